@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a trial may train: epochs and patience by round, the learning rate, and the early stop (sections 4.3 and
+4.5 of the paper, the constants from the authors' code).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+#: Epochs of round 1, 2, 3 and of all later ones (authors' code: --warmup_1/2/3, --epochs).
+ROUND_EPOCHS = (15, 30, 45, 60)
+
+#: Length of the linear decay of the learning rate in epochs (Table 4: maximum epoch).
+SCHEDULE_EPOCHS = 60
+
+#: Patience of round 1, its growth per round, and its end (authors' code).
+PATIENCE_BASE, PATIENCE_STEP, PATIENCE_MAX = 6, 2, 20
+
+#: A validation loss must fall by more than this to count as progress (authors' code, on the loss as Keras does).
+MIN_DELTA = 0.001
+
+class TrainRules(Protocol):
+    """What a budget takes from the section `train` of the configuration."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def round_epochs(self) -> tuple[int, ...]: ...
+    @property
+    def patience_base(self) -> int: ...
+    @property
+    def patience_step(self) -> int: ...
+    @property
+    def patience_max(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a trial may train.
+
+    Arguments:
+        epochs_max: most epochs.
+        patience: epochs without progress after which it stops.
+        warm_up: whether its round trains less than the schedule's length, so that the search is told a predicted
+            accuracy (rounds 1 to 3 of the paper).
+    """
+
+    epochs_max: int
+    patience: int
+    warm_up: bool
+
+
+@dataclass(frozen=True)
+class DefaultRules:
+    """The paper's rules; a configuration's section `train` has the same fields."""
+
+    epochs: int = SCHEDULE_EPOCHS
+    round_epochs: tuple[int, ...] = ROUND_EPOCHS
+    patience_base: int = PATIENCE_BASE
+    patience_step: int = PATIENCE_STEP
+    patience_max: int = PATIENCE_MAX
+
+
+PAPER = DefaultRules()
+
+
+def budget(round: int, rules: TrainRules = PAPER) -> Budget:
+    """The budget of a candidate of round `round`, counted from 1. Raises ValueError for an earlier one.
+
+    Epochs are 15, 30, 45, then 60; patience is min(6 + 2 (r - 1), 20), unless `rules` say otherwise.
+    """
+    if round < 1:
+        raise ValueError(f"budget: round {round}, but rounds count from 1")
+    epochs = min(rules.round_epochs[min(round, len(rules.round_epochs)) - 1], rules.epochs)
+    patience = min(rules.patience_base + rules.patience_step * (round - 1), rules.patience_max)
+    return Budget(epochs, patience, epochs < rules.epochs)
+
+
+def learning_rate(lr0: float, epoch: int, schedule: int = SCHEDULE_EPOCHS) -> float:
+    """The learning rate of an epoch counted from 0: `lr0` (1 - epoch / schedule), in every round (Table 4).
+
+    Raises ValueError for an epoch outside of the schedule.
+    """
+    if not 0 <= epoch < schedule:
+        raise ValueError(f"learning rate: epoch {epoch} is outside of the schedule of {schedule} epochs")
+    return lr0 * (1.0 - epoch / schedule)
+
+
+def should_stop(val_losses: Sequence[float], patience: int, min_delta: float = MIN_DELTA) -> bool:
+    """Whether a trial with these validation losses, one per epoch, has waited `patience` epochs without progress.
+
+    Progress is a loss below the best one by more than `min_delta`; a NaN is none. The first epoch is progress over
+    nothing, so a trial never stops before epoch `patience` + 1.
+    """
+    best, waited = math.inf, 0
+    for loss in val_losses:
+        if loss + min_delta < best:
+            best, waited = loss, 0
+        else:
+            waited += 1
+    return waited >= patience

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chain of units that a network is: ResNet's own, and how each morph changes it.
+
+A unit is a convolution with its batch norm, the additions behind that, and a ReLU; it may have edges from earlier
+units (shortcuts and skips). Its id is its creation ordinal, so ids never shift whatever is inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: Morph operations, in the order of their codes in a packed morph (section 4.1 of the paper).
+OPS = ("deeper", "wider", "skip", "kernel")
+
+#: Source of an edge that starts at the output of the stem's max-pooling rather than at a unit's ReLU.
+POOL = -1
+
+#: Filters of a bottleneck's last convolution over those of its first (He et al., 2016, Table 1).
+EXPANSION = 4
+
+#: Kernel size of a convolution that `deeper` inserts, unless hyperparameter optimisation sets another one.
+DEFAULT_KERNEL = 3
+
+#: Ids must fit the 12 bits that a packed morph gives them, kernel sizes its 5 bits.
+MAX_UNIT_ID = (1 << 12) - 1
+MAX_KERNEL = (1 << 5) - 1
+
+#: Bounds of the base network; far beyond any use, they keep a forged description from eating the reader's memory.
+MAX_SIZE = 1 << 16
+MAX_STAGES = 8
+
+# Keys of a morph's JSON form beside "op"; the first is its unit `a`.
+_JSON_KEYS = {"deeper": ("after", "kernel"), "wider": ("unit",), "skip": ("source", "target"),
+              "kernel": ("unit", "kernel")}
+
+
+class MorphError(ValueError):
+    """A morph that cannot be applied to this architecture; the message says which and why."""
+
+
+def json_integer(data: Mapping[Any, Any], key: Any, where: str) -> int:
+    """`data[key]` if it is an integer (JSON's true and 1.0 are not); raises MorphError that names the key."""
+    value = data[key]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise MorphError(f"architecture: {where}: {key} is {value!r}, but must be an integer")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Morph:
+    """One network morphism. `a`, `b` are unit ids, `kernel` a kernel size; their meaning depends on `op`:
+
+    - ``deeper``: a unit of `kernel` x `kernel` convolution, batch norm and ReLU goes behind unit `a`.
+    - ``wider``: the filters of unit `a`, and of all that additions tie to it, double.
+    - ``skip``: the output of unit `a` is added behind the batch norm of unit `b`.
+    - ``kernel``: the convolution of unit `a` grows to `kernel` x `kernel`.
+    """
+
+    op: str
+    a: int
+    b: int = 0
+    kernel: int = 0
+
+    def pack(self) -> int:
+        """The morph in 32 bits: op (3), kernel (5), a (12), b (12), from the most significant bit down."""
+        return OPS.index(self.op) << 29 | self.kernel << 24 | self.a << 12 | self.b
+
+    @staticmethod
+    def unpack(word: int) -> Morph:
+        """The morph that `pack` turned into `word`; raises MorphError for a word that `pack` never makes."""
+        code = word >> 29
+        if code >= len(OPS):
+            raise MorphError(f"packed morph {word:#010x}: operation code {code} is unknown")
+        op, keys = OPS[code], _JSON_KEYS[OPS[code]]
+        morph = Morph(op, word >> 12 & 0xFFF, word & 0xFFF, word >> 24 & 0x1F)
+        if morph.b and "target" not in keys or morph.kernel and "kernel" not in keys:
+            raise MorphError(f"packed morph {word:#010x}: {op} does not use all the fields that are set")
+        return morph
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, with the names that a reader expects."""
+        values = {"target": self.b, "kernel": self.kernel}
+        first, *rest = _JSON_KEYS[self.op]
+        return {"op": self.op, first: self.a} | {key: values[key] for key in rest}
+
+    @staticmethod
+    def from_dict(data: Any) -> Morph:
+        """A morph from its JSON form; raises MorphError on an unknown operation, or a missing, wrong or unknown key."""
+        if not isinstance(data, Mapping) or data.get("op") not in OPS:
+            raise MorphError(f"morph {data!r}: expected an object with an op of {', '.join(OPS)}")
+        op, keys = data["op"], _JSON_KEYS[data["op"]]
+        if unknown := set(data) - {"op", *keys}:
+            raise MorphError(f"morph {dict(data)}: unknown keys {sorted(unknown)}; {op} takes {', '.join(keys)}")
+        values = {"kernel": DEFAULT_KERNEL} if op == "deeper" else {}
+        values |= {key: json_integer(data, key, f"morph {dict(data)}") for key in keys if key in data}
+        if missing := set(keys) - set(values):
+            raise MorphError(f"morph {dict(data)}: keys {sorted(missing)} are missing")
+        return Morph(op, values[keys[0]], values.get("target", 0), values.get("kernel", 0))
+
+    def __str__(self) -> str:
+        return " ".join(str(value) for value in self.to_dict().values())
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What is added behind a unit's batch norm: the output of `source`, as it is (``identity``, only in the base
+    network), behind a batch norm (``norm``), or behind a strided 1x1 convolution and a batch norm (``conv``)."""
+
+    source: int
+    kind: str
+    stride: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Convolution, batch norm, additions, ReLU; `id` is its creation ordinal and never changes."""
+
+    id: int
+    kernel: int
+    stride: int
+    filters: int
+    edges: tuple[Edge, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The network before any morph: ResNet version 1, its first 1x1 convolution of a stage carrying the stride.
+
+    Arguments:
+        image_size: height and width of the square input in pixels.
+        channels: channels of the input.
+        classes: size of the output.
+        width: filters of the stem (64 in ResNet-50; fewer make a reduced-width network for tests and demos).
+        blocks: bottleneck blocks of each stage ((3, 4, 6, 3) in ResNet-50).
+    """
+
+    image_size: int = 224
+    channels: int = 3
+    classes: int = 1000
+    width: int = 64
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "channels", "classes", "width"):
+            if not 1 <= getattr(self, name) <= MAX_SIZE:
+                raise ValueError(f"base network: {name} is {getattr(self, name)}, but must be from 1 to {MAX_SIZE}")
+        if not 1 <= len(self.blocks) <= MAX_STAGES or min(self.blocks) < 1:
+            raise ValueError(f"base network: blocks is {self.blocks}, but it takes 1 to {MAX_STAGES} stages of at "
+                             "least 1 block each")
+        if 3 * sum(self.blocks) > MAX_UNIT_ID:
+            raise ValueError(f"base network: {sum(self.blocks)} blocks are too many, at most {MAX_UNIT_ID // 3} fit")
+
+
+@dataclass(slots=True)
+class Chain:
+    """The replayed network while morphs are applied: unit ids in order, and each unit by its id."""
+
+    order: list[int]
+    units: dict[int, Unit]
+    pool_after: int
+
+    def copy(self) -> Chain:
+        """A chain that morphs can change without changing this one; units are shared, as they are frozen."""
+        return Chain(self.order.copy(), self.units.copy(), self.pool_after)
+
+
+# -- the base network ------------------------------------------------------------------------------------------------
+
+
+def base_chain(base: Base) -> Chain:
+    """ResNet version 1: a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1 convolutions."""
+    units = [Unit(0, 7, 2, base.width)]
+    for stage, count in enumerate(base.blocks):
+        narrow = base.width << stage
+        for block in range(count):
+            # A stage's first block changes the shape, so its shortcut needs a projection of the same stride.
+            first = block == 0
+            stride = 2 if first and stage else 1
+            source = POOL if len(units) == 1 else units[-1].id
+            shortcut = Edge(source, "conv", stride) if first else Edge(source, "identity")
+            for kernel, step, filters, edges in (
+                (1, stride, narrow, ()),
+                (3, 1, narrow, ()),
+                (1, 1, narrow * EXPANSION, (shortcut,)),
+            ):
+                units.append(Unit(len(units), kernel, step, filters, edges))
+    return Chain([u.id for u in units], {u.id: u for u in units}, pool_after=0)
+
+
+# -- the morphs: each checks first, then changes the chain in place --------------------------------------------------
+
+
+def _require_unit(chain: Chain, morph: Morph, unit_id: int) -> Unit:
+    if unit_id not in chain.units:
+        raise MorphError(f"morph {morph}: there is no unit {unit_id} (ids run from 0 to {len(chain.order) - 1})")
+    return chain.units[unit_id]
+
+
+def _replace(unit: Unit, **changes: Any) -> Unit:
+    """`unit` with some fields changed (dataclasses.replace at a third of its cost, in the search's inner loop)."""
+    return Unit(
+        unit.id,
+        changes.get("kernel", unit.kernel),
+        unit.stride,
+        changes.get("filters", unit.filters),
+        changes.get("edges", unit.edges),
+    )
+
+
+def _deeper(chain: Chain, morph: Morph) -> None:
+    """A new unit behind unit `a` takes over all of its consumers, skips and max-pooling among them."""
+    before = _require_unit(chain, morph, morph.a)
+    if not 1 <= morph.kernel <= MAX_KERNEL:
+        raise MorphError(f"morph {morph}: kernel {morph.kernel} is not between 1 and {MAX_KERNEL}")
+    new_id = len(chain.order)
+    if new_id > MAX_UNIT_ID:
+        raise MorphError(f"morph {morph}: more than {MAX_UNIT_ID + 1} units")
+
+    for unit in chain.units.values():
+        if any(edge.source == morph.a for edge in unit.edges):
+            moved = tuple(Edge(new_id, e.kind, e.stride) if e.source == morph.a else e for e in unit.edges)
+            chain.units[unit.id] = _replace(unit, edges=moved)
+    chain.units[new_id] = Unit(new_id, morph.kernel, 1, before.filters)
+    chain.order.insert(chain.order.index(morph.a) + 1, new_id)
+    if chain.pool_after == morph.a:
+        chain.pool_after = new_id
+
+
+def _wider(chain: Chain, morph: Morph) -> None:
+    """The filters of unit `a` double, and with them those of all units that additions without projection tie to it."""
+    _require_unit(chain, morph, morph.a)
+    if morph.a == chain.order[-1]:
+        raise MorphError(f"morph {morph}: the last convolution of the main chain is not widened")
+    for unit_id in tied_units(chain.units, morph.a):
+        unit = chain.units[unit_id]
+        chain.units[unit_id] = _replace(unit, filters=unit.filters * 2)
+
+
+def _skip(chain: Chain, morph: Morph) -> None:
+    """The output of unit `a` is added behind the batch norm of unit `b`, projected where the shapes differ."""
+    source, target = _require_unit(chain, morph, morph.a), _require_unit(chain, morph, morph.b)
+    start, end = chain.order.index(source.id), chain.order.index(target.id)
+    if start < 1:
+        raise MorphError(f"morph {morph}: the stem's first unit is no source of skips")
+    if start >= end:
+        raise MorphError(f"morph {morph}: unit {source.id} does not come before unit {target.id}")
+    if any(edge.source == source.id for edge in target.edges):
+        raise MorphError(f"morph {morph}: unit {source.id} is already added to unit {target.id}")
+
+    # The projection repeats every downsampling between source and target in one stride.
+    stride = 1
+    for unit_id in chain.order[start + 1 : end + 1]:
+        stride *= chain.units[unit_id].stride
+    if start <= chain.order.index(chain.pool_after) < end:
+        stride *= 2
+    kind = "norm" if stride == 1 and source.filters == target.filters else "conv"
+    chain.units[target.id] = _replace(target, edges=(*target.edges, Edge(source.id, kind, stride)))
+
+
+def _kernel(chain: Chain, morph: Morph) -> None:
+    """The convolution of unit `a` grows to `kernel` x `kernel`."""
+    unit = _require_unit(chain, morph, morph.a)
+    if not unit.kernel < morph.kernel <= MAX_KERNEL:
+        raise MorphError(
+            f"morph {morph}: kernel {morph.kernel} is not between {unit.kernel + 1}, one more than "
+            f"the unit has, and {MAX_KERNEL}"
+        )
+    chain.units[unit.id] = _replace(unit, kernel=morph.kernel)
+
+
+_APPLY = {"deeper": _deeper, "wider": _wider, "skip": _skip, "kernel": _kernel}
+
+
+def replay(chain: Chain, morphs: Iterable[Morph]) -> Chain:
+    """Apply morphs to `chain` in place and return it; raises MorphError at the first that does not fit."""
+    for morph in morphs:
+        _APPLY[morph.op](chain, morph)
+    return chain
+
+
+def tied_units(units: Mapping[int, Unit], start: int) -> set[int]:
+    """Ids of the units whose outputs are added to that of `start` without a projection, `start` among them."""
+    ties: dict[int, list[int]] = {}
+    for unit in units.values():
+        for edge in unit.edges:
+            if edge.kind != "conv":
+                ties.setdefault(edge.source, []).append(unit.id)
+                ties.setdefault(unit.id, []).append(edge.source)
+    found, open_ids = {start}, [start]
+    while open_ids:
+        for neighbour in ties.get(open_ids.pop(), ()):
+            if neighbour not in found:
+                found.add(neighbour)
+                open_ids.append(neighbour)
+    return found

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Architectures as numbers: counts at stable addresses, seen at several resolutions, and the edit distance between two.
+
+Every architecture descends from the base network, so a unit has an address that never shifts: the base unit behind
+which it stands (its *slot*), and how many inserted units are in between. What was done to the network is counted
+there, in seven channels; sums over a block, a stage and the whole network are the coarser resolutions. The same
+addresses align two networks without a search, which gives the edit distance in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from aiperf_mpi.search.architecture import POOL, Architecture, Base, Morph, Unit
+
+#: What is counted in a slot: doublings of the base unit's filters; steps of two by which its kernel grew; units
+#: inserted behind it, the sum of their doublings and of their kernels' steps over 1x1; added edges that start and end
+#: in it.
+CHANNELS = ("width", "kernel", "inserted", "inserted_width", "inserted_kernel", "skip_out", "skip_in")
+WIDTH, KERNEL, INSERTED, INSERTED_WIDTH, INSERTED_KERNEL, SKIP_OUT, SKIP_IN = range(len(CHANNELS))
+
+#: Resolutions from the finest to the coarsest; `size` holds the logarithms of multiply-accumulates and parameters.
+LEVELS = ("slot", "block", "stage", "total", "size")
+
+#: Attributes of a unit that the edit distance compares: filters, kernel and stride (authors' code, layer_distance).
+#: The stride is that of the address, so its difference is always 0.
+COMPARED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all architectures of one base share, by slot.
+
+    Attributes:
+        filters, kernels: of the base units.
+        areas: places (pixels) of the output of any unit in the slot, max-pooling apart.
+        edges_out, edges_in: edges of the base network that start (max-pooling counts to slot 0) and end there.
+        blocks, stages: first slots of the stem and of each block, of the stem and of each stage (int64).
+    """
+
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...]
+    areas: tuple[int, ...]
+    edges_out: tuple[int, ...]
+    edges_in: tuple[int, ...]
+    blocks: np.ndarray
+    stages: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """One architecture in numbers.
+
+    Attributes:
+        slots: counts of the seven channels, int16 [7, slots].
+        macs: multiply-accumulates of all convolutions of the forward pass for one image.
+        parameters: trainable parameters.
+    """
+
+    slots: np.ndarray
+    macs: int
+    parameters: int
+
+
+@lru_cache(maxsize=64)
+def plan_of(base: Base) -> Plan:
+    """The plan of a base network."""
+    units = Architecture(base).units
+    areas, size = [], base.image_size
+    edges_out, edges_in = [0] * len(units), [0] * len(units)
+    for unit in units:
+        size = -(-size // unit.stride)
+        areas.append(size * size)
+        if unit.id == 0:
+            size = -(-size // 2)  # the stem's max-pooling
+        edges_in[unit.id] = len(unit.edges)
+        for edge in unit.edges:
+            edges_out[max(edge.source, 0)] += 1
+    blocks = [0, *range(1, len(units), 3)]
+    stages = [0, *(1 + 3 * sum(base.blocks[:stage]) for stage in range(len(base.blocks)))]
+    return Plan(tuple(u.filters for u in units), tuple(u.kernel for u in units), tuple(areas), tuple(edges_out),
+                tuple(edges_in), np.array(blocks), np.array(stages))
+
+
+def features(architecture: Architecture) -> Features:
+    """The features of an architecture, counted from scratch."""
+    plan, units = plan_of(architecture.base), architecture.units
+    table = np.zeros((len(CHANNELS), len(plan.filters)), np.int16)
+    slot_of = {POOL: 0}
+    for slot, unit in _in_slots(plan, units):
+        slot_of[unit.id] = slot
+        doublings = _doublings(plan, slot, unit)
+        if unit.id == slot:
+            table[WIDTH, slot], table[KERNEL, slot] = doublings, (unit.kernel - plan.kernels[slot]) // 2
+        else:
+            table[INSERTED : INSERTED_KERNEL + 1, slot] += (1, doublings, (unit.kernel - 1) // 2)
+    for unit in units:
+        for edge in unit.edges:
+            table[SKIP_OUT, slot_of[edge.source]] += 1
+            table[SKIP_IN, slot_of[unit.id]] += 1
+    table[SKIP_OUT] -= plan.edges_out
+    table[SKIP_IN] -= plan.edges_in
+    return Features(table, macs(architecture), architecture.parameters)
+
+
+def child_features(parent: Features, before: Architecture, morph: Morph, child: Architecture) -> Features:
+    """The features of `child`, which is `before` after one morph, from those of `before`.
+
+    Arguments:
+        parent: features of `before`.
+    """
+    plan, units = plan_of(child.base), before.units
+    table = parent.slots.copy()
+    if morph.op == "deeper":
+        slot, unit = next((s, u) for s, u in _in_slots(plan, units) if u.id == morph.a)
+        table[INSERTED : INSERTED_KERNEL + 1, slot] += (1, _doublings(plan, slot, unit), (morph.kernel - 1) // 2)
+    elif morph.op == "wider":
+        for (slot, old), new in zip(_in_slots(plan, units), child.units, strict=True):
+            if old is not new:
+                table[WIDTH if old.id == slot else INSERTED_WIDTH, slot] += 1
+    elif morph.op == "skip":
+        slot_of = {unit.id: slot for slot, unit in _in_slots(plan, units)}
+        table[SKIP_OUT, slot_of[morph.a]] += 1
+        table[SKIP_IN, slot_of[morph.b]] += 1
+    else:
+        slot, unit = next((s, u) for s, u in _in_slots(plan, units) if u.id == morph.a)
+        origin = plan.kernels[slot] if unit.id == slot else 1
+        steps = (morph.kernel - origin) // 2 - (unit.kernel - origin) // 2
+        table[KERNEL if unit.id == slot else INSERTED_KERNEL, slot] += steps
+    return Features(table, macs(child), child.parameters)
+
+
+def macs(architecture: Architecture) -> int:
+    """Multiply-accumulates of all convolutions of the forward pass for one image."""
+    plan, units = plan_of(architecture.base), architecture.units
+    areas, filters = plan.areas, {unit.id: unit.filters for unit in units}
+    filters[POOL] = filters[architecture.pool_after]
+    total, channels, area = 0, architecture.base.channels, 0
+    for unit in units:
+        if unit.id < len(areas):
+            area = areas[unit.id]
+        taps = unit.kernel * unit.kernel * channels
+        for edge in unit.edges:
+            if edge.kind == "conv":
+                taps += filters[edge.source]
+        total += taps * unit.filters * area
+        channels = unit.filters
+    return total
+
+
+def _in_slots(plan: Plan, units: Iterable[Unit]) -> Iterable[tuple[int, Unit]]:
+    """Each unit along the main chain with its slot: the base unit that it is, or behind which it was inserted."""
+    slot, count = 0, len(plan.filters)
+    for unit in units:
+        if unit.id < count:
+            slot = unit.id
+        yield slot, unit
+
+
+def _doublings(plan: Plan, slot: int, unit: Unit) -> int:
+    return (unit.filters // plan.filters[slot]).bit_length() - 1
+
+
+# -- many architectures at once --------------------------------------------------------------------------------------
+
+
+def resolutions(rows: Sequence[Features], plan: Plan) -> dict[str, np.ndarray]:
+    """The rows at every resolution: arrays [rows, columns], int16 for counts, float64 for the logarithms of `size`."""
+    slots = np.stack([row.slots for row in rows])
+    levels = {
+        "slot": slots,
+        "block": np.add.reduceat(slots, plan.blocks, axis=2),
+        "stage": np.add.reduceat(slots, plan.stages, axis=2),
+        "total": slots.sum(axis=2, dtype=np.int16, keepdims=True),
+    }
+    flat = {level: table.reshape(len(rows), -1) for level, table in levels.items()}
+    return flat | {"size": np.log2([[row.macs, row.parameters] for row in rows])}
+
+
+# -- the edit distance -----------------------------------------------------------------------------------------------
+
+
+def edit_distance(first: Architecture, second: Architecture) -> float:
+    """The edit distance between two architectures of one base, in closed form.
+
+    Units at the same address are compared as the authors' `layer_distance` does, (|dw| / max w + |dk| / max k) / 3
+    with the filters w and the kernel k; one without a counterpart costs 1. That alignment is one of those among
+    which the edit distance proper takes the best, so it is never below it. Added edges count by how far their ends
+    must be moved along the chain, in slots over the number of slots, and 1 for each that only one of both has.
+
+    Raises ValueError for architectures of different bases.
+    """
+    if first.base != second.base:
+        raise ValueError("edit distance: the architectures descend from different bases")
+    plan = plan_of(first.base)
+    left, right = _by_address(plan, first), _by_address(plan, second)
+    total = float(len(left.keys() ^ right.keys()))
+    for address in left.keys() & right.keys():
+        (w1, k1), (w2, k2) = left[address], right[address]
+        total += (abs(w1 - w2) / max(w1, w2) + abs(k1 - k2) / max(k1, k2)) / COMPARED
+
+    ends = [features(architecture).slots[[SKIP_OUT, SKIP_IN]].astype(np.int64) for architecture in (first, second)]
+    moved = np.abs(np.cumsum(ends[0] - ends[1], axis=1)).sum() / len(plan.filters)
+    return total + float(moved) + abs(int(ends[0][0].sum() - ends[1][0].sum()))
+
+
+def _by_address(plan: Plan, architecture: Architecture) -> dict[tuple[int, int], tuple[int, int]]:
+    """(filters, kernel) of every unit by its address: slot, and its place among the units of the slot."""
+    found: dict[tuple[int, int], tuple[int, int]] = {}
+    last, place = -1, 0
+    for slot, unit in _in_slots(plan, architecture.units):
+        place = place + 1 if slot == last else 0
+        last = slot
+        found[slot, place] = (unit.filters, unit.kernel)
+    return found

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the search knows at one length of the history: the surrogate, and the trials that it has learnt from.
+
+A function of the history alone. Hyperparameters and factor are learnt at certain numbers of finished trials (anchors),
+later trials are appended to them, so that generators which have looked at the history at different times, or never
+before, know the same; and what they keep from an earlier look saves them work, no more.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from aiperf_mpi.search.acquisition import Chain
+from aiperf_mpi.search.architecture import Architecture, Base
+from aiperf_mpi.search.features import Features, features, plan_of
+from aiperf_mpi.search.history import HistoryView
+from aiperf_mpi.search.record import RecordError
+from aiperf_mpi.search.surrogate import Observations, Process, learn
+
+#: Finished trials before the surrogate is asked.
+START = 8
+
+#: Finished trials between two anchors, at most; else an eighth of those at the earlier one.
+LONGEST_STEP = 128
+
+#: Finished trials that the surrogate learns from at an anchor, and pending ones, the youngest, that it counts in.
+MOST_ROWS, MOST_PENDING = 1500, 256
+
+
+class Memory:
+    """What a generator keeps from one proposal to the next; it saves time and changes no number.
+
+    Features are kept with the very object that they describe, and a process with the very data it was learnt from,
+    so that nothing of another history is ever taken for this one.
+    """
+
+    def __init__(self, capacity: int = 4096) -> None:
+        self.capacity = capacity
+        self._features: OrderedDict[int, tuple[Architecture, Features]] = OrderedDict()
+        self._learnt: tuple[Observations, Process] | None = None
+
+    def features(self, architecture: Architecture) -> Features:
+        """The features of an architecture."""
+        kept = self._features.get(id(architecture))
+        if kept is None or kept[0] is not architecture:
+            kept = self._features[id(architecture)] = (architecture, features(architecture))
+            if len(self._features) > self.capacity:
+                self._features.popitem(last=False)
+        self._features.move_to_end(id(architecture))
+        return kept[1]
+
+    def learnt(self, seen: Observations, base: Base) -> Process:
+        """The process learnt from these observations."""
+        if self._learnt is None or not self._learnt[0].same(seen):
+            self._learnt = seen, learn(seen, plan_of(base))
+        return self._learnt[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What is known at a view.
+
+    Attributes:
+        process: the surrogate after all finished trials that it learns from.
+        finished, pending: the trials, as chains without morphs; the finished ones in the order in which they ended.
+    """
+
+    process: Process
+    finished: list[Chain]
+    pending: list[Chain]
+
+    @property
+    def hashes(self) -> set[str]:
+        """Hashes of all their architectures."""
+        return {chain.architecture.hash for chain in (*self.finished, *self.pending)}
+
+
+def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
+    """What is known at `view`, which has at least `start` >= 1 finished trials."""
+    length = anchor(len(view.finished), start)
+    first, later = chosen(view, length), np.arange(length, len(view.finished))
+    finished = [_chain(view, int(trial), memory) for trial in view.finished[[*first, *later]]]
+    pending = []
+    for trial in view.pending[-MOST_PENDING:]:
+        try:
+            pending.append(_chain(view, int(trial), memory))
+        except RecordError:
+            # Its trainer rejects it with the reason; until then it says nothing about any architecture.
+            continue
+
+    def seen(places: np.ndarray, chains: list[Chain]) -> Observations:
+        rows = tuple(chain.features for chain in chains)
+        return Observations(rows, view.values[places].astype(np.float64), view.predicted[places])
+
+    process = memory.learnt(seen(first, finished[: len(first)]), view.initial.base)
+    return Knowledge(process.append(seen(later, finished[len(first) :])), finished, pending)
+
+
+def anchor(finished: int, start: int) -> int:
+    """Of how many finished trials hyperparameters and factor are learnt anew; those that ended later are appended.
+
+    From `start` on an eighth more each time, at most 128.
+    """
+    length = start
+    while length < 8 * LONGEST_STEP:
+        step = max(1, length // 8)
+        if length + step > finished:
+            return length
+        length += step
+    return length + (finished - length) // LONGEST_STEP * LONGEST_STEP
+
+
+def chosen(view: HistoryView, length: int) -> np.ndarray:
+    """Places in `view.finished` of those among the first `length` that are learnt from, ascending (int64).
+
+    All up to 1,500; beyond that the 500 best, the 500 youngest, and 500 of the rest by chance.
+    """
+    if length <= MOST_ROWS:
+        return np.arange(length)
+    share = MOST_ROWS // 3
+    taken = np.zeros(length, bool)
+    taken[np.argpartition(view.values[:length], share - 1)[:share]] = True
+    taken[length - share :] = True
+
+    # By chance, but mostly the same ones at every length: those with the least hash of their id (splitmix64).
+    rest = np.flatnonzero(~taken)
+    word = view.finished[rest].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    taken[rest[np.argpartition(word, share - 1)[:share]]] = True
+    return np.flatnonzero(taken)
+
+
+def _chain(view: HistoryView, trial_id: int, memory: Memory) -> Chain:
+    architecture = view.architecture(trial_id)
+    return Chain(trial_id, (), architecture, memory.features(architecture))
