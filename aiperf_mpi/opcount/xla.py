@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XLA's own estimate of a step, and a model of how it counts: the third opinion.
+
+XLA's `cost_analysis()` of a lowered step is one number. It differs from the tables in known ways: a convolution's taps
+that fall into padding are not counted, an elementwise operation weighs 1 (a division too), a conversion of types
+1, a function such as exp or rsqrt nothing (they are counted apart), and the body of a loop counts once. The model is
+the same traversal as :mod:`jaxpr` with XLA's rules instead of the paper's, so it also says which kind of layer the
+number is made of. Model and estimate must agree within :data:`BAND`; if they do, the differences between XLA's number
+and the tables are explained to that accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+
+from aiperf_mpi.opcount.primitives import (
+    COLLECTIVES,
+    ELEMENTWISE,
+    MAC,
+    REDUCTIONS,
+    RULES,
+    SQRT,
+    Rule,
+    dot_macs,
+    elements,
+)
+from aiperf_mpi.opcount.tally import Tally
+from aiperf_mpi.opcount.trace import Trace, scopes, train_arguments
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.training.compile import over_devices
+from aiperf_mpi.training.step import StepSettings, train_step
+
+#: How far model and estimate may be apart, relative to the estimate. What is left are scalars and operations that
+#: lowering splits up or merges; measured on ResNet-50 and on random morphs (docs/operation-count.md).
+BAND = 0.001
+
+#: Elementwise primitives that XLA counts as transcendental, not as operations.
+_TRANSCENDENTAL = frozenset(name for weight, names in ELEMENTWISE if weight >= SQRT for name in names) - {"div", "rem"}
+
+#: Comparisons and selections of value and index that JAX lowers one step of an argmax to.
+_ARGMAX_STEP = 9
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """XLA's estimate of a step beside the model's.
+
+    Attributes:
+        estimate: operations of the lowered step; None where the backend has no estimate.
+        model: what the model of XLA's rules says.
+    """
+
+    estimate: int | None
+    model: int
+
+    @property
+    def deviation(self) -> float | None:
+        """(model - estimate) / estimate."""
+        return None if self.estimate is None else (self.model - self.estimate) / self.estimate
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether they are within BAND; None where there is no estimate."""
+        return None if self.deviation is None else abs(self.deviation) <= BAND
+
+
+def estimate(lowered: Any) -> int | None:
+    """XLA's estimate of the operations of `jax.stages.Lowered`, of one device; None if the backend has none.
+
+    (Backends without an estimate give None, no `flops`, or -1.)
+    """
+    costs = lowered.cost_analysis()
+    if isinstance(costs, list | tuple):
+        costs = costs[0] if costs else None
+    operations = (costs or {}).get("flops", -1)
+    return round(operations) if operations > 0 else None
+
+
+def valid_taps(size: int, kernel: int, *, stride: int = 1, before: int = 0, after: int = 0, size_dilation: int = 1,
+               kernel_dilation: int = 1) -> int:
+    """Pairs of an output place and a tap of the kernel, in one dimension, whose input place exists.
+
+    A place does not exist in the padding, nor between the elements of an input that is dilated.
+    """
+    dilated = (size - 1) * size_dilation + 1 if size else 0
+    reach = (kernel - 1) * kernel_dilation + 1
+    outputs = max((dilated + before + after - reach) // stride + 1, 0)
+    places = np.arange(outputs)[:, None] * stride + np.arange(kernel)[None, :] * kernel_dilation - before
+    return int(((places >= 0) & (places < dilated) & (places % size_dilation == 0)).sum())
+
+
+def conv_taps(eqn: Any) -> int:
+    """Multiply-accumulates of a `conv_general_dilated` as XLA counts them: only taps that meet an input."""
+    parameters, numbers = eqn.params, eqn.params["dimension_numbers"]
+    left, kernel, out = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+    taps = [
+        valid_taps(left[a], kernel[b], stride=stride, before=low, after=high, size_dilation=ld, kernel_dilation=kd)
+        for a, b, stride, (low, high), ld, kd in zip(
+            numbers.lhs_spec[2:], numbers.rhs_spec[2:], parameters["window_strides"], parameters["padding"],
+            parameters["lhs_dilation"], parameters["rhs_dilation"], strict=True
+        )
+    ]  # fmt: skip
+    batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
+    return prod(taps) * batch * features * kernel[numbers.rhs_spec[1]]
+
+
+def _scattered(eqn: Any) -> int:
+    return prod(eqn.params["window_dimensions"]) * elements(eqn.invars[0])
+
+
+def _window(eqn: Any) -> int:
+    return (prod(eqn.params["window_dimensions"]) - 1) * elements(eqn.outvars[0])
+
+
+def _result(eqn: Any) -> int:
+    return elements(eqn.outvars[0])
+
+
+def _reduced(eqn: Any) -> int:
+    return elements(eqn.invars[0]) - elements(eqn.outvars[0])
+
+
+def _converted(eqn: Any) -> int:
+    """A conversion to the same type is none in the lowered program."""
+    return 0 if eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype else elements(eqn.outvars[0])
+
+
+#: Primitive -> XLA's rule.
+XLA_RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        **RULES,
+        **{name: _result for _, names in ELEMENTWISE for name in names},
+        **dict.fromkeys(_TRANSCENDENTAL, lambda _: 0),
+        "one_minus_square": RULES["one_minus_square"],
+        **dict.fromkeys(COLLECTIVES, lambda eqn: sum(elements(v) for v in eqn.invars)),
+        **dict.fromkeys(REDUCTIONS, _reduced),
+        **dict.fromkeys(("argmax", "argmin"), lambda eqn: _ARGMAX_STEP * _reduced(eqn)),
+        "convert_element_type": _converted,
+        "reduce_window_max": _window,
+        "reduce_window_min": _window,
+        "reduce_window_sum": _window,
+        "select_and_scatter_add": _scattered,
+        "dot_general": lambda eqn: MAC * dot_macs(eqn),
+        "conv_general_dilated": lambda eqn: MAC * conv_taps(eqn),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The training step of one device as it is compiled, counted three ways.
+
+    Attributes:
+        executed: by the traversal with the paper's weights.
+        modelled: by the traversal with XLA's rules.
+        agreement: XLA's estimate beside the sum of `modelled`.
+    """
+
+    executed: Tally
+    modelled: Tally
+    agreement: Agreement
+
+
+def analyse(architecture: Architecture, settings: StepSettings) -> Analysis:
+    """Traces and lowers, but does not compile, the training step mapped over one local device, and counts it.
+
+    Raises CountError for what has no rule, and whatever Flax raises for a network that cannot be built.
+    """
+    arguments = train_arguments(architecture, settings)
+    *mapped, rate = arguments.shapes
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), mapped)
+    step = over_devices(
+        train_step(architecture, settings), jax.local_devices()[:1], in_axes=(0, 0, 0, None), out_axes=(0, None)
+    )
+
+    # Lowering takes up the trace that the first line made.
+    trace = Trace(jax.make_jaxpr(step)(*shapes, rate), arguments.marks, scopes(architecture))
+    lowered = step.lower(*shapes, rate)
+    modelled = trace.count(rules=XLA_RULES, loops_once=True)
+    return Analysis(trace.count(), modelled, Agreement(estimate(lowered), modelled.total))

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The traced steps against the tables: equal on ResNet-50, and different as soon as either is tampered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aiperf_mpi.opcount.analytical import count, matrix_operations, update_operations
+from aiperf_mpi.opcount.crosscheck import Difference, check_operations, compare, differences
+from aiperf_mpi.opcount.forms import FORMS, executed_difference
+from aiperf_mpi.opcount.jaxpr import MOMENTA, PARAMETERS
+from aiperf_mpi.opcount.tally import STEP, UPDATE
+from aiperf_mpi.opcount.trace import trace_eval, trace_train, train_arguments
+from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
+from aiperf_mpi.search.record import CAUSE_BYTES, Candidate
+from aiperf_mpi.training import resnet
+from aiperf_mpi.training import step as steps
+from aiperf_mpi.training.step import StepSettings
+
+SMALL = Architecture(Base(32, 3, 10, 4, (1, 1)))
+SETTINGS = StepSettings(4)
+FORM = "space_to_depth_stem"
+
+
+def candidate(architecture: Architecture = SMALL, batch: int = 4, devices: int = 2) -> Candidate:
+    return Candidate.new(architecture, architecture.morphs, parent_id=0, replica=0, generator=0, round=1,
+                         batch_per_device=batch, devices=devices, seed=1)  # fmt: skip
+
+
+# -- equal -------------------------------------------------------------------------------------------------------------
+
+
+def test_resnet50_by_hand() -> None:
+    # The two gradients of the tables are 2 * 7,711,850,496 less the first convolution's input gradient, which is as
+    # much as its forward pass: 2 * 49 * 3 * 64 * 112 * 112 = 236,027,904. Dense: 2 * 2048 * 1000 for each product.
+    expected = {
+        ("conv", "forward"): 7_711_850_496,
+        ("conv", "input gradient"): 7_711_850_496 - 236_027_904,
+        ("conv", "weight gradient"): 7_711_850_496,
+        ("dense", "forward"): 4_096_000,
+        ("dense", "input gradient"): 4_096_000,
+        ("dense", "weight gradient"): 4_096_000,
+    }
+    assert matrix_operations(resnet50().layers()) == expected
+    assert trace_train(resnet50(), StepSettings(1), 8).count().matrix() == expected
+
+
+def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
+    train = trace_train(resnet50(), StepSettings(448, "bfloat16", augment=True), 8).count()
+    evaluate = trace_eval(resnet50(), StepSettings(448), 8).count()
+    assert compare(resnet50(), 448, train, evaluate) == ()
+    # Per step, not per image: momentum's MAC and the step's for each of 25,557,032 parameters; 4 * 25,557,032.
+    assert train[UPDATE, STEP] == update_operations(resnet50()) == 102_228_128
+    # The replica's step is that of its devices: 8 * 448 images.
+    expected = {key: 3584 * n for key, n in matrix_operations(resnet50().layers()).items()}
+    assert (train * 8).matrix() == expected
+    # Each gradient, and the metrics (loss, correct, images), go once through an all-reduce.
+    assert train["all_reduce", "step"] == 25_557_032 + 3
+
+
+@pytest.mark.parametrize("width", [4, 16])
+@pytest.mark.parametrize("size", [32, 45, 224])
+def test_reduced_width_and_odd_sizes(width: int, size: int) -> None:
+    # From 45 pixels the strides leave 23, 12, 12, 6: sizes that they do not divide.
+    assert differences(Architecture(Base(size, 1, 7, width, (1, 2))), StepSettings(2), 3) == ()
+
+
+@pytest.mark.parametrize(
+    "morph",
+    [Morph("deeper", 3, 0, 4), Morph("wider", 2), Morph("skip", 1, 6), Morph("skip", 4, 6), Morph("kernel", 1, 0, 6)],
+    ids=str,
+)
+def test_each_morph(morph: Morph) -> None:
+    child = SMALL.apply(morph)
+    assert count(child.layers()).train > count(SMALL.layers()).train
+    assert differences(child, SETTINGS, 2) == ()
+
+
+def test_a_sound_candidate_passes() -> None:
+    assert check_operations(candidate(), SETTINGS, 2) == ""
+
+
+def test_the_marks_are_those_of_the_steps_arguments() -> None:
+    arguments = train_arguments(SMALL, SETTINGS)
+    leaves = jax.tree.leaves(arguments.shapes)
+    assert len(leaves) == len(arguments.marks)
+    for mark in (PARAMETERS, MOMENTA):
+        sizes = [np.prod(leaf.shape) for leaf, its in zip(leaves, arguments.marks, strict=True) if its == mark]
+        assert sum(sizes) == SMALL.parameters
+
+
+# -- different ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train_ops", "val_ops"])
+def test_a_tampered_record_is_found(name: str) -> None:
+    sound = candidate()
+    stated = getattr(sound, name)
+    tampered = replace(sound, **{name: stated + 1})
+    assert check_operations(tampered, SETTINGS, 2) == f"{name}: {stated + 1} != {stated} by the tables"
+
+
+def test_both_numbers_of_a_large_network_fit_into_a_record() -> None:
+    # The longest name of a class, and counts a thousand times those of ResNet-50.
+    difference = Difference("train", ("conv", "weight gradient"), Fraction(7_711_850_496_001), 7_711_850_496_000)
+    assert "7711850496001 != 7711850496000" in str(difference)[:CAUSE_BYTES]
+
+
+def test_a_step_of_another_batch_is_found() -> None:
+    assert "states 4 and 8, but its step takes 4 on each of 3" in check_operations(candidate(), SETTINGS, 3)
+    assert "takes 5" in check_operations(candidate(), StepSettings(5), 2)
+
+
+Step = Callable[..., Any]
+
+
+def _with_product(make: Callable[..., Step]) -> Callable[..., Step]:
+    """The step that `make` makes, and one more product: of the images, flattened, with themselves."""
+    def tampered(architecture: Architecture, settings: StepSettings) -> Step:
+        step = make(architecture, settings)
+
+        def more(state: Any, images: jax.Array, *rest: Any) -> Any:
+            new, metrics = step(state, images, *rest)
+            flat = images.reshape(images.shape[0], -1).astype(jnp.float32)
+            return new, metrics._replace(loss=metrics.loss + 0 * jnp.sum(flat @ flat.T))
+        return more
+    return tampered
+
+
+def test_one_more_matrix_product_in_the_trained_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "train_step", _with_product(steps.train_step))
+    # 4 x 4 results of 32 * 32 * 3 MACs, for 4 images: 2 * 16 * 3072 / 4 = 24,576 per image, beside the dense layer's
+    # 2 * 32 * 10 = 640.
+    wrong = check_operations(candidate(), SETTINGS, 2)
+    assert wrong == "train dense forward: 25216 != 640 by the tables"
+
+
+def test_one_more_product_in_the_evaluation_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = steps.eval_step
+
+    def tampered(architecture: Architecture, settings: StepSettings) -> Step:
+        step = original(architecture, settings)
+
+        def more(params: Any, stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Any:
+            return step(params, stats, images + (labels[:, None] @ labels[None, :])[0, 0], labels, valid)
+        return more
+
+    monkeypatch.setattr(steps, "eval_step", tampered)
+    assert "eval dense forward: " in check_operations(candidate(), SETTINGS, 2)
+
+
+def test_a_gradient_that_is_not_computed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A network whose last convolution is frozen trains faster, and must not be credited as if it were not.
+    compute = resnet.Network._compute
+
+    def frozen(self: resnet.Network, layer: Any, inputs: list[jax.Array], train: bool) -> jax.Array:
+        if layer.name == "unit006.conv":
+            inputs = [jax.lax.stop_gradient(inputs[0])]
+        return compute(self, layer, inputs, train)
+
+    monkeypatch.setattr(resnet.Network, "_compute", frozen)
+    wrong = check_operations(candidate(), SETTINGS, 2)
+    assert wrong.startswith("train conv input gradient: ")
+
+
+def test_an_update_without_momentum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    import optax
+
+    monkeypatch.setattr(steps, "_optimiser", lambda settings: optax.identity())
+    # Only the rate's MAC is left for each parameter: 2 instead of 4 operations.
+    expected = f"train update: {2 * SMALL.parameters} != {4 * SMALL.parameters} by the tables"
+    assert check_operations(candidate(), SETTINGS, 2) == expected
+
+
+def test_what_cannot_be_counted_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = steps.train_step
+
+    def tampered(architecture: Architecture, settings: StepSettings) -> Step:
+        step = original(architecture, settings)
+        return lambda state, images, labels, rate: step(
+            state, images, labels, rate + jnp.linalg.slogdet(jnp.eye(3) * rate)[1]
+        )
+
+    monkeypatch.setattr(steps, "train_step", tampered)
+    assert "primitive 'lu' has no rule" in check_operations(candidate(), SETTINGS, 2)
+
+
+# -- faster forms ------------------------------------------------------------------------------------------------------
+
+
+class SpaceToDepth(nn.Module):
+    """The first convolution on blocks of 2x2 pixels, with the plain form's kernel [K, K, C, O]."""
+
+    filters: int
+    kernel: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        (batch, height, width, channels), size = x.shape, self.kernel
+        kernel = self.param("kernel", nn.initializers.he_normal(), (size, size, channels, self.filters))
+
+        # Zeros before the kernel until it begins on a block, and behind it until it ends on one.
+        before = (size - 1) // 2
+        blocks = -(-(size + before % 2) // 2)
+        margin = (before % 2, 2 * blocks - size - before % 2)
+        kernel = jnp.pad(kernel, (margin, margin, (0, 0), (0, 0)))
+        kernel = kernel.reshape(blocks, 2, blocks, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+        kernel = kernel.reshape(blocks, blocks, 4 * channels, -1)
+
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, height // 2, width // 2, 4 * channels)
+        padding = (before + before % 2) // 2
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((padding, blocks - 1 - padding),) * 2,
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+
+
+def _blocks_first(compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def form(self: resnet.Network, layer: Any, inputs: list[jax.Array], train: bool) -> jax.Array:
+        if layer.inputs == ("input",):
+            return SpaceToDepth(layer.out_shape[2], layer.kernel, name=resnet.module_name(layer.name))(inputs[0])
+        return compute(self, layer, inputs, train)
+    return form
+
+
+@pytest.mark.parametrize("kernel", [7, 8, 9, 11])
+def test_a_space_to_depth_stem_is_checked_less_its_difference(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SMALL if kernel == 7 else SMALL.apply(Morph("kernel", 0, 0, kernel))
+    monkeypatch.setattr(resnet.Network, "_compute", _blocks_first(resnet.Network._compute))
+    assert check_operations(candidate(network), SETTINGS, 2).startswith("train conv forward: ")
+    assert check_operations(candidate(network), SETTINGS, 2, [FORM]) == ""
+
+
+def test_the_space_to_depth_form_is_the_same_convolution() -> None:
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    for size in (7, 8, 9, 11):
+        form = SpaceToDepth(5, size)
+        variables = form.init(jax.random.key(size), images)
+        before = (size - 1) // 2
+        plain = nn.Conv(5, (size, size), 2, ((before, size - 1 - before),) * 2, use_bias=False)
+        found, expected = (np.asarray(module.apply(variables, images)) for module in (form, plain))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_difference_of_the_form_by_hand() -> None:
+    # The 7x7 kernel on 3 channels becomes 4x4 on 12: 192 products instead of 147 for each of 112 * 112 * 64 results,
+    # forward and for the weight gradient: 2 * 45 * 802,816 = 72,253,440.
+    difference = executed_difference(resnet50().layers(), [FORM])
+    assert difference == {("conv", "forward"): 72_253_440, ("conv", "weight gradient"): 72_253_440}
+    assert executed_difference(resnet50().layers(), []) == {}
+
+
+def test_forms_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=f"'winograd' is none of {FORM}"):
+        executed_difference(SMALL.layers(), ["winograd"])
+    with pytest.raises(ValueError, match="no space-to-depth form with stride 2 on 33x33"):
+        FORMS[FORM].difference(Architecture(Base(33, 3, 10, 4, (1,))).layers())

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XLA's estimate of the lowered step against the model of its rules."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from aiperf_mpi.opcount.analytical import matrix_operations
+from aiperf_mpi.opcount.jaxpr import count
+from aiperf_mpi.opcount.xla import BAND, XLA_RULES, Agreement, analyse, estimate, valid_taps
+from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
+from aiperf_mpi.search.morphism import random_chain
+from aiperf_mpi.training.step import StepSettings
+
+
+def both(function: Any, *shapes: tuple[int, ...]) -> tuple[int | None, int]:
+    """XLA's estimate of a function, and the model's."""
+    arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    modelled = count(jax.make_jaxpr(function)(*arrays), rules=XLA_RULES, loops_once=True).total
+    return estimate(jax.jit(function).lower(*arrays)), modelled
+
+
+@pytest.mark.parametrize(("size", "kernel", "taps"), [(7, 3, 19), (56, 3, 166), (7, 1, 7), (7, 5, 29), (5, 4, 16)])
+def test_taps_that_are_not_padding(size: int, kernel: int, taps: int) -> None:
+    # 3 taps, 1 before: all 7 places have 3, but the first and the last 2: 19. 5 taps: 5 * 7 - 2 * (2 + 1) = 29.
+    # 4 taps, 1 before and 2 behind: 4 * 5 - 1 - (1 + 2) = 16.
+    before = (kernel - 1) // 2
+    assert valid_taps(size, kernel, before=before, after=kernel - 1 - before) == taps
+
+
+def test_the_share_of_a_3x3_convolution() -> None:
+    # (19 / 21)^2 = 0.8186 of the products on 7x7, (166 / 168)^2 = 0.9763 on 56x56.
+    for size, share in ((7, 0.8186), (56, 0.9763)):
+        function = lambda x, w: lax.conv_general_dilated(  # noqa: E731
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        found, modelled = both(function, (1, size, size, 2), (3, 3, 2, 4))
+        assert found == modelled
+        assert modelled / (2 * size * size * 9 * 2 * 4) == pytest.approx(share, abs=5e-5)
+
+
+def test_strided_grouped_and_dilated_convolutions() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        size, kernel, stride, groups = (int(rng.integers(1, high)) for high in (12, 6, 4, 4))
+
+        convolve = partial(
+            lax.conv_general_dilated, window_strides=(stride,) * 2, feature_group_count=groups,
+            padding=(((kernel - 1) // 2, kernel // 2),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+        # The value and both gradients of its sum; the sum is of the results, less one addition.
+        shapes = (2, size, size, 3 * groups), (kernel, kernel, 3, 2 * groups)
+        total = lambda x, w, convolve=convolve: convolve(x, w).sum()  # noqa: E731
+        found, modelled = both(jax.value_and_grad(total, (0, 1)), *shapes)
+        assert found == modelled, (shapes, stride)
+
+
+def test_the_body_of_a_scan_counts_once() -> None:
+    found, modelled = both(lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], (4, 4), (4, 4))
+    # One product of 128; XLA also counts the loop's counter and its test, which no jaxpr has.
+    assert modelled == 128 and found is not None and 128 <= found <= 128 + 4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_model_is_within_the_band_on_a_small_network(precision: str) -> None:
+    for architecture in (
+        Architecture(Base(32, 3, 10, 8, (1, 1))),
+        Architecture(Base(33, 1, 10, 8, (1, 1))).apply(Morph("deeper", 2, 0, 4), Morph("skip", 1, 5)),
+        random_chain(Architecture(Base(64, 3, 10, 8, (1, 1))), np.random.default_rng(3), 6)[0],
+    ):
+        analysis = analyse(architecture, StepSettings(2, precision))
+        assert analysis.agreement.agrees, analysis.agreement
+        # The other traversal of the same program has the tables' numbers.
+        expected = {key: 2 * n for key, n in matrix_operations(architecture.layers()).items()}
+        assert analysis.executed.matrix() == expected
+
+
+def test_the_model_is_within_the_band_on_resnet50() -> None:
+    agreement = analyse(resnet50(), StepSettings(1)).agreement
+    assert agreement.agrees and agreement.deviation is not None
+    # Measured: 2.3e-5 too much, of 2.23e10.
+    assert abs(agreement.deviation) < BAND / 10
+
+
+def test_an_estimate_that_does_not_exist() -> None:
+    class Lowered:
+        """What other backends return: nothing, an empty list, no number, or -1."""
+
+        def __init__(self, costs: Any) -> None:
+            self._costs = costs
+
+        def cost_analysis(self) -> Any:
+            return self._costs
+
+    for costs in (None, [], {}, {"flops": -1.0}, [{"flops": -1.0}]):
+        assert estimate(Lowered(costs)) is None
+    assert estimate(Lowered([{"flops": 12.0}])) == 12
+    assert Agreement(None, 7).agrees is None and Agreement(None, 7).deviation is None
+    assert Agreement(1000, 1001).agrees and not Agreement(1000, 1002).agrees
+
+
+def test_a_model_that_misses_a_convolution_is_outside_of_the_band() -> None:
+    rules = dict(XLA_RULES) | {"conv_general_dilated": lambda eqn: 0}
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 8, 8, 3), (3, 3, 3, 4))]
+
+    def step(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.sum(lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+
+    found = estimate(jax.jit(step).lower(*shapes))
+    assert not Agreement(found, count(jax.make_jaxpr(step)(*shapes), rules=rules).total).agrees
