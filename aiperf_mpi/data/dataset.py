@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every data set gives: images and labels in memory, and a hash that says which ones they are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from aiperf_mpi.config import Config
+
+#: Pixels that mean and deviation are taken from: enough for three digits, and quick with large images.
+_MOMENT_PIXELS = 2**22
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Images and labels of training and validation, which share no image.
+
+    Attributes:
+        name: name of the data set, as in `data.name`.
+        train_images, val_images: uint8 [images, height, width, channels].
+        train_labels, val_labels: int32 [images], 0 <= label < classes.
+        classes: number of classes.
+        sha256: hash of the content (of the recipe, for made-up images), in hexadecimal digits.
+        mean, deviation: of each channel, on a scale from 0 to 1; see :func:`moments`.
+
+    Raises ValueError where an array has another dtype, shape or label than this.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    val_images: np.ndarray
+    val_labels: np.ndarray
+    classes: int
+    sha256: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for split, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("validation", self.val_images, self.val_labels),
+        ):
+            if images.dtype != np.uint8 or images.ndim != 4:
+                raise ValueError(f"{self.name}: {split} images are {images.dtype} {images.shape}, not uint8 [N,H,W,C]")
+            if labels.dtype != np.int32 or labels.shape != images.shape[:1] or not len(labels):
+                raise ValueError(f"{self.name}: {split} labels are {labels.dtype} {labels.shape}, not int32 [N]")
+            if labels.min() < 0 or labels.max() >= self.classes:
+                raise ValueError(f"{self.name}: a {split} label lies outside of 0..{self.classes - 1}")
+        if self.train_images.shape[1:] != self.val_images.shape[1:]:
+            raise ValueError(f"{self.name}: training and validation images differ in shape")
+
+
+def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over the first images (uint8 [N, H, W, C]), scaled to 0..1.
+
+    A channel that never changes gets the deviation 1, so that dividing by it is safe.
+    """
+    count = max(1, _MOMENT_PIXELS // (images.shape[1] * images.shape[2]))
+    sample = images[:count].reshape(-1, images.shape[-1])
+    mean, deviation = sample.mean(axis=0) / 255, sample.std(axis=0) / 255
+    return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())
+
+
+def content_sha256(*arrays: np.ndarray) -> str:
+    """SHA-256 over dtype, shape and bytes of the arrays in order, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def check_dataset(config: Config) -> None:
+    """Look whether the data set of `config` can be opened, without reading its images: cheap, before every launch.
+
+    Raises ConfigError naming the path and what to do.
+    """
+    match config.data.name:
+        case "cifar10":
+            from aiperf_mpi.data import cifar10
+
+            cifar10.find_files(config.data.path)
+        case "imagenet":
+            from aiperf_mpi.data import imagenet
+
+            imagenet.refuse(config)
+
+
+def open_dataset(config: Config) -> Dataset:
+    """The data set of `config`, cut to `data.train_images` and `data.val_images`.
+
+    Raises ConfigError naming the path and what to do where the images are missing or are not what they should be.
+    """
+    # Each set is imported only where it is used: scikit-learn alone takes a second.
+    match config.data.name:
+        case "digits":
+            from aiperf_mpi.data.digits import load_digits
+
+            return load_digits(config)
+        case "synthetic":
+            from aiperf_mpi.data.synthetic import make_synthetic
+
+            return make_synthetic(config)
+        case "cifar10":
+            from aiperf_mpi.data.cifar10 import load_cifar10
+
+            return load_cifar10(config)
+        case _:
+            from aiperf_mpi.data import imagenet
+
+            imagenet.refuse(config)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images on their way to the devices and on them: transfer ahead of time, augmentation, normalisation."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+#: Name of the axis over the devices of a replica, in collectives and in shardings.
+AXIS = "devices"
+
+#: Pixels around an image before a random crop takes its size out of it (He et al., 2016, section 4.2).
+CROP_PADDING = 4
+
+#: Batches that wait on the devices, so that a transfer ends before its step begins.
+BATCHES_AHEAD = 2
+
+
+class DeviceBatch(NamedTuple):
+    """A :class:`~aiperf_mpi.data.loader.Batch` on a replica's devices, first axis over them: images uint8
+    [D, B, H, W, C], labels int32 [D, B], and `valid` bool [D, B], false for images that only fill up the batch."""
+
+    images: Any
+    labels: Any
+    valid: Any
+
+
+# -- between host and devices ----------------------------------------------------------------------------------------
+
+
+def device_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
+    """The layout of everything that a replica's devices hold: entry d of the first axis is device d's."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of host arrays [D, ...] on the devices. Returns before the transfer ends, and a CPU device may go on using
+    the host's memory: do not write the arrays again."""
+    return jax.device_put(tree, sharding)
+
+
+def replicate(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of host arrays, once on each device, as arrays [D, ...]."""
+    count = sharding.mesh.size
+    return place(jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), tree), sharding)
+
+
+def first(tree: Any) -> Any:
+    """What the first device holds of a tree of arrays [D, ...], as numpy arrays [...], without a collective."""
+    return jax.tree.map(lambda x: x[0], jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree)))
+
+
+class Feed:
+    """Batches on the devices before they are asked for: a thread reads `batches` and transfers them.
+
+    Use it as a context: leaving it ends the thread. What `batches` raises, `take` raises.
+
+    Arguments:
+        batches: host arrays (images, labels, valid), as :mod:`aiperf_mpi.data.loader` yields them, and never written
+            again (see `place`).
+        sharding: of the devices, see `device_sharding`.
+        whole: refuse, by ValueError, a batch with images that are not valid.
+        ahead: batches that may wait on the devices.
+    """
+
+    def __init__(
+        self, batches: Iterable[Any], sharding: NamedSharding, *, whole: bool = False, ahead: int = BATCHES_AHEAD
+    ) -> None:
+        self.ended = False
+        self._ready: queue.Queue[DeviceBatch | BaseException | None] = queue.Queue(ahead)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(batches, sharding, whole), name="feed", daemon=True)
+        self._thread.start()
+
+    def take(self, timeout: float = 0.0) -> DeviceBatch | None:
+        """The next batch, or None if none is there after `timeout` seconds, or behind the last (see `ended`)."""
+        if self.ended:
+            return None
+        try:
+            item = self._ready.get(timeout=timeout) if timeout > 0 else self._ready.get_nowait()
+        except queue.Empty:
+            return None
+        self.ended = not isinstance(item, DeviceBatch)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Ends the thread, at the next batch at the latest, and closes `batches` if it is a generator."""
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, batches: Iterable[Any], sharding: NamedSharding, whole: bool) -> None:
+        end: BaseException | None = None
+        try:
+            for images, labels, valid in batches:
+                if whole and not np.all(valid):
+                    raise ValueError(f"a training batch has {np.size(valid) - np.sum(valid)} images that are not valid")
+                batch = place(DeviceBatch(images, labels, np.asarray(valid, bool)), sharding)
+
+                # Only what has arrived counts as ready, so that waiting for a slow transfer shows as the data's time.
+                jax.block_until_ready(batch)
+                if not self._put(batch):
+                    return
+        except BaseException as error:
+            # Not lost: the thread that takes the batches raises it.
+            end = error
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+        self._put(end)
+
+    def _put(self, item: DeviceBatch | BaseException | None) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(item, timeout=0.05)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+# -- on the devices, inside of a step --------------------------------------------------------------------------------
+
+
+def augment(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Random crops out of the images [B, H, W, C] padded by CROP_PADDING zeros, half of them mirrored, same dtype."""
+    count, height, width, channels = images.shape
+    shift_key, mirror_key = jax.random.split(key)
+    shifts = jax.random.randint(shift_key, (count, 2), 0, 2 * CROP_PADDING + 1)
+    border = (CROP_PADDING, CROP_PADDING)
+    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+
+    def crop(image: jax.Array, shift: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (shift[0], shift[1], 0), (height, width, channels))
+
+    crops = jax.vmap(crop)(padded, shifts)
+    mirrored = jax.random.bernoulli(mirror_key, shape=(count, 1, 1, 1))
+    return jnp.where(mirrored, crops[:, :, ::-1], crops)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], deviation: Sequence[float]) -> jax.Array:
+    """Images uint8 [B, H, W, C] as float32: scaled to 0..1, then less `mean`, over `deviation` (one value per channel
+    or one for all)."""
+    offset, scale = np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
+    return (images.astype(jnp.float32) / 255 - offset) / scale

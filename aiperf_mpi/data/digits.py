@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The 1,797 handwritten digits that come with scikit-learn: real images, on every machine, without a download."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aiperf_mpi.config import Config
+from aiperf_mpi.data.dataset import Dataset, content_sha256, moments
+from aiperf_mpi.sections import DIGITS_IMAGES
+
+#: scikit-learn's digits have grey values from 0 to 16.
+_WHITE = 16
+
+
+def load_digits(config: Config) -> Dataset:
+    """The digits, enlarged to `data.image_size`, in a fixed split of 1437 for training and 360 for validation."""
+    from sklearn.datasets import load_digits as sklearn_digits
+
+    data = config.data
+    bunch = sklearn_digits()
+    labels = bunch.target.astype(np.int32)
+    images = enlarge(bunch.images * (255 / _WHITE), data.image_size, data.channels)
+
+    val = validation_split(labels, DIGITS_IMAGES[1])
+    train_rows, val_rows = np.flatnonzero(~val)[: data.train_images], np.flatnonzero(val)[: data.val_images]
+    parts = (images[train_rows], labels[train_rows], images[val_rows], labels[val_rows])
+    return Dataset("digits", *parts, data.classes, content_sha256(*parts), *moments(parts[0]))
+
+
+def validation_split(labels: np.ndarray, count: int) -> np.ndarray:
+    """Mask (bool [N]) of `count` images for validation: of each class its share, evenly spaced in the file's order.
+
+    No random numbers, so that the split is the same with every version of every library.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = sizes * count / len(labels)
+    quota = np.floor(shares).astype(int)
+    largest_remainders = np.argsort(quota - shares, kind="stable")[: count - quota.sum()]
+    quota[largest_remainders] += 1
+
+    mask = np.zeros(len(labels), dtype=bool)
+    for label, size, wanted in zip(classes, sizes, quota, strict=True):
+        places = ((np.arange(wanted) + 0.5) * size / wanted).astype(int)
+        mask[np.flatnonzero(labels == label)[places]] = True
+    return mask
+
+
+def enlarge(images: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Square grey images (float [N, S, S], 0 to 255) as uint8 [N, size, size, channels], interpolated linearly."""
+    weights = _interpolation(images.shape[1], size)
+    larger = np.einsum("ai,nij,bj->nab", weights, images, weights, optimize=True)
+    grey = np.clip(np.rint(larger), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], channels, axis=-1)
+
+
+def _interpolation(old: int, new: int) -> np.ndarray:
+    """Matrix [new, old] of linear interpolation between pixel centres; beyond the outermost it repeats them."""
+    centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    left = np.minimum(centres.astype(int), old - 2)
+    weights = np.zeros((new, old))
+    rows = np.arange(new)
+    weights[rows, left] = 1 - (centres - left)
+    weights[rows, left + 1] = centres - left
+    return weights

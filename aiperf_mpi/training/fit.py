@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of one candidate: epochs of steps and validations, of which only what really completed counts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+
+from aiperf_mpi.data.device import DeviceBatch, Feed
+from aiperf_mpi.search.budget import MIN_DELTA, should_stop
+from aiperf_mpi.training.compile import Compiled
+from aiperf_mpi.training.step import Metrics, TrainState
+
+#: Seconds after which a rank that waits for data returns to MPI.
+POLL_SECONDS = 0.05
+
+#: Why a training ended: all epochs done, no better validation loss for too long, asked to stop, or out of time.
+END_EPOCHS, END_PATIENCE, END_STOPPED, END_DEADLINE = "epochs", "patience", "stopped", "deadline"
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How long to train, and how fast.
+
+    Arguments:
+        epochs_max: most epochs.
+        patience: epochs without a better validation loss after which training ends.
+        learning_rate: of an epoch, counted from 0.
+        min_delta: by how much a validation loss must be lower to be better.
+        in_flight: most steps that are dispatched and not complete.
+    """
+
+    epochs_max: int
+    patience: int
+    learning_rate: Callable[[int], float]
+    min_delta: float = MIN_DELTA
+    in_flight: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A failure on purpose (the `[fault]` table of the configuration), at (epoch, step), both counted from 0.
+
+    Arguments:
+        raise_at: raises RuntimeError instead of this step.
+        nan_at: this step's learning rate is NaN, and with it all parameters behind it.
+        untimed_sleep: seconds of sleep before the first step that no phase accounts for.
+    """
+
+    raise_at: tuple[int, int] | None = None
+    nan_at: tuple[int, int] | None = None
+    untimed_sleep: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch (counted from 0) completed; times are the clock's.
+
+    Losses are means over the images that completed, `val_loss` and `val_error` NaN unless the validation is whole;
+    `partial` means that the epoch's training or validation is not. `t_end` is when its last counted batch completed.
+    """
+
+    epoch: int
+    steps: int
+    t_start: float
+    t_end: float
+    train_samples: int
+    val_samples: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_error: float
+    partial: bool
+
+
+class _Cut(Exception):
+    """The training ends before its epoch does; `end` says why."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__(end)
+        self.end = end
+
+
+class Timer(Protocol):
+    """What is needed of `aiperf_mpi.system.phases.PhaseTimer`."""
+
+    def switch(self, phase: str | None) -> str | None: ...
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Sums over completed batches; `whole` once all of a pass are complete."""
+
+    batches: int = 0
+    images: int = 0
+    correct: int = 0
+    loss: float = 0.0
+    whole: bool = False
+
+    def add(self, metrics: Metrics) -> float:
+        """Adds the sums of a completed batch and returns its mean loss."""
+        loss, images = float(metrics.loss), int(metrics.images)
+        self.batches += 1
+        self.images += images
+        self.correct += int(metrics.correct)
+        self.loss += loss
+        return loss / max(images, 1)
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.images if self.images else math.nan
+
+    @property
+    def error(self) -> float:
+        return (self.images - self.correct) / self.images if self.images else math.nan
+
+
+class Training:
+    """One training: iterate over it for its epochs' results, once; then ask it for the rest.
+
+    Iteration raises, behind the result of what had completed: Diverged, what an injected fault raises, and whatever
+    the data or the devices raise.
+
+    Attributes:
+        end: why it ended (one of the END_ constants); empty before, and after an exception.
+        epochs: whole epochs done.
+        best_error: lowest validation error, NaN before any whole validation.
+        best_epoch: the epoch of `best_error`, -1 before.
+        best_variables: `params` and `batch_stats` of that epoch, as numpy arrays; None before.
+    """
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        state: TrainState,
+        train_batches: Callable[[int], Iterable[Any]],
+        val_batches: Callable[[], Iterable[Any]],
+        settings: FitSettings,
+        *,
+        timer: Timer,
+        poll: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+        deadline: float = math.inf,
+        fault: Fault | None = None,
+    ) -> None:
+        if settings.in_flight < 1:
+            raise ValueError(f"in_flight is {settings.in_flight}, but at least 1 step must be in flight")
+        self.end = ""
+        self.epochs = 0
+        self.best_error = math.nan
+        self.best_epoch = -1
+        self.best_variables: dict[str, Any] | None = None
+        self._compiled, self._state, self._settings = compiled, state, settings
+        self._train_batches, self._val_batches = train_batches, val_batches
+        self._timer, self._poll, self._clock, self._deadline = timer, poll, clock, deadline
+        self._fault = fault or Fault()
+        self._feed: Feed | None = None
+        self._t_end = 0.0
+
+    def __iter__(self) -> Iterator[EpochResult]:
+        outer = self._timer.switch("train")
+        try:
+            self._sleep_untimed()
+            yield from self._all_epochs(outer)
+        finally:
+            self._close_feed()
+            self._timer.switch(outer)
+
+    def _all_epochs(self, outer: str | None) -> Iterator[EpochResult]:
+        settings, val_losses = self._settings, list[float]()
+        self._open_train_feed(0)
+        for epoch in range(settings.epochs_max):
+            # Whatever cuts the epoch short, what had completed by then is reported first.
+            train, val, failure = _Sums(), _Sums(), None
+            t_start = self._t_end = self._clock()
+            rate = settings.learning_rate(epoch)
+            try:
+                self._train(epoch, rate, train)
+                self._validate(epoch, val)
+            except _Cut as cut:
+                self.end = cut.end
+            except Exception as error:
+                failure = error
+
+            if val.whole and failure is None:
+                self.epochs += 1
+                val_losses.append(val.mean_loss)
+                if self.epochs == settings.epochs_max:
+                    self.end = END_EPOCHS
+                elif should_stop(val_losses, settings.patience, settings.min_delta):
+                    self.end = END_PATIENCE
+
+            self._timer.switch(outer)
+            if train.batches:
+                yield self._result(epoch, rate, t_start, train, val)
+            if failure is not None:
+                raise failure
+            if self.end:
+                return
+            self._timer.switch("train")
+
+    def _train(self, epoch: int, rate: float, sums: _Sums) -> None:
+        compiled, fault = self._compiled, self._fault
+        usual, broken = compiled.scalar(rate), compiled.scalar(math.nan)
+
+        def dispatch(batch: DeviceBatch, step: int) -> Metrics:
+            if fault.raise_at == (epoch, step):
+                raise RuntimeError(f"injected fault: epoch {epoch}, step {step} raises")
+            used = broken if fault.nan_at == (epoch, step) else usual
+            self._state, metrics = compiled.train(self._state, batch.images, batch.labels, used)
+            return metrics
+
+        self._pass(f"epoch {epoch}, training", dispatch, sums, then=self._open_val_feed)
+
+    def _validate(self, epoch: int, sums: _Sums) -> None:
+        compiled = self._compiled
+        self._timer.switch("validate")
+        self._state = self._state._replace(batch_stats=compiled.average(self._state.batch_stats))
+
+        def dispatch(batch: DeviceBatch, _: int) -> Metrics:
+            return compiled.evaluate(self._state.params, self._state.batch_stats, *batch)
+
+        self._pass(f"epoch {epoch}, validation", dispatch, sums, then=lambda: self._open_train_feed(epoch + 1))
+
+        # The lowest error so far: these weights are kept on the host.
+        if not sums.error >= self.best_error:
+            self._timer.switch("io")
+            self.best_variables = compiled.variables(self._state)
+            self.best_error, self.best_epoch = sums.error, epoch
+
+    def _pass(
+        self, where: str, dispatch: Callable[[DeviceBatch, int], Metrics], sums: _Sums, then: Callable[[], None]
+    ) -> None:
+        """Puts all batches of the open feed through `dispatch`, and calls `then` before it waits for the last ones.
+
+        Counts what completes in `sums`; raises _Cut when it is to stop or out of time.
+        """
+        feed, step = self._feed, 0
+        pending: deque[Metrics] = deque()
+        if feed is None:
+            raise RuntimeError(f"{where}: no batches are on their way")
+
+        def complete_oldest() -> None:
+            loss = self._complete(pending.popleft(), sums)
+            if not math.isfinite(loss):
+                raise Diverged(f"{where}: the loss is {loss} in step {sums.batches - 1}")
+
+        while not feed.ended:
+            # Without a batch, wait for a step that runs; only without such a step the time is the data's.
+            batch = feed.take()
+            if batch is None and not feed.ended and pending:
+                complete_oldest()
+            elif batch is None and not feed.ended:
+                phase = self._timer.switch("data")
+                batch = feed.take(POLL_SECONDS)
+                self._timer.switch(phase)
+            if batch is not None:
+                if len(pending) >= self._settings.in_flight:
+                    complete_oldest()
+                pending.append(dispatch(batch, step))
+                step += 1
+
+            # What runs when the training is to stop still counts.
+            if self._poll():
+                while pending:
+                    complete_oldest()
+                raise _Cut(END_STOPPED)
+            if self._clock() > self._deadline:
+                raise _Cut(END_DEADLINE)
+
+        then()
+        while pending:
+            complete_oldest()
+        if not sums.images:
+            raise ValueError(f"{where}: there is no batch; is a batch larger than the data set?")
+        sums.whole = True
+
+    def _complete(self, metrics: Metrics, sums: _Sums) -> float:
+        """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline."""
+        host = jax.device_get(metrics)
+        now = self._clock()
+        if now > self._deadline:
+            raise _Cut(END_DEADLINE)
+        self._t_end = now
+        return sums.add(host)
+
+    def _result(self, epoch: int, rate: float, t_start: float, train: _Sums, val: _Sums) -> EpochResult:
+        return EpochResult(
+            epoch=epoch,
+            steps=train.batches,
+            t_start=t_start,
+            t_end=self._t_end,
+            train_samples=train.images,
+            val_samples=val.images,
+            lr=rate,
+            train_loss=train.mean_loss,
+            val_loss=val.mean_loss if val.whole else math.nan,
+            val_error=val.error if val.whole else math.nan,
+            partial=not val.whole,
+        )
+
+    def _open_train_feed(self, epoch: int) -> None:
+        self._close_feed()
+        if epoch < self._settings.epochs_max:
+            self._feed = Feed(self._train_batches(epoch), self._compiled.sharding, whole=True)
+
+    def _open_val_feed(self) -> None:
+        self._close_feed()
+        self._feed = Feed(self._val_batches(), self._compiled.sharding)
+
+    def _close_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def _sleep_untimed(self) -> None:
+        if self._fault.untimed_sleep:
+            phase = self._timer.switch(None)
+            time.sleep(self._fault.untimed_sleep)
+            self._timer.switch(phase)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Flax network of an architecture: one interpreter over its list of layers, so that every morph is covered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aiperf_mpi.search.architecture import Architecture, Layer
+
+#: Batch norm: decay of the running statistics, and what is added to the variance (the usual values of Flax).
+NORM_MOMENTUM = 0.9
+NORM_EPSILON = 1e-5
+
+#: The activation precisions of a network; parameters, statistics and logits are float32 in both.
+PRECISIONS = ("float32", "bfloat16")
+
+#: The collection under which a network that is asked to (`mutable=[OUTPUTS]`) leaves each layer's output.
+OUTPUTS = "outputs"
+
+#: A tree of variables as Flax keeps it: collection or module name -> ... -> array or shape.
+Tree = Mapping[str, Any]
+
+
+def module_name(layer: str) -> str:
+    """The name of the Flax submodule that holds the parameters of this layer."""
+    return layer.replace(".", "_")
+
+
+class Network(nn.Module):
+    """The network that `layers` (of `Architecture.layers()`) lists, images [B, H, W, C] to logits [B, classes].
+
+    The softmax at the end of the list belongs to the loss, so the network returns its input, in float32. Batch norms
+    use the statistics of the batch that one device sees when training, and running averages otherwise.
+
+    Attributes:
+        layers: every layer in an order in which it can be computed.
+        dtype: of the activations; parameters and statistics are float32.
+    """
+
+    layers: tuple[Layer, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        values = {"input": images.astype(self.dtype)}
+        for layer in self.layers:
+            # The scope tells profiles and operation counts to which layer an operation belongs.
+            with jax.named_scope(module_name(layer.name)):
+                values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs], train)
+        self.sow(OUTPUTS, "layers", values, init_fn=dict, reduce_fn=lambda _, new: new)
+        return values[self.layers[-1].name]
+
+    def _compute(self, layer: Layer, inputs: list[jax.Array], train: bool) -> jax.Array:
+        x, name, filters = inputs[0], module_name(layer.name), layer.out_shape[2]
+        match layer.kind:
+            case "conv":
+                # A kernel of k pads (k-1)//2 before and the rest behind, so that the size shrinks by the stride alone.
+                before = (layer.kernel - 1) // 2
+                return nn.Conv(
+                    filters,
+                    (layer.kernel,) * 2,
+                    layer.stride,
+                    ((before, layer.kernel - 1 - before),) * 2,
+                    use_bias=False,
+                    dtype=self.dtype,
+                    name=name,
+                )(x)
+            case "batch_norm":
+                return nn.BatchNorm(
+                    not train, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=self.dtype, name=name
+                )(x)
+            case "relu":
+                return nn.relu(x)
+            case "add":
+                return x + inputs[1]
+            case "max_pool":
+                return nn.max_pool(x, (layer.kernel,) * 2, (layer.stride,) * 2, ((1, 1), (1, 1)))
+            case "global_pool":
+                return jnp.mean(x, (1, 2), dtype=jnp.float32)
+            case "dense":
+                return nn.Dense(filters, dtype=jnp.float32, name=name)(x)
+            case "softmax":
+                return x
+            case other:
+                raise ValueError(f"layer {layer.name}: kind {other!r} has no rule in the Flax network")
+
+
+def network(architecture: Architecture, precision: str = "float32") -> Network:
+    """The Flax module of an architecture; raises ValueError for a precision that is not in PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    return Network(architecture.layers(), jnp.dtype(precision))
+
+
+def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:
+    """The shapes of all variables as the list of layers says: collection -> module -> tensor -> shape.
+
+    Collections are `params` (convolutions [K, K, C_in, C_out], batch norms' scale and bias, dense kernel and bias)
+    and `batch_stats` (running mean and variance of each batch norm).
+    """
+    params: dict[str, dict[str, tuple[int, ...]]] = {}
+    statistics: dict[str, dict[str, tuple[int, ...]]] = {}
+    for layer in architecture.layers():
+        name, channels_in, channels_out = module_name(layer.name), layer.in_shape[2], layer.out_shape[2]
+        if layer.kind == "conv":
+            params[name] = {"kernel": (layer.kernel, layer.kernel, channels_in, channels_out)}
+        elif layer.kind == "batch_norm":
+            params[name] = {"scale": (channels_out,), "bias": (channels_out,)}
+            statistics[name] = {"mean": (channels_out,), "var": (channels_out,)}
+        elif layer.kind == "dense":
+            params[name] = {"kernel": (channels_in, channels_out), "bias": (channels_out,)}
+    return {"params": params, "batch_stats": statistics}
+
+
+def build_shapes(architecture: Architecture, batch: int = 1) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """What Flax makes of the architecture, found by `jax.eval_shape` without computing anything.
+
+    Returns the shapes of all variables (in the form of `expected_shapes`), and the output shape of each layer by its
+    name, of `batch` images. Raises whatever Flax raises for layers that do not fit together.
+    """
+    base, model = architecture.base, network(architecture)
+    images = jax.ShapeDtypeStruct((batch, base.image_size, base.image_size, base.channels), np.float32)
+
+    def build(images: jax.Array) -> Any:
+        key = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32), impl="threefry2x32")
+        return model.init_with_output({"params": key}, images, train=True, mutable=True)[1]
+
+    found = jax.eval_shape(build, images)
+    variables = {
+        kind: {module: {name: x.shape for name, x in tensors.items()} for module, tensors in found[kind].items()}
+        for kind in ("params", "batch_stats")
+    }
+    return variables, {name: x.shape for name, x in found[OUTPUTS]["layers"].items()}
+
+
+def check_shapes(architecture: Architecture) -> None:
+    """Builds the network and compares each layer's output and each variable with `layers()`.
+
+    Raises ValueError that names the first layer or variable whose shape differs.
+    """
+    variables, outputs = build_shapes(architecture, batch=1)
+    for layer in architecture.layers():
+        # Layers behind the global pooling have no height and width in Flax.
+        expected = (1, *layer.out_shape) if len(outputs[layer.name]) == 4 else (1, layer.out_shape[2])
+        if outputs[layer.name] != expected:
+            raise ValueError(f"layer {layer.name}: Flax computes {outputs[layer.name]}, layers() says {expected}")
+
+    for kind, modules in expected_shapes(architecture).items():
+        if set(modules) != set(variables[kind]):
+            raise ValueError(f"{kind}: Flax and layers() differ in {sorted(set(modules) ^ set(variables[kind]))}")
+        for module, tensors in modules.items():
+            if tensors != variables[kind][module]:
+                raise ValueError(f"{kind} of {module}: Flax has {variables[kind][module]}, layers() says {tensors}")

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from aiperf_mpi.data.device import CROP_PADDING, Feed, augment, device_sharding, first, normalise, replicate
+
+
+@pytest.fixture(scope="module")
+def sharding():
+    return device_sharding(jax.devices()[:1])
+
+
+def batch(value: int, valid: bool = True) -> tuple[np.ndarray, ...]:
+    return np.full((1, 2, 4, 4, 1), value, np.uint8), np.full((1, 2), value, np.int32), np.full((1, 2), valid)
+
+
+def taken(feed: Feed) -> list[int]:
+    values = []
+    while not feed.ended:
+        if (item := feed.take(1.0)) is not None:
+            values.append(int(item.labels[0, 0]))
+    return values
+
+
+def test_a_feed_keeps_the_order_and_ends(sharding):
+    with Feed((batch(i) for i in range(7)), sharding) as feed:
+        assert taken(feed) == list(range(7))
+        assert feed.ended and feed.take(1.0) is None
+
+
+def test_a_feed_reads_ahead_but_not_without_limit(sharding):
+    read = []
+
+    def batches():
+        for i in range(50):
+            read.append(i)
+            yield batch(i)
+
+    with Feed(batches(), sharding, ahead=2) as feed:
+        time.sleep(0.3)
+        # Two wait in the queue, a third one is on the way into it.
+        assert read == [0, 1, 2]
+        assert feed.take(1.0) is not None
+    assert len(read) <= 5
+
+
+def test_a_slow_source_is_waited_for_no_longer_than_asked(sharding):
+    release = threading.Event()
+
+    def batches():
+        yield batch(1)
+        release.wait(10)
+        yield batch(2)
+
+    with Feed(batches(), sharding) as feed:
+        assert feed.take(5.0) is not None
+        begin = time.monotonic()
+        assert feed.take() is None and feed.take(0.05) is None and not feed.ended
+        assert time.monotonic() - begin < 1
+        release.set()
+        assert taken(feed) == [2]
+
+
+def test_what_the_source_raises_is_raised_where_batches_are_taken(sharding):
+    def batches():
+        yield batch(1)
+        raise OSError("shard 3 cannot be read")
+
+    with Feed(batches(), sharding) as feed:
+        assert feed.take(5.0) is not None
+        with pytest.raises(OSError, match="shard 3"):
+            feed.take(5.0)
+        assert feed.ended
+
+
+def test_a_closed_feed_closes_its_source_and_leaves_no_thread(sharding):
+    closed = []
+
+    def batches():
+        try:
+            while True:
+                yield batch(0)
+        finally:
+            closed.append(True)
+
+    before = threading.active_count()
+    with Feed(batches(), sharding) as feed:
+        feed.take(5.0)
+    assert closed == [True] and threading.active_count() == before
+
+
+def test_training_refuses_images_that_only_fill_up_a_batch(sharding):
+    with Feed([batch(1), batch(2, valid=False)], sharding, whole=True) as feed:
+        feed.take(5.0)
+        with pytest.raises(ValueError, match="has 2 images that are not valid"):
+            feed.take(5.0)
+
+
+def test_replicated_arrays_come_back(sharding):
+    tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int32(4)}
+    placed = replicate(tree, sharding)
+    assert placed["a"].shape == (1, 2, 3) and placed["b"].shape == (1,)
+    back = first(placed)
+    assert np.array_equal(back["a"], tree["a"]) and back["b"] == 4
+
+
+def test_normalised_images_have_the_mean_and_deviation_taken_off():
+    # (51 / 255 - 0.1) / 0.5 = 0.2 and (255 / 255 - 0.2) / 0.4 = 2.
+    images = np.array([51, 255], np.uint8).reshape(1, 1, 1, 2)
+    np.testing.assert_allclose(normalise(images, (0.1, 0.2), (0.5, 0.4)).ravel(), [0.2, 2.0], rtol=1e-6)
+    assert normalise(images, (0.5,), (0.25,)).dtype == np.float32
+
+
+def test_augmented_images_are_shifted_or_mirrored_views_of_the_padded_ones():
+    size, pad = 6, CROP_PADDING
+    image = np.arange(1, size * size * 2 + 1, dtype=np.uint8).reshape(size, size, 2)
+    images = np.broadcast_to(image, (400, size, size, 2))
+    crops = np.asarray(jax.jit(augment)(images, jax.random.key(0)))
+    assert crops.dtype == np.uint8 and crops.shape == images.shape
+
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    views = {}
+    for i in range(2 * pad + 1):
+        for j in range(2 * pad + 1):
+            view = padded[i : i + size, j : j + size]
+            views[view.tobytes()] = (i, j, False)
+            views[np.ascontiguousarray(view[:, ::-1]).tobytes()] = (i, j, True)
+    found = [views[crop.tobytes()] for crop in crops]
+
+    # 400 draws from 81 shifts (p = 0.007 each that one is missed), half of them mirrored (standard deviation 10).
+    assert len({(i, j) for i, j, _ in found}) > 70
+    assert 150 < sum(mirrored for *_, mirrored in found) < 250

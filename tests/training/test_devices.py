@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several devices: a process of its own, as the number of host devices is fixed before JAX starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def measured(root) -> dict:
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.training.four_devices"],
+        cwd=root, env=env, capture_output=True, text=True, timeout=200,
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert result["devices"] == 4
+    return result
+
+
+def test_four_devices_train_like_one_that_averages_the_same_four_micro_batches(measured):
+    # float32 and another order of additions: a relative 1e-5 per step of numbers near 1, over three steps.
+    assert measured["parameter_distance"] < 1e-4
+    assert measured["loss"] == pytest.approx(measured["expected_loss"], rel=1e-4)
+
+
+def test_counts_over_devices_are_exact(measured):
+    assert measured["correct"] == measured["expected_correct"]
+    assert measured["images"] == [32, 32, 32]
+
+
+def test_statistics_are_local_until_they_are_averaged(measured):
+    assert measured["local_statistics_distance"] < 1e-4
+    assert measured["local_statistics_differ"] > 1e-3
+    assert measured["average_distance"] < 1e-6
+
+
+def test_all_devices_hold_the_same_bits_before_an_evaluation(measured):
+    assert len(set(measured["digests"])) == 1
+
+
+def test_an_evaluation_counts_alike_on_four_devices_and_on_one_of_them(measured):
+    # Two of 32 images only fill up the batch; 40 evaluations in flight at once neither hang nor disagree.
+    correct, images, loss = measured["one"]
+    assert images == 30 and measured["one_device"] == "3"
+    assert all(entry[:2] == [correct, images] for entry in measured["four"]) and len(measured["four"]) == 40
+    assert all(entry[2] == pytest.approx(loss, rel=1e-5) for entry in measured["four"])
