@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse the arguments, then import the one subcommand that was asked for.
+
+`python -m aiperf_mpi` alone means `run`, and only `run` touches MPI. Exit codes: 0 valid, 2 usage, 3 finished but
+invalid, 4 drained, 5 failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from aiperf_mpi import __version__
+from aiperf_mpi.opcount.flops import add_flops_arguments
+
+EXIT_USAGE = 2
+
+#: What a shell reports of a program that a closed pipe ended: 128 + SIGPIPE.
+EXIT_BROKEN_PIPE = 141
+
+#: How long the ranks that print nothing wait before they leave with a usage error.
+SILENT_SECONDS = 2.0
+
+SUBCOMMANDS = ("run", "report", "verify", "flops")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line once for all ranks, and in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        launched = self.prog.endswith((" run", "aiperf_mpi"))
+        sys.exit(refuse(ValueError(f"{message}; see {self.prog} --help"), launched))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    top = Parser(
+        prog="python -m aiperf_mpi",
+        description="Rank an AI supercomputer by automated machine learning on all of it. "
+        "Launch under MPI: mpirun -n N python -m aiperf_mpi --preset demo --output runs/first",
+    )
+    top.add_argument("--version", action="version", version=f"aiperf_mpi {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="{" + ",".join(SUBCOMMANDS) + "}")
+
+    run = commands.add_parser("run", help="run the benchmark (the default; under mpirun or srun)")
+    add_run_arguments(run)
+
+    report = commands.add_parser("report", help="print the report of a result file")
+    report.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
+    report.set_defaults(handler=report_command)
+
+    verify = commands.add_parser("verify", help="judge a result file: exit 0 if it is valid, 3 if not, 2 if it is none")
+    verify.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
+    verify.add_argument("--json", action="store_true", help="print the verdict and its checks as one JSON object")
+    verify.set_defaults(handler=verify_command)
+
+    flops = commands.add_parser("flops", help="count the operations of a network by three methods (no MPI needed)")
+    add_flops_arguments(flops)
+    flops.set_defaults(handler=flops_command)
+    return top
+
+
+def add_run_arguments(run: argparse.ArgumentParser) -> None:
+    """The options of `run`; what they set is checked by the configuration, not here."""
+    run.add_argument("--preset", help="demo, cifar10, imagenet or imagenet-synthetic")
+    run.add_argument("--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again")
+    run.add_argument("--set", action="append", default=[], dest="sets", metavar="a.b=c", help="set one value")
+    run.add_argument("--seed", type=int, help="seed of every random stream")
+    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="length of the core phase")
+    run.add_argument("--output", metavar="FOLDER", help="new folder for the result, seen by all ranks")
+    run.add_argument("--ranks-per-node", type=int, metavar="K", help="cut ranks 1, 2, ... into nodes of K ranks")
+    run.add_argument("--view", choices=("auto", "live", "plain"), help="what rank 0 shows on standard error")
+    run.add_argument("--check", action="store_true", help="check the configuration, print it, and stop")
+    run.set_defaults(handler=run_command)
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """`run`: read the configuration, then hand over to MPI."""
+    from aiperf_mpi.parallel.drain import Drain
+
+    # Heard from the first moment on: imports can take minutes on a slow file system, and a batch system does not wait.
+    drain = Drain() if arguments.check else Drain().install()
+
+    from aiperf_mpi.config import ConfigError, load
+
+    try:
+        config = load(
+            arguments.preset,
+            arguments.config,
+            arguments.sets,
+            seed=arguments.seed,
+            time_limit=arguments.time_limit,
+            output=arguments.output,
+            view=arguments.view,
+            ranks_per_node=arguments.ranks_per_node,
+        )
+    except ConfigError as error:
+        return refuse(error, launched=True)
+    if arguments.check:
+        print(config.to_toml())
+        return 0
+
+    from aiperf_mpi.parallel.launch import LaunchError
+
+    try:
+        from aiperf_mpi.parallel.run import run
+    except LaunchError as error:
+        return refuse(error, launched=True)
+    run(config, sys.argv[1:], drain)
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is valid."""
+    from aiperf_mpi.results.judge import NotAResult
+    from aiperf_mpi.results.report import text_report
+
+    try:
+        print(text_report(arguments.file), end="")
+    except NotAResult as error:
+        return refuse(error)
+    return 0
+
+
+def verify_command(arguments: argparse.Namespace) -> int:
+    """`verify`: the verdict of the file alone."""
+    from aiperf_mpi.results.judge import NotAResult
+    from aiperf_mpi.results.report import verify_file
+
+    try:
+        return verify_file(arguments.file, as_json=arguments.json)
+    except NotAResult as error:
+        return refuse(error)
+
+
+def flops_command(arguments: argparse.Namespace) -> int:
+    """`flops`: the operations of a network, without MPI; the analytical part without JAX."""
+    from aiperf_mpi.opcount.flops import flops
+
+    try:
+        return flops(arguments)
+    except ValueError as error:
+        return refuse(error)
+
+
+def refuse(error: Exception, launched: bool = False) -> int:
+    """One line on standard error; returns the exit code of a usage error.
+
+    A `launched` command, `run`, says it from one process of the job alone; the others run where there is no MPI.
+    """
+    silent = False
+    if launched:
+        from aiperf_mpi.parallel.launch import detect
+
+        silent = not detect().speaks
+
+    # The launcher kills the other ranks once one has left, so the silent ones leave last.
+    if silent:
+        time.sleep(SILENT_SECONDS)
+    else:
+        print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
+    return EXIT_USAGE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse `argv` (the process's own by default) and run its subcommand; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "run")
+    arguments = parser().parse_args(words)
+    try:
+        code = arguments.handler(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Who reads has seen enough, as in `report FILE | head`; Python's own flush at the exit must not say so again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the launch to the agreed end: MPI's initialisation, the split into roles, and the two ways out.
+
+A job ends either by a code that all ranks agreed on, or, where something raised, by `Abort`: a rank that leaves alone
+lets the others hang.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import NoReturn, cast
+
+import numpy as np
+
+from aiperf_mpi.parallel import launch
+from aiperf_mpi.parallel.launch import LaunchError
+from aiperf_mpi.parallel.placement import COORDINATOR, TRAINER, Place, arrange
+
+try:
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    # mpi4py's wheel brings no MPI; it looks for one when it is imported.
+    raise LaunchError(
+        f"Python finds no MPI library ({'; '.join(str(error).splitlines())}). Install one with pip install "
+        "'aiperf_mpi[mpich]', or on a cluster load its MPI's module and install mpi4py again"
+    ) from error
+
+#: Exit codes, agreed by all ranks; the highest of their wishes wins.
+EXIT_VALID, EXIT_USAGE, EXIT_INVALID, EXIT_DRAINED, EXIT_FAILURE = 0, 2, 3, 4, 5
+
+#: Seconds between two looks at something that is not there yet: a waiting rank must not take a core from another.
+LOOK_SECONDS = 0.001
+
+#: How long the silent ranks of a job without communication let the speaking one print before they end, in seconds.
+_SILENT_SECONDS = 2.0
+
+#: How long a rank that raises a LaunchError waits for the others to raise it too, in seconds.
+_ALIKE_SECONDS = 20.0
+
+
+class AgreedExit(SystemExit):
+    """The end that all ranks agreed on; the only exit of one rank that does not abort the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The split of COMM_WORLD, seen by one rank.
+
+    `node` holds the ranks of this rank's node and `workers` all but rank 0; both are None on rank 0. `shared` says
+    whether the node's ranks can share memory (not so where `ranks_per_node` cuts what MPI does not see as one node).
+    `node_index`, `node_rank` and `replica` are -1 on rank 0, `replica` is -1 on a generator; `node_replicas` are the
+    replicas of this node. `nodes_on_host` counts the nodes of this host, `with_coordinator` tells if rank 0 is there.
+    """
+
+    world: MPI.Intracomm
+    rank: int
+    size: int
+    host: str
+    role: str
+    workers: MPI.Intracomm | None
+    node: MPI.Intracomm | None
+    shared: bool
+    node_index: int
+    node_rank: int
+    node_size: int
+    n_nodes: int
+    replica: int
+    node_replicas: tuple[int, ...]
+    n_replicas: int
+    n_generators: int
+    nodes_on_host: int
+    with_coordinator: bool
+    places: tuple[Place, ...]
+
+    @property
+    def node_trainers(self) -> int:
+        """Trainers of this node."""
+        return len(self.node_replicas)
+
+    @property
+    def node_generators(self) -> int:
+        """Generator ranks of this node; 0 means that each of its trainers generates for itself."""
+        return self.node_size - len(self.node_replicas)
+
+
+# -- in ----------------------------------------------------------------------------------------------------------------
+
+
+def initialise() -> MPI.Intracomm:
+    """COMM_WORLD after MPI's initialisation for one calling thread, with the hooks that end the job on an error.
+
+    Raises LaunchError for one rank, for a launcher of another MPI, and for an MPI without funneled threads.
+    """
+    launcher, (library, _) = launch.detect(), MPI.get_vendor()
+    launch.check_library(launcher, library)
+    world = start_mpi()
+    launch.check_size(launcher, library, world.size)
+    if MPI.Query_thread() < MPI.THREAD_FUNNELED:
+        raise LaunchError(
+            f"{library} was built without support for threads (MPI_THREAD_FUNNELED); load an MPI that has it, or "
+            "install the mpich or the openmpi extra of this package"
+        )
+    return world
+
+
+def start_mpi() -> MPI.Intracomm:
+    """COMM_WORLD, with MPI initialised and the hooks set, however it was launched (packing runs on one rank too)."""
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_FUNNELED)
+    faulthandler.enable()
+    _install_hooks()
+    _ends()
+    return MPI.COMM_WORLD
+
+
+@contextmanager
+def job() -> Iterator[MPI.Intracomm]:
+    """`with job() as world:` initialises MPI, and ends the job as a whole however the block ends.
+
+    The block ends by `agreed_exit`. A LaunchError that all ranks raise alike prints its message once and exits with
+    2; any other exception, and a `sys.exit` of one rank, prints its traceback with rank and host and aborts all ranks
+    with 5.
+    """
+    try:
+        yield initialise()
+    except AgreedExit:
+        raise
+    except LaunchError as error:
+        _end_alike(error)
+    except BaseException as error:
+        abort(error)
+
+
+def _end_alike(error: LaunchError) -> NoReturn:
+    """Prints the message on one rank and exits with 2 on all; the launcher kills the rest once a rank has left."""
+    together = MPI.Is_initialized() and MPI.COMM_WORLD.size > 1
+    speaks = MPI.COMM_WORLD.rank == 0 if together else launch.detect().speaks
+    if speaks:
+        write_error(f"aiperf_mpi: {error}\n")
+    if together:
+        # Should only some ranks have raised it, the others never come: then this ends them too. The communicator is
+        # the end's own, as the others may be in a barrier of something else.
+        barrier, deadline = _ends().Ibarrier(), time.monotonic() + _ALIKE_SECONDS
+        while not barrier.Test():
+            if time.monotonic() > deadline:
+                write_error(f"aiperf_mpi: rank {MPI.COMM_WORLD.rank} alone: {error}\n")
+                MPI.COMM_WORLD.Abort(EXIT_USAGE)
+            time.sleep(LOOK_SECONDS)
+    elif not speaks:
+        time.sleep(_SILENT_SECONDS)
+    sys.exit(EXIT_USAGE)
+
+
+@cache
+def _ends() -> MPI.Intracomm:
+    """A copy of COMM_WORLD that only the end of a job uses; made by all ranks, in `start_mpi`."""
+    return MPI.COMM_WORLD.Dup()
+
+
+# -- out ---------------------------------------------------------------------------------------------------------------
+
+
+def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
+    """All ranks of `comm` (COMM_WORLD) call this; all exit with the highest of their codes (AgreedExit).
+
+    A rank that is not `clean` has a thread inside of a library that would crash at the exit: then the job is ended by
+    `Abort` with that code, all its work being done.
+    """
+    mine, agreed = np.array([code, not clean], np.int64), np.zeros(2, np.int64)
+    wait(comm.Iallreduce([mine, 2, MPI.INT64_T], [agreed, 2, MPI.INT64_T], MPI.MAX))
+    # Either is None where the job was started with it closed.
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    if agreed[1]:
+        if comm.rank == 0:
+            write_error("aiperf_mpi: all is written; a compilation that is still running is ended with the job\n")
+            comm.Abort(int(agreed[0]))
+        time.sleep(_ALIKE_SECONDS)
+    raise AgreedExit(int(agreed[0]))
+
+
+def raise_alike(comm: MPI.Intracomm, message: str | None) -> None:
+    """All ranks of `comm` say what is wrong with them, or None; if anything is, all raise LaunchError with the lowest
+    rank's message."""
+    first = comm.allreduce(comm.size if message is None else comm.rank, MPI.MIN)
+    if first < comm.size:
+        raise LaunchError(comm.bcast(message, root=first))
+
+
+def abort(error: BaseException) -> NoReturn:
+    """Prints the traceback of `error` with rank and host in one write and ends all ranks with 5."""
+    where = f"rank {MPI.COMM_WORLD.rank} on {socket.gethostname()}" if MPI.Is_initialized() else socket.gethostname()
+    if isinstance(error, KeyboardInterrupt):
+        write_error(f"aiperf_mpi: {where}: interrupted; the job ends\n")
+    else:
+        lines = traceback.format_exception(error)
+        text = "".join(f"aiperf_mpi: {where}: {line}\n" for line in "".join(lines).rstrip().split("\n"))
+        write_error(f"{text}aiperf_mpi: {where}: this error ends the job with exit code {EXIT_FAILURE}\n")
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.COMM_WORLD.Abort(EXIT_FAILURE)
+    os._exit(EXIT_FAILURE)
+
+
+def _install_hooks() -> None:
+    """An uncaught error outside of `job`, or in a thread, ends the job too: a rank would wait for its dead thread
+    forever. That call of MPI outside of the main thread is the process's last."""
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, BaseException) and not isinstance(args.exc_value, SystemExit):
+            abort(args.exc_value)
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        abort(error.with_traceback(trace))
+
+    threading.excepthook = hook
+    sys.excepthook = uncaught
+
+
+def write_error(text: str) -> None:
+    """`text` on standard error in one write, so that lines of several ranks do not mix."""
+    sys.stderr.flush()
+    os.write(2, text.encode(errors="replace"))
+
+
+def wait(request: MPI.Request) -> None:
+    """Waits for a request without taking a core: looks, sleeps a millisecond, looks again."""
+    while not request.Test():
+        time.sleep(LOOK_SECONDS)
+
+
+# -- the split ---------------------------------------------------------------------------------------------------------
+
+
+def split(
+    world: MPI.Intracomm, ranks_per_node: int = 0, trainers_per_node: int = 1, host: str | None = None
+) -> Ranks:
+    """The roles of all ranks: rank 0 coordinates, the others by node, `trainers_per_node` of each train.
+
+    `ranks_per_node` K > 0 cuts ranks 1.. into blocks of K instead of by shared memory. `host` is this rank's host name
+    (for tests). Collective over `world`; raises LaunchError alike on all ranks (see `placement.arrange`).
+    """
+    host = socket.gethostname() if host is None else host
+    workers = cast(MPI.Intracomm, world.Split(MPI.UNDEFINED if world.rank == 0 else 0, world.rank))
+    group = 0
+    if world.rank > 0:
+        memory = workers.Split_type(MPI.COMM_TYPE_SHARED, key=world.rank)
+        group = memory.bcast(world.rank)
+        memory.Free()
+    facts = world.allgather((host, group))
+    places = arrange([name for name, _ in facts], [number for _, number in facts], ranks_per_node, trainers_per_node)
+
+    # A node that was cut by number may consist of ranks that MPI cannot give a common window of memory.
+    place, shared = places[world.rank], False
+    node: MPI.Intracomm | None = None
+    if world.rank > 0:
+        node = cast(MPI.Intracomm, workers.Split(place.node, world.rank))
+        shared = node.allreduce(int(group == node.bcast(group)), MPI.MIN) == 1
+
+    return Ranks(
+        world=world,
+        rank=world.rank,
+        size=world.size,
+        host=host,
+        role=place.role,
+        workers=workers if world.rank > 0 else None,
+        node=node,
+        shared=shared,
+        node_index=place.node,
+        node_rank=place.node_rank,
+        node_size=node.size if node is not None else 0,
+        n_nodes=1 + max(p.node for p in places),
+        replica=place.replica,
+        node_replicas=place.node_replicas,
+        n_replicas=sum(p.role == TRAINER for p in places),
+        n_generators=sum(p.role not in (TRAINER, COORDINATOR) for p in places),
+        nodes_on_host=len({p.node for p in places if p.host == host and p.rank > 0}),
+        with_coordinator=places[0].host == host,
+        places=places,
+    )
+
+
+def check_shared_memory(
+    ranks: Ranks, coordinator_bytes: int, node_bytes: int, folder: str = "/dev/shm"
+) -> None:
+    """Raises LaunchError on all ranks where a host's shared memory cannot hold the windows.
+
+    A window beyond it would end a rank by SIGBUS at the first touch, hours later perhaps. `coordinator_bytes` lie on
+    rank 0's host, `node_bytes` on each node. Collective over the world.
+    """
+    need = node_bytes * ranks.nodes_on_host + (coordinator_bytes if ranks.with_coordinator else 0)
+    message = None
+    if os.path.isdir(folder):
+        stat = os.statvfs(folder)
+        free = stat.f_bavail * stat.f_frsize
+        if need > free:
+            mib = -(-need // 2**20)
+            message = (
+                f"host {ranks.host}: {folder} has {free / 2**20:.0f} MiB free, but the windows take {mib} MiB. Enlarge "
+                f"it (mount -o remount,size={2 * mib}m {folder}; in a container: docker run --shm-size={2 * mib}m), "
+                "or choose a smaller --set parallel.history_capacity="
+            )
+    raise_alike(ranks.world, message)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A generator rank: fills the queues of its node's replicas until the run ends. It never sees an accelerator."""
+
+from __future__ import annotations
+
+from aiperf_mpi.parallel.context import Context
+from aiperf_mpi.parallel.generation import Check, Generation
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.record import Candidate
+
+#: Seconds between two looks while the thinking thread works, and while there is nothing to do.
+WORKING_SECONDS, WAITING_SECONDS = 0.002, 0.05
+
+
+def generate(context: Context) -> None:
+    """Make candidates until rank 0 says that the run ends, or the time is over."""
+    ranks, windows, timer = context.ranks, context.windows, context.timer
+    served = tuple(zip(ranks.node_replicas, windows.queues, strict=True))
+    generation = Generation(context, checks_of(context), ranks.node_rank - ranks.node_trainers, served)
+    while not context.over():
+        with timer("communicate"):
+            moved = generation.advance()
+        if generation.busy:
+            context.pause(WORKING_SECONDS, "search")
+        elif not moved:
+            context.pause(WAITING_SECONDS)
+    with timer("search"):
+        generation.close()
+
+
+def warm_up(context: Context) -> None:
+    """Import what the checks need, and count the initial architecture once, before the core time starts."""
+    initial = Architecture(context.config.base)
+    counted = Candidate.new(
+        initial, (), parent_id=-1, replica=0, generator=0, round=1, seed=context.config.run.seed,
+        batch_per_device=context.config.train.batch_per_device, devices=context.n_devices,
+    )  # fmt: skip
+    checks_of(context)(counted)
+
+
+def checks_of(context: Context) -> Check:
+    """What a candidate must pass before it is trained: it is built, and its step counted, without computing anything.
+
+    The check returns what differs, or what was raised, "" where nothing was: one odd candidate does not end a run, and
+    many in a row drain it. It holds no MPI, so that it can run in a thread.
+    """
+    from aiperf_mpi.opcount.crosscheck import check_operations
+    from aiperf_mpi.training.resnet import check_shapes
+    from aiperf_mpi.training.step import StepSettings
+
+    train, augment, devices = context.config.train, context.config.data.augment, context.n_devices
+
+    def check(candidate: Candidate) -> str:
+        batch = candidate.batch_per_device
+        settings = StepSettings(batch, train.precision, train.momentum, train.label_smoothing, augment)
+        try:
+            check_shapes(candidate.architecture)
+        except Exception as error:
+            return f"its Flax network is not that of its layers: {type(error).__name__}: {error}"
+        try:
+            return check_operations(candidate, settings, devices)
+        except Exception as error:
+            return f"its step cannot be counted: {type(error).__name__}: {error}"
+
+    return check

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rank does what: nodes, roles and replicas from the host names and the shared-memory groups of all ranks.
+
+Pure, and the same on all ranks: every rank computes the whole table from the same gathered facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiperf_mpi.parallel.launch import LaunchError
+
+COORDINATOR = "coordinator"
+TRAINER = "trainer"
+GENERATOR = "generator"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One rank's place. On the coordinator `node`, `node_rank` and `replica` are -1, on a generator `replica` is."""
+
+    rank: int
+    host: str
+    role: str
+    node: int
+    node_rank: int
+    replica: int
+    node_replicas: tuple[int, ...]
+
+
+def arrange(
+    hosts: Sequence[str], groups: Sequence[int], ranks_per_node: int = 0, trainers_per_node: int = 1
+) -> tuple[Place, ...]:
+    """The place of every rank.
+
+    Arguments:
+        hosts: host name of each rank.
+        groups: of each rank a number that is shared by exactly those ranks that MPI finds on one shared memory;
+            that of rank 0 is not read.
+        ranks_per_node: K > 0 cuts ranks 1.. into blocks of K instead; the last block may be smaller.
+        trainers_per_node: ranks of a node that own accelerators, each its own replica; the rest generate. A node
+            with fewer ranks has trainers only.
+
+    Raises LaunchError where there is no rank to train, where the groups disagree with the host names, or where a
+    block of K spans two hosts.
+    """
+    size = len(hosts)
+    if size < 2:
+        raise LaunchError(f"{size} rank: a run needs at least 2, one to keep the history and one to train")
+    if ranks_per_node < 0 or trainers_per_node < 1:
+        raise LaunchError(
+            f"ranks per node is {ranks_per_node} and trainers per node {trainers_per_node}, but they must be at "
+            "least 0 and 1"
+        )
+
+    # Nodes are numbered by their lowest rank; nothing assumes that a node's ranks follow one another.
+    workers = range(1, size)
+    keys = [(rank - 1) // ranks_per_node for rank in workers] if ranks_per_node else [groups[r] for r in workers]
+    members: dict[int, list[int]] = {}
+    for rank, key in zip(workers, keys, strict=True):
+        members.setdefault(key, []).append(rank)
+    nodes = list(members.values())
+    _check_hosts(hosts, nodes, ranks_per_node)
+
+    places = [Place(0, hosts[0], COORDINATOR, -1, -1, -1, ())]
+    first_replica = 0
+    for index, ranks in enumerate(nodes):
+        trainers = min(trainers_per_node, len(ranks))
+        replicas = tuple(range(first_replica, first_replica + trainers))
+        for local, rank in enumerate(ranks):
+            role, replica = (TRAINER, replicas[local]) if local < trainers else (GENERATOR, -1)
+            places.append(Place(rank, hosts[rank], role, index, local, replica, replicas))
+        first_replica += trainers
+    return tuple(sorted(places, key=lambda place: place.rank))
+
+
+def _check_hosts(hosts: Sequence[str], nodes: Sequence[Sequence[int]], ranks_per_node: int) -> None:
+    """A node lies on one host; without `ranks_per_node`, a host holds one node."""
+    seen: dict[str, Sequence[int]] = {}
+    for ranks in nodes:
+        names = sorted({hosts[rank] for rank in ranks})
+        if len(names) > 1:
+            raise LaunchError(
+                f"ranks {_few(ranks)} make one node, but lie on the hosts {', '.join(names[:4])}. "
+                + (
+                    f"--ranks-per-node {ranks_per_node} counts from rank 1 on and must not cut across hosts: choose "
+                    "another number, or leave it out"
+                    if ranks_per_node
+                    else "Give every host its own name, or pass --ranks-per-node K to cut the ranks into nodes of K"
+                )
+            )
+        other = seen.setdefault(names[0], ranks)
+        if other is not ranks and not ranks_per_node:
+            raise LaunchError(
+                f"host {names[0]} holds ranks {_few(other)} and {_few(ranks)}, but MPI finds no memory that they "
+                "share. Either several machines have this name, or MPI was started so that it does not see the "
+                "node (srun --mpi=pmix with Open MPI's wheel does that: use its mpirun). Pass --ranks-per-node K "
+                "to cut ranks 1, 2, ... into nodes of K"
+            )
+
+
+def _few(ranks: Sequence[int]) -> str:
+    shown = ", ".join(str(rank) for rank in ranks[:6])
+    return shown + (", ..." if len(ranks) > 6 else "")

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has become of a trial, and what is told of it: rows to rank 0, and its outcome in the history for the search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from aiperf_mpi.parallel.context import Context
+from aiperf_mpi.parallel.messages import Kind
+from aiperf_mpi.results.schema import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
+from aiperf_mpi.search.budget import Budget
+from aiperf_mpi.search.history import HistoryFull
+from aiperf_mpi.search.prediction import predict_error
+from aiperf_mpi.search.record import DONE, STOPPED, Candidate
+from aiperf_mpi.training.fit import EpochResult
+
+
+@dataclass
+class Trial:
+    """What has become of a trial so far."""
+
+    candidate: Candidate
+    budget: Budget
+    t_start: float
+    status: int = UNFINISHED
+    cause: str = ""
+    precision: str = ""
+    difference: float = math.nan
+    kept: bool = False
+    epochs: int = 0
+    train_samples: int = 0
+    val_samples: int = 0
+    val_errors: list[float] = field(default_factory=list)
+
+    def add(self, epoch: EpochResult) -> None:
+        """Count an epoch, or the part of it that was done."""
+        self.epochs += 1
+        self.train_samples += epoch.train_samples
+        self.val_samples += epoch.val_samples
+        if math.isfinite(epoch.val_error):
+            self.val_errors.append(epoch.val_error)
+
+
+def send_epoch(context: Context, candidate: Candidate, epoch: EpochResult) -> None:
+    """Tell rank 0 of an epoch, or of the part of it that was done."""
+    row = new_row(
+        EPOCH_ROW,
+        trial_id=candidate.trial_id,
+        epoch=epoch.epoch,
+        steps=epoch.steps,
+        t_start=epoch.t_start,
+        t_end=epoch.t_end,
+        train_samples=epoch.train_samples,
+        val_samples=epoch.val_samples,
+        lr=epoch.lr,
+        train_loss=epoch.train_loss,
+        val_loss=epoch.val_loss,
+        val_error=epoch.val_error,
+        partial=epoch.partial,
+    )
+    with context.timer("communicate"):
+        context.windows.messages.send(Kind.EPOCH, row[0])
+
+
+def record_end(context: Context, trial: Trial) -> None:
+    """Record how a trial ended: an outcome in the history for the search, a row for the result."""
+    candidate, config, now = trial.candidate, context.config, context.now()
+    best = min(trial.val_errors, default=math.nan)
+    predicted = math.nan
+    if candidate.round < config.hpo.from_round and trial.status in (DONE, STOPPED):
+        # In the warm-up the search is told what the trial would reach (section 4.5 of the paper).
+        prediction = predict_error(trial.val_errors, config.train.epochs)
+        predicted = prediction.error if prediction.predicted else math.nan
+
+    with context.timer("communicate"):
+        if trial.status != UNFINISHED:
+            outcome = candidate.outcome(
+                trial.status, now, epochs=trial.epochs, best_error=best, predicted_error=predicted,
+                kept=trial.kept and config.model.inherits, cause=trial.cause,
+            )  # fmt: skip
+            try:
+                context.windows.history.append(outcome)
+            except HistoryFull:
+                # Rank 0 drains the run for it; the row below still tells how this trial ended.
+                trial.cause = trial.cause or "the history is full: its outcome is in the result alone"
+        row = new_row(
+            TRIAL_ROW,
+            trial_id=candidate.trial_id,
+            status=trial.status,
+            epochs=trial.epochs,
+            epochs_max=trial.budget.epochs_max,
+            patience=trial.budget.patience,
+            lr=config.train.lr,
+            t_start=trial.t_start,
+            t_end=now,
+            best_error=best,
+            predicted_error=predicted,
+            morph_max_abs_diff=trial.difference,
+            train_samples=trial.train_samples,
+            val_samples=trial.val_samples,
+            precision=trial.precision,
+            cause=trial.cause,
+        )
+        context.windows.messages.send(Kind.TRIAL, row[0])

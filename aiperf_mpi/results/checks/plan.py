@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of how trials were trained: budgets and learning rates of the configuration, rounds in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from aiperf_mpi.results.checks.registry import check, column_differs, rows_where
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.schema import MORPH_TOLERANCE, REJECTED
+from aiperf_mpi.search.budget import budget, learning_rate
+
+
+@check("I13", "epochs_max, patience and learning rates of the round by the stored configuration")
+def budgets(e: Evidence) -> Iterator[str]:
+    """Trials have the budget of their round and the configured learning rate."""
+    trials, rules = e.table("trials"), e.config.train
+    reported = trials["epochs_max"] > 0
+    for row in np.flatnonzero(reported | e.trained):
+        limits = budget(int(trials["round"][row]), rules)
+        stored = int(trials["epochs_max"][row]), int(trials["patience"][row])
+        if reported[row] and stored != (limits.epochs_max, limits.patience):
+            yield (
+                f"trial {trials['trial_id'][row]}: epochs_max and patience are {stored}, but its round's are "
+                f"{limits.epochs_max, limits.patience}"
+            )
+        if len(e.own_epochs[row]) > limits.epochs_max:
+            yield f"trial {trials['trial_id'][row]}: more epochs than its round allows"
+    yield from rows_where("trials", reported & (trials["lr"] != rules.lr), "lr is not the configured one")
+    expected = [learning_rate(rules.lr, epoch, rules.epochs) for epoch in e.column("epochs", "epoch").tolist()]
+    yield from column_differs("epochs", "lr", e.column("epochs", "lr").tolist(), expected)
+
+
+@check("I14", "rounds of a replica differ, and are trained in ascending order")
+def rounds(e: Evidence) -> Iterator[str]:
+    """Each replica trains its candidates in the order of their rounds."""
+    trials = e.table("trials")
+    used = np.flatnonzero(e.trained & (e.status != REJECTED))
+    order = used[np.lexsort((trials["t_start"][used], trials["replica"][used]))]
+    same = trials["replica"][order][1:] == trials["replica"][order][:-1]
+    backwards = same & (np.diff(trials["round"][order]) <= 0)
+    wrong = np.isin(np.arange(len(e.trained)), order[1:][backwards])
+    yield from rows_where("trials", wrong, "its round is not behind that of its replica's trial before it")
+
+
+@check("V08", f"children that inherit weights compute their parents' function: difference <= {MORPH_TOLERANCE:g}")
+def function_preserved(e: Evidence) -> Iterator[str]:
+    """Inherited weights keep the parent's function; without inheritance no difference is measured."""
+    difference = e.column("trials", "morph_max_abs_diff")
+    measured = ~np.isnan(difference)
+    if e.config.model.initial_weight != "inherit":
+        yield from rows_where("trials", measured, "morph_max_abs_diff of a trial that inherits no weights")
+        return
+
+    # A child that was not trained had no weights yet, or failed for its difference; one whose replica was killed said
+    # nothing of it.
+    children = e.column("trials", "parent_id") >= 0
+    inherited = children & e.trained & (e.column("trials", "epochs_max") > 0)
+    if inherited.any():
+        yield f"= {np.nanmax(difference[inherited], initial=0):.1e} at most in {int(inherited.sum())} children"
+    yield from rows_where("trials", inherited & ~measured, "morph_max_abs_diff was not measured before training")
+    wrong = inherited & measured & ~((difference >= 0) & (difference <= MORPH_TOLERANCE))
+    yield from rows_where("trials", wrong, f"morph_max_abs_diff is not between 0 and {MORPH_TOLERANCE:g}")
+    yield from rows_where("trials", measured & ~children, "morph_max_abs_diff of the initial architecture")
+
+
+@check("V20", "a resumed trial makes the run a trial")
+def resumed(e: Evidence) -> Iterator[str]:
+    """Official runs are not interrupted."""
+    if e.attribute("class") == "official" and e.column("trials", "resumed").any():
+        yield "an official run has resumed trials"

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows from a result's rows, recomputed: the judge compares it with what the file says.
+
+Everything is computed on first use and kept. A value that cannot be computed from damaged rows raises, and the check
+that asked for it fails with that reason.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import Config, from_toml
+from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.results import score
+from aiperf_mpi.results.resultfile import Result
+from aiperf_mpi.results.schema import STATUS, TABLES
+from aiperf_mpi.results.tables import Columns, best_validation, counting
+from aiperf_mpi.search.architecture import Architecture, Morph
+
+#: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.
+_MAX_BLOCKS = 1000
+
+
+class MissingError(KeyError):
+    """A column or attribute that the file does not have in the schema's form."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is missing"
+
+
+class Evidence:
+    """The rows of a result and what they amount to."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    # -- as stored ---------------------------------------------------------------------------------------------------
+
+    def column(self, table: str, name: str) -> np.ndarray:
+        """A column; raises MissingError without it."""
+        try:
+            return self.result.tables[table][name]
+        except KeyError:
+            raise MissingError(f"/{table}/{name}") from None
+
+    def attribute(self, name: str) -> Any:
+        """A root attribute; raises MissingError without it."""
+        try:
+            return self.result.attributes[name]
+        except KeyError:
+            raise MissingError(f"attribute {name}") from None
+
+    def table(self, name: str) -> Columns:
+        """All columns of a table; raises MissingError if it lacks one."""
+        return {column: self.column(name, column) for column in TABLES[name].names}
+
+    # -- recomputed --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration that was run."""
+        return from_toml(self.result.documents["config/resolved_toml"], "/config/resolved_toml")
+
+    @cached_property
+    def status(self) -> np.ndarray:
+        """i8 [trials]: codes of the status names, len(STATUS) for a name that is unknown."""
+        codes = {name: code for code, name in enumerate(STATUS)}
+        names = self.column("trials", "status").tolist()
+        return np.array([codes.get(name, len(STATUS)) for name in names], np.int64)
+
+    @cached_property
+    def index(self) -> dict[int, int]:
+        """Row in /trials by trial id."""
+        return {trial: row for row, trial in enumerate(self.column("trials", "trial_id").tolist())}
+
+    @cached_property
+    def of_trial(self) -> np.ndarray:
+        """i8 [epochs]: row in /trials of each epoch, -1 for an unknown trial."""
+        return np.array([self.index.get(trial, -1) for trial in self.column("epochs", "trial_id").tolist()], np.int64)
+
+    @cached_property
+    def own_epochs(self) -> list[np.ndarray]:
+        """[trials]: rows in /epochs of each trial, in the order of the file."""
+        order = np.argsort(self.of_trial, kind="stable")
+        rows = np.arange(len(self.status))
+        starts = np.searchsorted(self.of_trial[order], rows, side="left")
+        stops = np.searchsorted(self.of_trial[order], rows, side="right")
+        return [order[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+    @cached_property
+    def trained(self) -> np.ndarray:
+        """bool [trials]: whether anything was trained or validated."""
+        return np.array([len(rows) > 0 for rows in self.own_epochs], bool)
+
+    @cached_property
+    def morphs(self) -> list[tuple[Morph, ...] | str]:
+        """[trials]: the morphs of each trial's parent, or why they cannot be read."""
+        return [_morphs(text) for text in self.column("trials", "morphs").tolist()]
+
+    @cached_property
+    def architectures(self) -> list[Architecture | str]:
+        """[trials]: each architecture, replayed from the initial one by the chain of parents, or why it cannot be."""
+        root = _root(self.attribute("base_json"))
+        found: list[Architecture | str] = []
+        for row, parent in enumerate(self.column("trials", "parent_id").tolist()):
+            found.append(self._replay(row, parent, root, found))
+        return found
+
+    def _replay(
+        self, row: int, parent: int, root: Architecture, found: list[Architecture | str]
+    ) -> Architecture | str:
+        morphs = self.morphs[row]
+        if isinstance(morphs, str):
+            return morphs
+        place = self.index.get(parent, len(found))
+        start = root if parent == -1 else found[place] if place < len(found) else f"parent {parent} is not before it"
+        if isinstance(start, str):
+            return start if parent == -1 or place >= len(found) else f"parent {parent}: {start}"
+        try:
+            return start.apply(*morphs)
+        except ValueError as error:
+            return f"not a child of trial {parent}: {error}"
+
+    @cached_property
+    def counts(self) -> list[tuple[int, int]]:
+        """[trials]: operations per image for training and validation; (0, 0) where the replay fails."""
+        # Counted on copies, so that the lists of layers are not kept: ten thousand of them fill 600 MB.
+        return [(0, 0) if isinstance(a, str) else operations(a.apply()) for a in self.architectures]
+
+    @cached_property
+    def epoch_ops(self) -> list[int]:
+        """[epochs]: operations, exact."""
+        train, val = (self.column("epochs", name).tolist() for name in ("train_samples", "val_samples"))
+        counts: list[tuple[int, int]] = [*self.counts, (0, 0)]
+        return [
+            score.operations(counts[row][0], counts[row][1], t, v)
+            for row, t, v in zip(self.of_trial.tolist(), train, val, strict=True)
+        ]
+
+    @cached_property
+    def epoch_credited(self) -> list[int]:
+        """[epochs]: credited operations, exact."""
+        core_seconds = self.attribute("core_seconds")
+        status = [*self.status.tolist(), len(STATUS)]
+        ends = self.column("epochs", "t_end").tolist()
+        return [
+            ops if score.is_credited(status[row], t_end, core_seconds) else 0
+            for ops, row, t_end in zip(self.epoch_ops, self.of_trial.tolist(), ends, strict=True)
+        ]
+
+    @cached_property
+    def counts_for_error(self) -> np.ndarray:
+        """bool [epochs]: whether the epoch's trial did not fail."""
+        return counting(self.status, self.of_trial)
+
+    @cached_property
+    def best(self) -> tuple[float, int]:
+        """Lowest validation error and its trial; (NaN, -1) without one."""
+        return best_validation(self.table("epochs"), self.counts_for_error, self.attribute("core_seconds"))
+
+    @cached_property
+    def total_ops(self) -> int:
+        """Credited operations of the run, exact."""
+        return sum(self.epoch_credited)
+
+    @cached_property
+    def series(self) -> list[score.Sample]:
+        """The samples that /score_series must hold."""
+        return score.score_series(
+            score.tick_times(self.attribute("core_seconds"), self.attribute("tick")),
+            self.column("epochs", "t_end"),
+            self.epoch_credited,
+            self.column("epochs", "val_error"),
+            self.column("epochs", "val_samples"),
+            self.counts_for_error,
+        )
+
+
+def _morphs(text: str) -> tuple[Morph, ...] | str:
+    try:
+        return tuple(Morph.from_dict(entry) for entry in json.loads(text))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return f"morphs {text[:80]!r} cannot be read: {error}"
+
+
+def _root(text: str) -> Architecture:
+    data = json.loads(text)
+    blocks = data.get("base", {}).get("blocks", []) if isinstance(data, dict) else []
+    if not all(isinstance(n, int) for n in blocks) or sum(blocks) > _MAX_BLOCKS:
+        raise ValueError(f"initial architecture: blocks {blocks} are more than {_MAX_BLOCKS} or no integers")
+    return Architecture.from_dict(data)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judge: from a result file to its verdict, by recomputing everything from the rows. It alone may say "score".
+
+The runner, `verify`, `report` and `compare` call it; none of them trusts what the file says of itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import classify
+from aiperf_mpi.results.checks import CHECKS, FATAL, OFFICIAL
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.resultfile import NotAResult, Result, load, open_file
+from aiperf_mpi.results.schema import DONE, FAILED, STOPPED
+
+__all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
+
+#: Checks of the finished file, which the judge makes itself, as they need its verdict or its bytes.
+SEAL, AGREES = "V21", "I12"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a result is invalid: the check's identifier, and what it found."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check, whether or not it is fatal for this run."""
+
+    id: str
+    severity: str
+    about: str
+    limit: str
+    measured: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a result amounts to. Rates are op/s, times s, errors fractions; NaN or 0 where it has no such value.
+
+    `cls` is official or trial, `division` closed or open. `rate` is credited operations over core seconds, whatever
+    the verdict: only `score_ops` and `score_regulated` are scores, and NaN unless the result is valid and official.
+    """
+
+    valid: bool
+    cls: str
+    division: str
+    reasons: tuple[Reason, ...]
+    findings: tuple[Finding, ...]
+    end: str
+    total_ops: int
+    rate: float
+    regulated: float
+    best_error: float
+    best_trial: int
+    error_final: float
+    core_seconds: float
+    trials: int
+    trials_done: int
+    trials_failed: int
+    ranks: int
+    nodes: int
+    replicas: int
+    devices: int
+
+    @property
+    def score_ops(self) -> float:
+        """The score of a valid official run in op/s, else NaN."""
+        return self.rate if self.valid and self.cls == "official" else math.nan
+
+    @property
+    def score_regulated(self) -> float:
+        """The regulated score of a valid official run in op/s, else NaN."""
+        return self.regulated if self.valid and self.cls == "official" else math.nan
+
+    @property
+    def trial_rate_ops(self) -> float:
+        """The rate of a valid trial run in op/s, else NaN."""
+        return self.rate if self.valid and self.cls == "trial" else math.nan
+
+    @property
+    def unscored_rate_ops(self) -> float:
+        """The rate of an invalid run in op/s, else NaN."""
+        return math.nan if self.valid else self.rate
+
+    @property
+    def reason_ids(self) -> tuple[str, ...]:
+        """The identifiers of the reasons, each once, in order."""
+        return tuple(dict.fromkeys(reason.id for reason in self.reasons))
+
+    def attributes(self) -> dict[str, Any]:
+        """The verdict as root attributes of the result file."""
+        return {
+            "class": self.cls,
+            "division": self.division,
+            "valid": int(self.valid),
+            "invalid_reasons": json.dumps([[reason.id, reason.text] for reason in self.reasons]),
+            "score_ops": self.score_ops,
+            "score_regulated": self.score_regulated,
+            "trial_rate_ops": self.trial_rate_ops,
+            "unscored_rate_ops": self.unscored_rate_ops,
+        }
+
+
+def judge(path: Path | str) -> Verdict:
+    """The verdict on a result file.
+
+    Raises NotAResult (a ValueError) with one line if the file is no result at all; whatever is wrong inside one is a
+    reason of the verdict.
+    """
+    return read(path)[1]
+
+
+def read(path: Path | str) -> tuple[Result, Verdict]:
+    """The content of a result file and the verdict on it; raises NotAResult like `judge`."""
+    with open_file(path) as file:
+        result = load(file)
+    verdict = judge_content(result)
+    return result, _with_findings(verdict, [_seal(result), _agrees(result, verdict)])
+
+
+def judge_content(result: Result) -> Verdict:
+    """The verdict on the content of a result that may not be sealed yet (see `judge`)."""
+    evidence = Evidence(result)
+    cls, division = _class(evidence)
+    findings, reasons = [], []
+    with np.errstate(all="ignore"):
+        for check in CHECKS:
+            outcome = check.run(evidence)
+            passed = not outcome.wrong
+            findings.append(Finding(check.id, check.severity, check.about, check.limit, outcome.measured, passed))
+            if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
+                reasons += [Reason(check.id, text) for text in outcome.wrong]
+
+        total = _value(evidence, "total_ops", 0)
+        samples = _value(evidence, "series", [])
+        best_error, best_trial = _value(evidence, "best", (math.nan, -1))
+        status = _value(evidence, "status", np.zeros(0, int))
+    facts = result.attributes
+    core_seconds = facts.get("core_seconds", 0.0)
+    return Verdict(
+        valid=not reasons,
+        cls=cls,
+        division=division,
+        reasons=tuple(reasons),
+        findings=tuple(findings),
+        end=facts.get("end", "unknown"),
+        total_ops=total,
+        rate=samples[-1].rate if samples else math.nan,
+        regulated=samples[-1].regulated if samples else math.nan,
+        best_error=best_error,
+        best_trial=best_trial,
+        error_final=facts.get("error_final", math.nan),
+        core_seconds=core_seconds,
+        trials=len(status),
+        trials_done=int(np.isin(status, (DONE, STOPPED)).sum()),
+        trials_failed=int((status == FAILED).sum()),
+        ranks=facts.get("n_ranks", 0),
+        nodes=facts.get("n_nodes", 0),
+        replicas=facts.get("n_replicas", 0),
+        devices=facts.get("n_devices", 0),
+    )
+
+
+def _class(evidence: Evidence) -> tuple[str, str]:
+    """Class and division by the stored configuration; the humblest ones where it cannot be read."""
+    try:
+        cls, division, _ = classify(evidence.config)
+    except (KeyError, ValueError):
+        return "trial", "open"
+    return cls, division
+
+
+def _value(evidence: Evidence, name: str, default: Any) -> Any:
+    """A recomputed value, or `default` where the rows are damaged (a check has said so already)."""
+    try:
+        return getattr(evidence, name)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return default
+
+
+# -- the finished file -----------------------------------------------------------------------------------------------
+
+
+def _with_findings(verdict: Verdict, results: list[tuple[Finding, list[str]]]) -> Verdict:
+    """The verdict with further checks, all of them fatal."""
+    reasons = [Reason(finding.id, text) for finding, wrong in results for text in wrong]
+    return replace(
+        verdict,
+        valid=verdict.valid and not reasons,
+        reasons=(*verdict.reasons, *reasons),
+        findings=(*verdict.findings, *(finding for finding, _ in results)),
+    )
+
+
+def _seal(result: Result) -> tuple[Finding, list[str]]:
+    """The file was completed, and nothing in it has changed since."""
+    wrong = []
+    if result.attributes.get("complete") != 1:
+        wrong.append("the file is not complete: the run has not ended, or was killed")
+    if not result.content_sha256 or result.attributes.get("content_sha256") != result.content_sha256:
+        wrong.append("the content is not what its hash says: it was changed behind the end of the run")
+    limit = "complete = 1, SHA-256 of the content"
+    return Finding(SEAL, FATAL, "The file is complete and unchanged.", limit, result.content_sha256, not wrong), wrong
+
+
+def _agrees(result: Result, verdict: Verdict) -> tuple[Finding, list[str]]:
+    """The verdict that the file holds is the judge's (an unfinished file holds none)."""
+    wrong = list(_disagreements(result, verdict)) if result.attributes.get("complete") == 1 else []
+    limit = "every attribute of the verdict"
+    return Finding(AGREES, FATAL, "The file says of itself what the judge says.", limit, "", not wrong), wrong
+
+
+def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
+    for name, expected in verdict.attributes().items():
+        stored = result.attributes.get(name)
+        if isinstance(expected, float) and isinstance(stored, float):
+            same = math.isclose(stored, expected, rel_tol=1e-9) or (math.isnan(stored) and math.isnan(expected))
+        else:
+            same = stored == expected
+        if not same:
+            yield f"attribute {name} is {str(stored)[:60]!r}, but the rows give {str(expected)[:60]!r}"

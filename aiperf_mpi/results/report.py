@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a verdict is said: lines for standard output, exit codes, JSON, text. No other module formats a score."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiperf_mpi.results.judge import Verdict, judge
+
+#: Every line of the verdict on standard output begins with this; a site's tooling finds each key once.
+PREFIX = "AIPERF_MPI"
+
+#: Exit codes of a run that has ended.
+EXIT_VALID, EXIT_INVALID, EXIT_DRAINED = 0, 3, 4
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained, whatever the verdict."""
+    return EXIT_DRAINED if verdict.end == "drained" else verify_code(verdict)
+
+
+def verify_code(verdict: Verdict) -> int:
+    """Exit code of `verify`, which judges the file alone: 0 valid, 3 invalid."""
+    return EXIT_VALID if verdict.valid else EXIT_INVALID
+
+
+def status(verdict: Verdict) -> str:
+    """VALID or INVALID."""
+    return "VALID" if verdict.valid else "INVALID"
+
+
+def rate_text(rate: float) -> str:
+    """A rate in operations per second."""
+    return f"{rate:.6e} op/s"
+
+
+def error_text(error: float) -> str:
+    """An error as a fraction; `nan` for none."""
+    return "nan" if math.isnan(error) else f"{error:.6f}"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
+
+    Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run has
+    `trial_rate_ops`, an invalid run `unscored_rate_ops` and `reasons`.
+    """
+    return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
+
+
+def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    yield "status", status(verdict)
+    yield "class", verdict.cls
+    yield "division", verdict.division
+    yield "end", verdict.end
+    for key in ("ranks", "nodes", "replicas", "devices"):
+        yield key, str(getattr(verdict, key))
+    yield "core_seconds", f"{verdict.core_seconds:.3f}"
+    yield "trials", str(verdict.trials)
+    yield "trials_done", str(verdict.trials_done)
+    yield "best_error", error_text(verdict.best_error)
+    yield "error_final", error_text(verdict.error_final)
+    if not verdict.valid:
+        yield "unscored_rate_ops", rate_text(verdict.unscored_rate_ops)
+        yield "reasons", ",".join(verdict.reason_ids)
+    elif verdict.cls == "official":
+        yield "score_ops", rate_text(verdict.score_ops)
+        if not math.isnan(verdict.score_regulated):
+            yield "score_regulated", rate_text(verdict.score_regulated)
+    else:
+        yield "trial_rate_ops", rate_text(verdict.trial_rate_ops)
+
+
+def lines_without_result(end: str) -> list[str]:
+    """The lines of a run whose result file could not be written: invalid, with the reason V21 (no complete file)."""
+    pairs = (("status", "INVALID"), ("end", end), ("reasons", "V21"))
+    return [f"{PREFIX} {key}: {value}" for key, value in pairs]
+
+
+def reason_lines(verdict: Verdict) -> list[str]:
+    """One line for each reason why a result is invalid."""
+    return [f"{reason.id}: {reason.text}" for reason in verdict.reasons]
+
+
+# -- verify ----------------------------------------------------------------------------------------------------------
+
+
+def verify_file(path: Path | str, *, as_json: bool = False) -> int:
+    """Judge a file and print the verdict with every check on standard output; returns 0 (valid) or 3.
+
+    Raises NotAResult if the file is no result at all.
+    """
+    verdict = judge(path)
+    print(verdict_json(verdict) if as_json else "\n".join([*verdict_lines(verdict), *check_lines(verdict)]))
+    return verify_code(verdict)
+
+
+def check_lines(verdict: Verdict) -> list[str]:
+    """One line for each check, with what it measured and its limit, and below it what it found wrong."""
+    lines = []
+    for finding in verdict.findings:
+        measured = f"{finding.measured}; " if finding.measured else ""
+        lines.append(f"{finding.id} {'passed' if finding.passed else 'FAILED'}: {measured}limit: {finding.limit}")
+        lines += [f"    {reason.text}" for reason in verdict.reasons if reason.id == finding.id]
+    return lines
+
+
+def verdict_json(verdict: Verdict) -> str:
+    """The verdict and its checks as one JSON object; numbers that are unknown are null."""
+    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops")
+    data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
+    data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in ("rate", "regulated")}
+    data |= {key: getattr(verdict, key) for key in rates}
+    return json.dumps(_known(data), indent=1)
+
+
+def _known(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _known(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_known(entry) for entry in value]
+        case _:
+            return value
+
+
+def text_report(path: Path | str, width: int = 110) -> str:
+    """The report of a result file for a terminal of `width` columns, without colour.
+
+    Raises NotAResult if the file is no result at all.
+    """
+    from aiperf_mpi.results.text import render
+
+    return render(path, width)

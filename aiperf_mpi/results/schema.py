@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a result consists of: the rows that ranks send, and the tables and attributes of the HDF5 file.
+
+Everything that names a column, a status, a phase or an attribute reads it here. Rows are fixed-width structured
+dtypes (little-endian, aligned as a C compiler would), because they cross MPI messages and a pipe as plain bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.search.record import DONE, DROPPED, FAILED, NONE, REJECTED, STATUS_NAMES, STOPPED
+from aiperf_mpi.system.phases import PHASES
+
+__all__ = [
+    "ATTRIBUTES", "CREDITED", "DOCUMENTS", "DONE", "DROPPED", "DTYPES", "ENDS", "EPOCHS", "EPOCH_ROW", "FAILED",
+    "FINAL_ROW", "FIRST_EPOCH", "MESSAGES", "MESSAGE_KINDS", "MORPH_TOLERANCE", "PHASES", "RANKS", "RANK_ROW",
+    "REJECTED", "ROW_MESSAGES", "SCHEMA", "SCHEMA_VERSION", "SCORE_SERIES", "STATUS", "STOPPED", "TABLES", "TRIALS",
+    "TRIAL_ROW", "UNFINISHED", "WINDOW_MESSAGES", "Column", "RunHeader", "Table", "new_row",
+]  # fmt: skip
+
+SCHEMA = "aiperf_mpi.result"
+SCHEMA_VERSION = "1.0"
+
+#: Status of a trial by the code in TRIAL_ROW: the history's codes, where no outcome means a trial that core stop (or
+#: the end of the job) cut short.
+UNFINISHED = NONE
+STATUS = ("unfinished", *STATUS_NAMES[1:])
+
+#: Trials whose work is credited. A failed trial costs its time and earns nothing; the last two never trained.
+CREDITED = (UNFINISHED, DONE, STOPPED)
+
+#: How a run ended: `running` and `killed` stand only in files that were never completed.
+ENDS = ("running", "time_limit", "drained", "killed")
+
+#: What crosses point-to-point messages (rows and stop messages), and what crosses windows.
+ROW_MESSAGES = ("epoch", "trial", "rank", "final", "stop")
+WINDOW_MESSAGES = ("history", "claim", "candidate")
+MESSAGE_KINDS = ROW_MESSAGES + WINDOW_MESSAGES
+
+#: How far a child that inherits its parent's weights may compute another function than it (`morph_max_abs_diff`): room
+#: for the rounding of float32, a hundred times what is measured. Beyond it the trial fails before it is trained.
+MORPH_TOLERANCE = 1e-4
+
+#: Number of an epoch in its trial starts here (the learning rate is lr0 (1 - epoch/60)).
+FIRST_EPOCH = 0
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+#: One epoch, or the part of it that was trained: times in s since core start on rank 0's clock, samples that were
+#: really used (padding adds none), errors as fractions. `val_error` is NaN unless the validation is whole.
+EPOCH_ROW = np.dtype(
+    [
+        ("trial_id", "<i8"), ("epoch", "<i4"), ("steps", "<i4"), ("t_start", "<f8"), ("t_end", "<f8"),
+        ("train_samples", "<u8"), ("val_samples", "<u8"), ("lr", "<f8"), ("train_loss", "<f8"),
+        ("val_loss", "<f8"), ("val_error", "<f8"), ("partial", "u1"),
+    ],
+    align=True,
+)  # fmt: skip
+
+#: One trial at its end; samples are the sums over its epochs, `cause` says why it failed, stopped or was rejected.
+TRIAL_ROW = np.dtype(
+    [
+        ("trial_id", "<i8"), ("status", "u1"), ("resumed", "u1"), ("epochs", "<i4"), ("epochs_max", "<i4"),
+        ("patience", "<i4"), ("lr", "<f8"), ("t_start", "<f8"), ("t_end", "<f8"), ("best_error", "<f8"),
+        ("predicted_error", "<f8"), ("morph_max_abs_diff", "<f8"), ("train_samples", "<u8"), ("val_samples", "<u8"),
+        ("precision", "S16"), ("cause", "S160"),
+    ],
+    align=True,
+)  # fmt: skip
+
+#: One rank at the end of the run; `messages_*` and `message_bytes` (sent plus received) are by MESSAGE_KINDS.
+RANK_ROW = np.dtype(
+    [
+        ("rank", "<i4"), ("node", "<i4"), ("replica", "<i4"), ("local_rank", "<i4"), ("role", "S16"),
+        ("hostname", "S64"), ("device", "S64"), ("wall_seconds", "<f8"), ("phase_seconds", "<f8", (len(PHASES),)),
+        ("messages_sent", "<i8", (len(MESSAGE_KINDS),)), ("messages_received", "<i8", (len(MESSAGE_KINDS),)),
+        ("message_bytes", "<i8", (len(MESSAGE_KINDS),)),
+    ],
+    align=True,
+)  # fmt: skip
+
+#: The validation error of the best model, loaded again after core stop.
+FINAL_ROW = np.dtype([("trial_id", "<i8"), ("error", "<f8")], align=True)
+
+
+def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:
+    """One row of `dtype` (shape (1,)) with `values` in their columns, NaN in other floats, 0 in the rest.
+
+    Text is stored as UTF-8 and cut to its column's width. Raises ValueError for a name that is no column.
+    """
+    row = np.zeros(1, dtype)
+    for name in dtype.names or ():
+        if dtype[name].kind == "f":
+            row[name] = np.nan
+    for name, value in values.items():
+        if name not in (dtype.names or ()):
+            raise ValueError(f"row has no column {name!r}; it has {', '.join(dtype.names or ())}")
+        # A cut in the middle of a character takes the whole character away.
+        if isinstance(value, str):
+            value = value.encode()[: dtype[name].itemsize].decode(errors="ignore").encode()
+        row[name] = value
+    return row
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What is known of a run before its core time starts (the journal's first event; times in s).
+
+    `base` is the JSON of the initial architecture, from which all others are replayed; `train_images` and
+    `val_images` are the sizes of the sets that are really used; `inventory` and `packages` are JSON objects.
+    """
+
+    run_id: str
+    seed: int
+    time_limit: float
+    tick: float
+    base: str
+    train_images: int
+    val_images: int
+    n_ranks: int
+    n_nodes: int
+    n_replicas: int
+    n_devices: int
+    n_generators: int = 0
+    cls: str = "trial"
+    division: str = "open"
+    departures: tuple[str, ...] = ()
+    precision: str = "float32"
+    dataset: str = ""
+    dataset_sha256: str = ""
+    config_toml: str = ""
+    config_sha256: str = ""
+    argv: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    inventory: Mapping[str, Any] | None = None
+    packages: Mapping[str, str] | None = None
+    version: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The header as a JSON object."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> RunHeader:
+        """A header from its JSON object; keys of later versions are left out. Raises TypeError if one is missing."""
+        known = {f.name for f in fields(RunHeader)}
+        values: dict[str, Any] = {key: value for key, value in data.items() if key in known}
+        for key in ("departures", "argv"):
+            values[key] = tuple(values.get(key, ()))
+        return RunHeader(**values)
+
+
+# -- the HDF5 file ---------------------------------------------------------------------------------------------------
+
+#: Types of columns and attributes: numpy's names, and `str` for UTF-8 strings of variable length.
+DTYPES = {"i4": "<i4", "i8": "<i8", "u1": "u1", "u8": "<u8", "f8": "<f8", "str": "str"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A 1-D column of a table, or an attribute: `dtype` is a key of DTYPES, `units` is empty for names and ids."""
+
+    name: str
+    dtype: str
+    units: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A group of columns of one length that share the dimension scale `scale`, a column of row numbers or a key."""
+
+    name: str
+    scale: str
+    description: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+
+def _columns(text: str) -> tuple[Column, ...]:
+    """Columns from lines `name dtype units description` (units `-` where there are none)."""
+    rows = (line.split(maxsplit=3) for line in text.strip().splitlines())
+    return tuple(Column(name, dtype, "" if units == "-" else units, about) for name, dtype, units, about in rows)
+
+
+TRIALS = Table(
+    "trials",
+    "trial",
+    "one row for each candidate that entered the history",
+    _columns("""
+        trial_id             i8  -   slot of the candidate's PROPOSED record
+        parent_id            i8  -   trial whose architecture was morphed, -1 for the initial architecture
+        replica              i4  -   replica that generated and trains the candidate
+        round                i4  -   the candidate's ticket in its replica, from 1
+        batch_per_device     i4  image  batch size on each device
+        batch_global         i4  image  batch size over all devices of the replica
+        kernel_size          i4  -   kernel size of the convolutions that the candidate's own morphs added
+        epochs               i4  -   epochs trained, a partial one included
+        epochs_max           i4  -   epochs that the round allows
+        patience             i4  -   epochs without improvement after which training stops
+        seed                 u8  -   seed of the initial weights and of the order of the data
+        lr                   f8  1   initial learning rate
+        arch_hash            str -   hash of the canonical network
+        group                str -   the same hash with the kernel sizes of hyperparameter optimisation reset
+        arch_json            str -   the architecture: base network and all morphs
+        morphs               str -   the candidate's own morphs of its parent, a JSON list
+        status               str -   unfinished, done, stopped, failed, rejected or dropped
+        cause                str -   why the trial failed, stopped or was rejected
+        precision            str -   floating-point type of the matrix operands
+        train_ops_per_image  u8  op  operations to train on one image, by the paper's Tables 1 and 2
+        val_ops_per_image    u8  op  operations to validate one image
+        opcount_methods      str -   versions of the methods that counted the candidate and checked its step
+        train_samples        u8  image  images trained on, over all epochs
+        val_samples          u8  image  images validated, over all epochs
+        ops                  str op  operations executed, exact decimal
+        ops_f64              f8  op  ops as a float
+        ops_credited         str op  operations that count for the score, exact decimal
+        ops_credited_f64     f8  op  ops_credited as a float
+        t_start              f8  s   start, since core start on rank 0's clock (NaN: never started)
+        t_end                f8  s   end, since core start on rank 0's clock
+        best_error           f8  1   lowest validation error of a whole validation (NaN: none)
+        predicted_error      f8  1   error predicted in the warm-up (steers the search only; NaN: none)
+        morph_max_abs_diff   f8  1   largest difference from the parent's logits, over their largest (NaN: he)
+        resumed              u1  -   1 if the trial was continued from a checkpoint
+    """),
+)
+
+EPOCHS = Table(
+    "epochs",
+    "epoch_row",
+    "one row for each epoch, or part of one, ordered by trial and epoch",
+    _columns("""
+        trial_id       i8  -   trial of the epoch
+        epoch          i4  -   number of the epoch in its trial, from 0
+        steps          i4  -   training steps
+        t_start        f8  s   start, since core start on rank 0's clock
+        t_end          f8  s   end, validation included, since core start on rank 0's clock
+        train_samples  u8  image  images trained on
+        val_samples    u8  image  images validated
+        ops            u8  op  operations executed
+        ops_credited   u8  op  operations that count for the score
+        lr             f8  1   learning rate
+        train_loss     f8  1   mean training loss (NaN: no step)
+        val_loss       f8  1   mean validation loss (NaN unless the validation is whole)
+        val_error      f8  1   validation error (NaN unless the validation is whole)
+        partial        u1  -   1 if the epoch or its validation was cut short
+    """),
+)
+
+SCORE_SERIES = Table(
+    "score_series",
+    "sample",
+    "the score at each tick and at core stop, recomputed from the final rows",
+    _columns("""
+        t                   f8  s     time since core start
+        cumulative_ops      str op    credited operations of rows that ended by then, exact decimal
+        cumulative_ops_f64  f8  op    cumulative_ops as a float
+        rate                f8  op/s  cumulative_ops over t
+        best_error          f8  1     lowest validation error by then (NaN: none)
+        regulated           f8  op/s  -ln(best_error) x rate (NaN: no error yet)
+    """),
+)
+
+RANKS = Table(
+    "ranks",
+    "rank",
+    "one row for each MPI rank",
+    _columns("""
+        rank          i4  -  rank in COMM_WORLD
+        node          i4  -  index of its node (-1: coordinator)
+        replica       i4  -  index of its replica (-1: none)
+        local_rank    i4  -  rank in its node
+        role          str -  coordinator, trainer or generator
+        hostname      str -  name of its host
+        device        str -  accelerators that it drives
+        wall_seconds  f8  s  wall time of the rank
+    """)
+    + tuple(Column(f"seconds_{phase}", "f8", "s", f"time in phase {phase}") for phase in PHASES),
+)
+
+MESSAGES = Table(
+    "messages",
+    "message_row",
+    "messages by rank and kind; kinds without a message have no row",
+    _columns("""
+        rank      i4  -     rank in COMM_WORLD
+        kind      str -     what was carried
+        channel   str -     point-to-point or window
+        sent      i8  -     messages sent, or writes to the window
+        received  i8  -     messages received, or reads of the window
+        bytes     i8  byte  bytes sent and received
+    """),
+)
+
+TABLES = {table.name: table for table in (TRIALS, EPOCHS, SCORE_SERIES, RANKS, MESSAGES)}
+
+#: Scalar string datasets beside the tables.
+DOCUMENTS = {
+    "config/resolved_toml": "the configuration that was run",
+    "config/argv": "the command line, a JSON list",
+    "config/env_json": "the environment variables that matter, a JSON object",
+    "config/departures_json": "where the configuration departs from the rules, a JSON list",
+    "system/inventory_json": "the machine, a JSON object",
+    "system/packages_json": "versions of the packages, a JSON object",
+}
+
+#: Attributes of the root group. Scores are NaN where the verdict allows none.
+ATTRIBUTES = _columns("""
+    schema              str -     aiperf_mpi.result
+    schema_version      str -     version of this layout
+    aiperf_mpi_version  str -     version of the program
+    run_id              str -     identifier of the run
+    class               str -     official or trial
+    division            str -     closed or open
+    end                 str -     running, time_limit, drained or killed
+    end_cause           str -     why the run was drained
+    complete            u1  -     1 once the file is whole; set last
+    valid               u1  -     1 if the run is valid for its class
+    invalid_reasons     str -     identifiers and texts of the failed checks, a JSON list
+    score_ops           f8  op/s  the score (NaN unless valid and official)
+    score_regulated     f8  op/s  the regulated score (NaN unless valid and official)
+    trial_rate_ops      f8  op/s  the rate of a valid trial run (else NaN)
+    unscored_rate_ops   f8  op/s  the rate of an invalid run (else NaN)
+    total_ops           str op    credited operations, exact decimal
+    best_error          f8  1     lowest validation error (NaN: none)
+    best_trial          i8  -     trial that reached it (-1: none)
+    error_final         f8  1     validation error of the best model loaded again (NaN: not done)
+    error_final_trial   i8  -     trial of that model (-1: not done)
+    core_start_utc      str -     start of the core time, ISO 8601
+    core_seconds        f8  s     length of the core time
+    total_seconds       f8  s     wall time of the run on rank 0
+    time_limit          f8  s     core time that was asked for
+    tick                f8  s     distance of the samples of /score_series
+    seed                u8  -     seed of the run
+    precision           str -     floating-point type of the matrix operands
+    dataset             str -     name of the data set
+    dataset_sha256      str -     hash of the data set's manifest
+    train_images        i8  image  images of the training set
+    val_images          i8  image  images of the validation set
+    base_json           str -     the initial architecture
+    n_ranks             i4  -     MPI ranks
+    n_nodes             i4  -     nodes (virtual ones count)
+    n_replicas          i4  -     replicas
+    n_devices           i4  -     devices that train
+    n_generators        i4  -     generator ranks
+    n_trials            i4  -     rows of /trials
+    n_epochs            i8  -     rows of /epochs
+    opcount_method      str -     version of the operation count
+    config_sha256       str -     hash of the configuration
+    journal_complete    u1  -     0 if the journal could not be written to the end
+    content_sha256      str -     hash of all other content of the file
+""")

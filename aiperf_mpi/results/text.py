@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report for a terminal: verdict and reasons, score over time, trials and their tree, time of the ranks, the best
+network. Everything is read from the result file, and all numbers of the verdict come from the judge."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from aiperf_mpi.results import report
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.judge import Verdict, read
+from aiperf_mpi.results.schema import PHASES
+from aiperf_mpi.search.architecture import POOL, Architecture
+
+#: Most rows of a table in the text: a long run is thinned or cut, and says so.
+MAX_ROWS = 40
+
+
+def render(path: Path | str, width: int = 110) -> str:
+    """The report as text of `width` columns; a section that damaged rows do not give says why."""
+    result, verdict = read(path)
+    evidence = Evidence(result)
+    out = io.StringIO()
+    console = Console(file=out, width=width, no_color=True, highlight=False, emoji=False, markup=False)
+    for line in (*report.verdict_lines(verdict), *report.reason_lines(verdict)):
+        console.print(line, soft_wrap=True)
+    for title, section in SECTIONS.items():
+        console.print(f"\n{title}")
+        try:
+            for part in section(evidence, verdict):
+                console.print(part)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            console.print(f"  cannot be shown: {error}")
+    return out.getvalue()
+
+
+def _table(*columns: str, left: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=True, header_style="")
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+    return table
+
+
+def _thinned(count: int) -> list[int]:
+    """At most MAX_ROWS of `count` rows, evenly spread, the last one among them."""
+    if count <= MAX_ROWS:
+        return list(range(count))
+    return sorted({round((i + 1) * count / MAX_ROWS) - 1 for i in range(MAX_ROWS)})
+
+
+def _error(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _time(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    table = Table.grid(padding=(0, 2))
+    names = ("run_id", "aiperf_mpi_version", "dataset", "precision", "seed", "core_start_utc", "time_limit", "tick",
+             "opcount_method", "end_cause")  # fmt: skip
+    for name in names:
+        if (value := e.result.attributes.get(name, "")) != "":
+            table.add_row(f"  {name}", str(value))
+    table.add_row("  total_ops", str(verdict.total_ops))
+    yield table
+
+
+def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    columns = e.table("score_series")
+    table = _table("t (s)", "operations", "rate (op/s)", "best error", "regulated (op/s)")
+    for row in _thinned(len(columns["t"])):
+        regulated = columns["regulated"][row]
+        table.add_row(
+            _time(columns["t"][row]), f"{columns['cumulative_ops_f64'][row]:.6e}", f"{columns['rate'][row]:.6e}",
+            _error(columns["best_error"][row]), "-" if math.isnan(regulated) else f"{regulated:.6e}",
+        )  # fmt: skip
+    yield table
+    if not verdict.valid or verdict.cls != "official":
+        yield Text("  These are rates of operations, and no score: the run is not a valid official one.")
+
+
+def _trials(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    columns = e.table("trials")
+    count = len(columns["trial_id"])
+    # Of many trials the best are shown, those without an error last.
+    order = np.argsort(np.nan_to_num(columns["best_error"], nan=2.0), kind="stable")[:MAX_ROWS]
+    if count > MAX_ROWS:
+        yield Text(f"  the best {MAX_ROWS} of {count}")
+    else:
+        order = np.arange(count)
+    table = _table("trial", "parent", "replica", "round", "batch", "status", "epochs", "start", "end", "best error",
+                   "operations", left=("status",))  # fmt: skip
+    for row in order:
+        table.add_row(
+            *(str(columns[name][row]) for name in ("trial_id", "parent_id", "replica", "round", "batch_global",
+                                                   "status", "epochs")),
+            _time(columns["t_start"][row]), _time(columns["t_end"][row]), _error(columns["best_error"][row]),
+            f"{columns['ops_credited_f64'][row]:.3e}",
+        )  # fmt: skip
+    yield table
+
+    # Why trials failed or were rejected: the first ones.
+    told = [row for row in range(count) if columns["cause"][row]]
+    for row in told[:MAX_ROWS]:
+        yield Text(f"  trial {columns['trial_id'][row]} {columns['status'][row]}: {columns['cause'][row]}")
+    if len(told) > MAX_ROWS:
+        yield Text(f"  and {len(told) - MAX_ROWS} more")
+
+
+def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    columns = e.table("trials")
+    ids, parents = columns["trial_id"].tolist(), columns["parent_id"].tolist()
+    shown = set(ids)
+    if len(ids) > MAX_ROWS:
+        shown = set(_lineage(e, verdict.best_trial))
+        yield Text("  the ancestors of the best trial")
+
+    # Parents stand before their children, so one pass is enough; an orphan becomes a root of its own.
+    branches: dict[int, Tree] = {}
+    roots: list[Tree] = []
+    for row, (trial, parent) in enumerate(zip(ids, parents, strict=True)):
+        if trial not in shown:
+            continue
+        label = Text(f"{trial}: {_change(e, row)}  [{columns['status'][row]}, {_error(columns['best_error'][row])}]")
+        if parent in branches:
+            branches[trial] = branches[parent].add(label)
+        else:
+            branches[trial] = Tree(label)
+            roots.append(branches[trial])
+    yield from roots
+
+
+def _change(e: Evidence, row: int) -> str:
+    """The morphs of a trial in words."""
+    morphs = e.morphs[row]
+    return morphs if isinstance(morphs, str) else "; ".join(str(morph) for morph in morphs) or "initial network"
+
+
+def _lineage(e: Evidence, trial: int) -> list[int]:
+    """A trial and its ancestors, the oldest first (as far as parents stand before their children)."""
+    parents = e.column("trials", "parent_id")
+    found: list[int] = []
+    while trial in e.index and (not found or trial < found[-1]):
+        found.append(trial)
+        trial = int(parents[e.index[trial]])
+    return found[::-1]
+
+
+def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    columns = e.table("ranks")
+    count = len(columns["rank"])
+    table = _table("rank", "role", "wall", *PHASES, left=("role",))
+    for row in range(min(count, MAX_ROWS)):
+        times = ("wall_seconds", *(f"seconds_{phase}" for phase in PHASES))
+        table.add_row(
+            str(columns["rank"][row]), columns["role"][row], *(f"{columns[name][row]:.1f}" for name in times)
+        )
+    yield table
+    if count > MAX_ROWS:
+        yield Text(f"  the first {MAX_ROWS} of {count} ranks; mean over all of each role:")
+        means = _table("role", "ranks", "wall", *PHASES, left=("role",))
+        for role in dict.fromkeys(columns["role"].tolist()):
+            own = columns["role"] == role
+            seconds = [columns["wall_seconds"], *(columns[f"seconds_{phase}"] for phase in PHASES)]
+            means.add_row(role, str(int(own.sum())), *(f"{values[own].mean():.1f}" for values in seconds))
+        yield means
+
+
+def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    columns = e.table("messages")
+    table = _table("what", "by", "sent", "received", "bytes", left=("what", "by"))
+    for kind in dict.fromkeys(columns["kind"].tolist()):
+        own = columns["kind"] == kind
+        sums = (str(int(columns[name][own].sum())) for name in ("sent", "received", "bytes"))
+        table.add_row(kind, str(columns["channel"][own][0]), *sums)
+    yield table
+
+
+def _best(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    if verdict.best_trial not in e.index:
+        yield Text("  no trial has a validation error")
+        return
+    row = e.index[verdict.best_trial]
+    architecture = e.architectures[row]
+    if isinstance(architecture, str):
+        raise ValueError(architecture)
+    train_ops, val_ops = e.counts[row]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("  trial", f"{verdict.best_trial}, by way of {_lineage(e, verdict.best_trial)}")
+    facts.add_row("  hash", architecture.hash)
+    facts.add_row("  parameters", f"{architecture.parameters:,}")
+    facts.add_row("  operations per image", f"{train_ops:,} to train, {val_ops:,} to validate")
+    yield facts
+    yield _units(architecture)
+
+
+def _units(architecture: Architecture) -> RenderableType:
+    """The units of a network: each a convolution, batch norm, additions, ReLU."""
+    shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
+    table = _table("unit", "kernel", "stride", "filters", "output", "adds", left=("adds",))
+    for unit in architecture.units:
+        sources = ("pool" if edge.source == POOL else str(edge.source) for edge in unit.edges)
+        adds = ", ".join(f"{source} ({edge.kind})" for source, edge in zip(sources, unit.edges, strict=True))
+        height, width, _ = shapes[unit.id]
+        table.add_row(str(unit.id), f"{unit.kernel}x{unit.kernel}", str(unit.stride), str(unit.filters),
+                      f"{height}x{width}", adds)  # fmt: skip
+    return table
+
+
+#: The sections behind the verdict, in order.
+SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
+    "Run": _run,
+    "Rate over time": _series,
+    "Trials": _trials,
+    "Tree of trials (morphs, status, error)": _tree,
+    "Time by kind (s)": _ranks,
+    "Messages": _messages,
+    "Best network": _best,
+}

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while the benchmark runs: a live table on a terminal, plain lines in a batch log.
+
+Rank 0 alone has a view, on stderr; the verdict goes to stdout. Plain lines carry a time stamp and come at most once a
+second, however much happens. Neither mode starts a thread: what is shown changes in `update` and `log`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+MODES = ("auto", "live", "plain")
+
+#: Least seconds between two plain lines, and between two pictures of the live view.
+_LINE_SECONDS, _PICTURE_SECONDS = 1.0, 0.25
+
+#: Plain lines of status: this often in a run, but no further apart than the second number of seconds.
+_STATUS_LINES, _STATUS_SECONDS = 20, 60.0
+
+#: Events that a plain line, and candidates and events that the live view, shows at most.
+_EVENTS_PER_LINE, _CANDIDATES, _EVENTS = 4, 6, 3
+
+#: Set by launchers in the ranks they start. Some give a rank a terminal of its own that nobody looks at, and others
+#: pass a real terminal's output on, so that under any of them isatty says nothing.
+_LAUNCHER_VARIABLES = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "PALS_RANKID",
+    "MV2_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSnapshot:
+    """The state of a run that a view shows.
+
+    Attributes:
+        elapsed, time_limit: seconds of the core phase.
+        replicas, busy: replicas in all, and those that train now.
+        trials, failed: trials that ended, and how many of them failed.
+        best_error: smallest validation error, as a fraction; None before the first validation.
+        rate: credited operations per second since core start.
+        candidates: lines about the last candidates, newest last.
+        phase: what the run does now, for example "training" or "draining".
+    """
+
+    elapsed: float
+    time_limit: float
+    replicas: int = 0
+    busy: int = 0
+    trials: int = 0
+    failed: int = 0
+    best_error: float | None = None
+    rate: float = 0.0
+    candidates: tuple[str, ...] = ()
+    phase: str = "training"
+
+
+def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
+    """`live` or `plain` for a mode of MODES: `auto` is live on a terminal that no launcher stands in front of.
+
+    Raises ValueError for another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"view {mode!r} is none of {', '.join(MODES)}")
+    if mode != "auto":
+        return mode
+    launched = any(name in environ for name in _LAUNCHER_VARIABLES)
+    return "live" if stream.isatty() and not launched and environ.get("TERM", "dumb") != "dumb" else "plain"
+
+
+class View:
+    """Shows a run on `stream`. Call `update` as often as is convenient, `log` for events, and `close` at the end.
+
+    Arguments:
+        mode: one of MODES.
+        stream: where to write, rank 0's stderr.
+        clock, wall_clock: seconds that never go back, and seconds since 1970 for the time stamps.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        stream: TextIO,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.mode = resolve_mode(mode, stream, environ)
+        self._stream, self._clock, self._wall_clock = stream, clock, wall_clock
+        self._events: deque[str] = deque()
+        self._snapshot: ViewSnapshot | None = None
+        self._last_line = self._last_status = self._last_picture = float("-inf")
+        self._live: Live | None = None
+        if self.mode == "live":
+            # Forced: through a launcher the stream is a pipe, and who asked for the live view knows better.
+            size = environ.get("COLUMNS", ""), environ.get("LINES", "")
+            width, height = (int(number) if number.isdigit() else None for number in size)
+            term = environ.get("TERM", "dumb")
+            console = Console(
+                file=stream, force_terminal=True, width=width, height=height,
+                _environ={**environ, "TERM": "xterm-256color" if term == "dumb" else term},
+            )  # fmt: skip
+            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+
+    def update(self, snapshot: ViewSnapshot) -> None:
+        """Take over the new state, and show it if it is time to."""
+        self._snapshot = snapshot
+        if self._live is not None:
+            self._draw(force=False)
+        else:
+            self._write_line()
+
+    def log(self, line: str) -> None:
+        """Show an event: at once in the live view; in plain mode with the next line, within a second."""
+        self._events.append(" ".join(line.split()))
+        if self._live is not None:
+            while len(self._events) > _EVENTS:
+                self._events.popleft()
+            self._draw(force=True)
+        else:
+            self._write_line()
+
+    def close(self) -> None:
+        """Show what is left and give the terminal back; a closed view may be closed again."""
+        if self._live is not None:
+            self._draw(force=True)
+            self._live.stop()
+            self._live = None
+            self._events.clear()
+        elif self._events:
+            self._write(self._take_events())
+
+    # -- plain lines -------------------------------------------------------------------------------------------------
+
+    def _write_line(self) -> None:
+        """Write one line, of waiting events or else of the status, unless the last one was less than a second ago."""
+        now = self._clock()
+        if now - self._last_line < _LINE_SECONDS:
+            return
+        snapshot = self._snapshot
+        if self._events:
+            self._write(self._take_events())
+        elif snapshot is not None:
+            every = min(_STATUS_SECONDS, max(_LINE_SECONDS, snapshot.time_limit / _STATUS_LINES))
+            if now - self._last_status >= every:
+                self._last_status = now
+                self._write(status_line(snapshot))
+
+    def _take_events(self) -> str:
+        """The waiting events in one line; of many the first ones, and how many more there were."""
+        shown, more = list(self._events)[:_EVENTS_PER_LINE], len(self._events) - _EVENTS_PER_LINE
+        self._events.clear()
+        return "; ".join(shown) + (f"; and {more} more events" if more > 0 else "")
+
+    def _write(self, text: str) -> None:
+        self._last_line = self._clock()
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._wall_clock()))
+        self._stream.write(f"{stamp} aiperf_mpi: {text}\n")
+        self._stream.flush()
+
+    # -- the live view -----------------------------------------------------------------------------------------------
+
+    def _draw(self, force: bool) -> None:
+        now = self._clock()
+        if self._live is None or (not force and now - self._last_picture < _PICTURE_SECONDS):
+            return
+        self._last_picture = now
+        self._live.update(_picture(self._snapshot, tuple(self._events)), refresh=True)
+
+
+def status_line(snapshot: ViewSnapshot) -> str:
+    """The state of a run in one line."""
+    return (
+        f"{snapshot.phase}, {format_time(snapshot.time_limit - snapshot.elapsed)} left, "
+        f"{snapshot.busy}/{snapshot.replicas} replicas busy, {_trials(snapshot)}, "
+        f"best error {_error(snapshot)}, {format_rate(snapshot.rate)}"
+    )
+
+
+def format_rate(rate: float) -> str:
+    """Operations per second with a decimal prefix, for example 56.1 TOPS."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rate >= factor:
+            return f"{rate / factor:.3g} {prefix}OPS" if rate < 999.5 * factor else f"{rate / factor:.0f} {prefix}OPS"
+    return f"{rate:.3g} OPS"
+
+
+def format_time(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss; nothing is less than 0:00."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _trials(snapshot: ViewSnapshot) -> str:
+    failed = f" ({snapshot.failed} failed)" if snapshot.failed else ""
+    return f"{snapshot.trials} trials done{failed}"
+
+
+def _error(snapshot: ViewSnapshot) -> str:
+    return "-" if snapshot.best_error is None else f"{snapshot.best_error:.4f}"
+
+
+def _picture(snapshot: ViewSnapshot | None, events: tuple[str, ...]) -> Group:
+    parts: list[Table | Text] = [Text("aiperf_mpi", style="bold")]
+    if snapshot is not None:
+        share = min(1.0, snapshot.elapsed / snapshot.time_limit)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=1.0, completed=share, width=60))
+        numbers = Table.grid(padding=(0, 2))
+        for name, value in (
+            (snapshot.phase, f"{format_time(snapshot.time_limit - snapshot.elapsed)} left"),
+            ("replicas busy", f"{snapshot.busy} of {snapshot.replicas}"),
+            ("trials", _trials(snapshot)),
+            ("best error", _error(snapshot)),
+            ("operations", f"{format_rate(snapshot.rate)} since the start"),
+        ):
+            numbers.add_row(Text(name, style="dim"), Text(value))
+        parts += [bar, numbers]
+        parts += [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in snapshot.candidates[-_CANDIDATES:]]
+    parts += [Text(line, style="yellow", no_wrap=True, overflow="ellipsis") for line in events]
+    return Group(*parts)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the end-to-end tests: which MPI, and one run that several tests look at."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import launch
+from tests.end_to_end import runs
+
+
+@pytest.fixture(scope="module", params=["mpich", "openmpi"])
+def mpi(request: pytest.FixtureRequest) -> str:
+    """Each MPI that has an environment here."""
+    if not launch.available(request.param):
+        pytest.skip(f"there is no environment for {request.param} ({launch.launcher(request.param)}): see bin/test")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def ended(mpi: str, tmp_path_factory: pytest.TempPathFactory) -> runs.Ended:
+    """A run of four ranks: coordinator, trainer, two generators."""
+    return runs.run(4, tmp_path_factory.mktemp(mpi) / "run", seconds=runs.SECONDS, mpi=mpi)

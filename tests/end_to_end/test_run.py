@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run under mpirun, under each MPI: its verdict, its trials, its sums, its times, its readers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aiperf_mpi.results.schema import PHASES
+from aiperf_mpi.search.architecture import Architecture, Morph
+from tests.end_to_end.runs import SECONDS, Ended
+
+
+def test_valid_trial(ended: Ended) -> None:
+    assert ended.code == 0, ended.text()
+    assert ended.lines["status"] == "VALID", ended.text()
+    assert ended.lines["class"] == "trial"
+    assert ended.lines["end"] == "time_limit"
+    assert "score_ops" not in ended.lines and float(ended.lines["trial_rate_ops"].split()[0]) > 0
+
+
+def test_verdict_is_printed_once(ended: Ended) -> None:
+    keys = [line.split()[1] for line in ended.out.splitlines() if line.startswith("AIPERF_MPI ")]
+    assert len(keys) == len(set(keys))
+
+
+def test_trials_form_a_tree(ended: Ended) -> None:
+    """Every parent exists, every child is its parent with the child's own morphs, no candidate is trained twice."""
+    trials = ended.table("trials")
+    architectures = {i: Architecture.from_json(text) for i, text in zip(trials["trial_id"], trials["arch_json"],
+                                                                         strict=True)}  # fmt: skip
+    assert np.sum(trials["parent_id"] == -1) == 1 and trials["trial_id"][trials["parent_id"] == -1] == 0
+    for trial, parent, morphs in zip(trials["trial_id"], trials["parent_id"], trials["morphs"], strict=True):
+        if parent >= 0:
+            own = tuple(Morph.from_dict(morph) for morph in json.loads(morphs))
+            assert own and architectures[parent].apply(*own) == architectures[trial]
+
+    trained = [key for key, n in zip(zip(trials["arch_hash"], trials["batch_global"], strict=True),
+                                     trials["train_samples"], strict=True) if n]  # fmt: skip
+    assert len(trained) >= 3 and len(trained) == len(set(trained)), trained
+
+
+def test_operations_add_up(ended: Ended) -> None:
+    """Credited operations are the same integer over epochs, over trials, and at the end of the series."""
+    epochs, trials, series = (ended.table(name) for name in ("epochs", "trials", "score_series"))
+    total = sum(int(n) for n in epochs["ops_credited"])
+    assert total == sum(int(n) for n in trials["ops_credited"]) == int(series["cumulative_ops"][-1]) > 0
+    assert np.all(np.diff(series["t"]) > 0) and series["t"][-1] == SECONDS
+
+
+def test_time_is_accounted_for(ended: Ended) -> None:
+    """The nine phases of each rank add to its wall time within 2 %; nobody computes idle as a difference."""
+    ranks = ended.table("ranks")
+    assert list(ranks["role"]) == ["coordinator", "trainer", "generator", "generator"]
+    phases = np.sum([ranks[f"seconds_{phase}"] for phase in PHASES], axis=0)
+    assert np.all(np.abs(phases / ranks["wall_seconds"] - 1) < 0.02), (phases, ranks["wall_seconds"])
+    trainer = {phase: ranks[f"seconds_{phase}"][1] for phase in PHASES}
+    assert trainer["train"] > 0 and trainer["compile"] > 0 and trainer["validate"] > 0
+
+
+def test_messages_carry_rows_only(ended: Ended) -> None:
+    """Point-to-point messages are rows to rank 0 and stop messages from it; history and candidates use windows."""
+    messages = ended.table("messages")
+    point_to_point = messages["channel"] == "point-to-point"
+    assert set(messages["kind"][point_to_point]) <= {"epoch", "trial", "rank", "final", "stop"}
+    assert {"history", "candidate", "claim"} <= set(messages["kind"][~point_to_point])
+
+    # One row an epoch, one a trial that ended or was cut short, one farewell from each rank but 0.
+    received = {k: int(np.sum(messages["received"][(messages["rank"] == 0) & (messages["kind"] == k)]))
+                for k in ("epoch", "trial", "rank", "final")}  # fmt: skip
+    trials = ended.table("trials")
+    assert received["epoch"] == len(ended.table("epochs")["epoch"])
+    assert received["trial"] == np.sum(np.isfinite(trials["t_start"]))
+    assert received["rank"] == 3 and received["final"] == 1
+
+
+def test_best_model_is_validated_again(ended: Ended) -> None:
+    """error_final is measured behind the core time from the checkpoint, and equals what training found."""
+    with h5py.File(ended.result) as file:
+        best, final = float(file.attrs["best_error"]), float(file.attrs["error_final"])
+        trial = int(file.attrs["error_final_trial"])
+    assert final == pytest.approx(best, abs=1e-12)
+    assert (ended.folder / "checkpoints" / f"{trial}.h5").is_file()
+
+
+def test_readers_of_site_tooling(ended: Ended) -> None:
+    import pandas
+    import xarray
+
+    with h5py.File(ended.result) as file:
+        frame = pandas.DataFrame({k: v[...] for k, v in file["epochs"].items()})
+    assert len(frame) and frame["train_samples"].sum() > 0
+    with xarray.open_dataset(ended.result, group="trials") as data:
+        assert data.sizes["trial"] == len(ended.table("trials")["trial_id"])
+    if shutil.which("h5dump"):
+        dump = subprocess.run(["h5dump", "-H", ended.result], capture_output=True, text=True, timeout=60)
+        assert dump.returncode == 0 and "score_series" in dump.stdout
+
+
+def test_report_and_verify_read_the_file_alone(ended: Ended, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere.h5"
+    shutil.copy(ended.result, moved)
+    command = [sys.executable, "-m", "aiperf_mpi"]
+    verify = subprocess.run([*command, "verify", moved], capture_output=True, text=True, timeout=60)
+    report = subprocess.run([*command, "report", moved], capture_output=True, text=True, timeout=60)
+    assert verify.returncode == 0 and "AIPERF_MPI status: VALID" in verify.stdout, verify.stdout + verify.stderr
+    assert report.returncode == 0 and "VALID" in report.stdout, report.stdout + report.stderr
+
+
+def test_no_leftovers(ended: Ended) -> None:
+    """The journal and the result stay; partial result and temporary files are gone."""
+    names = {path.name for path in ended.folder.iterdir()}
+    assert names == {"journal.jsonl", "result.h5", "checkpoints"}, names

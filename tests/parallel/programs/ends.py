@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ends in the way that its argument names; where only one rank ends badly, the others would wait for ever."""
+
+import sys
+import threading
+import time
+
+from aiperf_mpi.parallel import comm
+from aiperf_mpi.parallel.launch import LaunchError
+
+how = sys.argv[1]
+
+
+def die():
+    raise RuntimeError("the thread of this rank is broken")
+
+
+def hang():
+    comm.wait(comm.MPI.COMM_WORLD.Ibarrier())
+
+
+with comm.job() as world:
+    last = world.rank == world.size - 1
+    if how.startswith("agree"):
+        # The last rank knows the code, the others have 0.
+        comm.agreed_exit(world, int(how.removeprefix("agree")) if last else 0)
+    elif how == "raise":
+        if last:
+            raise ValueError("this rank is broken")
+        hang()
+    elif how == "thread":
+        if last:
+            threading.Thread(target=die).start()
+        hang()
+    elif how == "leave":
+        if last:
+            sys.exit(0)
+        hang()
+    elif how == "alike":
+        comm.raise_alike(world, f"rank {world.rank} lacks something" if world.rank else None)
+    elif how == "alone":
+        comm._ALIKE_SECONDS = 1.0
+        if last:
+            raise LaunchError("only the last rank raises this")
+        hang()
+        time.sleep(60)
+    elif how == "memory":
+        comm.check_shared_memory(comm.split(world), 2**50, 0)
+    elif how == "split":
+        comm.split(world, host=sys.argv[2] if len(sys.argv) > 2 else None)
+        comm.agreed_exit(world, 0)
+    elif how == "sleep":
+        time.sleep(60)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks send rows to rank 0, which takes its time, then says stop, twice. Arguments: folder, rows of each rank."""
+
+import struct
+import sys
+import time
+
+import pytest
+
+from aiperf_mpi.parallel import comm, messages
+from aiperf_mpi.parallel.messages import Kind, Message, MessageError, Messages, Reason
+from tests.parallel.rows import report
+
+folder, rows = sys.argv[1], int(sys.argv[2])
+found = {}
+with comm.job() as world:
+    ends = Messages(world)
+    if world.rank:
+        found["before"] = ends.stop_requested() is not None
+        most = 0
+        for i in range(rows):
+            ends.send(Kind.EPOCH if i % 3 else Kind.TRIAL, struct.pack("<qq", world.rank, i) + bytes(200))
+            most = max(most, ends.progress())
+        found["most"] = most
+        while (stop := ends.stop_requested()) is None:
+            time.sleep(0.001)
+        found["first"] = [stop.reason.name, stop.t]
+        ends.send(Kind.FINAL, b"")
+        while (stop := ends.stop_requested()).reason is not Reason.DRAIN:
+            time.sleep(0.001)
+        found["second"] = [stop.reason.name, stop.t]
+        ends.send(Kind.RANK, bytes(8))
+        with pytest.raises(MessageError):
+            ends.send(Kind.STOP, b"")
+    else:
+        # Nobody takes anything for a while: the others must not send without bound.
+        time.sleep(0.5)
+        received, order = [], True
+        sources = world.size - 1
+        while len(received) < sources * rows:
+            received += ends.poll(most=50)
+            time.sleep(0.001)
+        for source in range(1, world.size):
+            mine = [m for m in received if m.source == source]
+            order &= [struct.unpack("<qq", m.data[:16]) for m in mine] == [(source, i) for i in range(rows)]
+            order &= all((m.kind is Kind.TRIAL) == (i % 3 == 0) and len(m.data) == 216 for i, m in enumerate(mine))
+        found["order"] = order
+        ends.stop(Reason.LIMIT, 12.5)
+        final: list[Message] = []
+        while len(final) < sources:
+            final += ends.poll()
+        ends.stop(Reason.DRAIN, 13.0)
+        ends.stop(Reason.FULL, 14.0)
+        while len(final) < 2 * sources:
+            final += ends.poll()
+        found["own"] = [ends.stop_requested().reason.name, ends.stop_requested().t]
+        found["kinds"] = sorted(m.kind.name for m in final)
+        found["empty"] = ends.poll() == []
+    comm.wait(world.Ibarrier())
+
+    # A message that this program does not send is an error, not a row.
+    if world.rank == 1:
+        ends._comm.Send([b"?", 1, comm.MPI.BYTE], 0, 77)
+    elif world.rank == 0:
+        with pytest.raises(MessageError, match="tag 77"):
+            while True:
+                ends.poll()
+    found.update(sent=ends.sent.tolist(), received=ends.received.tolist(), sent_bytes=ends.sent_bytes.tolist(),
+                 received_bytes=ends.received_bytes.tolist(), bound=messages.MAX_OUTSTANDING)  # fmt: skip
+    ends.close()
+    report(folder, world.rank, **found)
+    comm.agreed_exit(world, 0)

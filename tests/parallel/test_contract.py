@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""History and claims over windows do what their twins in memory do: the same checks for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from aiperf_mpi.search.history import ArrayClaims, ArrayHistory
+from tests.parallel import contract
+from tests.parallel.conftest import Reports
+
+LOG_CHECKS = {**contract.HISTORY_CHECKS, **contract.HOST_CHECKS}
+
+
+@pytest.mark.parametrize("name", LOG_CHECKS)
+def test_history_in_memory(name: str) -> None:
+    LOG_CHECKS[name](ArrayHistory(contract.CAPACITY))
+
+
+@pytest.mark.parametrize("name", contract.CLAIM_CHECKS)
+def test_claims_in_memory(name: str) -> None:
+    contract.CLAIM_CHECKS[name](ArrayClaims(contract.CAPACITY))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_history_and_claims_over_windows(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
+    reports = run_program(mpi, ranks, "contract_over_mpi")
+    results = {name: result for report in reports for name, result in report["results"].items()}
+    assert set(results) == {*LOG_CHECKS, *contract.CLAIM_CHECKS}
+    failed = [f"{name}:\n{result}" for name, result in results.items() if result != "passed"]
+    assert not failed, "\n".join(failed)

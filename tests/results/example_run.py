@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as its ranks would report it: real architectures, records and rows, but nothing was trained.
+
+Replicas take turns on a tree of random morphs of the demo's network. Every epoch takes a second; the last trial of
+each replica is cut short by core stop. Tests change single fields and see what the result and the judge make of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import classify, load
+from aiperf_mpi.results.client import WriterClient
+from aiperf_mpi.results.run import Run, RunCollector
+from aiperf_mpi.results.schema import (
+    EPOCH_ROW,
+    MESSAGE_KINDS,
+    PHASES,
+    RANK_ROW,
+    ROW_MESSAGES,
+    STOPPED,
+    TRIAL_ROW,
+    UNFINISHED,
+    RunHeader,
+    new_row,
+)
+from aiperf_mpi.search.architecture import resnet50
+from aiperf_mpi.search.budget import budget, learning_rate
+from aiperf_mpi.search.morphism import Limits, random_chain
+from aiperf_mpi.search.record import Candidate
+
+#: Of the demo's data set, the digits.
+TRAIN_IMAGES, VAL_IMAGES = 1437, 360
+BATCH, DEVICES = 32, 2
+STEPS = TRAIN_IMAGES // (BATCH * DEVICES)
+
+
+@dataclass
+class Example:
+    """What a run reports. `slots[i]` is the slot of `records[i]`; row arrays may be changed in place by a test."""
+
+    header: RunHeader
+    candidates: list[Candidate]
+    slots: list[int]
+    records: list[np.void]
+    epochs: np.ndarray
+    trials: np.ndarray
+    ranks: np.ndarray
+    core_seconds: float
+    final: tuple[int, float] | None
+    end: str = "time_limit"
+
+    def run(self, stopped: bool = True) -> Run:
+        """The run as the writer would hold it at its end, or in the middle."""
+        collector = RunCollector()
+        collector.event("open", self.header.to_dict())
+        collector.event("start", {"core_start_utc": "2026-01-02T03:04:05+00:00"})
+        for slot, record in zip(self.slots, self.records, strict=True):
+            collector.record(slot, np.array([record]))
+        collector.rows("epoch", self.epochs)
+        collector.rows("trial", self.trials)
+        collector.rows("rank", self.ranks)
+        if self.final:
+            collector.event("final", {"trial_id": self.final[0], "error": self.final[1]})
+        if stopped:
+            collector.event("stop", self.stop())
+        return collector.snapshot()
+
+    def stop(self) -> dict[str, Any]:
+        """The data of the stop event."""
+        total = self.core_seconds + 2.0
+        return {"core_seconds": self.core_seconds, "total_seconds": total, "end": self.end, "cause": ""}
+
+    def send(self, client: WriterClient) -> None:
+        """Send everything but `stop` through a writer's client, as the coordinator does."""
+        for slot, record in zip(self.slots, self.records, strict=True):
+            client.send_record(slot, record.tobytes())
+        for row in self.epochs:
+            client.send_epoch(row.tobytes())
+            client.pump()
+        client.send_trial(self.trials.tobytes())
+        client.send_rank(self.ranks.tobytes())
+        if self.final:
+            client.send_error_final(*self.final)
+
+    def trial(self, trial_id: int) -> int:
+        """Index of a trial's row in `trials`."""
+        return int(np.flatnonzero(self.trials["trial_id"] == trial_id)[0])
+
+
+def example_run(
+    replicas: int = 2, trials_each: int = 3, epochs_each: int = 3, seed: int = 7, sets: tuple[str, ...] = ()
+) -> Example:
+    """An example of `replicas` x `trials_each` trials; each replica's last one is cut in the middle of an epoch.
+
+    `sets` are settings as on the command line, over those of the demo.
+    """
+    core_seconds = trials_each * epochs_each - 0.5
+    own = (f"run.time_limit={core_seconds}", "run.tick=2.0", f"train.batch_per_device={BATCH}")
+    config = load("demo", sets=(*own, *sets), seed=seed)
+    cls, division, departures = classify(config)
+    header = RunHeader(
+        run_id="example", seed=seed, time_limit=core_seconds, tick=2.0, base=resnet50(config.base).to_json(),
+        train_images=TRAIN_IMAGES, val_images=VAL_IMAGES, n_ranks=2 * replicas + 1, n_nodes=replicas,
+        n_replicas=replicas, n_devices=replicas * DEVICES, n_generators=replicas, cls=cls, division=division,
+        departures=tuple(map(str, departures)), precision=config.train.precision, dataset="digits",
+        config_toml=config.to_toml(), config_sha256=config.sha256, argv=("aiperf_mpi", "--preset", "demo"),
+        environment={"JAX_PLATFORMS": "cpu"}, inventory={"hosts": [{"cpu": "some"}]}, packages={"jax": "0.10.2"},
+    )  # fmt: skip
+    rng = np.random.default_rng(seed)
+    made: dict[int, Candidate] = {}
+    slots: list[int] = []
+    records: list[np.void] = []
+    epochs, trials = [], []
+    keys: set[int] = set()
+    for number in range(replicas * trials_each):
+        # The first candidate is the initial network, the others are children of a trial before them.
+        replica, turn = number % replicas, number // replicas
+        candidate = None
+        while candidate is None or candidate.key in keys:
+            parent_id = int(rng.choice(list(made))) if made else -1
+            parent = made[parent_id].architecture if made else resnet50(config.base)
+            length = int(rng.integers(1, 4)) if made else 0
+            child, morphs = random_chain(parent, rng, length, limits=Limits(300, 1 << 60))
+            candidate = Candidate.new(
+                child, morphs, parent_id=parent_id, replica=replica, generator=0, round=turn + 1,
+                batch_per_device=BATCH, devices=DEVICES, seed=seed,
+            )  # fmt: skip
+        keys.add(candidate.key)
+        slot = len(slots)
+        slots.append(slot)
+        records.append(candidate.to_record(t=0.1 * number))
+        candidate = Candidate(**{**candidate.__dict__, "trial_id": slot})
+        made[slot] = candidate
+
+        # Each epoch takes a second; wrong answers fall with epochs and with the trial's number.
+        last = turn == trials_each - 1
+        start = float(turn * epochs_each)
+        rows = []
+        for epoch in range(epochs_each):
+            cut = last and epoch == epochs_each - 1
+            wrong = 200 // (epoch + 1) - number
+            t = start + epoch
+            rows.append(
+                new_row(
+                    EPOCH_ROW, trial_id=slot, epoch=epoch, steps=STEPS // 2 if cut else STEPS, t_start=t,
+                    t_end=t + (0.5 if cut else 1.0), train_samples=(STEPS // 2 if cut else STEPS) * BATCH * DEVICES,
+                    val_samples=0 if cut else VAL_IMAGES, train_loss=2.0 / (epoch + 1),
+                    lr=learning_rate(config.train.lr, epoch, config.train.epochs),
+                    val_loss=np.nan if cut else 2.5 / (epoch + 1), val_error=np.nan if cut else wrong / VAL_IMAGES,
+                    partial=int(cut),
+                )  # fmt: skip
+            )
+        own_epochs = np.concatenate(rows)
+        epochs.append(own_epochs)
+        status, limits = UNFINISHED if last else STOPPED, budget(turn + 1, config.train)
+        trials.append(
+            new_row(
+                TRIAL_ROW, trial_id=slot, status=status, epochs=epochs_each, epochs_max=limits.epochs_max,
+                patience=limits.patience, lr=config.train.lr, t_start=start, t_end=float(own_epochs["t_end"].max()),
+                best_error=float(np.nanmin(own_epochs["val_error"])), predicted_error=np.nan,
+                train_samples=own_epochs["train_samples"].sum(), val_samples=own_epochs["val_samples"].sum(),
+                precision="float32", cause="core stop" if last else "",
+            )  # fmt: skip
+        )
+        if not last:
+            slots.append(len(slots))
+            records.append(candidate.outcome(STOPPED, start + epochs_each, epochs=epochs_each))
+    rows_of_epochs = np.concatenate(epochs)
+    best = int(np.nanargmin(rows_of_epochs["val_error"]))
+    return Example(
+        header, list(made.values()), slots, records, rows_of_epochs, np.concatenate(trials),
+        example_ranks(replicas, core_seconds), core_seconds,
+        (int(rows_of_epochs["trial_id"][best]), float(rows_of_epochs["val_error"][best])),
+    )  # fmt: skip
+
+
+def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
+    """A coordinator, and a trainer and a generator for each replica, whose phases sum to their wall time."""
+    wall = core_seconds + 1.5
+    rows = []
+    for rank in range(2 * replicas + 1):
+        role = "coordinator" if rank == 0 else ("trainer", "generator")[(rank + 1) % 2]
+        index = (rank - 1) // 2 if rank else -1
+        phases = np.zeros(len(PHASES))
+        phases[PHASES.index("init")], phases[PHASES.index("idle")] = 1.0, wall - 1.0
+        sent = [int(kind in ROW_MESSAGES and rank > 0) * 3 for kind in MESSAGE_KINDS]
+        rows.append(
+            new_row(
+                RANK_ROW, rank=rank, node=index, replica=index, local_rank=(rank - 1) % 2 if rank else 0, role=role,
+                hostname="node", device="cpu" if role == "trainer" else "", wall_seconds=wall, phase_seconds=phases,
+                messages_sent=sent, message_bytes=np.array(sent) * 88,
+            )  # fmt: skip
+        )
+    return np.concatenate(rows)

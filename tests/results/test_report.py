@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a verdict is said: lines, exit codes, JSON, text; none of them can show a score of an invalid run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aiperf_mpi.results import report, resultfile, writer
+from aiperf_mpi.results.judge import NotAResult, Reason, Verdict, judge
+from aiperf_mpi.results.schema import FAILED, new_row
+from aiperf_mpi.results.text import MAX_ROWS
+from tests.results.example_run import Example, example_run
+
+
+def written(example: Example, folder: Path) -> Path:
+    resultfile.write(folder / "result.h5", writer.final_image(example.run()))
+    return folder / "result.h5"
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Verdict:
+    return judge(written(example_run(), tmp_path_factory.mktemp("result")))
+
+
+@pytest.fixture(scope="module")
+def invalid(valid: Verdict) -> Verdict:
+    reasons = (Reason("V05", "a"), Reason("V13", "b"), Reason("V05", "c"))
+    return dataclasses.replace(valid, valid=False, reasons=reasons)
+
+
+def pairs(verdict: Verdict) -> dict[str, str]:
+    """The lines as a site's tooling reads them; each key must stand there once."""
+    found = [re.fullmatch(r"AIPERF_MPI (\w+): (.*)", line) for line in report.verdict_lines(verdict)]
+    keys = [match[1] for match in found if match]
+    assert len(keys) == len(set(keys)) == len(found)
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_lines_of_a_valid_trial(valid: Verdict) -> None:
+    assert pairs(valid) == {
+        "status": "VALID", "class": "trial", "division": "open", "end": "time_limit", "ranks": "5", "nodes": "2",
+        "replicas": "2", "devices": "4", "core_seconds": "8.500", "trials": "6", "trials_done": "4",
+        "best_error": "0.175000", "error_final": "0.175000", "trial_rate_ops": f"{valid.rate:.6e} op/s",
+    }  # fmt: skip
+
+
+def test_lines_of_an_invalid_run_have_reasons_and_no_score(invalid: Verdict) -> None:
+    for cls in ("trial", "official"):
+        said = pairs(dataclasses.replace(invalid, cls=cls))
+        assert said["status"] == "INVALID" and said["reasons"] == "V05,V13"
+        assert said["unscored_rate_ops"] == f"{invalid.rate:.6e} op/s"
+        assert not {"score_ops", "score_regulated", "trial_rate_ops"} & set(said)
+
+
+def test_lines_of_a_valid_official_run_alone_have_a_score(valid: Verdict) -> None:
+    # No run is official yet; the lines are ready for it.
+    official = dataclasses.replace(valid, cls="official")
+    said = pairs(official)
+    assert said["score_ops"] == f"{valid.rate:.6e} op/s"
+    assert said["score_regulated"] == f"{valid.regulated:.6e} op/s"
+    assert not {"trial_rate_ops", "unscored_rate_ops", "reasons"} & set(said)
+    without_error = dataclasses.replace(official, regulated=math.nan, best_error=math.nan)
+    assert "score_regulated" not in pairs(without_error) and pairs(without_error)["best_error"] == "nan"
+
+
+def test_exit_codes(valid: Verdict, invalid: Verdict) -> None:
+    assert report.exit_code(valid) == 0 and report.exit_code(invalid) == 3
+    for verdict in (valid, invalid):
+        assert report.exit_code(dataclasses.replace(verdict, end="drained")) == 4
+    # `verify` judges the file alone.
+    assert report.verify_code(dataclasses.replace(valid, end="drained")) == 0
+    assert report.verify_code(dataclasses.replace(invalid, end="drained")) == 3
+
+
+def test_a_run_without_a_result_is_invalid() -> None:
+    assert report.lines_without_result("drained") == [
+        "AIPERF_MPI status: INVALID", "AIPERF_MPI end: drained", "AIPERF_MPI reasons: V21",
+    ]  # fmt: skip
+
+
+def test_verify_prints_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = example_run()
+    file = written(example, tmp_path)
+    assert report.verify_file(file) == 0
+    out = capsys.readouterr().out
+    ids = re.findall(r"^([IV]\d\d) passed: ", out, re.MULTILINE)
+    assert len(ids) == len(judge(file).findings) and "V05" in ids and "FAILED" not in out
+
+    example.epochs["val_samples"][0] -= 1
+    assert report.verify_file(written(example, tmp_path)) == 3
+    out = capsys.readouterr().out
+    assert re.search(r"^V05 FAILED: .*\n    /trials/val_samples row 0: 1080 instead of 1079", out, re.MULTILINE)
+
+
+def test_verify_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(example_run(), tmp_path)
+    assert report.verify_file(file, as_json=True) == 0
+    data = json.loads(capsys.readouterr().out)
+    verdict = judge(file)
+    assert (data["status"], data["class"], data["valid"], data["reasons"]) == ("VALID", "trial", True, [])
+    assert int(data["total_ops"]) == verdict.total_ops and data["trial_rate_ops"] == verdict.rate
+    assert data["score_ops"] is None and data["unscored_rate_ops"] is None
+    assert "rate" not in data and "regulated" not in data
+    assert [finding["id"] for finding in data["findings"]] == [finding.id for finding in verdict.findings]
+
+
+def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) -> None:
+    example = example_run()
+    example.trials["status"][example.trial(4)] = FAILED
+    example.trials["cause"][example.trial(4)] = b"ValueError: the loss is nan"
+    file = written(example, tmp_path)
+    text = report.text_report(file)
+    lines = text.splitlines()
+    assert lines[: len(report.verdict_lines(judge(file)))] == report.verdict_lines(judge(file))
+    for title in ("Run", "Rate over time", "Trials", "Tree of trials", "Time by kind", "Messages", "Best network"):
+        assert re.search(f"^{title}", text, re.MULTILINE), title
+    assert "cannot be shown" not in text
+    # A failed trial with its cause; the tree; the best network's stem; no colour, no line beyond the width.
+    assert "\n  trial 4 failed: ValueError: the loss is nan\n" in text
+    assert re.search(r"^0: initial network  \[stopped, 0.1833\]\n[├└]── 2: ", text, re.MULTILINE)
+    assert re.search(r"^ +0 +7x7 +2 +4 +16x16", text, re.MULTILINE)
+    assert "\x1b" not in text and max(map(len, lines)) <= 110
+
+
+def test_the_text_report_of_an_invalid_run_gives_its_reasons_and_no_score(tmp_path: Path) -> None:
+    example = example_run()
+    example.ranks["phase_seconds"][1, -1] -= 5.0
+    text = report.text_report(written(example, tmp_path))
+    assert text.startswith("AIPERF_MPI status: INVALID\n")
+    assert "V13: rank 1: phases sum to 5.000 s, but its wall time is 10.000 s" in text
+    assert not re.search(r"\bscore_|trial_rate_ops", text)
+
+
+def test_the_text_report_of_a_damaged_file_shows_what_is_left(tmp_path: Path) -> None:
+    file = written(example_run(), tmp_path)
+    data = resultfile.h5py.File(file, "r+")
+    del data["trials/morphs"], data["ranks"]
+    data.close()
+    text = report.text_report(file)
+    assert text.startswith("AIPERF_MPI status: INVALID")
+    assert "cannot be shown: /ranks/rank is missing" in text
+    assert re.search(r"^Rate over time\n +t \(s\)", text, re.MULTILINE)
+
+
+def test_the_text_report_of_a_long_run_stays_short(tmp_path: Path) -> None:
+    # 60 trials, 90 samples, 60 ranks: more than a terminal shows.
+    example = example_run(replicas=2, trials_each=30, epochs_each=3, sets=("run.tick=1.0",))
+    example.header = dataclasses.replace(example.header, tick=1.0, n_ranks=60, n_generators=57)
+    more = [new_row(example.ranks.dtype, rank=rank, node=0, replica=0, role="generator") for rank in range(5, 60)]
+    example.ranks = np.concatenate([example.ranks, *more])
+    text = report.text_report(written(example, tmp_path))
+    assert f"the best {MAX_ROWS} of 60" in text and "the ancestors of the best trial" in text
+    assert f"the first {MAX_ROWS} of 60 ranks" in text
+    assert len(text.splitlines()) < 400
+
+
+def test_what_is_no_result_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("no")
+    for function in (report.text_report, report.verify_file):
+        with pytest.raises(NotAResult, match="not a result"):
+            function(tmp_path / "x")
+
+
+def test_a_reader_that_leaves_gets_no_traceback(tmp_path: Path) -> None:
+    """`report FILE | head` ends like any other tool whose reader has gone."""
+    path = written(example_run(), tmp_path)
+    for words in (["report", str(path)], ["verify", str(path)]):
+        ours, theirs = os.pipe()
+        os.close(ours)
+        command = [sys.executable, "-m", "aiperf_mpi", *words]
+        done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        os.close(theirs)
+        assert (done.returncode, done.stderr) == (141, "")
