@@ -157,9 +157,9 @@ class Search:
     """Network morphism: which morphs, how far, and who is a parent."""
 
     method: str = setting(
-        "evolution",
-        "how parents are chosen",
-        choices=("evolution", "random"),
+        "bayesian",
+        "how parents and morphs are chosen",
+        choices=("bayesian", "evolution", "random"),
         rule=FIXED,
         source="section 4.1, NAS method",
         expected="bayesian",

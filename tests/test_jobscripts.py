@@ -170,7 +170,7 @@ def pbs(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.mpi
 def test_slurm_job_runs_to_its_verdict(tmp_path: Path, slurm: dict[str, str]) -> None:
-    with Job(SLURM, tmp_path, slurm, time_limit=4) as job:
+    with Job(SLURM, tmp_path, slurm, time_limit=20) as job:
         output = job.finish()
     assert job.process.returncode == 0, output
     assert "AIPERF_MPI status: VALID" in output and "AIPERF_MPI ranks: 4" in output
@@ -217,7 +217,7 @@ def test_pbs_job_counts_its_nodes_and_drains_when_it_is_deleted(tmp_path: Path, 
 @pytest.mark.mpi
 @pytest.mark.full
 def test_pbs_job_runs_to_its_verdict(tmp_path: Path, pbs: dict[str, str]) -> None:
-    with Job(PBS, tmp_path, pbs, time_limit=4) as job:
+    with Job(PBS, tmp_path, pbs, time_limit=20) as job:
         output = job.finish()
     assert job.process.returncode == 0, output
     assert "AIPERF_MPI status: VALID" in output

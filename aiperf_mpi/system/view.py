@@ -163,10 +163,12 @@ class View:
                 self._write(status_line(snapshot))
 
     def _take_events(self) -> str:
-        """The waiting events in one line; of many the first ones, and how many more there were."""
-        shown, more = list(self._events)[:_EVENTS_PER_LINE], len(self._events) - _EVENTS_PER_LINE
+        """The waiting events in one line; of many the first ones, how many more there were, and the last one, which may
+        be the reason why the run ends."""
+        *events, last = self._events
         self._events.clear()
-        return "; ".join(shown) + (f"; and {more} more events" if more > 0 else "")
+        shown, more = events[: _EVENTS_PER_LINE - 1], len(events) - (_EVENTS_PER_LINE - 1)
+        return "; ".join([*shown, *([f"{more} more events"] if more > 0 else []), last])
 
     def _write(self, text: str) -> None:
         self._last_line = self._clock()
