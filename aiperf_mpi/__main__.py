@@ -25,7 +25,7 @@ EXIT_BROKEN_PIPE = 141
 #: How long the ranks that print nothing wait before they leave with a usage error.
 SILENT_SECONDS = 2.0
 
-SUBCOMMANDS = ("run", "report", "verify", "flops")
+SUBCOMMANDS = ("run", "report", "verify", "compare", "flops")
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
     verify.add_argument("--json", action="store_true", help="print the verdict and its checks as one JSON object")
     verify.set_defaults(handler=verify_command)
+
+    compare = commands.add_parser("compare", help="put runs side by side: ratios, their intervals, weak scaling")
+    compare.add_argument("files", nargs="+", metavar="FILE", help="result files; the first valid one is the base")
+    compare.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
+    compare.set_defaults(handler=compare_command)
 
     flops = commands.add_parser("flops", help="count the operations of a network by three methods (no MPI needed)")
     add_flops_arguments(flops)
@@ -132,6 +137,17 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
     try:
         return verify_file(arguments.file, as_json=arguments.json)
+    except NotAResult as error:
+        return refuse(error)
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    """`compare`: exit code 0 if all files are valid, 3 if one is not, 2 if one is no result."""
+    from aiperf_mpi.results.compare import compare_files
+    from aiperf_mpi.results.judge import NotAResult
+
+    try:
+        return compare_files(arguments.files, as_json=arguments.json)
     except NotAResult as error:
         return refuse(error)
 

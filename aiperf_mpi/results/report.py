@@ -65,9 +65,15 @@ def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield "trials_done", str(verdict.trials_done)
     yield "best_error", error_text(verdict.best_error)
     yield "error_final", error_text(verdict.error_final)
+    yield from rate_pairs(verdict)
+    if not verdict.valid:
+        yield "reasons", ",".join(verdict.reason_ids)
+
+
+def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """What may be said of the run's rate, by the name under which it may be said."""
     if not verdict.valid:
         yield "unscored_rate_ops", rate_text(verdict.unscored_rate_ops)
-        yield "reasons", ",".join(verdict.reason_ids)
     elif verdict.cls == "official":
         yield "score_ops", rate_text(verdict.score_ops)
         if not math.isnan(verdict.score_regulated):
@@ -112,21 +118,27 @@ def check_lines(verdict: Verdict) -> list[str]:
 
 def verdict_json(verdict: Verdict) -> str:
     """The verdict and its checks as one JSON object; numbers that are unknown are null."""
+    return json.dumps(known(verdict_object(verdict)), indent=1)
+
+
+def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]:
+    """The verdict as a JSON object, with or without its checks; of its rates those that it may be called by."""
     rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops")
+    left_out = ("rate", "regulated") if findings else ("rate", "regulated", "findings")
     data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
-    data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in ("rate", "regulated")}
-    data |= {key: getattr(verdict, key) for key in rates}
-    return json.dumps(_known(data), indent=1)
+    data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}
+    return data | {key: getattr(verdict, key) for key in rates}
 
 
-def _known(value: Any) -> Any:
+def known(value: Any) -> Any:
+    """A JSON value with null for every number that is not finite."""
     match value:
         case float():
             return value if math.isfinite(value) else None
         case dict():
-            return {key: _known(entry) for key, entry in value.items()}
+            return {key: known(entry) for key, entry in value.items()}
         case list() | tuple():
-            return [_known(entry) for entry in value]
+            return [known(entry) for entry in value]
         case _:
             return value
 
