@@ -59,10 +59,16 @@ def exploration(rng: np.random.Generator) -> float:
     return LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
 
 
-def roots_among(process: Process, finished: Sequence[Chain], rng: np.random.Generator) -> list[Chain]:
-    """The finished trials that annealing starts from: the best by expected error, and random ones of the others."""
-    expected, _ = process.predict([chain.features for chain in finished])
-    order = np.argsort(np.round(expected / process.units.scale, DIGITS), kind="stable")
+def roots_among(process: Process, finished: Sequence[Chain], eligible: np.ndarray,
+                rng: np.random.Generator) -> list[Chain]:
+    """The finished trials that annealing starts from: the best by expected error, and random ones of the others.
+
+    Arguments:
+        finished: what the process has observed, in the same order.
+        eligible: places in `finished` of those that may be parents, ascending (int64).
+    """
+    expected = process.expected()[eligible] / process.units.scale
+    order = eligible[np.argsort(np.round(expected, DIGITS), kind="stable")]
     best, others = order[:BEST_ROOTS], order[BEST_ROOTS:]
     drawn = rng.permutation(others)[:RANDOM_ROOTS]
     return [finished[int(i)] for i in (*best, *drawn)]
@@ -70,12 +76,14 @@ def roots_among(process: Process, finished: Sequence[Chain], rng: np.random.Gene
 
 def anneal(process: Process, roots: Sequence[Chain], moves: Moves, kappa: float,
            rng: np.random.Generator) -> list[Chain]:
-    """Children of the roots, all that were looked at, by falling gain; empty if no root can take a morph.
+    """Children of the roots, all that were looked at, by falling gain; empty if there is no root that takes a morph.
 
     Arguments:
         process: the surrogate, pending trials imagined.
         kappa: exploration weight.
     """
+    if not roots:
+        return []
     pool = list(roots)
     gains = _gains(process, pool, kappa)
     children: list[Chain] = []

@@ -234,6 +234,7 @@ class HistoryView:
 
     Attributes (arrays of trial ids are int64):
         length: rows of the history that the view is of.
+        cache: where replayed architectures are kept, which all views of one log share.
         proposed: ids of all trials, ascending.
         pending: ids of the trials without an outcome.
         finished: ids of the trials that ended well with a finite value, in the order in which they ended.
@@ -250,7 +251,7 @@ class HistoryView:
         self.length = len(summaries)
         self.summaries = summaries
         self._record = record
-        self._cache = ArchitectureCache() if cache is None else cache
+        self.cache = ArchitectureCache() if cache is None else cache
 
         # The first outcome of a proposed trial holds; there is no second one unless a writer is wrong.
         kind = summaries["kind"]
@@ -346,7 +347,7 @@ class HistoryView:
         Raises KeyError if there is no such trial, RecordError if a record on the way is torn or not its parent's
         child.
         """
-        found = self._cache.get(trial_id)
+        found = self.cache.get(trial_id)
         return found if found is not None else self._replay(trial_id).architecture
 
     def candidate(self, trial_id: int) -> Candidate:
@@ -365,13 +366,13 @@ class HistoryView:
             if above >= parent or (above < 0) != (parent == 0):
                 raise RecordError(f"record of trial {parent}: its parent {above} does not come before it")
             parent = above
-            known = self.initial if parent < 0 else self._cache.get(parent)
+            known = self.initial if parent < 0 else self.cache.get(parent)
 
         candidate: Candidate | None = None
         for descendant, record in reversed(lineage):
             candidate = Candidate.from_record(record, known, descendant)
             known = candidate.architecture
-            self._cache.put(descendant, known)
+            self.cache.put(descendant, known)
         if candidate is None:
             raise KeyError(f"history: there is no trial {trial_id}")
         return candidate

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aiperf_mpi.search.acquisition import Chain
-from aiperf_mpi.search.architecture import Architecture, Base
-from aiperf_mpi.search.features import Features, features, plan_of
-from aiperf_mpi.search.history import HistoryView
+from aiperf_mpi.search.architecture import Base
+from aiperf_mpi.search.features import features, plan_of
+from aiperf_mpi.search.history import ArchitectureCache, HistoryView
 from aiperf_mpi.search.record import RecordError
 from aiperf_mpi.search.surrogate import Observations, Process, learn
 
@@ -33,24 +33,32 @@ MOST_ROWS, MOST_PENDING = 1500, 256
 class Memory:
     """What a generator keeps from one proposal to the next; it saves time and changes no number.
 
-    Features are kept with the very object that they describe, and a process with the very data it was learnt from,
-    so that nothing of another history is ever taken for this one.
+    Chains are kept by the views' cache, which belongs to one log, and a process with the very data it was learnt
+    from, so that nothing of another history is ever taken for this one.
+
+    Arguments:
+        capacity: chains kept, well over those that one proposal needs.
     """
 
     def __init__(self, capacity: int = 4096) -> None:
         self.capacity = capacity
-        self._features: OrderedDict[int, tuple[Architecture, Features]] = OrderedDict()
+        self._cache: ArchitectureCache | None = None
+        self._chains: OrderedDict[int, Chain] = OrderedDict()
         self._learnt: tuple[Observations, Process] | None = None
 
-    def features(self, architecture: Architecture) -> Features:
-        """The features of an architecture."""
-        kept = self._features.get(id(architecture))
-        if kept is None or kept[0] is not architecture:
-            kept = self._features[id(architecture)] = (architecture, features(architecture))
-            if len(self._features) > self.capacity:
-                self._features.popitem(last=False)
-        self._features.move_to_end(id(architecture))
-        return kept[1]
+    def chain(self, view: HistoryView, trial_id: int) -> Chain:
+        """A trial of the view as a chain without morphs; raises as `view.architecture` does."""
+        if self._cache is not view.cache:
+            self._cache = view.cache
+            self._chains.clear()
+        kept = self._chains.get(trial_id)
+        if kept is None:
+            architecture = view.architecture(trial_id)
+            kept = self._chains[trial_id] = Chain(trial_id, (), architecture, features(architecture))
+            if len(self._chains) > self.capacity:
+                self._chains.popitem(last=False)
+        self._chains.move_to_end(trial_id)
+        return kept
 
     def learnt(self, seen: Observations, base: Base) -> Process:
         """The process learnt from these observations."""
@@ -66,11 +74,13 @@ class Knowledge:
     Attributes:
         process: the surrogate after all finished trials that it learns from.
         finished, pending: the trials, as chains without morphs; the finished ones in the order in which they ended.
+        eligible: places in `finished` of those that may be parents, ascending (int64).
     """
 
     process: Process
     finished: list[Chain]
     pending: list[Chain]
+    eligible: np.ndarray
 
     @property
     def hashes(self) -> set[str]:
@@ -82,11 +92,11 @@ def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
     """What is known at `view`, which has at least `start` >= 1 finished trials."""
     length = anchor(len(view.finished), start)
     first, later = chosen(view, length), np.arange(length, len(view.finished))
-    finished = [_chain(view, int(trial), memory) for trial in view.finished[[*first, *later]]]
+    finished = [memory.chain(view, int(trial)) for trial in view.finished[[*first, *later]]]
     pending = []
     for trial in view.pending[-MOST_PENDING:]:
         try:
-            pending.append(_chain(view, int(trial), memory))
+            pending.append(memory.chain(view, int(trial)))
         except RecordError:
             # Its trainer rejects it with the reason; until then it says nothing about any architecture.
             continue
@@ -96,7 +106,9 @@ def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
         return Observations(rows, view.values[places].astype(np.float64), view.predicted[places])
 
     process = memory.learnt(seen(first, finished[: len(first)]), view.initial.base)
-    return Knowledge(process.append(seen(later, finished[len(first) :])), finished, pending)
+    process = process.append(seen(later, finished[len(first) :]))
+    eligible = np.flatnonzero([view.may_be_parent(chain.parent_id) for chain in finished])
+    return Knowledge(process, finished, pending, eligible)
 
 
 def anchor(finished: int, start: int) -> int:
@@ -116,7 +128,7 @@ def anchor(finished: int, start: int) -> int:
 def chosen(view: HistoryView, length: int) -> np.ndarray:
     """Places in `view.finished` of those among the first `length` that are learnt from, ascending (int64).
 
-    All up to 1,500; beyond that the 500 best, the 500 youngest, and 500 of the rest by chance.
+    All up to 1,500; beyond that the 500 best, the 500 youngest, and of the rest so many by chance.
     """
     if length <= MOST_ROWS:
         return np.arange(length)
@@ -130,10 +142,7 @@ def chosen(view: HistoryView, length: int) -> np.ndarray:
     word = view.finished[rest].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    taken[rest[np.argpartition(word, share - 1)[:share]]] = True
+    drawn = MOST_ROWS - np.count_nonzero(taken)
+    taken[rest[np.argpartition(word, drawn - 1)[:drawn]]] = True
     return np.flatnonzero(taken)
 
-
-def _chain(view: HistoryView, trial_id: int, memory: Memory) -> Chain:
-    architecture = view.architecture(trial_id)
-    return Chain(trial_id, (), architecture, memory.features(architecture))

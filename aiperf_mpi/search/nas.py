@@ -192,10 +192,11 @@ class Bayesian:
         known = learn_from(view, self.start, self._memory if self.keep else Memory())
         moves = Moves(self.space.ops, self.space.max_morphs, self.space.limits)
         process = known.process.imagine([chain.features for chain in known.pending])
-        for chain in anneal(process, roots_among(process, known.finished, rng), moves, exploration(rng), rng):
+        roots = roots_among(process, known.finished, known.eligible, rng)
+        for chain in anneal(process, roots, moves, exploration(rng), rng):
             if chain.architecture.hash not in known.hashes:
                 return Proposal(chain.parent_id, chain.morphs, chain.architecture)
-        return Random(self.space, long=True).propose(view, rng)
+        return Random(self.space, long=True).propose(view.of_parents(), rng)
 
 
 #: The searches by name (`search.method` of the configuration); each takes what `make_search` hands over.

@@ -257,7 +257,9 @@ class Process:
         units, hyper: as learnt from the rows it was first given.
         rows, table: features of all rows.
         lower: Cholesky factor of their covariance with noise, float64 [n, n].
-        values: standardised values of the observed rows, float64 [observed].
+        values, noise: standardised values of the observed rows, and the variance of their noise over that of one
+            measured value, float64 [observed].
+        places: the row of each observation, as duplicates share one, int64 [observations].
         weights: of the observed rows in the posterior mean, covariance^-1 (values - mean), float64 [observed].
         mean: the constant mean, by generalised least squares.
     """
@@ -269,6 +271,8 @@ class Process:
     table: Table
     lower: np.ndarray
     values: np.ndarray
+    noise: np.ndarray
+    places: np.ndarray
     weights: np.ndarray
     mean: float
 
@@ -283,6 +287,14 @@ class Process:
         mean = self.mean + cross[:, : len(self.weights)] @ self.weights
         return self.units.centre + self.units.scale * mean, self.units.scale * np.sqrt(variance)
 
+    def expected(self) -> np.ndarray:
+        """Posterior mean of the noise-free error at each observation, in their order (float64 [observations]).
+
+        What `predict` says of their rows, without a distance: (K + N) w = y - m, so m + K w = y - N w.
+        """
+        mean = self.values - self.hyper.noise * self.noise * self.weights
+        return self.units.centre + self.units.scale * mean[self.places]
+
     def append(self, seen: Observations) -> Process:
         """The process after more observations, hyperparameters kept. Raises ValueError if it holds fantasies."""
         if len(self.values) != len(self):
@@ -293,7 +305,8 @@ class Process:
         values = np.concatenate([self.values, self.units.standardise(seen.values)])
         mean, weights = _posterior(lower, values)
         return replace(self, rows=self.rows + seen.rows, table=table, lower=lower, values=values, weights=weights,
-                       mean=mean)
+                       mean=mean, noise=np.concatenate([self.noise, seen.noise]),
+                       places=np.concatenate([self.places, np.arange(len(self), len(table))]))
 
     def imagine(self, rows: Sequence[Features]) -> Process:
         """The process as if these rows had been observed, too, each with the value that it expects.
@@ -331,25 +344,25 @@ def learn(seen: Observations, plan: Plan) -> Process:
         raise ValueError(f"surrogate: {len(seen)} observations, of which "
                          f"{int(np.isfinite(seen.values).sum())} have a finite value; it needs one, and all finite")
     units = Units.of(seen.values)
-    rows, values, noise = merge(seen.rows, units.standardise(seen.values), seen.noise)
+    places, rows, values, noise = merge(seen.rows, units.standardise(seen.values), seen.noise)
     table = tabulate(rows, plan)
     distances = differences(table, table)
     chosen = _spread(values, FIT_ROWS)
     hyper = fit(distances[:, chosen[:, None], chosen], values[chosen], noise[chosen])
     lower, _ = stable_factor(hyper.kernel(distances) + np.diag(hyper.noise * noise))
     mean, weights = _posterior(lower, values)
-    return Process(plan, units, hyper, rows, table, lower, values, weights, mean)
+    return Process(plan, units, hyper, rows, table, lower, values, noise, places, weights, mean)
 
 
 def merge(rows: Sequence[Features], values: np.ndarray,
-          noise: np.ndarray) -> tuple[tuple[Features, ...], np.ndarray, np.ndarray]:
-    """Rows without duplicates, in the order of their first appearance; values are averaged by precision, and the
-    variance of the noise falls with their number."""
+          noise: np.ndarray) -> tuple[np.ndarray, tuple[Features, ...], np.ndarray, np.ndarray]:
+    """(places, rows, values, noise) without duplicates, rows in the order of their first appearance, and at which of
+    them each given row is now; values are averaged by precision, the variance of the noise falls with their number."""
     first: dict[tuple[bytes, int, int], int] = {}
     place = np.array([first.setdefault((row.slots.tobytes(), row.macs, row.parameters), len(first)) for row in rows])
     unique = [rows[int(i)] for i in np.unique(place, return_index=True)[1]]
     precision = np.bincount(place, 1.0 / noise)
-    return tuple(unique), np.bincount(place, values / noise) / precision, 1.0 / precision
+    return place, tuple(unique), np.bincount(place, values / noise) / precision, 1.0 / precision
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def test_distances_by_matrix_products_are_the_l1_distances(base: Base) -> None:
 @pytest.mark.parametrize("sharpness", [0.003, 0.05, 1.0])
 def test_the_kernel_is_positive_definite(sharpness: float) -> None:
     # Without any noise: the least eigenvalue is that of a matrix of 150 different architectures.
-    rows, _, _ = merge(some_rows(150, 30), np.zeros(150), np.ones(150))
+    _, rows, _, _ = merge(some_rows(150, 30), np.zeros(150), np.ones(150))
     table = tabulate(rows, PLAN)
     hyper = Hyper(sharpness * np.array([1.0, 0.7, 0.5, 0.3, 2.0]), 1.0, LEAST_NOISE)
     assert np.linalg.eigvalsh(hyper.kernel(differences(table, table)))[0] > 1e-6
@@ -82,7 +82,7 @@ def test_the_kernel_is_positive_definite(sharpness: float) -> None:
 
 def test_the_squared_distance_would_not_be() -> None:
     # That the test above can fail: exp(-d^2), as in the authors' code, of the same distances is indefinite.
-    rows, _, _ = merge(some_rows(150, 30), np.zeros(150), np.ones(150))
+    _, rows, _, _ = merge(some_rows(150, 30), np.zeros(150), np.ones(150))
     table = tabulate(rows, PLAN)
     total = 0.005 * differences(table, table).sum(axis=0)
     assert np.linalg.eigvalsh(np.exp(-(total**2)))[0] < -0.1
@@ -186,8 +186,9 @@ def test_duplicates_are_merged_and_count_as_often_as_they_were_seen() -> None:
     values = made_up(rows, noise=0.01)
     # Row 0 three more times, once predicted: precision 1 + 1 + 1 + 1/4.
     more = (rows[0],) * 3
-    unique, averaged, noise = merge(rows + more, np.append(values, [0.1, 0.2, 0.4]), np.append(np.ones(32), 4.0))
-    assert unique == rows
+    given = rows + more, np.append(values, [0.1, 0.2, 0.4]), np.append(np.ones(32), 4.0)
+    places, unique, averaged, noise = merge(*given)
+    assert unique == rows and places.tolist() == [*range(30), 0, 0, 0]
     assert noise[0] == pytest.approx(1 / 3.25) and (noise[1:] == 1.0).all()
     assert averaged[0] == pytest.approx((values[0] + 0.1 + 0.2 + 0.4 / 4) / 3.25)
     assert np.array_equal(averaged[1:], values[1:])
@@ -205,6 +206,17 @@ def test_duplicates_are_merged_and_count_as_often_as_they_were_seen() -> None:
     cross = process.hyper.kernel(differences(table, table))
     expected = mean + cross @ inverse @ (merged - mean)
     assert np.allclose(again.predict(rows)[0], process.units.centre + process.units.scale * expected, atol=1e-9)
+
+
+def test_what_is_expected_of_the_observed_needs_no_distances() -> None:
+    # With duplicates inside of what is learnt, behind it, and with predicted values among both.
+    rows = some_rows(50, seed=16)
+    rows, more = rows + rows[:5], some_rows(8, seed=17) + rows[:2]
+    process = learn(Observations(rows, made_up(rows, noise=0.02), np.arange(55) % 4 == 0), PLAN)
+    assert len(process) == 50 and np.allclose(process.expected(), process.predict(rows)[0], atol=1e-9)
+    grown = process.append(Observations(more, made_up(more, noise=0.02), np.arange(10) % 3 == 0))
+    assert np.allclose(grown.expected(), grown.predict(rows + more)[0], atol=1e-9)
+    assert np.array_equal(grown.imagine(some_rows(3, seed=18)).expected(), grown.expected())
 
 
 def test_a_predicted_value_moves_the_surrogate_less() -> None:
