@@ -39,6 +39,10 @@ __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load"
 #: No run is official before the checks of an official run exist in the judge; until then every run is a trial.
 OFFICIAL_RUNS = False
 
+#: Least length of an official run's core phase in seconds (the authors' README, section 2: at least an hour).
+OFFICIAL_SECONDS = 3600.0
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything a run is told. Build one with :func:`load` or :func:`from_toml`: they check it."""
@@ -163,7 +167,7 @@ def classify(config: Config) -> tuple[str, str, tuple[Departure, ...]]:
         if meaning.rule is not None and (value := _get(config, key)) != meaning.rule.expected
     )
     kinds = {departure.rule.kind for departure in departures}
-    official = OFFICIAL_RUNS and FIXED not in kinds
+    official = OFFICIAL_RUNS and FIXED not in kinds and config.run.time_limit >= OFFICIAL_SECONDS
     return ("official" if official else "trial", "open" if DEFAULT in kinds else "closed", departures)
 
 

@@ -25,6 +25,7 @@ __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content
 
 #: Checks of the finished file, which the judge makes itself, as they need its verdict or its bytes.
 SEAL, AGREES = "V21", "I12"
+SEAL_LIMIT, AGREES_LIMIT = "complete = 1, SHA-256 of the content", "every attribute of the verdict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check, whether or not it is fatal for this run."""
+    """The outcome of one check, whether or not it is fatal for this run; `wrong` says what it did not pass for."""
 
     id: str
     severity: str
@@ -45,6 +46,7 @@ class Finding:
     limit: str
     measured: str
     passed: bool
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,10 @@ def judge_content(result: Result) -> Verdict:
     with np.errstate(all="ignore"):
         for check in CHECKS:
             outcome = check.run(evidence)
-            passed = not outcome.wrong
-            findings.append(Finding(check.id, check.severity, check.about, check.limit, outcome.measured, passed))
+            measured, passed = outcome.measured, not outcome.wrong
+            findings.append(
+                Finding(check.id, check.severity, check.about, check.limit, measured, passed, outcome.wrong)
+            )
             if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
                 reasons += [Reason(check.id, text) for text in outcome.wrong]
 
@@ -213,15 +217,15 @@ def _seal(result: Result) -> tuple[Finding, list[str]]:
         wrong.append("the file is not complete: the run has not ended, or was killed")
     if not result.content_sha256 or result.attributes.get("content_sha256") != result.content_sha256:
         wrong.append("the content is not what its hash says: it was changed behind the end of the run")
-    limit = "complete = 1, SHA-256 of the content"
-    return Finding(SEAL, FATAL, "The file is complete and unchanged.", limit, result.content_sha256, not wrong), wrong
+    about, measured = "The file is complete and unchanged.", result.content_sha256
+    return Finding(SEAL, FATAL, about, SEAL_LIMIT, measured, not wrong, tuple(wrong)), wrong
 
 
 def _agrees(result: Result, verdict: Verdict) -> tuple[Finding, list[str]]:
     """The verdict that the file holds is the judge's (an unfinished file holds none)."""
     wrong = list(_disagreements(result, verdict)) if result.attributes.get("complete") == 1 else []
-    limit = "every attribute of the verdict"
-    return Finding(AGREES, FATAL, "The file says of itself what the judge says.", limit, "", not wrong), wrong
+    about = "The file says of itself what the judge says."
+    return Finding(AGREES, FATAL, about, AGREES_LIMIT, "", not wrong, tuple(wrong)), wrong
 
 
 def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:

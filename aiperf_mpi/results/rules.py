@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of a result as data: every check with its reason, those left out, classes, divisions, submissions.
+
+docs/rules.md says the same in words; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+
+from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.results.checks import CHECKS, FATAL
+from aiperf_mpi.results.judge import AGREES, AGREES_LIMIT, SEAL, SEAL_LIMIT
+from aiperf_mpi.search.architecture import Base, resnet50
+from aiperf_mpi.sections import IMAGENET_IMAGES
+
+#: Why each check exists.
+REASONS = {
+    "I01": "A tool that reads the file must find what the schema promises.",
+    "I02": "A row counted twice, or lost, changes the score.",
+    "I03": "Values that cannot be betray damage.",
+    "I04": "A search has one beginning.",
+    "I05": "Operations are counted from the architecture, so it must be the one that was searched.",
+    "I06": "Training a candidate again is no search.",
+    "I07": "A count that a rank reports is not evidence; the architecture is.",
+    "I08": "The plot of the score must be that of the rows.",
+    "I09": "Only images that were really used are credited, not a nominal epoch.",
+    "I10": "The error of a trial is what its epochs measured.",
+    "I11": "What ranks exchanged belongs to the description of a run.",
+    "I12": "A reader who trusts the attributes must not read another verdict.",
+    "I13": "All trials train under the declared budget.",
+    "I14": "Budgets follow rounds, so rounds must follow one another.",
+    "I15": "A machine that trained nothing has no rate.",
+    "I16": "A short run, or one stopped at its best moment, does not measure a machine.",
+    "V01": "What was run must be what is claimed.",
+    "V02": "The clock must not stop early.",
+    "V03": "An error that cannot be reproduced from the checkpoint was not reached.",
+    "V04": "Diverged training must not raise a score.",
+    "V05": "Sums wrap and round; integers do not.",
+    "V08": "A child that computes another function did not inherit its weights.",
+    "V09": "Without a search the workload is another one.",
+    "V10": "The paper asks for at least FP-16; bfloat16 counts as FP-16.",
+    "V11": "Ranks that did not report may have done anything.",
+    "V12": "Time that runs backwards, or twice, makes work for nothing.",
+    "V13": "Idle time counts, so all time must be accounted for.",
+    "V14": "A rate that still moves is no result.",
+    "V15": "The same images must have been trained everywhere.",
+    "V16": "A run must be repeatable from its seed.",
+    "V18": "A number without its machine cannot be compared.",
+    "V19": "Others must be able to get the program that ran.",
+    "V20": "An official run is not interrupted.",
+    "V21": "A file that was changed afterwards proves nothing.",
+}
+
+#: Checks of the common numbering that this version does not make, and why.
+LEFT_OUT = {
+    "V06": "The count by XLA is compared before a candidate is trained, and a mismatch rejects it; no value is stored.",
+    "V07": "Digests of the parameters are not stored for each data-parallel rank.",
+    "V17": "There are no reference curves of convergence for searched networks.",
+}
+
+#: Class and division, and what decides them.
+CLASSES = {
+    "official": "all rows that the paper fixes are kept, and the core time is at least an hour",
+    "trial": "any other run: it has a rate, and no score",
+}
+DIVISIONS = {
+    "closed": "the defaults of Table 4 are kept, except framework and batch size",
+    "open": "any default is departed from; departures are listed in the result",
+}
+
+#: An official submission: runs with these seeds, declared beforehand, and the median of their scores. The authors' own
+#: rerun differed by 10 %, so one run says little.
+SEEDS = (2021, 2022, 2023)
+REPETITIONS = len(SEEDS)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOfCheck:
+    """A check as a rule: `severity` is fatal (for every run) or official (for official runs)."""
+
+    id: str
+    severity: str
+    limit: str
+    reason: str
+
+
+#: Every check that the judge makes, by identifier.
+RULES: tuple[RuleOfCheck, ...] = tuple(
+    RuleOfCheck(name, severity, limit, REASONS[name])
+    for name, severity, limit in sorted(
+        [*((c.id, c.severity, c.limit) for c in CHECKS), (SEAL, FATAL, SEAL_LIMIT), (AGREES, FATAL, AGREES_LIMIT)]
+    )
+)
+
+
+def submission_score(scores: Sequence[float]) -> float:
+    """The score of an official submission in op/s: the median of REPETITIONS runs.
+
+    Raises ValueError for another number of runs.
+    """
+    if len(scores) != REPETITIONS:
+        raise ValueError(f"an official submission has {REPETITIONS} runs, not {len(scores)}")
+    return median(scores)
+
+
+@cache
+def resnet50_operations() -> tuple[int, int]:
+    """Operations to train on one image and to validate one, for ResNet-50 of the paper on ImageNet."""
+    return operations(resnet50(Base(224, 3, 1000, 64, (3, 4, 6, 3))))
+
+
+def normalised(ops_per_second: float) -> float:
+    """A rate in op/s as images of ImageNet per second that ResNet-50 would train at it, validation included.
+
+    For comparison with other benchmarks: one image costs its training and its share of the epoch's validation.
+    """
+    train_ops, val_ops = resnet50_operations()
+    train, val = IMAGENET_IMAGES
+    return ops_per_second / (train_ops + val_ops * val / train)
+
+
+def rule_lines() -> list[str]:
+    """The rows of the table of checks in docs/rules.md."""
+    return [f"| {r.id} | {r.severity} | {r.limit} | {r.reason} |" for r in RULES]
