@@ -18,6 +18,7 @@ from aiperf_mpi.search.budget import (
     ROUND_EPOCHS,
     SCHEDULE_EPOCHS,
 )
+from aiperf_mpi.search.cells import BATCHES, FROM_ROUND, KERNELS
 from aiperf_mpi.settings import DEFAULT, FIXED, SECTION_4_5, TABLE_4, setting
 
 #: Images of the data sets, (training, validation). ImageNet: section 4.5 of the paper.
@@ -175,6 +176,12 @@ class Search:
     population: int = setting(100, "youngest results among which evolution samples", low=1, high=10**6)
     sample_size: int = setting(25, "results in a tournament", low=1, high=10**6)
     queue_depth: int = setting(2, "candidates that wait for each replica", low=1, high=64)
+    #: A multiple, as the surrogate changes by what is new in proportion, and as a replacement on the largest machine
+    #: must not fill the history: a slot is refilled at most log(trials) times.
+    stale_after: float = setting(
+        1.5, "replace a waiting candidate when more than this many times as many trials have finished as it knew of",
+        low=1, high=1e9,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,18 +190,18 @@ class Hpo:
 
     enabled: bool = setting(True, "optimise kernel and batch size", rule=FIXED, source=f"{TABLE_4}, HPO method")
     method: str = setting(
-        "random",
-        "how they are chosen",
-        choices=("random", "grid"),
+        "bayesian",
+        "how they are chosen; tpe needs the extra of that name",
+        choices=("bayesian", "tpe", "grid", "random"),
         rule=FIXED,
         source=f"{TABLE_4}, HPO method",
         expected="bayesian",
     )
-    from_round: int = setting(4, "first round it works in", low=1, high=10**6, rule=FIXED, source=SECTION_4_5)
+    from_round: int = setting(FROM_ROUND, "first round it works in", low=1, high=10**6, rule=FIXED, source=SECTION_4_5)
     kernels: tuple[int, ...] = setting(
-        (3, 5, 7), "kernel sizes of inserted convolutions", low=1, high=MAX_KERNEL, rule=DEFAULT, source="authors' code"
+        KERNELS, "kernel sizes of inserted convolutions", low=1, high=MAX_KERNEL, rule=DEFAULT, source="authors' code"
     )
-    batches: tuple[int, ...] = setting((256, 320, 384, 448, 512), "batch sizes per device", low=1, high=2**20)
+    batches: tuple[int, ...] = setting(BATCHES, "batch sizes per device", low=1, high=2**20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,15 +244,27 @@ class CandidateQueue:
         self._release(taken, taken.ticket)
         self.rejected += 1
 
-    def retract(self, ticket: int) -> Taken | None:
-        """Take a READY candidate back before the trainer has it (a stale one, or at the end of a run); the slot is this
-        rank's to fill again or to give up. None if it is not READY."""
-        for slot in self.slots():
-            if slot.ticket == ticket and slot.state == READY:
-                mine = slot.moved(FILLING, owner=self.rank)
-                if self._move(slot, mine):
-                    return Taken(mine, self._read(slot))
-        return None
+    # -- a generator that takes a candidate back
+
+    def waiting(self) -> list[Taken]:
+        """The READY candidates as they lie there, in the order of their tickets; none of them is moved, and one that
+        another rank moves meanwhile is left out."""
+        found = [(slot, self._copy(slot)) for slot in self.slots() if slot.state == READY]
+        now = self.slots()
+        still = [Taken(slot, row) for slot, row in found if now[slot.index] == slot and self._fits(slot, row)]
+        return sorted(still, key=lambda candidate: candidate.ticket)
+
+    def still(self, slot: Slot) -> bool:
+        """Whether nobody has moved a slot since it was seen."""
+        return self.slots()[slot.index] == slot
+
+    def retract(self, ready: Slot) -> Taken | None:
+        """Take the candidate of a slot that was seen READY back before the trainer has it; the slot is this rank's to
+        fill again or to give up. None if anybody was faster, the trainer or another generator."""
+        if ready.state != READY:
+            return None
+        mine = ready.moved(FILLING, owner=self.rank)
+        return Taken(mine, self._read(ready)) if self._move(ready, mine) else None
 
     # -- the window
 
@@ -280,11 +292,18 @@ class CandidateQueue:
         """Where the payload of a slot's owner lies."""
         return self._payload + (slot.index * self._ranks + slot.owner) * RECORD_DTYPE.itemsize
 
-    def _read(self, slot: Slot) -> np.void:
+    def _copy(self, slot: Slot) -> np.void:
         row = np.empty(1, RECORD_DTYPE)
         self._window.get(self._place(slot), row)
         self._window.flush()
-        if not rec.check(row[0]) or int(row[0]["round"]) != slot.ticket:
+        return row[0]
+
+    def _fits(self, slot: Slot, record: np.void) -> bool:
+        return rec.check(record) and int(record["round"]) == slot.ticket
+
+    def _read(self, slot: Slot) -> np.void:
+        record = self._copy(slot)
+        if not self._fits(slot, record):
             raise RecordError(f"candidate queue: the record of ticket {slot.ticket} from rank {slot.owner} of the node "
                               "is torn or of another round")  # fmt: skip
-        return row[0]
+        return record

@@ -3,6 +3,9 @@
 
     reserve a ticket -> think (thread) -> claim -> propose -> check (thread) -> publish, or reject and refill
 
+When all places are taken, a candidate that waits and has become stale is replaced in the same way; it stays where it is
+until its replacement is ready, and the two change places in a moment, so that no trainer waits for it.
+
 Only the main thread calls MPI, so `advance` is called by it again and again, returns at once, and serves the records
 that the thinking thread asks for. A generator rank calls it in a loop, a trainer of a node without generators
 between its steps.
@@ -10,7 +13,6 @@ between its steps.
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +21,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.parallel.candidates import CandidateQueue, Slot
+from aiperf_mpi.parallel.candidates import EMPTY, CandidateQueue, Slot
 from aiperf_mpi.parallel.context import Context
+from aiperf_mpi.parallel.desk import RecordDesk, learnt_slots
 from aiperf_mpi.parallel.messages import Kind
+from aiperf_mpi.parallel.staleness import stalest
 from aiperf_mpi.results.schema import TRIAL_ROW, new_row
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
 from aiperf_mpi.search.history import ArchitectureCache, HistoryFull, HistoryView
@@ -40,44 +44,28 @@ RETRY_SECONDS = 1.0
 #: Seconds between two renewals of a reserved slot, well under its lease.
 RENEW_SECONDS = 60.0
 
+#: Seconds between two looks for a stale candidate, while there is nothing else to do.
+STALE_SECONDS = 1.0
+
+#: Part of the history's slots beyond which nothing is replaced any more: the rest is for candidates that are trained.
+REPLACING_PART = 0.5
+
 #: Says what is wrong with a candidate, or "" where nothing is; runs in the thinking thread.
 Check = Callable[[Candidate], str]
 
 
 @dataclass(frozen=True)
 class Place:
-    """For whom a candidate is made: replica, queue, the reserved slot (its ticket is the round), and by whom."""
+    """For whom a candidate is made: replica, queue, the reserved slot (its ticket is the round), and by whom.
+
+    With `replacing` the slot is not reserved: it was seen READY with a stale candidate, which may still be taken.
+    """
 
     replica: int
     generator: int
     queue: CandidateQueue
     slot: Slot
-
-
-class RecordDesk:
-    """Records of the history for the thinking thread: it asks, and the main thread, which may call MPI, answers."""
-
-    def __init__(self, read: Callable[[int], np.void]) -> None:
-        self._read = read
-        self._asked: queue.Queue[tuple[int, Future[np.void]]] = queue.Queue()
-
-    def record(self, slot: int) -> np.void:
-        """The record of a slot; waits for the main thread. Raises what reading it raises."""
-        answer: Future[np.void] = Future()
-        self._asked.put((slot, answer))
-        return answer.result()
-
-    def serve(self) -> None:
-        """Answer what has been asked, on the main thread."""
-        while True:
-            try:
-                slot, answer = self._asked.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                answer.set_result(self._read(slot))
-            except Exception as error:
-                answer.set_exception(error)
+    replacing: bool = False
 
 
 class Generation:
@@ -88,6 +76,10 @@ class Generation:
         check: builds and counts a candidate, see Check.
         generator: index of this generator on its node; two of them never draw from the same random stream.
         replicas: the replicas it serves, with their queues.
+
+    Attributes:
+        full: whether history or claims have no place left.
+        replaced: stale candidates that this generator has replaced.
     """
 
     def __init__(
@@ -97,15 +89,16 @@ class Generation:
         self._history, self._claims = context.windows.history, context.windows.claims
         self._search, self._hpo = search_of(context.config), hpo_of(context.config)
         self._initial, self._cache = Architecture(context.config.base), ArchitectureCache()
-        self._desk = RecordDesk(self._history.record)
+        self._desk = RecordDesk(self._history.records)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="generation")
         self._place: Place | None = None
         self._thought: Future[Candidate] | None = None
         self._checked: Future[str] | None = None
         self._candidate: Candidate | None = None
-        self._attempts, self._retry_at, self._renew_at = 0, 0.0, 0.0
+        self._attempts, self._retry_at, self._renew_at, self._look_at = 0, 0.0, 0.0, 0.0
         self._spoilt = False
         self.full = False
+        self.replaced = 0
 
     @property
     def busy(self) -> bool:
@@ -145,7 +138,7 @@ class Generation:
         if self._place is None:
             if self._context.clock.now() < self._retry_at:
                 return False
-            self._place = self._reserve()
+            self._place = self._reserve() or self._stale()
             self._attempts = 0
         if self._place is None:
             return False
@@ -159,14 +152,43 @@ class Generation:
                 return Place(replica, self._generator, candidates, slot)
         return None
 
+    def _stale(self) -> Place | None:
+        """A waiting candidate that can be replaced by one that knows more, now and then looked for."""
+        context, search = self._context, self._context.config.search
+        now = time.monotonic()
+        if search.method == "random" or now < self._look_at:
+            return None
+        self._look_at = now + STALE_SECONDS
+        self._history.refresh()
+        if len(self._history) > REPLACING_PART * self._history.capacity:
+            return None
+        generators = max(1, context.ranks.node_generators)
+        summaries = self._history.summaries()
+        found = stalest(self._replicas, summaries, search.stale_after, self._generator, generators)
+        if found is None:
+            return None
+        replica, candidates, waiting = found
+        return Place(replica, self._generator, candidates, waiting.slot, replacing=True)
+
+    def _outdated(self, place: Place) -> bool:
+        """Whether a replacement is not wanted any more: its slot has moved on, or a free place comes first."""
+        if not place.replacing:
+            return False
+        return not place.queue.still(place.slot) or any(candidates.count(EMPTY) for _, candidates in self._replicas)
+
     def _think(self, place: Place) -> None:
         self._history.refresh()
         context = self._context
         inherit = context.config.model.inherits
         view = HistoryView(self._history.summaries(), self._desk.record, self._initial, self._cache, inherit)
-        self._thought = self._executor.submit(
-            think, context.config, self._search, self._hpo, view, place, context.n_devices, self._attempts
-        )
+        self._thought = self._executor.submit(self._think_ahead, view, place, context.n_devices, self._attempts)
+
+    def _think_ahead(self, view: HistoryView, place: Place, n_devices: int, attempt: int) -> Candidate:
+        """What the thread does: fetch the records that the search learns from together, then think."""
+        config = self._context.config
+        if config.search.method == "bayesian":
+            self._desk.read_ahead(learnt_slots(view))
+        return think(config, self._search, self._hpo, view, place, n_devices, attempt)
 
     def _after_thought(self, thought: Future[Candidate]) -> bool:
         if not thought.done():
@@ -178,6 +200,9 @@ class Generation:
         except NoProposal:
             # Every parent that was drawn is at the limits; the history must grow first.
             self._leave(place)
+            return True
+        if self._outdated(place):
+            self._place = None
             return True
 
         candidate = self._tampered(candidate)
@@ -206,26 +231,43 @@ class Generation:
             # Recorded with its reason; the ticket is filled again.
             reject(self._context, candidate.to_record(self._context.now()), candidate.trial_id, wrong)
             self._attempts = 0
-            self._think(place)
+            if self._outdated(place):
+                self._place = self._candidate = None
+            else:
+                self._think(place)
             return True
-        if not place.queue.publish(place.slot, candidate.to_record(self._context.now()), candidate.trial_id):
-            self._drop(candidate)
+        if place.replacing:
+            self._replace(place, candidate)
+        elif not place.queue.publish(place.slot, candidate.to_record(self._context.now()), candidate.trial_id):
+            self._drop(candidate.to_record(self._context.now()), candidate.trial_id, "its slot was taken away")
         self._place = self._candidate = None
         return True
 
+    def _replace(self, place: Place, candidate: Candidate) -> None:
+        """Put a candidate where a stale one waits; the one of the two that no trainer gets is dropped."""
+        record = candidate.to_record(self._context.now())
+        stale = place.queue.retract(place.slot)
+        if stale is None:
+            self._drop(record, candidate.trial_id, "the candidate that it was to replace is taken")
+            return
+        if not place.queue.publish(stale.slot, record, candidate.trial_id):
+            self._drop(record, candidate.trial_id, "its slot was taken away")
+        self._drop(stale.record, int(stale.record["trial"]), f"stale: replaced by {candidate.trial_id}")
+        self.replaced += 1
+
     def _renew(self) -> None:
         """Say now and then that the reserved slot is still being filled; others take it back otherwise."""
-        if self._place is None or time.monotonic() < self._renew_at:
+        if self._place is None or self._place.replacing or time.monotonic() < self._renew_at:
             return
         self._renew_at = time.monotonic() + RENEW_SECONDS
         slot = self._place.queue.renew(self._place.slot)
         if slot is not None:
             self._place = replace(self._place, slot=slot)
 
-    def _drop(self, candidate: Candidate) -> None:
-        """A candidate whose slot was taken away is nobody's: its key can be claimed again."""
-        self._history.append(candidate.outcome(DROPPED, self._context.now(), cause="its slot was taken away"))
-        self._claims.release(candidate.key)
+    def _drop(self, proposed: np.void, trial_id: int, cause: str) -> None:
+        """A candidate that nobody will train, by its PROPOSED record: its key can be claimed again."""
+        self._history.append(rejection(proposed, trial_id, self._context.now(), cause, DROPPED))
+        self._claims.release(int(proposed["key"]))
 
     def _tampered(self, candidate: Candidate) -> Candidate:
         """The candidate, or, once, one whose stated count is wrong: the injected fault of that name."""
@@ -237,7 +279,8 @@ class Generation:
 
     def _leave(self, place: Place) -> None:
         """Give the place back, and look again when the history may have grown."""
-        place.queue.give_up(place.slot)
+        if not place.replacing:
+            place.queue.give_up(place.slot)
         self._place, self._retry_at = None, self._context.clock.now() + RETRY_SECONDS
 
     def _require_place(self) -> Place:

@@ -125,16 +125,17 @@ def check(record: np.void) -> bool:
     )
 
 
-def rejection(proposed: np.void, trial_id: int, t: float, cause: str) -> np.void:
+def rejection(proposed: np.void, trial_id: int, t: float, cause: str, status: int = REJECTED) -> np.void:
     """The sealed OUTCOME record that rejects a PROPOSED one as it is: what is wrong in it stays to be seen.
 
     Arguments:
         trial_id: slot of the PROPOSED record.
         t: seconds since core start.
         cause: what is wrong; cut to 64 ASCII characters.
+        status: REJECTED, or DROPPED where nothing is wrong and its key is free again.
     """
     record = proposed.copy()
-    record["kind"], record["status"], record["trial"], record["t"] = OUTCOME, REJECTED, trial_id, t
+    record["kind"], record["status"], record["trial"], record["t"] = OUTCOME, status, trial_id, t
     record["cause"] = cause.encode("ascii", "replace")[:CAUSE_BYTES]
     return seal(record)
 

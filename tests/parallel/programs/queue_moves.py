@@ -66,10 +66,16 @@ assert not queue.publish(three, proposed(0, 3), 20) and queue.renew(three) is No
 three = queue.reserve()
 assert three.ticket == 3 and queue.give_up(three) and tickets() == [3, 4]
 three = queue.reserve()
-assert queue.retract(3) is None and queue.publish(three, proposed(0, 3), 21)
-back = queue.retract(3)
+assert queue.retract(three) is None and queue.publish(three, proposed(0, 3), 21)
+seen = queue.waiting()[0]
+assert seen.ticket == 3 and int(seen.record["trial"]) == 21 and queue.still(seen.slot)
+back = queue.retract(seen.slot)
+assert queue.retract(seen.slot) is None and not queue.still(seen.slot)
 assert back.ticket == 3 and int(back.record["trial"]) == 21 and states()[0] == FILLING
-assert queue.publish(back.slot, proposed(0, 3), 22) and int(queue.take().record["trial"]) == 22
+assert queue.publish(back.slot, proposed(0, 3), 22) and queue.retract(seen.slot) is None
+assert [int(candidate.record["trial"]) for candidate in queue.waiting()] == [22]
+seen = queue.waiting()[0]
+assert int(queue.take().record["trial"]) == 22 and queue.waiting() == [] and queue.retract(seen.slot) is None
 
 # Only a sealed record of the slot's own round becomes ready.
 four = queue.reserve()

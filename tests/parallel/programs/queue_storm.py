@@ -38,7 +38,8 @@ def generate(queue):
     trial = world.rank << 32 | made
     made += 1
     if queue.publish(slot, proposed(world.rank, slot.ticket, made - 1), trial) and rng.random() < 0.02:
-        again = queue.retract(slot.ticket)
+        seen = [candidate.slot for candidate in queue.waiting() if int(candidate.record["trial"]) == trial]
+        again = queue.retract(seen[0]) if seen else None
         if again is not None:
             retracted += 1
             queue.give_up(again.slot)

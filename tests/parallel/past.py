@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A history with trials that have ended, for the programs that search: the same rows whoever writes them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import Config, load
+from aiperf_mpi.parallel.clock import CoreClock
+from aiperf_mpi.search import record as rec
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.morphism import random_chain
+from aiperf_mpi.search.record import Candidate
+
+#: Small networks with room to grow: 2,000 different ones must be found among them.
+SMALL = (
+    "data.name='synthetic'", "data.image_size=32", "data.channels=3", "data.classes=10",
+    "model.blocks=[1,1]", "model.width=8",
+    "search.max_units=60", "search.max_parameters=1000000", "train.batch_per_device=32", "hpo.batches=[16,32]",
+)  # fmt: skip
+
+
+def small(*sets: str) -> Config:
+    """A configuration of small networks."""
+    return load(sets=[*SMALL, *sets])
+
+
+def children(config: Config, count: int, seed: int = 3) -> list[Candidate]:
+    """The first is the initial architecture, the others its different children, by random chains of 1 to 4 morphs."""
+    initial, rng = Architecture(config.base), np.random.default_rng(seed)
+    made = [Candidate.new(initial, (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=32, devices=1,
+                          seed=config.run.seed)]  # fmt: skip
+    keys = {made[0].key}
+    while len(made) < count:
+        architecture, own = random_chain(initial, rng, int(rng.integers(1, 5)))
+        child = Candidate.new(architecture, own, parent_id=0, replica=0, generator=0, round=1 + len(made),
+                              batch_per_device=32, devices=1, seed=config.run.seed)  # fmt: skip
+        if child.key not in keys:
+            keys.add(child.key)
+            made.append(child)
+    return made
+
+
+def write_past(history: Any, claims: Any, candidates: list[Candidate], first: int = 0) -> None:
+    """Append candidates and, behind each, its outcome: an error that follows from its size, so there is something to
+    learn. `claims` may be None."""
+    for number, candidate in enumerate(candidates, first):
+        if claims is not None and not claims.claim(candidate.key):
+            raise ValueError(f"candidate {number} of the past is claimed already")
+        trial = history.append(candidate.to_record(float(number)))
+        error = 0.2 + 0.5 / (1 + len(candidate.architecture.layers())) + 0.01 * (number % 7)
+        ended = replace(candidate, trial_id=trial).outcome(rec.DONE, number + 0.5, epochs=4, best_error=error)
+        history.append(ended)
+
+
+def context_of(config: Config, windows: Any, generators: int = 1) -> Any:
+    """What a Generation takes, on a rank that has no other role."""
+    clock = CoreClock(time.monotonic, time.monotonic())
+    return SimpleNamespace(config=config, windows=windows, clock=clock, now=clock.now, n_devices=1,
+                           ranks=SimpleNamespace(node_generators=generators))  # fmt: skip
