@@ -20,16 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from aiperf_mpi.results import judge, resultfile, tables
+from aiperf_mpi.results import judge, package, resultfile, tables
 from aiperf_mpi.results.client import EPOCH, EVENT, FRAME, RANK, RECORD, SLOT, TRIAL, WriterClient
 from aiperf_mpi.results.journal import Journal, encode_row
+from aiperf_mpi.results.package import JOURNAL, PARTIAL, RESULT
 from aiperf_mpi.results.run import ROW_DTYPES, Run, RunCollector
 from aiperf_mpi.search.record import check
 
 __all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
-
-#: Names of the files in the output folder.
-JOURNAL, PARTIAL, RESULT = "journal.jsonl", "result.partial.h5", "result.h5"
 
 #: Of one core's time, at most this part is spent on rebuilding the partial result.
 PARTIAL_SHARE = 0.01
@@ -228,6 +226,11 @@ class Writer:
             self._complain(f"{path}: cannot be written: {error}")
             self._report()
             return 0
+        try:
+            package.describe(self._folder)
+        except (OSError, ValueError) as error:
+            # The result is whole without them, and `verify --json` says the same.
+            self._complain(f"{self._folder}: {package.SUMMARY} or {package.MANIFEST} cannot be written: {error}")
         self._report(result=str(path))
         return 0
 

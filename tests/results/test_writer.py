@@ -20,6 +20,7 @@ from aiperf_mpi.results import client as client_module
 from aiperf_mpi.results.client import WriterClient
 from aiperf_mpi.results.journal import replay
 from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.package import MANIFEST, SUMMARY, check_manifest
 from aiperf_mpi.results.schema import EPOCH_ROW, new_row
 from aiperf_mpi.results.writer import JOURNAL, PARTIAL, RESULT
 from tests.results.example_run import Example, example_run
@@ -65,7 +66,8 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     assert (status.errors, status.result, status.finished) == ((), str(folder / RESULT), True)
     verdict = judge(status.result)
     assert verdict.valid, verdict.reasons
-    assert sorted(entry.name for entry in folder.iterdir()) == [JOURNAL, RESULT]
+    assert sorted(entry.name for entry in folder.iterdir()) == [JOURNAL, MANIFEST, RESULT, SUMMARY]
+    assert check_manifest(folder) == []
     # Rank 0 got its turns while it waited, and none of them was long.
     assert max(np.diff(turns)) < 0.5
 
