@@ -214,8 +214,8 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
             mean = group.rate.interval
             limits = f"{mean.low:.3e} to {mean.high:.3e}" if mean.known else "-"
             own = ", ".join(places[id(item)] for item in group.entries)
-XX
-                          report.rate_text(group.median), report.rate_text(mean.value), limits, interval_text(group.ratio))  # fmt: skip
+            table.add_row(own, str(group.entries[0].verdict.devices), report.rate_text(group.median),
+                          report.rate_text(mean.value), limits, interval_text(group.ratio))  # fmt: skip
         yield table
 
     if found.scaling is not None:
