@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="judge a result file: exit 0 if it is valid, 3 if not, 2 if it is none")
     verify.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
     verify.add_argument("--json", action="store_true", help="print the verdict and its checks as one JSON object")
+    verify.add_argument("--repair", action="store_true", help="FILE is a run's folder, or a file in it: write a new "
+                        "result from its journal, beside the old files, and judge that")  # fmt: skip
     verify.set_defaults(handler=verify_command)
 
     compare = commands.add_parser("compare", help="put runs side by side: ratios, their intervals, weak scaling")
@@ -133,11 +135,17 @@ def report_command(arguments: argparse.Namespace) -> int:
 def verify_command(arguments: argparse.Namespace) -> int:
     """`verify`: the verdict of the file alone."""
     from aiperf_mpi.results.judge import NotAResult
+    from aiperf_mpi.results.repair import RepairError, repair
     from aiperf_mpi.results.report import verify_file
 
+    file = arguments.file
     try:
-        return verify_file(arguments.file, as_json=arguments.json)
-    except NotAResult as error:
+        if arguments.repair:
+            file, problems = repair(file)
+            for line in (*problems, f"wrote {file}"):
+                print(f"aiperf_mpi: {line}", file=sys.stderr)
+        return verify_file(file, as_json=arguments.json)
+    except (NotAResult, RepairError) as error:
         return refuse(error)
 
 

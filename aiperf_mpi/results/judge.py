@@ -27,6 +27,8 @@ __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content
 SEAL, AGREES = "V21", "I12"
 SEAL_LIMIT, AGREES_LIMIT = "complete = 1, SHA-256 of the content", "every attribute of the verdict"
 
+NOT_COMPLETE = "the file is not complete: the run has not ended, or was killed"
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -196,6 +198,11 @@ def _value(evidence: Evidence, name: str, default: Any) -> Any:
         return default
 
 
+def unended(verdict: Verdict) -> Verdict:
+    """The verdict on a run that never came to its end: invalid, as V21 says of its file."""
+    return replace(verdict, valid=False, reasons=(*verdict.reasons, Reason(SEAL, NOT_COMPLETE)))
+
+
 # -- the finished file -----------------------------------------------------------------------------------------------
 
 
@@ -214,7 +221,7 @@ def _seal(result: Result) -> tuple[Finding, list[str]]:
     """The file was completed, and nothing in it has changed since."""
     wrong = []
     if result.attributes.get("complete") != 1:
-        wrong.append("the file is not complete: the run has not ended, or was killed")
+        wrong.append(NOT_COMPLETE)
     if not result.content_sha256 or result.attributes.get("content_sha256") != result.content_sha256:
         wrong.append("the content is not what its hash says: it was changed behind the end of the run")
     about, measured = "The file is complete and unchanged.", result.content_sha256

@@ -180,22 +180,28 @@ _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError
 
 
 def open_file(path: Path | str) -> h5py.File:
-    """`path` opened for reading, without locks; raises NotAResult unless it is an HDF5 file that calls itself a
-    result."""
+    """`path` opened for reading, without locks; raises NotAResult unless it is an HDF5 file with a table of a result.
+
+    The attribute `schema` alone makes no result: without a row of any kind there is nothing to judge.
+    """
     try:
         file = h5py.File(path, "r", locking=False)
     except FileNotFoundError:
         raise NotAResult(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise NotAResult(f"{path}: a folder; name the result file in it, such as {Path(path) / 'result.h5'}") from None
+    except PermissionError:
+        raise NotAResult(f"{path}: may not be read by this user") from None
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotAResult(f"{path}: not a result: HDF5 cannot open it ({reason})") from None
     try:
-        named = "schema" in file.attrs or any(name in file for name in TABLES)
+        rows = any(name in file for name in TABLES)
     except _DAMAGE:
-        named = False
-    if not named:
+        rows = False
+    if not rows:
         file.close()
-        raise NotAResult(f"{path}: not a result: an HDF5 file without the attribute 'schema' and the group 'trials'")
+        raise NotAResult(f"{path}: not a result: an HDF5 file without a table of one ({', '.join(TABLES)})")
     return file
 
 
