@@ -12,10 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aiperf_mpi.search.architecture import Architecture, Layer
-
-#: Batch norm: decay of the running statistics, and what is added to the variance (the usual values of Flax).
-NORM_MOMENTUM = 0.9
-NORM_EPSILON = 1e-5
+from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
 
 #: The activation precisions of a network; parameters, statistics and logits are float32 in both.
 PRECISIONS = ("float32", "bfloat16")
@@ -41,20 +38,37 @@ class Network(nn.Module):
     Attributes:
         layers: every layer in an order in which it can be computed.
         dtype: of the activations; parameters and statistics are float32.
+        fused: batch norms take in the addition and the ReLU behind them, see :mod:`layers`; else each is a layer of its
+            own. The variables are the same. A network that is asked for each layer's output computes them apart.
     """
 
     layers: tuple[Layer, ...]
     dtype: Any = jnp.float32
+    fused: bool = True
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         values = {"input": images.astype(self.dtype)}
+        apart = not self.fused or self.is_mutable_collection(OUTPUTS)
+        found, taken = ({}, frozenset()) if apart else fusions(self.layers)
         for layer in self.layers:
+            if layer.name in taken:
+                continue
+            if layer.name in found:
+                values[layer.name] = self._compute_fused(layer, found[layer.name], values, train)
+                continue
+
             # The scope tells profiles and operation counts to which layer an operation belongs.
             with jax.named_scope(module_name(layer.name)):
                 values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs], train)
         self.sow(OUTPUTS, "layers", values, init_fn=dict, reduce_fn=lambda _, new: new)
         return values[self.layers[-1].name]
+
+    def _compute_fused(self, relu: Layer, fused: Fused, values: dict[str, jax.Array], train: bool) -> jax.Array:
+        shortcut = values[fused.shortcut] if fused.shortcut else None
+        tail = Tail(module_name(fused.add) if fused.add else "", module_name(relu.name))
+        norm = BatchNorm(self.dtype, name=module_name(fused.norm.name))
+        return norm(values[fused.norm.inputs[0]], train, shortcut, tail)
 
     def _compute(self, layer: Layer, inputs: list[jax.Array], train: bool) -> jax.Array:
         x, name, filters = inputs[0], module_name(layer.name), layer.out_shape[2]
@@ -72,6 +86,8 @@ class Network(nn.Module):
                     name=name,
                 )(x)
             case "batch_norm":
+                if self.fused:
+                    return BatchNorm(self.dtype, name=name)(x, train)
                 return nn.BatchNorm(
                     not train, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=self.dtype, name=name
                 )(x)
@@ -91,11 +107,12 @@ class Network(nn.Module):
                 raise ValueError(f"layer {layer.name}: kind {other!r} has no rule in the Flax network")
 
 
-def network(architecture: Architecture, precision: str = "float32") -> Network:
-    """The Flax module of an architecture; raises ValueError for a precision that is not in PRECISIONS."""
+def network(architecture: Architecture, precision: str = "float32", fused: bool = True) -> Network:
+    """The Flax module of an architecture (`fused` as in `Network`); raises ValueError for a precision that is not in
+    PRECISIONS."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    return Network(architecture.layers(), jnp.dtype(precision))
+    return Network(architecture.layers(), jnp.dtype(precision), fused)
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:

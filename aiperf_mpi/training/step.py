@@ -30,6 +30,7 @@ class StepSettings:
         momentum: of stochastic gradient descent.
         label_smoothing: share of the target that is spread over all classes, in training only.
         augment: random crops and mirroring, in training only.
+        fused: batch norms take in what follows them, see `resnet.Network`.
         mean, deviation: of the pixels scaled to 0..1, one value per channel or one for all.
     """
 
@@ -38,6 +39,7 @@ class StepSettings:
     momentum: float = 0.9
     label_smoothing: float = 0.1
     augment: bool = False
+    fused: bool = True
     mean: tuple[float, ...] = (0.5,)
     deviation: tuple[float, ...] = (0.25,)
 
@@ -84,7 +86,7 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
     Gradients are averaged over the devices; each device keeps the batch statistics of its own images. The loss is the
     cross entropy with label smoothing. Every image is taken for valid, as training leaves out the remainder.
     """
-    model, optimiser = network(architecture, settings.precision), _optimiser(settings)
+    model, optimiser = network(architecture, settings.precision, settings.fused), _optimiser(settings)
 
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array, learning_rate: jax.Array
@@ -118,7 +120,7 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
 
     The loss is the cross entropy with the labels as they are; batch norms use their running statistics.
     """
-    model = network(architecture, settings.precision)
+    model = network(architecture, settings.precision, settings.fused)
 
     def step(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
         inputs = normalise(images, settings.mean, settings.deviation)
