@@ -19,7 +19,7 @@ from aiperf_mpi.results.checks import CHECKS, FATAL
 from aiperf_mpi.results.judge import NotAResult, Verdict, judge
 from aiperf_mpi.results.report import text_report
 from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, FAILED, REJECTED, TABLES
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.search.record import DROPPED, Candidate, rejection
 from tests.results.example_run import Example, example_run
 
 
@@ -363,3 +363,20 @@ def test_candidates_of_the_example_are_real() -> None:
         record = example.records[example.slots.index(candidate.trial_id)]
         made[candidate.trial_id] = Candidate.from_record(record, parent, candidate.trial_id)
     assert len(made) == 6
+
+
+def test_a_replaced_candidate_is_dropped_and_its_key_free(tmp_path: Path) -> None:
+    # Replaced while it waited, proposed again later, and trained then: one ticket, one key, one training.
+    example = example_run()
+    trained = example.candidates[-1]
+    proposed = trained.to_record(0.5)
+    example.slots += [30, 31]
+    example.records += [proposed, rejection(proposed, 30, 1.0, f"stale: replaced by {trained.trial_id}", DROPPED)]
+    verdict = judge(written(example, tmp_path))
+    assert verdict.valid, verdict
+
+    with h5py.File(tmp_path / "result.h5") as file:
+        assert file["trials/status"].asstr()[-1] == "dropped"
+        assert file["trials/cause"].asstr()[-1].startswith("stale")
+        keys = list(zip(file["trials/arch_hash"][...], file["trials/batch_global"][...], strict=True))
+        assert keys.count(keys[-1]) == 2
