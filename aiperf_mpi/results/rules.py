@@ -62,6 +62,35 @@ LEFT_OUT = {
     "V17": "There are no reference curves of convergence for searched networks.",
 }
 
+_SHARE = "how phases share a rank's wall time; only their sum is bound (V13)"
+_COUNT = "a count that no row bears out; that it is not negative is checked (I11)"
+
+#: Columns and attributes in which another plausible value passes every check of a trial run once the content hash is
+#: recomputed, and why. No number of the verdict is computed from them.
+UNCHECKED = {
+    "/trials/cause": "words",
+    "/trials/predicted_error": "steers the search only",
+    "/trials/resumed": "1 is fatal for an official run (V20)",
+    "/epochs/t_start": "bound by the epoch before it and by its end (V12)",
+    "/epochs/train_loss": "bears on no score; that it is finite is checked (V04)",
+    "/epochs/val_loss": "bears on no score; that it is finite is checked (V04)",
+    "/ranks/node": "a place; the number of nodes is checked (V11)",
+    "/ranks/replica": "a place; the number of replicas is checked (V11)",
+    "/ranks/local_rank": "a place",
+    "/ranks/hostname": "a name",
+    "/ranks/device": "a name",
+    **{f"/ranks/seconds_{name}": _SHARE for name in ("data", "search", "compile", "train", "validate", "communicate",
+                                                     "io")},
+    **{f"/messages/{name}": _COUNT for name in ("rank", "sent", "received", "bytes")},
+    "aiperf_mpi_version": "a name",
+    "run_id": "a name",
+    "end_cause": "words",
+    "error_final": "bound in official runs (V03); anybody can evaluate the checkpoint again",
+    "total_seconds": "bound by the core time from below (V02)",
+    "dataset_sha256": "a hash of what is not in the file; its form is checked in official runs (V15)",
+    "journal_complete": "says of the journal what the file does not show",
+}  # fmt: skip
+
 #: Class and division, and what decides them.
 CLASSES = {
     "official": "all rows that the paper fixes are kept, and the core time is at least an hour",
