@@ -264,8 +264,9 @@ def test_no_run_is_official_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Once runs can be official, a departure from a fixed row still makes a trial, one from a default does not.
     monkeypatch.setattr(configuration, "OFFICIAL_RUNS", True)
-    assert classify(load("imagenet"))[0] == "trial"
-    assert {departure.key for departure in classify(load("imagenet"))[2]} == {"hpo.method"}
+    assert classify(load("imagenet"))[0] == "official" and not classify(load("imagenet"))[2]
+    other = classify(load("imagenet", sets=["hpo.method=random", "search.method=random"]))
+    assert other[0] == "trial" and {departure.key for departure in other[2]} == {"hpo.method", "search.method"}
 
 
 def test_an_injected_fault_departs() -> None:

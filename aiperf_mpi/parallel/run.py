@@ -26,6 +26,7 @@ from aiperf_mpi.parallel.placement import TRAINER
 from aiperf_mpi.results.client import WriterClient, WriterStatus
 from aiperf_mpi.results.schema import RunHeader
 from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.tpe import missing
 from aiperf_mpi.system.inventory import environment, inventory, packages
 from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.system.storage import default_output, prepare_output
@@ -118,6 +119,8 @@ def check_all(config: Config, ranks: Ranks) -> Config:
             check_dataset(config)
     except ConfigError as error:
         wrong = f"{host}: {error}" if ranks.rank else str(error)
+    if wrong is None and ranks.rank and config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
+        wrong = f"{host}: {lacking}"
     comm.raise_alike(ranks.world, wrong)
 
     # The folder comes last, so that a refused run leaves none behind.

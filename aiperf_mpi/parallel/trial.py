@@ -68,7 +68,7 @@ def record_end(context: Context, trial: Trial) -> None:
     candidate, config, now = trial.candidate, context.config, context.now()
     best = min(trial.val_errors, default=math.nan)
     predicted = math.nan
-    if candidate.round < config.hpo.from_round and trial.status in (DONE, STOPPED):
+    if trial.budget.warm_up and trial.status in (DONE, STOPPED):
         # In the warm-up the search is told what the trial would reach (section 4.5 of the paper).
         prediction = predict_error(trial.val_errors, config.train.epochs)
         predicted = prediction.error if prediction.predicted else math.nan

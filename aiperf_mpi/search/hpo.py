@@ -3,103 +3,286 @@
 own `deeper` morphs add, from the fourth round of a replica (sections 4.2 and 4.5 of the paper).
 
 The kernel is part of the network, of its hash and of its operation count. Where no own `deeper` takes one (there is
-none, or a kernel morph grows it), that dimension falls away and the candidate keeps the default.
+none, or a kernel morph grows it), that dimension falls away and the candidate keeps the default. A suggestion is a
+pure function of the snapshot, the proposal and the random stream.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
+from aiperf_mpi.search import tpe
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
+from aiperf_mpi.search.cells import BATCHES, FROM_ROUND, KERNELS, Cells, Choice
+from aiperf_mpi.search.effects import Observed, observe
 from aiperf_mpi.search.history import HistoryView
+from aiperf_mpi.search.knowledge import START, Memory, learn_from
 from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import PROPOSED
 
-#: The published sets: kernels of the paper's section 4.2; batches around Table 4's 448, multiples of 64.
-KERNELS = (3, 5, 7)
-BATCHES = (256, 320, 384, 448, 512)
+__all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Space", "make_hpo",
+           "recommend", "tune"]
 
-#: First round in which hyperparameters are optimised (section 4.5 of the paper: the fourth).
-FROM_ROUND = 4
+#: How many deviations the bound lies below the expected error: at least this, and what is drawn from an exponential
+#: distribution of this mean for each suggestion, so that generators which see the same history go different ways.
+LEAST_EXPLORATION, EXPLORATION = 1.0, 1.0
 
+#: Bounds of the process over cells: standard deviation of the effects in those of the errors, and length scales, where
+#: 1 is the whole length of a dimension. They keep a likelihood of few cells from an extreme.
+EFFECT_SPREAD, LENGTHS = (0.05, 3.0), (0.2, 1.0)
 
-@dataclass(frozen=True)
-class Choice:
-    """Hyperparameters of a candidate: a cell of the published sets."""
+#: Trials, at most, that are spread over the cells before the bound is asked.
+MOST_FIRST = 15
 
-    kernel_size: int
-    batch_per_device: int
-
-
-class Hpo(Protocol):
-    """How hyperparameters are chosen."""
-
-    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
-        """A cell to train `proposal` with; `rng` is the stream `streams.stream(HPO, ...)` of this history length."""
+#: Points at which skopt looks for the best acquisition, for each cell of the table: it draws them at random, and misses
+#: one of 15 cells with a chance of exp(-64).
+POINTS_PER_CELL = 64
 
 
 @dataclass(frozen=True)
-class RandomHpo:
-    """A uniformly drawn cell.
+class Space:
+    """What may be chosen, and from which round on.
 
     Arguments:
         kernels: kernel sizes to choose from.
         batches: batch sizes per device to choose from.
-    """
-
-    kernels: tuple[int, ...] = KERNELS
-    batches: tuple[int, ...] = BATCHES
-
-    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
-        """See Hpo."""
-        return Choice(int(self.kernels[rng.integers(len(self.kernels))]),
-                      int(self.batches[rng.integers(len(self.batches))]))
-
-
-@dataclass(frozen=True)
-class GridHpo:
-    """The cell that was proposed least often from the first optimised round on; a random one of equals.
-
-    Arguments:
-        kernels: kernel sizes to choose from.
-        batches: batch sizes per device to choose from.
-        from_round: first round whose proposals count.
+        from_round: first optimised round, the first whose trials are observed.
     """
 
     kernels: tuple[int, ...] = KERNELS
     batches: tuple[int, ...] = BATCHES
     from_round: int = FROM_ROUND
 
+    def __post_init__(self) -> None:
+        if not self.kernels or not self.batches:
+            raise ValueError("hpo: the sets of kernels and batches must not be empty")
+        object.__setattr__(self, "kernels", tuple(sorted({int(kernel) for kernel in self.kernels})))
+        object.__setattr__(self, "batches", tuple(sorted({int(batch) for batch in self.batches})))
+
+    def cells(self, proposal: Proposal) -> Cells:
+        """The table for a proposal."""
+        tunes_kernel = bool(proposal.architecture.own_kernel_morphs(len(proposal.morphs)))
+        return Cells(self.kernels, self.batches, tunes_kernel)
+
+
+class Hpo(Protocol):
+    """How hyperparameters are chosen."""
+
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+        """A cell to train `proposal` with, which explores; `recommend` tells the best known one.
+
+        `rng` is the stream `streams.stream(HPO, ...)` of this history length.
+        """
+
+
+@dataclass(frozen=True)
+class RandomHpo:
+    """A uniformly drawn cell."""
+
+    space: Space = Space()
+
     def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
         """See Hpo."""
-        rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= self.from_round)]
-        tried = np.array([[np.count_nonzero((rows["kernel_size"] == kernel) & (rows["batch_per_device"] == batch))
-                           for batch in self.batches] for kernel in self.kernels])
-        cells = np.argwhere(tried == tried.min())
-        kernel, batch = cells[rng.integers(len(cells))]
-        return Choice(int(self.kernels[kernel]), int(self.batches[batch]))
+        cells = self.space.cells(proposal)
+        return cells.choice(int(rng.integers(cells.shape[0] * cells.shape[1])))
 
 
-#: The optimisers by name; each takes kernels, batches and the first round.
-OPTIMISERS: dict[str, Callable[[tuple[int, ...], tuple[int, ...], int], Hpo]] = {
-    "random": lambda kernels, batches, from_round: RandomHpo(kernels, batches),
-    "grid": lambda kernels, batches, from_round: GridHpo(kernels, batches, from_round),
+@dataclass(frozen=True)
+class GridHpo:
+    """The cell that was proposed least often from the first optimised round on; a random one of equals."""
+
+    space: Space = Space()
+
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+        """See Hpo."""
+        cells = self.space.cells(proposal)
+        tried = _proposed(view, cells, self.space.from_round)
+        return cells.choice(int(rng.choice(np.flatnonzero(tried == tried.min()))))
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """What the methods that learn have in common.
+
+    Arguments:
+        space: what may be chosen.
+        memory: what is kept between suggestions; the search's own saves learning the surrogate twice.
+    """
+
+    space: Space = Space()
+    memory: Memory = field(default_factory=Memory, repr=False, compare=False)
+
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+        """See Hpo."""
+        cells, from_round = self.space.cells(proposal), self.space.from_round
+        observed = _observed(view, cells, from_round, self.memory)
+        if observed is None or not observed.weights.any():
+            return cells.choice(_first(view, proposal, cells, from_round, rng))
+        return cells.choice(self._explore(cells, observed, rng))
+
+    def _explore(self, cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BayesianHpo(_Learning):
+    """A Gaussian process over the cells, asked for the lowest confidence bound of the error (scikit-optimize)."""
+
+    def _explore(self, cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
+        kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
+        if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
+            # A bound that was fitted to few cells stays with the best of those; each is looked at first.
+            tried = np.bincount(observed.of_trial, minlength=len(observed.values)) + observed.pending
+            return int(rng.choice(np.flatnonzero(tried == tried.min())))
+        return _ask(cells, observed, kappa, rng)
+
+
+@dataclass(frozen=True)
+class TpeHpo(_Learning):
+    """A tree-structured Parzen estimator (Optuna)."""
+
+    def _explore(self, cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
+        return tpe.ask(cells, observed, rng)
+
+
+def recommend(view: HistoryView, proposal: Proposal, space: Space, memory: Memory | None = None) -> Choice | None:
+    """The best known cell for a proposal: the least posterior mean, whatever method has chosen the trials.
+
+    None as long as no trial of an optimised round has ended.
+    """
+    cells = space.cells(proposal)
+    observed = _observed(view, cells, space.from_round, memory or Memory())
+    if observed is None or not observed.weights.any():
+        return None
+    means = _fitted(cells, observed).predict(_positions(cells))
+    return cells.choice(int(np.argmin(np.round(means, 9))))
+
+
+# -- the start -------------------------------------------------------------------------------------------------------
+
+
+def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) -> Observed | None:
+    """What is observed of the cells, None before the surrogate has enough finished trials."""
+    if len(view.finished) < START:
+        return None
+    return observe(view, learn_from(view, START, memory), cells, from_round)
+
+
+def _first(view: HistoryView, proposal: Proposal, cells: Cells, from_round: int, rng: np.random.Generator) -> int:
+    """A cell before anything is observed: the parent's, which is the best that is known, every second time; else one
+    that was proposed least often."""
+    if view.length > proposal.parent_id:
+        parent = view.summaries[proposal.parent_id]
+        cell = cells.cell(int(parent["kernel_size"]), int(parent["batch_per_device"]))
+        if cell >= 0 and rng.random() < 0.5:
+            return cell
+    tried = _proposed(view, cells, from_round)
+    return int(rng.choice(np.flatnonzero(tried == tried.min())))
+
+
+def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
+    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone."""
+    rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)]
+    choices = [cells.choice(cell) for cell in range(cells.shape[0] * cells.shape[1])]
+    return np.array([np.count_nonzero((rows["batch_per_device"] == choice.batch_per_device)
+                                      & ((rows["kernel_size"] == choice.kernel_size) | (not cells.tunes_kernel)))
+                     for choice in choices])
+
+
+# -- the process over cells ------------------------------------------------------------------------------------------
+
+
+def _positions(cells: Cells) -> np.ndarray:
+    """The place of each cell in the dimensions that have more than one value, 0 to 1, float64 [cells, dimensions]."""
+    axes = [np.linspace(0.0, 1.0, count) for count in cells.shape if count > 1]
+    count = cells.shape[0] * cells.shape[1]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(count, -1) if axes else np.zeros((1, 1))
+
+
+def _process(cells: Cells, noise: np.ndarray, kernel: Any = None) -> Any:
+    """skopt's process with the noise of each told cell; hyperparameters are fitted unless a kernel brings its own."""
+    from skopt.learning import GaussianProcessRegressor
+    from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
+
+    if kernel is not None:
+        return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
+    lengths = np.ones(_positions(cells).shape[1])
+    low, high = EFFECT_SPREAD
+    kernel = ConstantKernel(0.25, (low**2, high**2)) * Matern(lengths, LENGTHS, nu=2.5)
+    return GaussianProcessRegressor(kernel, alpha=noise)
+
+
+def _fitted(cells: Cells, observed: Observed) -> Any:
+    """The process that has seen the observed cells, each once, with the noise of its mean."""
+    seen = np.flatnonzero(observed.weights)
+    process = _process(cells, 1.0 / observed.weights[seen])
+    with warnings.catch_warnings():
+        # Few cells leave a length scale at its bound, which is what the bounds are for.
+        warnings.simplefilter("ignore")
+        return process.fit(_positions(cells)[seen], observed.values[seen])
+
+
+def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generator) -> int:
+    """skopt's suggestion after it was told each cell once, those that are pending with what the process expects.
+
+    Told are finite means alone: skopt keeps a NaN and fails for ever. Duplicates are allowed, as it would replace them
+    by random points, and an optimiser is made for each suggestion, so that nothing grows with the trials.
+    """
+    from skopt import Optimizer
+    from skopt.space import Integer
+
+    dimensions = [Integer(0, count - 1) for count in cells.shape if count > 1]
+    if not dimensions:
+        return 0
+    fitted = _fitted(cells, observed)
+    means = fitted.predict(_positions(cells))
+    told = np.flatnonzero((observed.weights > 0) | (observed.pending > 0))
+    values = np.where(observed.weights > 0, observed.values, means)[told]
+    weights = (observed.weights + observed.pending / observed.noise)[told]
+    if not np.isfinite(values).all():
+        raise ValueError("hpo: the effect of a cell is not finite")
+
+    table = [[index for index, count in zip(divmod(int(cell), cells.shape[1]), cells.shape, strict=True) if count > 1]
+             for cell in told]
+    optimiser = Optimizer(
+        dimensions, base_estimator=_process(cells, 1.0 / weights, fitted.kernel_), n_initial_points=1, acq_func="LCB",
+        acq_func_kwargs={"kappa": kappa}, acq_optimizer="sampling", random_state=int(rng.integers(2**31)),
+        acq_optimizer_kwargs={"n_points": POINTS_PER_CELL * cells.shape[0] * cells.shape[1]}, model_queue_size=1,
+        avoid_duplicates=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimiser.tell(table, [float(value) for value in values])
+        asked = [int(index) for index in optimiser.ask()]
+    row = asked[0] if cells.shape[0] > 1 else 0
+    return row * cells.shape[1] + (asked[-1] if cells.shape[1] > 1 else 0)
+
+
+# -- by name ---------------------------------------------------------------------------------------------------------
+
+#: The optimisers by name (`hpo.method` of the configuration).
+OPTIMISERS: dict[str, Callable[[Space, Memory], Hpo]] = {
+    "bayesian": BayesianHpo,
+    "tpe": TpeHpo,
+    "grid": lambda space, memory: GridHpo(space),
+    "random": lambda space, memory: RandomHpo(space),
 }
 
 
 def make_hpo(method: str, *, kernels: Sequence[int] = KERNELS, batches: Sequence[int] = BATCHES,
-             from_round: int = FROM_ROUND) -> Hpo:
-    """The optimiser named `method`; raises ValueError for another name or an empty set."""
+             from_round: int = FROM_ROUND, memory: Memory | None = None) -> Hpo:
+    """The optimiser named `method`; raises ValueError for another name, an empty set, or a library that is missing."""
     if method not in OPTIMISERS:
         raise ValueError(f"hpo.method: {method!r} is none of {', '.join(OPTIMISERS)}")
-    if not kernels or not batches:
-        raise ValueError("hpo: the sets of kernels and batches must not be empty")
-    return OPTIMISERS[method](tuple(kernels), tuple(batches), from_round)
+    if method == "tpe" and (wrong := tpe.missing()):
+        raise ValueError(wrong)
+    return OPTIMISERS[method](Space(tuple(kernels), tuple(batches), from_round), memory or Memory())
 
 
 def tune(proposal: Proposal, choice: Choice, limits: Limits = PAPER_LIMITS) -> tuple[Architecture, int]:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hyperparameters by a tree-structured Parzen estimator (Bergstra et al., 2011), the paper's own method, from Optuna.
+
+Optuna is an optional extra and imported by this method alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aiperf_mpi.search.cells import Cells
+
+if TYPE_CHECKING:
+    from aiperf_mpi.search.effects import Observed
+
+#: How to get what this method needs.
+INSTALL = "pip install 'aiperf_mpi[tpe]'"
+
+#: Observed trials before the estimator is asked; until then it draws at random.
+START = 10
+
+
+def missing() -> str:
+    """What is wrong if Optuna cannot be imported, "" if it can."""
+    if importlib.util.find_spec("optuna") is not None:
+        return ""
+    return f"hpo.method: 'tpe' needs Optuna, which is not installed; type: {INSTALL}"
+
+
+def ask(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
+    """The cell that the estimator suggests.
+
+    A study of its own for each suggestion, so that it depends on its arguments alone; pending trials run in it, and
+    the estimator lies about them (constant liar).
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names = {"row": cells.shape[0], "column": cells.shape[1]}
+    space = {name: optuna.distributions.IntDistribution(0, count - 1) for name, count in names.items() if count > 1}
+    if not space:
+        return 0
+
+    def trial(cell: int, value: float | None) -> optuna.trial.FrozenTrial:
+        place = dict(zip(names, (int(i) for i in divmod(cell, cells.shape[1])), strict=True))
+        state = TrialState.RUNNING if value is None else TrialState.COMPLETE
+        return create_trial(state=state, value=value, params={name: place[name] for name in space},
+                            distributions=dict(space))
+
+    with warnings.catch_warnings():
+        # Both options are marked experimental, as their numbers may change from one version to the next.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), n_startup_trials=START, multivariate=True,
+                                             constant_liar=True)
+    study = optuna.create_study(sampler=sampler)
+    study.add_trials([trial(int(cell), float(value))
+                      for cell, value in zip(observed.of_trial, observed.trial_values, strict=True)])
+    study.add_trials([trial(int(cell), None) for cell in np.repeat(np.arange(len(observed.pending)), observed.pending)])
+    params = study.ask(dict(space)).params
+    return int(params.get("row", 0)) * cells.shape[1] + int(params.get("column", 0))
