@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from aiperf_mpi.data.device import AXIS, device_sharding, first, replicate
 from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.training.digest import Agreement, agreement
 from aiperf_mpi.training.resnet import expected_shapes
 from aiperf_mpi.training.step import (
     Metrics,
@@ -40,6 +41,7 @@ class Compiled:
             uint8 [D, B, H, W, C], the labels int32 [D, B], the rate comes from `scalar`, the metrics have no axis.
         evaluate: (params, batch_stats, images, labels, valid) -> metrics, `valid` bool [D, B].
         average: batch_stats -> batch_stats, averaged over the devices; what is given is used up.
+        agree: (params, batch_stats) -> `digest.Agreement`, computed on the devices; None for a single device.
         precision: of the convolutions' operands in the compiled training step, see `convolution_precision`.
         trace_seconds: of tracing and lowering to StableHLO, which hold Python's interpreter lock.
         compile_seconds: of XLA's compilation (short if the cache had the program).
@@ -52,6 +54,7 @@ class Compiled:
     train: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[..., Metrics]
     average: Callable[[Any], Any]
+    agree: Callable[[Any, Any], Agreement] | None
     precision: str
     trace_seconds: float
     compile_seconds: float
@@ -103,8 +106,12 @@ def compile_steps(architecture: Architecture, settings: StepSettings, devices: S
         state.params, state.batch_stats, images, labels, valid
     )
     average = over_devices(average_statistics, devices, donate=(0,)).lower(state.batch_stats)
+    agree = None
+    if len(devices) > 1:
+        agree = over_devices(agreement, devices, out_axes=None).lower(state.params, state.batch_stats)
     traced = time.perf_counter()
     compiled_train, compiled_evaluate, compiled_average = train.compile(), evaluate.compile(), average.compile()
+    compiled_agree = None if agree is None else agree.compile()
     end = time.perf_counter()
 
     return Compiled(
@@ -115,6 +122,7 @@ def compile_steps(architecture: Architecture, settings: StepSettings, devices: S
         compiled_train,
         compiled_evaluate,
         compiled_average,
+        compiled_agree,
         precision=convolution_precision(compiled_train.as_text()),
         trace_seconds=traced - begin,
         compile_seconds=end - traced,

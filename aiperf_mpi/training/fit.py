@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from aiperf_mpi.data.device import DeviceBatch, Feed
 from aiperf_mpi.search.budget import MIN_DELTA, should_stop
 from aiperf_mpi.training.compile import Compiled
+from aiperf_mpi.training.digest import check
 from aiperf_mpi.training.step import Metrics, TrainState
 
 #: Seconds after which a rank that waits for data returns to MPI.
@@ -53,12 +55,14 @@ class Fault:
 
     Arguments:
         raise_at: raises RuntimeError instead of this step.
+        disturb_at: after this step the last device's parameters differ from the others' by one bit.
         nan_at: this step's learning rate is NaN, and with it all parameters behind it.
         untimed_sleep: seconds of sleep before the first step that no phase accounts for.
     """
 
     raise_at: tuple[int, int] | None = None
     nan_at: tuple[int, int] | None = None
+    disturb_at: tuple[int, int] | None = None
     untimed_sleep: float = 0.0
 
 
@@ -125,11 +129,23 @@ class _Sums:
         return (self.images - self.correct) / self.images if self.images else math.nan
 
 
+def _disturbed(params: Any) -> Any:
+    """The parameters with the lowest bit of the last device's last number turned."""
+    leaves, structure = jax.tree.flatten(params)
+    parts = [shard.data for shard in leaves[-1].addressable_shards]
+    words = np.array(parts[-1]).view(np.uint32)
+    words.flat[-1] ^= 1
+    parts[-1] = jax.device_put(words.view(np.float32), parts[-1].devices().pop())
+    leaves[-1] = jax.make_array_from_single_device_arrays(leaves[-1].shape, leaves[-1].sharding, parts)
+    return jax.tree.unflatten(structure, leaves)
+
+
 class Training:
     """One training: iterate over it for its epochs' results, once; then ask it for the rest.
 
-    Iteration raises, behind the result of what had completed: Diverged, what an injected fault raises, and whatever
-    the data or the devices raise.
+    Iteration raises, behind the result of what had completed: Diverged; Disagreement, as after the first step all
+    devices must hold the same parameters, and after each epoch's training the same averaged statistics too; what an
+    injected fault raises, and whatever the data or the devices raise.
 
     Attributes:
         end: why it ended (one of the END_ constants); empty before, and after an exception.
@@ -165,6 +181,7 @@ class Training:
         self._timer, self._poll, self._clock, self._deadline = timer, poll, clock, deadline
         self._fault = fault or Fault()
         self._feed: Feed | None = None
+        self._check: Callable[[], None] | None = None
         self._t_end = 0.0
 
     def __iter__(self) -> Iterator[EpochResult]:
@@ -218,6 +235,10 @@ class Training:
                 raise RuntimeError(f"injected fault: epoch {epoch}, step {step} raises")
             used = broken if fault.nan_at == (epoch, step) else usual
             self._state, metrics = compiled.train(self._state, batch.images, batch.labels, used)
+            if fault.disturb_at == (epoch, step):
+                self._state = self._state._replace(params=_disturbed(self._state.params))
+            if (epoch, step) == (0, 0):
+                self._compare("after the first step", statistics=False)
             return metrics
 
         self._pass(f"epoch {epoch}, training", dispatch, sums, then=self._open_val_feed)
@@ -226,6 +247,7 @@ class Training:
         compiled = self._compiled
         self._timer.switch("validate")
         self._state = self._state._replace(batch_stats=compiled.average(self._state.batch_stats))
+        self._compare(f"epoch {epoch}, after its training", statistics=True)
 
         def dispatch(batch: DeviceBatch, _: int) -> Metrics:
             return compiled.evaluate(self._state.params, self._state.batch_stats, *batch)
@@ -237,6 +259,13 @@ class Training:
             self._timer.switch("io")
             self.best_variables = compiled.variables(self._state)
             self.best_error, self.best_epoch = sums.error, epoch
+
+    def _compare(self, where: str, statistics: bool) -> None:
+        """Starts a comparison of what the devices hold; the next batch that completes looks at it."""
+        agree, count = self._compiled.agree, len(self._compiled.devices)
+        if agree is not None:
+            found = agree(self._state.params, self._state.batch_stats)
+            self._check = lambda: check(found, where, count, statistics)
 
     def _pass(
         self, where: str, dispatch: Callable[[DeviceBatch, int], Metrics], sums: _Sums, then: Callable[[], None]
@@ -286,8 +315,12 @@ class Training:
         sums.whole = True
 
     def _complete(self, metrics: Metrics, sums: _Sums) -> float:
-        """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline."""
+        """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline, and
+        Disagreement if a comparison that is under way fails."""
         host = jax.device_get(metrics)
+        if self._check is not None:
+            verdict, self._check = self._check, None
+            verdict()
         now = self._clock()
         if now > self._deadline:
             raise _Cut(END_DEADLINE)

@@ -10,11 +10,14 @@ import numpy as np
 import optax
 
 from aiperf_mpi.search.architecture import resnet50
+from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
+from aiperf_mpi.training.digest import Disagreement
+from aiperf_mpi.training.fit import Fault, FitSettings, Training
 from aiperf_mpi.training.resnet import network
 from aiperf_mpi.training.step import StepSettings
-from tests.training.cases import TINY, random_batch, started
+from tests.training.cases import TINY, batches, random_batch, started
 
 DEVICES, BATCH, STEPS, RATE = 4, 8, 3, 0.05
 
@@ -57,6 +60,23 @@ def distance(tree: object, other: object) -> float:
     """Largest difference between two trees of arrays."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+
+
+def disturbed(compiled: Compiled, at: tuple[int, int] | None) -> tuple[list[list], str]:
+    """A training of two epochs of three steps whose last device loses its way after this step: for each epoch reported
+    [epoch, steps, partial], and the error that ends it."""
+    images, labels = (x.reshape(-1, *x.shape[2:]) for x in random_batch(TINY, DEVICES, STEPS * BATCH))
+    run = Training(
+        compiled, started(compiled), lambda epoch: batches(images, labels, DEVICES, BATCH),
+        lambda: batches(images, labels, DEVICES, BATCH), FitSettings(2, 10, lambda epoch: RATE), timer=PhaseTimer(),
+        poll=lambda: False, fault=Fault(disturb_at=at),
+    )  # fmt: skip
+    rows: list[list] = []
+    try:
+        rows.extend([row.epoch, row.steps, row.partial] for row in run)
+    except Disagreement as error:
+        return rows, str(error)
+    return rows, ""
 
 
 def main() -> None:
@@ -105,6 +125,7 @@ def main() -> None:
             "digests": [digest(jax.tree.map(lambda x, d=d: x[d], {"p": held[0], "s": held[1]})) for d in range(4)],
             "four": [[int(m.correct), int(m.images), float(m.loss)] for m in four],
             "one": [int(one.correct), int(one.images), float(one.loss)],
+            "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],
             "one_device": str(next(iter(placed.step.devices())).id),
         })
     )

@@ -51,3 +51,13 @@ def test_an_evaluation_counts_alike_on_four_devices_and_on_one_of_them(measured)
     assert images == 30 and measured["one_device"] == "3"
     assert all(entry[:2] == [correct, images] for entry in measured["four"]) and len(measured["four"]) == 40
     assert all(entry[2] == pytest.approx(loss, rel=1e-5) for entry in measured["four"])
+
+
+def test_a_device_that_differs_by_one_bit_fails_the_training(measured):
+    # Undisturbed, two whole epochs of three steps; the first step's comparison, or the one behind an epoch's training.
+    whole, first, later = measured["disturbed"]
+    assert whole == [[[0, 3, False], [1, 3, False]], ""]
+    assert first[1].startswith("after the first step: the parameters differ between the 4 devices")
+    assert [row[2] for row in first[0]] in ([], [True])
+    assert later[0][0] == [0, 3, False] and later[0][1:] == [[1, 3, True]]
+    assert later[1].startswith("epoch 1, after its training: the parameters differ between the 4 devices")
