@@ -16,6 +16,9 @@ os.environ.setdefault("AIPERF_MPI_CACHE", str(ROOT / ".cache"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["AIPERF_MPI_CACHE"]) / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# Two tests run at a time on as few as two cores: threads of linear algebra that wait for each other would take both.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 # An example may take long on a loaded machine: the time limit of a test is pytest's.
 settings.register_profile("aiperf_mpi", deadline=None)

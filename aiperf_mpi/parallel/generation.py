@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.parallel.candidates import EMPTY, CandidateQueue, Slot
@@ -85,6 +86,8 @@ class Generation:
     def __init__(
         self, context: Context, check: Check, generator: int, replicas: tuple[tuple[int, CandidateQueue], ...]
     ) -> None:
+        # Ranks share a node's cores, and how many threads sum a product must not decide a proposal's last bits.
+        threadpool_limits(limits=1, user_api="blas")
         self._context, self._check, self._generator, self._replicas = context, check, generator, replicas
         self._history, self._claims = context.windows.history, context.windows.claims
         self._search, self._hpo = search_of(context.config), hpo_of(context.config)
