@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three searches on real images: the whole benchmark on scikit-learn's digits, same seeds, same number of trials.
+
+    python benchmarks/search_digits.py [--seeds 5] [--trials 20] [--ranks 4] [--out FOLDER]
+
+Each run is `mpirun -n 4 python -m aiperf_mpi` (a coordinator, one trainer, two generators) with small networks of 16 x
+16 pixels; it is drained when enough trials have ended, and the first ones of its result file count. The methods take
+turns, so that other work on the machine meets all of them. Prints a table after each seed, and writes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+
+from aiperf_mpi.results import journal  # noqa: E402
+from aiperf_mpi.search.record import DONE, OUTCOME, STOPPED  # noqa: E402
+
+METHODS = ("bayesian", "evolution", "random")
+
+#: Networks of 7 units at first; four epochs of 45 steps, the same for all rounds, so that trials can be compared.
+SETTINGS = (
+    "data.image_size=16", "data.workers=1", "model.blocks=[1,1]", "model.width=4", "train.epochs=4",
+    "train.round_epochs=[4,4]", "search.max_morphs=8", "search.max_units=24", "search.max_parameters=100000",
+    "search.population=12", "search.sample_size=4", "hpo.batches=[16,32]", "run.tick=5.0",
+)  # fmt: skip
+
+#: Seconds that a run may take, start and end included.
+LIMIT = 900.0
+
+
+def run(method: str, seed: int, trials: int, ranks: int, folder: Path) -> list[float]:
+    """Best validation errors of the first `trials` trials that ended well, in the order in which they ended."""
+    words = [str(Path(sysconfig.get_path("scripts")) / "mpiexec"), "-n", str(ranks), sys.executable, "-m", "aiperf_mpi",
+             "--preset", "demo", "--output", str(folder), "--seed", str(seed), "--time-limit", str(LIMIT),
+             "--view", "plain", "--set", f"search.method='{method}'"]  # fmt: skip
+    for text in SETTINGS:
+        words += ["--set", text]
+    job = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    path, limit = folder / "journal.jsonl", time.monotonic() + LIMIT
+    while job.poll() is None and time.monotonic() < limit and ended(path) < trials:
+        time.sleep(1.0)
+    if job.poll() is None:
+        job.send_signal(signal.SIGUSR1)
+    _, errors = job.communicate(timeout=120)
+    if job.returncode not in (0, 4):
+        raise SystemExit(f"{method}, seed {seed}: exit code {job.returncode}\n{errors}")
+    with h5py.File(folder / "result.h5") as file:
+        table = {name: file["trials"][name][...] for name in ("t_end", "status", "best_error")}
+    good = np.flatnonzero(np.isin(table["status"].astype(str), ("done", "stopped")) & np.isfinite(table["best_error"]))
+    return table["best_error"][good[np.argsort(table["t_end"][good])]][:trials].tolist()
+
+
+def ended(path: Path) -> int:
+    """Trials that have ended well so far."""
+    if not path.exists():
+        return 0
+    records = journal.replay(path).records
+    return sum(record["kind"] == OUTCOME and record["status"] in (DONE, STOPPED) for record in records)
+
+
+def table_of(rows: list[dict], trials: int) -> str:
+    """Medians over the seeds, and each seed's best."""
+    lines = ["| search | best accuracy, median (each seed) | mean accuracy | of the last half |", "|-|-|-|-|"]
+    for method in METHODS:
+        errors = [np.array(row["errors"]) for row in rows if row["search"] == method]
+        best = [1 - error.min() for error in errors]
+        lines.append(
+            f"| {method} | {statistics.median(best):.4f} ({', '.join(f'{b:.4f}' for b in best)}) | "
+            f"{statistics.mean(1 - error.mean() for error in errors):.4f} | "
+            f"{statistics.mean(1 - error[trials // 2 :].mean() for error in errors):.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run them in turn; returns 1 if a run has fewer trials than asked for."""
+    parser = argparse.ArgumentParser(description="The three searches on digits.")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--out", type=Path, help="folder for search_digits.md and .json")
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(given.seeds):
+            for method in METHODS:
+                place, start = Path(folder) / f"{method}-{seed}", time.monotonic()
+                errors = run(method, seed, given.trials, given.ranks, place)
+                shutil.rmtree(place)
+                rows.append({"search": method, "seed": seed, "errors": errors, "seconds": time.monotonic() - start})
+                print(f"{method:10} seed {seed}: {len(errors)} trials, best accuracy {1 - min(errors):.4f}, "
+                      f"{rows[-1]['seconds']:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
+            text = (f"{seed + 1} seeds, {given.trials} trials of one replica each, {given.ranks} ranks, "
+                    f"{os.cpu_count()} cores.\n\n{table_of(rows, given.trials)}")  # fmt: skip
+            if given.out:
+                given.out.mkdir(parents=True, exist_ok=True)
+                (given.out / "search_digits.md").write_text(f"# The searches on digits\n\n{text}\n")
+                (given.out / "search_digits.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(text)
+    return int(any(len(row["errors"]) < given.trials for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
