@@ -12,8 +12,8 @@ from tests.end_to_end import runs
 
 pytestmark = [pytest.mark.mpi, pytest.mark.full]
 
-#: The Bayesian search asks its surrogate from the eighth finished trial on: an idle machine gets well beyond that in this
-#: time, a loaded one may not; how many trials there were is printed.
+#: The Bayesian search asks its surrogate from the eighth finished trial on: an idle machine gets well beyond that in
+#: this time, a loaded one may not; how many trials there were is printed.
 SECONDS = 100.0
 
 

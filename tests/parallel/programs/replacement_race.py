@@ -42,7 +42,10 @@ if world.rank == 1:
         row = rec.rejection(taken.record, trial, 1.0, "", rec.DONE)
         row["best_error"] = 0.2 + rng.random() / 10
         history.append(rec.seal(row))
-        time.sleep(rng.random() * 0.05)
+        # Generators have time to spare only when the queue is full.
+        while queue.count() < queue.depth and time.monotonic() < limit:
+            time.sleep(0.0005)
+        time.sleep(rng.random() * 0.3)
     stop = world.Ibarrier()
     while not stop.Test():
         time.sleep(0.001)
