@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 from aiperf_mpi.opcount import METHOD_VERSIONS
@@ -164,6 +165,10 @@ class Counts:
         return self.fp
 
 
+#: Forms of layers whose counts are kept.
+_FORMS = 1 << 16
+
+
 def _total(terms: Iterable[Term], layer: Layer) -> int:
     return sum(WEIGHTS[operation] * times(layer) for operation, times in terms)
 
@@ -178,6 +183,16 @@ def count_layer(layer: Layer, rules: str = "paper") -> tuple[int, int, int]:
     if layer.kind not in TABLE_1:
         raise ValueError(f"operation count: layer {layer.name} is of unknown kind {layer.kind!r}")
 
+    first = layer.inputs == ("input",)
+    return _count_form(layer.kind, first, len(layer.inputs), layer.in_shape, layer.out_shape, layer.kernel,
+                       layer.stride, rules)  # fmt: skip
+
+
+@lru_cache(maxsize=_FORMS)
+def _count_form(kind: str, first: bool, inputs: int, in_shape: tuple[int, int, int], out_shape: tuple[int, int, int],
+                kernel: int, stride: int, rules: str) -> tuple[int, int, int]:
+    """Operations of all layers of one form, whatever their names: ten thousand networks share a few thousand forms."""
+    layer = Layer(kind, "", ("input" if first else "",) * inputs, in_shape, out_shape, kernel, stride)
     forward = TABLE_1[layer.kind]
     if rules == "paper":
         forward = PROFILER_FORWARD.get(layer.kind, forward)
