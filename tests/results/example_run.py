@@ -142,7 +142,7 @@ def example_run(
         rows = []
         for epoch in range(epochs_each):
             cut = last and epoch == epochs_each - 1
-            wrong = 200 // (epoch + 1) - number
+            wrong = max(200 // (epoch + 1) - number, 1)
             t = start + epoch
             rows.append(
                 new_row(
