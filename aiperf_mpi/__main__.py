@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="print the report of a result file")
     report.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
+    report.add_argument("--html", metavar="OUT", help="write the report as one HTML file instead")
     report.set_defaults(handler=report_command)
 
     verify = commands.add_parser("verify", help="judge a result file: exit 0 if it is valid, 3 if not, 2 if it is none")
@@ -126,7 +127,15 @@ def report_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.report import text_report
 
     try:
-        print(text_report(arguments.file), end="")
+        if arguments.html:
+            from aiperf_mpi.results.html import write_html
+
+            try:
+                write_html(arguments.file, arguments.html)
+            except OSError as error:
+                return refuse(OSError(f"--html {arguments.html}: cannot be written: {error.strerror}"))
+        else:
+            print(text_report(arguments.file), end="")
     except NotAResult as error:
         return refuse(error)
     return 0
