@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi.results.package import check_manifest, read_manifest
 from aiperf_mpi.results.schema import PHASES
 from aiperf_mpi.search.architecture import Architecture, Morph
 from tests.end_to_end.runs import SECONDS, Ended
@@ -115,6 +116,8 @@ def test_report_and_verify_read_the_file_alone(ended: Ended, tmp_path: Path) -> 
 
 
 def test_no_leftovers(ended: Ended) -> None:
-    """The journal and the result stay; partial result and temporary files are gone."""
+    """The journal and the result stay, described; partial result and temporary files are gone."""
     names = {path.name for path in ended.folder.iterdir()}
-    assert names == {"journal.jsonl", "result.h5", "checkpoints"}, names
+    assert names == {"journal.jsonl", "result.h5", "result.json", "manifest.sha256", "checkpoints"}, names
+    hashes = read_manifest(ended.folder / "manifest.sha256")
+    assert check_manifest(ended.folder) == [] and any(name.startswith("checkpoints/") for name in hashes)
