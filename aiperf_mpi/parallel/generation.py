@@ -31,6 +31,7 @@ from aiperf_mpi.results.schema import TRIAL_ROW, new_row
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
 from aiperf_mpi.search.history import ArchitectureCache, HistoryFull, HistoryView
 from aiperf_mpi.search.hpo import Hpo, make_hpo, tune
+from aiperf_mpi.search.knowledge import Memory
 from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import NoProposal, Proposal, Search, make_search
 from aiperf_mpi.search.record import DROPPED, REJECTED, Candidate, rejection
@@ -90,7 +91,9 @@ class Generation:
         threadpool_limits(limits=1, user_api="blas")
         self._context, self._check, self._generator, self._replicas = context, check, generator, replicas
         self._history, self._claims = context.windows.history, context.windows.claims
-        self._search, self._hpo = search_of(context.config), hpo_of(context.config)
+        # Both learn from the same history, so what one of them has learnt saves the other the work.
+        memory = Memory()
+        self._search, self._hpo = search_of(context.config, memory), hpo_of(context.config, memory)
         self._initial, self._cache = Architecture(context.config.base), ArchitectureCache()
         self._desk = RecordDesk(self._history.records)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="generation")
@@ -344,14 +347,14 @@ def limits_of(config: Config) -> Limits:
     return Limits(config.search.max_units, config.search.max_parameters)
 
 
-def search_of(config: Config) -> Search:
-    """The search that the configuration names."""
+def search_of(config: Config, memory: Memory | None = None) -> Search:
+    """The search that the configuration names; `memory` is what it keeps between proposals, its own if None."""
     search = config.search
     return make_search(search.method, ops=search.morphs, max_morphs=search.max_morphs, limits=limits_of(config),
-                       population=search.population, sample_size=search.sample_size)  # fmt: skip
+                       population=search.population, sample_size=search.sample_size, memory=memory)  # fmt: skip
 
 
-def hpo_of(config: Config) -> Hpo:
-    """The optimiser of hyperparameters."""
+def hpo_of(config: Config, memory: Memory | None = None) -> Hpo:
+    """The optimiser of hyperparameters; `memory` as in `search_of`."""
     hpo = config.hpo
-    return make_hpo(hpo.method, kernels=hpo.kernels, batches=hpo.batches, from_round=hpo.from_round)
+    return make_hpo(hpo.method, kernels=hpo.kernels, batches=hpo.batches, from_round=hpo.from_round, memory=memory)

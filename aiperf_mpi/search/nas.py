@@ -177,19 +177,18 @@ class Bayesian:
     Arguments:
         space: where the search may go.
         start: finished trials before the surrogate is asked.
-        keep: whether to keep features and the factor between proposals (the same proposals, sooner).
+        memory: what is kept between proposals; it makes the same ones, sooner. One thread at a time may use it.
     """
 
     space: Space = Space()
     start: int = START
-    keep: bool = True
-    _memory: Memory = field(default_factory=Memory, init=False, repr=False, compare=False)
+    memory: Memory = field(default_factory=Memory, repr=False, compare=False)
 
     def propose(self, view: HistoryView, rng: np.random.Generator) -> Proposal:
         """See Search."""
         if len(view.finished) < self.start:
             return Random(self.space, long=True).propose(view, rng)
-        known = learn_from(view, self.start, self._memory if self.keep else Memory())
+        known = learn_from(view, self.start, self.memory)
         moves = Moves(self.space.ops, self.space.max_morphs, self.space.limits)
         process = known.process.imagine([chain.features for chain in known.pending])
         roots = roots_among(process, known.finished, known.eligible, rng)
@@ -200,16 +199,17 @@ class Bayesian:
 
 
 #: The searches by name (`search.method` of the configuration); each takes what `make_search` hands over.
-SEARCHES: dict[str, Callable[[Space, int, int], Search]] = {
-    "bayesian": lambda space, population, sample_size: Bayesian(space),
-    "evolution": lambda space, population, sample_size: Evolution(space, population, sample_size),
-    "random": lambda space, population, sample_size: Random(space),
+SEARCHES: dict[str, Callable[[Space, int, int, Memory], Search]] = {
+    "bayesian": lambda space, population, sample_size, memory: Bayesian(space, memory=memory),
+    "evolution": lambda space, population, sample_size, memory: Evolution(space, population, sample_size),
+    "random": lambda space, population, sample_size, memory: Random(space),
 }
 
 
 def make_search(method: str, *, ops: Sequence[str] = OPS, max_morphs: int = MAX_OWN_MORPHS,
-                limits: Limits = PAPER_LIMITS, population: int = 100, sample_size: int = 25) -> Search:
+                limits: Limits = PAPER_LIMITS, population: int = 100, sample_size: int = 25,
+                memory: Memory | None = None) -> Search:
     """The search named `method`; raises ValueError that lists the names for another one."""
     if method not in SEARCHES:
         raise ValueError(f"search.method: {method!r} is none of {', '.join(SEARCHES)}")
-    return SEARCHES[method](Space(tuple(ops), max_morphs, limits), population, sample_size)
+    return SEARCHES[method](Space(tuple(ops), max_morphs, limits), population, sample_size, memory or Memory())
