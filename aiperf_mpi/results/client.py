@@ -122,10 +122,6 @@ class WriterClient:
         """One or more rows of RANK_ROW."""
         self._send(RANK, rows)
 
-    def send_note(self, text: str) -> None:
-        """Something that the result should tell (it goes to the journal)."""
-        self._event("note", {"text": text})
-
     def send_error_final(self, trial_id: int, error: float) -> None:
         """The validation error of the best model, loaded again after core stop."""
         self._event("final", {"trial_id": int(trial_id), "error": float(error)})

@@ -107,14 +107,16 @@ class GridHpo:
 
 
 @dataclass(frozen=True)
-class _Learning:
-    """What the methods that learn have in common.
+class LearningHpo:
+    """A method that learns from what the cells have made of the trials.
 
     Arguments:
+        explore: a cell to try next, from what was observed.
         space: what may be chosen.
         memory: what is kept between suggestions; the search's own saves learning the surrogate twice.
     """
 
+    explore: Callable[[Cells, Observed, np.random.Generator], int]
     space: Space = Space()
     memory: Memory = field(default_factory=Memory, repr=False, compare=False)
 
@@ -124,31 +126,17 @@ class _Learning:
         observed = _observed(view, cells, from_round, self.memory)
         if observed is None or not observed.weights.any():
             return cells.choice(_first(view, proposal, cells, from_round, rng))
-        return cells.choice(self._explore(cells, observed, rng))
-
-    def _explore(self, cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-        raise NotImplementedError
+        return cells.choice(self.explore(cells, observed, rng))
 
 
-@dataclass(frozen=True)
-class BayesianHpo(_Learning):
-    """A Gaussian process over the cells, asked for the lowest confidence bound of the error (scikit-optimize)."""
-
-    def _explore(self, cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-        kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
-        if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
-            # A bound that was fitted to few cells stays with the best of those; each is looked at first.
-            tried = np.bincount(observed.of_trial, minlength=len(observed.values)) + observed.pending
-            return int(rng.choice(np.flatnonzero(tried == tried.min())))
-        return _ask(cells, observed, kappa, rng)
-
-
-@dataclass(frozen=True)
-class TpeHpo(_Learning):
-    """A tree-structured Parzen estimator (Optuna)."""
-
-    def _explore(self, cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-        return tpe.ask(cells, observed, rng)
+def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
+    """The cell with the lowest confidence bound of the error, by a process over the cells (scikit-optimize)."""
+    kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
+    if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
+        # A bound that was fitted to few cells stays with the best of those; each is looked at first.
+        tried = np.bincount(observed.of_trial, minlength=len(observed.values)) + observed.pending
+        return int(rng.choice(np.flatnonzero(tried == tried.min())))
+    return _ask(cells, observed, kappa, rng)
 
 
 def recommend(view: HistoryView, proposal: Proposal, space: Space, memory: Memory | None = None) -> Choice | None:
@@ -268,8 +256,8 @@ def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generato
 
 #: The optimisers by name (`hpo.method` of the configuration).
 OPTIMISERS: dict[str, Callable[[Space, Memory], Hpo]] = {
-    "bayesian": BayesianHpo,
-    "tpe": TpeHpo,
+    "bayesian": lambda space, memory: LearningHpo(lowest_bound, space, memory),
+    "tpe": lambda space, memory: LearningHpo(tpe.ask, space, memory),
     "grid": lambda space, memory: GridHpo(space),
     "random": lambda space, memory: RandomHpo(space),
 }

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,31 +10,19 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.results import judge, resultfile, writer
-from aiperf_mpi.results.judge import NotAResult, Verdict
+from aiperf_mpi.results.judge import NotAResult
 from aiperf_mpi.results.rules import UNCHECKED
 from aiperf_mpi.results.schema import ATTRIBUTES, TABLES
 from tests.results.example_run import example_run
-from tests.results.test_judge import ATTRIBUTE_FINDS, FINDS
+from tests.results.test_judge import ATTRIBUTE_FINDS, FINDS, changed, written
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid result."""
-    target = tmp_path_factory.mktemp("result") / "result.h5"
-    resultfile.write(target, writer.final_image(example_run().run()))
+    target = written(example_run(), tmp_path_factory.mktemp("result"))
     assert judge.judge(target).valid
     return target
-
-
-def changed(path: Path, folder: Path, change: Callable[[h5py.File], object], *, rehash: bool = True) -> Verdict:
-    """The verdict on a copy with a change; with `rehash` the content hash is that of the changed content."""
-    copy = folder / "changed.h5"
-    shutil.copy(path, copy)
-    with h5py.File(copy, "r+") as file:
-        change(file)
-        if rehash:
-            resultfile.set_attributes(file, {"content_sha256": resultfile.content_hash(file)})
-    return judge.judge(copy)
 
 
 def rewritten(file: h5py.File, table: str, rows: np.ndarray) -> None:
