@@ -13,13 +13,15 @@ import pytest
 from aiperf_mpi.results import resultfile, writer
 from tests.results.example_run import example_run
 
-#: Judges the file named on its command line; says how long it took in s, the memory in bytes, and the outcome.
+#: Judges the file named on its command line; says how long it took in s, its peak memory in bytes, and the outcome.
+#: VmHWM is of this program alone; getrusage's ru_maxrss also holds that of the process which started it, however large.
 PROBE = """
-import json, resource, sys, time
+import json, pathlib, sys, time
 start = time.monotonic()
 from aiperf_mpi.results.judge import judge
 verdict = judge(sys.argv[1])
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+status = pathlib.Path("/proc/self/status").read_text()
+memory = int(status.split("VmHWM:")[1].split()[0]) * 1024
 print(json.dumps([time.monotonic() - start, memory, verdict.valid, verdict.trials, [str(r) for r in verdict.reasons]]))
 """
 
