@@ -31,9 +31,10 @@ RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
 #: Seconds that ranks have for their last rows, the validation of the best model among them, before the job is ended.
 FAREWELL_SECONDS = 3600.0
 
-#: Rejections without a trial's end between them that show a fault of the program and not of a candidate: at least so
-#: many, and so many for each replica, as thousands of them may have some each before the first trial ends.
-REJECTED_IN_A_ROW, REJECTED_BY_REPLICA = 64, 4
+#: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the program or the
+#: machine and not of a candidate: at least so many, and so many for each replica, as thousands of replicas may have
+#: some each before the first trial ends.
+LOST_IN_A_ROW, LOST_BY_REPLICA = 64, 4
 
 #: Phases of the run that the view shows.
 TRAINING, ENDING = "training", "ending"
@@ -67,7 +68,7 @@ class Progress:
     failed: int = 0
     proposed: dict[int, int] = field(default_factory=dict)
     best_error: float = math.inf
-    rejected: int = 0
+    lost: int = 0
     last_cause: str = ""
     last_t: float = 0.0
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_SHOWN))
@@ -117,8 +118,11 @@ class Progress:
         self.last_t = max(self.last_t, float(row["t_end"]))
         work = self.credited.pop(trial_id, 0)
         self.ended += status not in (REJECTED, UNFINISHED)
-        cause = self.last_cause = row["cause"].decode(errors="replace")
-        self.rejected = self.rejected + 1 if status == REJECTED else 0
+        cause = row["cause"].decode(errors="replace")
+        if status in (REJECTED, FAILED):
+            self.lost, self.last_cause = self.lost + 1, cause
+        elif status != UNFINISHED:
+            self.lost = 0
         line = f"trial {trial_id} {STATUS[status]}"
         if status == FAILED:
             self.failed += 1
@@ -128,6 +132,12 @@ class Progress:
         line += f": {cause}" if cause else ""
         self.lines.append(line)
         return line
+
+    def hopeless(self) -> str:
+        """Why no further candidate is worth its time, "" while there is hope: a night of failures has no score."""
+        if self.lost < max(LOST_IN_A_ROW, LOST_BY_REPLICA * self.replicas):
+            return ""
+        return f"{self.lost} candidates in a row were rejected or failed, at last: {self.last_cause}"
 
     def snapshot(self, elapsed: float, time_limit: float, phase: str) -> ViewSnapshot:
         """The state that a person sees."""
@@ -209,8 +219,8 @@ def why_end(context: Context, writer: WriterClient, drain: Drain, progress: Prog
         return Reason.DRAIN, errors[0]
     if context.windows.history.reserved >= room(context):
         return Reason.FULL, "the history is full; raise parallel.history_capacity"
-    if progress.rejected >= max(REJECTED_IN_A_ROW, REJECTED_BY_REPLICA * progress.replicas):
-        return Reason.DRAIN, f"{progress.rejected} candidates in a row were rejected, at last: {progress.last_cause}"
+    if cause := progress.hopeless():
+        return Reason.DRAIN, cause
     return Reason.LIMIT, ""
 
 
@@ -239,7 +249,7 @@ def take_row(message: Message, writer: WriterClient, progress: Progress, view: V
             progress.epoch(np.frombuffer(message.data, EPOCH_ROW)[0])
         case Kind.TRIAL:
             writer.send_trial(message.data)
-            view.log(progress.trial(np.frombuffer(message.data, TRIAL_ROW)[0]))
+            view.trial(progress.trial(np.frombuffer(message.data, TRIAL_ROW)[0]))
         case Kind.FINAL:
             row = np.frombuffer(message.data, FINAL_ROW)[0]
             writer.send_error_final(int(row["trial_id"]), float(row["error"]))

@@ -136,6 +136,11 @@ class View:
         else:
             self._write_line()
 
+    def trial(self, line: str) -> None:
+        """Show how a trial ended: an event in plain mode; the live view has it among the candidates of its state."""
+        if self._live is None:
+            self.log(line)
+
     def close(self) -> None:
         """Show what is left and give the terminal back; a closed view may be closed again."""
         if self._live is not None:

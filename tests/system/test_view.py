@@ -120,6 +120,19 @@ def test_the_picture_shows_the_run_and_gives_the_terminal_back() -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
+def test_the_end_of_a_trial_is_told_once() -> None:
+    """In the live view it is among the candidates; in plain lines it is an event."""
+    screen, lines = Terminal(), io.StringIO()
+    live, plain = View("live", screen, environ={}), View("plain", lines, environ={})
+    for view in (live, plain):
+        view.update(replace(SNAPSHOT, candidates=("trial 9 done, best error 0.0219 in 4 epochs",)))
+        view.trial("trial 9 done, best error 0.0219 in 4 epochs")
+        view.close()
+    last_picture = screen.getvalue().rsplit("replicas busy", 1)[1]
+    assert last_picture.count("trial 9 done") == 1
+    assert lines.getvalue().count("trial 9 done") == 1
+
+
 def test_pictures_do_not_come_faster_than_eyes() -> None:
     clock, stream = Clock(), io.StringIO()
     view = View("live", stream, environ={"COLUMNS": "80", "LINES": "24"}, clock=clock)
