@@ -159,10 +159,10 @@ def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     """
     workshop, facts, wrong = None, Facts(), None
     if ranks.role == TRAINER:
-        from aiperf_mpi.parallel import trainer
+        from aiperf_mpi.parallel.workshop import prepare
 
         try:
-            workshop = trainer.prepare(config)
+            workshop = prepare(config)
             data = workshop.dataset
             facts = Facts(workshop.device, len(workshop.devices), data.sha256, len(data.train_labels),
                           len(data.val_labels))  # fmt: skip
@@ -264,12 +264,12 @@ def work(context: Context, workshop: Any, facts: Facts) -> bool:
     sleep_untimed(context)
 
     if trains:
-        from aiperf_mpi.parallel import trainer
+        from aiperf_mpi.parallel import best, trainer
 
         replica = trainer.train(context, workshop)
         whole = reached_limit(context)
         if whole:
-            trainer.validate_best(replica)
+            best.validate_best(context, workshop, replica.best)
         clean = trainer.finish(replica, COMPILE_SECONDS if whole else DRAIN_SECONDS)
     else:
         from aiperf_mpi.parallel import generator

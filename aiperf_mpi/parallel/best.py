@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best models of a replica: which weights it keeps, and the last validation of the best."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiperf_mpi.config import Config
+from aiperf_mpi.data.loader import val_batches
+from aiperf_mpi.parallel.comm import write_error
+from aiperf_mpi.parallel.context import Context, owns_best
+from aiperf_mpi.parallel.errors import RUN_ERRORS
+from aiperf_mpi.parallel.messages import Kind
+from aiperf_mpi.parallel.trial import Trial
+from aiperf_mpi.parallel.weights import Shelf, checkpoint_path
+from aiperf_mpi.parallel.workshop import Workshop
+from aiperf_mpi.results.schema import FINAL_ROW, new_row
+from aiperf_mpi.search.history import HistoryFull
+from aiperf_mpi.search.record import withdrawal
+from aiperf_mpi.training.checkpoint import load_checkpoint
+from aiperf_mpi.training.compile import Compiled
+from aiperf_mpi.training.fit import Training
+from aiperf_mpi.training.validation import validation_error
+
+
+@dataclass
+class Best:
+    """The best models of a replica so far: those on the shelf are kept, and of the best the weights lie in `path` and
+    `compiled` can evaluate them."""
+
+    shelf: Shelf
+    error: float = math.inf
+    trial_id: int = -1
+    path: Path | None = None
+    compiled: Compiled | None = None
+
+
+def shelf_of(config: Config) -> Shelf:
+    """Room for the weights that a replica keeps. A queue's worth of others may still be somebody's parents."""
+    return Shelf(config.result.keep_checkpoints, config.search.queue_depth if config.model.inherits else 0)
+
+
+def keep_weights(context: Context, best: Best, trial: Trial, training: Training, compiled: Compiled) -> None:
+    """Write the trial's best weights to its checkpoint if they are among the replica's best; what they push out has no
+    more children."""
+    shelf, trial_id = best.shelf, trial.candidate.trial_id
+    if training.best_variables is None or not shelf.takes(training.best_error):
+        return
+    path = checkpoint_path(context.config, trial_id)
+    try:
+        with context.timer("io"):
+            out = shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
+    except OSError as error:
+        # The training was real and counts; only its weights are not there for anybody.
+        what = os.strerror(error.errno) if error.errno else str(error)
+        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: {path} not written: {what}\n")
+        return
+    trial.kept = True
+    if training.best_error < best.error:
+        best.error, best.trial_id, best.path, best.compiled = training.best_error, trial_id, path, compiled
+    if out is not None and context.config.model.inherits:
+        withdraw(context, out.trial_id)
+
+
+def withdraw(context: Context, trial_id: int) -> None:
+    """Tell the search that the weights of a trial are kept no longer."""
+    with context.timer("communicate"):
+        try:
+            context.windows.history.append(withdrawal(trial_id, context.ranks.replica, context.now()))
+        except HistoryFull:
+            # Rank 0 drains the run for it, and nobody is proposed any more.
+            return
+
+
+def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
+    """After core stop: whoever owns the machine's best model loads it again, validates it, and tells rank 0.
+
+    Collective over the ranks but 0. Nothing is validated where no trial has completed a validation. Where it fails, the
+    run has its result without `error_final`: hours of rows are worth more than that number.
+    """
+    owner = owns_best(context.ranks, best.error, best.trial_id)
+    with context.timer("io"):
+        # Nobody trains any more, so nobody needs what was pushed out.
+        best.shelf.clear()
+    if not owner or best.path is None or best.compiled is None:
+        return
+    try:
+        error = validate_again(context, workshop, best.path, best.compiled)
+    except RUN_ERRORS:
+        raise
+    except Exception as failure:
+        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
+                    f"{best.trial_id}, could not be validated again, so the result has no error_final: "
+                    f"{type(failure).__name__}: {failure}\n")  # fmt: skip
+        return
+    context.windows.messages.send(Kind.FINAL, new_row(FINAL_ROW, trial_id=best.trial_id, error=error)[0])
+
+
+def validate_again(context: Context, workshop: Workshop, path: Path, compiled: Compiled) -> float:
+    """The validation error of the weights in `path`."""
+    with context.timer("io"):
+        checkpoint = load_checkpoint(path)
+    with context.timer("validate"):
+        batches = val_batches(workshop.dataset, len(workshop.devices), compiled.settings.batch_per_device)
+        return validation_error(compiled, checkpoint.variables, batches)

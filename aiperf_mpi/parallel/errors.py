@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that end the run, apart from those that fail a trial alone."""
+
+from __future__ import annotations
+
+from mpi4py import MPI
+
+from aiperf_mpi.parallel.messages import MessageError
+from aiperf_mpi.search.record import RecordError
+
+
+class GenerationError(RuntimeError):
+    """Candidates cannot be made on this rank."""
+
+
+#: Errors that are the run's and not a trial's: they end the job.
+RUN_ERRORS = (MPI.Exception, MessageError, RecordError, GenerationError)
