@@ -124,7 +124,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 def report_command(arguments: argparse.Namespace) -> int:
     """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is valid."""
     from aiperf_mpi.results.judge import NotAResult
-    from aiperf_mpi.results.report import text_report
+    from aiperf_mpi.results.text import text_report
 
     try:
         if arguments.html:

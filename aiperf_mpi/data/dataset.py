@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.config import Config
-
 #: Pixels that mean and deviation are taken from: enough for three digits, and quick with large images.
 _MOMENT_PIXELS = 2**22
 
@@ -72,44 +70,3 @@ def content_sha256(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def check_dataset(config: Config) -> None:
-    """Look whether the data set of `config` can be opened, without reading its images: cheap, before every launch.
-
-    Raises ConfigError naming the path and what to do.
-    """
-    match config.data.name:
-        case "cifar10":
-            from aiperf_mpi.data import cifar10
-
-            cifar10.find_files(config.data.path)
-        case "imagenet":
-            from aiperf_mpi.data import imagenet
-
-            imagenet.refuse(config)
-
-
-def open_dataset(config: Config) -> Dataset:
-    """The data set of `config`, cut to `data.train_images` and `data.val_images`.
-
-    Raises ConfigError naming the path and what to do where the images are missing or are not what they should be.
-    """
-    # Each set is imported only where it is used: scikit-learn alone takes a second.
-    match config.data.name:
-        case "digits":
-            from aiperf_mpi.data.digits import load_digits
-
-            return load_digits(config)
-        case "synthetic":
-            from aiperf_mpi.data.synthetic import make_synthetic
-
-            return make_synthetic(config)
-        case "cifar10":
-            from aiperf_mpi.data.cifar10 import load_cifar10
-
-            return load_cifar10(config)
-        case _:
-            from aiperf_mpi.data import imagenet
-
-            imagenet.refuse(config)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, ConfigError, classify, from_toml
-from aiperf_mpi.data.dataset import check_dataset
+from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.parallel import comm, launch
 from aiperf_mpi.parallel.binding import local_devices, role_environment
 from aiperf_mpi.parallel.comm import Ranks

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import jax
 
 from aiperf_mpi.config import Config, ConfigError
-from aiperf_mpi.data.dataset import Dataset, open_dataset
+from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.parallel.binding import local_devices
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a verdict is said: lines for standard output, exit codes, JSON, text. No other module formats a score."""
+"""How a verdict is said: lines for standard output, exit codes, JSON. No other module formats a score."""
 
 from __future__ import annotations
 
@@ -144,13 +144,3 @@ def known(value: Any) -> Any:
             return [known(entry) for entry in value]
         case _:
             return value
-
-
-def text_report(path: Path | str, width: int = 110) -> str:
-    """The report of a result file for a terminal of `width` columns, without colour.
-
-    Raises NotAResult if the file is no result at all.
-    """
-    from aiperf_mpi.results.text import render
-
-    return render(path, width)

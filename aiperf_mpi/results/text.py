@@ -25,8 +25,11 @@ from aiperf_mpi.search.architecture import POOL, Architecture
 MAX_ROWS = 40
 
 
-def render(path: Path | str, width: int = 110) -> str:
-    """The report as text of `width` columns; a section that damaged rows do not give says why."""
+def text_report(path: Path | str, width: int = 110) -> str:
+    """The report of a result file for a terminal of `width` columns, without colour.
+
+    A section that damaged rows do not give says why. Raises NotAResult if the file is no result at all.
+    """
     result, verdict = read(path)
     evidence = Evidence(result)
     out = io.StringIO()

@@ -10,7 +10,7 @@ import pytest
 
 from aiperf_mpi.config import Config, ConfigError, load
 from aiperf_mpi.data import cifar10
-from aiperf_mpi.data.dataset import check_dataset, open_dataset
+from aiperf_mpi.data.catalogue import check_dataset, open_dataset
 
 
 def config(path: Path | str, *sets: str) -> Config:

@@ -8,7 +8,8 @@ import pytest
 from sklearn.datasets import load_digits as sklearn_digits
 
 from aiperf_mpi.config import load
-from aiperf_mpi.data.dataset import Dataset, content_sha256, moments, open_dataset
+from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.data.dataset import Dataset, content_sha256, moments
 from aiperf_mpi.data.digits import enlarge, validation_split
 
 

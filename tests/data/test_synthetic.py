@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.config import Config, ConfigError, load
-from aiperf_mpi.data.dataset import Dataset, open_dataset
+from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.data.dataset import Dataset
 
 SMALL = ("data.image_size=24", "data.train_images=600", "data.val_images=100", "data.classes=7", "data.channels=2")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.config import Config, load
-from aiperf_mpi.data.dataset import open_dataset
+from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.parallel import weights
 from aiperf_mpi.parallel.weights import Shelf, begin_with, checkpoint_path, load_parent, missing_weights
 from aiperf_mpi.search.architecture import Architecture, Morph

@@ -18,7 +18,7 @@ import pytest
 from aiperf_mpi.results import report, resultfile, writer
 from aiperf_mpi.results.judge import NotAResult, Reason, Verdict, judge
 from aiperf_mpi.results.schema import FAILED, new_row
-from aiperf_mpi.results.text import MAX_ROWS
+from aiperf_mpi.results.text import MAX_ROWS, text_report
 from tests.results.example_run import Example, example_run
 
 
@@ -124,7 +124,7 @@ def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) 
     example.trials["status"][example.trial(4)] = FAILED
     example.trials["cause"][example.trial(4)] = b"ValueError: the loss is nan"
     file = written(example, tmp_path)
-    text = report.text_report(file)
+    text = text_report(file)
     lines = text.splitlines()
     assert lines[: len(report.verdict_lines(judge(file)))] == report.verdict_lines(judge(file))
     for title in ("Run", "Rate over time", "Trials", "Tree of trials", "Time by kind", "Messages", "Best network"):
@@ -140,7 +140,7 @@ def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) 
 def test_the_text_report_of_an_invalid_run_gives_its_reasons_and_no_score(tmp_path: Path) -> None:
     example = example_run()
     example.ranks["phase_seconds"][1, -1] -= 5.0
-    text = report.text_report(written(example, tmp_path))
+    text = text_report(written(example, tmp_path))
     assert text.startswith("AIPERF_MPI status: INVALID\n")
     assert "V13: rank 1: phases sum to 5.000 s, but its wall time is 10.000 s" in text
     assert not re.search(r"\bscore_|trial_rate_ops", text)
@@ -151,7 +151,7 @@ def test_the_text_report_of_a_damaged_file_shows_what_is_left(tmp_path: Path) ->
     data = resultfile.h5py.File(file, "r+")
     del data["trials/morphs"], data["ranks"]
     data.close()
-    text = report.text_report(file)
+    text = text_report(file)
     assert text.startswith("AIPERF_MPI status: INVALID")
     assert "cannot be shown: /ranks/rank is missing" in text
     assert re.search(r"^Rate over time\n +t \(s\)", text, re.MULTILINE)
@@ -163,7 +163,7 @@ def test_the_text_report_of_a_long_run_stays_short(tmp_path: Path) -> None:
     example.header = dataclasses.replace(example.header, tick=1.0, n_ranks=60, n_generators=57)
     more = [new_row(example.ranks.dtype, rank=rank, node=0, replica=0, role="generator") for rank in range(5, 60)]
     example.ranks = np.concatenate([example.ranks, *more])
-    text = report.text_report(written(example, tmp_path))
+    text = text_report(written(example, tmp_path))
     assert f"the best {MAX_ROWS} of 60" in text and "the ancestors of the best trial" in text
     assert f"the first {MAX_ROWS} of 60 ranks" in text
     assert len(text.splitlines()) < 400
@@ -171,7 +171,7 @@ def test_the_text_report_of_a_long_run_stays_short(tmp_path: Path) -> None:
 
 def test_what_is_no_result_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no")
-    for function in (report.text_report, report.verify_file):
+    for function in (text_report, report.verify_file):
         with pytest.raises(NotAResult, match="not a result"):
             function(tmp_path / "x")
 
