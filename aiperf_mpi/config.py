@@ -294,6 +294,11 @@ def _check_together(config: Config) -> None:
             f"search.max_parameters: {search.max_parameters} is less than the {initial.parameters} parameters of the "
             "initial network: no child of it would fit"
         )
+    if train.stem != "plain" and data.image_size % 2:
+        raise ConfigError(
+            f"train.stem: {train.stem} needs images of an even size, but data.image_size is {data.image_size}; "
+            'set train.stem = "plain"'
+        )
     even = [kernel for kernel in config.hpo.kernels if kernel % 2 == 0]
     if even:
         raise ConfigError(f"hpo.kernels: {even[0]} is even; kernels are odd, so that they have a centre")

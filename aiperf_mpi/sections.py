@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aiperf_mpi.opcount.forms import STEMS
 from aiperf_mpi.search.architecture import MAX_KERNEL, OPS
 from aiperf_mpi.search.budget import (
     MIN_DELTA,
@@ -150,6 +151,8 @@ class Train:
     precision: str = setting(
         "bfloat16", "precision of activations; the minimum of Table 4 is FP-16", choices=("float32", "bfloat16")
     )
+    #: Free, as it is the same function of the same weights: the paper credits an optimisation as speed.
+    stem: str = setting("plain", "how the first convolution is computed; the plain form is credited", choices=STEMS)
     in_flight_steps: int = setting(2, "steps dispatched ahead of the one that computes", low=1, high=1024)
 
 

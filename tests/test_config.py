@@ -118,6 +118,7 @@ def test_set_takes_toml_values_and_bare_words() -> None:
         ("train.round_epochs=[8, 4]", ["train.round_epochs", "[8, 4]"]),
         ("train.patience_base=9", ["train.patience_base", "9", "patience_max = 8"]),
         ("search.sample_size=50", ["search.sample_size", "50", "population = 12"]),
+        ("train.stem='winograd'", ["train.stem", "winograd", "plain, space_to_depth"]),
         ("search.max_units=48", ["search.max_units", "48", "49"]),
         ("search.max_parameters=1", ["search.max_parameters", "1 is less", "parameters of the initial network"]),
         ("hpo.batches=[16, 1438]", ["hpo.batches", "1438", "1437"]),
@@ -303,3 +304,9 @@ def test_every_setting_has_a_text_and_allows_its_default() -> None:
 )
 def test_nearest_is_what_was_meant(key: str, meant: str) -> None:
     assert nearest(key, settings()) == meant
+
+
+def test_a_stem_on_blocks_of_pixels_needs_images_of_an_even_size() -> None:
+    assert load("demo", sets=["train.stem='space_to_depth'"]).train.stem == "space_to_depth"
+    with pytest.raises(ConfigError, match="train.stem: space_to_depth needs .* data.image_size is 33"):
+        load("demo", sets=["train.stem='space_to_depth'", "data.image_size=33"])

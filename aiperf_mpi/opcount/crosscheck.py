@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from aiperf_mpi.opcount.analytical import FORWARD, matrix_operations, operations, update_operations
-from aiperf_mpi.opcount.forms import USED, executed_difference
+from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.opcount.primitives import CountError
 from aiperf_mpi.opcount.tally import STEP, UPDATE, Class, Tally
 from aiperf_mpi.opcount.trace import trace_eval, trace_train
@@ -44,15 +44,12 @@ class Difference:
         return f"{self.step} {what}: {self.found} != {self.expected} by the tables"
 
 
-def check_operations(
-    candidate: Candidate, settings: StepSettings, n_devices: int, forms: Iterable[str] = USED
-) -> str:
+def check_operations(candidate: Candidate, settings: StepSettings, n_devices: int) -> str:
     """Compares a candidate's counts with those of the steps that will train and validate it.
 
     Arguments:
         settings: of the steps, as the trainer compiles them.
         n_devices: devices of the replica.
-        forms: faster forms that the step uses, names of `forms.FORMS`.
 
     Returns what differs, with both numbers, the most telling 64 characters first; "" where nothing does. Raises
     whatever Flax raises for a network that cannot be built.
@@ -72,26 +69,24 @@ def check_operations(
         if found != expected:
             return f"{name}: {found} != {expected} by the tables"
     try:
-        wrong = differences(candidate.architecture, settings, n_devices, forms)
+        wrong = differences(candidate.architecture, settings, n_devices)
     except CountError as error:
         return str(error)
     return "; ".join(str(difference) for difference in wrong)
 
 
-def differences(
-    architecture: Architecture, settings: StepSettings, n_devices: int, forms: Iterable[str] = USED
-) -> tuple[Difference, ...]:
+def differences(architecture: Architecture, settings: StepSettings, n_devices: int) -> tuple[Difference, ...]:
     """What the tables and the traced training and evaluation step count differently; arguments as above.
 
     Raises CountError if a step cannot be counted, and whatever Flax raises for a network that cannot be built.
     """
     train = trace_train(architecture, settings, n_devices).count()
     evaluate = trace_eval(architecture, settings, n_devices).count()
-    return compare(architecture, settings.batch_per_device, train, evaluate, forms)
+    return compare(architecture, settings.batch_per_device, train, evaluate, STEMS[settings.stem])
 
 
 def compare(
-    architecture: Architecture, batch: int, train: Tally, evaluate: Tally, forms: Iterable[str] = USED
+    architecture: Architecture, batch: int, train: Tally, evaluate: Tally, forms: Iterable[str] = ()
 ) -> tuple[Difference, ...]:
     """What the tables and these tallies count differently.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer, operations, update_operations
-from aiperf_mpi.opcount.forms import FORMS, USED
+from aiperf_mpi.opcount.forms import FORMS, STEMS
 from aiperf_mpi.opcount.table import Row, as_counts, describe, footnotes, is_the_papers, table_3, table_a1
 from aiperf_mpi.search.architecture import Architecture, resnet50
 from aiperf_mpi.sections import IMAGENET_IMAGES
@@ -73,6 +73,12 @@ class Request:
     batch: int
     precision: str
     augment: bool
+    stem: str
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Faster forms that the step uses, names of `forms.FORMS`."""
+        return STEMS[self.stem]
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
@@ -80,7 +86,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if arguments.batch < 1:
         raise ValueError(f"--batch is {arguments.batch}, but a step takes at least 1 image")
     architecture, images = resnet50(), IMAGENET_IMAGES
-    precision, augment = "float32", False
+    precision, augment, stem = "float32", False, "plain"
     if arguments.arch is not None:
         try:
             architecture = Architecture.from_json(Path(arguments.arch).read_text(encoding="utf-8"))
@@ -92,14 +98,14 @@ def read_request(arguments: argparse.Namespace) -> Request:
         config = load(arguments.preset)
         architecture = Architecture(config.base)
         images = config.data.train_images, config.data.val_images
-        precision, augment = config.train.precision, config.data.augment
+        precision, augment, stem = config.train.precision, config.data.augment, config.train.stem
 
     # What the command line says of the images holds for any network: morphs do not depend on it.
     given = {"image_size": arguments.image_size, "classes": arguments.classes}
     changes = {name: value for name, value in given.items() if value is not None}
     if changes:
         architecture = Architecture(replace(architecture.base, **changes), architecture.morphs)
-    return Request(architecture, images, arguments.batch, precision, augment)
+    return Request(architecture, images, arguments.batch, precision, augment, stem)
 
 
 def flops(arguments: argparse.Namespace) -> int:
@@ -136,14 +142,14 @@ def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
     from aiperf_mpi.training.step import StepSettings
 
     # Tracing makes next to no garbage, and spends a tenth of its time looking for it.
-    settings = StepSettings(request.batch, request.precision, augment=request.augment)
+    settings = StepSettings(request.batch, request.precision, augment=request.augment, stem=request.stem)
     gc.disable()
     try:
         analysis = analyse(request.architecture, settings)
         evaluate = trace_eval(request.architecture, settings).count()
     finally:
         gc.enable()
-    return analysis, compare(request.architecture, request.batch, analysis.executed, evaluate)
+    return analysis, compare(request.architecture, request.batch, analysis.executed, evaluate, request.forms)
 
 
 def _print_json(request: Request, analytical: bool) -> int:
@@ -250,7 +256,7 @@ class _Page:
             f"make it {update_operations(architecture):,}"
         )
         self._print(f"other: {rest:,} per step in no table: normalised images, metrics, biases, collectives")
-        for name in USED:
+        for name in request.forms:
             self._print(f"form {name}: {FORMS[name].reason}; the plain form is credited")
         if agreement.estimate is None or agreement.deviation is None:
             self._print("XLA: this backend gives no estimate; its column is the model of XLA's rules alone")

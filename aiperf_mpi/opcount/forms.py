@@ -57,8 +57,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
     }
 )
 
-#: The forms that the trained step uses: none. Whoever builds one into the step names it here.
-USED: tuple[str, ...] = ()
+#: How the first convolution may be computed (`train.stem`) -> the forms of FORMS that a step then uses.
+STEMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"plain": (), "space_to_depth": ("space_to_depth_stem",)})
 
 
 def executed_difference(layers: Sequence[Layer], forms: Iterable[str]) -> dict[Class, int]:

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aiperf_mpi.opcount.forms import STEMS
 from aiperf_mpi.search.architecture import Architecture, Layer
 from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
+from aiperf_mpi.training.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 
 #: The activation precisions of a network; parameters, statistics and logits are float32 in both.
 PRECISIONS = ("float32", "bfloat16")
@@ -40,11 +42,13 @@ class Network(nn.Module):
         dtype: of the activations; parameters and statistics are float32.
         fused: batch norms take in the addition and the ReLU behind them, see :mod:`layers`; else each is a layer of its
             own. The variables are the same. A network that is asked for each layer's output computes them apart.
+        stem: how the first convolution is computed, one of `opcount.forms.STEMS`; the variables are the same.
     """
 
     layers: tuple[Layer, ...]
     dtype: Any = jnp.float32
     fused: bool = True
+    stem: str = PLAIN
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -73,6 +77,8 @@ class Network(nn.Module):
     def _compute(self, layer: Layer, inputs: list[jax.Array], train: bool) -> jax.Array:
         x, name, filters = inputs[0], module_name(layer.name), layer.out_shape[2]
         match layer.kind:
+            case "conv" if self.stem == SPACE_TO_DEPTH and layer.inputs == ("input",) and layer.stride == 2:
+                return BlockConv(filters, layer.kernel, self.dtype, name=name)(x)
             case "conv":
                 # A kernel of k pads (k-1)//2 before and the rest behind, so that the size shrinks by the stride alone.
                 before = (layer.kernel - 1) // 2
@@ -107,12 +113,16 @@ class Network(nn.Module):
                 raise ValueError(f"layer {layer.name}: kind {other!r} has no rule in the Flax network")
 
 
-def network(architecture: Architecture, precision: str = "float32", fused: bool = True) -> Network:
-    """The Flax module of an architecture (`fused` as in `Network`); raises ValueError for a precision that is not in
-    PRECISIONS."""
+def network(
+    architecture: Architecture, precision: str = "float32", fused: bool = True, stem: str = PLAIN
+) -> Network:
+    """The Flax module of an architecture (`fused` and `stem` as in `Network`); raises ValueError for a precision that
+    is not in PRECISIONS, or a stem that is not in STEMS."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    return Network(architecture.layers(), jnp.dtype(precision), fused)
+    if stem not in STEMS:
+        raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
+    return Network(architecture.layers(), jnp.dtype(precision), fused, stem)
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:

@@ -18,6 +18,7 @@ import optax
 from aiperf_mpi.data.device import AXIS, augment, normalise
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.resnet import network
+from aiperf_mpi.training.stem import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class StepSettings:
         label_smoothing: share of the target that is spread over all classes, in training only.
         augment: random crops and mirroring, in training only.
         fused: batch norms take in what follows them, see `resnet.Network`.
+        stem: how the first convolution is computed, one of `opcount.forms.STEMS`.
         mean, deviation: of the pixels scaled to 0..1, one value per channel or one for all.
     """
 
@@ -40,6 +42,7 @@ class StepSettings:
     label_smoothing: float = 0.1
     augment: bool = False
     fused: bool = True
+    stem: str = PLAIN
     mean: tuple[float, ...] = (0.5,)
     deviation: tuple[float, ...] = (0.25,)
 
@@ -86,7 +89,8 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
     Gradients are averaged over the devices; each device keeps the batch statistics of its own images. The loss is the
     cross entropy with label smoothing. Every image is taken for valid, as training leaves out the remainder.
     """
-    model, optimiser = network(architecture, settings.precision, settings.fused), _optimiser(settings)
+    model = network(architecture, settings.precision, settings.fused, settings.stem)
+    optimiser = _optimiser(settings)
 
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array, learning_rate: jax.Array
@@ -120,7 +124,7 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
 
     The loss is the cross entropy with the labels as they are; batch norms use their running statistics.
     """
-    model = network(architecture, settings.precision, settings.fused)
+    model = network(architecture, settings.precision, settings.fused, settings.stem)
 
     def step(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
         inputs = normalise(images, settings.mean, settings.deviation)
