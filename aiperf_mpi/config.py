@@ -26,6 +26,7 @@ from aiperf_mpi.sections import (
     Fault,
     Hpo,
     Model,
+    Monitor,
     Parallel,
     Result,
     Run,
@@ -55,6 +56,7 @@ class Config:
     hpo: Hpo = field(default_factory=Hpo)
     parallel: Parallel = field(default_factory=Parallel)
     result: Result = field(default_factory=Result)
+    monitor: Monitor = field(default_factory=Monitor)
     fault: Fault = field(default_factory=Fault)
 
     @property

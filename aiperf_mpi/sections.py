@@ -231,6 +231,14 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Monitor:
+    """What is measured of the machine while it works."""
+
+    #: RAPL's counters wrap: on some processors at 65.5 kJ, which 500 W reach in 131 s.
+    seconds: float = setting(30.0, "seconds between two samples of use and power on a node; 0: none", low=0, high=60)
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Faults injected on purpose, to show what they cost; recorded in the result like every other setting."""
 

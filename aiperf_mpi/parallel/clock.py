@@ -31,11 +31,14 @@ class Offset:
 
 @dataclass(frozen=True, slots=True)
 class CoreClock:
-    """Seconds since core start: `at(reading)` of a reading of this rank's clock, `now()` of the present."""
+    """Seconds since core start: `at(reading)` of a reading of this rank's clock, `now()` of the present.
+
+    `offset` is that of the clock to rank 0's, as it was measured when the core time started.
+    """
 
     clock: Clock
     origin: float
-    uncertainty: float = 0.0
+    offset: Offset = Offset(0.0, 0.0)
 
     def at(self, reading: float) -> float:
         return reading - self.origin
@@ -69,4 +72,4 @@ def core_start(comm: MPI.Intracomm, offset: Offset, clock: Clock = time.monotoni
     comm.Barrier()
     origin = np.array([clock()])
     comm.Bcast([origin, 1, MPI.DOUBLE], root=0)
-    return CoreClock(clock, float(origin[0]) + offset.seconds, offset.uncertainty)
+    return CoreClock(clock, float(origin[0]) + offset.seconds, offset)

@@ -18,6 +18,7 @@ from aiperf_mpi.parallel.comm import Ranks, check_shared_memory, wait
 from aiperf_mpi.parallel.history import WindowHistory, history_bytes, mirror_bytes
 from aiperf_mpi.parallel.messages import Kind, Messages
 from aiperf_mpi.results.schema import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
+from aiperf_mpi.system.affinity import cpus_of_process, numa_nodes, ranges
 from aiperf_mpi.system.phases import PHASES, PhaseTimer
 
 #: Places of the table of claims for each record of the history: a trial has one key and at least one record, and a
@@ -122,6 +123,7 @@ def rank_row(context: Context, device: str) -> np.ndarray:
     """The row of this rank (RANK_ROW): its place, its seconds by phase up to now, its messages and window traffic."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
     messages, history, claims = windows.messages, windows.history, windows.claims
+    cpus = cpus_of_process()
     seconds, wall = timer.seconds, time.monotonic() - context.started
 
     # Messages first, by kind, this row itself among them; then what went through windows instead.
@@ -144,6 +146,10 @@ def rank_row(context: Context, device: str) -> np.ndarray:
         role=ranks.role,
         hostname=ranks.host,
         device=device,
+        cpus=ranges(cpus, RANK_ROW["cpus"].itemsize) or "not told by the system",
+        numa=ranges(numa_nodes(cpus), RANK_ROW["numa"].itemsize) or "not shown by the kernel",
+        clock_offset=context.clock.offset.seconds,
+        clock_uncertainty=context.clock.offset.uncertainty,
         wall_seconds=wall,
         phase_seconds=[seconds[phase] for phase in PHASES],
         messages_sent=[sent[kind] for kind in MESSAGE_KINDS],

@@ -253,6 +253,8 @@ def take_row(message: Message, writer: WriterClient, progress: Progress, view: V
         case Kind.FINAL:
             row = np.frombuffer(message.data, FINAL_ROW)[0]
             writer.send_error_final(int(row["trial_id"]), float(row["error"]))
+        case Kind.SAMPLE:
+            writer.send_sample(message.data)
         case _:
             writer.send_rank(message.data)
             progress.farewells.add(message.source)

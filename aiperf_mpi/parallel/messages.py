@@ -7,6 +7,7 @@ history never come this way: the counts by kind show that in every result file.
 
 from __future__ import annotations
 
+import queue
 import struct
 import time
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ MAX_OUTSTANDING = 256
 
 class Kind(IntEnum):
     """What a message carries, in the order of `schema.ROW_MESSAGES`: a row to rank 0, or rank 0's word that the run
-    ends (STOP). A rejected candidate is a row of kind TRIAL; FINAL is the last validation of the best weights."""
+    ends (STOP). A rejected candidate is a row of kind TRIAL; FINAL is the last validation of the best weights, and
+    SAMPLE what a node's monitor measured."""
 
     EPOCH = 0
     TRIAL = 1
     RANK = 2
     FINAL = 3
-    STOP = 4
+    SAMPLE = 4
+    STOP = 5
 
 
 class Reason(IntEnum):
@@ -68,7 +71,8 @@ class Messages:
     """One rank's end of the messages; made by all ranks of `comm` together (it duplicates the communicator).
 
     Nothing here blocks but `send` beyond MAX_OUTSTANDING and `close`; both sleep between their looks. The messages of
-    one rank arrive in the order in which it sent them, of whatever kinds.
+    one rank arrive in the order in which it sent them, of whatever kinds. Only the main thread sends; what another
+    thread posts leaves with the main thread's next call.
 
     Attributes:
         sent, received: messages by kind (int64[len(Kind)]).
@@ -83,11 +87,17 @@ class Messages:
         self._outstanding: list[MPI.Request] = []
         self._buffers: list[bytes] = []
         self._stop: Stop | None = None
+        self._posted: queue.SimpleQueue[tuple[Kind, bytes]] = queue.SimpleQueue()
+
+    def post(self, kind: Kind, row: bytes | np.void) -> None:
+        """From any thread: have the main thread send a row to rank 0 with its next call, before anything else."""
+        self._posted.put((kind, row if isinstance(row, bytes) else row.tobytes()))
 
     def send(self, kind: Kind, row: bytes | np.void) -> None:
         """Send a row to rank 0; returns before it arrives."""
         if kind is Kind.STOP:
             raise MessageError("stop messages are sent by stop()")
+        self._send_posted()
         self._isend(kind, row if isinstance(row, bytes) else row.tobytes(), 0)
         self.progress()
         while len(self._outstanding) > MAX_OUTSTANDING:
@@ -118,6 +128,7 @@ class Messages:
 
     def stop_requested(self) -> Stop | None:
         """What rank 0 said about the end, None while it has not; looks for its messages on the other ranks."""
+        self._send_posted()
         self.progress()
         status = MPI.Status()
         while self.rank and self._comm.Iprobe(0, MPI.ANY_TAG, status):
@@ -144,10 +155,17 @@ class Messages:
 
         Who is early sleeps between its looks: in `Free` it would take a core from the rank that all wait for.
         """
+        self._send_posted()
         while self.progress():
             time.sleep(LOOK_SECONDS)
         wait(self._comm.Ibarrier())
         self._comm.Free()
+
+    def _send_posted(self) -> None:
+        """Send what other threads have posted."""
+        while not self._posted.empty():
+            kind, data = self._posted.get()
+            self._isend(kind, data, 0)
 
     def _isend(self, kind: Kind, data: bytes, to: int) -> None:
         self._outstanding.append(self._comm.Isend([data, len(data), MPI.BYTE], to, kind))

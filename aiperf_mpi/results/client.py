@@ -23,7 +23,7 @@ from aiperf_mpi.results.schema import RunHeader
 
 #: A frame's head: kind and length of the payload.
 FRAME = struct.Struct("<BI")
-EVENT, RECORD, EPOCH, TRIAL, RANK = range(1, 6)
+EVENT, RECORD, EPOCH, TRIAL, RANK, SAMPLE = range(1, 7)
 
 #: Head of a RECORD payload: the slot.
 SLOT = struct.Struct("<q")
@@ -121,6 +121,10 @@ class WriterClient:
     def send_rank(self, rows: bytes) -> None:
         """One or more rows of RANK_ROW."""
         self._send(RANK, rows)
+
+    def send_sample(self, rows: bytes) -> None:
+        """One or more rows of SAMPLE_ROW."""
+        self._send(SAMPLE, rows)
 
     def send_error_final(self, trial_id: int, error: float) -> None:
         """The validation error of the best model, loaded again after core stop."""

@@ -18,7 +18,7 @@ from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.results import score
 from aiperf_mpi.results.resultfile import Result
 from aiperf_mpi.results.schema import STATUS, TABLES
-from aiperf_mpi.results.tables import Columns, best_validation, counting
+from aiperf_mpi.results.tables import Columns, best_validation, counting, energy_of
 from aiperf_mpi.search.architecture import Architecture, Morph
 
 #: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.
@@ -178,6 +178,12 @@ class Evidence:
             self.column("epochs", "val_samples"),
             self.counts_for_error,
         )
+
+    @cached_property
+    def energy(self) -> tuple[float, str]:
+        """Energy of the core time in J, NaN if it is unknown, and its level in words."""
+        core_seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
+        return energy_of(self.table("samples"), self.table("ranks"), core_seconds, inventory)
 
 
 def _morphs(text: str) -> tuple[Morph, ...] | str:

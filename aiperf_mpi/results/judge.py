@@ -20,6 +20,7 @@ from aiperf_mpi.results.checks import CHECKS, FATAL, OFFICIAL
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.resultfile import NotAResult, Result, load, open_file
 from aiperf_mpi.results.schema import DONE, FAILED, STOPPED
+from aiperf_mpi.system.energy import NOT_MEASURED
 
 __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
 
@@ -79,6 +80,8 @@ class Verdict:
     nodes: int
     replicas: int
     devices: int
+    energy_joules: float
+    energy_level: str
 
     @property
     def score_ops(self) -> float:
@@ -101,6 +104,11 @@ class Verdict:
         return math.nan if self.valid else self.rate
 
     @property
+    def ops_per_watt(self) -> float:
+        """Credited operations of a valid run over its energy, in op/J = op/s/W; NaN if it is invalid or unknown."""
+        return self.total_ops / self.energy_joules if self.valid and self.energy_joules > 0 else math.nan
+
+    @property
     def reason_ids(self) -> tuple[str, ...]:
         """The identifiers of the reasons, each once, in order."""
         return tuple(dict.fromkeys(reason.id for reason in self.reasons))
@@ -116,6 +124,9 @@ class Verdict:
             "score_regulated": self.score_regulated,
             "trial_rate_ops": self.trial_rate_ops,
             "unscored_rate_ops": self.unscored_rate_ops,
+            "energy_joules": self.energy_joules,
+            "energy_level": self.energy_level,
+            "ops_per_watt": self.ops_per_watt,
         }
 
 
@@ -155,6 +166,7 @@ def judge_content(result: Result) -> Verdict:
         samples = _value(evidence, "series", [])
         best_error, best_trial = _value(evidence, "best", (math.nan, -1))
         status = _value(evidence, "status", np.zeros(0, int))
+        energy, level = _value(evidence, "energy", (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
     facts = result.attributes
     core_seconds = facts.get("core_seconds", 0.0)
     return Verdict(
@@ -178,6 +190,8 @@ def judge_content(result: Result) -> Verdict:
         nodes=facts.get("n_nodes", 0),
         replicas=facts.get("n_replicas", 0),
         devices=facts.get("n_devices", 0),
+        energy_joules=energy,
+        energy_level=level,
     )
 
 

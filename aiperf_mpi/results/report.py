@@ -126,7 +126,7 @@ def verdict_json(verdict: Verdict) -> str:
 
 def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]:
     """The verdict as a JSON object, with or without its checks; of its rates those that it may be called by."""
-    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops")
+    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops", "ops_per_watt")
     left_out = ("rate", "regulated") if findings else ("rate", "regulated", "findings")
     data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
     data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}

@@ -35,6 +35,7 @@ REASONS = {
     "I14": "Budgets follow rounds, so rounds must follow one another.",
     "I15": "A machine that trained nothing has no rate.",
     "I16": "A short run, or one stopped at its best moment, does not measure a machine.",
+    "I17": "Use and energy of the machine must be those of the time that counts.",
     "V01": "What was run must be what is claimed.",
     "V02": "The clock must not stop early.",
     "V03": "An error that cannot be reproduced from the checkpoint was not reached.",
@@ -65,6 +66,10 @@ LEFT_OUT = {
 _SHARE = "how phases share a rank's wall time; only their sum is bound (V13)"
 _COUNT = "a count that no row bears out; that it is not negative is checked (I11)"
 
+_USE = ("count", "devices", "cpu_percent", "process_percent", "memory_bytes", "process_bytes", "device_percent",
+        "device_memory_bytes", "device_mhz", "device_celsius", "device_watts", "read_bytes", "write_bytes", "net_bytes",
+        "fabric_bytes", "sample_seconds")  # fmt: skip
+
 #: Columns and attributes in which another plausible value passes every check of a trial run once the content hash is
 #: recomputed, and why. No number of the verdict is computed from them.
 UNCHECKED = {
@@ -79,9 +84,15 @@ UNCHECKED = {
     "/ranks/local_rank": "a place",
     "/ranks/hostname": "a name",
     "/ranks/device": "a name",
+    "/ranks/device_uuid": "a name",
+    "/ranks/cpus": "a place",
+    "/ranks/numa": "a place",
+    "/ranks/clock_offset": "the rank's times are corrected by it before they are sent; it is finite (V12)",
+    "/ranks/clock_uncertainty": "bound from above (V12)",
     **{f"/ranks/seconds_{name}": _SHARE for name in ("data", "search", "compile", "train", "validate", "communicate",
                                                      "io")},
     **{f"/messages/{name}": _COUNT for name in ("rank", "sent", "received", "bytes")},
+    **{f"/samples/{name}": "bears on no number of the verdict; its bounds are checked (I17)" for name in _USE},
     "aiperf_mpi_version": "a name",
     "run_id": "a name",
     "end_cause": "words",

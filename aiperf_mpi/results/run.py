@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from aiperf_mpi.results.schema import EPOCH_ROW, RANK_ROW, TRIAL_ROW, RunHeader
+from aiperf_mpi.results.schema import EPOCH_ROW, RANK_ROW, SAMPLE_ROW, TRIAL_ROW, RunHeader
 from aiperf_mpi.search.record import RECORD_DTYPE
 
 #: Rows that are collected, by the name of their kind.
-ROW_DTYPES = {"record": RECORD_DTYPE, "epoch": EPOCH_ROW, "trial": TRIAL_ROW, "rank": RANK_ROW}
+ROW_DTYPES = {
+    "record": RECORD_DTYPE,
+    "epoch": EPOCH_ROW,
+    "trial": TRIAL_ROW,
+    "rank": RANK_ROW,
+    "sample": SAMPLE_ROW,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Run:
     epochs: np.ndarray
     trials: np.ndarray
     ranks: np.ndarray
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, SAMPLE_ROW))
     core_start_utc: str = ""
     core_seconds: float = 0.0
     total_seconds: float = math.nan
@@ -108,7 +115,7 @@ class RunCollector:
         self._slots.append(np.array([slot], "<i8"))
 
     def rows(self, kind: str, rows: np.ndarray) -> None:
-        """Epoch, trial or rank rows."""
+        """Epoch, trial, rank or sample rows."""
         self._rows[kind].append(rows)
 
     def snapshot(self, *, end: str = "", journal_complete: bool = True) -> Run:
@@ -126,6 +133,7 @@ class RunCollector:
             epochs=epochs,
             trials=self._rows["trial"].view(),
             ranks=self._rows["rank"].view(),
+            samples=self._rows["sample"].view(),
             final=self._final,
             journal_complete=journal_complete,
             problems=tuple(self._problems),

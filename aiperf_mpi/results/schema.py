@@ -19,7 +19,8 @@ from aiperf_mpi.system.phases import PHASES
 __all__ = [
     "ATTRIBUTES", "CREDITED", "DOCUMENTS", "DONE", "DROPPED", "DTYPES", "ENDS", "EPOCHS", "EPOCH_ROW", "FAILED",
     "FINAL_ROW", "FIRST_EPOCH", "MESSAGES", "MESSAGE_KINDS", "MORPH_TOLERANCE", "PHASES", "RANKS", "RANK_ROW",
-    "REJECTED", "ROW_MESSAGES", "SCHEMA", "SCHEMA_VERSION", "SCORE_SERIES", "STATUS", "STOPPED", "TABLES", "TRIALS",
+    "REJECTED", "ROW_MESSAGES", "SAMPLES", "SAMPLE_ROW", "SCHEMA", "SCHEMA_VERSION", "SCORE_SERIES", "STATUS",
+    "STOPPED", "TABLES", "TRIALS",
     "TRIAL_ROW", "UNFINISHED", "WINDOW_MESSAGES", "Column", "RunHeader", "Table", "new_row",
 ]  # fmt: skip
 
@@ -38,7 +39,7 @@ CREDITED = (UNFINISHED, DONE, STOPPED)
 ENDS = ("running", "time_limit", "drained", "killed")
 
 #: What crosses point-to-point messages (rows and stop messages), and what crosses windows.
-ROW_MESSAGES = ("epoch", "trial", "rank", "final", "stop")
+ROW_MESSAGES = ("epoch", "trial", "rank", "final", "sample", "stop")
 WINDOW_MESSAGES = ("history", "claim", "candidate")
 MESSAGE_KINDS = ROW_MESSAGES + WINDOW_MESSAGES
 
@@ -77,7 +78,9 @@ TRIAL_ROW = np.dtype(
 RANK_ROW = np.dtype(
     [
         ("rank", "<i4"), ("node", "<i4"), ("replica", "<i4"), ("local_rank", "<i4"), ("role", "S16"),
-        ("hostname", "S64"), ("device", "S64"), ("wall_seconds", "<f8"), ("phase_seconds", "<f8", (len(PHASES),)),
+        ("hostname", "S64"), ("device", "S64"), ("device_uuid", "S336"), ("cpus", "S128"), ("numa", "S64"),
+        ("clock_offset", "<f8"), ("clock_uncertainty", "<f8"), ("wall_seconds", "<f8"),
+        ("phase_seconds", "<f8", (len(PHASES),)),
         ("messages_sent", "<i8", (len(MESSAGE_KINDS),)), ("messages_received", "<i8", (len(MESSAGE_KINDS),)),
         ("message_bytes", "<i8", (len(MESSAGE_KINDS),)),
     ],
@@ -86,6 +89,20 @@ RANK_ROW = np.dtype(
 
 #: The validation error of the best model, loaded again after core stop.
 FINAL_ROW = np.dtype([("trial_id", "<i8"), ("error", "<f8")], align=True)
+
+
+#: What a node's monitor measured in a window, which ends at `t` and begins at the node's row before (or at core start):
+#: see SAMPLES. One row for a node and window, whatever the number of its devices.
+SAMPLE_ROW = np.dtype(
+    [
+        ("t", "<f8"), ("node", "<i4"), ("window", "<i4"), ("count", "<i4"), ("devices", "<i4"), ("cpu_percent", "<f8"),
+        ("process_percent", "<f8"), ("memory_bytes", "<f8"), ("process_bytes", "<f8"), ("device_percent", "<f8"),
+        ("device_memory_bytes", "<f8"), ("device_mhz", "<f8"), ("device_celsius", "<f8"), ("device_watts", "<f8"),
+        ("power_watts", "<f8"), ("energy_joules", "<f8"), ("read_bytes", "<f8"), ("write_bytes", "<f8"),
+        ("net_bytes", "<f8"), ("fabric_bytes", "<f8"), ("sample_seconds", "<f8"),
+    ],
+    align=True,
+)  # fmt: skip
 
 
 def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:
@@ -282,6 +299,11 @@ RANKS = Table(
         role          str -  coordinator, trainer or generator
         hostname      str -  name of its host
         device        str -  accelerators that it drives
+        device_uuid   str -  their UUIDs, with commas between
+        cpus          str -  CPUs that it may use, as a list of ranges
+        numa          str -  NUMA nodes of these CPUs
+        clock_offset  f8  s  its clock minus rank 0's at the start of the run
+        clock_uncertainty  f8  s  bound of the error of that difference
         wall_seconds  f8  s  wall time of the rank
     """)
     + tuple(Column(f"seconds_{phase}", "f8", "s", f"time in phase {phase}") for phase in PHASES),
@@ -301,7 +323,36 @@ MESSAGES = Table(
     """),
 )
 
-TABLES = {table.name: table for table in (TRIALS, EPOCHS, SCORE_SERIES, RANKS, MESSAGES)}
+SAMPLES = Table(
+    "samples",
+    "sample_row",
+    "use of the machine: one row for each node and window, ordered by node and time",
+    _columns("""
+        t                    f8  s     end of the window, since core start on rank 0's clock
+        node                 i4  -     index of the node
+        window               i4  -     number of the window on its node, from 0
+        count                i4  -     measurements in the window; instantaneous values are their means
+        devices              i4  -     accelerators of the node that are read
+        cpu_percent          f8  %     use of the host's CPUs in the window (100: all of them)
+        process_percent      f8  %     CPU use of the process that measures, the node's first trainer (100: one CPU)
+        memory_bytes         f8  byte  memory in use on the host
+        process_bytes        f8  byte  memory resident in that process
+        device_percent       f8  %     use of the accelerators, their mean (NaN: none is read)
+        device_memory_bytes  f8  byte  memory in use on the accelerators, in all (NaN: not read)
+        device_mhz           f8  MHz   clock of the accelerators, their mean (NaN: not read)
+        device_celsius       f8  degC  temperature of the hottest accelerator (NaN: not read)
+        device_watts         f8  W     power of the accelerators in the window, in all (NaN: not read)
+        power_watts          f8  W     power in the window of accelerators and RAPL packages, in all (NaN: not read)
+        energy_joules        f8  J     energy of the same since core start (NaN: not read)
+        read_bytes           f8  byte  read from the host's disks since core start (NaN: not read)
+        write_bytes          f8  byte  written to them since core start (NaN: not read)
+        net_bytes            f8  byte  sent and received by network interfaces but loopback since core start
+        fabric_bytes         f8  byte  sent and received by InfiniBand ports since core start (NaN: there is none)
+        sample_seconds       f8  s     CPU time that the measurements of the window took
+    """),
+)
+
+TABLES = {table.name: table for table in (TRIALS, EPOCHS, SCORE_SERIES, RANKS, MESSAGES, SAMPLES)}
 
 #: Scalar string datasets beside the tables.
 DOCUMENTS = {
@@ -336,6 +387,7 @@ ATTRIBUTES = _columns("""
     error_final         f8  1     validation error of the best model loaded again (NaN: not done)
     error_final_trial   i8  -     trial of that model (-1: not done)
     core_start_utc      str -     start of the core time, ISO 8601
+    core_stop_utc       str -     end of the core time, ISO 8601
     core_seconds        f8  s     length of the core time
     total_seconds       f8  s     wall time of the run on rank 0
     time_limit          f8  s     core time that was asked for
@@ -355,6 +407,9 @@ ATTRIBUTES = _columns("""
     n_trials            i4  -     rows of /trials
     n_epochs            i8  -     rows of /epochs
     opcount_method      str -     version of the operation count
+    energy_joules       f8  J     energy of the core time over all hosts (NaN: not measured)
+    energy_level        str -     what was measured of it and how, or why it was not measured
+    ops_per_watt        f8  op/J  credited operations over that energy (NaN unless valid and measured)
     config_sha256       str -     hash of the configuration
     journal_complete    u1  -     0 if the journal could not be written to the end
     content_sha256      str -     hash of all other content of the file

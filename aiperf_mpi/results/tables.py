@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from aiperf_mpi.results.schema import (
     MESSAGE_KINDS,
     PHASES,
     ROW_MESSAGES,
+    SAMPLE_ROW,
     SCHEMA,
     SCHEMA_VERSION,
     STATUS,
@@ -35,6 +38,7 @@ from aiperf_mpi.results.schema import (
 )
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import OUTCOME, PROPOSED, Candidate
+from aiperf_mpi.system.energy import core_energy
 
 Columns = dict[str, np.ndarray]
 
@@ -94,6 +98,7 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
         "score_series": series,
         "ranks": _rank_table(run.ranks),
         "messages": _message_table(run.ranks),
+        "samples": _sample_table(run),
     }
     return Tables(tables, _attributes(run, header, tables, rows, of_trial), _documents(header))
 
@@ -284,8 +289,9 @@ def _last_by_rank(ranks: np.ndarray) -> np.ndarray:
 def _rank_table(ranks: np.ndarray) -> Columns:
     rows = _last_by_rank(ranks)
     columns: Columns = {name: rows[name] for name in ("rank", "node", "replica", "local_rank")}
-    columns |= {name: _texts(_text(value) for value in rows[name]) for name in ("role", "hostname", "device")}
-    columns["wall_seconds"] = rows["wall_seconds"]
+    names = ("role", "hostname", "device", "device_uuid", "cpus", "numa")
+    columns |= {name: _texts(_text(value) for value in rows[name]) for name in names}
+    columns |= {name: rows[name] for name in ("clock_offset", "clock_uncertainty", "wall_seconds")}
     return columns | {f"seconds_{phase}": rows["phase_seconds"][:, i] for i, phase in enumerate(PHASES)}
 
 
@@ -306,6 +312,35 @@ def _message_table(ranks: np.ndarray) -> Columns:
     }
 
 
+def _sample_table(run: Run) -> Columns:
+    """The samples by node and time, of each node up to the first one behind core stop."""
+    rows = run.samples[np.lexsort((run.samples["t"], run.samples["node"]))]
+    over = rows["t"] >= run.core_seconds
+    second = over & np.append(False, over[:-1] & (rows["node"][1:] == rows["node"][:-1]))[: len(rows)]
+    return {name: rows[name][~second] for name in SAMPLE_ROW.names or ()}
+
+
+def energy_of(samples: Columns, ranks: Columns, core_seconds: float, inventory: str) -> tuple[float, str]:
+    """Energy (J) of the core time and its level, from the columns of /samples and /ranks and the inventory's JSON."""
+    hosts = dict(zip(ranks["node"].tolist(), ranks["hostname"].tolist(), strict=True))
+    return core_energy(samples, hosts, core_seconds, power_sources(json.loads(inventory)))
+
+
+def power_sources(inventory: Mapping[str, Any]) -> list[str]:
+    """What the descriptions of nodes in an inventory say of their power, each text once."""
+    return list(dict.fromkeys(str(entry["power"]) for entry in inventory.get("nodes", ()) if "power" in entry))
+
+
+def core_stop(core_start_utc: str, core_seconds: float) -> str:
+    """The end of the core time, ISO 8601 to the millisecond; "" of a run that never started.
+
+    Raises ValueError for a start that is no time.
+    """
+    if not core_start_utc:
+        return ""
+    return (datetime.fromisoformat(core_start_utc) + timedelta(seconds=core_seconds)).isoformat(timespec="milliseconds")
+
+
 def _attributes(
     run: Run, header: RunHeader, tables: dict[str, Columns], rows: np.ndarray, of_trial: np.ndarray
 ) -> dict[str, Any]:
@@ -314,6 +349,10 @@ def _attributes(
         tables["epochs"], counting(rows["status"], of_trial), run.core_seconds
     )
     final_trial, final_error = run.final or (-1, math.nan)
+    documents = _documents(header)
+    energy, level = energy_of(
+        tables["samples"], tables["ranks"], run.core_seconds, documents["system/inventory_json"]
+    )
     values = {
         "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "aiperf_mpi_version": header.version or __version__,
         "run_id": header.run_id, "class": header.cls, "division": header.division,
@@ -323,13 +362,15 @@ def _attributes(
         "total_ops": str(sum(tables["epochs"]["ops_credited"].tolist())),
         "best_error": best_error, "best_trial": best_trial,
         "error_final": final_error, "error_final_trial": final_trial,
-        "core_start_utc": run.core_start_utc, "core_seconds": run.core_seconds, "total_seconds": run.total_seconds,
+        "core_start_utc": run.core_start_utc, "core_stop_utc": core_stop(run.core_start_utc, run.core_seconds),
+        "core_seconds": run.core_seconds, "total_seconds": run.total_seconds,
         "time_limit": header.time_limit, "tick": header.tick, "seed": header.seed, "precision": header.precision,
         "dataset": header.dataset, "dataset_sha256": header.dataset_sha256,
         "train_images": header.train_images, "val_images": header.val_images, "base_json": header.base,
         "n_ranks": header.n_ranks, "n_nodes": header.n_nodes, "n_replicas": header.n_replicas,
         "n_devices": header.n_devices, "n_generators": header.n_generators,
         "n_trials": len(rows), "n_epochs": len(of_trial), "opcount_method": METHOD_VERSION,
+        "energy_joules": energy, "energy_level": level, "ops_per_watt": math.nan,
         "config_sha256": header.config_sha256, "journal_complete": int(run.journal_complete), "content_sha256": "",
     }  # fmt: skip
     return {attribute.name: values[attribute.name] for attribute in ATTRIBUTES}

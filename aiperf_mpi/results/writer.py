@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.results import judge, package, resultfile, tables
-from aiperf_mpi.results.client import EPOCH, EVENT, FRAME, RANK, RECORD, SLOT, TRIAL, WriterClient
+from aiperf_mpi.results.client import EPOCH, EVENT, FRAME, RANK, RECORD, SAMPLE, SLOT, TRIAL, WriterClient
 from aiperf_mpi.results.journal import Journal, encode_row
 from aiperf_mpi.results.package import JOURNAL, PARTIAL, RESULT
 from aiperf_mpi.results.run import ROW_DTYPES, Run, RunCollector
@@ -35,7 +35,7 @@ PARTIAL_SHARE = 0.01
 #: Signals with which terminals, launchers and batch systems end or drain a job.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-_ROW_KINDS = {EPOCH: "epoch", TRIAL: "trial", RANK: "rank"}
+_ROW_KINDS = {EPOCH: "epoch", TRIAL: "trial", RANK: "rank", SAMPLE: "sample"}
 _CHUNK = 1 << 20
 
 

@@ -30,13 +30,15 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
     for found in others:
         assert not found["before"] and found["most"] <= found["bound"] + 1
         assert found["first"] == ["LIMIT", 12.5] and found["second"] == ["DRAIN", 13.0]
-    assert zero["kinds"] == ["FINAL"] * n + ["RANK"] * n
+    assert zero["kinds"] == ["FINAL"] * n + ["RANK"] * n + ["SAMPLE"] * 3 * n
+    assert zero["last"] == ["RANK"] * n
 
     # Every third row is a trial: 300 of 900; rows of 216 bytes, stop messages of 16, the last row of 8.
-    epoch, trial, rank, final, stop = Kind.EPOCH, Kind.TRIAL, Kind.RANK, Kind.FINAL, Kind.STOP
+    epoch, trial, rank, final, sample, stop = Kind.EPOCH, Kind.TRIAL, Kind.RANK, Kind.FINAL, Kind.SAMPLE, Kind.STOP
     for found in others:
-        assert [found["sent"][k] for k in (epoch, trial, rank, final, stop)] == [600, 300, 1, 1, 0]
+        assert [found["sent"][k] for k in (epoch, trial, rank, final, sample, stop)] == [600, 300, 1, 1, 3, 0]
         assert [found["sent_bytes"][k] for k in (epoch, trial, rank, final)] == [600 * 216, 300 * 216, 8, 0]
+        assert (found["waiting"], found["left"], found["sent_bytes"][sample]) == (0, 2, 48)
         assert found["received"][stop] == 2 and found["received_bytes"][stop] == 32
-    assert zero["received"] == [600 * n, 300 * n, n, n, 0]
-    assert zero["sent"] == [0, 0, 0, 0, 2 * n] and zero["sent_bytes"][stop] == 32 * n
+    assert zero["received"] == [600 * n, 300 * n, n, n, 3 * n, 0]
+    assert zero["sent"] == [0, 0, 0, 0, 0, 2 * n] and zero["sent_bytes"][stop] == 32 * n

@@ -21,6 +21,7 @@ from aiperf_mpi.results.schema import (
     PHASES,
     RANK_ROW,
     ROW_MESSAGES,
+    SAMPLE_ROW,
     STOPPED,
     TRIAL_ROW,
     UNFINISHED,
@@ -49,6 +50,7 @@ class Example:
     epochs: np.ndarray
     trials: np.ndarray
     ranks: np.ndarray
+    samples: np.ndarray
     core_seconds: float
     final: tuple[int, float] | None
     end: str = "time_limit"
@@ -63,6 +65,7 @@ class Example:
         collector.rows("epoch", self.epochs)
         collector.rows("trial", self.trials)
         collector.rows("rank", self.ranks)
+        collector.rows("sample", self.samples)
         if self.final:
             collector.event("final", {"trial_id": self.final[0], "error": self.final[1]})
         if stopped:
@@ -83,6 +86,7 @@ class Example:
             client.pump()
         client.send_trial(self.trials.tobytes())
         client.send_rank(self.ranks.tobytes())
+        client.send_sample(self.samples.tobytes())
         if self.final:
             client.send_error_final(*self.final)
 
@@ -108,7 +112,8 @@ def example_run(
         n_replicas=replicas, n_devices=replicas * DEVICES, n_generators=replicas, cls=cls, division=division,
         departures=tuple(map(str, departures)), precision=config.train.precision, dataset="digits",
         config_toml=config.to_toml(), config_sha256=config.sha256, argv=("aiperf_mpi", "--preset", "demo"),
-        environment={"JAX_PLATFORMS": "cpu"}, inventory={"hosts": [{"cpu": "some"}]}, packages={"jax": "0.10.2"},
+        environment={"JAX_PLATFORMS": "cpu"}, inventory={"nodes": [{"power": "NVML (2 devices)"}]},
+        packages={"jax": "0.10.2"},
     )  # fmt: skip
     rng = np.random.default_rng(seed)
     made: dict[int, Candidate] = {}
@@ -173,7 +178,7 @@ def example_run(
     best = int(np.nanargmin(rows_of_epochs["val_error"]))
     return Example(
         header, list(made.values()), slots, records, rows_of_epochs, np.concatenate(trials),
-        example_ranks(replicas, core_seconds), core_seconds,
+        example_ranks(replicas, core_seconds), example_samples(replicas, core_seconds), core_seconds,
         (int(rows_of_epochs["trial_id"][best]), float(rows_of_epochs["val_error"][best])),
     )  # fmt: skip
 
@@ -191,8 +196,27 @@ def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
         rows.append(
             new_row(
                 RANK_ROW, rank=rank, node=index, replica=index, local_rank=(rank - 1) % 2 if rank else 0, role=role,
-                hostname="node", device="cpu" if role == "trainer" else "", wall_seconds=wall, phase_seconds=phases,
+                hostname=f"node{max(index, 0)}", device="cpu" if role == "trainer" else "", cpus="0-3", numa="0",
+                clock_offset=1e-3 * rank, clock_uncertainty=1e-5, wall_seconds=wall, phase_seconds=phases,
                 messages_sent=sent, message_bytes=np.array(sent) * 88,
             )  # fmt: skip
         )
+    return np.concatenate(rows)
+
+
+def example_samples(nodes: int, core_seconds: float) -> np.ndarray:
+    """A sample of each node every 2 s and one half a second behind core stop; node k takes 200 + 10 k W, of which its
+    two devices take 150 W."""
+    times = [*np.arange(2.0, core_seconds, 2.0).tolist(), core_seconds + 0.5]
+    rows = [
+        new_row(
+            SAMPLE_ROW, t=t, node=node, window=window, count=1, devices=2, cpu_percent=50.0, process_percent=120.0,
+            memory_bytes=4e9, process_bytes=1e9, device_percent=70.0, device_memory_bytes=6e9,
+            device_mhz=1400.0, device_celsius=60.0, device_watts=150.0,
+            power_watts=200.0 + 10 * node, energy_joules=(200.0 + 10 * node) * t,
+            read_bytes=1e6 * t, write_bytes=1e5 * t, net_bytes=1e4 * t, sample_seconds=1e-3,
+        )
+        for node in range(nodes)
+        for window, t in enumerate(times)
+    ]  # fmt: skip
     return np.concatenate(rows)

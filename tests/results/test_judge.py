@@ -153,6 +153,7 @@ FINDS = {
     },
     "ranks": {"rank": "V11", "role": "V11", "wall_seconds": "V13", "seconds_init": "V13", "seconds_idle": "V13"},
     "messages": {"kind": "I11", "channel": "I11"},
+    "samples": {"t": "I17", "node": "I17", "window": "I17", "power_watts": "I17", "energy_joules": "I17"},
 }  # fmt: skip
 
 #: The same of attributes and documents.
@@ -160,9 +161,11 @@ ATTRIBUTE_FINDS = {
     "schema": "I01", "schema_version": "I01", "class": "V01", "division": "V01", "end": "I03", "complete": "V21",
     "valid": "I12", "invalid_reasons": "I12", "score_ops": "I12", "score_regulated": "I12", "trial_rate_ops": "I12",
     "unscored_rate_ops": "I12", "total_ops": "V05", "best_error": "I08", "best_trial": "I08",
-    "error_final_trial": "I08", "core_start_utc": "I03", "core_seconds": "I08", "time_limit": "V01", "tick": "I08",
+    "error_final_trial": "I08", "core_start_utc": "I03", "core_stop_utc": "V02", "core_seconds": "I08",
+    "time_limit": "V01", "tick": "I08",
     "seed": "V01", "precision": "V01", "dataset": "V01", "train_images": "V01", "val_images": "V01", "base_json": "V01",
     "n_ranks": "V11", "n_nodes": "V11", "n_replicas": "V11", "n_devices": "V11", "n_generators": "V11",
+    "energy_joules": "I12", "energy_level": "I12", "ops_per_watt": "I12",
     "n_trials": "I01", "n_epochs": "I01", "opcount_method": "I07", "config_sha256": "V01",
     **{document: "I01" for document in DOCUMENTS}, "config/resolved_toml": "V01",
 }  # fmt: skip
@@ -213,7 +216,9 @@ def test_a_changed_attribute_or_document_is_found(path: Path, tmp_path: Path, na
         ("trials", "lr", "I13"), ("trials", "ops_f64", "V05"), ("trials", "ops_credited_f64", "V05"),
         ("epochs", "t_start", "V04 V12"), ("epochs", "t_end", "V04 V12"), ("epochs", "lr", "I13"),
         ("epochs", "val_error", "I09 I10"), ("score_series", "t", "I08"), ("score_series", "rate", "I08"),
-        ("ranks", "wall_seconds", "V13"), ("ranks", "seconds_train", "V13"),
+        ("ranks", "wall_seconds", "V13"), ("ranks", "seconds_train", "V13"), ("ranks", "clock_uncertainty", "V12"),
+        ("samples", "t", "I17"), ("samples", "cpu_percent", "I17"), ("samples", "memory_bytes", "I17"),
+        ("samples", "power_watts", "I17"), ("samples", "energy_joules", "I17"), ("samples", "sample_seconds", "I17"),
     ],
 )  # fmt: skip
 def test_no_number_that_is_none_passes(

@@ -14,7 +14,7 @@ from aiperf_mpi.search import record
 from tests.results.example_run import example_run
 
 
-@pytest.mark.parametrize("dtype", [EPOCH_ROW, TRIAL_ROW, RANK_ROW, schema.FINAL_ROW])
+@pytest.mark.parametrize("dtype", [EPOCH_ROW, TRIAL_ROW, RANK_ROW, schema.FINAL_ROW, schema.SAMPLE_ROW])
 def test_rows_are_the_same_bytes_on_every_machine(dtype: np.dtype) -> None:
     # Little-endian, every field at a multiple of its alignment, the row a multiple of 8.
     assert dtype.itemsize % 8 == 0

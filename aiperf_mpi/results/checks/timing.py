@@ -7,12 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aiperf_mpi.results.checks.registry import check, rows_where
+from aiperf_mpi.results.checks.registry import check, rows_where, short
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.schema import DROPPED, MESSAGE_KINDS, PHASES, REJECTED, ROW_MESSAGES, UNFINISHED
+from aiperf_mpi.results.tables import core_stop
 
 #: Phases must sum to a rank's wall time within this part of it (V13).
 PHASE_SLACK = 0.02
+
+#: How far a rank's clock may be from rank 0's, as far as that could be measured, in s.
+CLOCK_SKEW = 1.0
 
 #: Times of one rank's clock, as rank 0 knows them, are compared with this slack in s.
 CLOCK_SLACK = 0.01
@@ -58,6 +62,11 @@ def time_order(e: Evidence) -> Iterator[str]:
         if len(rows) and (begin[row] > start[rows[0]] + CLOCK_SLACK or stop[row] < end[rows[-1]] - CLOCK_SLACK):
             yield f"trial {trials['trial_id'][row]} does not span its epochs"
 
+    # Times of ranks whose clock is not known cannot be put in order.
+    unsure = e.column("ranks", "clock_uncertainty")
+    yield from rows_where("ranks", ~((unsure >= 0) & (unsure <= CLOCK_SKEW)), "its clock's difference is not known")
+    yield from rows_where("ranks", ~np.isfinite(e.column("ranks", "clock_offset")), "clock_offset is not finite")
+
     # Trials of one replica follow one another.
     used = np.flatnonzero(e.trained)
     order = used[np.lexsort((begin[used], trials["replica"][used]))]
@@ -78,6 +87,9 @@ def core_time(e: Evidence) -> Iterator[str]:
         yield f"the core time of {core_seconds} s is longer than the whole run of {total} s"
     if core_seconds <= 0:
         yield "there is no core time"
+    stop, stored = core_stop(e.attribute("core_start_utc"), core_seconds), e.attribute("core_stop_utc")
+    if stored != stop:
+        yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
 
 
 @check("V11", "one row for each rank; replicas, nodes, generators and devices as the attributes say")

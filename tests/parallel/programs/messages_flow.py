@@ -3,6 +3,7 @@
 
 import struct
 import sys
+import threading
 import time
 
 import pytest
@@ -29,6 +30,15 @@ with comm.job() as world:
         while (stop := ends.stop_requested()).reason is not Reason.DRAIN:
             time.sleep(0.001)
         found["second"] = [stop.reason.name, stop.t]
+
+        # Another thread's rows leave with this thread's next call, and before what it sends itself.
+        thread = threading.Thread(target=lambda: [ends.post(Kind.SAMPLE, bytes(16)) for _ in range(2)])
+        thread.start()
+        thread.join()
+        found["waiting"] = int(ends.sent[Kind.SAMPLE])
+        ends.stop_requested()
+        found["left"] = int(ends.sent[Kind.SAMPLE])
+        ends.post(Kind.SAMPLE, bytes(16))
         ends.send(Kind.RANK, bytes(8))
         with pytest.raises(MessageError):
             ends.send(Kind.STOP, b"")
@@ -51,10 +61,11 @@ with comm.job() as world:
             final += ends.poll()
         ends.stop(Reason.DRAIN, 13.0)
         ends.stop(Reason.FULL, 14.0)
-        while len(final) < 2 * sources:
+        while len(final) < 5 * sources:
             final += ends.poll()
         found["own"] = [ends.stop_requested().reason.name, ends.stop_requested().t]
         found["kinds"] = sorted(m.kind.name for m in final)
+        found["last"] = [[m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)]
         found["empty"] = ends.poll() == []
     comm.wait(world.Ibarrier())
 
