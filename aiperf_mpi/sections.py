@@ -153,6 +153,12 @@ class Train:
     )
     #: Free, as it is the same function of the same weights: the paper credits an optimisation as speed.
     stem: str = setting("plain", "how the first convolution is computed; the plain form is credited", choices=STEMS)
+    sync_statistics: bool = setting(
+        False,
+        "batch norms use the statistics of all devices' images in a step",
+        rule=DEFAULT,
+        source="authors' code",
+    )
     in_flight_steps: int = setting(2, "steps dispatched ahead of the one that computes", low=1, high=1024)
 
 

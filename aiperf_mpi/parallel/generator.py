@@ -53,8 +53,9 @@ def checks_of(context: Context) -> Check:
     def check(candidate: Candidate) -> str:
         batch = candidate.batch_per_device
         settings = StepSettings(
-            batch, train.precision, train.momentum, train.label_smoothing, augment, stem=train.stem
-        )
+            batch, train.precision, train.momentum, train.label_smoothing, augment, stem=train.stem,
+            synchronised=train.sync_statistics,
+        )  # fmt: skip
         try:
             check_shapes(candidate.architecture)
         except Exception as error:

@@ -134,6 +134,7 @@ def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> Ste
         momentum=config.train.momentum,
         label_smoothing=config.train.label_smoothing,
         augment=config.data.augment,
+        synchronised=config.train.sync_statistics,
         stem=config.train.stem,
         mean=dataset.mean,
         deviation=dataset.deviation,

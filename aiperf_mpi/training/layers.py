@@ -46,9 +46,11 @@ class BatchNorm(nn.Module):
 
     Attributes:
         dtype: of the output.
+        axis: the devices' axis along which the statistics are averaged; None for those of this device's images.
     """
 
     dtype: Any = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -68,16 +70,22 @@ class BatchNorm(nn.Module):
             inverse = jax.lax.rsqrt(var.value + NORM_EPSILON)
             return _output(x, scale, bias, mean.value, inverse, shortcut, tail).astype(self.dtype)
 
-        y, batch_mean, batch_var = normalise_batch(x, scale, bias, shortcut, tail, self.dtype)
+        y, batch_mean, batch_var = normalise_batch(x, scale, bias, shortcut, tail, self.dtype, self.axis)
         if not self.is_initializing():
             mean.value = NORM_MOMENTUM * mean.value + (1 - NORM_MOMENTUM) * batch_mean
             var.value = NORM_MOMENTUM * var.value + (1 - NORM_MOMENTUM) * batch_var
         return y
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def normalise_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array | None, tail: Tail, dtype: Any
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    shortcut: jax.Array | None,
+    tail: Tail,
+    dtype: Any,
+    axis: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Batch norm by the batch's own statistics, plus `shortcut`, cut off below 0 if `tail` says so.
 
@@ -86,17 +94,25 @@ def normalise_batch(
         scale, bias: float32 [C].
         shortcut: like x, or None.
         dtype: of the output.
+        axis: the devices' axis along which the batch is spread; None where this device has all of it. The gradients
+            are then those of the sum of all devices' losses; scale's and bias's are this device's share of them.
 
     Returns the output like x, and mean and biased variance of the batch (float32 [C]); these two are for the running
     statistics only: gradients that arrive at them are dropped.
     """
-    return _forward(x, scale, bias, shortcut, tail, dtype)[0]
+    return _forward(x, scale, bias, shortcut, tail, dtype, axis)[0]
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array | None, tail: Tail, dtype: Any
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    shortcut: jax.Array | None,
+    tail: Tail,
+    dtype: Any,
+    axis: str | None,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Any, ...]]:
-    mean, var = _statistics(x)
+    mean, var = _statistics(x, axis)
     inverse = jax.lax.rsqrt(var + NORM_EPSILON)
     y = _output(x, scale, bias, mean, inverse, shortcut, tail).astype(dtype)
 
@@ -106,7 +122,9 @@ def _forward(
     return (y, mean, var), (x, scale, bias, mean, inverse, masking, _like(shortcut))
 
 
-def _backward(tail: Tail, dtype: Any, kept: tuple[Any, ...], gradients: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+def _backward(
+    tail: Tail, dtype: Any, axis: str | None, kept: tuple[Any, ...], gradients: tuple[jax.Array, ...]
+) -> tuple[Any, ...]:
     x, scale, bias, mean, inverse, masking, shortcut = kept
     passed, axes, count = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     centred = x.astype(jnp.float32) - mean
@@ -115,21 +133,26 @@ def _backward(tail: Tail, dtype: Any, kept: tuple[Any, ...], gradients: tuple[ja
         with jax.named_scope(tail.relu):
             passed = jnp.where(positive, passed, jnp.zeros_like(passed))
 
-    # Both sums in one pass over the memory, then the gradient of the input in another.
+    # Both sums in one pass over the memory, then the gradient of the input in another. What the statistics pass back
+    # to the input is the sum over all images that they were taken from, here divided by the images of this device.
     wide = passed.astype(jnp.float32)
     of_bias = jnp.sum(wide, axes)
     of_scale = jnp.sum(wide * centred, axes) * inverse
-    of_x = (wide - of_bias / count - centred * (inverse * of_scale / count)) * (inverse * scale)
+    shift, slope = (of_bias, of_scale) if axis is None else jax.lax.pmean((of_bias, of_scale), axis)
+    of_x = (wide - shift / count - centred * (inverse * slope / count)) * (inverse * scale)
     return of_x.astype(x.dtype), of_scale, of_bias, None if shortcut is None else passed.astype(shortcut.dtype)
 
 
 normalise_batch.defvjp(_forward, _backward)
 
 
-def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance over all axes but the last, in float32 and in one pass over the memory, as Flax does."""
+def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over all axes but the last, in float32 and in one pass over the memory, as Flax does;
+    over the devices too where they have an `axis`."""
     axes, wide = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
     mean, square = jnp.mean(wide, axes), jnp.mean(jax.lax.square(wide), axes)
+    if axis is not None:
+        mean, square = jax.lax.pmean((mean, square), axis)
     return mean, jnp.maximum(0.0, square - jax.lax.square(mean))
 
 

@@ -35,7 +35,7 @@ class Network(nn.Module):
     """The network that `layers` (of `Architecture.layers()`) lists, images [B, H, W, C] to logits [B, classes].
 
     The softmax at the end of the list belongs to the loss, so the network returns its input, in float32. Batch norms
-    use the statistics of the batch that one device sees when training, and running averages otherwise.
+    use the statistics of the batch when training, and running averages otherwise.
 
     Attributes:
         layers: every layer in an order in which it can be computed.
@@ -43,12 +43,15 @@ class Network(nn.Module):
         fused: batch norms take in the addition and the ReLU behind them, see :mod:`layers`; else each is a layer of its
             own. The variables are the same. A network that is asked for each layer's output computes them apart.
         stem: how the first convolution is computed, one of `opcount.forms.STEMS`; the variables are the same.
+        axis: the devices' axis along which batch norms average their statistics when training; None for those of the
+            images that one device sees.
     """
 
     layers: tuple[Layer, ...]
     dtype: Any = jnp.float32
     fused: bool = True
     stem: str = PLAIN
+    axis: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -71,7 +74,7 @@ class Network(nn.Module):
     def _compute_fused(self, relu: Layer, fused: Fused, values: dict[str, jax.Array], train: bool) -> jax.Array:
         shortcut = values[fused.shortcut] if fused.shortcut else None
         tail = Tail(module_name(fused.add) if fused.add else "", module_name(relu.name))
-        norm = BatchNorm(self.dtype, name=module_name(fused.norm.name))
+        norm = BatchNorm(self.dtype, self.axis, name=module_name(fused.norm.name))
         return norm(values[fused.norm.inputs[0]], train, shortcut, tail)
 
     def _compute(self, layer: Layer, inputs: list[jax.Array], train: bool) -> jax.Array:
@@ -93,9 +96,14 @@ class Network(nn.Module):
                 )(x)
             case "batch_norm":
                 if self.fused:
-                    return BatchNorm(self.dtype, name=name)(x, train)
+                    return BatchNorm(self.dtype, self.axis, name=name)(x, train)
                 return nn.BatchNorm(
-                    not train, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=self.dtype, name=name
+                    not train,
+                    momentum=NORM_MOMENTUM,
+                    epsilon=NORM_EPSILON,
+                    dtype=self.dtype,
+                    axis_name=self.axis,
+                    name=name,
                 )(x)
             case "relu":
                 return nn.relu(x)
@@ -114,15 +122,19 @@ class Network(nn.Module):
 
 
 def network(
-    architecture: Architecture, precision: str = "float32", fused: bool = True, stem: str = PLAIN
+    architecture: Architecture,
+    precision: str = "float32",
+    fused: bool = True,
+    stem: str = PLAIN,
+    axis: str | None = None,
 ) -> Network:
-    """The Flax module of an architecture (`fused` and `stem` as in `Network`); raises ValueError for a precision that
-    is not in PRECISIONS, or a stem that is not in STEMS."""
+    """The Flax module of an architecture (`fused`, `stem` and `axis` as in `Network`); raises ValueError for a
+    precision that is not in PRECISIONS, or a stem that is not in STEMS."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if stem not in STEMS:
         raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
-    return Network(architecture.layers(), jnp.dtype(precision), fused, stem)
+    return Network(architecture.layers(), jnp.dtype(precision), fused, stem, axis)
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:

@@ -27,12 +27,15 @@ class StepSettings:
 
     Arguments:
         batch_per_device: images of one device in a step.
+        accumulate: micro-batches that a device's images are cut into and that follow one another inside of the step, so
+            that it needs less memory; it must divide them. Batch norms see one micro-batch at a time.
         precision: of the activations, one of `resnet.PRECISIONS`.
         momentum: of stochastic gradient descent.
         label_smoothing: share of the target that is spread over all classes, in training only.
         augment: random crops and mirroring, in training only.
         fused: batch norms take in what follows them, see `resnet.Network`.
         stem: how the first convolution is computed, one of `opcount.forms.STEMS`.
+        synchronised: batch norms use the statistics of all devices' images, not each device those of its own.
         mean, deviation: of the pixels scaled to 0..1, one value per channel or one for all.
     """
 
@@ -43,8 +46,19 @@ class StepSettings:
     augment: bool = False
     fused: bool = True
     stem: str = PLAIN
+    synchronised: bool = False
+    accumulate: int = 1
     mean: tuple[float, ...] = (0.5,)
     deviation: tuple[float, ...] = (0.25,)
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or self.batch_per_device % self.accumulate:
+            raise ValueError(f"{self.batch_per_device} images of a device do not divide into {self.accumulate} parts")
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that a device computes at a time."""
+        return self.batch_per_device // self.accumulate
 
 
 class TrainState(NamedTuple):
@@ -86,34 +100,43 @@ def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generat
 def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
     """The function (state, images uint8 [B, H, W, C], labels int32 [B], learning rate []) -> (state, metrics).
 
-    Gradients are averaged over the devices; each device keeps the batch statistics of its own images. The loss is the
-    cross entropy with label smoothing. Every image is taken for valid, as training leaves out the remainder.
+    Gradients are averaged over micro-batches and devices. The loss is the cross entropy with label smoothing. Every
+    image is taken for valid, as training leaves out the remainder.
+
+    Each micro-batch moves the running statistics from where they were before the step, and their mean is kept: so one
+    device that accumulates n micro-batches ends where n devices do once their statistics are averaged.
     """
-    model = network(architecture, settings.precision, settings.fused, settings.stem)
+    axis = AXIS if settings.synchronised else None
+    model = network(architecture, settings.precision, settings.fused, settings.stem, axis)
     optimiser = _optimiser(settings)
 
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array, learning_rate: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        if settings.augment:
-            images = augment(images, _step_key(state))
-        inputs = normalise(images, settings.mean, settings.deviation)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, architecture.base.classes), settings.label_smoothing)
+        def micro(place: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[Any, Any, Metrics]:
+            if settings.augment:
+                images = augment(images, _step_key(state, place))
+            inputs = normalise(images, settings.mean, settings.deviation)
+            targets = optax.smooth_labels(jax.nn.one_hot(labels, architecture.base.classes), settings.label_smoothing)
 
-        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, changed = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy(logits, targets)
-            return losses.mean(), (logits, changed["batch_stats"])
+            def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+                variables = {"params": params, "batch_stats": state.batch_stats}
+                logits, changed = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+                losses = optax.softmax_cross_entropy(logits, targets)
+                return losses.mean(), (logits, changed["batch_stats"])
 
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            count = labels.shape[0]
+            correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+            return gradients, batch_stats, Metrics(loss * count, correct, jnp.int32(count))
+
+        like = (state.params, state.batch_stats, _no_images())
+        gradients, batch_stats, metrics = _in_parts(settings.accumulate, micro, like, images, labels)
+        if settings.accumulate > 1:
+            gradients, batch_stats = jax.tree.map(lambda x: x / settings.accumulate, (gradients, batch_stats))
         gradients = jax.lax.pmean(gradients, AXIS)
         updates, momenta = optimiser.update(gradients, state.momenta)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-
-        count = labels.shape[0]
-        correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
-        metrics = Metrics(loss * count, correct, jnp.int32(count))
         return TrainState(params, batch_stats, momenta, state.step + 1, state.key), jax.lax.psum(metrics, AXIS)
 
     return step
@@ -127,20 +150,40 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
     model = network(architecture, settings.precision, settings.fused, settings.stem)
 
     def step(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
-        inputs = normalise(images, settings.mean, settings.deviation)
-        logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        def micro(_: jax.Array, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
+            inputs = normalise(images, settings.mean, settings.deviation)
+            logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-        # Images that only fill up the batch are selected away rather than multiplied by 0: theirs may be NaN.
-        right = jnp.argmax(logits, -1) == labels
-        metrics = Metrics(
-            jnp.sum(jnp.where(valid, losses, 0)),
-            jnp.sum(valid & right, dtype=jnp.int32),
-            jnp.sum(valid, dtype=jnp.int32),
-        )
-        return jax.lax.psum(metrics, AXIS)
+            # Images that only fill up the batch are selected away rather than multiplied by 0: theirs may be NaN.
+            right = jnp.argmax(logits, -1) == labels
+            return Metrics(
+                jnp.sum(jnp.where(valid, losses, 0)),
+                jnp.sum(valid & right, dtype=jnp.int32),
+                jnp.sum(valid, dtype=jnp.int32),
+            )
+
+        return jax.lax.psum(_in_parts(settings.accumulate, micro, _no_images(), images, labels, valid), AXIS)
 
     return step
+
+
+def _no_images() -> Metrics:
+    return Metrics(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def _in_parts(parts: int, function: Callable[..., Any], like: Any, *batches: jax.Array) -> Any:
+    """The sum of `function(place, *micro-batches)`, a tree as `like`, over the `parts` of the batches [B, ...]; `place`
+    (int32 []) counts the micro-batches of all devices."""
+    place = jax.lax.axis_index(AXIS) * parts
+    if parts == 1:
+        return function(place, *batches)
+
+    def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(*part)), None
+
+    cut = [x.reshape(parts, x.shape[0] // parts, *x.shape[1:]) for x in batches]
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, like), (place + jnp.arange(parts), *cut))[0]
 
 
 def average_statistics(batch_stats: Any) -> Any:
@@ -153,7 +196,7 @@ def _optimiser(settings: StepSettings) -> optax.GradientTransformation:
     return optax.trace(settings.momentum)
 
 
-def _step_key(state: TrainState) -> jax.Array:
-    """A key for this step on this device; the trial's key and its steps determine it."""
+def _step_key(state: TrainState, place: jax.Array) -> jax.Array:
+    """A key for the micro-batch in this `place` of this step; the trial's key, its steps and the place determine it."""
     key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
-    return jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(AXIS))
+    return jax.random.fold_in(jax.random.fold_in(key, state.step), place)

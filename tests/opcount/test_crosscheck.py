@@ -67,6 +67,24 @@ def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
     assert train["all_reduce", "step"] == 25_557_032 + 3
 
 
+@pytest.mark.parametrize("settings", [StepSettings(12, accumulate=4), StepSettings(12, augment=True, accumulate=12)])
+def test_accumulated_micro_batches_add_no_operations(settings: StepSettings) -> None:
+    # The loop's body counts as often as it runs: 4 times 3 images are 12, and the parameters are updated once.
+    child = SMALL.apply(Morph("skip", 1, 6))
+    assert differences(child, settings, 2) == ()
+    assert trace_train(child, settings, 2).count()["all_reduce", "step"] == child.parameters + 3
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_synchronised_statistics_cost_all_reduces_alone(fused: bool) -> None:
+    settings = StepSettings(4, synchronised=True, fused=fused)
+    assert differences(SMALL, settings, 2) == ()
+    # Beside gradients and metrics two sums for each channel of each batch norm, forward and backward.
+    channels = sum(layer.out_shape[2] for layer in SMALL.layers() if layer.kind == "batch_norm")
+    found = trace_train(SMALL, settings, 2).count()["all_reduce", "step"]
+    assert found == SMALL.parameters + 3 + 4 * channels
+
+
 @pytest.mark.parametrize("width", [4, 16])
 @pytest.mark.parametrize("size", [32, 45, 224])
 def test_reduced_width_and_odd_sizes(width: int, size: int) -> None:

@@ -16,7 +16,7 @@ from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.digest import Disagreement
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
 from aiperf_mpi.training.resnet import network
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.step import StepSettings, TrainState
 from tests.training.cases import TINY, batches, random_batch, started
 
 DEVICES, BATCH, STEPS, RATE = 4, 8, 3, 0.05
@@ -56,6 +56,51 @@ def one_device_with_micro_batches(compiled: Compiled) -> tuple[dict, list[dict],
     return params, statistics, losses, correct
 
 
+def trained(compiled: Compiled) -> tuple[TrainState, dict]:
+    """The same steps, the images of a step spread over the devices of `compiled`: the state with averaged statistics,
+    and what it measures."""
+    state, found = started(compiled), []
+    for step in range(STEPS):
+        images, labels = random_batch(TINY, DEVICES, BATCH, seed=step)
+        state, metrics = compiled.train(*spread(compiled, state, images, labels), compiled.scalar(RATE))
+        found.append(jax.device_get(metrics))
+    local = jax.device_get(state.batch_stats)
+    state = state._replace(batch_stats=compiled.average(state.batch_stats))
+    return state, {
+        "loss": [float(metrics.loss) for metrics in found],
+        "correct": [int(metrics.correct) for metrics in found],
+        "images": [int(metrics.images) for metrics in found],
+        "local_statistics": local,
+        "statistics_differ": max(float(np.abs(x - x[:1]).max()) for x in jax.tree.leaves(local)),
+    }
+
+
+def spread(compiled: Compiled, state: TrainState, *arrays: np.ndarray) -> tuple:
+    """The state and arrays [devices, batch, ...], these cut for the devices of `compiled`."""
+    devices = len(compiled.devices)
+    return state, *(x.reshape(devices, -1, *x.shape[2:]) for x in arrays)
+
+
+def evaluated(compiled: Compiled, state: TrainState) -> list:
+    """Correct answers, images and loss of an evaluation with two images that are not valid."""
+    images, labels = random_batch(TINY, DEVICES, BATCH, seed=99)
+    valid = np.arange(DEVICES * BATCH).reshape(DEVICES, BATCH) < DEVICES * BATCH - 2
+    _, *batch = spread(compiled, state, images, labels, valid)
+    found = compiled.evaluate(state.params, state.batch_stats, *batch)
+    return [int(found.correct), int(found.images), float(found.loss)]
+
+
+def beside(compiled: Compiled, other: Compiled) -> dict:
+    """The same training in two forms: what each measured, and how far their models are from one another."""
+    (state, found), (other_state, other_found) = trained(compiled), trained(other)
+    keys = ("loss", "correct", "images", "statistics_differ")
+    return {
+        **{key: [found[key], other_found[key]] for key in keys},
+        "distance": distance(compiled.variables(state), other.variables(other_state)),
+        "evaluated": [evaluated(compiled, state), evaluated(other, other_state)],
+    }
+
+
 def distance(tree: object, other: object) -> float:
     """Largest difference between two trees of arrays."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
@@ -84,47 +129,45 @@ def main() -> None:
     compiled = compile_steps(resnet50(TINY), StepSettings(BATCH), devices)
     params, statistics, losses, correct = one_device_with_micro_batches(compiled)
 
-    # The same steps on four devices.
-    state, found = started(compiled), []
-    for step in range(STEPS):
-        images, labels = random_batch(TINY, DEVICES, BATCH, seed=step)
-        state, metrics = compiled.train(state, images, labels, compiled.scalar(RATE))
-        found.append(jax.device_get(metrics))
-    local = jax.device_get(state.batch_stats)
-    state = state._replace(batch_stats=compiled.average(state.batch_stats))
-    held = jax.device_get((state.params, state.batch_stats))
-
-    # The same evaluation on four devices and on one, with two images that are not valid; many of them in flight.
+    # The same steps on four devices, and many evaluations in flight.
+    state, found = trained(compiled)
+    held, local = jax.device_get((state.params, state.batch_stats)), found["local_statistics"]
     images, labels = random_batch(TINY, DEVICES, BATCH, seed=99)
     valid = np.arange(DEVICES * BATCH).reshape(DEVICES, BATCH) < DEVICES * BATCH - 2
     four = [compiled.evaluate(state.params, state.batch_stats, images, labels, valid) for _ in range(40)]
-    alone = compile_steps(resnet50(TINY), StepSettings(DEVICES * BATCH), devices[3:])
-    placed = alone.start(compiled.variables(state), np.random.default_rng(0))
-    one = alone.evaluate(
-        placed.params, placed.batch_stats, images.reshape(1, -1, 8, 8, 1), labels.reshape(1, -1), valid.reshape(1, -1)
+
+    # The same on the last one of them: all images of a step as one batch, and as four micro-batches.
+    whole, accumulated, synchronised = (
+        compile_steps(resnet50(TINY), settings, chosen)
+        for settings, chosen in (
+            (StepSettings(DEVICES * BATCH), devices[3:]),
+            (StepSettings(DEVICES * BATCH, accumulate=DEVICES), devices[3:]),
+            (StepSettings(BATCH, synchronised=True), devices),
+        )
     )
+    placed = whole.start(compiled.variables(state), np.random.default_rng(0))
 
     print(
         json.dumps({
             "devices": len(devices),
-            "loss": [float(m.loss) for m in found],
+            "loss": found["loss"],
             "expected_loss": losses,
-            "correct": [int(m.correct) for m in found],
+            "correct": found["correct"],
             "expected_correct": correct,
-            "images": [int(m.images) for m in found],
+            "images": found["images"],
             "parameter_distance": distance(jax.tree.map(lambda x: x[0], held[0]), params),
             "local_statistics_distance": max(
                 distance(jax.tree.map(lambda x, d=d: x[d], local), statistics[d]) for d in range(DEVICES)
             ),
-            "local_statistics_differ": distance(
-                jax.tree.map(lambda x: x[0], local), jax.tree.map(lambda x: x[1], local)
-            ),
+            "local_statistics_differ": found["statistics_differ"],
             "average_distance": distance(
                 jax.tree.map(lambda x: x[0], held[1]), jax.tree.map(lambda x: x.mean(0), local)
             ),
             "digests": [digest(jax.tree.map(lambda x, d=d: x[d], {"p": held[0], "s": held[1]})) for d in range(4)],
             "four": [[int(m.correct), int(m.images), float(m.loss)] for m in four],
-            "one": [int(one.correct), int(one.images), float(one.loss)],
+            "one": evaluated(whole, placed),
+            "accumulated": beside(compiled, accumulated),
+            "synchronised": beside(synchronised, whole),
             "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],
             "one_device": str(next(iter(placed.step.devices())).id),
         })
