@@ -221,6 +221,10 @@ class Parallel:
     ranks_per_node: int = setting(0, "cut hosts into nodes of this many ranks; 0: by shared memory", low=0, high=2**20)
     host_devices: int = setting(0, "CPU devices of a trainer without accelerators; 0: as JAX finds", low=0, high=1024)
     history_capacity: int = setting(2**17, "records in the history window", low=16, high=2**31)
+    compile_ahead: str = setting(
+        "auto", "make the next candidate ready while the present one trains; auto: where CPUs are not what trains",
+        choices=("auto", "on", "off"),
+    )
     poll_seconds: float = setting(0.05, "longest time between two looks at MPI", low=0.001, high=1)
 
 

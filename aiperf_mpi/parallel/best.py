@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from aiperf_mpi.parallel.comm import write_error
 from aiperf_mpi.parallel.context import Context, owns_best
 from aiperf_mpi.parallel.errors import RUN_ERRORS
 from aiperf_mpi.parallel.messages import Kind
-from aiperf_mpi.parallel.trial import Trial
-from aiperf_mpi.parallel.weights import Shelf, checkpoint_path
+from aiperf_mpi.parallel.weights import Kept, Shelf
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.schema import FINAL_ROW, new_row
 from aiperf_mpi.search.history import HistoryFull
@@ -43,26 +41,17 @@ def shelf_of(config: Config) -> Shelf:
     return Shelf(config.result.keep_checkpoints, config.search.queue_depth if config.model.inherits else 0)
 
 
-def keep_weights(context: Context, best: Best, trial: Trial, training: Training, compiled: Compiled) -> None:
-    """Write the trial's best weights to its checkpoint if they are among the replica's best; what they push out has no
-    more children."""
-    shelf, trial_id = best.shelf, trial.candidate.trial_id
-    if training.best_variables is None or not shelf.takes(training.best_error):
-        return
-    path = checkpoint_path(context.config, trial_id)
-    try:
-        with context.timer("io"):
-            out = shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
-    except OSError as error:
-        # The training was real and counts; only its weights are not there for anybody.
-        what = os.strerror(error.errno) if error.errno else str(error)
-        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: {path} not written: {what}\n")
-        return
-    trial.kept = True
+def keep_weights(best: Best, path: Path, trial_id: int, training: Training, compiled: Compiled) -> Kept | None:
+    """Write the best weights of a training, which the shelf takes, to `path`; returns what they push out.
+
+    Raises OSError where it cannot; then nothing has changed.
+    """
+    if training.best_variables is None:
+        raise ValueError(f"trial {trial_id}: no weights to keep")
+    out = best.shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
     if training.best_error < best.error:
         best.error, best.trial_id, best.path, best.compiled = training.best_error, trial_id, path, compiled
-    if out is not None and context.config.model.inherits:
-        withdraw(context, out.trial_id)
+    return out
 
 
 def withdraw(context: Context, trial_id: int) -> None:

@@ -215,12 +215,23 @@ class CandidateQueue:
         """The ticket that `take` waits for, on the trainer."""
         return self._next
 
-    def take(self) -> Taken | None:
+    def peek(self) -> Taken | None:
+        """The candidate that `take` would give now. It stays where it is, and a generator may replace it (see `still`);
+        None while none is ready, or its record is torn, which `take` says."""
+        slot = self._awaited()
+        if slot is None:
+            return None
+        record = self._copy(slot)
+        return Taken(slot, record) if self.still(slot) and self._fits(slot, record) else None
+
+    def take(self, seen: Slot | None = None) -> Taken | None:
         """The candidate of the next ticket in order, None while it is not ready. Follow it by `accept` or `reject`.
-        Raises RecordError for a record that is torn or of another round, whose ticket is then filled again."""
-        index = (self._next - self._first) % self.depth
-        slot = self.slots()[index]
-        if slot.state != READY or slot.ticket != self._next:
+
+        With `seen`, only if its slot is still as it was seen. Raises RecordError for a record that is torn or of
+        another round, whose ticket is then filled again.
+        """
+        slot = self._awaited() if seen is None else seen
+        if slot is None:
             return None
         mine = slot.moved(TAKEN)
         if not self._move(slot, mine):
@@ -232,6 +243,11 @@ class CandidateQueue:
             self._move(mine, mine.moved(EMPTY))
             self.rejected += 1
             raise
+
+    def _awaited(self) -> Slot | None:
+        """The slot of the next ticket, None while it is not READY."""
+        slot = self.slots()[(self._next - self._first) % self.depth]
+        return slot if slot.state == READY and slot.ticket == self._next else None
 
     def accept(self, taken: Taken) -> None:
         """The candidate is good and its round used: the slot is free for the ticket `depth` further on."""

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes before a trial: the candidate rebuilt from its record and checked, its first weights, its compiled steps.
-"""
+"""What comes before a trial: the candidate rebuilt from its record and checked, its first weights, its compiled steps,
+its first batches on their way to the devices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.data.loader import train_batches, val_batches
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.parallel.best import withdraw
-from aiperf_mpi.parallel.candidates import Taken
-from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, in_thread
-from aiperf_mpi.parallel.trial import Trial
+from aiperf_mpi.parallel.errors import RUN_ERRORS
+from aiperf_mpi.parallel.generator import checks_of
+from aiperf_mpi.parallel.replica import Replica
 from aiperf_mpi.parallel.weights import Beginning, begin_with, load_parent, missing_weights
 from aiperf_mpi.results.schema import MORPH_TOLERANCE
 from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.budget import Budget, learning_rate
+from aiperf_mpi.search.budget import budget, learning_rate
 from aiperf_mpi.search.history import HistoryView
 from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.search.streams import AUGMENT, stream
@@ -27,19 +29,132 @@ from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
 from aiperf_mpi.training.step import StepSettings
 
+T = TypeVar("T")
 
-def rebuild(replica: Replica, taken: Taken) -> tuple[Candidate | None, str | None]:
+
+class Preparation:
+    """A candidate on its way to its first step. Its long parts run in the replica's thread; `advance`, on the main
+    thread, looks after them and does what needs MPI.
+
+    Attributes:
+        trial_id: of the candidate.
+        candidate: None before it is rebuilt, and where it cannot be.
+        checked: whether everything that may reject the candidate is behind it.
+        wrong: why it is to be rejected, "" where nothing is wrong.
+        done: whether nothing is left to do; then there is a `training`, or something is `wrong`, or there is a
+        failure: what its trial fails with.
+        compiled: its steps.
+        difference: how far the function of inherited weights is from the parent's (NaN: none inherited).
+        training: ready for its first step.
+        phase: what a main thread that waits for it waits for.
+    """
+
+    def __init__(self, replica: Replica, record: np.void) -> None:
+        self.trial_id = int(record["trial"])
+        self.candidate: Candidate | None = None
+        self.checked = self.done = False
+        self.wrong = ""
+        self.failure: Exception | None = None
+        self.compiled: Compiled | None = None
+        self.difference = float("nan")
+        self.training: Training | None = None
+        self.phase = "search"
+        self._replica = replica
+        self._steps = self._prepare(record)
+
+    def advance(self) -> bool:
+        """Do what can be done now without waiting; whether all is done. Errors of the run are raised, those of the
+        trial kept in `failure`."""
+        if not self.done:
+            try:
+                self.phase = next(self._steps)
+            except StopIteration:
+                self.done = True
+        return self.done
+
+    def check(self) -> bool:
+        """`advance`, as far as everything that may reject the candidate; whether that is behind it."""
+        return self.checked or self.advance() or self.checked
+
+    def drop(self) -> None:
+        """End what it has under way; what its thread is at is finished, and forgotten."""
+        self._steps.close()
+        if self.training is not None:
+            self.training.close()
+
+    def _prepare(self, record: np.void) -> Generator[str, None, None]:
+        """The steps, one after the other; yields the phase of what it waits for."""
+        replica = self._replica
+        candidate, self.wrong = rebuild(replica, record)
+        self.candidate = candidate
+        if candidate is not None and candidate.parent_id < 0 and not self.wrong:
+            # No generator has checked the initial architecture.
+            self.wrong = yield from self._thread("compile", partial(checks_of(replica.context), candidate))
+        self.checked = True
+        if candidate is None or self.wrong:
+            return
+        try:
+            yield from self._make_ready(candidate)
+        except RUN_ERRORS:
+            raise
+        except Exception as error:
+            self.failure = error
+
+    def _make_ready(self, candidate: Candidate) -> Iterator[str]:
+        replica = self._replica
+        config, workshop = replica.context.config, replica.workshop
+        beginning = yield from self._find_weights(candidate)
+        settings = step_settings(config, candidate, workshop.dataset)
+        work = partial(compile_steps, candidate.architecture, settings, workshop.devices)
+        self.compiled = yield from self._thread("compile", work)
+        self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
+        self.training.open()
+
+    def _find_weights(self, candidate: Candidate) -> Generator[str, None, Beginning]:
+        """The weights that the trial starts from.
+
+        Raises OSError or ValueError where its parent's cannot be had, or the child does not compute its parent's
+        function.
+        """
+        context = self._replica.context
+        config, parent = context.config, None
+        if config.model.inherits and candidate.parent_id >= 0:
+            seed = int(context.windows.history.record(0)["seed"])
+            try:
+                parent = yield from self._thread("io", partial(load_parent, config, candidate, seed))
+            except (OSError, ValueError):
+                withdraw(context, candidate.parent_id)
+                raise
+
+        work = partial(begin_with, config, self._replica.workshop.dataset, candidate, parent)
+        beginning = yield from self._thread("init", work)
+        if parent is not None:
+            self.difference = beginning.difference
+            if not beginning.difference <= MORPH_TOLERANCE:
+                raise ValueError(f"inherited weights: the child's function differs from its parent's by "
+                                 f"{beginning.difference:.1e} of its outputs, more than {MORPH_TOLERANCE:g}")
+        return beginning
+
+    def _thread(self, phase: str, work: Callable[[], T]) -> Generator[str, None, T]:
+        """What `work` returns, from the replica's thread."""
+        future = self._replica.worker.submit(work)
+        while not future.done():
+            yield phase
+        return future.result()
+
+
+def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:
     """The candidate of a record, replayed from its parent; None and what is wrong where hash or counts differ, or where
     there are no weights that it could inherit."""
-    context, trial_id = replica.context, int(taken.record["trial"])
+    context, trial_id = replica.context, int(record["trial"])
     history, initial = context.windows.history, Architecture(context.config.base)
     with context.timer("search"):
         history.refresh()
         view = HistoryView(history.summaries(), history.record, initial, replica.architectures)
-        parent_id = int(taken.record["parent"])
+        parent_id = int(record["parent"])
         parent = initial if parent_id < 0 else view.architecture(parent_id)
         try:
-            candidate = Candidate.from_record(taken.record, parent, trial_id)
+            candidate = Candidate.from_record(record, parent, trial_id)
         except ValueError as error:
             # Torn, of another network than it says, or with a morph that its parent cannot take.
             return None, str(error)
@@ -55,49 +170,12 @@ def rebuild(replica: Replica, taken: Taken) -> tuple[Candidate | None, str | Non
     return candidate, ""
 
 
-def find_weights(replica: Replica, trial: Trial) -> Beginning | None:
-    """The weights that the trial starts from; None when the run ends.
-
-    Raises OSError or ValueError where its parent's cannot be had, or the child does not compute its parent's function.
-    """
-    context, config, candidate = replica.context, replica.context.config, trial.candidate
-    parent = None
-    if config.model.inherits and candidate.parent_id >= 0:
-        seed = int(context.windows.history.record(0)["seed"])
-        try:
-            parent = in_thread(replica, "io", LOOK_SECONDS, partial(load_parent, config, candidate, seed))
-        except (OSError, ValueError):
-            withdraw(context, candidate.parent_id)
-            raise
-        if parent is None:
-            return None
-
-    work = partial(begin_with, config, replica.workshop.dataset, candidate, parent)
-    beginning = in_thread(replica, "init", LOOK_SECONDS, work)
-    if beginning is not None and parent is not None:
-        trial.difference = beginning.difference
-        if not beginning.difference <= MORPH_TOLERANCE:
-            raise ValueError(f"inherited weights: the child's function differs from its parent's by "
-                             f"{beginning.difference:.1e} of its outputs, more than {MORPH_TOLERANCE:g}")
-    return beginning
-
-
-def compile_ahead(replica: Replica, candidate: Candidate) -> Compiled | None:
-    """The candidate's compiled steps, made in a thread; None when the run ends."""
-    settings = step_settings(replica.context.config, candidate, replica.workshop.dataset)
-    work = partial(compile_steps, candidate.architecture, settings, replica.workshop.devices)
-    return in_thread(replica, "compile", replica.context.config.parallel.poll_seconds, work)
-
-
-def begin(
-    replica: Replica, candidate: Candidate, compiled: Compiled, beginning: Beginning, limits: Budget
-) -> Training:
-    """The training of a compiled candidate, from the weights that it begins with."""
+def begin(replica: Replica, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
+    """The training of a compiled candidate, from the weights that it begins with, which are put on the devices."""
     context, dataset = replica.context, replica.workshop.dataset
     config, devices = context.config, len(replica.workshop.devices)
-    with context.timer("init"):
-        state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
-    batch = candidate.batch_per_device
+    state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
+    batch, limits = candidate.batch_per_device, budget(candidate.round, config.train)
     return Training(
         compiled,
         state,

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trainer's state while it works, and how it waits: for whatever its threads do, it returns to MPI meanwhile."""
+"""One trainer's state while it works, and what it does between its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Protocol
 
 from aiperf_mpi.parallel.best import Best
-from aiperf_mpi.parallel.candidates import CandidateQueue
+from aiperf_mpi.parallel.candidates import CandidateQueue, Taken
 from aiperf_mpi.parallel.context import Context
-from aiperf_mpi.parallel.errors import GenerationError
-from aiperf_mpi.parallel.generation import Generation
+from aiperf_mpi.parallel.errors import RUN_ERRORS, GenerationError
+from aiperf_mpi.parallel.generation import reject
+from aiperf_mpi.parallel.worker import Worker
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.search.history import ArchitectureCache
 
@@ -20,42 +19,50 @@ from aiperf_mpi.search.history import ArchitectureCache
 LOOK_SECONDS = 0.005
 
 
-T = TypeVar("T")
+class Between(Protocol):
+    """Work that goes on in small parts between a trainer's steps, such as the making of candidates."""
+
+    def advance(self) -> object:
+        """Do what can be done now without waiting."""
 
 
 @dataclass
 class Replica:
-    """One trainer's state while it works."""
+    """One trainer's state while it works.
+
+    Attributes:
+        worker: makes the next trial ready.
+        between: what is to be advanced between steps and while waiting.
+        training: whether a trial is at its steps now.
+    """
 
     context: Context
     workshop: Workshop
     queue: CandidateQueue
-    generation: Generation | None
     best: Best
-    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="compile"))
-    working: Future[Any] | None = None
+    worker: Worker = field(default_factory=lambda: Worker("prepare"))
+    between: list[Between] = field(default_factory=list)
     architectures: ArchitectureCache = field(default_factory=ArchitectureCache)
+    training: bool = False
 
     def poll(self) -> bool:
         """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError where the making
-        of the next candidate failed, which is no fault of the trial that runs."""
+        or the preparation of the next candidate failed, which is no fault of the trial that runs."""
         with self.context.timer("communicate"):
             stop = self.context.windows.messages.stop_requested() is not None
-            if self.generation is not None and not stop:
+            if not stop:
                 try:
-                    self.generation.advance()
+                    for work in self.between:
+                        work.advance()
+                except RUN_ERRORS:
+                    raise
                 except Exception as error:
                     raise GenerationError(f"the next candidate: {type(error).__name__}: {error}") from error
         return stop
 
 
-def in_thread(replica: Replica, phase: str, seconds: float, work: Callable[[], T]) -> T | None:
-    """What `work` returns, in a thread, while this one looks after MPI every `seconds`; None when the run ends."""
-    context = replica.context
-    replica.working = future = replica.worker.submit(work)
-    while not future.done():
-        if replica.poll() or context.over():
-            return None
-        context.pause(seconds, phase)
-    replica.working = None
-    return future.result()
+def refuse(replica: Replica, taken: Taken, wrong: str) -> None:
+    """Reject a candidate that was taken; its ticket is filled again, but for the initial architecture's."""
+    trial_id = int(taken.record["trial"])
+    reject(replica.context, taken.record, trial_id, wrong)
+    replica.queue.accept(taken) if trial_id == 0 else replica.queue.reject(taken)

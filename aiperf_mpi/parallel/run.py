@@ -266,11 +266,11 @@ def work(context: Context, workshop: Any, facts: Facts) -> bool:
     if trains:
         from aiperf_mpi.parallel import best, trainer
 
-        replica = trainer.train(context, workshop)
+        trained = trainer.train(context, workshop)
         whole = reached_limit(context)
         if whole:
-            best.validate_best(context, workshop, replica.best)
-        clean = trainer.finish(replica, COMPILE_SECONDS if whole else DRAIN_SECONDS)
+            best.validate_best(context, workshop, trained.replica.best)
+        clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
     else:
         from aiperf_mpi.parallel import generator
 

@@ -1,28 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trainer rank: takes the candidates of its replica in the order of their rounds and trains them, one by one.
 
+    peek -> Preparation (a thread makes it ready while the trial before trains) -> take -> train -> Closing
+
 A trial that raises or diverges is recorded as failed with its cause and costs only itself.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from aiperf_mpi.parallel.best import Best, keep_weights, shelf_of
+from aiperf_mpi.parallel.ahead import Ahead, compiles_ahead
+from aiperf_mpi.parallel.best import Best, shelf_of
 from aiperf_mpi.parallel.candidates import Taken
+from aiperf_mpi.parallel.closing import Closing
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.errors import RUN_ERRORS
-from aiperf_mpi.parallel.generation import Generation, reject
+from aiperf_mpi.parallel.generation import Generation
 from aiperf_mpi.parallel.generator import checks_of
-from aiperf_mpi.parallel.preparation import begin, compile_ahead, find_weights, rebuild
-from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, in_thread
-from aiperf_mpi.parallel.trial import Trial, record_end, send_epoch
+from aiperf_mpi.parallel.preparation import Preparation
+from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, refuse
+from aiperf_mpi.parallel.trial import Trial, send_epoch
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.schema import UNFINISHED
 from aiperf_mpi.search.budget import budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate
 from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A replica and what works for it beside its steps: making candidates (None where the node has generators),
+    recording trials that have ended, making the next one ready."""
+
+    replica: Replica
+    generation: Generation | None
+    closing: Closing
+    ahead: Ahead
 
 
 def propose_initial(context: Context) -> None:
@@ -37,56 +53,60 @@ def propose_initial(context: Context) -> None:
         raise RuntimeError("the first ticket of replica 0 is taken before the core time starts")
 
 
-def train(context: Context, workshop: Workshop) -> Replica:
+def train(context: Context, workshop: Workshop) -> Trainer:
     """Train candidates until rank 0 says that the run ends, or the time is over; follow it by `finish`."""
-    ranks = context.ranks
+    trainer = trainer_of(context, workshop)
+    replica, ahead = trainer.replica, trainer.ahead
+    try:
+        while (taken := next_candidate(replica)) is not None:
+            preparation = ahead.of(taken)
+            if not wait_for(replica, preparation.check, preparation):
+                preparation.drop()
+                break
+            if preparation.candidate is None or preparation.wrong:
+                refuse(replica, taken, preparation.wrong)
+                continue
+            replica.queue.accept(taken)
+            run_trial(trainer, preparation, preparation.candidate)
+    except HistoryFull:
+        # Rank 0 drains the run for it, and waits for this rank's farewell.
+        pass
+    ahead.close()
+    await_record(trainer)
+    return trainer
+
+
+def trainer_of(context: Context, workshop: Workshop) -> Trainer:
+    """What a trainer works with, made ready."""
+    ranks, config = context.ranks, context.config
     candidates = context.windows.queues[ranks.node_replicas.index(ranks.replica)]
+    replica = Replica(context, workshop, candidates, Best(shelf_of(config)))
+    closing = Closing(context, replica.best)
+    ahead = Ahead(replica, compiles_ahead(config.parallel.compile_ahead, workshop.devices))
     generation = None
     if ranks.node_generators == 0:
         generation = Generation(context, checks_of(context), 0, ((ranks.replica, candidates),))
-    replica = Replica(context, workshop, candidates, generation, Best(shelf_of(context.config)))
-
-    try:
-        while (taken := next_candidate(replica)) is not None:
-            candidate, wrong = rebuild(replica, taken)
-            if candidate is not None and candidate.parent_id < 0:
-                # No generator has checked the initial architecture.
-                wrong = in_thread(replica, "compile", LOOK_SECONDS, partial(checks_of(context), candidate))
-            if wrong is None:
-                break
-            if candidate is None or wrong:
-                refuse(replica, taken, wrong)
-                continue
-            candidates.accept(taken)
-            run_trial(replica, candidate)
-    except HistoryFull:
-        # Rank 0 drains the run for it, and waits for this rank's farewell.
-        return replica
-    return replica
+        replica.between.append(generation)
+    replica.between += [closing, ahead]
+    return Trainer(replica, generation, closing, ahead)
 
 
-def refuse(replica: Replica, taken: Taken, wrong: str) -> None:
-    """Reject a candidate that was taken; its ticket is filled again, but for the initial architecture's."""
-    trial_id = int(taken.record["trial"])
-    reject(replica.context, taken.record, trial_id, wrong)
-    replica.queue.accept(taken) if trial_id == 0 else replica.queue.reject(taken)
-
-
-def finish(replica: Replica, seconds: float) -> bool:
-    """End the replica's threads; whether they have ended within `seconds`.
+def finish(trainer: Trainer, seconds: float) -> bool:
+    """End the trainer's threads; whether they have ended within `seconds`.
 
     XLA cannot be interrupted, and a process that exits while it compiles crashes.
     """
-    context, limit = replica.context, replica.context.clock.now() + seconds
+    context, worker = trainer.replica.context, trainer.replica.worker
+    limit = context.clock.now() + seconds
     with context.timer("search"):
-        if replica.generation is not None:
-            replica.generation.close()
-    while replica.working is not None and not replica.working.done():
+        if trainer.generation is not None:
+            trainer.generation.close()
+    trainer.closing.close()
+    worker.close()
+    while worker.busy:
         if context.clock.now() > limit:
-            replica.worker.shutdown(wait=False)
             return False
         context.pause(LOOK_SECONDS, "compile")
-    replica.worker.shutdown()
     return True
 
 
@@ -99,23 +119,62 @@ def next_candidate(replica: Replica) -> Taken | None:
     return None
 
 
-def run_trial(replica: Replica, candidate: Candidate) -> None:
-    """Compile, train and record one candidate; whatever its training raises fails this trial alone."""
-    context, config = replica.context, replica.context.config
-    trial = Trial(candidate, budget(candidate.round, config.train), context.now())
+def wait_for(replica: Replica, reached: Callable[[], bool], preparation: Preparation) -> bool:
+    """Look after MPI until something of a preparation is reached; False when the run ends before."""
+    context = replica.context
+    while not reached():
+        if replica.poll() or context.over():
+            return False
+        # A compilation takes seconds, the rest hardly longer than a look.
+        phase = preparation.phase
+        context.pause(context.config.parallel.poll_seconds if phase == "compile" else LOOK_SECONDS, phase)
+    return True
+
+
+def await_record(trainer: Trainer) -> None:
+    """Wait until the trial that has ended is recorded, also when the run ends."""
+    while trainer.closing.busy:
+        trainer.replica.poll()
+        trainer.closing.advance()
+        trainer.replica.context.pause(LOOK_SECONDS, "io")
+
+
+# -- one trial ---------------------------------------------------------------------------------------------------------
+
+
+def run_trial(trainer: Trainer, preparation: Preparation, candidate: Candidate) -> None:
+    """Train and record one candidate; whatever its preparation or training raises fails this trial alone."""
+    replica, context = trainer.replica, trainer.replica.context
+    trial = Trial(candidate, budget(candidate.round, context.config.train), context.now())
     try:
-        beginning = find_weights(replica, trial)
-        compiled = None if beginning is None else compile_ahead(replica, candidate)
-        if beginning is not None and compiled is not None:
-            trial.precision = compiled.precision
-            training = begin(replica, candidate, compiled, beginning, trial.budget)
-            for epoch in training:
-                trial.add(epoch)
-                send_epoch(context, candidate, epoch)
-            trial.status = {END_EPOCHS: DONE, END_PATIENCE: STOPPED}.get(training.end, UNFINISHED)
-            keep_weights(context, replica.best, trial, training, compiled)
+        if wait_for(replica, preparation.advance, preparation):
+            train_prepared(replica, preparation, trial)
     except RUN_ERRORS:
         raise
     except Exception as error:
         trial.status, trial.cause = FAILED, f"{type(error).__name__}: {error}"
-    record_end(context, trial)
+    trial.describe(preparation)
+    trial.t_end = context.now()
+    preparation.drop()
+
+    # Only of very short trials the one before is not recorded yet.
+    await_record(trainer)
+    trainer.closing.begin(trial, preparation.training, preparation.compiled)
+
+
+def train_prepared(replica: Replica, preparation: Preparation, trial: Trial) -> None:
+    """Train what is ready, and tell of each epoch. Raises what made its preparation fail, and what its training
+    raises."""
+    training = preparation.training
+    if preparation.failure is not None:
+        raise preparation.failure
+    if training is None:
+        raise RuntimeError("the preparation has ended without a training")
+    replica.training = True
+    try:
+        for epoch in training:
+            trial.add(epoch)
+            send_epoch(replica.context, trial.candidate, epoch)
+    finally:
+        replica.training = False
+    trial.status = {END_EPOCHS: DONE, END_PATIENCE: STOPPED}.get(training.end, UNFINISHED)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.messages import Kind
+from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.results.schema import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
 from aiperf_mpi.search.budget import Budget
 from aiperf_mpi.search.history import HistoryFull
@@ -23,15 +24,28 @@ class Trial:
     candidate: Candidate
     budget: Budget
     t_start: float
+    t_end: float = math.nan
     status: int = UNFINISHED
     cause: str = ""
     precision: str = ""
     difference: float = math.nan
+    t_first_step: float = math.nan
+    trace_seconds: float = math.nan
+    compile_seconds: float = math.nan
     kept: bool = False
     epochs: int = 0
     train_samples: int = 0
     val_samples: int = 0
     val_errors: list[float] = field(default_factory=list)
+
+    def describe(self, preparation: Preparation) -> None:
+        """Take over what its preparation and its training say of it."""
+        self.difference = preparation.difference
+        if (compiled := preparation.compiled) is not None:
+            self.precision = compiled.precision
+            self.trace_seconds, self.compile_seconds = compiled.trace_seconds, compiled.compile_seconds
+        if preparation.training is not None:
+            self.t_first_step = preparation.training.t_first_step
 
     def add(self, epoch: EpochResult) -> None:
         """Count an epoch, or the part of it that was done."""
@@ -65,7 +79,7 @@ def send_epoch(context: Context, candidate: Candidate, epoch: EpochResult) -> No
 
 def record_end(context: Context, trial: Trial) -> None:
     """Record how a trial ended: an outcome in the history for the search, a row for the result."""
-    candidate, config, now = trial.candidate, context.config, context.now()
+    candidate, config = trial.candidate, context.config
     best = min(trial.val_errors, default=math.nan)
     predicted = math.nan
     if trial.budget.warm_up and trial.status in (DONE, STOPPED):
@@ -76,7 +90,7 @@ def record_end(context: Context, trial: Trial) -> None:
     with context.timer("communicate"):
         if trial.status != UNFINISHED:
             outcome = candidate.outcome(
-                trial.status, now, epochs=trial.epochs, best_error=best, predicted_error=predicted,
+                trial.status, trial.t_end, epochs=trial.epochs, best_error=best, predicted_error=predicted,
                 kept=trial.kept and config.model.inherits, cause=trial.cause,
             )  # fmt: skip
             try:
@@ -93,9 +107,12 @@ def record_end(context: Context, trial: Trial) -> None:
             patience=trial.budget.patience,
             lr=config.train.lr,
             t_start=trial.t_start,
-            t_end=now,
+            t_end=trial.t_end,
             best_error=best,
             predicted_error=predicted,
+            t_first_step=trial.t_first_step,
+            trace_seconds=trial.trace_seconds,
+            compile_seconds=trial.compile_seconds,
             morph_max_abs_diff=trial.difference,
             train_samples=trial.train_samples,
             val_samples=trial.val_samples,

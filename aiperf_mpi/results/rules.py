@@ -64,6 +64,7 @@ LEFT_OUT = {
 }
 
 _SHARE = "how phases share a rank's wall time; only their sum is bound (V13)"
+_WORK = "how long a trainer's thread worked; bears on no score"
 _COUNT = "a count that no row bears out; that it is not negative is checked (I11)"
 
 _USE = ("count", "devices", "cpu_percent", "process_percent", "memory_bytes", "process_bytes", "device_percent",
@@ -74,6 +75,8 @@ _USE = ("count", "devices", "cpu_percent", "process_percent", "memory_bytes", "p
 #: recomputed, and why. No number of the verdict is computed from them.
 UNCHECKED = {
     "/trials/cause": "words",
+    "/trials/trace_seconds": _WORK,
+    "/trials/compile_seconds": _WORK,
     "/trials/predicted_error": "steers the search only",
     "/trials/resumed": "1 is fatal for an official run (V20)",
     "/epochs/t_start": "bound by the epoch before it and by its end (V12)",

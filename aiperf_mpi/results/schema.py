@@ -67,8 +67,9 @@ EPOCH_ROW = np.dtype(
 TRIAL_ROW = np.dtype(
     [
         ("trial_id", "<i8"), ("status", "u1"), ("resumed", "u1"), ("epochs", "<i4"), ("epochs_max", "<i4"),
-        ("patience", "<i4"), ("lr", "<f8"), ("t_start", "<f8"), ("t_end", "<f8"), ("best_error", "<f8"),
-        ("predicted_error", "<f8"), ("morph_max_abs_diff", "<f8"), ("train_samples", "<u8"), ("val_samples", "<u8"),
+        ("patience", "<i4"), ("lr", "<f8"), ("t_start", "<f8"), ("t_first_step", "<f8"), ("t_end", "<f8"),
+        ("trace_seconds", "<f8"), ("compile_seconds", "<f8"), ("best_error", "<f8"), ("predicted_error", "<f8"),
+        ("morph_max_abs_diff", "<f8"), ("train_samples", "<u8"), ("val_samples", "<u8"),
         ("precision", "S16"), ("cause", "S160"),
     ],
     align=True,
@@ -243,7 +244,10 @@ TRIALS = Table(
         ops_credited         str op  operations that count for the score, exact decimal
         ops_credited_f64     f8  op  ops_credited as a float
         t_start              f8  s   start, since core start on rank 0's clock (NaN: never started)
+        t_first_step         f8  s   dispatch of the first step, since core start on rank 0's clock (NaN: none)
         t_end                f8  s   end, since core start on rank 0's clock
+        trace_seconds        f8  s   tracing and lowering the steps, also while another trial trained (NaN: not done)
+        compile_seconds      f8  s   compiling them, or loading them from the cache (NaN: not done)
         best_error           f8  1   lowest validation error of a whole validation (NaN: none)
         predicted_error      f8  1   error predicted in the warm-up (steers the search only; NaN: none)
         morph_max_abs_diff   f8  1   largest difference from the parent's logits, over their largest (NaN: he)

@@ -167,7 +167,9 @@ def _derive(rows: np.ndarray, index: int, slot: int, own: np.ndarray, outcome: n
     row["train_samples"], row["val_samples"] = own["train_samples"].sum(), own["val_samples"].sum()
     row["lr"] = math.nan
     row["t_start"] = own["t_start"].min() if len(own) else math.nan
+    row["t_first_step"] = math.nan
     row["t_end"] = own["t_end"].max() if len(own) else math.nan
+    row["trace_seconds"] = row["compile_seconds"] = math.nan
     row["best_error"] = _least(own["val_error"])
     row["predicted_error"] = math.nan if outcome is None else outcome["predicted_error"]
     row["morph_max_abs_diff"] = math.nan
@@ -219,8 +221,8 @@ def _trial_table(
         "ops_f64": np.array([float(value) for value in ops], "<f8"),
         "ops_credited": _texts(str(value) for value in credited),
         "ops_credited_f64": np.array([float(value) for value in credited], "<f8"),
-        **{name: rows[name] for name in ("t_start", "t_end", "best_error", "predicted_error", "morph_max_abs_diff",
-                                         "resumed")},
+        **{name: rows[name] for name in ("t_start", "t_first_step", "t_end", "trace_seconds", "compile_seconds",
+                                         "best_error", "predicted_error", "morph_max_abs_diff", "resumed")},
     }
     return columns
 

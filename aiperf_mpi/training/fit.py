@@ -150,6 +150,7 @@ class Training:
     Attributes:
         end: why it ended (one of the END_ constants); empty before, and after an exception.
         epochs: whole epochs done.
+        t_first_step: when its first step was dispatched, by the clock; NaN before.
         best_error: lowest validation error, NaN before any whole validation.
         best_epoch: the epoch of `best_error`, -1 before.
         best_variables: `params` and `batch_stats` of that epoch, as numpy arrays; None before.
@@ -173,6 +174,7 @@ class Training:
             raise ValueError(f"in_flight is {settings.in_flight}, but at least 1 step must be in flight")
         self.end = ""
         self.epochs = 0
+        self.t_first_step = math.nan
         self.best_error = math.nan
         self.best_epoch = -1
         self.best_variables: dict[str, Any] | None = None
@@ -183,6 +185,14 @@ class Training:
         self._feed: Feed | None = None
         self._check: Callable[[], None] | None = None
         self._t_end = 0.0
+
+    def open(self) -> None:
+        """Put the first batches on their way to the devices, before the training begins."""
+        self._open_train_feed(0)
+
+    def close(self) -> None:
+        """End what is on its way to the devices; a training that has begun does so by itself."""
+        self._close_feed()
 
     def __iter__(self) -> Iterator[EpochResult]:
         outer = self._timer.switch("train")
@@ -195,7 +205,8 @@ class Training:
 
     def _all_epochs(self, outer: str | None) -> Iterator[EpochResult]:
         settings, val_losses = self._settings, list[float]()
-        self._open_train_feed(0)
+        if self._feed is None:
+            self.open()
         for epoch in range(settings.epochs_max):
             # Whatever cuts the epoch short, what had completed by then is reported first.
             train, val, failure = _Sums(), _Sums(), None
@@ -234,6 +245,8 @@ class Training:
             if fault.raise_at == (epoch, step):
                 raise RuntimeError(f"injected fault: epoch {epoch}, step {step} raises")
             used = broken if fault.nan_at == (epoch, step) else usual
+            if math.isnan(self.t_first_step):
+                self.t_first_step = self._clock()
             self._state, metrics = compiled.train(self._state, batch.images, batch.labels, used)
             if fault.disturb_at == (epoch, step):
                 self._state = self._state._replace(params=_disturbed(self._state.params))

@@ -123,6 +123,7 @@ def test_trials_that_overlap_on_a_replica_are_found(tmp_path: Path) -> None:
         example.epochs["t_end"][example.epochs["trial_id"] == 4] -= 0.5
         row = example.trial(4)
         example.trials["t_start"][row] -= 0.5
+        example.trials["t_first_step"][row] -= 0.5
         example.trials["t_end"][row] -= 0.5
 
     assert rebuilt(example_run(), change, tmp_path) == ("V12",)

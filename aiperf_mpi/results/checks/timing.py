@@ -67,6 +67,16 @@ def time_order(e: Evidence) -> Iterator[str]:
     yield from rows_where("ranks", ~((unsure >= 0) & (unsure <= CLOCK_SKEW)), "its clock's difference is not known")
     yield from rows_where("ranks", ~np.isfinite(e.column("ranks", "clock_offset")), "clock_offset is not finite")
 
+    # Its first step is one of its first epoch; only a trial that never reported its end does not say when.
+    first = trials["t_first_step"]
+    for row, rows in enumerate(e.own_epochs):
+        if len(rows) and not np.isnan(first[row]):
+            early, late = start[rows[0]] - CLOCK_SLACK, end[rows[0]] + CLOCK_SLACK
+            if not early <= first[row] <= late:
+                yield f"trial {trials['trial_id'][row]} has its first step outside of its first epoch"
+    reported = e.trained & ~np.isnan(trials["lr"]) & (trials["train_samples"] > 0)
+    yield from rows_where("trials", reported & ~np.isfinite(first), "t_first_step is not finite")
+
     # Trials of one replica follow one another.
     used = np.flatnonzero(e.trained)
     order = used[np.lexsort((begin[used], trials["replica"][used]))]

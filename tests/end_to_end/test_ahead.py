@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Candidates that are made ready while the one before them trains: what they cost, and that every contract holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aiperf_mpi.results.judge import judge
+from tests.end_to_end import runs
+
+pytestmark = pytest.mark.mpi
+
+#: Trials long enough that the next one can be made ready meanwhile, though two cores do both.
+AHEAD = (
+    "parallel.compile_ahead='on'", "data.train_images=16384", "train.round_epochs=[3]", "hpo.batches=[16,32]",
+    "search.max_morphs=1",
+)  # fmt: skip
+
+
+def gaps(ended: runs.Ended) -> np.ndarray:
+    """Seconds between the last counted batch of each trial and the dispatch of the next one's first step."""
+    trials, epochs = ended.table("trials"), ended.table("epochs")
+    used = np.flatnonzero(np.isfinite(trials["t_first_step"]))
+    used = used[np.argsort(trials["t_start"][used])]
+    last = [epochs["t_end"][epochs["trial_id"] == trial].max(initial=0) for trial in trials["trial_id"][used]]
+    return trials["t_first_step"][used][1:] - np.array(last)[:-1]
+
+
+@pytest.mark.full
+def test_the_next_candidate_waits_ready(tmp_path: Path) -> None:
+    """From the second candidate on, the devices wait for a few steps' time and not for a compilation of seconds; a
+    candidate with a false count is rejected meanwhile, and one that raises fails at its turn."""
+    sets = (*AHEAD, "fault.tamper_in_round=3", "fault.raise_in_round=4")
+    ended = runs.run_until(
+        lambda run: any(record["round"] >= 6 for record in runs.trained(run).values()), 4, tmp_path / "run", sets
+    )
+    assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
+    trials = ended.table("trials")
+    compiled = trials["trace_seconds"] + trials["compile_seconds"]
+    found = gaps(ended)
+    assert len(found) >= 5 and np.median(found) < 0.1 * np.nanmedian(compiled), (found, compiled)
+
+    # Tickets are trained in order, each once; the rejected one was filled again.
+    trained = np.flatnonzero(np.isfinite(trials["t_start"]))
+    rounds = trials["round"][trained[np.argsort(trials["t_start"][trained])]]
+    assert list(rounds) == list(range(1, len(rounds) + 1))
+    status = dict(zip(trials["round"][trained].tolist(), trials["status"][trained].tolist(), strict=True))
+    assert status[4] == "failed" and status[3] == "done"
+    rejected = trials["status"] == "rejected"
+    assert list(trials["round"][rejected]) == [3] and "counts differ" in trials["cause"][rejected][0]
+
+    # Work of the thread is not counted twice: the phases are the main thread's.
+    finding = next(finding for finding in judge(ended.result).findings if finding.id == "V13")
+    assert finding.passed
