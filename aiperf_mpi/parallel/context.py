@@ -114,12 +114,12 @@ def owns_best(ranks: Ranks, error: float = math.inf, trial_id: int = -1) -> bool
     return trial_id >= 0 and int(first[0]) == trial_id
 
 
-def send_rank_row(context: Context, device: str) -> None:
+def send_rank_row(context: Context, device: str, uuids: str) -> None:
     """Tell rank 0 how this rank spent its time and what it sent; the last message of a rank."""
-    context.windows.messages.send(Kind.RANK, rank_row(context, device)[0])
+    context.windows.messages.send(Kind.RANK, rank_row(context, device, uuids)[0])
 
 
-def rank_row(context: Context, device: str) -> np.ndarray:
+def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
     """The row of this rank (RANK_ROW): its place, its seconds by phase up to now, its messages and window traffic."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
     messages, history, claims = windows.messages, windows.history, windows.claims
@@ -146,6 +146,7 @@ def rank_row(context: Context, device: str) -> np.ndarray:
         role=ranks.role,
         hostname=ranks.host,
         device=device,
+        device_uuid=uuids,
         cpus=ranges(cpus, RANK_ROW["cpus"].itemsize) or "not told by the system",
         numa=ranges(numa_nodes(cpus), RANK_ROW["numa"].itemsize) or "not shown by the kernel",
         clock_offset=context.clock.offset.seconds,

@@ -21,6 +21,7 @@ from aiperf_mpi.parallel.comm import Ranks
 from aiperf_mpi.parallel.context import Context, open_windows, owns_best, rank_row, send_rank_row, start_core_clock
 from aiperf_mpi.parallel.coordinator import End, commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.drain import Drain
+from aiperf_mpi.parallel.machine import NO_DEVICE, Sight, look, start_monitor
 from aiperf_mpi.parallel.messages import Reason
 from aiperf_mpi.parallel.placement import TRAINER
 from aiperf_mpi.results.client import WriterClient, WriterStatus
@@ -84,7 +85,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
         found = os.path.isdir(os.path.expanduser(config.run.output))
         config = check_all(config, ranks)
         try:
-            bind_devices(config, ranks)
+            sight = look(config, ranks, bind_devices(config, ranks))
             with timer("data"):
                 workshop, facts = open_workshop(config, ranks)
             windows = open_windows(config, ranks)
@@ -96,9 +97,9 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
         context = Context(config, ranks, windows, timer, started, start_core_clock(ranks), facts.n_devices)
 
         if writer is not None:
-            code, clean = lead(context, writer, drain, header_of(context, facts, argv, machine)), True
+            code, clean = lead(context, writer, drain, header_of(context, facts, argv, machine | sight.inventory)), True
         else:
-            code, clean = comm.EXIT_VALID, work(context, workshop, facts)
+            code, clean = comm.EXIT_VALID, work(context, workshop, facts, sight)
         comm.agreed_exit(world, code, clean)
 
 
@@ -136,8 +137,11 @@ def check_all(config: Config, ranks: Ranks) -> Config:
     return replace(config, run=replace(config.run, output=output))
 
 
-def bind_devices(config: Config, ranks: Ranks) -> None:
-    """Give this rank's process the devices of its role, before anything imports JAX. Collective over the node."""
+def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
+    """Give this rank's process the devices of its role, before anything imports JAX. Collective over the node.
+
+    Returns the names of all accelerators that the node's trainers were offered.
+    """
     offers: Sequence[Sequence[str]] = ((),)
     trainer = 0
     if ranks.node is not None:
@@ -149,6 +153,7 @@ def bind_devices(config: Config, ranks: Ranks) -> None:
     except launch.LaunchError as error:
         wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
     comm.raise_alike(ranks.world, wrong)
+    return tuple(dict.fromkeys(name for offer in offers for name in offer))
 
 
 def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
@@ -234,7 +239,7 @@ def lead(context: Context, writer: WriterClient, drain: Drain, header: RunHeader
     # The result: the windows go first, so that the other ranks only wait for the verdict.
     with timer("communicate"):
         context.windows.close()
-    writer.send_rank(rank_row(context, "").tobytes())
+    writer.send_rank(rank_row(context, "", NO_DEVICE).tobytes())
     total = time.monotonic() - context.started
     status = writer.close(end.name, end.core_seconds, total, end.cause, timeout=RESULT_SECONDS)
     view.close()
@@ -256,17 +261,20 @@ def conclude(status: WriterStatus, end: End) -> int:
     return code
 
 
-def work(context: Context, workshop: Any, facts: Facts) -> bool:
+def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
     """The part of a trainer or generator, from the start of the core time to its farewell; whether it may exit now, as
     nothing runs in it any more."""
     clean, trains = True, context.ranks.role == TRAINER
     context = start(context)
+    monitor = start_monitor(context, sight.probe)
     sleep_untimed(context)
 
     if trains:
         from aiperf_mpi.parallel import best, trainer
 
         trained = trainer.train(context, workshop)
+        if monitor is not None:
+            monitor.finish()
         whole = reached_limit(context)
         if whole:
             best.validate_best(context, workshop, trained.replica.best)
@@ -278,7 +286,7 @@ def work(context: Context, workshop: Any, facts: Facts) -> bool:
         if reached_limit(context):
             with context.timer("idle"):
                 owns_best(context.ranks)
-    send_rank_row(context, facts.device if trains else "")
+    send_rank_row(context, facts.device if trains else "", sight.uuids)
     context.windows.close()
     return clean
 

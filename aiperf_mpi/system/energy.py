@@ -35,23 +35,6 @@ def counted(before: int, after: int, span: int = 0) -> int:
     return after - before + span
 
 
-def trapezoid(t: np.ndarray, watts: np.ndarray) -> np.ndarray:
-    """Energy in J (float64 [n]) since the first of the times `t` (s, ascending), by the trapezoidal rule.
-
-    Times without a reading (NaN) are bridged by a straight line between their neighbours; before the first reading and
-    behind the last one the energy is unknown (NaN).
-    """
-    known = np.flatnonzero(np.isfinite(watts))
-    energy = np.full(len(t), np.nan)
-    if not len(known):
-        return energy
-    inner = slice(known[0], known[-1] + 1)
-    power = np.interp(t[inner], t[known], watts[known])
-    steps = np.diff(t[inner]) * (power[1:] + power[:-1]) / 2
-    energy[inner] = np.concatenate(([0.0], np.cumsum(steps)))
-    return energy
-
-
 @dataclass
 class Count:
     """Joules since the first reading of a counter of `unit` J that begins anew at `span` counts (0: never)."""
@@ -71,7 +54,8 @@ class Count:
 
 @dataclass
 class Integral:
-    """Joules since the first reading of a power, by the trapezoidal rule."""
+    """Joules since the first reading of a power, by the trapezoidal rule. A reading that is missing is left out, so
+    that a straight line between its neighbours stands for it."""
 
     joules: float = 0.0
     last: tuple[float, float] | None = None
@@ -121,10 +105,11 @@ def core_energy(
         host = hosts.get(node, f"node {node}")
         if not math.isfinite(measured.get(host, math.nan)):
             measured[host] = energy_at(samples["t"][own], samples["energy_joules"][own], core_seconds)
-    unknown = [host for host in {**{hosts[n]: None for n in hosts if n >= 0}, **dict.fromkeys(measured)}
-               if not math.isfinite(measured.get(host, math.nan))]  # fmt: skip
+    every = dict.fromkeys([*(host for node, host in hosts.items() if node >= 0), *measured])
+    unknown = [host for host in every if not math.isfinite(measured.get(host, math.nan))]
     if unknown:
-        return math.nan, f"{NOT_MEASURED} on {len(unknown)} hosts, first {unknown[0]}" + (f": {said}" if said else "")
+        where = f"on {len(unknown)} of {len(every)} hosts, first {unknown[0]}"
+        return math.nan, f"{NOT_MEASURED} {where}" + (f": {said}" if said else "")
 
     alone = hosts.get(-1, "")
     left_out = f"; without {alone}, the coordinator's host" if alone and alone not in measured else ""

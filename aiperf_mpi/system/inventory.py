@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run ran on, written down by the program: hardware, software, source, and the environment that matters.
 
-It starts a process (git), so rank 0 takes it before MPI is initialised. Nothing here imports JAX or MPI.
+`inventory` is of rank 0's host and the program; it starts a process (git), so rank 0 takes it before MPI is
+initialised. `describe_node` is of a node's host. What is absent says why. Nothing here imports JAX or MPI.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from typing import Any
 import psutil
 
 from aiperf_mpi import __version__
+from aiperf_mpi.system.accelerators import Accelerators
+from aiperf_mpi.system.filesystems import file_systems
+from aiperf_mpi.system.network import interfaces, rdma_devices
+from aiperf_mpi.system.rapl import Zone
 
 #: Distributions whose versions say how fast and how right a run can be.
 PACKAGES = (
@@ -35,6 +40,8 @@ PACKAGES = (
     "mpi4py",
     "mpich",
     "openmpi",
+    "psutil",
+    "nvidia-ml-py",
     "scikit-learn",
     "scikit-optimize",
     "jax-cuda12-plugin",
@@ -52,6 +59,8 @@ _RELEVANT = re.compile(
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|JWT|COOKIE|PRIVATE|(^|_)KEY(_|$)", re.IGNORECASE)
 
 _GIT_SECONDS = 10
+
+_SYSTEM = Path("/sys/devices/system")
 
 
 def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -71,7 +80,8 @@ def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor: model, architecture, cores and threads of the host, and those this process may use."""
+    """The processor: model, architecture, sockets, cores, threads and NUMA nodes of the host, its clock, and how many
+    threads this process may use."""
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -81,10 +91,75 @@ def cpu() -> dict[str, Any]:
     return {
         "model": model,
         "architecture": platform.machine(),
+        "sockets": _sockets(),
         "cores": psutil.cpu_count(logical=False),
         "threads": psutil.cpu_count(),
         "usable": usable,
+        "numa_nodes": len(list(_SYSTEM.glob("node/node[0-9]*"))) or "not shown by the kernel",
+        "governor": _said(_SYSTEM / "cpu/cpu0/cpufreq/scaling_governor"),
+        "max_mhz": _mhz(),
     }
+
+
+def describe_node(
+    places: Mapping[str, str], accelerators: Accelerators, zones: Sequence[Zone], why_no_zones: str
+) -> dict[str, Any]:
+    """What a node is, apart from its names: the same on nodes that are alike, so that a result holds each kind once.
+
+    Arguments:
+        places: paths whose file systems matter, by name.
+        accelerators: the node's, with their numbers left out here (UUIDs stand in /ranks).
+        zones, why_no_zones: its processors' energy counters, or why there are none.
+    """
+    devices = [{key: value for key, value in one.items() if key != "uuid"} for one in accelerators.describe()]
+    systems = file_systems(places)
+    for system in systems.values():
+        if isinstance(system, dict):
+            system.pop("free_bytes")
+    return {
+        "kernel": platform.release(),
+        "cpu": {key: value for key, value in cpu().items() if key != "usable"},
+        # In GiB, as nodes that are alike differ by some MiB.
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "accelerators": devices or accelerators.why,
+        "network": interfaces(),
+        "rdma": rdma_devices(),
+        "file_systems": systems,
+        "power": power_sources(devices, accelerators.why, zones, why_no_zones),
+    }
+
+
+def power_sources(
+    devices: Sequence[Mapping[str, Any]], why_no_devices: str, zones: Sequence[Zone], why_no_zones: str
+) -> str:
+    """By what a node's power is measured, in words, or why it is not."""
+    said = []
+    if devices:
+        counters = all(device["energy_counter"] is True for device in devices)
+        said.append(f"{'energy counters' if counters else 'power readings'} of {len(devices)} accelerators")
+    if zones:
+        said.append(f"RAPL of {', '.join(zone.name for zone in zones)}")
+    return " and ".join(said) or "; ".join(filter(None, (why_no_devices, why_no_zones)))
+
+
+def _sockets() -> int | str:
+    """Processor packages of the host."""
+    packages = {_said(path) for path in _SYSTEM.glob("cpu/cpu[0-9]*/topology/physical_package_id")}
+    return len(packages) or "not shown by the kernel"
+
+
+def _mhz() -> float | str:
+    """The highest clock of the processor, or why it is not known."""
+    known = psutil.cpu_freq()
+    return known.max if known is not None and known.max else "not told by the kernel"
+
+
+def _said(path: Path) -> str:
+    """What a file of the kernel says, or why it says nothing."""
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        return f"not told: {path}: {error.strerror}"
 
 
 def packages() -> dict[str, str]:

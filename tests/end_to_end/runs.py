@@ -25,7 +25,7 @@ TINY = (
     "train.batch_per_device=32", "train.epochs=4", "train.round_epochs=[2,3]", "train.precision='float32'",
     "search.max_morphs=2", "search.max_units=12", "search.max_parameters=20000", "search.population=12",
     "search.sample_size=4", "hpo.batches=[16,32]", "parallel.host_devices=1", "parallel.history_capacity=2048",
-    "run.tick=2.0", "result.partial_seconds=1.0",
+    "run.tick=2.0", "result.partial_seconds=1.0", "monitor.seconds=2",
 )  # fmt: skip
 
 #: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other work.

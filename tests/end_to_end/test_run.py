@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -70,16 +71,41 @@ def test_messages_carry_rows_only(ended: Ended) -> None:
     """Point-to-point messages are rows to rank 0 and stop messages from it; history and candidates use windows."""
     messages = ended.table("messages")
     point_to_point = messages["channel"] == "point-to-point"
-    assert set(messages["kind"][point_to_point]) <= {"epoch", "trial", "rank", "final", "stop"}
+    assert set(messages["kind"][point_to_point]) <= {"epoch", "trial", "rank", "final", "sample", "stop"}
     assert {"history", "candidate", "claim"} <= set(messages["kind"][~point_to_point])
 
     # One row an epoch, one a trial that ended or was cut short, one farewell from each rank but 0.
     received = {k: int(np.sum(messages["received"][(messages["rank"] == 0) & (messages["kind"] == k)]))
-                for k in ("epoch", "trial", "rank", "final")}  # fmt: skip
+                for k in ("epoch", "trial", "rank", "final", "sample")}  # fmt: skip
     trials = ended.table("trials")
     assert received["epoch"] == len(ended.table("epochs")["epoch"])
     assert received["trial"] == np.sum(np.isfinite(trials["t_start"]))
     assert received["rank"] == 3 and received["final"] == 1
+    assert received["sample"] == len(ended.table("samples")["t"])
+
+
+def test_use_of_the_machine_is_sampled(ended: Ended) -> None:
+    """A sample every 2 s up to core stop, by a thread that takes less than half a percent of a core at one in 30 s."""
+    samples, ranks = ended.table("samples"), ended.table("ranks")
+    assert 10 <= len(samples["t"]) <= 24 and SECONDS - 0.01 <= samples["t"][-1]
+    assert samples["sample_seconds"].sum() / samples["count"].sum() / 30 < 0.005
+    assert np.all(samples["process_bytes"] > 2**26) and np.all(samples["cpu_percent"] > 0)
+    assert np.all(np.diff(samples["write_bytes"]) >= 0)
+
+    # Energy is what can be read of it here, or the reason why it is not; the end follows from the start.
+    with h5py.File(ended.result) as file:
+        energy, level = float(file.attrs["energy_joules"]), str(file.attrs["energy_level"])
+        machine = json.loads(file["system/inventory_json"].asstr()[()])
+        begin, end = (datetime.fromisoformat(file.attrs[f"core_{name}_utc"]) for name in ("start", "stop"))
+    assert level.startswith("level 0: " if energy > 0 else "not measured on 1 of 1 hosts") and "RAPL" in level
+    assert (end - begin).total_seconds() == pytest.approx(SECONDS, abs=0.001)
+
+    # The one node, the MPI, and where each rank may run.
+    (node,) = machine["nodes"]
+    assert node["nodes"] == "0" and node["cpu"]["sockets"] and node["file_systems"]["output"]["type"]
+    assert machine["mpi"]["vendor"].lower().startswith(("mpich", "open mpi"))
+    assert len(set(ranks["cpus"])) >= 1 and all(ranks["cpus"]) and all(ranks["numa"])
+    assert ranks["clock_offset"][0] == 0 and np.all(ranks["clock_uncertainty"][1:] > 0)
 
 
 def test_best_model_is_validated_again(ended: Ended) -> None:

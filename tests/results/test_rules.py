@@ -106,7 +106,9 @@ def changed(result: Result, attributes: dict[str, Any], inventory: dict[str, Any
 
 MACHINE = {
     "hostname": "n1", "platform": "Linux", "python": "3.12", "cpu": {"model": "some"}, "memory_bytes": 1 << 36,
-    "packages": {"jax": "0.10"}, "source": {"commit": "0" * 40, "dirty": False},
+    "packages": {"jax": "0.10"}, "mpi": {"vendor": "MPICH 5.0.2"}, "file_systems": {"output": {"type": "lustre"}},
+    "nodes": [{"nodes": "0-1", "accelerators": "this node has no accelerator"}],
+    "source": {"commit": "0" * 40, "dirty": False},
 }  # fmt: skip
 
 
@@ -140,6 +142,9 @@ def test_a_machine_without_blanks_and_a_clean_commit_pass(result: Result) -> Non
     assert not {"V18", "V19"} & changed(result, {}, MACHINE)
     for blank in ("", "unknown", "HOST_PLACEHOLDER", None, "  "):
         assert "V18" in changed(result, {}, MACHINE | {"hostname": blank}), blank
+        assert "V18" in changed(result, {}, MACHINE | {"nodes": [{"accelerators": [{"name": blank}]}]}), blank
+    for absent in ({}, []):
+        assert "V18" in changed(result, {}, MACHINE | {"nodes": absent}), absent
     for source in ({}, None, {"commit": "0" * 40, "dirty": True}, {"commit": "abc", "dirty": False}):
         assert "V19" in changed(result, {}, MACHINE | {"source": source}), source
 

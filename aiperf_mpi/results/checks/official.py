@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ SETTLED_PART, MAX_DRIFT, MIN_SAMPLES = 0.25, 0.05, 3
 RELOAD_SLACK = 0.001
 
 #: What an inventory must name, and texts that name nothing.
-INVENTORY = ("hostname", "platform", "python", "cpu", "memory_bytes", "packages")
+INVENTORY = ("hostname", "platform", "python", "cpu", "memory_bytes", "packages", "mpi", "file_systems", "nodes")
 BLANK = re.compile(r"\s*(unknown|none|null|n/?a|todo|tbd|.*placeholder.*)?\s*", re.IGNORECASE)
 
 
@@ -102,8 +103,18 @@ def machine(e: Evidence) -> Iterator[str]:
     """The machine is described, by the run itself and without blanks."""
     inventory = json.loads(e.result.documents["system/inventory_json"])
     for name in INVENTORY:
-        if name not in inventory or BLANK.fullmatch(str(inventory[name])):
-            yield f"/system/inventory_json does not name {name}"
+        blank = next(_blanks(name, inventory.get(name)), None)
+        if blank is not None:
+            yield f"/system/inventory_json does not name {blank}"
+
+
+def _blanks(name: str, value: Any) -> Iterator[str]:
+    """Names of what says nothing in an entry of the inventory: empty, or a placeholder; a reason why is no blank."""
+    if isinstance(value, dict | list) and value:
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _blanks(f"{name}.{key}", entry)
+    elif BLANK.fullmatch(str(value)) or value in ([], {}):
+        yield name
 
 
 @check("V19", "a commit without local changes", OFFICIAL)

@@ -36,7 +36,7 @@ def samples(e: Evidence) -> Iterator[str]:
     rows, core_seconds = e.table("samples"), e.attribute("core_seconds")
     yield f"= {len(rows['t'])} samples of {len(np.unique(rows['node']))} nodes"
     yield from _windows(rows, core_seconds, e.attribute("total_seconds"), e.attribute("n_nodes"))
-    if len(rows["t"]):
+    if e.config.monitor.seconds > 0:
         yield from _whole(e, rows, core_seconds)
     for name, values in rows.items():
         if values.dtype.kind == "f":
