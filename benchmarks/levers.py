@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may make a step faster, one change at a time, in the order in which it is worth trying.
+
+Memory limits a step of ResNet-50: so first what keeps bytes small (batch norms, precision), then what fills the device
+(batch sizes), the stem, the channels, and last what the compiler can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One change against the default step.
+
+    Attributes:
+        settings: fields of `StepSettings` that differ.
+        network: fields of `Shape` that make another network.
+        flags: added to XLA_FLAGS, in a process of its own.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    flags: str = ""
+
+
+#: Flags of XLA that may change a step, by the kind of device that knows them.
+FLAGS = {
+    "gpu": (
+        "--xla_gpu_experimental_enable_conv_fusion=true",
+        "--xla_gpu_experimental_enable_fusion_autotuner=true",
+        "--xla_gpu_enable_triton_gemm=false",
+        "--xla_gpu_enable_command_buffer=",
+        "--xla_gpu_autotune_level=0",
+        "--xla_gpu_enable_latency_hiding_scheduler=true",
+    ),
+    "cpu": (
+        "--xla_cpu_enable_fast_math=true",
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_gpu_enable_triton_gemm=false",
+    ),
+}
+
+
+def levers(batches: tuple[int, ...], precision: str, width: int, device: str) -> list[Lever]:
+    """All levers, in order.
+
+    Arguments:
+        batches: the default step takes the first, the others are levers.
+        precision: of the default step; the other one is a lever.
+        width: of the default network.
+        device: a key of FLAGS.
+    """
+    other = "float32" if precision == "bfloat16" else "bfloat16"
+    found = [
+        Lever("batch norms apart, differentiated by JAX", {"fused": False}),
+        Lever("batch norms of all devices' images", {"synchronised": True}),
+        Lever(f"activations in {other}", {"precision": other}),
+        *(Lever(f"batch {batch}", {"batch_per_device": batch}) for batch in batches[1:]),
+        Lever("stem on blocks of 2x2 pixels", {"stem": "space_to_depth"}),
+        Lever(f"width {width - max(1, width // 16)}: channels no multiples of 64",
+              network={"width": width - max(1, width // 16)}),
+        Lever("images not augmented", {"augment": False}),
+    ]  # fmt: skip
+    return found + [Lever(flag, flags=flag) for flag in FLAGS[device]]

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measurements of `training.py`, each in a process of its own, which prints one row of JSON after another.
+
+    python benchmarks/parts.py PART OPTIONS      (OPTIONS: JSON with the shape, and what else the part takes)
+
+A row that could not be measured says so under `failed`, and the part goes on with the next.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from aiperf_mpi import config  # noqa: E402
+from aiperf_mpi.data.catalogue import open_dataset  # noqa: E402
+from aiperf_mpi.data.device import AXIS, Feed  # noqa: E402
+from aiperf_mpi.data.loader import train_batches  # noqa: E402
+from aiperf_mpi.opcount.analytical import operations  # noqa: E402
+from aiperf_mpi.opcount.crosscheck import check_operations  # noqa: E402
+from aiperf_mpi.opcount.forms import STEMS, executed_difference  # noqa: E402
+from aiperf_mpi.opcount.trace import train_arguments  # noqa: E402
+from aiperf_mpi.search.architecture import Architecture  # noqa: E402
+from aiperf_mpi.search.record import Candidate  # noqa: E402
+from aiperf_mpi.training.compile import over_devices, use_compilation_cache  # noqa: E402
+from aiperf_mpi.training.step import train_step  # noqa: E402
+from benchmarks.ceilings import copy_rate, matrix_rate, modelled_bytes  # noqa: E402
+from benchmarks.onestep import MORPHS, Measured, Step, in_turn, morphed, ratio, settings_of  # noqa: E402
+from benchmarks.shape import Shape  # noqa: E402
+
+Row = dict[str, Any]
+
+#: Bytes of an activation by its precision.
+ITEMSIZE = {"float32": 4, "bfloat16": 2}
+
+#: Steps that a training dispatches ahead of the one that computes (the default of `train.in_flight_steps`).
+IN_FLIGHT = 2
+
+#: Steps of a profile, and rows of its table.
+PROFILED_STEPS, PROFILE_ROWS = 3, 40
+
+
+def attempt(name: str, work: Callable[[], Row]) -> Row:
+    """The row that `work` measures, or one with what went wrong: failures stay in the table."""
+    try:
+        return {"name": name, **work()}
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return {"name": name, "failed": f"{type(error).__name__}: {text}"[:300]}
+    finally:
+        # What a failed or finished step held on the device goes before the next one comes.
+        gc.collect()
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+
+def ceilings(shape: Shape) -> Row:
+    """Rates of matrix products and of copies in this process."""
+    return {
+        "bfloat16": matrix_rate(shape.matrix, jnp.bfloat16, shape.repeats),
+        "float32": matrix_rate(shape.matrix, jnp.float32, shape.repeats),
+        "bytes_per_second": copy_rate(shape.copy_mib << 20, shape.repeats),
+        "matrix": shape.matrix,
+        "copy_mib": shape.copy_mib,
+    }
+
+
+def throughput(shape: Shape) -> Iterator[Row]:
+    """ResNet-50 at every batch size, and its morphs at the first, beside the ceilings of the same process."""
+    tops = attempt("ceilings", lambda: ceilings(shape))
+    yield tops
+
+    def measure(network: Architecture, batch: int) -> Row:
+        step = Step(network, settings_of(shape, batch_per_device=batch))
+        found = Measured(batch, [step.window(shape.steps) for _ in range(shape.repeats)])
+        row = {**step.described(), **found.as_dict()}
+        row["ops_per_second"] = found.rate * row["operations"]
+        row["modelled_bytes"] = modelled_bytes(network.layers(), ITEMSIZE[shape.precision])
+        if "failed" not in tops:
+            row["of_matrix"] = row["ops_per_second"] / tops[shape.precision]
+            row["of_memory"] = found.rate * row["modelled_bytes"] / tops["bytes_per_second"]
+            row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * found.rate / tops["bytes_per_second"] or None
+        return row
+
+    for batch in shape.batches:
+        yield attempt("ResNet-50", lambda batch=batch: measure(shape.network, batch))
+    for op in MORPHS:
+        yield attempt(op, lambda op=op: measure(morphed(shape.network, op), shape.batches[0]))
+
+
+def mapped(shape: Shape) -> Iterator[Row]:
+    """The step under pmap, as the benchmark runs it, and under plain jit, in turn."""
+
+    def measure() -> Row:
+        step = Step(shape.network, settings_of(shape))
+        plain = jax.jit(
+            jax.vmap(train_step(shape.network, step.settings), in_axes=(0, 0, 0, None), axis_name=AXIS),
+            donate_argnums=0,
+        )
+        device, rate = jax.devices()[0], jnp.float32(0.001)
+        images, labels = jax.device_put((step.images, step.labels), device)
+        state = jax.device_put(jax.tree.map(np.asarray, step.state), device)
+        compiled = plain.lower(state, images, labels, rate).compile()
+
+        def window() -> float:
+            nonlocal state
+            begin = time.perf_counter()
+            for _ in range(shape.steps):
+                state, metrics = compiled(state, images, labels, rate)
+            float(metrics.loss[0])
+            return (time.perf_counter() - begin) / shape.steps
+
+        window()
+        found = in_turn({"pmap": lambda: step.window(shape.steps), "jit": window}, shape.repeats)
+        return {**found, **ratio(found["pmap"], found["jit"])}
+
+    yield attempt("pmap to jit, time of a step", measure)
+
+
+def fed(shape: Shape) -> Iterator[Row]:
+    """The step on batches that a loader reads and a thread transfers, and on one that lies on the device, in turn."""
+
+    def measure() -> Row:
+        batch = shape.batches[0]
+        data = open_dataset(config.load("imagenet-synthetic", sets=[
+            f"data.image_size={shape.image}", f"data.classes={shape.classes}", f"data.train_images={shape.fed_images}",
+            f"data.val_images={batch}", f"train.batch_per_device={batch}", f"hpo.batches=[{batch}]",
+            f"model.width={shape.width}", f"model.blocks={list(shape.blocks)}",
+        ]))  # fmt: skip
+        step = Step(shape.network, settings_of(shape))
+
+        def batches() -> Iterator[Any]:
+            return itertools.chain.from_iterable(train_batches(data, 0, epoch, 1, batch) for epoch in itertools.count())
+
+        with Feed(batches(), step.compiled.sharding, whole=True) as feed:
+
+            def take() -> Any:
+                while (found := feed.take(0.05)) is None:
+                    continue
+                return found
+
+            def window() -> float:
+                # As a training does: the metrics of a step are fetched while the next ones are under way. The batches
+                # that arrived before the window are used up outside of it.
+                pending: deque[Any] = deque()
+                for count in range(shape.steps + IN_FLIGHT):
+                    if count == IN_FLIGHT:
+                        while pending:
+                            jax.device_get(pending.popleft())
+                        begin = time.perf_counter()
+                    found = take()
+                    if len(pending) >= IN_FLIGHT:
+                        jax.device_get(pending.popleft())
+                    pending.append(step.run(found.images, found.labels))
+                while pending:
+                    jax.device_get(pending.popleft())
+                return (time.perf_counter() - begin) / shape.steps
+
+            window()
+            found = in_turn({"fed": window, "resident": lambda: step.window(shape.steps)}, shape.repeats)
+            begin = time.perf_counter()
+            for _ in range(shape.steps):
+                take()
+            alone = shape.steps * batch / (time.perf_counter() - begin)
+        resident = Measured(batch, found["resident"]).rate
+        return {**found, **ratio(found["resident"], found["fed"]), "loader_images_per_second": alone,
+                "loader_to_demand": alone / resident}  # fmt: skip
+
+    yield attempt("fed to resident, images per second", measure)
+
+
+def compilation(shape: Shape) -> Iterator[Row]:
+    """One compilation of the step in this fresh process: seconds of the trace, of lowering, and of XLA."""
+
+    def measure() -> Row:
+        network, settings = shape.network, settings_of(shape)
+        *on_device, rate = train_arguments(network, settings).shapes
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), on_device)
+        step = over_devices(train_step(network, settings), jax.devices()[:1], in_axes=(0, 0, 0, None),
+                            out_axes=(0, None), donate=(0,))  # fmt: skip
+        times = [time.perf_counter()]
+        # Lowering takes up the trace that the first line makes.
+        for work in (lambda: jax.make_jaxpr(step)(*shapes, rate), lambda: step.lower(*shapes, rate)):
+            lowered = work()
+            times.append(time.perf_counter())
+        lowered.compile()
+        times.append(time.perf_counter())
+        names = ("trace_s", "lower_s", "compile_s")
+        return dict(zip(names, np.diff(times).tolist(), strict=True))
+
+    yield attempt("compilation", measure)
+
+
+# -- levers -----------------------------------------------------------------------------------------------------------
+
+
+def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
+    """The step as it is and with one change, in one process and in turn.
+
+    Arguments:
+        changes: fields of `StepSettings`; network: fields of `Shape` that change the network.
+    """
+
+    def measure() -> Row:
+        other = Shape.of({**shape.__dict__, **network})
+        usual = Step(shape.network, settings_of(shape))
+        changed = Step(other.network, settings_of(other, **changes))
+        found = in_turn({"default": lambda: usual.window(shape.steps), "changed": lambda: changed.window(shape.steps)},
+                        shape.repeats)  # fmt: skip
+        rates = {key: Measured(step.settings.batch_per_device, found[key]).rate
+                 for key, step in (("default", usual), ("changed", changed))}  # fmt: skip
+        # Per image, so that other batch sizes compare; in operations, so that other networks do.
+        parts = [
+            [seconds / step.settings.batch_per_device / operations(step.network)[0] for seconds in found[key]]
+            for key, step in (("default", usual), ("changed", changed))
+        ]
+        row = {**found, **ratio(*parts), **{f"{key}_images_per_second": rate for key, rate in rates.items()},
+               **changed.described()}  # fmt: skip
+        return {**row, "ops_per_second": rates["changed"] * row["operations"], **counted(changed)}
+
+    yield attempt(name, measure)
+
+
+def counted(step: Step) -> Row:
+    """Operations per image that the step executes more than it is credited with; raises where they are not exact."""
+    network, settings = step.network, step.settings
+    candidate = Candidate.new(network, (), parent_id=-1, replica=0, generator=0, round=1, seed=0,
+                              batch_per_device=settings.batch_per_device, devices=1)  # fmt: skip
+    if wrong := check_operations(candidate, settings, 1):
+        raise ArithmeticError(wrong)
+    return {"executed_more": sum(executed_difference(network.layers(), STEMS[settings.stem]).values())}
+
+
+def plain_step(shape: Shape, name: str) -> Iterator[Row]:
+    """The step as it is, under whatever flags this process has."""
+
+    def measure() -> Row:
+        step = Step(shape.network, settings_of(shape))
+        found = Measured(shape.batches[0], [step.window(shape.steps) for _ in range(shape.repeats)])
+        return {**step.described(), **found.as_dict(), "flags": os.environ.get("XLA_FLAGS", "")}
+
+    yield attempt(name, measure)
+
+
+# -- peer -------------------------------------------------------------------------------------------------------------
+
+
+class Peer:
+    """The process of `torch_peer.py`."""
+
+    def __init__(self, python: str) -> None:
+        words = [python or sys.executable, str(Path(__file__).with_name("torch_peer.py"))]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **question: Any) -> Row:
+        """The answer; raises RuntimeError with what the peer says went wrong, or where it has died."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"PyTorch's process ended with status {self._process.wait()}")
+        found = json.loads(line)
+        if "failed" in found:
+            raise RuntimeError(found["failed"])
+        return found
+
+    def end(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def peer(shape: Shape) -> Iterator[Row]:
+    """This step without augmentation, and PyTorch's in each of its ways, in turn."""
+    step = Step(shape.network, settings_of(shape, augment=False))
+    losses = [float(step.run(step.images, step.labels).loss) / shape.batches[0] for _ in range(3)]
+    form = {"batch": shape.batches[0], "image": shape.image, "width": shape.width, "blocks": list(shape.blocks),
+            "classes": shape.classes, "precision": shape.precision}  # fmt: skip
+    other = Peer(shape.peer_python)
+
+    def measure(way: str) -> Row:
+        made = other.ask(way=way, shape=form)
+        ours, theirs = (lambda: step.window(shape.steps)), (lambda: other.ask(way=way, steps=shape.steps)["seconds"])
+        found = in_turn({"ours": ours, "theirs": theirs}, shape.repeats)
+        rates = {f"{key}_images_per_second": Measured(shape.batches[0], found[key]).rate for key in found}
+        return {**made, **found, **rates, **ratio(found["theirs"], found["ours"])}
+
+    try:
+        yield {"name": "ours", **step.described(), "losses": losses}
+        for way in shape.peers:
+            yield attempt(f"PyTorch, {way}", lambda way=way: measure(way))
+    finally:
+        other.end()
+
+
+# -- profile ----------------------------------------------------------------------------------------------------------
+
+
+def profile(shape: Shape, folder: str) -> Iterator[Row]:
+    """Where a step's time goes, by operation of the compiled program; the trace stays in `folder`."""
+
+    def measure() -> Row:
+        step = Step(shape.network, settings_of(shape))
+        with jax.profiler.trace(folder):
+            step.window(PROFILED_STEPS)
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        events = device_events(jax.profiler.ProfileData.from_file(str(path)))
+        return {"steps": PROFILED_STEPS, **by_operation(events, step.compiled.train.as_text())}
+
+    yield attempt("profile", measure)
+
+
+def device_events(data: Any) -> list[tuple[str, float]]:
+    """Operation of the compiled program and its nanoseconds, for each of its executions on the device.
+
+    An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams count there.
+    """
+    planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
+    lines = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
+    if not lines:
+        lines = [line for plane in data.planes if plane.name.startswith("/host:CPU") for line in plane.lines]
+    found = []
+    for line in lines:
+        for event in line.events:
+            name = dict(event.stats).get("hlo_op")
+            if name is not None:
+                found.append((str(name), float(event.duration_ns)))
+    return found
+
+
+def by_operation(events: list[tuple[str, float]], program: str) -> Row:
+    """Sums of the events by operation, the largest first, and by the primitive that an operation was made from."""
+    origins = dict(_ORIGIN.findall(program))
+    sums: dict[str, list[float]] = {}
+    kinds: dict[str, float] = {}
+    for name, duration in events:
+        sums.setdefault(name, []).append(duration)
+        origin = origins.get(name, "")
+        part = "backward" if "transpose(" in origin else "forward or update"
+        kind = f"{origin.rsplit('/', 1)[-1] or 'unknown'}, {part}"
+        kinds[kind] = kinds.get(kind, 0.0) + duration
+    total = sum(map(sum, sums.values()))
+    rows = sorted(sums.items(), key=lambda item: -sum(item[1]))
+    return {
+        "total_ms": total / 1e6,
+        "operations": [
+            {"operation": name, "origin": "/".join(origins.get(name, "").split("/")[-2:]), "times": len(times),
+             "ms": sum(times) / 1e6, "share": sum(times) / total}
+            for name, times in rows[:PROFILE_ROWS]
+        ],
+        "kinds": [{"kind": kind, "ms": time / 1e6, "share": time / total}
+                  for kind, time in sorted(kinds.items(), key=lambda item: -item[1])[:PROFILE_ROWS]],
+    }  # fmt: skip
+
+
+#: `%name = ... metadata={op_name="jit(step)/.../primitive" ...}` of a compiled program's text.
+_ORIGIN = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{[^}]*?op_name=\"([^\"]*)\"", re.MULTILINE)
+
+PARTS: dict[str, Callable[..., Iterator[Row]]] = {
+    part.__name__: part for part in (throughput, mapped, fed, compilation, lever, plain_step, peer, profile)
+}
+
+
+def main() -> int:
+    """Run one part and print its rows, the first one being what the machine is."""
+    options = json.loads(sys.argv[2])
+    shape = Shape.of(options.pop("shape"))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if shape.cache:
+        use_compilation_cache(shape.cache)
+    first = jax.devices()[0]
+    devices = {"kind": first.device_kind, "platform": first.platform, "count": len(jax.devices())}
+    for row in itertools.chain([{"devices": devices}], PARTS[sys.argv[1]](shape, **options)):
+        print(json.dumps(row), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks of training train, and how they measure it; the same on a GPU and, small, on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from aiperf_mpi.search.architecture import Architecture, Base, resnet50
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape; the defaults are those of an accelerator.
+
+    Attributes:
+        image, width, classes, blocks: of the network (`architecture.Base`), with 3 channels.
+        batches: images of a step; the first one is used where only one is.
+        precision, augment: as in `StepSettings`.
+        steps: of a window; repeats: windows.
+        matrix: rows of the matrices whose product is measured; copy_mib: MiB of the array that is copied.
+        fed_images: images of the made-up data set that a loader reads.
+        cache: folder of the persistent compilation cache; empty for none.
+        peers: how PyTorch runs the step, see `torch_peer`.
+        peer_python: the Python that has PyTorch; empty for this one.
+    """
+
+    image: int = 224
+    width: int = 64
+    classes: int = 1000
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    batches: tuple[int, ...] = (256, 512)
+    precision: str = "bfloat16"
+    augment: bool = True
+    steps: int = 20
+    repeats: int = 6
+    matrix: int = 8192
+    copy_mib: int = 2048
+    fed_images: int = 8192
+    cache: str = ""
+    peers: tuple[str, ...] = ("eager", "compiled")
+    peer_python: str = ""
+
+    @property
+    def network(self) -> Architecture:
+        """The ResNet-50 (or what `blocks` makes of it) of this shape."""
+        return resnet50(Base(self.image, 3, self.classes, self.width, self.blocks))
+
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> Shape:
+        """From what `dataclasses.asdict` gives, or JSON of it."""
+        return Shape(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+
+#: A machine with an accelerator, and the smallest shape that shows that everything runs.
+PRESETS: Mapping[str, Shape] = MappingProxyType(
+    {
+        "gpu": Shape(),
+        "cpu": Shape(
+            32, 8, 10, batches=(16, 32), precision="float32", steps=4, matrix=512, copy_mib=64, fed_images=512
+        ),
+    }
+)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks of training leave: Markdown tables for people, the same as JSON, and what they ran on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from aiperf_mpi.system.inventory import cpu, packages, source
+
+#: Environment variables that change how fast a step is.
+FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION",
+         "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, first column to the left and all others to the right."""
+    lines = [list(map(str, row)) for row in rows]
+    rule = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
+                     for line in [list(heads), rule, *lines])  # fmt: skip
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number of so many significant digits, in full where it has more before its point; `-` for none."""
+    if value is None:
+        return "-"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and software that a number depends on; nothing that names the host, its folders or its users."""
+    processor = cpu()
+    return {
+        "processor": processor["model"],
+        "cores": processor["usable"],
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "source": source(),
+        "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
+        "driver": _driver(),
+    }
+
+
+def described(found: dict[str, Any]) -> str:
+    """One paragraph of `machine()`, with the devices if a part has added them."""
+    versions = ", ".join(f"{name} {found['packages'][name]}" for name in ("jax", "flax") if name in found["packages"])
+    commit = (found["source"]["commit"] or "unknown")[:12] + (" with changes" if found["source"]["dirty"] else "")
+    text = (f"{found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB, load {found['load']} at the "
+            f"start; Python {found['python']}, {versions}; source {commit}")  # fmt: skip
+    devices = found.get("devices")
+    flags = "; " + ", ".join(f"{name}={value}" for name, value in found["flags"].items()) if found["flags"] else ""
+    return text + (f"; {devices['count']} x {devices['kind']} ({devices['platform']})" if devices else "") + flags + "."
+
+
+def write(folder: Path | None, name: str, text: str, data: Any, quiet: bool = False) -> None:
+    """Prints the text unless `quiet`; with a folder, leaves it there as NAME.md and the data as NAME.json."""
+    if not quiet:
+        print(text, flush=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.md").write_text(text.rstrip() + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else ""
