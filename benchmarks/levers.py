@@ -61,6 +61,7 @@ def levers(batches: tuple[int, ...], precision: str, width: int, device: str) ->
         Lever("batch norms of all devices' images", {"synchronised": True}),
         Lever(f"activations in {other}", {"precision": other}),
         *(Lever(f"batch {batch}", {"batch_per_device": batch}) for batch in batches[1:]),
+        Lever("two micro-batches a step", {"accumulate": 2}),
         Lever("stem on blocks of 2x2 pixels", {"stem": "space_to_depth"}),
         Lever(f"width {width - max(1, width // 16)}: channels no multiples of 64",
               network={"width": width - max(1, width // 16)}),

@@ -54,8 +54,9 @@ def throughput(rows: Sequence[Row]) -> str:
     heads = ["network", "batch", "multiplied in", "images/s", "spread", "ms a step", "GOP an image", "TOPS",
              "of matrix rate", "MB an image", "of memory roof", "same, XLA's bytes", "GB temporary",
              "trace + compile, s"]  # fmt: skip
+    title = "## Speed" if any(row["name"] == "ResNet-50" for row in rows) else "## Speed of morphs"
     return "\n\n".join([
-        "## Speed", text,
+        title, text,
         table(heads, [row for row in rows if row["name"] != "ceilings"], cells),
         "Operations are the paper's, of training an image; images/s is that of the median window, spread the range of "
         "all windows over it. The matrix rate is that of the precision asked for. Bytes are modelled: each kernel "
@@ -95,6 +96,18 @@ def compilation(rows: Sequence[Row]) -> str:
         "## Compilation",
         table(["", "trace, s", "lower, s", "compile, s"], rows,
               lambda row: [f"{row[key]:.2f}" for key in ("trace_s", "lower_s", "compile_s")]), text,
+    ])  # fmt: skip
+
+
+def beside(rows: Sequence[Row]) -> str:
+    """Steps beside a compilation."""
+    return "\n\n".join([
+        "## Steps beside a compilation",
+        table(["", "ms alone, median", "longest", "ms beside, median", "longest", "steps beside", "compilation, s"],
+              rows, lambda row: [
+                  *(number(of(row[key]) * MILLI, 4) for key in ("alone", "beside") for of in (median, max)),
+                  len(row["beside"]), number(row["compile_s"])]),
+        "Single steps, each waited for; the compilation is of a morph, in a thread, without a cache.",
     ])  # fmt: skip
 
 
@@ -190,5 +203,5 @@ def run(rows: Sequence[Row]) -> str:
 
 
 PAGES: Mapping[str, Callable[[Sequence[Row]], str]] = {
-    page.__name__: page for page in (throughput, mapped, fed, compilation, peer, levers, flags, profile, run)
-}
+    page.__name__: page for page in (throughput, mapped, fed, compilation, beside, peer, levers, flags, profile, run)
+} | {"morphs": throughput}

@@ -12,12 +12,11 @@ import gc
 import itertools
 import json
 import os
-import re
-import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,12 @@ from aiperf_mpi.opcount.forms import STEMS, executed_difference  # noqa: E402
 from aiperf_mpi.opcount.trace import train_arguments  # noqa: E402
 from aiperf_mpi.search.architecture import Architecture  # noqa: E402
 from aiperf_mpi.search.record import Candidate  # noqa: E402
-from aiperf_mpi.training.compile import over_devices, use_compilation_cache  # noqa: E402
+from aiperf_mpi.training.compile import compile_steps, over_devices, use_compilation_cache  # noqa: E402
 from aiperf_mpi.training.step import train_step  # noqa: E402
 from benchmarks.ceilings import copy_rate, matrix_rate, modelled_bytes  # noqa: E402
 from benchmarks.onestep import MORPHS, Measured, Step, in_turn, morphed, ratio, settings_of  # noqa: E402
+from benchmarks.peer import Peer  # noqa: E402
+from benchmarks.profiling import by_operation, device_events  # noqa: E402
 from benchmarks.shape import Shape  # noqa: E402
 
 Row = dict[str, Any]
@@ -51,8 +52,11 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2}
 #: Steps that a training dispatches ahead of the one that computes (the default of `train.in_flight_steps`).
 IN_FLIGHT = 2
 
-#: Steps of a profile, and rows of its table.
-PROFILED_STEPS, PROFILE_ROWS = 3, 40
+#: How long Python's interpreter lock is kept beside a compiling thread: at its default, tracing starves the steps.
+SWITCH_SECONDS = 2e-4
+
+#: Steps of a profile.
+PROFILED_STEPS = 3
 
 
 def attempt(name: str, work: Callable[[], Row]) -> Row:
@@ -82,7 +86,16 @@ def ceilings(shape: Shape) -> Row:
 
 
 def throughput(shape: Shape) -> Iterator[Row]:
-    """ResNet-50 at every batch size, and its morphs at the first, beside the ceilings of the same process."""
+    """ResNet-50 at every batch size, beside the ceilings of the same process."""
+    yield from _speeds(shape, [("ResNet-50", shape.network, batch) for batch in shape.batches])
+
+
+def morphs(shape: Shape) -> Iterator[Row]:
+    """A morph of ResNet-50 of each kind at the first batch size, as `throughput`."""
+    yield from _speeds(shape, [(op, morphed(shape.network, op), shape.batches[0]) for op in MORPHS])
+
+
+def _speeds(shape: Shape, cases: Sequence[tuple[str, Architecture, int]]) -> Iterator[Row]:
     tops = attempt("ceilings", lambda: ceilings(shape))
     yield tops
 
@@ -98,10 +111,8 @@ def throughput(shape: Shape) -> Iterator[Row]:
             row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * found.rate / tops["bytes_per_second"] or None
         return row
 
-    for batch in shape.batches:
-        yield attempt("ResNet-50", lambda batch=batch: measure(shape.network, batch))
-    for op in MORPHS:
-        yield attempt(op, lambda op=op: measure(morphed(shape.network, op), shape.batches[0]))
+    for name, network, batch in cases:
+        yield attempt(name, lambda network=network, batch=batch: measure(network, batch))
 
 
 def mapped(shape: Shape) -> Iterator[Row]:
@@ -207,6 +218,35 @@ def compilation(shape: Shape) -> Iterator[Row]:
     yield attempt("compilation", measure)
 
 
+def beside(shape: Shape) -> Iterator[Row]:
+    """Single steps alone, and while a thread compiles a morph that no cache knows."""
+
+    def measure() -> Row:
+        step = Step(shape.network, settings_of(shape))
+        alone = [step.window(1) for _ in range(shape.steps)]
+        found: list[float] = []
+        thread = threading.Thread(target=lambda: found.append(compile_seconds(morphed(shape.network, "wider"))))
+        jax.config.update("jax_enable_compilation_cache", False)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        thread.start()
+        during = []
+        while thread.is_alive():
+            during.append(step.window(1))
+        sys.setswitchinterval(interval)
+        thread.join()
+        if not found:
+            raise RuntimeError("the compilation in the thread failed; its message is on standard error")
+        return {"alone": alone, "beside": during, "compile_s": found[0]}
+
+    def compile_seconds(network: Architecture) -> float:
+        begin = time.perf_counter()
+        compile_steps(network, settings_of(shape), jax.devices()[:1])
+        return time.perf_counter() - begin
+
+    yield attempt("a step beside a compilation", measure)
+
+
 # -- levers -----------------------------------------------------------------------------------------------------------
 
 
@@ -261,32 +301,6 @@ def plain_step(shape: Shape, name: str) -> Iterator[Row]:
 # -- peer -------------------------------------------------------------------------------------------------------------
 
 
-class Peer:
-    """The process of `torch_peer.py`."""
-
-    def __init__(self, python: str) -> None:
-        words = [python or sys.executable, str(Path(__file__).with_name("torch_peer.py"))]
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, **question: Any) -> Row:
-        """The answer; raises RuntimeError with what the peer says went wrong, or where it has died."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"PyTorch's process ended with status {self._process.wait()}")
-        found = json.loads(line)
-        if "failed" in found:
-            raise RuntimeError(found["failed"])
-        return found
-
-    def end(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
 def peer(shape: Shape) -> Iterator[Row]:
     """This step without augmentation, and PyTorch's in each of its ways, in turn."""
     step = Step(shape.network, settings_of(shape, augment=False))
@@ -327,54 +341,9 @@ def profile(shape: Shape, folder: str) -> Iterator[Row]:
     yield attempt("profile", measure)
 
 
-def device_events(data: Any) -> list[tuple[str, float]]:
-    """Operation of the compiled program and its nanoseconds, for each of its executions on the device.
-
-    An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams count there.
-    """
-    planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
-    lines = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
-    if not lines:
-        lines = [line for plane in data.planes if plane.name.startswith("/host:CPU") for line in plane.lines]
-    found = []
-    for line in lines:
-        for event in line.events:
-            name = dict(event.stats).get("hlo_op")
-            if name is not None:
-                found.append((str(name), float(event.duration_ns)))
-    return found
-
-
-def by_operation(events: list[tuple[str, float]], program: str) -> Row:
-    """Sums of the events by operation, the largest first, and by the primitive that an operation was made from."""
-    origins = dict(_ORIGIN.findall(program))
-    sums: dict[str, list[float]] = {}
-    kinds: dict[str, float] = {}
-    for name, duration in events:
-        sums.setdefault(name, []).append(duration)
-        origin = origins.get(name, "")
-        part = "backward" if "transpose(" in origin else "forward or update"
-        kind = f"{origin.rsplit('/', 1)[-1] or 'unknown'}, {part}"
-        kinds[kind] = kinds.get(kind, 0.0) + duration
-    total = sum(map(sum, sums.values()))
-    rows = sorted(sums.items(), key=lambda item: -sum(item[1]))
-    return {
-        "total_ms": total / 1e6,
-        "operations": [
-            {"operation": name, "origin": "/".join(origins.get(name, "").split("/")[-2:]), "times": len(times),
-             "ms": sum(times) / 1e6, "share": sum(times) / total}
-            for name, times in rows[:PROFILE_ROWS]
-        ],
-        "kinds": [{"kind": kind, "ms": time / 1e6, "share": time / total}
-                  for kind, time in sorted(kinds.items(), key=lambda item: -item[1])[:PROFILE_ROWS]],
-    }  # fmt: skip
-
-
-#: `%name = ... metadata={op_name="jit(step)/.../primitive" ...}` of a compiled program's text.
-_ORIGIN = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{[^}]*?op_name=\"([^\"]*)\"", re.MULTILINE)
-
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
-    part.__name__: part for part in (throughput, mapped, fed, compilation, lever, plain_step, peer, profile)
+    part.__name__: part for part in
+    (throughput, morphs, mapped, fed, compilation, beside, lever, plain_step, peer, profile)
 }
 
 

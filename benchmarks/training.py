@@ -4,9 +4,10 @@
     python benchmarks/training.py --preset gpu|cpu [--levers] [--profile] [--run] [--out FOLDER]
 
 Without more words: images/s and OPS beside the same process's matrix products and copies; pmap against plain jit; fed
-against resident batches; cold against warm compilation; the same step in PyTorch, in turn with ours. `--levers` tries
-what may make the step faster, one change at a time; `--profile` says where its time goes; `--run` trains candidates
-under mpirun and reads the gaps between them from the result file. `--only` names the parts to run.
+against resident batches; cold against warm compilation, and what a compilation costs the steps beside it; the same step
+in PyTorch, in turn with ours. `--levers` tries what may make the step faster, one change at a time; `--profile` says
+where its time goes; `--run` trains candidates under mpirun and reads the gaps between them from the result file.
+`--only` names the parts to run.
 
 Every part runs in a process of its own, with a limit of its own; the tables are written after each of them, so what
 was measured stays if a later part fails or the time is up.
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ from benchmarks.shape import PRESETS, Shape  # noqa: E402
 from benchmarks.tables import described, machine, write  # noqa: E402
 
 #: What runs unless something is named, and what is asked for by its own option.
-USUAL, ASKED = ("throughput", "mapped", "fed", "compilation", "peer"), ("levers", "profile", "run")
+USUAL = ("throughput", "morphs", "mapped", "fed", "compilation", "beside", "peer")
+ASKED = ("levers", "profile", "run")
 
 Row = dict[str, Any]
 
@@ -149,15 +152,14 @@ def run_candidates(session: Session) -> None:
 
 
 RUNNERS: dict[str, Callable[[Session], None]] = {
-    "throughput": lambda session: session.part("throughput", "throughput"),
-    "mapped": lambda session: session.part("mapped", "mapped"),
-    "fed": lambda session: session.part("fed", "fed"),
+    **{name: partial(Session.part, title=name, name=name)
+       for name in ("throughput", "morphs", "mapped", "fed", "beside")},
     "compilation": run_compilation,
     "peer": run_peer,
     "levers": run_levers,
     "profile": run_profile,
     "run": run_candidates,
-}
+}  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:

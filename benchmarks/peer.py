@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This side of the peer: the process of `torch_peer.py`, which is asked one question after the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Peer:
+    """The process of `torch_peer.py`."""
+
+    def __init__(self, python: str) -> None:
+        words = [python or sys.executable, str(Path(__file__).with_name("torch_peer.py"))]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """The answer; raises RuntimeError with what the peer says went wrong, or where it has died."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"PyTorch's process ended with status {self._process.wait()}")
+        found = json.loads(line)
+        if "failed" in found:
+            raise RuntimeError(found["failed"])
+        return found
+
+    def end(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=60)

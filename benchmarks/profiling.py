@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A profile as text: what a trace says of the operations of a compiled program."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: Rows of the tables.
+ROWS = 40
+
+#: `%name = ... metadata={op_name="jit(step)/.../primitive" ...}` of a compiled program's text.
+_ORIGIN = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{[^}]*?op_name=\"([^\"]*)\"", re.MULTILINE)
+
+
+def device_events(data: Any) -> list[tuple[str, float]]:
+    """Operation of the compiled program and its nanoseconds, for each of its executions on the device.
+
+    An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams count there.
+    """
+    planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
+    lines = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
+    if not lines:
+        lines = [line for plane in data.planes if plane.name.startswith("/host:CPU") for line in plane.lines]
+    found = []
+    for line in lines:
+        for event in line.events:
+            name = dict(event.stats).get("hlo_op")
+            if name is not None:
+                found.append((str(name), float(event.duration_ns)))
+    return found
+
+
+def by_operation(events: list[tuple[str, float]], program: str) -> dict[str, Any]:
+    """Sums of the events by operation, the largest first, and by the primitive that an operation was made from."""
+    origins = dict(_ORIGIN.findall(program))
+    sums: dict[str, list[float]] = {}
+    kinds: dict[str, float] = {}
+    for name, duration in events:
+        sums.setdefault(name, []).append(duration)
+        origin = origins.get(name, "")
+        part = "backward" if "transpose(" in origin else "forward or update"
+        kind = f"{origin.rsplit('/', 1)[-1] or 'unknown'}, {part}"
+        kinds[kind] = kinds.get(kind, 0.0) + duration
+    total = sum(map(sum, sums.values()))
+    rows = sorted(sums.items(), key=lambda item: -sum(item[1]))
+    return {
+        "total_ms": total / 1e6,
+        "operations": [
+            {"operation": name, "origin": "/".join(origins.get(name, "").split("/")[-2:]), "times": len(times),
+             "ms": sum(times) / 1e6, "share": sum(times) / total}
+            for name, times in rows[:ROWS]
+        ],
+        "kinds": [{"kind": kind, "ms": time / 1e6, "share": time / total}
+                  for kind, time in sorted(kinds.items(), key=lambda item: -item[1])[:ROWS]],
+    }  # fmt: skip
