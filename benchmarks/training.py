@@ -56,16 +56,16 @@ class Session:
             key: value for key, value in dataclasses.asdict(shape).items() if key not in LOCAL
         }}  # fmt: skip
 
-    def part(self, title: str, name: str, environ: Row | None = None, cache: str | None = None, **options: Any) -> None:
-        """Runs a part and adds its rows to those of the table `title`."""
+    def part(self, title: str, part: str, environ: Row | None = None, cache: str | None = None, **options: Any) -> None:
+        """Runs a part of PARTS in `parts.py` and adds its rows to those of the table `title`."""
         shape = self.shape if cache is None else dataclasses.replace(self.shape, cache=cache)
         rows = self.found["parts"].setdefault(title, [])
         words = json.dumps({"shape": dataclasses.asdict(shape), **options})
-        for row in self._rows(name, words, {**os.environ, **(environ or {})}):
+        for row in self._rows(part, words, {**os.environ, **(environ or {})}):
             if "devices" in row:
                 self.found["machine"]["devices"] = row["devices"]
             else:
-                rows.append({"name": options.get("name", name), **row})
+                rows.append({"name": options.get("name", part), **row})
         self.save()
 
     def _rows(self, name: str, options: str, environ: Row) -> list[Row]:
@@ -152,7 +152,7 @@ def run_candidates(session: Session) -> None:
 
 
 RUNNERS: dict[str, Callable[[Session], None]] = {
-    **{name: partial(Session.part, title=name, name=name)
+    **{name: partial(Session.part, title=name, part=name)
        for name in ("throughput", "morphs", "mapped", "fed", "beside")},
     "compilation": run_compilation,
     "peer": run_peer,

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of the training step: what it computes, what its tables say, and that a failure stays in them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiperf_mpi.search.architecture import Base, resnet50
+from benchmarks import levers, pages
+from benchmarks.ceilings import modelled_bytes
+from benchmarks.onestep import MORPHS, in_turn, morphed, ratio, settings_of
+from benchmarks.peer import Peer
+from benchmarks.profiling import by_operation
+from benchmarks.shape import PRESETS, Shape
+from benchmarks.tables import markdown, number
+from benchmarks.training import RUNNERS, Session
+
+#: One block, 8 x 8 pixels: compiles in a few seconds.
+TINY = Shape(
+    8, 2, 3, (1,), (4, 8), "float32", steps=2, repeats=2, matrix=64, copy_mib=1, fed_images=64, peers=("eager",)
+)
+
+
+def test_bytes_of_a_step_by_hand() -> None:
+    # Stem 8x8x1 -> 4x4x2, pooled to 2x2x2; then 1x1 to 2x2x2, 3x3 to 2x2x2, 1x1 to 2x2x8, the projection to 2x2x8,
+    # and their addition. 3 inputs + 11 outputs of each: 3*64 + 11*32, twice 3*8 + 11*8, twice 3*8 + 11*32; 3*32.
+    layers = resnet50(Base(8, 1, 3, 2, (1,))).layers()
+    assert modelled_bytes(layers, 2) == 2 * (544 + 2 * 112 + 2 * 376 + 96)
+    # What a roof of 4.3 TB/s allows ResNet-50 in bfloat16 is some 13,000 images a second.
+    assert modelled_bytes(resnet50().layers(), 2) == 326_846_464
+
+
+def test_morphs_are_the_same_everywhere_and_of_their_kind() -> None:
+    networks = [morphed(resnet50(), op) for op in MORPHS]
+    assert [network.morphs[0].op for network in networks] == list(MORPHS)
+    # The middle one of 49 places for `deeper`, of 48 convolutions for `wider`.
+    assert [network.morphs[0].a for network in networks[:2]] == [24, 24]
+    assert all(len(network.layers()) != len(resnet50().layers()) for network in (networks[0], networks[2]))
+    assert networks[1].parameters == 31_600_680
+
+
+def test_windows_take_turns_and_their_ratio_is_that_of_pairs() -> None:
+    order: list[str] = []
+
+    def window(name: str, seconds: float) -> float:
+        order.append(name)
+        return seconds * len(order)
+
+    found = in_turn({"a": lambda: window("a", 2.0), "b": lambda: window("b", 1.0)}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"] and found["a"] == [2.0, 8.0, 10.0]
+
+    # Pairs of 2, 8 and 4: their geometric mean is 4; of equal pairs the interval is a point.
+    found = ratio([2.0, 8.0, 4.0], [1.0, 1.0, 1.0])
+    assert found["ratio"] == pytest.approx(4) and found["low"] < 2 < 8 < found["high"]
+    assert ratio([3.0, 6.0], [1.0, 2.0]) == pytest.approx({"ratio": 3, "low": 3, "high": 3})
+
+
+def test_every_lever_is_a_setting_of_the_step_or_a_network() -> None:
+    found = levers.levers((256, 512), "bfloat16", 64, "gpu")
+    for lever in found:
+        settings = settings_of(replace(Shape(), **lever.network), **lever.settings)
+        changed = settings != settings_of(Shape()) or bool(lever.network) or bool(lever.flags)
+        assert changed, lever
+    assert len({lever.name for lever in found}) == len(found)
+    with pytest.raises(ValueError, match="no setting winograd"):
+        settings_of(Shape(), winograd=True)
+
+
+def test_operations_of_a_profile_are_summed_and_named_by_what_made_them() -> None:
+    program = ('  %fusion.1 = f32[4]{0} fusion(%x), metadata={op_name="jit(step)/unit000_norm/mul" stack_frame_id=3}\n'
+               '  ROOT %conv = f32[4]{0} convolution(%x, %y), '
+               'metadata={op_name="jit(step)/transpose(jvp(N))/unit000_conv/conv_general_dilated"}\n')  # fmt: skip
+    found = by_operation([("conv", 3e6), ("fusion.1", 1e6), ("conv", 5e6), ("other", 1e6)], program)
+    assert found["total_ms"] == 10
+    assert [(row["operation"], row["times"], row["share"]) for row in found["operations"]] == [
+        ("conv", 2, 0.8), ("fusion.1", 1, 0.1), ("other", 1, 0.1)]  # fmt: skip
+    assert found["operations"][1]["origin"] == "unit000_norm/mul"
+    assert [row["kind"] for row in found["kinds"]] == [
+        "conv_general_dilated, backward", "mul, forward or update", "unknown, forward or update"]  # fmt: skip
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+STEP = {"batch": 8, "precision": "float32", "seconds": [0.1, 0.2], "images_per_second": 80.0, "operations": 9 * 10**8,
+        "ops_per_second": 7.2e10, "of_matrix": 0.5, "modelled_bytes": 10**8, "of_memory": 0.2, "of_memory_xla": None,
+        "temporary_bytes": 2**30, "trace_s": 1.0, "compile_s": 2.0, "executed_more": 9 * 10**6, "parameters": 7,
+        "losses": [2.3, 2.2]}  # fmt: skip
+PAIR = {"ratio": 1.5, "low": 1.4, "high": None or 1.6}
+
+#: A good row of each page; a bad one is added to each.
+ROWS: dict[str, dict[str, Any]] = {
+    "throughput": {"name": "ResNet-50", **STEP},
+    "morphs": {"name": "wider", **STEP},
+    "mapped": {"name": "x", "pmap": [0.1], "jit": [0.1], **PAIR},
+    "fed": {"name": "x", "fed": [0.1], "resident": [0.1], **PAIR, "loader_images_per_second": 9.0,
+            "loader_to_demand": 2.0},
+    "compilation": {"name": "cold", "trace_s": 1.0, "lower_s": 1.0, "compile_s": 1.0},
+    "beside": {"name": "x", "alone": [0.1], "beside": [0.2], "compile_s": 3.0},
+    "peer": {"name": "PyTorch, eager", **STEP, **PAIR, "torch": "2", "device": "cpu", "cudnn": None, "start_s": 1.0,
+             "ours_images_per_second": 3.0, "theirs_images_per_second": 2.0},
+    "levers": {"name": "x", **STEP, **PAIR, "default_images_per_second": 3.0, "changed_images_per_second": 2.0},
+    "flags": {"name": "default, before", **STEP},
+    "profile": {"name": "profile", "steps": 3, "total_ms": 1.0, "kinds": [{"kind": "k", "ms": 1.0, "share": 1.0}],
+                "operations": [{"operation": "o", "origin": "a|b", "times": 1, "ms": 1.0, "share": 1.0}]},
+    "run": {"name": "run", "epochs": 3, "train_images": 120, "status": "VALID", "span_s": 3.0, "share": 0.98,
+            "phases": "train 2.0 s", "trials": [{"trial": 0, "gap_s": None, "epochs": 3, "images_per_second": 5.0,
+                                                 "ops_per_second": 1e12}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_a_page_shows_what_was_measured_and_what_failed(name: str) -> None:
+    text = pages.PAGES[name]([ROWS[name], {"name": "bad", "failed": "XlaRuntimeError: out of | memory"}])
+    assert text.startswith("## ")
+    assert "failed: XlaRuntimeError: out of" in text
+    # Every row of a table has as many cells as its head.
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert blocks
+    for lines in blocks:
+        assert len({line.count("|") for line in lines}) == 1 and len(lines) > 2, lines
+
+
+def test_numbers_and_tables_are_what_people_read() -> None:
+    values = (None, 0.012345, 12.345, 4567.8, 0.0)
+    assert [number(value) for value in values] == ["-", "0.0123", "12.3", "4,568", "0.00"]
+    assert number(519.84, 4) == "519.8"
+    assert markdown(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x/y | 1 |"
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+def session(tmp_path: Path, **changes: Any) -> Session:
+    given = {"seconds": 300.0, "limit": 300.0, "out": tmp_path, "name": "t", "title": "T", "preset": "cpu", **changes}
+    return Session(argparse.Namespace(**given), TINY)
+
+
+def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) -> None:
+    at_work = session(tmp_path)
+    at_work.part("flags", "plain_step", {"XLA_FLAGS": "--xla_no_such_flag=1"}, name="unknown")
+    (row,) = at_work.found["parts"]["flags"]
+    assert row["name"] == "unknown" and "ended with status" in row["failed"] and "xla_no_such_flag" in row["failed"]
+    assert "unknown | failed" in (tmp_path / "t.md").read_text()
+    assert json.loads((tmp_path / "t.json").read_text())["parts"]["flags"] == [row]
+
+    # With no time left nothing is started, and each table says so.
+    late = session(tmp_path, seconds=0.0)
+    for name in ("throughput", "compilation", "levers"):
+        RUNNERS[name](late)
+    assert all("not run: the 0 s" in row["failed"] for rows in late.found["parts"].values() for row in rows)
+    assert len(late.found["parts"]["levers"]) + len(late.found["parts"]["flags"]) == 2 + len(
+        levers.levers(TINY.batches, TINY.precision, TINY.width, "cpu")
+    )
+
+
+def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() -> None:
+    peer = Peer("")
+    form = {"batch": 2, "image": 32, "width": 64, "blocks": [3, 4, 6, 3], "classes": 1000, "precision": "float32"}
+    try:
+        if importlib.util.find_spec("torch") is None:
+            with pytest.raises(RuntimeError, match="No module named 'torch'"):
+                peer.ask(way="eager", shape=form)
+        else:
+            found = peer.ask(way="eager", shape=form)
+            # Of ResNet-50 for 1000 classes, whichever of its 1x1 and 3x3 has the stride.
+            assert found["parameters"] == resnet50().parameters == 25_557_032
+            # Random weights know nothing of 1000 classes.
+            assert math.log(1000) / 2 < found["losses"][0] < 2 * math.log(1000)
+        with pytest.raises(RuntimeError, match="KeyError"):
+            peer.ask(way="unheard of", steps=1)
+    finally:
+        peer.end()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "benchmarks/training.py", "--preset", "cpu", "--levers", "--profile", "--run",
+             "--candidates", "2", "--out", str(tmp_path)]  # fmt: skip
+    for item in fields(Shape):
+        value = getattr(TINY, item.name)
+        if item.name not in ("augment", "cache", "peer_python"):
+            words += [f"--{item.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "training.json").read_text())["parts"]
+    failed = [(name, row) for name, rows in found.items() for row in rows if "failed" in row]
+    assert {name for name, _ in failed} <= ({"peer"} if importlib.util.find_spec("torch") is None else set()), failed
+    assert set(found) == {*RUNNERS, "flags"}
+    assert found["levers"][0]["executed_more"] == 0
+    assert all(0 < row["of_matrix"] for row in found["throughput"] if row["name"] != "ceilings")
+    assert PRESETS["cpu"].precision == "float32"
+
+
+@pytest.mark.parametrize("words", [["sleep"], ["speed"], ["speed", "somewhere", "huge"]])
+def test_the_script_for_accelerators_says_how_it_is_called(root: Path, words: list[str], tmp_path: Path) -> None:
+    script = str(root / "benchmarks" / "accelerator.sh")
+    done = subprocess.run([script, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "speed" in done.stderr and not list(tmp_path.iterdir())
