@@ -149,7 +149,9 @@ class Train:
         MIN_DELTA, "improvement that counts as progress", low=0, high=100, rule=DEFAULT, source="authors' code"
     )
     precision: str = setting(
-        "bfloat16", "precision of activations; the minimum of Table 4 is FP-16", choices=("float32", "bfloat16")
+        "bfloat16",
+        "precision of activations; the minimum of Table 4 is FP-16",
+        choices=("float32", "bfloat16", "float16"),
     )
     #: Free, as it is the same function of the same weights: the paper credits an optimisation as speed.
     stem: str = setting("plain", "how the first convolution is computed; the plain form is credited", choices=STEMS)

@@ -16,8 +16,8 @@ from aiperf_mpi.search.architecture import Architecture, Layer
 from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
 from aiperf_mpi.training.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 
-#: The activation precisions of a network; parameters, statistics and logits are float32 in both.
-PRECISIONS = ("float32", "bfloat16")
+#: The activation precisions of a network; parameters, statistics and logits are float32 in all.
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 #: The collection under which a network that is asked to (`mutable=[OUTPUTS]`) leaves each layer's output.
 OUTPUTS = "outputs"

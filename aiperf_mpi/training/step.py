@@ -61,15 +61,30 @@ class StepSettings:
         return self.batch_per_device // self.accumulate
 
 
+#: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): where it starts, and the steps without an overflow
+#: after which it doubles. An overflow halves it.
+FIRST_SCALE, SCALE_STEPS = 2.0**15, 2000
+
+
+class LossScale(NamedTuple):
+    """What the loss is multiplied by before its gradients are taken (float32 [], a power of 2), so that they do not
+    vanish in float16, and the steps since it changed (int32 [])."""
+
+    factor: Any
+    steps: Any
+
+
 class TrainState(NamedTuple):
     """Everything that a step changes: parameters, batch norms' running statistics, the optimiser's momenta, the steps
-    done (int32 []), and the key of the trial's random numbers on the devices (uint32 [2], never changed)."""
+    done (int32 []), the key of the trial's random numbers on the devices (uint32 [2], never changed), and the scale of
+    the loss (LossScale in float16, else empty)."""
 
     params: Any
     batch_stats: Any
     momenta: Any
     step: Any
     key: Any
+    scale: Any = ()
 
 
 class Metrics(NamedTuple):
@@ -94,7 +109,8 @@ def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generat
     momenta = jax.eval_shape(_optimiser(settings).init, variables["params"])
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), momenta)
     key = rng.integers(1 << 32, size=2, dtype=np.uint32)
-    return TrainState(variables["params"], variables["batch_stats"], zeros, np.int32(0), key)
+    scale = LossScale(np.float32(FIRST_SCALE), np.int32(0)) if settings.precision == "float16" else ()
+    return TrainState(variables["params"], variables["batch_stats"], zeros, np.int32(0), key, scale)
 
 
 def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
@@ -105,6 +121,8 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
 
     Each micro-batch moves the running statistics from where they were before the step, and their mean is kept: so one
     device that accumulates n micro-batches ends where n devices do once their statistics are averaged.
+
+    In float16 the loss is scaled, and a step with a gradient that is not finite changes the scale alone.
     """
     axis = AXIS if settings.synchronised else None
     model = network(architecture, settings.precision, settings.fused, settings.stem, axis)
@@ -119,13 +137,14 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
             inputs = normalise(images, settings.mean, settings.deviation)
             targets = optax.smooth_labels(jax.nn.one_hot(labels, architecture.base.classes), settings.label_smoothing)
 
-            def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
                 variables = {"params": params, "batch_stats": state.batch_stats}
                 logits, changed = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-                losses = optax.softmax_cross_entropy(logits, targets)
-                return losses.mean(), (logits, changed["batch_stats"])
+                loss = optax.softmax_cross_entropy(logits, targets).mean()
+                scaled = loss * state.scale.factor if state.scale else loss
+                return scaled, (loss, logits, changed["batch_stats"])
 
-            (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            gradients, (loss, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
             count = labels.shape[0]
             correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
             return gradients, batch_stats, Metrics(loss * count, correct, jnp.int32(count))
@@ -135,9 +154,24 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
         if settings.accumulate > 1:
             gradients, batch_stats = jax.tree.map(lambda x: x / settings.accumulate, (gradients, batch_stats))
         gradients = jax.lax.pmean(gradients, AXIS)
-        updates, momenta = optimiser.update(gradients, state.momenta)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-        return TrainState(params, batch_stats, momenta, state.step + 1, state.key), jax.lax.psum(metrics, AXIS)
+        metrics = jax.lax.psum(metrics, AXIS)
+
+        def updated(gradients: Any) -> tuple[Any, Any, Any]:
+            updates, momenta = optimiser.update(gradients, state.momenta)
+            params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+            return params, momenta, batch_stats
+
+        if not state.scale:
+            params, momenta, batch_stats = updated(gradients)
+            return TrainState(params, batch_stats, momenta, state.step + 1, state.key), metrics
+
+        # All devices have the same mean, and so they agree whether it is finite.
+        gradients = jax.tree.map(lambda x: x / state.scale.factor, gradients)
+        finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradients)]).all()
+        kept = (state.params, state.momenta, state.batch_stats)
+        params, momenta, batch_stats = jax.lax.cond(finite, updated, lambda _: kept, gradients)
+        scale = _next_scale(state.scale, finite)
+        return TrainState(params, batch_stats, momenta, state.step + 1, state.key, scale), metrics
 
     return step
 
@@ -194,6 +228,13 @@ def average_statistics(batch_stats: Any) -> Any:
 def _optimiser(settings: StepSettings) -> optax.GradientTransformation:
     """Stochastic gradient descent but for its learning rate, an argument of the step, so that it never recompiles."""
     return optax.trace(settings.momentum)
+
+
+def _next_scale(scale: LossScale, finite: jax.Array) -> LossScale:
+    """Half of the scale behind an overflow, double of it after SCALE_STEPS steps without one."""
+    grows = scale.steps + 1 >= SCALE_STEPS
+    factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5) * scale.factor
+    return LossScale(factor, jnp.where(finite & ~grows, scale.steps + 1, 0))
 
 
 def _step_key(state: TrainState, place: jax.Array) -> jax.Array:

@@ -67,8 +67,9 @@ def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
     assert train["all_reduce", "step"] == 25_557_032 + 3
 
 
-@pytest.mark.parametrize("settings", [StepSettings(12, accumulate=4), StepSettings(12, augment=True, accumulate=12)])
-def test_accumulated_micro_batches_add_no_operations(settings: StepSettings) -> None:
+@pytest.mark.parametrize("settings", [StepSettings(12, accumulate=4), StepSettings(12, augment=True, accumulate=12),
+                                      StepSettings(12, "float16", accumulate=2)])  # fmt: skip
+def test_accumulation_and_scaling_of_the_loss_add_no_operations(settings: StepSettings) -> None:
     # The loop's body counts as often as it runs: 4 times 3 images are 12, and the parameters are updated once.
     child = SMALL.apply(Morph("skip", 1, 6))
     assert differences(child, settings, 2) == ()

@@ -7,7 +7,7 @@ from aiperf_mpi.search.architecture import Architecture, Morph, resnet50
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.initial import closing_norms
 from aiperf_mpi.training.resnet import module_name, network
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.step import FIRST_SCALE, SCALE_STEPS, LossScale, StepSettings
 from tests.training.cases import SHALLOW, TINY, compiled_tiny, random_batch, random_chains, started
 
 RATE = 0.1
@@ -149,3 +149,42 @@ def test_the_same_seed_trains_to_the_same_bits():
             state, _ = compiled.train(state, images, labels, compiled.scalar(RATE))
         ends.append(jax.tree.leaves(compiled.variables(state)))
     assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+# -- float16 -----------------------------------------------------------------------------------------------------------
+
+
+def test_float16_scales_its_loss_and_leaves_a_step_that_overflows_out(tiny):
+    compiled, exact = compiled_tiny(precision="float16"), tiny
+    images, labels = random_batch(TINY, 1, 4, seed=6)
+    state, other = started(compiled), started(exact)
+    assert float(state.scale.factor[0]) == FIRST_SCALE
+    start = compiled.variables(state)["params"]
+    few = LossScale(np.full(1, 8.0, np.float32), np.zeros(1, np.int32))
+    state = state._replace(scale=few)
+    other, expected = exact.train(other, images, labels, exact.scalar(0.25))
+    state, metrics = compiled.train(state, images, labels, compiled.scalar(0.25))
+
+    # The loss that is reported is that of float32 but for the 11 bits of float16 through 14 layers. So is the step, but
+    # for what norms over few values make of them; a factor of 8 that is left in would be 7 times as long.
+    assert float(metrics.loss) == pytest.approx(float(expected.loss), rel=2e-2)
+    begin, found, wanted = (
+        np.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
+        for tree in (start, compiled.variables(state)["params"], exact.variables(other)["params"])
+    )
+    assert np.linalg.norm(found - wanted) < 0.3 * np.linalg.norm(wanted - begin)
+    assert float(state.scale.factor[0]) == 8 and int(state.scale.steps[0]) == 1
+
+    # A scale of 2^120 overflows in float16: only the scale, half of it then, and the count of steps change.
+    before = compiled.variables(state)
+    huge = LossScale(np.full(1, 2.0**120, np.float32), np.array([7], np.int32))
+    state, metrics = compiled.train(state._replace(scale=huge), images, labels, compiled.scalar(0.25))
+    assert np.isfinite(metrics.loss) and int(metrics.images) == 4
+    assert float(state.scale.factor[0]) == 2.0**119 and int(state.scale.steps[0]) == 0 and int(state.step[0]) == 2
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(compiled.variables(state)), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+    # After enough steps without an overflow it doubles.
+    late = LossScale(np.full(1, 2.0, np.float32), np.array([SCALE_STEPS - 1], np.int32))
+    state, _ = compiled.train(state._replace(scale=late), images, labels, compiled.scalar(0.25))
+    assert float(state.scale.factor[0]) == 4.0 and int(state.scale.steps[0]) == 0
