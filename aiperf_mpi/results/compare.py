@@ -25,6 +25,7 @@ from aiperf_mpi.results import interval, report, scaling
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.interval import Estimate, Interval
 from aiperf_mpi.results.judge import Verdict, read
+from aiperf_mpi.results.plain import plain
 
 #: Attributes in which runs must agree for their rates to be of the same work.
 ALIKE = ("dataset", "precision", "train_images", "val_images", "base_json", "opcount_method", "schema_version")
@@ -156,7 +157,7 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
         values = list(dict.fromkeys(str(item.alike[name]) for item in valid))
         if len(values) > 1:
             shown = ", ".join(values) if max(map(len, values)) < 40 else f"{len(values)} different ones"
-            yield f"not the same work: {name} differs ({shown}); the fit takes the runs like the first valid one"
+            yield plain(f"not the same work: {name} differs ({shown}); the fit takes the runs like the first valid one")
     for what, values in (
         ("class", [item.verdict.cls for item in valid]),
         ("division", [item.verdict.division for item in valid]),

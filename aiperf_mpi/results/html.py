@@ -18,6 +18,7 @@ from rich.console import Console
 from aiperf_mpi.results import plots, report, text
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict, read
+from aiperf_mpi.results.plain import plain, plain_result
 
 #: What a section over damaged rows may raise; it then says why it is not there.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -61,7 +62,7 @@ $sections
 def html_report(path: Path | str) -> str:
     """The page of a result file; raises NotAResult if it is no result at all."""
     result, verdict = read(path)
-    evidence = Evidence(result)
+    evidence = Evidence(plain_result(result))
     said = [line.removeprefix(f"{report.PREFIX} ").partition(": ") for line in report.verdict_lines(verdict)]
     reasons = "".join(f"<li>{escape(line)}</li>" for line in report.reason_lines(verdict))
     sections = [_section(title, picture, evidence, verdict) for title, picture in PICTURES.items()]
@@ -84,7 +85,7 @@ def _section(title: str, content: Callable[[Evidence, Verdict], str], e: Evidenc
     try:
         body = content(e, verdict)
     except _DAMAGE as error:
-        body = f"<p>cannot be shown: {escape(str(error))}</p>"
+        body = f"<p>cannot be shown: {escape(plain(str(error)))}</p>"
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 

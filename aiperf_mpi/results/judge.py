@@ -18,8 +18,9 @@ import numpy as np
 from aiperf_mpi.config import classify
 from aiperf_mpi.results.checks import CHECKS, FATAL, OFFICIAL
 from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.plain import plain
 from aiperf_mpi.results.resultfile import NotAResult, Result, load, open_file
-from aiperf_mpi.results.schema import DONE, FAILED, STOPPED
+from aiperf_mpi.results.schema import DONE, ENDS, FAILED, STOPPED
 from aiperf_mpi.system.energy import NOT_MEASURED
 
 __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
@@ -155,12 +156,10 @@ def judge_content(result: Result) -> Verdict:
     with np.errstate(all="ignore"):
         for check in CHECKS:
             outcome = check.run(evidence)
-            measured, passed = outcome.measured, not outcome.wrong
-            findings.append(
-                Finding(check.id, check.severity, check.about, check.limit, measured, passed, outcome.wrong)
-            )
+            measured, wrong = plain(outcome.measured), tuple(map(plain, outcome.wrong))
+            findings.append(Finding(check.id, check.severity, check.about, check.limit, measured, not wrong, wrong))
             if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
-                reasons += [Reason(check.id, text) for text in outcome.wrong]
+                reasons += [Reason(check.id, text) for text in wrong]
 
         total = _value(evidence, "total_ops", 0)
         samples = _value(evidence, "series", [])
@@ -175,7 +174,7 @@ def judge_content(result: Result) -> Verdict:
         division=division,
         reasons=tuple(reasons),
         findings=tuple(findings),
-        end=facts.get("end", "unknown"),
+        end=facts["end"] if facts.get("end") in ENDS else "unknown",
         total_ops=total,
         rate=samples[-1].rate if samples else math.nan,
         regulated=samples[-1].regulated if samples else math.nan,
@@ -191,7 +190,7 @@ def judge_content(result: Result) -> Verdict:
         replicas=facts.get("n_replicas", 0),
         devices=facts.get("n_devices", 0),
         energy_joules=energy,
-        energy_level=level,
+        energy_level=plain(level),
     )
 
 
@@ -257,4 +256,4 @@ def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
         else:
             same = stored == expected
         if not same:
-            yield f"attribute {name} is {str(stored)[:60]!r}, but the rows give {str(expected)[:60]!r}"
+            yield plain(f"attribute {name} is {str(stored)[:60]!r}, but the rows give {str(expected)[:60]!r}")

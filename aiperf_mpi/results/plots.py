@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aiperf_mpi.results import report
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict
 from aiperf_mpi.results.schema import PHASES
@@ -38,11 +39,10 @@ _LOOK: Any = {
 
 def score_over_time(e: Evidence, verdict: Verdict) -> str:
     """The rate and the regulated rate at each sample (Figure 4 of the paper)."""
-    rows = e.table("score_series")
+    rows = {name: np.array([getattr(sample, name) for sample in e.series]) for name in ("t", "rate", "regulated")}
     keep = _thinned(len(rows["t"]))
     figure, axes = _figure(2)
-    scored = verdict.valid and verdict.cls == "official"
-    names = ("Score", "Regulated score") if scored else ("Rate", "Regulated rate")
+    names = report.rate_titles(verdict)
     for axis, column, name, colour in zip(axes, ("rate", "regulated"), names, (BLUE, ORANGE), strict=True):
         axis.plot(rows["t"][keep], rows[column][keep], color=colour, marker="o", markersize=3)
         axis.set_ylabel(f"{name} (op/s)")

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.results.judge import Verdict, judge
-
-#: Every line of the verdict on standard output begins with this; a site's tooling finds each key once.
-PREFIX = "AIPERF_MPI"
+from aiperf_mpi.results.plain import PREFIX
 
 #: Exit codes of a run that has ended.
 EXIT_VALID, EXIT_INVALID, EXIT_DRAINED = 0, 3, 4
@@ -80,6 +78,13 @@ def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
             yield "score_regulated", rate_text(verdict.score_regulated)
     else:
         yield "trial_rate_ops", rate_text(verdict.trial_rate_ops)
+
+
+def rate_titles(verdict: Verdict) -> tuple[str, str]:
+    """What the rate and the regulated rate over time are called, in words: a score only where there is one."""
+    if not verdict.valid:
+        return "unscored rate", "unscored regulated rate"
+    return ("score", "regulated score") if verdict.cls == "official" else ("trial rate", "regulated trial rate")
 
 
 def lines_without_result(end: str) -> list[str]:

@@ -17,14 +17,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from aiperf_mpi.results import form
 from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
 from aiperf_mpi.results.tables import Columns, Tables
 
 #: Attributes of the root group that the content hash leaves out: it covers all the rest.
 _UNHASHED = ("complete", "content_sha256")
-
-#: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may differ.
-_SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid")
 
 #: Memory is added to a file under construction in steps of this many bytes.
 _BLOCK = 1 << 20
@@ -155,7 +153,7 @@ def content_hash(file: h5py.File) -> str:
     for path in ["/", *sorted(paths)]:
         item = file[path]
         for name in sorted(item.attrs):
-            if name not in _SCALE_ATTRIBUTES and not (path == "/" and name in _UNHASHED):
+            if name not in form.SCALE_ATTRIBUTES and not (path == "/" and name in _UNHASHED):
                 _digest(digest, f"{path}@{name}", np.asarray(item.attrs[name]))
         if isinstance(item, h5py.Dataset):
             _digest(digest, path, np.asarray(item[()]))
@@ -196,7 +194,7 @@ def open_file(path: Path | str) -> h5py.File:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotAResult(f"{path}: not a result: HDF5 cannot open it ({reason})") from None
     try:
-        rows = any(name in file for name in TABLES)
+        rows = bool(set(file) & set(TABLES))
     except _DAMAGE:
         rows = False
     if not rows:
@@ -206,22 +204,33 @@ def open_file(path: Path | str) -> h5py.File:
 
 
 def load(file: h5py.File) -> Result:
-    """All content of an open file as far as it has the schema's form."""
+    """All content of an open file as far as it has the schema's form; what has another form is not read."""
     result = Result()
+    try:
+        result.problems.extend(form.foreign(file))
+    except _DAMAGE as error:
+        result.problems.append(f"the names in the file cannot be read: {_first_line(error)}")
     for name, table in TABLES.items():
         result.tables[name] = _load_table(file, table, result.problems)
     for attribute in ATTRIBUTES:
         _load_attribute(file, attribute, result)
     for path in DOCUMENTS:
         try:
-            result.documents[path] = file[path].asstr()[()]
+            document = form.own(file, path)
+            wrong = form.wrong_dataset(document, "str", dimensions=0)
+            if wrong or (wrong := form.wrong_description(document, DOCUMENTS[path], "")):
+                result.problems.append(f"/{path} {wrong}")
+                continue
+            result.documents[path] = document.asstr()[()]
         except _DAMAGE as error:
             result.problems.append(f"/{path} cannot be read: {_first_line(error)}")
-    try:
-        digest = content_hash(file)
-    except _DAMAGE as error:
-        result.problems.append(f"content cannot be hashed: {_first_line(error)}")
-        digest = ""
+    # What has a wrong form may be larger than the memory: then there is no hash of it.
+    digest = ""
+    if not result.problems:
+        try:
+            digest = content_hash(file)
+        except _DAMAGE as error:
+            result.problems.append(f"content cannot be hashed: {_first_line(error)}")
     return Result(result.tables, result.attributes, result.documents, result.problems, digest)
 
 
@@ -230,10 +239,12 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
     for column in table.columns:
         path = f"{table.name}/{column.name}"
         try:
-            dataset = file[path]
-            if wrong := _wrong_form(dataset, column):
+            dataset = form.own(file, path)
+            if wrong := form.wrong_column(dataset, column):
                 problems.append(f"/{path} {wrong}")
                 continue
+            if wrong := form.wrong_description(dataset, column.description, column.units):
+                problems.append(f"/{path} {wrong}")
             columns[column.name] = dataset.asstr()[...] if column.dtype == "str" else dataset[...]
         except _DAMAGE as error:
             problems.append(f"/{path} cannot be read: {_first_line(error)}")
@@ -243,25 +254,19 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
     if len(lengths) > 1:
         problems.append(f"/{table.name} has columns of different lengths: {sorted(lengths)}")
         return {}
+    try:
+        if wrong := form.wrong_description(file[table.name], table.description, ""):
+            problems.append(f"/{table.name} {wrong}")
+        problems += form.wrong_scale(file, table)
+    except _DAMAGE as error:
+        problems.append(f"/{table.name}: its dimension scale cannot be read: {_first_line(error)}")
     return columns
-
-
-def _wrong_form(dataset: Any, column: Column) -> str:
-    """What is wrong with the type and shape of a dataset; empty if nothing is."""
-    if not isinstance(dataset, h5py.Dataset):
-        return "is no dataset"
-    if dataset.ndim != 1:
-        return f"has {dataset.ndim} dimensions, but must have one"
-    if column.dtype == "str":
-        info = h5py.check_string_dtype(dataset.dtype)
-        return "" if info and info.length is None else f"is {dataset.dtype}, but must be strings"
-    return "" if dataset.dtype == np.dtype(DTYPES[column.dtype]) else f"is {dataset.dtype}, but must be {column.dtype}"
 
 
 def _load_attribute(file: h5py.File, attribute: Column, result: Result) -> None:
     name = attribute.name
     try:
-        value = file.attrs[name]
+        value: Any = file.attrs[name] if form.is_scalar_attribute(file, name) else None
     except _DAMAGE as error:
         result.problems.append(f"attribute {name} cannot be read: {_first_line(error)}")
         return

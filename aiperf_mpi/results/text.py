@@ -18,6 +18,7 @@ from rich.tree import Tree
 from aiperf_mpi.results import report
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict, read
+from aiperf_mpi.results.plain import plain, plain_result
 from aiperf_mpi.results.schema import PHASES
 from aiperf_mpi.search.architecture import POOL, Architecture
 
@@ -31,7 +32,7 @@ def text_report(path: Path | str, width: int = 110) -> str:
     A section that damaged rows do not give says why. Raises NotAResult if the file is no result at all.
     """
     result, verdict = read(path)
-    evidence = Evidence(result)
+    evidence = Evidence(plain_result(result))
     out = io.StringIO()
     console = Console(file=out, width=width, no_color=True, highlight=False, emoji=False, markup=False)
     for line in (*report.verdict_lines(verdict), *report.reason_lines(verdict)):
@@ -42,7 +43,7 @@ def text_report(path: Path | str, width: int = 110) -> str:
             for part in section(evidence, verdict):
                 console.print(part)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            console.print(f"  cannot be shown: {error}")
+            console.print(f"  cannot be shown: {plain(str(error))}", soft_wrap=True)
     return out.getvalue()
 
 
@@ -83,13 +84,14 @@ def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    columns = e.table("score_series")
-    table = _table("t (s)", "operations", "rate (op/s)", "best error", "regulated (op/s)")
-    for row in _thinned(len(columns["t"])):
-        regulated = columns["regulated"][row]
+    # Recomputed from the rows: of an invalid file not even these numbers are taken as they stand there.
+    rate, regulated = report.rate_titles(verdict)
+    table = _table("t (s)", "operations", f"{rate} (op/s)", "best error", f"{regulated} (op/s)")
+    for row in _thinned(len(e.series)):
+        sample = e.series[row]
         table.add_row(
-            _time(columns["t"][row]), f"{columns['cumulative_ops_f64'][row]:.6e}", f"{columns['rate'][row]:.6e}",
-            _error(columns["best_error"][row]), "-" if math.isnan(regulated) else f"{regulated:.6e}",
+            _time(sample.t), f"{sample.ops:.6e}", f"{sample.rate:.6e}", _error(sample.best_error),
+            "-" if math.isnan(sample.regulated) else f"{sample.regulated:.6e}",
         )  # fmt: skip
     yield table
     if not verdict.valid or verdict.cls != "official":

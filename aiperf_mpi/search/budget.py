@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,10 +95,23 @@ def should_stop(val_losses: Sequence[float], patience: int, min_delta: float = M
     Progress is a loss below the best one by more than `min_delta`; a NaN is none. The first epoch is progress over
     nothing, so a trial never stops before epoch `patience` + 1.
     """
+    return [0, *_waited(val_losses, min_delta)][-1] >= patience
+
+
+def stops_after(val_losses: Sequence[float], patience: int, min_delta: float = MIN_DELTA) -> int:
+    """The number of epochs after which a trial with these validation losses stops; 0 where it has not stopped yet."""
+    for epochs, waited in enumerate(_waited(val_losses, min_delta), start=1):
+        if waited >= patience:
+            return epochs
+    return 0
+
+
+def _waited(val_losses: Sequence[float], min_delta: float) -> Iterator[int]:
+    """The number of epochs without progress, after each epoch."""
     best, waited = math.inf, 0
     for loss in val_losses:
         if loss + min_delta < best:
             best, waited = loss, 0
         else:
             waited += 1
-    return waited >= patience
+        yield waited

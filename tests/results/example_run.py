@@ -16,13 +16,13 @@ from aiperf_mpi.config import classify, load
 from aiperf_mpi.results.client import WriterClient
 from aiperf_mpi.results.run import Run, RunCollector
 from aiperf_mpi.results.schema import (
+    DONE,
     EPOCH_ROW,
     MESSAGE_KINDS,
     PHASES,
     RANK_ROW,
     ROW_MESSAGES,
     SAMPLE_ROW,
-    STOPPED,
     TRIAL_ROW,
     UNFINISHED,
     RunHeader,
@@ -103,7 +103,8 @@ def example_run(
     `sets` are settings as on the command line, over those of the demo.
     """
     core_seconds = trials_each * epochs_each - 0.5
-    own = (f"run.time_limit={core_seconds}", "run.tick=2.0", f"train.batch_per_device={BATCH}")
+    own = (f"run.time_limit={core_seconds}", "run.tick=2.0", f"train.batch_per_device={BATCH}",
+           f"train.round_epochs=[{epochs_each}]")  # fmt: skip
     config = load("demo", sets=(*own, *sets), seed=seed)
     cls, division, departures = classify(config)
     header = RunHeader(
@@ -161,7 +162,7 @@ def example_run(
             )
         own_epochs = np.concatenate(rows)
         epochs.append(own_epochs)
-        status, limits = UNFINISHED if last else STOPPED, budget(turn + 1, config.train)
+        status, limits = UNFINISHED if last else DONE, budget(turn + 1, config.train)
         trials.append(
             new_row(
                 TRIAL_ROW, trial_id=slot, status=status, epochs=epochs_each, epochs_max=limits.epochs_max,
@@ -174,7 +175,7 @@ def example_run(
         )
         if not last:
             slots.append(len(slots))
-            records.append(candidate.outcome(STOPPED, start + epochs_each, epochs=epochs_each))
+            records.append(candidate.outcome(DONE, start + epochs_each, epochs=epochs_each))
     rows_of_epochs = np.concatenate(epochs)
     best = int(np.nanargmin(rows_of_epochs["val_error"]))
     return Example(

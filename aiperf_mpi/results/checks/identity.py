@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -27,6 +28,9 @@ from aiperf_mpi.results.schema import (
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL
 from aiperf_mpi.search.record import candidate_key
 from aiperf_mpi.search.streams import trial_seed
+
+#: An identifier of a run: it becomes a folder of the archive that a ranking takes.
+RUN_ID = "[A-Za-z0-9_-]{1,64}"
 
 # -- the file --------------------------------------------------------------------------------------------------------
 
@@ -94,6 +98,8 @@ def ranges(e: Evidence) -> Iterator[str]:
         if not (math.isfinite(e.attribute(name)) and e.attribute(name) >= 0):
             yield f"attribute {name} is {e.attribute(name)}"
     datetime.fromisoformat(e.attribute("core_start_utc"))
+    if not re.fullmatch(RUN_ID, run_id := e.attribute("run_id")):
+        yield f"attribute run_id is {short(run_id)!r}, but must be letters, digits, - and _"
 
 
 # -- the tree of trials ----------------------------------------------------------------------------------------------

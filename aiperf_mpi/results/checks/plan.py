@@ -9,8 +9,8 @@ import numpy as np
 
 from aiperf_mpi.results.checks.registry import check, column_differs, rows_where, short
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.schema import MORPH_TOLERANCE, REJECTED
-from aiperf_mpi.search.budget import budget, learning_rate
+from aiperf_mpi.results.schema import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
+from aiperf_mpi.search.budget import budget, learning_rate, stops_after
 
 #: Types of matrix operands that are at least FP-16 (Table 4, Minimum precision); bfloat16 counts as FP-16.
 PRECISIONS = ("float16", "bfloat16", "float32", "float64")
@@ -34,6 +34,42 @@ def budgets(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", reported & (trials["lr"] != rules.lr), "lr is not the configured one")
     expected = [learning_rate(rules.lr, epoch, rules.epochs) for epoch in e.column("epochs", "epoch").tolist()]
     yield from column_differs("epochs", "lr", e.column("epochs", "lr").tolist(), expected)
+
+
+@check("I18", "done: all epochs of the round; stopped: by patience, not later; unfinished: its replica's last trial")
+def ends_by_rule(e: Evidence) -> Iterator[str]:
+    """Every trial ended where its round's budget, its validation losses, or core stop end it."""
+    trials, epochs, rules = e.table("trials"), e.table("epochs"), e.config.train
+    losses, cut = epochs["val_loss"], epochs["partial"] != 0
+    for row in np.flatnonzero(e.trained & (trials["epochs_max"] > 0)):
+        name, own, status = f"trial {trials['trial_id'][row]}", e.own_epochs[row], e.status[row]
+        whole = own[~cut[own]]
+        if len(whole) < len(own) - 1 or (len(whole) < len(own) and not cut[own[-1]]):
+            yield f"{name}: an epoch before its last one was cut short"
+        if len(whole) < len(own) and status in (DONE, STOPPED):
+            yield f"{name}: {STATUS[status]}, but its last epoch was cut short"
+
+        # When the trial stops follows from its losses, to the last digit: the trainer decides by the same numbers.
+        stop = stops_after(losses[whole].tolist(), int(trials["patience"][row]), rules.min_delta)
+        end = min(stop or len(whole) + 1, int(trials["epochs_max"][row]))
+        if len(own) > end:
+            yield f"{name}: it has {len(own)} epochs, but its rule ends it after {end}"
+        if status == DONE and len(whole) != trials["epochs_max"][row]:
+            yield f"{name}: done after {len(whole)} of {trials['epochs_max'][row]} epochs"
+        if status == STOPPED and (stop != len(whole) or stop >= trials["epochs_max"][row]):
+            yield f"{name}: stopped after {len(whole)} epochs, which patience does not say"
+
+    # Core stop cuts short what a replica trains then, and nothing before.
+    last = {int(replica): t for replica, t in _last_starts(trials["replica"][e.trained], trials["t_start"][e.trained])}
+    unfinished = np.flatnonzero(e.trained & (e.status == UNFINISHED))
+    early = [row for row in unfinished if trials["t_start"][row] < last[int(trials["replica"][row])]]
+    yield from rows_where("trials", np.isin(np.arange(len(e.status)), early), "unfinished, but its replica went on")
+
+
+def _last_starts(replicas: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, float]]:
+    """Each replica with the start of its last trial."""
+    order = np.argsort(starts, kind="stable")
+    yield from zip(replicas[order].tolist(), starts[order].tolist(), strict=True)
 
 
 @check("I14", "rounds of a replica differ, and are trained in ascending order")
