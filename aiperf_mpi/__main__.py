@@ -17,7 +17,7 @@ from typing import NoReturn
 from aiperf_mpi import __version__
 from aiperf_mpi.opcount.flops import add_flops_arguments
 
-EXIT_USAGE = 2
+EXIT_USAGE, EXIT_INVALID = 2, 3
 
 #: What a shell reports of a program that a closed pipe ended: 128 + SIGPIPE.
 EXIT_BROKEN_PIPE = 141
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="print the report of a result file")
     report.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
+    report.add_argument("others", nargs="*", metavar="FILE", help="further runs, to be put beside the first one")
     report.add_argument("--html", metavar="OUT", help="write the report as one HTML file instead")
     report.set_defaults(handler=report_command)
 
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="put runs side by side: ratios, their intervals, weak scaling")
     compare.add_argument("files", nargs="+", metavar="FILE", help="result files; the first valid one is the base")
     compare.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
+    compare.add_argument("--html", metavar="OUT", help="write the comparison as one HTML file instead")
     compare.set_defaults(handler=compare_command)
 
     flops = commands.add_parser("flops", help="count the operations of a network by three methods (no MPI needed)")
@@ -124,20 +126,31 @@ def run_command(arguments: argparse.Namespace) -> int:
 def report_command(arguments: argparse.Namespace) -> int:
     """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is valid."""
     from aiperf_mpi.results.judge import NotAResult
-    from aiperf_mpi.results.text import text_report
 
     try:
         if arguments.html:
-            from aiperf_mpi.results.html import write_html
+            from aiperf_mpi.results.html import html_report
 
-            try:
-                write_html(arguments.file, arguments.html)
-            except OSError as error:
-                return refuse(OSError(f"--html {arguments.html}: cannot be written: {error.strerror}"))
-        else:
-            print(text_report(arguments.file), end="")
+            return write_page(html_report(arguments.file, *arguments.others), arguments.html)
+        from aiperf_mpi.results.text import text_report
+
+        print(text_report(arguments.file), end="")
+        if arguments.others:
+            from aiperf_mpi.results.compare import compare, entry, to_text
+
+            print(f"\n{to_text(compare([entry(path) for path in (arguments.file, *arguments.others)]))}", end="")
     except NotAResult as error:
         return refuse(error)
+    return 0
+
+
+def write_page(page: str, path: str) -> int:
+    """Write an HTML file; returns 0, or 2 behind a line that says why it cannot be written."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as error:
+        return refuse(OSError(f"--html {path}: cannot be written: {error.strerror}"))
     return 0
 
 
@@ -164,6 +177,11 @@ def compare_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.judge import NotAResult
 
     try:
+        if arguments.html:
+            from aiperf_mpi.results.html import html_comparison
+
+            page, valid = html_comparison(arguments.files)
+            return write_page(page, arguments.html) or (0 if valid else EXIT_INVALID)
         return compare_files(arguments.files, as_json=arguments.json)
     except NotAResult as error:
         return refuse(error)

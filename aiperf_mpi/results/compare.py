@@ -186,12 +186,13 @@ def to_text(found: Comparison, width: int = 130) -> str:
     """The comparison for a terminal of `width` columns, without colour."""
     out = io.StringIO()
     console = Console(file=out, width=width, no_color=True, highlight=False, emoji=False, markup=False)
-    for part in _parts(found):
+    for part in parts(found):
         console.print(part)
     return out.getvalue()
 
 
-def _parts(found: Comparison) -> Iterator[RenderableType]:
+def parts(found: Comparison) -> Iterator[RenderableType]:
+    """What is said of a comparison: texts and tables."""
     places = {id(item): str(number) for number, item in enumerate(found.entries, 1)}
     for item in found.entries:
         yield Text(f"run {places[id(item)]}: {item.path}")

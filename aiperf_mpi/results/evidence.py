@@ -58,6 +58,15 @@ class Evidence:
         """All columns of a table; raises MissingError if it lacks one."""
         return {column: self.column(name, column) for column in TABLES[name].names}
 
+    def lineage(self, trial: int) -> list[int]:
+        """A trial and its ancestors, the oldest first (as far as parents stand before their children)."""
+        parents = self.column("trials", "parent_id")
+        found: list[int] = []
+        while trial in self.index and (not found or trial < found[-1]):
+            found.append(trial)
+            trial = int(parents[self.index[trial]])
+        return found[::-1]
+
     # -- recomputed --------------------------------------------------------------------------------------------------
 
     @cached_property

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report as one HTML file that loads nothing: the verdict with its reasons, pictures, tables; for screen and print.
 
-It has no script, and every text of the result is escaped. Whatever is said of a score comes from the judge.
+It has no script, and every text of the result is escaped. Whatever is said of a score comes from the judge. Tables are
+those of the terminal's report, as elements of the page.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
+from importlib import resources
 from pathlib import Path
 from string import Template
 
-from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
-from aiperf_mpi.results import plots, report, text
+from aiperf_mpi.results import compare, details, pictures, report, text
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
@@ -23,76 +26,142 @@ from aiperf_mpi.results.plain import plain, plain_result
 #: What a section over damaged rows may raise; it then says why it is not there.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
-#: Columns of the tables, which scroll by themselves on a narrow screen.
-_WIDTH = 110
+#: Sections behind the verdict: title, the picture of that name if there is one, the table of that name in the text.
+SECTIONS: tuple[tuple[str, str, str], ...] = (
+    ("Rate over time", "Rate over time", "Rate over time"),
+    ("Utilisation and memory", "Utilisation and memory", ""),
+    ("Accuracy of every trial", "Accuracy of every trial", "Trials"),
+    ("Search tree", "Search tree", "Tree of trials (morphs, status, error)"),
+    ("Best network, layer by layer", "", "Layers"),
+    ("Operations by three methods", "", "Operations by three methods"),
+    ("Time by kind", "Time by kind", "Time by kind (s)"),
+    ("Power and energy", "Power", "Energy"),
+    ("System", "", "System"),
+    ("Run", "", "Run"),
+    ("Messages", "", "Messages"),
+)
 
-#: Pictures by title, in order.
-PICTURES: dict[str, Callable[[Evidence, Verdict], str]] = {
-    "Rate and regulated rate over time": plots.score_over_time,
-    "Accuracy of every trial": plots.error_of_trials,
-    "Time by kind on each rank": plots.time_by_kind,
-}
+#: The tables of the text, and those that are too long for a terminal.
+TABLES = text.SECTIONS | {"Layers": details.layers, "Operations by three methods": details.operations}
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>aiperf_mpi: $title</title><link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --faint: #59636e; --line: #d1d9e0; --good: #116329;
-  --bad: #a40e26; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171c; --ink: #e6e9ed; --faint: #9aa4af; --line: #3a424c;
-  --good: #5fd07d; --bad: #ff8080; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .2rem 0; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .5rem; }
-.VALID { color: var(--good); } .INVALID { color: var(--bad); } p, .faint { color: var(--faint); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .8rem 0; }
-dt { color: var(--faint); } dd { margin: 0; font-variant-numeric: tabular-nums; }
-.reasons { border-left: .3rem solid var(--bad); padding: .2rem 1rem .2rem 2rem; margin: .8rem 0; }
-section { border-top: 1px solid var(--line); } svg { width: 100%; max-width: 42rem; height: auto; display: block; }
-pre { overflow-x: auto; font: .78rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; margin: .4rem 0; }
-@media print { body { max-width: none; padding: 0; } section { break-inside: avoid-page; } pre { font-size: 6.5pt; } }
-</style></head><body>
-<header><p>aiperf_mpi benchmark report</p><h1 class="$status">$status</h1>$reasons<dl>$pairs</dl></header>
-$sections
-</body></html>
-""")
+#: Tables of more rows scroll by themselves on a screen; on paper they stand whole.
+TALL = 60
+
+SCALING = "Runs side by side and weak scaling"
 
 
-def html_report(path: Path | str) -> str:
-    """The page of a result file; raises NotAResult if it is no result at all."""
+def html_report(path: Path | str, *others: Path | str) -> str:
+    """The page of a result file; with `others` it also has them side by side, and their weak scaling.
+
+    Raises NotAResult if one of them is no result at all.
+    """
     result, verdict = read(path)
     evidence = Evidence(plain_result(result))
+    entries = [compare.entry_of(str(path), Evidence(result), verdict), *map(compare.entry, others)] if others else []
+    sections = [(title, partial(_of_result, picture, table, evidence, verdict)) for title, picture, table in SECTIONS]
+    if entries:
+        sections.insert(2, (SCALING, partial(_of_runs, entries)))
     said = [line.removeprefix(f"{report.PREFIX} ").partition(": ") for line in report.verdict_lines(verdict)]
     reasons = "".join(f"<li>{escape(line)}</li>" for line in report.reason_lines(verdict))
-    sections = [_section(title, picture, evidence, verdict) for title, picture in PICTURES.items()]
-    for title in text.SECTIONS:
-        sections.append(_section(title, partial(_table, title), evidence, verdict))
-    return _PAGE.substitute(
-        title=escape(Path(path).name), status=report.status(verdict),
-        reasons=f'<ul class="reasons">{reasons}</ul>' if reasons else "",
-        pairs="".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in said if key != "status"),
-        sections="\n".join(sections),
-    )  # fmt: skip
+    pairs = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in said if key != "status")
+    status = report.status(verdict)
+    head = f'<h1 class="{status}">{status}</h1>'
+    if verdict.valid:
+        _, value = next(report.rate_pairs(verdict))
+        head += f'<p class="rate"><strong>{escape(value)}</strong> {report.rate_titles(verdict)[0]}</p>'
+    else:
+        head += f'<ul class="reasons">{reasons}</ul>'
+    return _page(Path(path).name, f"{head}<dl>{pairs}</dl>", sections)
 
 
-def write_html(path: Path | str, out: Path | str) -> None:
-    """Write the page of the result `path` to the file `out`; raises NotAResult and OSError."""
-    Path(out).write_text(html_report(path), encoding="utf-8")
+def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
+    """The page of several runs side by side, and whether all of them are valid; raises NotAResult."""
+    entries = [compare.entry(path) for path in paths]
+    sections = [(SCALING, partial(_of_runs, entries))]
+    return _page("comparison", "<h1>Comparison of runs</h1>", sections), all(e.verdict.valid for e in entries)
 
 
-def _section(title: str, content: Callable[[Evidence, Verdict], str], e: Evidence, verdict: Verdict) -> str:
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+def _page(title: str, head: str, sections: Iterable[tuple[str, Callable[[], str]]]) -> str:
+    template = resources.files("aiperf_mpi.results").joinpath("report.html").read_text(encoding="utf-8")
+    bodies = [(heading, _body(content)) for heading, content in sections]
+    names = [f"s{number}" for number in range(len(bodies))]
+    named = list(zip(names, bodies, strict=True))
+    links = "".join(f'<a href="#{name}">{escape(heading)}</a> ' for name, (heading, _) in named)
+    return Template(template).substitute(
+        title=escape(title),
+        head=head,
+        links=f'<nav aria-label="Sections">{links}</nav>' if len(bodies) > 1 else "",
+        sections="\n".join(
+            f'<section id="{name}"><h2>{escape(heading)}</h2>{body}</section>'
+            for name, (heading, body) in named
+        ),
+    )
+
+
+def _body(content: Callable[[], str]) -> str:
     try:
-        body = content(e, verdict)
+        return content()
+    except pictures.NothingToShow as nothing:
+        return f"<p>{escape(str(nothing))}</p>"
     except _DAMAGE as error:
-        body = f"<p>cannot be shown: {escape(plain(str(error)))}</p>"
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+        return f"<p>cannot be shown: {escape(plain(str(error)))}</p>"
 
 
-def _table(title: str, e: Evidence, verdict: Verdict) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=_WIDTH, no_color=True, highlight=False, emoji=False, markup=False)
-    for part in text.SECTIONS[title](e, verdict):
-        console.print(part)
-    lines = (line.rstrip() for line in out.getvalue().splitlines())
-    return f'<pre tabindex="0">{escape(chr(10).join(lines))}</pre>'
+def _of_result(picture: str, table: str, e: Evidence, verdict: Verdict) -> str:
+    """A picture and a table of one result; where one cannot be shown the other still is."""
+    parts = []
+    if picture:
+        parts.append(_body(lambda: f"<figure>{pictures.PICTURES[picture](e, verdict)}</figure>"))
+    if table:
+        parts.append(_body(lambda: "".join(map(element, TABLES[table](e, verdict)))))
+    return "".join(parts)
+
+
+def _of_runs(entries: Sequence[compare.Entry]) -> str:
+    found = compare.compare(entries)
+    drawn = f"<figure>{pictures.weak_scaling(found.scaling)}</figure>" if found.scaling else (
+        "<p>Weak scaling needs valid runs on at least two numbers of devices.</p>")  # fmt: skip
+    return drawn + "".join(map(element, compare.parts(found)))
+
+
+# -- elements --------------------------------------------------------------------------------------------------------
+
+
+def element(part: object) -> str:
+    """A table, tree or text of the terminal's report as an element of the page."""
+    match part:
+        case Table():
+            return _table(part)
+        case Tree():
+            return f'<div class="wide"><ul class="tree">{_branch(part)}</ul></div>'
+        case Text():
+            return f"<p>{escape(part.plain.strip())}</p>" if part.plain.strip() else ""
+    raise TypeError(f"a report has no parts of type {type(part).__name__}")
+
+
+def _table(table: Table) -> str:
+    """Columns of numbers stand at the right; a wide table scrolls by itself on a narrow screen."""
+    kinds = [' class="n"' if column.justify == "right" else "" for column in table.columns]
+    heads = [str(column.header) for column in table.columns]
+    rows = zip(*([str(cell).strip() for cell in column.cells] for column in table.columns), strict=True)
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    head = "".join(f"<th scope=\"col\"{kind}>{escape(name)}</th>" for kind, name in zip(kinds, heads, strict=True))
+    head = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
+    tall = " tall" if len(table.rows) > TALL else ""
+    return f'<div class="wide{tall}" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def _cell(text_of_cell: str) -> str:
+    return escape(text_of_cell).replace("\n", "<br>")
+
+
+def _branch(tree: Tree) -> str:
+    """A branch and its children; trees of a report are a few levels deep, or few branches long."""
+    inner = "".join(_branch(child) for child in tree.children)
+    return f"<li>{escape(str(tree.label))}{f'<ul>{inner}</ul>' if inner else ''}</li>"

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of the report: inline SVG whose text is text, in one look that holds on light and on dark paper.
+"""How the pictures of a report look: inline SVG whose text is text, in one look that holds on light and on dark paper.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart. Lines and letters of the axes take
-the colour of the text around them.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; the page has a lighter set of them
+for dark paper. Lines and letters of the axes take the colour of the text around them. What has very many points is
+drawn as an image inside of the picture, so that a page stays small.
 """
 
 from __future__ import annotations
 
 import io
+import re
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -15,93 +18,86 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aiperf_mpi.results import report
-from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.judge import Verdict
-from aiperf_mpi.results.schema import PHASES
+#: Colours by the name of the page's variable.
+PALETTE = {
+    "c1": "#0072b2", "c2": "#d55e00", "c3": "#009e73", "c4": "#cc79a7", "c5": "#56b4e9", "c6": "#e69f00",
+    "c7": "#b8a800", "c8": "#8c8c8c", "c9": "#bbbbbb",
+}  # fmt: skip
+BLUE, ORANGE, GREEN = PALETTE["c1"], PALETTE["c2"], PALETTE["c3"]
+SEQUENCE = tuple(PALETTE.values())
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-SEQUENCE = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", ORANGE, "#F0E442", "#8c8c8c", "#bbbbbb")
+#: Stand for the colours of the page's text and paper while matplotlib draws.
+INK, PAPER = "#010203", "#fdfcfb"
 
-#: Stands for the colour of the page's text while matplotlib draws.
-_INK = "#010203"
+#: Most points of a line, and of a cloud that is drawn point by point.
+MAX_POINTS, MAX_DOTS = 1000, 1000
 
-#: Most points of a line, and ranks of a picture: more are thinned, evenly.
-MAX_POINTS, MAX_RANKS = 2000, 64
+#: Lines of fewer points have a mark at each of them.
+MARKED = 60
 
 _LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "aiperf_mpi", "font.size": 12, "text.parse_math": False,
-    "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#808080",
-    "grid.alpha": 0.25, "legend.frameon": False, "lines.linewidth": 2,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#808080", "grid.alpha": 0.25, "legend.frameon": False, "legend.labelcolor": INK,
+    "lines.linewidth": 2, "savefig.dpi": 120,
 }  # fmt: skip
 
 
-def score_over_time(e: Evidence, verdict: Verdict) -> str:
-    """The rate and the regulated rate at each sample (Figure 4 of the paper)."""
-    rows = {name: np.array([getattr(sample, name) for sample in e.series]) for name in ("t", "rate", "regulated")}
-    keep = _thinned(len(rows["t"]))
-    figure, axes = _figure(2)
-    names = report.rate_titles(verdict)
-    for axis, column, name, colour in zip(axes, ("rate", "regulated"), names, (BLUE, ORANGE), strict=True):
-        axis.plot(rows["t"][keep], rows[column][keep], color=colour, marker="o", markersize=3)
-        axis.set_ylabel(f"{name} (op/s)")
-        if np.isfinite(rows[column]).any():
-            axis.set_ylim(bottom=0)
-    axes[-1].set_xlabel("time since core start (s)")
-    return _svg(figure, "score")
-
-
-def error_of_trials(e: Evidence, verdict: Verdict) -> str:
-    """The best accuracy of every trial at its end."""
-    rows = e.table("trials")
-    keep = _thinned(len(rows["trial_id"]))
-    figure, (axis,) = _figure(1)
-    axis.plot(rows["t_end"][keep], 100 * (1 - rows["best_error"][keep]), "o", color=GREEN, markersize=5)
-    axis.set_ylim(0, 105)
-    axis.set_xlim(0, verdict.core_seconds or None)
-    axis.set_ylabel("best accuracy (%)")
-    axis.set_xlabel("end of the trial (s)")
-    return _svg(figure, "trials")
-
-
-def time_by_kind(e: Evidence, verdict: Verdict) -> str:
-    """Where each rank's time went; of many ranks a sample."""
-    rows = e.table("ranks")
-    keep = _thinned(len(rows["rank"]), MAX_RANKS)
-    figure, (axis,) = _figure(1, max(3.0, 1.6 + 0.16 * len(keep)))
-    left = np.zeros(len(keep))
-    for phase, colour in zip(PHASES, SEQUENCE, strict=True):
-        seconds = np.nan_to_num(rows[f"seconds_{phase}"][keep])
-        axis.barh(np.arange(len(keep)), seconds, left=left, color=colour, label=phase)
-        left += seconds
-    size = 12 if len(keep) < 16 else 7
-    axis.set_yticks(np.arange(len(keep)), [str(rank) for rank in rows["rank"][keep]], fontsize=size)
-    axis.set_ylabel("rank")
-    axis.set_xlabel("time (s)")
-    axis.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=3, fontsize=10, frameon=False, labelcolor=_INK)
-    return _svg(figure, "phases")
-
-
-def _figure(rows: int, height: float = 0.0) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int, height: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A figure with `rows` axes that share their x; `height` in inches of all of them."""
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(6.4, height or 2.6 * rows), layout="constrained")
         axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     return figure, list(axes)
 
 
-def _thinned(count: int, most: int = MAX_POINTS) -> np.ndarray:
+def line(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str = "") -> None:
+    """A line through at most MAX_POINTS of the points, with marks where they are few."""
+    keep = thinned(len(x))
+    mark = "o" if len(x) <= MARKED else ""
+    axis.plot(x[keep], y[keep], color=colour, label=label or None, marker=mark, markersize=4)
+
+
+def dots(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
+    """A mark at every point; very many of them are one image."""
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.any():
+        many = int(known.sum()) > MAX_DOTS
+        axis.plot(x[known], y[known], "o", color=colour, label=label, markersize=3 if many else 5, rasterized=many,
+                  alpha=0.4 if many else 1.0, markeredgewidth=0)  # fmt: skip
+
+
+def thinned(count: int, most: int = MAX_POINTS) -> np.ndarray:
+    """Indices of at most `most` of `count` points, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
 
 
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element without the head of a file; `name` keeps its identifiers apart from others'."""
+def legend(figure: Figure, columns: int) -> None:
+    """A legend above the axes."""
+    with matplotlib.rc_context(_LOOK):
+        figure.legend(loc="outside upper center", ncols=columns, fontsize=10)
+
+
+def svg(figure: Figure, name: str, title: str, about: str) -> str:
+    """The figure as an SVG element for a page.
+
+    Arguments:
+        name: keeps its identifiers apart from those of other pictures.
+        title, about: read to those who do not see it: what it is, and what it shows.
+    """
     out = io.StringIO()
     with matplotlib.rc_context(_LOOK | {"svg.hashsalt": name}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    for what in ("figure_", "axes_", "patch_", "text_", "line2d_", "matplotlib.axis_", "xtick_", "ytick_", "legend_"):
-        text = text.replace(f'id="{what}', f'id="{name}_{what}')
-    return text
+    text = text[text.index("<svg") :]
+
+    # Colours of the page, and identifiers that no other picture on it has.
+    text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    for variable, colour in PALETTE.items():
+        text = text.replace(colour, f"var(--{variable})")
+    text = re.sub(r'(id="|xlink:href="#|url\(#)(?=[A-Za-z_])', rf"\g<1>{name}-", text)
+    text = re.sub(r"\n\s*", "\n", text)
+    head, _, rest = text.partition(">")
+    spoken = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-about">{escape(about)}</desc>'
+    return f'{head} role="img" aria-labelledby="{name}-title {name}-about">{spoken}{rest}'

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from aiperf_mpi.results import report
+from aiperf_mpi.results import details, report
+from aiperf_mpi.results.details import best_of, columns_of
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
@@ -45,13 +46,6 @@ def text_report(path: Path | str, width: int = 110) -> str:
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             console.print(f"  cannot be shown: {plain(str(error))}", soft_wrap=True)
     return out.getvalue()
-
-
-def _table(*columns: str, left: tuple[str, ...] = ()) -> Table:
-    table = Table(box=None, pad_edge=True, header_style="")
-    for column in columns:
-        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
-    return table
 
 
 def _thinned(count: int) -> list[int]:
@@ -86,7 +80,7 @@ def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     # Recomputed from the rows: of an invalid file not even these numbers are taken as they stand there.
     rate, regulated = report.rate_titles(verdict)
-    table = _table("t (s)", "operations", f"{rate} (op/s)", "best error", f"{regulated} (op/s)")
+    table = columns_of("t (s)", "operations", f"{rate} (op/s)", "best error", f"{regulated} (op/s)")
     for row in _thinned(len(e.series)):
         sample = e.series[row]
         table.add_row(
@@ -107,7 +101,7 @@ def _trials(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         yield Text(f"  the best {MAX_ROWS} of {count}")
     else:
         order = np.arange(count)
-    table = _table("trial", "parent", "replica", "round", "batch", "status", "epochs", "start", "end", "best error",
+    table = columns_of("trial", "parent", "replica", "round", "batch", "status", "epochs", "start", "end", "best error",
                    "operations", left=("status",))  # fmt: skip
     for row in order:
         table.add_row(
@@ -131,7 +125,7 @@ def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     ids, parents = columns["trial_id"].tolist(), columns["parent_id"].tolist()
     shown = set(ids)
     if len(ids) > MAX_ROWS:
-        shown = set(_lineage(e, verdict.best_trial))
+        shown = set(e.lineage(verdict.best_trial))
         yield Text("  the ancestors of the best trial")
 
     # Parents stand before their children, so one pass is enough; an orphan becomes a root of its own.
@@ -155,20 +149,10 @@ def _change(e: Evidence, row: int) -> str:
     return morphs if isinstance(morphs, str) else "; ".join(str(morph) for morph in morphs) or "initial network"
 
 
-def _lineage(e: Evidence, trial: int) -> list[int]:
-    """A trial and its ancestors, the oldest first (as far as parents stand before their children)."""
-    parents = e.column("trials", "parent_id")
-    found: list[int] = []
-    while trial in e.index and (not found or trial < found[-1]):
-        found.append(trial)
-        trial = int(parents[e.index[trial]])
-    return found[::-1]
-
-
 def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     columns = e.table("ranks")
     count = len(columns["rank"])
-    table = _table("rank", "role", "wall", *PHASES, left=("role",))
+    table = columns_of("rank", "role", "wall", *PHASES, left=("role",))
     for row in range(min(count, MAX_ROWS)):
         times = ("wall_seconds", *(f"seconds_{phase}" for phase in PHASES))
         table.add_row(
@@ -177,7 +161,7 @@ def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield table
     if count > MAX_ROWS:
         yield Text(f"  the first {MAX_ROWS} of {count} ranks; mean over all of each role:")
-        means = _table("role", "ranks", "wall", *PHASES, left=("role",))
+        means = columns_of("role", "ranks", "wall", *PHASES, left=("role",))
         for role in dict.fromkeys(columns["role"].tolist()):
             own = columns["role"] == role
             seconds = [columns["wall_seconds"], *(columns[f"seconds_{phase}"] for phase in PHASES)]
@@ -187,7 +171,7 @@ def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     columns = e.table("messages")
-    table = _table("what", "by", "sent", "received", "bytes", left=("what", "by"))
+    table = columns_of("what", "by", "sent", "received", "bytes", left=("what", "by"))
     for kind in dict.fromkeys(columns["kind"].tolist()):
         own = columns["kind"] == kind
         sums = (str(int(columns[name][own].sum())) for name in ("sent", "received", "bytes"))
@@ -196,16 +180,13 @@ def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _best(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    if verdict.best_trial not in e.index:
+    architecture = best_of(e, verdict)
+    if architecture is None:
         yield Text("  no trial has a validation error")
         return
-    row = e.index[verdict.best_trial]
-    architecture = e.architectures[row]
-    if isinstance(architecture, str):
-        raise ValueError(architecture)
-    train_ops, val_ops = e.counts[row]
+    train_ops, val_ops = e.counts[e.index[verdict.best_trial]]
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("  trial", f"{verdict.best_trial}, by way of {_lineage(e, verdict.best_trial)}")
+    facts.add_row("  trial", f"{verdict.best_trial}, by way of {e.lineage(verdict.best_trial)}")
     facts.add_row("  hash", architecture.hash)
     facts.add_row("  parameters", f"{architecture.parameters:,}")
     facts.add_row("  operations per image", f"{train_ops:,} to train, {val_ops:,} to validate")
@@ -216,7 +197,7 @@ def _best(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 def _units(architecture: Architecture) -> RenderableType:
     """The units of a network: each a convolution, batch norm, additions, ReLU."""
     shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
-    table = _table("unit", "kernel", "stride", "filters", "output", "adds", left=("adds",))
+    table = columns_of("unit", "kernel", "stride", "filters", "output", "adds", left=("adds",))
     for unit in architecture.units:
         sources = ("pool" if edge.source == POOL else str(edge.source) for edge in unit.edges)
         adds = ", ".join(f"{source} ({edge.kind})" for source, edge in zip(sources, unit.edges, strict=True))
@@ -234,5 +215,7 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Tree of trials (morphs, status, error)": _tree,
     "Time by kind (s)": _ranks,
     "Messages": _messages,
+    "Energy": details.energy,
+    "System": details.system,
     "Best network": _best,
 }

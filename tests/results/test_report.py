@@ -132,7 +132,7 @@ def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) 
     assert "cannot be shown" not in text
     # A failed trial with its cause; the tree; the best network's stem; no colour, no line beyond the width.
     assert "\n  trial 4 failed: ValueError: the loss is nan\n" in text
-    assert re.search(r"^0: initial network  \[stopped, 0.1833\]\n[├└]── 2: ", text, re.MULTILINE)
+    assert re.search(r"^0: initial network  \[done, 0.1833\]\n[├└]── 2: ", text, re.MULTILINE)
     assert re.search(r"^ +0 +7x7 +2 +4 +16x16", text, re.MULTILINE)
     assert "\x1b" not in text and max(map(len, lines)) <= 110
 
@@ -154,7 +154,9 @@ def test_the_text_report_of_a_damaged_file_shows_what_is_left(tmp_path: Path) ->
     text = text_report(file)
     assert text.startswith("AIPERF_MPI status: INVALID")
     assert "cannot be shown: /ranks/rank is missing" in text
-    assert re.search(r"^Rate over time\n +t \(s\)", text, re.MULTILINE)
+    # Rates come from the rows and their networks, and never from the file's own series.
+    assert "Rate over time\n  cannot be shown: /trials/morphs is missing" in text
+    assert re.search(r"^Messages\n +what +by", text, re.MULTILINE)
 
 
 def test_the_text_report_of_a_long_run_stays_short(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sections of the report about what the best network consists of, how it was counted, the machine, and its energy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from aiperf_mpi.opcount import METHOD_VERSIONS
+from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.judge import Verdict
+from aiperf_mpi.results.plain import plain
+from aiperf_mpi.search.architecture import Architecture
+
+#: Most lines about the machine, and characters of one of them.
+MAX_FACTS, MAX_TEXT = 150, 200
+
+
+def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
+    """An empty table with these columns; numbers stand at the right."""
+    table = Table(box=None, pad_edge=True, header_style="")
+    for name in names:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    return table
+
+
+def best_of(e: Evidence, verdict: Verdict) -> Architecture | None:
+    """The best network; None where no trial has an error. Raises ValueError where it cannot be replayed."""
+    if verdict.best_trial not in e.index:
+        return None
+    architecture = e.architectures[e.index[verdict.best_trial]]
+    if isinstance(architecture, str):
+        raise ValueError(architecture)
+    return architecture
+
+
+def layers(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """The best network layer by layer, with the operations of each by the paper's tables."""
+    architecture = best_of(e, verdict)
+    if architecture is None:
+        yield Text("  no trial has a validation error")
+        return
+    table = columns_of("layer", "kind", "takes", "kernel", "stride", "output", "forward (op)", "backward (op)",
+                       left=("layer", "kind", "takes"))  # fmt: skip
+    for layer in architecture.layers():
+        forward, backward, _ = count_layer(layer)
+        size = f"{layer.kernel}x{layer.kernel}" if layer.kernel > 1 or layer.kind == "conv" else ""
+        stride = str(layer.stride) if layer.kind in ("conv", "max_pool") else ""
+        table.add_row(layer.name, layer.kind, ", ".join(layer.inputs), size, stride,
+                      "x".join(map(str, layer.out_shape)), f"{forward:,}", f"{backward:,}")  # fmt: skip
+    yield table
+
+
+def operations(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Operations per image: by the tables, which are credited, and what is stored of the two other methods."""
+    yield Text(f"  analytical ({METHOD_VERSIONS['analytical']}, the paper's Tables 1 and 2): credited, recomputed here "
+               "for every trial from its network")  # fmt: skip
+    yield Text(f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): compared with the tables before a trial is "
+               "trained; its products of matrices must be the same to the last operation, or the trial is rejected, so "
+               "it has no number of its own in the file")  # fmt: skip
+    yield Text(f"  XLA ({METHOD_VERSIONS['xla']}): not stored; `python -m aiperf_mpi flops --arch FILE` shows all "
+               "three for any network")  # fmt: skip
+    best = best_of(e, verdict)
+    initial = e.architectures[0] if e.architectures else None
+    networks = {"initial": initial, "best": best}
+    counts = {name: count(found.layers()) for name, found in networks.items() if isinstance(found, Architecture)}
+    heads = [f"{name} network, {part}" for name in counts for part in ("forward", "backward")]
+    table = columns_of("kind (op/image)", *heads, left=("kind (op/image)",))
+    for kind in (*KINDS, "total"):
+        cells = []
+        for found in counts.values():
+            own = found.kinds.values() if kind == "total" else [found.kinds[kind]]
+            cells += [f"{sum(pair[place] for pair in own):,}" for place in (0, 1)]
+        table.add_row(kind, *cells)
+    yield table
+
+
+def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Energy of the core time, and credited operations per joule of a valid run."""
+    table = Table.grid(padding=(0, 2))
+    joules = verdict.energy_joules
+    table.add_row("  energy of the core time", "not known" if math.isnan(joules) else f"{joules:,.0f} J")
+    if not math.isnan(joules) and verdict.core_seconds > 0:
+        table.add_row("  mean power", f"{joules / verdict.core_seconds:,.1f} W")
+    if not math.isnan(verdict.ops_per_watt):
+        table.add_row("  operations per joule (op/s per W)", f"{verdict.ops_per_watt:.6e}")
+    table.add_row("  level of the measurement", verdict.energy_level)
+    yield table
+
+
+def system(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """The machine and the programs on it, as the run recorded them."""
+    for name, title in (("system/inventory_json", "inventory"), ("config/departures_json", "departures from the rules"),
+                        ("config/env_json", "environment"), ("config/argv", "command line")):  # fmt: skip
+        facts = list(_facts(json.loads(e.result.documents[name])))
+        yield Text(f"  {title}" + ("" if facts else ": none"))
+        table = Table.grid(padding=(0, 2))
+        for key, value in facts[:MAX_FACTS]:
+            table.add_row(f"    {plain(key)}", plain(value)[:MAX_TEXT])
+        if facts:
+            yield table
+        if len(facts) > MAX_FACTS:
+            yield Text(f"    and {len(facts) - MAX_FACTS} more: h5dump -d /{name} FILE")
+
+
+def _facts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a JSON value with their paths; lists of plain values are one leaf."""
+    match value:
+        case dict():
+            for key, entry in value.items():
+                yield from _facts(entry, f"{path}.{key}" if path else str(key))
+        case list() if any(isinstance(entry, dict | list) for entry in value):
+            for number, entry in enumerate(value):
+                yield from _facts(entry, f"{path}[{number}]")
+        case list():
+            if value:
+                yield path, ", ".join(map(str, value))
+        case _:
+            yield path, str(value)
