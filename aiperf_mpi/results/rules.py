@@ -86,7 +86,6 @@ UNCHECKED = {
     "/ranks/node": "a place; the number of nodes is checked (V11)",
     "/ranks/replica": "a place; the number of replicas is checked (V11)",
     "/ranks/local_rank": "a place",
-    "/ranks/hostname": "a name",
     "/ranks/device": "a name",
     "/ranks/device_uuid": "a name",
     "/ranks/cpus": "a place",

@@ -152,7 +152,8 @@ FINDS = {
         "t": "I08", "cumulative_ops": "I08", "cumulative_ops_f64": "I08", "rate": "I08", "best_error": "I08",
         "regulated": "I08",
     },
-    "ranks": {"rank": "V11", "role": "V11", "wall_seconds": "V13", "seconds_init": "V13", "seconds_idle": "V13"},
+    "ranks": {"rank": "V11", "role": "V11", "wall_seconds": "V13", "seconds_init": "V13", "seconds_idle": "V13",
+              "hostname": "I12"},
     "messages": {"kind": "I11", "channel": "I11"},
     "samples": {"t": "I17", "node": "I17", "window": "I17", "power_watts": "I17", "energy_joules": "I17"},
 }  # fmt: skip
