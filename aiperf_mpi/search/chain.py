@@ -218,10 +218,10 @@ def _deeper(chain: Chain, morph: Morph) -> None:
     if new_id > MAX_UNIT_ID:
         raise MorphError(f"morph {morph}: more than {MAX_UNIT_ID + 1} units")
 
-    for unit in chain.units.values():
-        if any(edge.source == morph.a for edge in unit.edges):
-            moved = tuple(Edge(new_id, e.kind, e.stride) if e.source == morph.a else e for e in unit.edges)
-            chain.units[unit.id] = _replace(unit, edges=moved)
+    consumers = {unit.id: unit for unit in chain.units.values() for edge in unit.edges if edge.source == morph.a}
+    for unit in consumers.values():
+        moved = tuple(Edge(new_id, e.kind, e.stride) if e.source == morph.a else e for e in unit.edges)
+        chain.units[unit.id] = _replace(unit, edges=moved)
     chain.units[new_id] = Unit(new_id, morph.kernel, 1, before.filters)
     chain.order.insert(chain.order.index(morph.a) + 1, new_id)
     if chain.pool_after == morph.a:

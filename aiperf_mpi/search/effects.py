@@ -147,13 +147,12 @@ def _rows_of(known: Knowledge) -> np.ndarray:
     rows = known.process.rows
     first: dict[tuple[bytes, int, int], int] = {}
     for index, row in enumerate(rows):
-        first.setdefault((row.slots.tobytes(), row.macs, row.parameters), index)
+        first.setdefault(row.key, index)
     # Those appended behind the anchor have a row each: the very object that the chain holds.
     own = {id(row): index for index, row in enumerate(rows)}
     places = []
     for chain in known.finished:
-        key = (chain.features.slots.tobytes(), chain.features.macs, chain.features.parameters)
-        places.append(own.get(id(chain.features), first[key]))
+        places.append(own.get(id(chain.features), first[chain.features.key]))
     return np.array(places, np.int64)
 
 

@@ -37,14 +37,12 @@ class Plan:
 
     Attributes:
         filters, kernels: of the base units.
-        areas: places (pixels) of the output of any unit in the slot, max-pooling apart.
         edges_out, edges_in: edges of the base network that start (max-pooling counts to slot 0) and end there.
         blocks, stages: first slots of the stem and of each block, of the stem and of each stage (int64).
     """
 
     filters: tuple[int, ...]
     kernels: tuple[int, ...]
-    areas: tuple[int, ...]
     edges_out: tuple[int, ...]
     edges_in: tuple[int, ...]
     blocks: np.ndarray
@@ -65,46 +63,50 @@ class Features:
     macs: int
     parameters: int
 
+    @property
+    def key(self) -> tuple[bytes, int, int]:
+        """Equal for equal features."""
+        return self.slots.tobytes(), self.macs, self.parameters
+
 
 @lru_cache(maxsize=64)
 def plan_of(base: Base) -> Plan:
     """The plan of a base network."""
     units = Architecture(base).units
-    areas, size = [], base.image_size
     edges_out, edges_in = [0] * len(units), [0] * len(units)
     for unit in units:
-        size = -(-size // unit.stride)
-        areas.append(size * size)
-        if unit.id == 0:
-            size = -(-size // 2)  # the stem's max-pooling
         edges_in[unit.id] = len(unit.edges)
         for edge in unit.edges:
             edges_out[max(edge.source, 0)] += 1
     blocks = [0, *range(1, len(units), 3)]
     stages = [0, *(1 + 3 * sum(base.blocks[:stage]) for stage in range(len(base.blocks)))]
-    return Plan(tuple(u.filters for u in units), tuple(u.kernel for u in units), tuple(areas), tuple(edges_out),
-                tuple(edges_in), np.array(blocks), np.array(stages))
+    return Plan(tuple(u.filters for u in units), tuple(u.kernel for u in units), tuple(edges_out), tuple(edges_in),
+                np.array(blocks), np.array(stages))
 
 
 def features(architecture: Architecture) -> Features:
     """The features of an architecture, counted from scratch."""
-    plan, units = plan_of(architecture.base), architecture.units
-    table = np.zeros((len(CHANNELS), len(plan.filters)), np.int16)
-    slot_of = {POOL: 0}
-    for slot, unit in _in_slots(plan, units):
+    # Lists, as a search counts thousands of networks before its first proposal, and most counts are 0.
+    plan, slot_of = plan_of(architecture.base), {POOL: 0}
+    counts = [[0] * len(plan.filters) for _ in CHANNELS]
+    width, kernel, inserted, inserted_width, inserted_kernel, skip_out, skip_in = counts
+    for slot, unit in _in_slots(plan, architecture.units):
         slot_of[unit.id] = slot
-        doublings = _doublings(plan, slot, unit)
         if unit.id == slot:
-            table[WIDTH, slot], table[KERNEL, slot] = doublings, (unit.kernel - plan.kernels[slot]) // 2
+            if unit.filters != plan.filters[slot]:
+                width[slot] = _doublings(plan, slot, unit)
+            kernel[slot] = (unit.kernel - plan.kernels[slot]) // 2
         else:
-            table[INSERTED : INSERTED_KERNEL + 1, slot] += (1, doublings, (unit.kernel - 1) // 2)
-    for unit in units:
+            inserted[slot] += 1
+            inserted_width[slot] += _doublings(plan, slot, unit)
+            inserted_kernel[slot] += (unit.kernel - 1) // 2
         for edge in unit.edges:
-            table[SKIP_OUT, slot_of[edge.source]] += 1
-            table[SKIP_IN, slot_of[unit.id]] += 1
+            skip_out[slot_of[edge.source]] += 1
+            skip_in[slot] += 1
+    table = np.array(counts, np.int16)
     table[SKIP_OUT] -= plan.edges_out
     table[SKIP_IN] -= plan.edges_in
-    return Features(table, macs(architecture), architecture.parameters)
+    return Features(table, architecture.macs, architecture.parameters)
 
 
 def child_features(parent: Features, before: Architecture, morph: Morph, child: Architecture) -> Features:
@@ -131,25 +133,7 @@ def child_features(parent: Features, before: Architecture, morph: Morph, child: 
         origin = plan.kernels[slot] if unit.id == slot else 1
         steps = (morph.kernel - origin) // 2 - (unit.kernel - origin) // 2
         table[KERNEL if unit.id == slot else INSERTED_KERNEL, slot] += steps
-    return Features(table, macs(child), child.parameters)
-
-
-def macs(architecture: Architecture) -> int:
-    """Multiply-accumulates of all convolutions of the forward pass for one image."""
-    plan, units = plan_of(architecture.base), architecture.units
-    areas, filters = plan.areas, {unit.id: unit.filters for unit in units}
-    filters[POOL] = filters[architecture.pool_after]
-    total, channels, area = 0, architecture.base.channels, 0
-    for unit in units:
-        if unit.id < len(areas):
-            area = areas[unit.id]
-        taps = unit.kernel * unit.kernel * channels
-        for edge in unit.edges:
-            if edge.kind == "conv":
-                taps += filters[edge.source]
-        total += taps * unit.filters * area
-        channels = unit.filters
-    return total
+    return Features(table, child.macs, child.parameters)
 
 
 def _in_slots(plan: Plan, units: Iterable[Unit]) -> Iterable[tuple[int, Unit]]:

@@ -249,7 +249,7 @@ class HistoryView:
                  cache: ArchitectureCache | None = None, inherit: bool = False) -> None:
         self.initial = initial
         self.length = len(summaries)
-        self.summaries = summaries
+        self.summaries = summaries = np.asarray(summaries)
         self._record = record
         self.cache = ArchitectureCache() if cache is None else cache
 
@@ -344,17 +344,19 @@ class HistoryView:
     def architecture(self, trial_id: int) -> Architecture:
         """The architecture of a trial, replayed from the nearest ancestor that is known.
 
-        Raises KeyError if there is no such trial, RecordError if a record on the way is torn or not its parent's
-        child.
+        Raises KeyError if there is no such trial, RecordError if a record on the way is torn, or is not its parent's
+        child by its hash (which is left to its trainer where a trial ended well).
         """
         found = self.cache.get(trial_id)
-        return found if found is not None else self._replay(trial_id).architecture
+        return self._replay(trial_id) if found is None else found
 
     def candidate(self, trial_id: int) -> Candidate:
         """The whole candidate of a trial; raises as `architecture` does."""
-        return self._replay(trial_id)
+        record = self.record(trial_id)
+        parent = int(record["parent"])
+        return Candidate.from_record(record, self.initial if parent < 0 else self.architecture(parent), trial_id)
 
-    def _replay(self, trial_id: int) -> Candidate:
+    def _replay(self, trial_id: int) -> Architecture:
         # Up to an ancestor that is known, then down again; a loop, as lineages may be longer than Python's stack.
         lineage: list[tuple[int, np.void]] = []
         parent, known = trial_id, None
@@ -368,14 +370,14 @@ class HistoryView:
             parent = above
             known = self.initial if parent < 0 else self.cache.get(parent)
 
-        candidate: Candidate | None = None
+        # To compare with the hash costs more than to replay; for a trial that ended well its trainer has done so.
         for descendant, record in reversed(lineage):
-            candidate = Candidate.from_record(record, known, descendant)
-            known = candidate.architecture
+            if self.status(descendant) in rec.SUCCESSES:
+                known = known.apply(*rec.own_morphs(record, descendant))
+            else:
+                known = Candidate.from_record(record, known, descendant).architecture
             self.cache.put(descendant, known)
-        if candidate is None:
-            raise KeyError(f"history: there is no trial {trial_id}")
-        return candidate
+        return known
 
     def _require(self, trial_id: int) -> None:
         if not 0 <= trial_id < self.length or self.summaries["kind"][trial_id] != rec.PROPOSED:

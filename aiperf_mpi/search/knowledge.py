@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -82,10 +83,18 @@ class Knowledge:
     pending: list[Chain]
     eligible: np.ndarray
 
-    @property
-    def hashes(self) -> set[str]:
-        """Hashes of all their architectures."""
-        return {chain.architecture.hash for chain in (*self.finished, *self.pending)}
+    def holds(self, child: Chain) -> bool:
+        """Whether one of their architectures is that of `child`."""
+        # The same network has the same size, so that few hashes are needed; each costs more than all else here.
+        alike = self._by_size.get((child.features.macs, child.features.parameters), ())
+        return any(chain.architecture.hash == child.architecture.hash for chain in alike)
+
+    @cached_property
+    def _by_size(self) -> dict[tuple[int, int], list[Chain]]:
+        found: dict[tuple[int, int], list[Chain]] = {}
+        for chain in (*self.finished, *self.pending):
+            found.setdefault((chain.features.macs, chain.features.parameters), []).append(chain)
+        return found
 
 
 def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:

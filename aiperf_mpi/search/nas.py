@@ -193,7 +193,7 @@ class Bayesian:
         process = known.process.imagine([chain.features for chain in known.pending])
         roots = roots_among(process, known.finished, known.eligible, rng)
         for chain in anneal(process, roots, moves, exploration(rng), rng):
-            if chain.architecture.hash not in known.hashes:
+            if not known.holds(chain):
                 return Proposal(chain.parent_id, chain.morphs, chain.architecture)
         return Random(self.space, long=True).propose(view.of_parents(), rng)
 

@@ -177,6 +177,14 @@ def abandoned_summary() -> np.void:
     return summary
 
 
+def own_morphs(record: np.void, trial_id: int) -> tuple[Morph, ...]:
+    """The morphs that lead from the parent of a record's trial to it. Raises RecordError if the record is torn."""
+    if not check(record):
+        raise RecordError(f"record of trial {trial_id}: checksum, version or kind is wrong, so it is torn or of "
+                          "another format")
+    return tuple(map(Morph.unpack, record["morphs"][: record["n_morphs"]].tolist()))
+
+
 def candidate_key(arch_hash: str, batch_global: int) -> int:
     """The 64-bit key, never 0, by which a candidate is claimed: its network (kernels are in it) and global batch.
 
@@ -300,10 +308,7 @@ class Candidate:
 
         Raises RecordError if the record is torn, or if its hash or key is not that of the replayed architecture.
         """
-        where = f"record of trial {trial_id}"
-        if not check(record):
-            raise RecordError(f"{where}: checksum, version or kind is wrong, so it is torn or of another format")
-        own = tuple(Morph.unpack(int(word)) for word in record["morphs"][: record["n_morphs"]])
+        where, own = f"record of trial {trial_id}", own_morphs(record, trial_id)
         architecture = parent.apply(*own)
         stored = record["arch_hash"].tobytes().hex()
         if architecture.hash != stored:

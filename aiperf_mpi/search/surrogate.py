@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 from aiperf_mpi.search.features import LEVELS, Features, Plan, resolutions
@@ -23,6 +24,9 @@ FIT_ROWS = 200
 
 #: Steps of the optimiser at most; from the prior's mode it is within 1 % of the likelihood's maximum by then.
 FIT_STEPS = 40
+
+#: Rows whose covariances with those before them are computed at once.
+BLOCK = 256
 
 #: Prior of the hyperparameters, normal in their logarithms: what share of the median distance's decay each level
 #: causes, signal and noise variance for values of variance 1, and how far (in logarithms) data must speak to move them.
@@ -69,10 +73,10 @@ class Table:
     def __len__(self) -> int:
         return len(self.size)
 
-    def part(self, start: int) -> Table:
-        """The rows from `start` on."""
-        return Table(tuple(a[start:] for a in self.ones), tuple(a[start:] for a in self.inside),
-                     tuple(a[start:] for a in self.outside), self.size[start:], self.thresholds)
+    def part(self, rows: slice | np.ndarray) -> Table:
+        """Some of the rows."""
+        return Table(tuple(a[rows] for a in self.ones), tuple(a[rows] for a in self.inside),
+                     tuple(a[rows] for a in self.outside), self.size[rows], self.thresholds)
 
 
 def tabulate(rows: Sequence[Features], plan: Plan, reference: Table | None = None) -> Table:
@@ -130,6 +134,40 @@ class Hyper:
         """Covariances for distances [levels, n, m]: float64 [n, m]."""
         return self.signal * np.exp(-np.tensordot(self.gamma, distances, axes=1))
 
+    def covariance(self, first: Table, second: Table) -> np.ndarray:
+        """`kernel(differences(first, second))`, without keeping the levels apart: float64 [rows, rows]."""
+        *counted, size = self.gamma
+
+        # What belongs to one row alone, then the common ones of both (see Table) level by level.
+        beside = [sum(gamma * (inside.astype(np.float64) + outside)
+                      for gamma, inside, outside in zip(counted, table.inside, table.outside, strict=True))
+                  for table in (first, second)]  # fmt: skip
+        total = beside[0][:, None] + beside[1]
+        scratch = np.empty_like(total)
+        for gamma, a, b in zip(counted, first.ones, second.ones, strict=True):
+            np.multiply(a @ b.T, 2.0 * gamma, out=scratch)
+            total -= scratch
+        for a, b in zip(first.size.T, second.size.T, strict=True):
+            np.abs(np.subtract(a[:, None], b, out=scratch), out=scratch)
+            scratch *= size
+            total += scratch
+        np.exp(np.negative(total, out=total), out=total)
+        total *= self.signal
+        return total
+
+    def among(self, table: Table, noise: np.ndarray) -> np.ndarray:
+        """Covariances of the rows of one table with noise on the whole diagonal; only the lower triangle is filled.
+
+        Arguments:
+            noise: variance of each row's noise over that of one measured value, float64 [rows].
+        """
+        found = np.zeros((len(table), len(table)))
+        for start in range(0, len(table), BLOCK):
+            end = min(start + BLOCK, len(table))
+            found[start:end, :end] = self.covariance(table.part(slice(start, end)), table.part(slice(end)))
+        found[np.diag_indices(len(table))] += self.noise * noise
+        return found
+
 
 def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
     """The hyperparameters of the largest marginal likelihood times prior, from the prior's mode on.
@@ -143,6 +181,7 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
     apart = distances[:, *np.triu_indices(n, 1)] if n > 1 else np.ones((len(LEVELS), 1))
     scale = np.maximum(np.median(apart, axis=1), 1e-2)
     mode = np.log(np.concatenate([PRIOR_DECAY / scale, [PRIOR_SIGNAL, PRIOR_NOISE]]))
+    flat = distances.reshape(len(LEVELS), -1)
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         """Negative log of likelihood times prior, and its gradient; the constant mean is the best one for each x."""
@@ -150,7 +189,7 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
         signal = hyper.kernel(distances)
         covariance = signal + np.diag(hyper.noise * noise)
         factor, _ = stable_factor(covariance)
-        inverse = cho_solve((factor, True), np.eye(n))
+        inverse = inverse_of(factor)
         mean = (inverse @ values).sum() / inverse.sum()
         weights = inverse @ (values - mean)
         pull = (x - mode) / PRIOR_SPREAD
@@ -159,7 +198,7 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
         # d loss / d theta = -1/2 tr((w w' - K^-1) dK / d theta), where dK / d log gamma = -gamma L1 K.
         outer = (inverse - np.outer(weights, weights)) * 0.5
         by_signal = outer * signal
-        slopes = [-gamma * (by_signal * d).sum() for gamma, d in zip(hyper.gamma, distances, strict=True)]
+        slopes = -hyper.gamma * (flat @ by_signal.ravel())
         gradient = np.array([*slopes, by_signal.sum(), hyper.noise * (np.diag(outer) * noise).sum()])
         return float(value), gradient + pull / PRIOR_SPREAD
 
@@ -189,6 +228,12 @@ def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
             return lower, jitter
         except LinAlgError:
             jitter = max(jitter * 10.0, 1e-10 * float(np.abs(np.diag(covariance)).max()), 1e-12)
+
+
+def inverse_of(factor: np.ndarray) -> np.ndarray:
+    """The inverse of the symmetric matrix whose lower Cholesky factor is given, both triangles (LAPACK's dpotri)."""
+    lower, _ = dpotri(factor, lower=1)
+    return lower + np.tril(lower, -1).T
 
 
 # -- the process -----------------------------------------------------------------------------------------------------
@@ -281,7 +326,7 @@ class Process:
 
     def predict(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
         """Posterior mean and standard deviation of the noise-free error of each row (float64 [m] both)."""
-        cross = self.hyper.kernel(differences(tabulate(rows, self.plan, self.table), self.table))
+        cross = self.hyper.covariance(tabulate(rows, self.plan, self.table), self.table)
         half = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self.hyper.signal - np.einsum("ij,ij->j", half, half), 0.0)
         mean = self.mean + cross[:, : len(self.weights)] @ self.weights
@@ -321,8 +366,7 @@ class Process:
     def _extended(self, rows: tuple[Features, ...], noise: np.ndarray) -> tuple[Table, np.ndarray]:
         """Table and factor with rows appended: [[L, 0], [B, C]] with B = K21 L^-T and C C' = K22 - B B'."""
         old, table = len(self), tabulate(self.rows + rows, self.plan)
-        new = table.part(old)
-        covariance = self.hyper.kernel(differences(new, table))
+        covariance = self.hyper.covariance(table.part(slice(old, None)), table)
         beside = solve_triangular(self.lower, covariance[:, :old].T, lower=True, check_finite=False).T
         corner = covariance[:, old:] + np.diag(self.hyper.noise * noise) - beside @ beside.T
         lower = np.zeros((len(table), len(table)))
@@ -345,11 +389,10 @@ def learn(seen: Observations, plan: Plan) -> Process:
                          f"{int(np.isfinite(seen.values).sum())} have a finite value; it needs one, and all finite")
     units = Units.of(seen.values)
     places, rows, values, noise = merge(seen.rows, units.standardise(seen.values), seen.noise)
-    table = tabulate(rows, plan)
-    distances = differences(table, table)
-    chosen = _spread(values, FIT_ROWS)
-    hyper = fit(distances[:, chosen[:, None], chosen], values[chosen], noise[chosen])
-    lower, _ = stable_factor(hyper.kernel(distances) + np.diag(hyper.noise * noise))
+    table, chosen = tabulate(rows, plan), _spread(values, FIT_ROWS)
+    fitted = table.part(chosen)
+    hyper = fit(differences(fitted, fitted), values[chosen], noise[chosen])
+    lower, _ = stable_factor(hyper.among(table, noise))
     mean, weights = _posterior(lower, values)
     return Process(plan, units, hyper, rows, table, lower, values, noise, places, weights, mean)
 
@@ -359,7 +402,7 @@ def merge(rows: Sequence[Features], values: np.ndarray,
     """(places, rows, values, noise) without duplicates, rows in the order of their first appearance, and at which of
     them each given row is now; values are averaged by precision, the variance of the noise falls with their number."""
     first: dict[tuple[bytes, int, int], int] = {}
-    place = np.array([first.setdefault((row.slots.tobytes(), row.macs, row.parameters), len(first)) for row in rows])
+    place = np.array([first.setdefault(row.key, len(first)) for row in rows])
     unique = [rows[int(i)] for i in np.unique(place, return_index=True)[1]]
     precision = np.bincount(place, 1.0 / noise)
     return place, tuple(unique), np.bincount(place, values / noise) / precision, 1.0 / precision

@@ -10,9 +10,11 @@ import pytest
 
 from aiperf_mpi.search import knowledge
 from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.acquisition import Chain
+from aiperf_mpi.search.architecture import Architecture, Morph
+from aiperf_mpi.search.features import features
 from aiperf_mpi.search.history import ArchitectureCache, ArrayHistory, HistoryView
-from aiperf_mpi.search.knowledge import LONGEST_STEP, MOST_ROWS, Memory, anchor, chosen, learn_from
+from aiperf_mpi.search.knowledge import LONGEST_STEP, MOST_ROWS, Knowledge, Memory, anchor, chosen, learn_from
 from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.search.nas import Bayesian
 from aiperf_mpi.search.record import Candidate
@@ -34,6 +36,10 @@ def log_of(finished: int, pending: int = 0, kept: tuple[int, ...] = (), seed: in
             log.append(candidate.outcome(rec.DONE, 1.0, epochs=1, best_error=error, kept=index in kept))
     log.refresh()
     return log
+
+
+def hashes(known: Knowledge) -> set[str]:
+    return {chain.architecture.hash for chain in (*known.finished, *known.pending)}
 
 
 def test_anchors_come_an_eighth_apart_and_at_most_128() -> None:
@@ -72,7 +78,7 @@ def test_what_is_kept_changes_nothing() -> None:
     # One memory through all lengths of a growing history, against a new one for each length: the same bits.
     log, memory, cache = log_of(60, pending=5), Memory(), ArchitectureCache()
     asked = [INITIAL.apply(*random_chain(INITIAL, np.random.default_rng(i), 3)[1]) for i in range(5)]
-    rows = [knowledge.features(architecture) for architecture in asked]
+    rows = [features(architecture) for architecture in asked]
     for rows_seen in range(20, len(log) + 1, 7):
         kept = learn_from(HistoryView(log.summaries()[:rows_seen], log.record, INITIAL, cache), 8, memory)
         fresh = learn_from(HistoryView(log.summaries()[:rows_seen], log.record, INITIAL), 8, Memory())
@@ -90,14 +96,24 @@ def test_a_memory_never_takes_one_history_for_another() -> None:
         log = log_of(20, seed=seed)
         known = learn_from(HistoryView.of(log, INITIAL), 8, memory)
         fresh = learn_from(HistoryView.of(log, INITIAL), 8, Memory())
-        assert known.hashes == fresh.hashes
+        assert hashes(known) == hashes(fresh)
         assert np.array_equal(known.process.expected(), fresh.process.expected())
+
+
+def test_a_network_is_known_whatever_morphs_lead_to_it() -> None:
+    # Unit 1 is 1x1 and unit 2 is 3x3 with as many filters: another 3x3 behind either is the same network.
+    twins = [INITIAL.apply(Morph("deeper", unit, 0, 3)) for unit in (1, 2)]
+    other = INITIAL.apply(Morph("deeper", 3, 0, 3))
+    assert twins[0].hash == twins[1].hash and features(twins[0]).key != features(twins[1]).key
+    first, second, third = (Chain(0, (), a, features(a)) for a in (*twins, other))
+    for known in (Knowledge(None, [first], [], np.arange(1)), Knowledge(None, [], [first], np.arange(0))):  # type: ignore[arg-type]
+        assert known.holds(first) and known.holds(second) and not known.holds(third)
 
 
 def test_a_small_memory_forgets_and_still_knows() -> None:
     log = log_of(40)
     small = learn_from(HistoryView.of(log, INITIAL), 8, Memory(capacity=3))
-    assert small.hashes == learn_from(HistoryView.of(log, INITIAL), 8, Memory()).hashes
+    assert hashes(small) == hashes(learn_from(HistoryView.of(log, INITIAL), 8, Memory()))
 
 
 def test_only_trials_with_kept_weights_are_parents_where_children_inherit() -> None:
