@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 #: Morph operations, in the order of their codes in a packed morph (section 4.1 of the paper).
@@ -170,7 +171,16 @@ class Chain:
 
 
 def base_chain(base: Base) -> Chain:
-    """ResNet version 1: a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1 convolutions."""
+    """ResNet version 1: a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1 convolutions.
+
+    The chains of one base share its units, so that a unit that no morph has changed is known by its identity.
+    """
+    units = _base_units(base)
+    return Chain([u.id for u in units], {u.id: u for u in units}, pool_after=0)
+
+
+@lru_cache(maxsize=64)
+def _base_units(base: Base) -> tuple[Unit, ...]:
     units = [Unit(0, 7, 2, base.width)]
     for stage, count in enumerate(base.blocks):
         narrow = base.width << stage
@@ -186,7 +196,7 @@ def base_chain(base: Base) -> Chain:
                 (1, 1, narrow * EXPANSION, (shortcut,)),
             ):
                 units.append(Unit(len(units), kernel, step, filters, edges))
-    return Chain([u.id for u in units], {u.id: u for u in units}, pool_after=0)
+    return tuple(units)
 
 
 # -- the morphs: each checks first, then changes the chain in place --------------------------------------------------

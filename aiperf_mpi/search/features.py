@@ -36,15 +36,14 @@ class Plan:
     """What all architectures of one base share, by slot.
 
     Attributes:
+        units: the base units.
         filters, kernels: of the base units.
-        edges_out, edges_in: edges of the base network that start (max-pooling counts to slot 0) and end there.
         blocks, stages: first slots of the stem and of each block, of the stem and of each stage (int64).
     """
 
+    units: tuple[Unit, ...]
     filters: tuple[int, ...]
     kernels: tuple[int, ...]
-    edges_out: tuple[int, ...]
-    edges_in: tuple[int, ...]
     blocks: np.ndarray
     stages: np.ndarray
 
@@ -73,39 +72,33 @@ class Features:
 def plan_of(base: Base) -> Plan:
     """The plan of a base network."""
     units = Architecture(base).units
-    edges_out, edges_in = [0] * len(units), [0] * len(units)
-    for unit in units:
-        edges_in[unit.id] = len(unit.edges)
-        for edge in unit.edges:
-            edges_out[max(edge.source, 0)] += 1
     blocks = [0, *range(1, len(units), 3)]
     stages = [0, *(1 + 3 * sum(base.blocks[:stage]) for stage in range(len(base.blocks)))]
-    return Plan(tuple(u.filters for u in units), tuple(u.kernel for u in units), tuple(edges_out), tuple(edges_in),
-                np.array(blocks), np.array(stages))
+    return Plan(units, tuple(u.filters for u in units), tuple(u.kernel for u in units), np.array(blocks),
+                np.array(stages))
 
 
 def features(architecture: Architecture) -> Features:
     """The features of an architecture, counted from scratch."""
-    # Lists, as a search counts thousands of networks before its first proposal, and most counts are 0.
-    plan, slot_of = plan_of(architecture.base), {POOL: 0}
-    counts = [[0] * len(plan.filters) for _ in CHANNELS]
-    width, kernel, inserted, inserted_width, inserted_kernel, skip_out, skip_in = counts
+    plan = plan_of(architecture.base)
+    table, slot_of = np.zeros((len(CHANNELS), len(plan.units)), np.int16), {POOL: 0}
     for slot, unit in _in_slots(plan, architecture.units):
         slot_of[unit.id] = slot
+        base = plan.units[slot]
+        if unit is base:
+            # Its counts are 0: a search counts thousands of networks before its first proposal, and most units so.
+            continue
         if unit.id == slot:
-            if unit.filters != plan.filters[slot]:
-                width[slot] = _doublings(plan, slot, unit)
-            kernel[slot] = (unit.kernel - plan.kernels[slot]) // 2
+            table[WIDTH, slot] = _doublings(plan, slot, unit)
+            table[KERNEL, slot] = (unit.kernel - base.kernel) // 2
+            for edge in base.edges:
+                table[SKIP_OUT, max(edge.source, 0)] -= 1
+                table[SKIP_IN, slot] -= 1
         else:
-            inserted[slot] += 1
-            inserted_width[slot] += _doublings(plan, slot, unit)
-            inserted_kernel[slot] += (unit.kernel - 1) // 2
+            table[INSERTED : INSERTED_KERNEL + 1, slot] += (1, _doublings(plan, slot, unit), (unit.kernel - 1) // 2)
         for edge in unit.edges:
-            skip_out[slot_of[edge.source]] += 1
-            skip_in[slot] += 1
-    table = np.array(counts, np.int16)
-    table[SKIP_OUT] -= plan.edges_out
-    table[SKIP_IN] -= plan.edges_in
+            table[SKIP_OUT, slot_of[edge.source]] += 1
+            table[SKIP_IN, slot] += 1
     return Features(table, architecture.macs, architecture.parameters)
 
 
