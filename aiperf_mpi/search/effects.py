@@ -20,7 +20,6 @@ from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.cells import Cells
 from aiperf_mpi.search.history import HistoryView
 from aiperf_mpi.search.knowledge import MOST_ROWS, Knowledge
-from aiperf_mpi.search.record import RecordError
 from aiperf_mpi.search.surrogate import Process
 
 #: Variance that an effect may have over that of the errors: so large that it takes nothing from what was observed.
@@ -65,12 +64,6 @@ class Observed:
         return settled + np.concatenate([alone, failed])
 
 
-def kernel_is_tuned(view: HistoryView, trial_id: int) -> bool:
-    """Whether a trial has a `deeper` of its own that takes the kernel size."""
-    own = int(view.summaries["n_morphs"][trial_id])
-    return bool(view.architecture(trial_id).own_kernel_morphs(own))
-
-
 def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) -> Observed:
     """What the history says of the cells.
 
@@ -98,7 +91,7 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
         if summary["round"] < from_round or place < oldest:
             continue
         kernel, batch = int(summary["kernel_size"]), int(summary["batch_per_device"])
-        tuned = bool(chain.architecture.own_kernel_morphs(int(summary["n_morphs"])))
+        tuned = bool(summary["flags"] & rec.TAKES_KERNEL)
         cell = cells.cell(kernel, batch)
         if tuned or not cells.tunes_kernel:
             if cell >= 0:
@@ -133,7 +126,7 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
     pending = np.zeros(count, np.int64)
     for chain in known.pending:
         summary = summaries[chain.parent_id]
-        tuned = bool(chain.architecture.own_kernel_morphs(int(summary["n_morphs"])))
+        tuned = bool(summary["flags"] & rec.TAKES_KERNEL)
         cell = cells.cell(int(summary["kernel_size"]), int(summary["batch_per_device"]))
         if summary["round"] >= from_round and cell >= 0 and (tuned or not cells.tunes_kernel):
             pending[cell] += 1
@@ -159,15 +152,9 @@ def _rows_of(known: Knowledge) -> np.ndarray:
 def _failed_cells(view: HistoryView, cells: Cells, from_round: int) -> list[int]:
     """The cells of the youngest failed trials."""
     rows = view.summaries
-    ended = (rows["kind"] == rec.OUTCOME) & (rows["status"] == rec.FAILED)
-    failed = rows["trial"][ended & (rows["round"] >= from_round)]
-    found = []
-    for trial in failed[-MOST_FAILED:]:
-        cell = cells.cell(int(rows["kernel_size"][trial]), int(rows["batch_per_device"][trial]))
-        try:
-            if cell >= 0 and (not cells.tunes_kernel or kernel_is_tuned(view, int(trial))):
-                found.append(cell)
-        except (KeyError, RecordError):
-            # A record that nobody can replay says nothing about its hyperparameters.
-            continue
-    return found
+    rows = rows[(rows["kind"] == rec.OUTCOME) & (rows["status"] == rec.FAILED) & (rows["round"] >= from_round)]
+    rows = rows[-MOST_FAILED:]
+    if cells.tunes_kernel:
+        rows = rows[(rows["flags"] & rec.TAKES_KERNEL) > 0]
+    found = [cells.cell(int(row["kernel_size"]), int(row["batch_per_device"])) for row in rows]
+    return [cell for cell in found if cell >= 0]

@@ -24,7 +24,7 @@ from aiperf_mpi.search.history import HistoryView
 from aiperf_mpi.search.knowledge import START, Memory, learn_from
 from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits
 from aiperf_mpi.search.nas import Proposal
-from aiperf_mpi.search.record import PROPOSED
+from aiperf_mpi.search.record import PROPOSED, TAKES_KERNEL
 
 __all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Space", "make_hpo",
            "recommend", "tune"]
@@ -175,8 +175,11 @@ def _first(view: HistoryView, proposal: Proposal, cells: Cells, from_round: int,
 
 
 def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
-    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone."""
+    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone; in the table with kernels
+    without the trials that could not take one."""
     rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)]
+    if cells.tunes_kernel:
+        rows = rows[(rows["flags"] & TAKES_KERNEL) > 0]
     choices = [cells.choice(cell) for cell in range(cells.shape[0] * cells.shape[1])]
     return np.array([np.count_nonzero((rows["batch_per_device"] == choice.batch_per_device)
                                       & ((rows["kernel_size"] == choice.kernel_size) | (not cells.tunes_kernel)))

@@ -33,8 +33,9 @@ SUCCESSES = (DONE, STOPPED)
 
 # Bits in `flags`. In an OUTCOME: the value that the search uses is predicted from a learning curve, not measured; the
 # trial's best weights are kept, so that children may inherit them. In both records of a candidate: it starts from the
-# weights that were kept of its parent.
-PREDICTED, KEPT, FROM_CHECKPOINT = 1, 2, 4
+# weights that were kept of its parent; a `deeper` of its own has the kernel size that the record says, where without
+# this bit that number stands for nothing in the network.
+PREDICTED, KEPT, FROM_CHECKPOINT, TAKES_KERNEL = 1, 2, 4, 8
 
 #: Morphs between a candidate and its parent (section 4.1 of the paper takes the authors' chains; theirs are short).
 MAX_OWN_MORPHS = 8
@@ -267,7 +268,8 @@ class Candidate:
                      "seed", "train_ops", "val_ops"):
             record[name] = getattr(self, name)
         record["parent"] = self.parent_id
-        record["flags"] = FROM_CHECKPOINT if self.from_checkpoint else 0
+        takes_kernel = bool(self.architecture.own_kernel_morphs(len(self.own_morphs)))
+        record["flags"] = FROM_CHECKPOINT * self.from_checkpoint | TAKES_KERNEL * takes_kernel
         record["n_morphs"] = len(self.own_morphs)
         record["morphs"][: len(self.own_morphs)] = [morph.pack() for morph in self.own_morphs]
         record["arch_hash"] = np.frombuffer(bytes.fromhex(self.architecture.hash), np.uint8)

@@ -19,6 +19,7 @@ from aiperf_mpi.search.hpo import OPTIMISERS, Choice, Hpo, Space, make_hpo, reco
 from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate
+from aiperf_mpi.search.streams import HPO, stream
 from tests.search.cell_landscape import CellLandscape, Study
 
 INITIAL = Architecture(Base(image_size=32, channels=1, classes=10, width=4))
@@ -73,6 +74,21 @@ def test_the_grid_is_filled_evenly_and_ignores_the_warm_up() -> None:
         record(chosen[-1], 4, unit)
     assert set(Counter(chosen).values()) == {2} and len(set(chosen)) == 6
     assert len(set(chosen[:6])) == 6
+
+
+def test_the_grid_counts_only_trials_that_could_take_a_kernel() -> None:
+    # 9 trials of batch 16 without a `deeper` say kernel 3 in their records, which is nobody's choice: in the table with
+    # kernels nothing has been tried, in the row of batches 16 nine times.
+    log, hpo = ArrayHistory(64), make_hpo("grid", kernels=KERNELS, batches=BATCHES, from_round=4)
+    for unit in range(9):
+        own = (Morph("wider", unit),)
+        log.append(Candidate.new(INITIAL.apply(*own), own, parent_id=0, replica=0, generator=0, round=4,
+                                 batch_per_device=16, devices=1, seed=0).to_record(0.0))
+    log.refresh()
+    view, deeper = HistoryView.of(log, INITIAL), proposal(Morph("deeper", 5, 0, 3))
+    drawn = {hpo.suggest(view, deeper, np.random.default_rng(seed)) for seed in range(60)}
+    assert drawn == {Choice(k, b) for k in KERNELS for b in BATCHES}
+    assert hpo.suggest(view, proposal(Morph("wider", 20)), np.random.default_rng(0)) == Choice(3, 32)
 
 
 def test_the_kernel_is_in_the_network_its_hash_and_its_count() -> None:
@@ -163,6 +179,16 @@ def test_the_same_history_gives_the_same_suggestion_whatever_is_remembered(metho
     assert all(type(number) is int for number in dataclasses.astuple(fresh))
     best = recommend(view, child, Space())
     assert best is not None and all(type(number) is int for number in dataclasses.astuple(best))
+
+
+@pytest.mark.parametrize("method", ["bayesian", "tpe"])
+def test_generators_with_the_same_snapshot_do_not_all_get_one_cell(method: str) -> None:
+    for trials in (15, 30):
+        study = studied(method, 5, 0.4, trials)
+        view, child, hpo = study.view(), study.proposal(), study.hpo
+        assert hpo is not None
+        drawn = Counter(hpo.suggest(view, child, stream(HPO, 5, generator, 0, view.length)) for generator in range(32))
+        assert len(drawn) >= 2 and max(drawn.values()) <= 30, drawn
 
 
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])

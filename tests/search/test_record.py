@@ -169,12 +169,12 @@ def test_value_that_the_search_uses(status: int, best: float, predicted: float, 
     summary = rec.summarise(record)
     assert (summary["kind"], summary["status"], summary["trial"]) == (rec.OUTCOME, status, 4)
     np.testing.assert_equal(float(summary["value"]), value)
-    assert summary["flags"] == flags
+    assert summary["flags"] == flags | rec.TAKES_KERNEL
     assert (record["t"], record["epochs"]) == (9.0, 3)
 
 
 def test_flags_of_inherited_and_kept_weights() -> None:
-    candidate = dataclasses.replace(child(), trial_id=4, from_checkpoint=True)
+    candidate = dataclasses.replace(child(own=(Morph("wider", 2),)), trial_id=4, from_checkpoint=True)
     proposed = candidate.to_record(0.0)
     assert proposed["flags"] == rec.summarise(proposed)["flags"] == rec.FROM_CHECKPOINT
     assert Candidate.from_record(proposed, Architecture(SMALL), 4) == candidate
@@ -184,6 +184,24 @@ def test_flags_of_inherited_and_kept_weights() -> None:
     assert kept["flags"] == rec.FROM_CHECKPOINT | rec.KEPT | rec.PREDICTED
     assert candidate.outcome(rec.DONE, 1.0, best_error=0.5)["flags"] == rec.FROM_CHECKPOINT
     assert rec.rejection(proposed, 4, 1.0, "gone")["flags"] == rec.FROM_CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    ("own", "takes"),
+    [
+        ((Morph("deeper", 2, 0, 3),), True),
+        ((Morph("wider", 2), Morph("kernel", 1, 0, 3), Morph("skip", 1, 3)), False),
+        ((Morph("deeper", 2, 0, 3), Morph("kernel", 7, 0, 5)), False),  # a kernel morph of the same chain wins
+        ((Morph("deeper", 2, 0, 3), Morph("kernel", 7, 0, 5), Morph("deeper", 7, 0, 3)), True),
+    ],
+)
+def test_a_record_says_whether_the_kernel_size_is_in_the_network(own: tuple[Morph, ...], takes: bool) -> None:
+    # Seven units, so the first `deeper` makes unit 7.
+    initial = Architecture(Base(image_size=16, channels=1, classes=4, width=2, blocks=(1, 1)))
+    candidate = Candidate.new(initial.apply(*own), own, parent_id=0, replica=0, generator=0, round=4,
+                              batch_per_device=32, devices=1, seed=0)
+    summary = rec.summarise(candidate.to_record(0.0))
+    assert summary["flags"] == (rec.TAKES_KERNEL if takes else 0) and summary["kernel_size"] == 3
 
 
 def test_a_withdrawal_names_its_trial_and_is_no_outcome() -> None:
