@@ -220,6 +220,11 @@ class Parallel:
     """How the ranks share the machine."""
 
     trainers_per_node: int = setting(1, "trainer ranks on a node", low=1, high=4096)
+    dispatch: str = setting(
+        "auto",
+        "how steps run on a replica's devices; auto: pmap on one process, shard_map on several",
+        choices=("auto", "pmap", "shard_map"),
+    )
     ranks_per_node: int = setting(0, "cut hosts into nodes of this many ranks; 0: by shared memory", low=0, high=2**20)
     host_devices: int = setting(0, "CPU devices of a trainer without accelerators; 0: as JAX finds", low=0, high=1024)
     history_capacity: int = setting(2**17, "records in the history window", low=16, high=2**31)

@@ -36,7 +36,8 @@ from aiperf_mpi.opcount.forms import STEMS, executed_difference  # noqa: E402
 from aiperf_mpi.opcount.trace import train_arguments  # noqa: E402
 from aiperf_mpi.search.architecture import Architecture  # noqa: E402
 from aiperf_mpi.search.record import Candidate  # noqa: E402
-from aiperf_mpi.training.compile import compile_steps, over_devices, use_compilation_cache  # noqa: E402
+from aiperf_mpi.training.compile import compile_steps, use_compilation_cache  # noqa: E402
+from aiperf_mpi.training.dispatch import over_devices  # noqa: E402
 from aiperf_mpi.training.step import train_step  # noqa: E402
 from benchmarks.ceilings import copy_rate, matrix_rate, modelled_bytes  # noqa: E402
 from benchmarks.onestep import MORPHS, Measured, Step, in_turn, morphed, ratio, settings_of  # noqa: E402

@@ -40,20 +40,29 @@ def device_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
+def local_count(devices: Iterable[jax.Device]) -> int:
+    """How many of the devices are this process's."""
+    return sum(device.process_index == jax.process_index() for device in devices)
+
+
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of host arrays [D, ...] on the devices. Returns before the transfer ends, and a CPU device may go on using
-    the host's memory: do not write the arrays again."""
-    return jax.device_put(tree, sharding)
+    """A tree of host arrays on the devices: [D, ...], or of this process's devices alone where there are others'.
+
+    Returns before the transfer ends, and a CPU device may go on using the host's memory: do not write the arrays again.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def replicate(tree: Any, sharding: NamedSharding) -> Any:
     """A tree of host arrays, once on each device, as arrays [D, ...]."""
-    count = sharding.mesh.size
+    count = local_count(sharding.mesh.devices.flat)
     return place(jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), tree), sharding)
 
 
 def first(tree: Any) -> Any:
-    """What the first device holds of a tree of arrays [D, ...], as numpy arrays [...], without a collective."""
+    """What this process's first device holds of a tree of arrays [D, ...], as numpy arrays [...], no collective."""
     return jax.tree.map(lambda x: x[0], jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree)))
 
 

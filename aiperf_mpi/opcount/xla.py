@@ -34,7 +34,7 @@ from aiperf_mpi.opcount.primitives import (
 from aiperf_mpi.opcount.tally import Tally
 from aiperf_mpi.opcount.trace import Trace, scopes, train_arguments
 from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.training.compile import over_devices
+from aiperf_mpi.training.dispatch import over_devices
 from aiperf_mpi.training.step import StepSettings, train_step
 
 #: How far model and estimate may be apart, relative to the estimate. What is left are scalars and operations that

@@ -105,7 +105,8 @@ class Preparation:
         config, workshop = replica.context.config, replica.workshop
         beginning = yield from self._find_weights(candidate)
         settings = step_settings(config, candidate, workshop.dataset)
-        work = partial(compile_steps, candidate.architecture, settings, workshop.devices)
+        dispatch = config.parallel.dispatch
+        work = partial(compile_steps, candidate.architecture, settings, workshop.devices, dispatch)
         self.compiled = yield from self._thread("compile", work)
         self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
         self.training.open()

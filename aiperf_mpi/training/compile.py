@@ -17,9 +17,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aiperf_mpi.data.device import AXIS, device_sharding, first, replicate
+from aiperf_mpi.data.device import device_sharding, first, replicate
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.digest import Agreement, agreement
+from aiperf_mpi.training.dispatch import AUTO, form_of, lower
 from aiperf_mpi.training.resnet import expected_shapes
 from aiperf_mpi.training.step import (
     Metrics,
@@ -37,6 +38,8 @@ class Compiled:
     """The steps of one architecture for one set of devices; all arrays have the devices as their first axis.
 
     Attributes:
+        devices: all of the replica, also those of its other processes.
+        form: how they are driven, see :mod:`dispatch`.
         train: (state, images, labels, learning rate) -> (state, metrics); the state given is used up. The images are
             uint8 [D, B, H, W, C], the labels int32 [D, B], the rate comes from `scalar`, the metrics have no axis.
         evaluate: (params, batch_stats, images, labels, valid) -> metrics, `valid` bool [D, B].
@@ -50,6 +53,7 @@ class Compiled:
     architecture: Architecture
     settings: StepSettings
     devices: tuple[jax.Device, ...]
+    form: str
     sharding: NamedSharding
     train: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[..., Metrics]
@@ -70,45 +74,54 @@ class Compiled:
 
     def scalar(self, value: float) -> jax.Array:
         """A float32 on all devices, such as the learning rate of an epoch."""
-        return jax.device_put(np.float32(value), NamedSharding(self.sharding.mesh, PartitionSpec()))
+        everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
+        return jax.make_array_from_callback((), everywhere, lambda _: np.float32(value))
 
     def variables(self, state: TrainState) -> dict[str, Any]:
-        """The collections `params` and `batch_stats` of the first device, as numpy arrays."""
+        """The collections `params` and `batch_stats` of this process's first device, as numpy arrays."""
         return {"params": first(state.params), "batch_stats": first(state.batch_stats)}
 
 
-def over_devices(
-    function: Callable[..., Any],
-    devices: Sequence[jax.Device],
-    *,
-    in_axes: Any = 0,
-    out_axes: Any = 0,
-    donate: tuple[int, ...] = (),
-) -> Any:
-    """`function` mapped over the devices, with collectives along AXIS: the one place that names `jax.pmap`."""
-    return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=donate)
-
-
-def compile_steps(architecture: Architecture, settings: StepSettings, devices: Sequence[jax.Device]) -> Compiled:
+def compile_steps(
+    architecture: Architecture, settings: StepSettings, devices: Sequence[jax.Device], dispatch: str = AUTO
+) -> Compiled:
     """Traces, lowers and compiles the training and the evaluation step of an architecture.
 
-    Raises ValueError for a precision that is unknown, and whatever Flax and XLA raise for a network that cannot be.
+    Where the devices are those of several processes, all of these compile the same steps in the same order.
+
+    Arguments:
+        dispatch: how the steps run on the devices, one of `dispatch.DISPATCHES`.
+
+    Raises ValueError for a precision or a dispatch that is unknown, and whatever Flax and XLA raise for a network that
+    cannot be.
     """
     state, (images, labels, valid) = _argument_shapes(architecture, settings, len(devices))
     rate = jax.ShapeDtypeStruct((), np.float32)
 
     # Tracing and lowering first, as they hold the interpreter lock, then XLA, which does not.
-    begin = time.perf_counter()
-    train = over_devices(
-        train_step(architecture, settings), devices, in_axes=(0, 0, 0, None), out_axes=(0, None), donate=(0,)
-    ).lower(state, images, labels, rate)
-    evaluate = over_devices(eval_step(architecture, settings), devices, out_axes=None).lower(
-        state.params, state.batch_stats, images, labels, valid
+    begin, form = time.perf_counter(), form_of(dispatch, devices)
+    train = lower(
+        train_step(architecture, settings),
+        devices,
+        (state, images, labels, rate),
+        in_axes=(0, 0, 0, None),
+        out_axes=(0, None),
+        donate=(0,),
+        form=form,
     )
-    average = over_devices(average_statistics, devices, donate=(0,)).lower(state.batch_stats)
+    held = (state.params, state.batch_stats)
+    evaluate = lower(
+        eval_step(architecture, settings),
+        devices,
+        (*held, images, labels, valid),
+        in_axes=(0,) * 5,
+        out_axes=None,
+        form=form,
+    )
+    average = lower(average_statistics, devices, (state.batch_stats,), in_axes=(0,), donate=(0,), form=form)
     agree = None
     if len(devices) > 1:
-        agree = over_devices(agreement, devices, out_axes=None).lower(state.params, state.batch_stats)
+        agree = lower(agreement, devices, held, in_axes=(0, 0), out_axes=None, form=form)
     traced = time.perf_counter()
     compiled_train, compiled_evaluate, compiled_average = train.compile(), evaluate.compile(), average.compile()
     compiled_agree = None if agree is None else agree.compile()
@@ -118,12 +131,13 @@ def compile_steps(architecture: Architecture, settings: StepSettings, devices: S
         architecture,
         settings,
         tuple(devices),
+        form,
         device_sharding(devices),
         compiled_train,
         compiled_evaluate,
         compiled_average,
         compiled_agree,
-        precision=convolution_precision(compiled_train.as_text()),
+        precision=convolution_precision(compiled_train.as_text() or ""),
         trace_seconds=traced - begin,
         compile_seconds=end - traced,
     )

@@ -29,7 +29,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(params: Any, batch_stats: Any) -> Agreement:
-    """The digests over the devices, one step of `compile.over_devices`; one pass over the memory of each device."""
+    """The digests over the devices, one step of `dispatch.over_devices`; one pass over the memory of each device."""
     found = jnp.stack([digest(params), digest(batch_stats)])
     low, high = jax.lax.pmin(found, AXIS), jax.lax.pmax(found, AXIS)
     return Agreement(low[0], high[0], low[1], high[1])

@@ -14,6 +14,7 @@ from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.digest import Disagreement
+from aiperf_mpi.training.dispatch import SHARD_MAP
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
 from aiperf_mpi.training.resnet import network
 from aiperf_mpi.training.step import StepSettings, TrainState
@@ -145,6 +146,7 @@ def main() -> None:
             (StepSettings(BATCH, synchronised=True), devices),
         )
     )
+    sharded = compile_steps(resnet50(TINY), StepSettings(BATCH), devices, SHARD_MAP)
     placed = whole.start(compiled.variables(state), np.random.default_rng(0))
 
     print(
@@ -168,6 +170,8 @@ def main() -> None:
             "one": evaluated(whole, placed),
             "accumulated": beside(compiled, accumulated),
             "synchronised": beside(synchronised, whole),
+            "shard_map": beside(sharded, compiled),
+            "forms": [sharded.form, compiled.form],
             "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],
             "one_device": str(next(iter(placed.step.devices())).id),
         })

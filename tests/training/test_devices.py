@@ -48,6 +48,16 @@ def test_one_device_trains_like_four(measured, form):
     assert loss == pytest.approx(other_loss, rel=1e-4)
 
 
+def test_both_forms_of_dispatch_train_alike(measured):
+    assert measured["forms"] == ["shard_map", "pmap"]
+    found = measured["shard_map"]
+    # The same function of a device, and the same sums over the devices: only the compiler may order them otherwise.
+    assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-5)
+    assert found["distance"] < 1e-5 and found["correct"][0] == found["correct"][1]
+    assert found["statistics_differ"][0] == pytest.approx(found["statistics_differ"][1], rel=1e-4)
+    assert found["evaluated"][0][:2] == found["evaluated"][1][:2]
+
+
 def test_synchronised_statistics_are_the_same_on_all_devices_and_train_otherwise_than_local_ones(measured):
     assert measured["synchronised"]["statistics_differ"] == [0, 0]
     assert measured["synchronised"]["loss"][0] != pytest.approx(measured["loss"], rel=1e-3)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways in which a function of one device runs on all devices of a replica: the one place that names `jax.pmap`.
+
+Both forms take the same function and the same arrays [D, ...], D the devices of the replica, and are compiled ahead.
+A replica may consist of several processes that form one JAX cluster; each then holds its own devices' part of an array.
+A call of `jax.pmap` there converts every argument and result between what a process holds and the whole, several
+milliseconds a step; a program that was compiled ahead takes whole arrays as they are, in either form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from aiperf_mpi.data.device import AXIS, device_sharding, local_count
+
+#: `jax.pmap`, or `jax.jit` of `jax.shard_map`; auto is the first on one process and the second on several.
+PMAP, SHARD_MAP, AUTO = "pmap", "shard_map", "auto"
+DISPATCHES = (AUTO, PMAP, SHARD_MAP)
+
+Axes = int | None
+
+
+def form_of(dispatch: str, devices: Sequence[jax.Device]) -> str:
+    """The form, PMAP or SHARD_MAP, that a setting of DISPATCHES means for these devices; ValueError for another."""
+    if dispatch not in DISPATCHES:
+        raise ValueError(f"dispatch {dispatch!r} is none of {', '.join(DISPATCHES)}")
+    if dispatch != AUTO:
+        return dispatch
+    return PMAP if len({device.process_index for device in devices}) == 1 else SHARD_MAP
+
+
+def over_devices(
+    function: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    *,
+    in_axes: tuple[Axes, ...],
+    out_axes: Axes | tuple[Axes, ...] = 0,
+    donate: tuple[int, ...] = (),
+    form: str = PMAP,
+) -> Any:
+    """`function` mapped over the devices, with collectives along AXIS.
+
+    Arguments:
+        in_axes: for each argument 0 (a tree of arrays [D, ...]) or None (the same for all devices).
+        out_axes: of the result, or of each part of a tuple.
+        donate: arguments that are used up.
+    """
+    if form == PMAP:
+        return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=donate)
+    mesh = device_sharding(devices).mesh
+
+    def block(*arguments: Any) -> Any:
+        mine = (_squeezed(x) if axis == 0 else x for x, axis in zip(arguments, in_axes, strict=True))
+        found = function(*mine)
+        if isinstance(out_axes, tuple):
+            return tuple(_expanded(x) if axis == 0 else x for x, axis in zip(found, out_axes, strict=True))
+        return _expanded(found) if out_axes == 0 else found
+
+    inputs = tuple(_spec(axis) for axis in in_axes)
+    outputs = tuple(map(_spec, out_axes)) if isinstance(out_axes, tuple) else _spec(out_axes)
+    mapped = jax.shard_map(block, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+    shardings = tuple(NamedSharding(mesh, spec) for spec in inputs)
+    return jax.jit(mapped, in_shardings=shardings, donate_argnums=donate)
+
+
+def lower(
+    function: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    shapes: tuple[Any, ...],
+    *,
+    in_axes: tuple[Axes, ...],
+    out_axes: Axes | tuple[Axes, ...] = 0,
+    donate: tuple[int, ...] = (),
+    form: str = PMAP,
+) -> jax.stages.Lowered:
+    """`over_devices`, traced and lowered for arguments of these shapes (trees of ShapeDtypeStruct, [D, ...] where the
+    axis is 0). What it compiles to takes whole arrays, such as `data.device.place` makes, and no others."""
+    mapped = over_devices(function, devices, in_axes=in_axes, out_axes=out_axes, donate=donate, form=form)
+    if form != PMAP or local_count(devices) == len(devices):
+        return mapped.lower(*shapes)
+
+    # On several processes pmap is lowered from arrays that it can convert, each with this process's part of zeros.
+    count = local_count(devices)
+
+    def zeros(shape: Any, axis: Axes) -> np.ndarray:
+        mine = (count, *shape.shape[1:]) if axis == 0 else shape.shape
+        return np.broadcast_to(np.zeros((), shape.dtype), mine)
+
+    parts = (jax.tree.map(lambda x, a=a: zeros(x, a), tree) for tree, a in zip(shapes, in_axes, strict=True))
+    return mapped.lower(*parts)
+
+
+def _spec(axis: Axes) -> PartitionSpec:
+    return PartitionSpec(AXIS) if axis == 0 else PartitionSpec()
+
+
+def _squeezed(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.squeeze(x, (0,)), tree)
+
+
+def _expanded(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.expand_dims(x, (0,)), tree)
