@@ -8,7 +8,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aiperf_mpi.search import knowledge
 from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.acquisition import Chain
 from aiperf_mpi.search.architecture import Architecture, Morph
