@@ -171,8 +171,8 @@ def main() -> int:
     print("\n".join(lines))
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "search_speed.md").write_text("# What a proposal costs\n\nProcessor seconds of one core, medians of "
-                                                   f"{given.repeat} processes.\n\n" + "\n".join(lines) + "\n")
+        head = f"# What a proposal costs\n\nProcessor seconds of one core, medians of {given.repeat} processes.\n\n"
+        (given.out / "search_speed.md").write_text(head + "\n".join(lines) + "\n")
         (given.out / "search_speed.json").write_text(json.dumps(rows, indent=1) + "\n")
     return not all(met.values())
 

@@ -175,8 +175,8 @@ def _first(view: HistoryView, proposal: Proposal, cells: Cells, from_round: int,
 
 
 def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
-    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone; in the table with kernels
-    without the trials that could not take one."""
+    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone; the table with kernels
+    leaves out the trials that could not take one."""
     rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)]
     if cells.tunes_kernel:
         rows = rows[(rows["flags"] & TAKES_KERNEL) > 0]

@@ -23,9 +23,9 @@ INSTALL = "pip install 'aiperf_mpi[tpe]'"
 #: Observed trials before the estimator is asked; until then it draws at random.
 START = 10
 
-#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: one, and as many more as
-#: an exponential distribution of this mean says, drawn for each suggestion. With Optuna's 24 of 15 cells every generator
-#: with the same history would get the very same cell.
+#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: one, and as many more
+#: as an exponential distribution of this mean says, drawn for each suggestion. With Optuna's 24 of 15 cells every
+#: generator with the same history would get the very same cell.
 MORE_CANDIDATES = 4.0
 
 
