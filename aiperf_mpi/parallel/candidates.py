@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.window import WORD, HostedWindow
+from aiperf_mpi.parallel.window import HostedWindow
 from aiperf_mpi.search import record as rec
+from aiperf_mpi.search.footprint import WORD, queue_bytes
 from aiperf_mpi.search.record import RECORD_DTYPE, RecordError
 
 EMPTY, FILLING, READY, TAKEN = range(4)
@@ -83,11 +84,6 @@ class Taken:
     @property
     def ticket(self) -> int:
         return self.slot.ticket
-
-
-def queue_bytes(depth: int, node_size: int) -> int:
-    """Bytes of one queue of `depth` slots that `node_size` ranks use."""
-    return depth * (WORD + node_size * RECORD_DTYPE.itemsize)
 
 
 def open_queues(

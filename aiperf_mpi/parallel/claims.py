@@ -12,20 +12,14 @@ from collections.abc import Iterator
 
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.window import WORD, HostedWindow
+from aiperf_mpi.parallel.window import HostedWindow
+from aiperf_mpi.search.footprint import CLAIM_BYTES, WORD, claims_bytes
 from aiperf_mpi.search.history import HistoryFull
 
 _CLAIMED, _RELEASED = 0, 1
 
-_ENTRY = 2 * WORD
-
 #: Multiplier that spreads keys over the table (2**64 over the golden ratio, Knuth volume 3, section 6.4).
 _SPREAD = 0x9E3779B97F4A7C15
-
-
-def claims_bytes(capacity: int) -> int:
-    """Bytes of rank 0's window for a table of `capacity` places."""
-    return capacity * _ENTRY
 
 
 class WindowClaims:
@@ -52,12 +46,12 @@ class WindowClaims:
         if not 0 < key < 1 << 64:
             raise ValueError(f"claims: key {key} is not a positive 64-bit number")
         for place in self._places(key):
-            found = self._swap(place * _ENTRY, 0, key)
+            found = self._swap(place * CLAIM_BYTES, 0, key)
             if found == 0:
                 self.claimed += 1
                 return True
             if found == key:
-                won = self._swap(place * _ENTRY + WORD, _RELEASED, _CLAIMED) == _RELEASED
+                won = self._swap(place * CLAIM_BYTES + WORD, _RELEASED, _CLAIMED) == _RELEASED
                 self.claimed += won
                 self.refused += not won
                 return won
@@ -67,8 +61,8 @@ class WindowClaims:
         """Give a claimed key back, so that it can be claimed again. Raises KeyError if it is not claimed."""
         for place in self._places(key):
             # A swap of 0 for 0 reads the word and changes nothing.
-            found = self._swap(place * _ENTRY, 0, 0)
-            if found == key and self._swap(place * _ENTRY + WORD, _CLAIMED, _RELEASED) == _CLAIMED:
+            found = self._swap(place * CLAIM_BYTES, 0, 0)
+            if found == key and self._swap(place * CLAIM_BYTES + WORD, _CLAIMED, _RELEASED) == _CLAIMED:
                 self.released += 1
                 return
             if found in (0, key):

@@ -11,19 +11,16 @@ import numpy as np
 from mpi4py import MPI
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.parallel.candidates import CandidateQueue, open_queues, queue_bytes
-from aiperf_mpi.parallel.claims import WindowClaims, claims_bytes
+from aiperf_mpi.parallel.candidates import CandidateQueue, open_queues
+from aiperf_mpi.parallel.claims import WindowClaims
 from aiperf_mpi.parallel.clock import CoreClock, core_start, measure_offset
 from aiperf_mpi.parallel.comm import Ranks, check_shared_memory, wait
-from aiperf_mpi.parallel.history import WindowHistory, history_bytes, mirror_bytes
+from aiperf_mpi.parallel.history import WindowHistory
 from aiperf_mpi.parallel.messages import Kind, Messages
 from aiperf_mpi.results.schema import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
+from aiperf_mpi.search.footprint import CLAIMS_PER_RECORD, claims_bytes, history_bytes, mirror_bytes, queue_bytes
 from aiperf_mpi.system.affinity import cpus_of_process, numa_nodes, ranges
 from aiperf_mpi.system.phases import PHASES, PhaseTimer
-
-#: Places of the table of claims for each record of the history: a trial has one key and at least one record, and a
-#: table that is at most half full takes two swaps for a claim.
-CLAIMS_PER_RECORD = 2
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.window import WORD, HostedWindow
+from aiperf_mpi.parallel.window import HostedWindow
 from aiperf_mpi.search import record as rec
+from aiperf_mpi.search.footprint import MIRROR_HEADER, WORD, LogLayout, mirror_bytes
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE, RecordError
 
@@ -38,28 +39,6 @@ _PATIENCE_SECONDS, _TURN_SECONDS = 0.25, 0.0002
 _CACHED_RECORDS = 4096
 
 
-class _Layout:
-    """Byte offsets in rank 0's window: the counter, then words, summaries and records of all slots."""
-
-    counter = 0
-
-    def __init__(self, capacity: int) -> None:
-        self.words = 64
-        self.summaries = self.words + capacity * WORD
-        self.records = self.summaries + capacity * SUMMARY_DTYPE.itemsize
-        self.size = self.records + capacity * RECORD_DTYPE.itemsize
-
-
-def history_bytes(capacity: int) -> int:
-    """Bytes of rank 0's window for a log of `capacity` slots."""
-    return _Layout(capacity).size
-
-
-def mirror_bytes(capacity: int) -> int:
-    """Bytes of a node's mirror of the summaries."""
-    return _Mirror.header + capacity * SUMMARY_DTYPE.itemsize
-
-
 class _Mirror:
     """The visible rows of a node in a window that its ranks share, or of one rank in its own memory.
 
@@ -67,7 +46,6 @@ class _Mirror:
     lock that one holder has kept for longer than the lease is taken over: both then write the same rows.
     """
 
-    header = 64
     _LOCK, _COUNT = 0, 8
 
     def __init__(self, capacity: int, node: MPI.Intracomm | None, lease: float, clock: Callable[[], float]) -> None:
@@ -76,7 +54,7 @@ class _Mirror:
         if memory is None:
             raise RuntimeError("history: a node's shared window has no memory")
         self._count = memory[self._COUNT : self._COUNT + WORD].view(np.uint64)
-        self.rows = memory[self.header :].view(SUMMARY_DTYPE)
+        self.rows = memory[MIRROR_HEADER:].view(SUMMARY_DTYPE)
         self._owner = 1 if node is None else node.rank + 1
         self._turn, self._lease, self._clock = 0, lease, clock
         self._seen, self._since = 0, clock()
@@ -144,7 +122,7 @@ class WindowHistory:
             raise ValueError(f"history: capacity is {capacity}, but must be at least 1")
         self.capacity, self.lease = capacity, lease
         self.rank, self._clock = comm.rank, clock
-        self._at = _Layout(capacity)
+        self._at = LogLayout(capacity)
         self._window = HostedWindow(comm, self._at.size)
         self._mirror = _Mirror(capacity, node if comm.rank else None, lease, clock)
         self._visible = 0

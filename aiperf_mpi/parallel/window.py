@@ -17,8 +17,6 @@ from mpi4py import MPI
 #: The rank, in its communicator, whose memory a window is.
 HOST = 0
 
-WORD = 8
-
 
 def _word(value: int = 0) -> np.ndarray:
     return np.array([value], np.uint64)

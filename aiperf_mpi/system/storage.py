@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.search.architecture import resnet50
+from aiperf_mpi.system.monitor import stride
 
 #: Bytes of one float32 parameter, and of what a batch norm keeps beside its parameters, per parameter (an upper bound).
 _BYTES_PER_PARAMETER = 6
@@ -17,8 +20,8 @@ _BYTES_PER_PARAMETER = 6
 #: How much larger than the initial network the best one may become: two doublings of everything.
 _GROWTH = 4
 
-#: Bytes that a record or trial, and an epoch, take in the journal and in the HDF5 files together (upper bounds).
-_BYTES_PER_RECORD, _BYTES_PER_EPOCH = 8192, 1024
+#: Bytes that a record or trial, an epoch, and a sample take in journal and HDF5 files together (upper bounds).
+_BYTES_PER_RECORD, _BYTES_PER_EPOCH, _BYTES_PER_SAMPLE = 8192, 1024, 1024
 
 #: Fewest seconds that an epoch takes: bounds the number of rows by the time limit.
 _EPOCH_SECONDS = 0.5
@@ -32,12 +35,33 @@ def default_output(now: float | None = None) -> str:
     return time.strftime("runs/aiperf_mpi-%Y%m%d-%H%M%S", time.localtime(now))
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Bytes that a run writes into its output folder, estimated from above: weights, rows of records, trials and
+    epochs, samples of the machine's use, and room that is never used up."""
+
+    checkpoints: int
+    rows: int
+    samples: int
+    spare: int = _SPARE_BYTES
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.checkpoints + self.rows + self.samples + self.spare
+
+
 def estimate_bytes(config: Config, replicas: int) -> int:
-    """Bytes that a run writes into its output folder, estimated from above.
+    """Bytes that a run writes into its output folder, estimated from above."""
+    return storage(config, replicas).total
+
+
+def storage(config: Config, replicas: int) -> Storage:
+    """The same by what is written.
 
     Each replica keeps `result.keep_checkpoints` weights, and one more while a file is replaced; where weights are
     inherited, also those that were pushed out last, as many as candidates wait in a queue. Rows are bounded by the
-    history's capacity and by the time limit.
+    history's capacity and by the time limit. No node has fewer than one replica.
     """
     parameters = min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
     files = config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
@@ -47,7 +71,11 @@ def estimate_bytes(config: Config, replicas: int) -> int:
         config.parallel.history_capacity * config.train.epochs,
     )
     records = min(config.parallel.history_capacity, 2 * epochs)
-    return weights + records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH + _SPARE_BYTES
+    seconds, limit = config.monitor.seconds, config.run.time_limit
+    samples = 0
+    if seconds > 0:
+        samples = replicas * (math.ceil(limit / (seconds * stride(replicas, limit, seconds))) + 1)
+    return Storage(weights, records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH, samples * _BYTES_PER_SAMPLE)
 
 
 def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from aiperf_mpi.parallel.candidates import EMPTY, FILLING, Slot, queue_bytes
+from aiperf_mpi.parallel.candidates import EMPTY, FILLING, Slot
+from aiperf_mpi.search.footprint import queue_bytes
 from tests.parallel.conftest import Reports, under_both
 from tests.parallel.test_history import NETWORKS
 
