@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from aiperf_mpi.search.architecture import OPS
 from benchmarks.tables import markdown, number
 
 Row = Mapping[str, Any]
@@ -54,7 +55,7 @@ def throughput(rows: Sequence[Row]) -> str:
     heads = ["network", "batch", "multiplied in", "images/s", "spread", "ms a step", "GOP an image", "TOPS",
              "of matrix rate", "MB an image", "of memory roof", "same, XLA's bytes", "GB temporary",
              "trace + compile, s"]  # fmt: skip
-    title = "## Speed" if any(row["name"] == "ResNet-50" for row in rows) else "## Speed of morphs"
+    title = "## Speed of morphs" if any(row["name"] in OPS for row in rows) else "## Speed"
     return "\n\n".join([
         title, text,
         table(heads, [row for row in rows if row["name"] != "ceilings"], cells),

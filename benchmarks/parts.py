@@ -88,7 +88,7 @@ def ceilings(shape: Shape) -> Row:
 
 def throughput(shape: Shape) -> Iterator[Row]:
     """ResNet-50 at every batch size, beside the ceilings of the same process."""
-    yield from _speeds(shape, [("ResNet-50", shape.network, batch) for batch in shape.batches])
+    yield from _speeds(shape, [(shape.name, shape.network, batch) for batch in shape.batches])
 
 
 def morphs(shape: Shape) -> Iterator[Row]:

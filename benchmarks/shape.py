@@ -48,6 +48,11 @@ class Shape:
         """The ResNet-50 (or what `blocks` makes of it) of this shape."""
         return resnet50(Base(self.image, 3, self.classes, self.width, self.blocks))
 
+    @property
+    def name(self) -> str:
+        """ResNet-50, or how many blocks its stages have instead."""
+        return "ResNet-50" if self.blocks == Base().blocks else f"blocks {'-'.join(map(str, self.blocks))}"
+
     @staticmethod
     def of(data: Mapping[str, Any]) -> Shape:
         """From what `dataclasses.asdict` gives, or JSON of it."""
