@@ -51,15 +51,15 @@ def levers(batches: tuple[int, ...], precision: str, width: int, device: str) ->
 
     Arguments:
         batches: the default step takes the first, the others are levers.
-        precision: of the default step; the other one is a lever.
+        precision: of the default step; the other ones are levers.
         width: of the default network.
         device: a key of FLAGS.
     """
-    other = "float32" if precision == "bfloat16" else "bfloat16"
+    others = [other for other in ("float32", "bfloat16", "float16") if other != precision]
     found = [
         Lever("batch norms apart, differentiated by JAX", {"fused": False}),
         Lever("batch norms of all devices' images", {"synchronised": True}),
-        Lever(f"activations in {other}", {"precision": other}),
+        *(Lever(f"activations in {other}", {"precision": other}) for other in others),
         *(Lever(f"batch {batch}", {"batch_per_device": batch}) for batch in batches[1:]),
         Lever("two micro-batches a step", {"accumulate": 2}),
         Lever("stem on blocks of 2x2 pixels", {"stem": "space_to_depth"}),

@@ -60,10 +60,10 @@ def throughput(rows: Sequence[Row]) -> str:
         title, text,
         table(heads, [row for row in rows if row["name"] != "ceilings"], cells),
         "Operations are the paper's, of training an image; images/s is that of the median window, spread the range of "
-        "all windows over it. The matrix rate is that of the precision asked for. Bytes are modelled: each kernel "
-        "reads its inputs and writes its outputs once (`ceilings.py`); beside them the share by the compiled program's "
-        "own estimate, which knows no cache. Compiled are the training and the evaluation step; the cache may have had "
-        "them.",
+        "all windows over it. The matrix rate is that of bfloat16 unless float32 is asked for. Bytes are modelled: "
+        "each kernel reads its inputs and writes its outputs once (`ceilings.py`); beside them the share by the "
+        "compiled program's own estimate, which knows no cache. Compiled are the training and the evaluation step; the "
+        "cache may have had them.",
     ])  # fmt: skip
 
 

@@ -48,7 +48,7 @@ from benchmarks.shape import Shape  # noqa: E402
 Row = dict[str, Any]
 
 #: Bytes of an activation by its precision.
-ITEMSIZE = {"float32": 4, "bfloat16": 2}
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 #: Steps that a training dispatches ahead of the one that computes (the default of `train.in_flight_steps`).
 IN_FLIGHT = 2
@@ -107,7 +107,7 @@ def _speeds(shape: Shape, cases: Sequence[tuple[str, Architecture, int]]) -> Ite
         row["ops_per_second"] = found.rate * row["operations"]
         row["modelled_bytes"] = modelled_bytes(network.layers(), ITEMSIZE[shape.precision])
         if "failed" not in tops:
-            row["of_matrix"] = row["ops_per_second"] / tops[shape.precision]
+            row["of_matrix"] = row["ops_per_second"] / tops["float32" if shape.precision == "float32" else "bfloat16"]
             row["of_memory"] = found.rate * row["modelled_bytes"] / tops["bytes_per_second"]
             row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * found.rate / tops["bytes_per_second"] or None
         return row

@@ -64,7 +64,7 @@ PRESETS: Mapping[str, Shape] = MappingProxyType(
     {
         "gpu": Shape(),
         "cpu": Shape(
-            32, 8, 10, batches=(16, 32), precision="float32", steps=4, matrix=512, copy_mib=64, fed_images=512
+            32, 4, 10, (1, 1), (8, 16), "float32", steps=8, repeats=6, matrix=512, copy_mib=64, fed_images=512
         ),
     }
 )

@@ -174,7 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--classes", type=int)
     parser.add_argument("--blocks", type=int, nargs="+")
     parser.add_argument("--batches", type=int, nargs="+", help="the first one is used where only one is")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"))
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--steps", type=int, help="of a window")
     parser.add_argument("--repeats", type=int, help="windows")
     parser.add_argument("--matrix", type=int, help="rows of the matrices whose product is measured")

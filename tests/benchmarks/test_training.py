@@ -13,12 +13,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from aiperf_mpi.search.architecture import Base, resnet50
-from benchmarks import levers, pages
+from aiperf_mpi.training.compile import compile_steps
+from aiperf_mpi.training.initial import initial_variables
+from aiperf_mpi.training.resnet import module_name
+from aiperf_mpi.training.step import StepSettings
+from benchmarks import levers, pages, torch_peer
 from benchmarks.ceilings import modelled_bytes
-from benchmarks.onestep import MORPHS, in_turn, morphed, ratio, settings_of
+from benchmarks.onestep import DEVIATION, MEAN, MORPHS, in_turn, morphed, random_batch, ratio, settings_of
 from benchmarks.peer import Peer
 from benchmarks.profiling import by_operation
 from benchmarks.shape import PRESETS, Shape
@@ -180,6 +186,40 @@ def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() ->
             peer.ask(way="unheard of", steps=1)
     finally:
         peer.end()
+
+
+def test_pytorch_has_the_same_loss_and_gradients_from_the_same_weights() -> None:
+    torch = pytest.importorskip("torch", reason="the extra bench is not installed")
+    network = resnet50(Base(32, 3, 10, 4, (2, 1)))
+    compiled = compile_steps(network, StepSettings(8, mean=MEAN, deviation=DEVIATION), jax.devices()[:1])
+    variables = initial_variables(network, np.random.default_rng(3))
+    images, labels = random_batch(network.base, 8)
+    state = compiled.start(variables, np.random.default_rng(4))
+    state, metrics = compiled.train(state, images, labels, compiled.scalar(0.1))
+
+    # Both list convolutions and batch norms in the same order, the shortcut's behind those of the block's branch.
+    model = torch_peer.resnet50(4, [2, 1], 10).train()
+    names = [module_name(layer.name) for layer in network.layers() if layer.kind in ("conv", "batch_norm", "dense")]
+    modules = [module for module in model.modules() if hasattr(module, "weight")]
+    tensors = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+    for name, module in zip(names, modules, strict=True):
+        for tensor, array in variables["params"][name].items():
+            getattr(module, tensors[tensor]).data = torch.from_numpy(array.T if array.ndim == 2 else
+                                                                     array.transpose(3, 2, 0, 1) if array.ndim == 4 else
+                                                                     array).contiguous()  # fmt: skip
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    inputs = (torch.from_numpy(images[0]).permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    loss = torch.nn.functional.cross_entropy(model(inputs), torch.from_numpy(labels[0]).long(),
+                                             label_smoothing=torch_peer.SMOOTHING)  # fmt: skip
+    loss.backward()
+    assert float(metrics.loss) / 8 == pytest.approx(float(loss.detach()), rel=1e-5)
+
+    # Momenta begin at zero, so after one step they are the gradients. Float32 through some 20 layers: a few 1e-5.
+    for name, module in zip(names, modules, strict=True):
+        for tensor, array in state.momenta.trace[name].items():
+            ours, theirs = np.asarray(array[0]), getattr(module, tensors[tensor]).grad.numpy()
+            theirs = theirs.T if ours.ndim == 2 else theirs.transpose(2, 3, 1, 0) if ours.ndim == 4 else theirs
+            assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs) + 1e-6, (name, tensor)
 
 
 @pytest.mark.full
