@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that a machine with one accelerator is asked, in three calls of less than ten minutes each:
+# Everything that a machine with one accelerator is asked, in calls of less than ten minutes each:
 #
 #   benchmarks/accelerator.sh speed  OUT [tiny]   ResNet-50's speed at two batch sizes beside the ceilings, PyTorch's
 #                                                 step, the profile, pmap and jit, fed and resident
 #   benchmarks/accelerator.sh levers OUT [tiny]   compilation cold and warm, the levers, steps beside a compilation,
 #                                                 morphs
 #   benchmarks/accelerator.sh run    OUT [tiny]   five candidates under mpirun, and the gaps between them
-#   benchmarks/accelerator.sh all    OUT [tiny]   the three, one after the other
+#   benchmarks/accelerator.sh flags  OUT [tiny]   flags of XLA, each in a process of its own
+#   benchmarks/accelerator.sh all    OUT [tiny]   the four, one after the other
 #
 # It needs a Python with JAX for the accelerator, flax, optax, h5py, scipy and psutil, and installs nothing; `speed`
 # compares with PyTorch if that Python has it; `run` needs mpi4py, an MPI and scikit-optimize. What is missing is said
@@ -20,8 +21,8 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 2
 call=${1:-} out=${2:-} shape=${3:-}
-case $call in speed | levers | run | all) ;; *) sed -n '3,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;; esac
-[ -n "$out" ] && [ -z "${shape#tiny}" ] || { echo "usage: accelerator.sh speed|levers|run|all OUT [tiny]" >&2; exit 2; }
+case $call in speed | levers | run | flags | all) ;; *) sed -n '3,23s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;; esac
+[ -n "$out" ] && [ -z "${shape#tiny}" ] || { echo "usage: accelerator.sh speed|levers|run|flags|all OUT [tiny]" >&2; exit 2; }
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 python=${AIPERF_MPI_PYTHON:-python3} seconds=${AIPERF_MPI_SECONDS:-570}
@@ -73,15 +74,16 @@ trace() {
 
 environment >"$out/environment.txt" 2>&1
 status=0
-for part in $([ "$call" = all ] && echo speed levers run || echo "$call"); do
+for part in $([ "$call" = all ] && echo speed levers run flags || echo "$call"); do
   SECONDS_USED=$([ "$call" = all ] && echo 0 || echo "$SECONDS")
   case $part in
     speed) table speed "The training step: speed" throughput,peer,profile,mapped,fed --limit 300 || status=$?; trace ;;
     levers) table levers "The training step: levers" compilation,levers,beside,morphs --limit 200 || status=$? ;;
+    flags) table flags "The training step: flags of XLA" flags --limit 120 || status=$? ;;
     run) table run "Candidates one after the other" run --run-seconds $((seconds - 20)) || status=$? ;;
   esac
 done
-for page in speed levers run; do
+for page in speed levers run flags; do
   [ ! -f "$out/$page.md" ] || cat "$out/$page.md"
 done
 exit $status

@@ -19,13 +19,11 @@ class Lever:
     Attributes:
         settings: fields of `StepSettings` that differ.
         network: fields of `Shape` that make another network.
-        flags: added to XLA_FLAGS, in a process of its own.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
-    flags: str = ""
 
 
 #: Flags of XLA that may change a step, by the kind of device that knows them.
@@ -46,17 +44,16 @@ FLAGS = {
 }
 
 
-def levers(batches: tuple[int, ...], precision: str, width: int, device: str) -> list[Lever]:
-    """All levers, in order.
+def levers(batches: tuple[int, ...], precision: str, width: int) -> list[Lever]:
+    """All levers but the flags, in order.
 
     Arguments:
         batches: the default step takes the first, the others are levers.
         precision: of the default step; the other ones are levers.
         width: of the default network.
-        device: a key of FLAGS.
     """
     others = [other for other in ("float32", "bfloat16", "float16") if other != precision]
-    found = [
+    return [
         Lever("batch norms apart, differentiated by JAX", {"fused": False}),
         Lever("batch norms of all devices' images", {"synchronised": True}),
         *(Lever(f"activations in {other}", {"precision": other}) for other in others),
@@ -67,4 +64,3 @@ def levers(batches: tuple[int, ...], precision: str, width: int, device: str) ->
               network={"width": width - max(1, width // 16)}),
         Lever("images not augmented", {"augment": False}),
     ]  # fmt: skip
-    return found + [Lever(flag, flags=flag) for flag in FLAGS[device]]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast a training step is, and what it is made of: ResNet-50 and three morphs of it on one device.
 
-    python benchmarks/training.py --preset gpu|cpu [--levers] [--profile] [--run] [--out FOLDER]
+    python benchmarks/training.py --preset gpu|cpu [--levers] [--flags] [--profile] [--run] [--out FOLDER]
 
 Without more words: images/s and OPS beside the same process's matrix products and copies; pmap against plain jit; fed
 against resident batches; cold against warm compilation, and what a compilation costs the steps beside it; the same step
-in PyTorch, in turn with ours. `--levers` tries what may make the step faster, one change at a time; `--profile` says
-where its time goes; `--run` trains candidates under mpirun and reads the gaps between them from the result file.
-`--only` names the parts to run.
+in PyTorch, in turn with ours. `--levers` and `--flags` try what may make the step faster, one change at a time;
+`--profile` says where its time goes; `--run` trains candidates under mpirun and reads the gaps between them from the
+result file. `--only` names the parts to run.
 
 Every part runs in a process of its own, with a limit of its own; the tables are written after each of them, so what
 was measured stays if a later part fails or the time is up.
@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import pages  # noqa: E402
-from benchmarks.levers import levers  # noqa: E402
+from benchmarks.levers import FLAGS, levers  # noqa: E402
 from benchmarks.shape import PRESETS, Shape  # noqa: E402
 from benchmarks.tables import described, machine, write  # noqa: E402
 
 #: What runs unless something is named, and what is asked for by its own option.
 USUAL = ("throughput", "morphs", "mapped", "fed", "compilation", "beside", "peer")
-ASKED = ("levers", "profile", "run")
+ASKED = ("levers", "flags", "profile", "run")
 
 Row = dict[str, Any]
 
@@ -118,18 +118,18 @@ def run_peer(session: Session) -> None:
 
 
 def run_levers(session: Session) -> None:
-    """Changes of the program in one process with the default; flags each in a process between two of the default."""
+    """Changes of the program, each in one process with the default."""
     shape = session.shape
-    device = "cpu" if session.given.preset == "cpu" else "gpu"
-    chosen = levers(shape.batches, shape.precision, shape.width, device)
-    for lever in chosen:
-        if not lever.flags:
-            session.part("levers", "lever", name=lever.name, changes=dict(lever.settings), network=dict(lever.network))
+    for lever in levers(shape.batches, shape.precision, shape.width):
+        session.part("levers", "lever", name=lever.name, changes=dict(lever.settings), network=dict(lever.network))
+
+
+def run_flags(session: Session) -> None:
+    """Flags of XLA, each in a process of its own between two of the default."""
     session.part("flags", "plain_step", name="default, before")
-    for lever in chosen:
-        if lever.flags:
-            flags = f"{os.environ.get('XLA_FLAGS', '')} {lever.flags}".strip()
-            session.part("flags", "plain_step", {"XLA_FLAGS": flags}, name=lever.name)
+    for added in FLAGS["cpu" if session.given.preset == "cpu" else "gpu"]:
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
+        session.part("flags", "plain_step", {"XLA_FLAGS": flags}, name=added)
     session.part("flags", "plain_step", name="default, after")
 
 
@@ -157,6 +157,7 @@ RUNNERS: dict[str, Callable[[Session], None]] = {
     "compilation": run_compilation,
     "peer": run_peer,
     "levers": run_levers,
+    "flags": run_flags,
     "profile": run_profile,
     "run": run_candidates,
 }  # fmt: skip

@@ -72,11 +72,10 @@ def test_windows_take_turns_and_their_ratio_is_that_of_pairs() -> None:
 
 
 def test_every_lever_is_a_setting_of_the_step_or_a_network() -> None:
-    found = levers.levers((256, 512), "bfloat16", 64, "gpu")
+    found = levers.levers((256, 512), "bfloat16", 64)
     for lever in found:
         settings = settings_of(replace(Shape(), **lever.network), **lever.settings)
-        changed = settings != settings_of(Shape()) or bool(lever.network) or bool(lever.flags)
-        assert changed, lever
+        assert settings != settings_of(Shape()) or lever.network, lever
     assert len({lever.name for lever in found}) == len(found)
     with pytest.raises(ValueError, match="no setting winograd"):
         settings_of(Shape(), winograd=True)
@@ -161,12 +160,11 @@ def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) 
 
     # With no time left nothing is started, and each table says so.
     late = session(tmp_path, seconds=0.0)
-    for name in ("throughput", "compilation", "levers"):
+    for name in ("throughput", "compilation", "levers", "flags"):
         RUNNERS[name](late)
     assert all("not run: the 0 s" in row["failed"] for rows in late.found["parts"].values() for row in rows)
-    assert len(late.found["parts"]["levers"]) + len(late.found["parts"]["flags"]) == 2 + len(
-        levers.levers(TINY.batches, TINY.precision, TINY.width, "cpu")
-    )
+    assert len(late.found["parts"]["levers"]) == len(levers.levers(TINY.batches, TINY.precision, TINY.width))
+    assert len(late.found["parts"]["flags"]) == 2 + len(levers.FLAGS["cpu"])
 
 
 def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() -> None:
@@ -225,7 +223,7 @@ def test_pytorch_has_the_same_loss_and_gradients_from_the_same_weights() -> None
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "benchmarks/training.py", "--preset", "cpu", "--levers", "--profile", "--run",
+    words = [sys.executable, "benchmarks/training.py", "--preset", "cpu", "--levers", "--flags", "--profile", "--run",
              "--candidates", "2", "--out", str(tmp_path)]  # fmt: skip
     for item in fields(Shape):
         value = getattr(TINY, item.name)
@@ -236,7 +234,7 @@ def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "training.json").read_text())["parts"]
     failed = [(name, row) for name, rows in found.items() for row in rows if "failed" in row]
     assert {name for name, _ in failed} <= ({"peer"} if importlib.util.find_spec("torch") is None else set()), failed
-    assert set(found) == {*RUNNERS, "flags"}
+    assert set(found) == set(RUNNERS)
     assert found["levers"][0]["executed_more"] == 0
     assert all(0 < row["of_matrix"] for row in found["throughput"] if row["name"] != "ceilings")
     assert PRESETS["cpu"].precision == "float32"
