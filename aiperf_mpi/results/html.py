@@ -29,12 +29,13 @@ _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErr
 #: Sections behind the verdict: title, the picture of that name if there is one, the table of that name in the text.
 SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Rate over time", "Rate over time", "Rate over time"),
-    ("Utilisation and memory", "Utilisation and memory", ""),
+    ("Utilisation and memory", "Utilisation and memory", "Utilisation"),
     ("Accuracy of every trial", "Accuracy of every trial", "Trials"),
     ("Search tree", "Search tree", "Tree of trials (morphs, status, error)"),
     ("Best network, layer by layer", "", "Layers"),
     ("Operations by three methods", "", "Operations by three methods"),
     ("Time by kind", "Time by kind", "Time by kind (s)"),
+    ("Places and clocks of ranks", "", "Places and clocks of ranks"),
     ("Power and energy", "Power", "Energy"),
     ("System", "", "System"),
     ("Run", "", "Run"),

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from aiperf_mpi.results import details, report
+from aiperf_mpi.results import details, report, utilisation
 from aiperf_mpi.results.details import best_of, columns_of
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict, read
@@ -68,8 +68,8 @@ def _time(value: float) -> str:
 
 def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     table = Table.grid(padding=(0, 2))
-    names = ("run_id", "aiperf_mpi_version", "dataset", "precision", "seed", "core_start_utc", "time_limit", "tick",
-             "opcount_method", "end_cause")  # fmt: skip
+    names = ("run_id", "aiperf_mpi_version", "dataset", "precision", "seed", "core_start_utc", "core_stop_utc",
+             "time_limit", "tick", "opcount_method", "end_cause")  # fmt: skip
     for name in names:
         if (value := e.result.attributes.get(name, "")) != "":
             table.add_row(f"  {name}", str(value))
@@ -215,6 +215,8 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Tree of trials (morphs, status, error)": _tree,
     "Time by kind (s)": _ranks,
     "Messages": _messages,
+    "Utilisation": utilisation.utilisation,
+    "Places and clocks of ranks": utilisation.places,
     "Energy": details.energy,
     "System": details.system,
     "Best network": _best,
