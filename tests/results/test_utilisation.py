@@ -19,7 +19,7 @@ from tests.results.test_judge import written
 def section(example: Example, folder: Path, title: str) -> str:
     """A section of the example's report, blanks joined."""
     text = text_report(written(example, folder))
-    body = re.search(rf"^{title}\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    body = re.search(rf"^{title}\n(.*?)(?=\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     assert body is not None, text
     return re.sub(r" +", " ", body.group(1))
 
