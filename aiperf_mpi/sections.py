@@ -220,6 +220,7 @@ class Parallel:
     """How the ranks share the machine."""
 
     trainers_per_node: int = setting(1, "trainer ranks on a node", low=1, high=4096)
+    trainers_per_replica: int = setting(1, "trainers that train each candidate together", low=1, high=2**20)
     dispatch: str = setting(
         "auto",
         "how steps run on a replica's devices; auto: pmap on one process, shard_map on several",
@@ -263,6 +264,11 @@ class Fault:
         0, "a trial of this round raises; 0: none", low=0, rule=FIXED, source="no injected fault"
     )
     raise_replica: int = setting(0, "replica of the trial that raises", low=0)
+    raise_trainer: int = setting(0, "which of the replica's trainers raises", low=0)
+    disturb_in_round: int = setting(
+        0, "a device of a trial of this round loses a bit; 0: none", low=0, rule=FIXED, source="no injected fault"
+    )
+    disturb_replica: int = setting(0, "replica of the trial that loses it", low=0)
     nan_in_round: int = setting(
         0, "a trial of this round turns NaN; 0: none", low=0, rule=FIXED, source="no injected fault"
     )

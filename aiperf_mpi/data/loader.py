@@ -49,18 +49,25 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return stream(DATA, seed, length=epoch).permutation(count)
 
 
-def train_batches(dataset: Dataset, seed: int, epoch: int, devices: int, batch: int) -> Iterator[Batch]:
+#: All devices of a replica.
+ALL = slice(None)
+
+
+def train_batches(
+    dataset: Dataset, seed: int, epoch: int, devices: int, batch: int, mine: slice = ALL
+) -> Iterator[Batch]:
     """The batches of one epoch: `batch` images on each of `devices`, every image at most once, all valid.
 
     Arguments:
         seed: of the trial (`Candidate.seed`).
         epoch: from 0.
+        mine: which of the devices' images are read, where others read the rest.
 
     Raises ValueError, before the first batch is made, where the data set has no whole batch.
     """
     steps = train_steps(dataset, devices, batch)
     order = epoch_order(len(dataset.train_labels), seed, epoch)[: steps * devices * batch]
-    return _train_batches(dataset, order.reshape(steps, devices, batch))
+    return _train_batches(dataset, order.reshape(steps, devices, batch)[:, mine])
 
 
 def _train_batches(dataset: Dataset, rows: np.ndarray) -> Iterator[Batch]:
@@ -69,15 +76,16 @@ def _train_batches(dataset: Dataset, rows: np.ndarray) -> Iterator[Batch]:
         yield Batch(dataset.train_images[places], dataset.train_labels[places], valid)
 
 
-def val_batches(dataset: Dataset, devices: int, batch: int) -> Iterator[Batch]:
-    """The validation images in their order, each once and valid; zeros that are not valid fill up the last batch."""
+def val_batches(dataset: Dataset, devices: int, batch: int, mine: slice = ALL) -> Iterator[Batch]:
+    """The validation images in their order, each once and valid; zeros that are not valid fill up the last batch.
+    `mine` as in `train_batches`."""
     images, labels, size = dataset.val_images, dataset.val_labels, devices * batch
     for start in range(0, len(labels), size):
         valid = np.arange(start, start + size) < len(labels)
         yield Batch(
-            _padded(images[start : start + size], size, devices),
-            _padded(labels[start : start + size], size, devices),
-            valid.reshape(devices, batch),
+            _padded(images[start : start + size], size, devices)[mine],
+            _padded(labels[start : start + size], size, devices)[mine],
+            valid.reshape(devices, batch)[mine],
         )
 
 

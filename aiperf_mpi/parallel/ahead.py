@@ -61,6 +61,8 @@ class Ahead:
 
     def _advance(self) -> None:
         queue = self._replica.queue
+        if queue is None:
+            return
         if self._slot is not None and not queue.still(self._slot):
             self._drop()
         if self._preparation is None:

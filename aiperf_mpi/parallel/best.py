@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpi4py import MPI
+
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.loader import val_batches
 from aiperf_mpi.parallel.comm import write_error
@@ -54,8 +56,16 @@ def keep_weights(best: Best, path: Path, trial_id: int, training: Training, comp
     return out
 
 
+def remember(best: Best, trial_id: int, training: Training, compiled: Compiled) -> None:
+    """On a trainer that follows: which steps can evaluate the replica's best weights, which the first one writes."""
+    if training.best_variables is not None and training.best_error < best.error:
+        best.error, best.trial_id, best.compiled = training.best_error, trial_id, compiled
+
+
 def withdraw(context: Context, trial_id: int) -> None:
-    """Tell the search that the weights of a trial are kept no longer."""
+    """Tell the search that the weights of a trial are kept no longer; the first trainer does for all of a replica."""
+    if not context.ranks.leads:
+        return
     with context.timer("communicate"):
         try:
             context.windows.history.append(withdrawal(trial_id, context.ranks.replica, context.now()))
@@ -70,14 +80,21 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
     Collective over the ranks but 0. Nothing is validated where no trial has completed a validation. Where it fails, the
     run has its result without `error_final`: hours of rows are worth more than that number.
     """
-    owner = owns_best(context.ranks, best.error, best.trial_id)
+    leads, team = context.ranks.leads, context.ranks.team
+    owner = owns_best(context.ranks, best.error, best.trial_id) if leads else owns_best(context.ranks)
     with context.timer("io"):
         # Nobody trains any more, so nobody needs what was pushed out.
         best.shelf.clear()
-    if not owner or best.path is None or best.compiled is None:
+    # The owner's replica validates as it trained, all of its trainers together.
+    path = best.path if owner else None
+    if team is not None:
+        path, trial_id = team.bcast((path, best.trial_id))
+        ready = best.compiled is not None and best.trial_id == trial_id
+        path = path if team.allreduce(int(ready), MPI.MIN) else None
+    if path is None or best.compiled is None:
         return
     try:
-        error = validate_again(context, workshop, best.path, best.compiled)
+        error = validate_again(context, workshop, path, best.compiled)
     except RUN_ERRORS:
         raise
     except Exception as failure:
@@ -85,7 +102,8 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
                     f"{best.trial_id}, could not be validated again, so the result has no error_final: "
                     f"{type(failure).__name__}: {failure}\n")  # fmt: skip
         return
-    context.windows.messages.send(Kind.FINAL, new_row(FINAL_ROW, trial_id=best.trial_id, error=error)[0])
+    if leads:
+        context.windows.messages.send(Kind.FINAL, new_row(FINAL_ROW, trial_id=best.trial_id, error=error)[0])
 
 
 def validate_again(context: Context, workshop: Workshop, path: Path, compiled: Compiled) -> float:
@@ -93,5 +111,6 @@ def validate_again(context: Context, workshop: Workshop, path: Path, compiled: C
     with context.timer("io"):
         checkpoint = load_checkpoint(path)
     with context.timer("validate"):
-        batches = val_batches(workshop.dataset, len(workshop.devices), compiled.settings.batch_per_device)
+        batch = compiled.settings.batch_per_device
+        batches = val_batches(workshop.dataset, len(workshop.devices), batch, workshop.mine)
         return validation_error(compiled, checkpoint.variables, batches)

@@ -60,7 +60,9 @@ class Ranks:
     `node` holds the ranks of this rank's node and `workers` all but rank 0; both are None on rank 0. `shared` says
     whether the node's ranks can share memory (not so where `ranks_per_node` cuts what MPI does not see as one node).
     `node_index`, `node_rank` and `replica` are -1 on rank 0, `replica` is -1 on a generator; `node_replicas` are the
-    replicas of this node. `nodes_on_host` counts the nodes of this host, `with_coordinator` tells if rank 0 is there.
+    replicas whose first trainer is on this node, `node_trainers` counts all its trainers. `team` holds the trainers of
+    this rank's replica, and is None where it has but one, and on ranks that are no trainers. `nodes_on_host` counts the
+    nodes of this host, `with_coordinator` tells if rank 0 is there.
     """
 
     world: MPI.Intracomm
@@ -77,6 +79,9 @@ class Ranks:
     n_nodes: int
     replica: int
     node_replicas: tuple[int, ...]
+    node_trainers: int
+    team: MPI.Intracomm | None
+    replica_rank: int
     n_replicas: int
     n_generators: int
     nodes_on_host: int
@@ -84,14 +89,14 @@ class Ranks:
     places: tuple[Place, ...]
 
     @property
-    def node_trainers(self) -> int:
-        """Trainers of this node."""
-        return len(self.node_replicas)
+    def leads(self) -> bool:
+        """Whether this is the first trainer of its replica."""
+        return self.replica_rank == 0
 
     @property
     def node_generators(self) -> int:
-        """Generator ranks of this node; 0 means that each of its trainers generates for itself."""
-        return self.node_size - len(self.node_replicas)
+        """Generator ranks of this node; 0 means that each replica's first trainer generates for itself."""
+        return self.node_size - self.node_trainers
 
 
 # -- in ----------------------------------------------------------------------------------------------------------------
@@ -244,9 +249,14 @@ def wait(request: MPI.Request) -> None:
 
 
 def split(
-    world: MPI.Intracomm, ranks_per_node: int = 0, trainers_per_node: int = 1, host: str | None = None
+    world: MPI.Intracomm,
+    ranks_per_node: int = 0,
+    trainers_per_node: int = 1,
+    host: str | None = None,
+    trainers_per_replica: int = 1,
 ) -> Ranks:
-    """The roles of all ranks: rank 0 coordinates, the others by node, `trainers_per_node` of each train.
+    """The roles of all ranks: rank 0 coordinates, the others by node, `trainers_per_node` of each train, and
+    `trainers_per_replica` of these together.
 
     `ranks_per_node` K > 0 cuts ranks 1.. into blocks of K instead of by shared memory. `host` is this rank's host name
     (for tests). Collective over `world`; raises LaunchError alike on all ranks (see `placement.arrange`).
@@ -259,7 +269,8 @@ def split(
         group = memory.bcast(world.rank)
         memory.Free()
     facts = world.allgather((host, group))
-    places = arrange([name for name, _ in facts], [number for _, number in facts], ranks_per_node, trainers_per_node)
+    hosts, groups = [name for name, _ in facts], [number for _, number in facts]
+    places = arrange(hosts, groups, ranks_per_node, trainers_per_node, trainers_per_replica)
 
     # A node that was cut by number may consist of ranks that MPI cannot give a common window of memory.
     place, shared = places[world.rank], False
@@ -267,6 +278,13 @@ def split(
     if world.rank > 0:
         node = cast(MPI.Intracomm, workers.Split(place.node, world.rank))
         shared = node.allreduce(int(group == node.bcast(group)), MPI.MIN) == 1
+
+    # A replica of one trainer needs no communicator.
+    team: MPI.Intracomm | None = None
+    if world.rank > 0 and trainers_per_replica > 1:
+        color = place.replica if place.role == TRAINER else MPI.UNDEFINED
+        made = workers.Split(color, world.rank)
+        team = cast(MPI.Intracomm, made) if place.role == TRAINER else None
 
     return Ranks(
         world=world,
@@ -283,7 +301,10 @@ def split(
         n_nodes=1 + max(p.node for p in places),
         replica=place.replica,
         node_replicas=place.node_replicas,
-        n_replicas=sum(p.role == TRAINER for p in places),
+        node_trainers=sum(p.role == TRAINER and p.node == place.node for p in places),
+        team=team,
+        replica_rank=place.replica_rank,
+        n_replicas=sum(p.replica_rank == 0 for p in places),
         n_generators=sum(p.role not in (TRAINER, COORDINATOR) for p in places),
         nodes_on_host=len({p.node for p in places if p.host == host and p.rank > 0}),
         with_coordinator=places[0].host == host,

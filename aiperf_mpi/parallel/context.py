@@ -87,7 +87,7 @@ def open_windows(config: Config, ranks: Ranks) -> Windows:
     return Windows(
         history=WindowHistory(ranks.world, ranks.node if ranks.shared else None, capacity),
         claims=WindowClaims(ranks.world, CLAIMS_PER_RECORD * capacity),
-        queues=() if ranks.node is None else open_queues(ranks.node, queues, depth, shared=ranks.shared),
+        queues=() if ranks.node is None or not queues else open_queues(ranks.node, queues, depth, shared=ranks.shared),
         messages=Messages(ranks.world),
     )
 

@@ -7,6 +7,7 @@ from mpi4py import MPI
 
 from aiperf_mpi.parallel.messages import MessageError
 from aiperf_mpi.search.record import RecordError
+from aiperf_mpi.training.lockstep import Stranded
 
 
 class GenerationError(RuntimeError):
@@ -14,4 +15,4 @@ class GenerationError(RuntimeError):
 
 
 #: Errors that are the run's and not a trial's: they end the job.
-RUN_ERRORS = (MPI.Exception, MessageError, RecordError, GenerationError)
+RUN_ERRORS = (MPI.Exception, MessageError, RecordError, GenerationError, Stranded)

@@ -18,6 +18,10 @@ def generate(context: Context) -> None:
     served = tuple(zip(ranks.node_replicas, windows.queues, strict=True))
     generation = Generation(context, checks_of(context), ranks.node_rank - ranks.node_trainers, served)
     while not context.over():
+        if not served:
+            # The queues of this node's replicas are where their first trainers are.
+            context.pause(WAITING_SECONDS)
+            continue
         with timer("communicate"):
             moved = generation.advance()
         if generation.busy:

@@ -18,7 +18,11 @@ GENERATOR = "generator"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One rank's place. On the coordinator `node`, `node_rank` and `replica` are -1, on a generator `replica` is."""
+    """One rank's place. On the coordinator `node`, `node_rank` and `replica` are -1, on a generator `replica` is.
+
+    `node_replicas` are the replicas whose first trainer is on this node, and `replica_rank` is the place of a trainer
+    among those of its replica, -1 for others.
+    """
 
     rank: int
     host: str
@@ -27,10 +31,15 @@ class Place:
     node_rank: int
     replica: int
     node_replicas: tuple[int, ...]
+    replica_rank: int = -1
 
 
 def arrange(
-    hosts: Sequence[str], groups: Sequence[int], ranks_per_node: int = 0, trainers_per_node: int = 1
+    hosts: Sequence[str],
+    groups: Sequence[int],
+    ranks_per_node: int = 0,
+    trainers_per_node: int = 1,
+    trainers_per_replica: int = 1,
 ) -> tuple[Place, ...]:
     """The place of every rank.
 
@@ -39,11 +48,12 @@ def arrange(
         groups: of each rank a number that is shared by exactly those ranks that MPI finds on one shared memory;
             that of rank 0 is not read.
         ranks_per_node: K > 0 cuts ranks 1.. into blocks of K instead; the last block may be smaller.
-        trainers_per_node: ranks of a node that own accelerators, each its own replica; the rest generate. A node
-            with fewer ranks has trainers only.
+        trainers_per_node: ranks of a node that own accelerators; the rest generate. A node with fewer ranks has
+            trainers only.
+        trainers_per_replica: trainers, neighbours in the order of nodes, that train each candidate together.
 
-    Raises LaunchError where there is no rank to train, where the groups disagree with the host names, or where a
-    block of K spans two hosts.
+    Raises LaunchError where there is no rank to train, where the groups disagree with the host names, where a block of
+    K spans two hosts, or where the trainers do not make whole replicas.
     """
     size = len(hosts)
     if size < 2:
@@ -63,16 +73,31 @@ def arrange(
     nodes = list(members.values())
     _check_hosts(hosts, nodes, ranks_per_node)
 
-    places = [Place(0, hosts[0], COORDINATOR, -1, -1, -1, ())]
-    first_replica = 0
-    for index, ranks in enumerate(nodes):
-        trainers = min(trainers_per_node, len(ranks))
-        replicas = tuple(range(first_replica, first_replica + trainers))
+    counts = [min(trainers_per_node, len(ranks)) for ranks in nodes]
+    _check_replicas(counts, trainers_per_replica)
+    places, trainer = [Place(0, hosts[0], COORDINATOR, -1, -1, -1, ())], 0
+    for index, (ranks, trainers) in enumerate(zip(nodes, counts, strict=True)):
+        teams = [divmod(number, trainers_per_replica) for number in range(trainer, trainer + trainers)]
+        first = tuple(replica for replica, place in teams if place == 0)
         for local, rank in enumerate(ranks):
-            role, replica = (TRAINER, replicas[local]) if local < trainers else (GENERATOR, -1)
-            places.append(Place(rank, hosts[rank], role, index, local, replica, replicas))
-        first_replica += trainers
+            role, (replica, place) = (TRAINER, teams[local]) if local < trainers else (GENERATOR, (-1, -1))
+            places.append(Place(rank, hosts[rank], role, index, local, replica, first, place))
+        trainer += trainers
     return tuple(sorted(places, key=lambda place: place.rank))
+
+
+def _check_replicas(trainers: Sequence[int], trainers_per_replica: int) -> None:
+    """Replicas of several trainers are whole, and all alike: they divide a node, or are whole nodes."""
+    each = trainers_per_replica
+    if each == 1:
+        return
+    one, total = trainers[0], sum(trainers)
+    if each < 1 or set(trainers) != {one} or total % each or (one % each and each % one):
+        raise LaunchError(
+            f"{total} trainers on {len(trainers)} nodes ({_few(trainers)} each) do not make whole replicas of {each}: "
+            "choose parallel.trainers_per_replica so that it divides the trainers of a node, or is a multiple of them "
+            "that divides all, and give every node as many ranks"
+        )
 
 
 def _check_hosts(hosts: Sequence[str], nodes: Sequence[Sequence[int]], ranks_per_node: int) -> None:

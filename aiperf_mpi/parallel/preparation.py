@@ -27,6 +27,7 @@ from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.search.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
+from aiperf_mpi.training.lockstep import alone
 from aiperf_mpi.training.step import StepSettings
 
 T = TypeVar("T")
@@ -174,14 +175,14 @@ def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:
 def begin(replica: Replica, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
     """The training of a compiled candidate, from the weights that it begins with, which are put on the devices."""
     context, dataset = replica.context, replica.workshop.dataset
-    config, devices = context.config, len(replica.workshop.devices)
+    config, devices, mine = context.config, len(replica.workshop.devices), replica.workshop.mine
     state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
     batch, limits = candidate.batch_per_device, budget(candidate.round, config.train)
     return Training(
         compiled,
         state,
-        partial(_epoch_batches, dataset, candidate.seed, devices, batch),
-        partial(val_batches, dataset, devices, batch),
+        partial(_epoch_batches, dataset, candidate.seed, devices, batch, mine),
+        partial(val_batches, dataset, devices, batch, mine),
         FitSettings(
             epochs_max=limits.epochs_max,
             patience=limits.patience,
@@ -193,12 +194,13 @@ def begin(replica: Replica, candidate: Candidate, compiled: Compiled, beginning:
         poll=replica.poll,
         clock=context.clock.now,
         deadline=context.limit,
-        fault=fault_of(config, candidate),
+        fault=fault_of(config, candidate, replica.team.rank),
+        agree=replica.team.agree if replica.team.size > 1 else alone,
     )
 
 
-def _epoch_batches(dataset: Dataset, seed: int, devices: int, batch: int, epoch: int) -> Iterator[Any]:
-    return train_batches(dataset, seed, epoch, devices, batch)
+def _epoch_batches(dataset: Dataset, seed: int, devices: int, batch: int, mine: slice, epoch: int) -> Iterator[Any]:
+    return train_batches(dataset, seed, epoch, devices, batch, mine)
 
 
 def _rate(config: Config, epoch: int) -> float:
@@ -220,10 +222,13 @@ def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> Ste
     )
 
 
-def fault_of(config: Config, candidate: Candidate) -> Fault | None:
-    """The fault that the configuration injects into this candidate's training, if any: at its second step."""
+def fault_of(config: Config, candidate: Candidate, trainer: int) -> Fault | None:
+    """The fault that the configuration injects into this candidate's training, if any: at its second step; one that
+    raises does so on one trainer of the replica, the `trainer` that is asked."""
     fault, here = config.fault, (candidate.round, candidate.replica)
+    raises = here == (fault.raise_in_round, fault.raise_replica) and trainer == fault.raise_trainer
     return Fault(
-        raise_at=(0, 1) if here == (fault.raise_in_round, fault.raise_replica) else None,
+        raise_at=(0, 1) if raises else None,
         nan_at=(0, 1) if here == (fault.nan_in_round, fault.nan_replica) else None,
+        disturb_at=(0, 1) if here == (fault.disturb_in_round, fault.disturb_replica) else None,
     )

@@ -11,6 +11,7 @@ from aiperf_mpi.parallel.candidates import CandidateQueue, Taken
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.errors import RUN_ERRORS, GenerationError
 from aiperf_mpi.parallel.generation import reject
+from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.worker import Worker
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.search.history import ArchitectureCache
@@ -31,6 +32,8 @@ class Replica:
     """One trainer's state while it works.
 
     Attributes:
+        queue: of the candidates; None where this trainer is not the replica's first.
+        team: the replica's trainers.
         worker: makes the next trial ready.
         between: what is to be advanced between steps and while waiting.
         training: whether a trial is at its steps now.
@@ -38,8 +41,9 @@ class Replica:
 
     context: Context
     workshop: Workshop
-    queue: CandidateQueue
+    queue: CandidateQueue | None
     best: Best
+    team: Team
     worker: Worker = field(default_factory=lambda: Worker("prepare"))
     between: list[Between] = field(default_factory=list)
     architectures: ArchitectureCache = field(default_factory=ArchitectureCache)
@@ -61,8 +65,16 @@ class Replica:
         return stop
 
 
+def accept(replica: Replica, taken: Taken) -> None:
+    """Train a candidate that was taken: its round is used."""
+    if replica.queue is not None:
+        replica.queue.accept(taken)
+
+
 def refuse(replica: Replica, taken: Taken, wrong: str) -> None:
     """Reject a candidate that was taken; its ticket is filled again, but for the initial architecture's."""
+    if replica.queue is None:
+        return
     trial_id = int(taken.record["trial"])
     reject(replica.context, taken.record, trial_id, wrong)
     replica.queue.accept(taken) if trial_id == 0 else replica.queue.reject(taken)

@@ -81,7 +81,9 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
             writer.abandon()
             writer = None
         config = from_toml(world.bcast(config.to_toml() if world.rank == 0 else None))
-        ranks = comm.split(world, config.parallel.ranks_per_node, config.parallel.trainers_per_node)
+        parallel = config.parallel
+        ranks = comm.split(world, parallel.ranks_per_node, parallel.trainers_per_node,
+                           trainers_per_replica=parallel.trainers_per_replica)  # fmt: skip
         found = os.path.isdir(os.path.expanduser(config.run.output))
         config = check_all(config, ranks)
         try:
@@ -167,7 +169,7 @@ def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
         from aiperf_mpi.parallel.workshop import prepare
 
         try:
-            workshop = prepare(config)
+            workshop = prepare(config, ranks.team)
             data = workshop.dataset
             facts = Facts(workshop.device, len(workshop.devices), data.sha256, len(data.train_labels),
                           len(data.val_labels))  # fmt: skip
@@ -288,12 +290,16 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
                 owns_best(context.ranks)
     send_rank_row(context, facts.device if trains else "", sight.uuids)
     context.windows.close()
+    if trains:
+        from aiperf_mpi.parallel import cluster
+
+        cluster.leave()
     return clean
 
 
 def start(context: Context) -> Context:
     """Put trial 0 in its place and start the core time, with everything made ready. Collective."""
-    if context.ranks.replica == 0:
+    if context.ranks.replica == 0 and context.ranks.leads:
         from aiperf_mpi.parallel import trainer
 
         trainer.propose_initial(context)

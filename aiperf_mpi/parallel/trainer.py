@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from aiperf_mpi.parallel.ahead import Ahead, compiles_ahead
-from aiperf_mpi.parallel.best import Best, shelf_of
-from aiperf_mpi.parallel.candidates import Taken
+from aiperf_mpi.parallel.best import Best, remember, shelf_of
+from aiperf_mpi.parallel.candidates import Slot, Taken
 from aiperf_mpi.parallel.closing import Closing
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.errors import RUN_ERRORS
 from aiperf_mpi.parallel.generation import Generation
 from aiperf_mpi.parallel.generator import checks_of
 from aiperf_mpi.parallel.preparation import Preparation
-from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, refuse
+from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, accept, refuse
+from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.trial import Trial, send_epoch
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.schema import UNFINISHED
@@ -28,6 +30,7 @@ from aiperf_mpi.search.budget import budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate
 from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE
+from aiperf_mpi.training.lockstep import BROKEN, GO, STOP, FailedElsewhere
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,23 @@ def train(context: Context, workshop: Workshop) -> Trainer:
     try:
         while (taken := next_candidate(replica)) is not None:
             preparation = ahead.of(taken)
-            if not wait_for(replica, preparation.check, preparation):
+            there = wait_for(replica, preparation.check, preparation)
+            sound = preparation.candidate is not None and not preparation.wrong
+            word = replica.team.agree((GO if sound else BROKEN) if there else STOP)
+            if word == STOP:
                 preparation.drop()
                 break
-            if preparation.candidate is None or preparation.wrong:
-                refuse(replica, taken, preparation.wrong)
+            if preparation.candidate is None or word == BROKEN:
+                preparation.drop()
+                refuse(replica, taken, preparation.wrong or "another trainer of the replica cannot train it")
                 continue
-            replica.queue.accept(taken)
+            accept(replica, taken)
             run_trial(trainer, preparation, preparation.candidate)
     except HistoryFull:
         # Rank 0 drains the run for it, and waits for this rank's farewell.
         pass
+    if replica.team.leads:
+        replica.team.tell(None)
     ahead.close()
     await_record(trainer)
     return trainer
@@ -79,12 +88,13 @@ def train(context: Context, workshop: Workshop) -> Trainer:
 def trainer_of(context: Context, workshop: Workshop) -> Trainer:
     """What a trainer works with, made ready."""
     ranks, config = context.ranks, context.config
-    candidates = context.windows.queues[ranks.node_replicas.index(ranks.replica)]
-    replica = Replica(context, workshop, candidates, Best(shelf_of(config)))
+    team = Team(ranks.team)
+    candidates = context.windows.queues[ranks.node_replicas.index(ranks.replica)] if team.leads else None
+    replica = Replica(context, workshop, candidates, Best(shelf_of(config)), team)
     closing = Closing(context, replica.best)
-    ahead = Ahead(replica, compiles_ahead(config.parallel.compile_ahead, workshop.devices))
+    ahead = Ahead(replica, team.size == 1 and compiles_ahead(config.parallel.compile_ahead, workshop.devices))
     generation = None
-    if ranks.node_generators == 0:
+    if ranks.node_generators == 0 and candidates is not None:
         generation = Generation(context, checks_of(context), 0, ((ranks.replica, candidates),))
         replica.between.append(generation)
     replica.between += [closing, ahead]
@@ -111,11 +121,17 @@ def finish(trainer: Trainer, seconds: float) -> bool:
 
 
 def next_candidate(replica: Replica) -> Taken | None:
-    """The replica's next candidate, as soon as it is ready; None when the run ends."""
-    while not replica.poll() and not replica.context.over():
-        if (taken := replica.queue.take()) is not None:
+    """The replica's next candidate, as soon as it is ready; None when the run ends. The first trainer takes it, and the
+    others hear of it."""
+    context, team, queue = replica.context, replica.team, replica.queue
+    if queue is None:
+        record = team.hear(partial(context.pause, LOOK_SECONDS))
+        return None if record is None else Taken(Slot(0, 0), record)
+    while not replica.poll() and not context.over():
+        if (taken := queue.take()) is not None:
+            team.tell(taken.record)
             return taken
-        replica.context.pause(LOOK_SECONDS)
+        context.pause(LOOK_SECONDS)
     return None
 
 
@@ -147,34 +163,52 @@ def run_trial(trainer: Trainer, preparation: Preparation, candidate: Candidate) 
     replica, context = trainer.replica, trainer.replica.context
     trial = Trial(candidate, budget(candidate.round, context.config.train), context.now())
     try:
-        if wait_for(replica, preparation.advance, preparation):
+        if all_ready(replica, preparation):
             train_prepared(replica, preparation, trial)
     except RUN_ERRORS:
         raise
     except Exception as error:
-        trial.status, trial.cause = FAILED, f"{type(error).__name__}: {error}"
+        trial.status, trial.cause = FAILED, replica.team.cause(error)
     trial.describe(preparation)
     trial.t_end = context.now()
     preparation.drop()
 
     # Only of very short trials the one before is not recorded yet.
     await_record(trainer)
-    trainer.closing.begin(trial, preparation.training, preparation.compiled)
+    if replica.team.leads:
+        trainer.closing.begin(trial, preparation.training, preparation.compiled)
+    elif preparation.training is not None and preparation.compiled is not None:
+        remember(replica.best, candidate.trial_id, preparation.training, preparation.compiled)
+
+
+def all_ready(replica: Replica, preparation: Preparation) -> bool:
+    """Wait until a preparation is done on all trainers of the replica; False when the run ends before.
+
+    Raises what made it fail; FailedElsewhere where that was on another trainer.
+    """
+    there = wait_for(replica, preparation.advance, preparation)
+    failure = preparation.failure
+    if there and failure is None and preparation.training is None:
+        failure = RuntimeError("the preparation has ended without a training")
+    word = replica.team.agree(BROKEN if failure is not None else GO if there else STOP)
+    if failure is not None:
+        raise failure
+    if word == BROKEN:
+        raise FailedElsewhere("another trainer of the replica could not prepare it")
+    return word == GO
 
 
 def train_prepared(replica: Replica, preparation: Preparation, trial: Trial) -> None:
-    """Train what is ready, and tell of each epoch. Raises what made its preparation fail, and what its training
-    raises."""
+    """Train what is ready, and tell of each epoch. Raises what its training raises."""
     training = preparation.training
-    if preparation.failure is not None:
-        raise preparation.failure
     if training is None:
-        raise RuntimeError("the preparation has ended without a training")
+        raise RuntimeError("there is no training")
     replica.training = True
     try:
         for epoch in training:
             trial.add(epoch)
-            send_epoch(replica.context, trial.candidate, epoch)
+            if replica.team.leads:
+                send_epoch(replica.context, trial.candidate, epoch)
     finally:
         replica.training = False
     trial.status = {END_EPOCHS: DONE, END_PATIENCE: STOPPED}.get(training.end, UNFINISHED)

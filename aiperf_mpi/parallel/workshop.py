@@ -7,33 +7,47 @@ import os
 from dataclasses import dataclass
 
 import jax
+from mpi4py import MPI
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.parallel.binding import local_devices
+from aiperf_mpi.parallel.cluster import join
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a replica trains with, from start to end: its devices and its data."""
+    """What a replica trains with, from start to end: its devices, those of its other processes among them, and its
+    data."""
 
     devices: tuple[jax.Device, ...]
     dataset: Dataset
 
     @property
+    def mine(self) -> slice:
+        """Which of the devices are this process's."""
+        places = [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
+        return slice(places[0], places[-1] + 1)
+
+    @property
     def device(self) -> str:
-        """What the devices are, for the result."""
-        return f"{len(self.devices)} x {self.devices[0].device_kind}"
+        """What this process's devices are, for the result."""
+        own = self.devices[self.mine]
+        return f"{len(own)} x {own[0].device_kind}"
 
 
-def prepare(config: Config) -> Workshop:
-    """The devices and the data of this trainer, before the core time starts.
+def prepare(config: Config, team: MPI.Intracomm | None = None) -> Workshop:
+    """The devices and the data of this trainer, before the core time starts. Collective over `team`, the trainers of
+    its replica if there are several.
 
     Raises ConfigError for missing data, and where an epoch would have no whole batch over all devices: every trial
     would fail, a night long.
     """
-    devices, dataset = tuple(jax.local_devices()), open_dataset(config)
+    if team is not None:
+        join(team)
+    devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+    dataset = open_dataset(config)
     accelerators = local_devices()
     by_choice = config.parallel.host_devices or os.environ.get("JAX_PLATFORMS")
     if accelerators and not by_choice and all(device.platform == "cpu" for device in devices):

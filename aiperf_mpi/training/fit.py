@@ -17,6 +17,7 @@ from aiperf_mpi.data.device import DeviceBatch, Feed
 from aiperf_mpi.search.budget import MIN_DELTA, should_stop
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.digest import check
+from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, Agree, FailedElsewhere, Stranded, alone
 from aiperf_mpi.training.step import Metrics, TrainState
 
 #: Seconds after which a rank that waits for data returns to MPI.
@@ -24,6 +25,10 @@ POLL_SECONDS = 0.05
 
 #: Why a training ended: all epochs done, no better validation loss for too long, asked to stop, or out of time.
 END_EPOCHS, END_PATIENCE, END_STOPPED, END_DEADLINE = "epochs", "patience", "stopped", "deadline"
+
+
+#: What a training that is cut short ends by, for the word that its processes agreed on.
+_ENDS = {STOP: END_STOPPED, LATE: END_DEADLINE}
 
 
 class Diverged(RuntimeError):
@@ -88,11 +93,11 @@ class EpochResult:
 
 
 class _Cut(Exception):
-    """The training ends before its epoch does; `end` says why."""
+    """The training ends before its epoch does; `word`, STOP or LATE, says why."""
 
-    def __init__(self, end: str) -> None:
-        super().__init__(end)
-        self.end = end
+    def __init__(self, word: int) -> None:
+        super().__init__(_ENDS[word])
+        self.end, self.word = _ENDS[word], word
 
 
 class Timer(Protocol):
@@ -130,9 +135,11 @@ class _Sums:
 
 
 def _disturbed(params: Any) -> Any:
-    """The parameters with the lowest bit of the last device's last number turned."""
+    """The parameters with the lowest bit of the last device's last number turned, on the process that drives it."""
     leaves, structure = jax.tree.flatten(params)
     parts = [shard.data for shard in leaves[-1].addressable_shards]
+    if leaves[-1].sharding.mesh.devices.flat[-1] not in parts[-1].devices():
+        return params
     words = np.array(parts[-1]).view(np.uint32)
     words.flat[-1] ^= 1
     parts[-1] = jax.device_put(words.view(np.float32), parts[-1].devices().pop())
@@ -145,7 +152,9 @@ class Training:
 
     Iteration raises, behind the result of what had completed: Diverged; Disagreement, as after the first step all
     devices must hold the same parameters, and after each epoch's training the same averaged statistics too; what an
-    injected fault raises, and whatever the data or the devices raise.
+    injected fault raises, and whatever the data or the devices raise. Where a replica has several processes, they agree
+    before each step, and leave at the same one: FailedElsewhere on those that had no error of their own, and Stranded
+    on one whose step fails after that.
 
     Attributes:
         end: why it ended (one of the END_ constants); empty before, and after an exception.
@@ -169,6 +178,7 @@ class Training:
         clock: Callable[[], float] = time.monotonic,
         deadline: float = math.inf,
         fault: Fault | None = None,
+        agree: Agree = alone,
     ) -> None:
         if settings.in_flight < 1:
             raise ValueError(f"in_flight is {settings.in_flight}, but at least 1 step must be in flight")
@@ -182,6 +192,8 @@ class Training:
         self._train_batches, self._val_batches = train_batches, val_batches
         self._timer, self._poll, self._clock, self._deadline = timer, poll, clock, deadline
         self._fault = fault or Fault()
+        # How the replica's processes agree, and whether all of them know that this training ends.
+        self._agree, self._known = agree, False
         self._feed: Feed | None = None
         self._check: Callable[[], None] | None = None
         self._t_end = 0.0
@@ -209,7 +221,8 @@ class Training:
             self.open()
         for epoch in range(settings.epochs_max):
             # Whatever cuts the epoch short, what had completed by then is reported first.
-            train, val, failure = _Sums(), _Sums(), None
+            train, val = _Sums(), _Sums()
+            failure: Exception | None = None
             t_start = self._t_end = self._clock()
             rate = settings.learning_rate(epoch)
             try:
@@ -217,8 +230,11 @@ class Training:
                 self._validate(epoch, val)
             except _Cut as cut:
                 self.end = cut.end
+                if self._leave(cut.word) == BROKEN:
+                    failure = FailedElsewhere("another process of the replica failed")
             except Exception as error:
                 failure = error
+                self._leave(BROKEN)
 
             if val.whole and failure is None:
                 self.epochs += 1
@@ -241,9 +257,11 @@ class Training:
         compiled, fault = self._compiled, self._fault
         usual, broken = compiled.scalar(rate), compiled.scalar(math.nan)
 
-        def dispatch(batch: DeviceBatch, step: int) -> Metrics:
+        def before(step: int) -> None:
             if fault.raise_at == (epoch, step):
                 raise RuntimeError(f"injected fault: epoch {epoch}, step {step} raises")
+
+        def dispatch(batch: DeviceBatch, step: int) -> Metrics:
             used = broken if fault.nan_at == (epoch, step) else usual
             if math.isnan(self.t_first_step):
                 self.t_first_step = self._clock()
@@ -254,7 +272,7 @@ class Training:
                 self._compare("after the first step", statistics=False)
             return metrics
 
-        self._pass(f"epoch {epoch}, training", dispatch, sums, then=self._open_val_feed)
+        self._pass(f"epoch {epoch}, training", dispatch, sums, then=self._open_val_feed, before=before)
 
     def _validate(self, epoch: int, sums: _Sums) -> None:
         compiled = self._compiled
@@ -281,13 +299,19 @@ class Training:
             self._check = lambda: check(found, where, count, statistics)
 
     def _pass(
-        self, where: str, dispatch: Callable[[DeviceBatch, int], Metrics], sums: _Sums, then: Callable[[], None]
+        self,
+        where: str,
+        dispatch: Callable[[DeviceBatch, int], Metrics],
+        sums: _Sums,
+        then: Callable[[], None],
+        before: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Puts all batches of the open feed through `dispatch`, and calls `then` before it waits for the last ones.
+        """Puts all batches of the open feed through `dispatch`, and calls `then` before it waits for the last ones;
+        `before` is called with the number of each step, and what it raises is raised instead of the step.
 
         Counts what completes in `sums`; raises _Cut when it is to stop or out of time.
         """
-        feed, step = self._feed, 0
+        feed, step, word = self._feed, 0, GO
         pending: deque[Metrics] = deque()
         if feed is None:
             raise RuntimeError(f"{where}: no batches are on their way")
@@ -296,6 +320,17 @@ class Training:
             loss = self._complete(pending.popleft(), sums)
             if not math.isfinite(loss):
                 raise Diverged(f"{where}: the loss is {loss} in step {sums.batches - 1}")
+
+        def agree() -> None:
+            agreed = self._agree(word)
+            self._known = agreed != GO
+            if agreed == BROKEN:
+                raise FailedElsewhere("another process of the replica failed")
+            while agreed == STOP and pending:
+                # What runs when the training is to stop still counts.
+                complete_oldest()
+            if agreed != GO:
+                raise _Cut(agreed)
 
         while not feed.ended:
             # Without a batch, wait for a step that runs; only without such a step the time is the data's.
@@ -309,23 +344,42 @@ class Training:
             if batch is not None:
                 if len(pending) >= self._settings.in_flight:
                     complete_oldest()
-                pending.append(dispatch(batch, step))
-                step += 1
+                before(step)
 
-            # What runs when the training is to stop still counts.
-            if self._poll():
-                while pending:
-                    complete_oldest()
-                raise _Cut(END_STOPPED)
-            if self._clock() > self._deadline:
-                raise _Cut(END_DEADLINE)
+            # Alone, a process leaves as soon as it is to; one of several waits for the next step to agree on it.
+            word = max(word, STOP if self._poll() else GO, LATE if self._clock() > self._deadline else GO)
+            if batch is not None or (word != GO and self._agree is alone):
+                agree()
+            if batch is not None:
+                pending.append(self._dispatched(dispatch, batch, step))
+                step += 1
 
         then()
         while pending:
             complete_oldest()
         if not sums.images:
             raise ValueError(f"{where}: there is no batch; is a batch larger than the data set?")
+        agree()
         sums.whole = True
+
+    def _leave(self, word: int) -> int:
+        """Tell the replica's other processes, unless they know, that this one ends the training; what all agree on."""
+        if self._known:
+            return word
+        self._known = True
+        return self._agree(word)
+
+    def _dispatched(
+        self, dispatch: Callable[[DeviceBatch, int], Metrics], batch: DeviceBatch, step: int
+    ) -> Metrics:
+        """`dispatch`; where it fails, the other processes of the replica, which have dispatched it too, wait for it."""
+        try:
+            return dispatch(batch, step)
+        except Exception as error:
+            if self._agree is alone:
+                raise
+            self._known = True
+            raise Stranded(f"step {step} failed on one process of its replica: {error}") from error
 
     def _complete(self, metrics: Metrics, sums: _Sums) -> float:
         """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline, and
@@ -336,7 +390,7 @@ class Training:
             verdict()
         now = self._clock()
         if now > self._deadline:
-            raise _Cut(END_DEADLINE)
+            raise _Cut(LATE)
         self._t_end = now
         return sums.add(host)
 

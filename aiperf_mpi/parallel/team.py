@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainers of one replica, which train each candidate together: one of them leads, and all take the same steps.
+
+The first one takes candidates from the queue and tells the others, sends the rows, and writes the weights. The others
+follow: they prepare the same candidate, and take part in each step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from mpi4py import MPI
+
+from aiperf_mpi.parallel.comm import LOOK_SECONDS, wait
+from aiperf_mpi.search.record import RECORD_DTYPE
+from aiperf_mpi.training.lockstep import FailedElsewhere
+
+#: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and whoever
+#: waits longer waits for a process that is behind.
+SPIN_SECONDS = 2e-4
+
+#: Characters of an error that the others hear.
+_TEXT = 512
+
+
+class Team:
+    """A replica's trainers as one of them sees them.
+
+    Arguments:
+        comm: the replica's trainers, the first one as rank 0; None for a replica of one.
+    """
+
+    def __init__(self, comm: MPI.Intracomm | None) -> None:
+        self._comm = comm
+        self.size = 1 if comm is None else comm.size
+        self.rank = 0 if comm is None else comm.rank
+        self._mine, self._highest = np.zeros(1, np.int64), np.zeros(1, np.int64)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the replica's first trainer."""
+        return self.rank == 0
+
+    def agree(self, word: int) -> int:
+        """The highest word of all trainers (see `training.lockstep`). Collective over the replica."""
+        if self._comm is None:
+            return word
+        self._mine[0] = word
+        request = self._comm.Iallreduce([self._mine, 1, MPI.INT64_T], [self._highest, 1, MPI.INT64_T], MPI.MAX)
+        until = time.perf_counter() + SPIN_SECONDS
+        while not request.Test():
+            if time.perf_counter() > until:
+                time.sleep(LOOK_SECONDS)
+        return int(self._highest[0])
+
+    def tell(self, record: np.void | None) -> None:
+        """The leader: what all train next; None where the run ends. Collective over the replica, with `hear`."""
+        row = np.zeros(1, RECORD_DTYPE)
+        if record is not None:
+            row[0] = record
+        self._broadcast(row, record is not None)
+
+    def hear(self, meanwhile: Callable[[], object]) -> np.void | None:
+        """What the leader tells; `meanwhile` is called while it has nothing to tell."""
+        row = np.zeros(1, RECORD_DTYPE)
+        return row[0] if self._broadcast(row, False, meanwhile) else None
+
+    def cause(self, error: Exception) -> str:
+        """Why a trial failed that fails on all trainers: the error of the first of them that had one of its own.
+        Collective over the replica."""
+        text = f"{type(error).__name__}: {error}"
+        if self._comm is None:
+            return text
+        own = "" if isinstance(error, FailedElsewhere) else text
+        mine = np.zeros(_TEXT, np.uint8)
+        data = np.frombuffer(own.encode(errors="replace")[:_TEXT], np.uint8)
+        mine[: len(data)] = data
+        every = np.zeros((self.size, _TEXT), np.uint8)
+        wait(self._comm.Iallgather(mine, every))
+        texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in every]
+        return next((words for words in texts if words), text)
+
+    def _broadcast(self, row: np.ndarray, there: bool, meanwhile: Callable[[], object] | None = None) -> bool:
+        """Fills `row` with the leader's, and says whether it has one."""
+        if self._comm is None:
+            return there
+        flag = np.array([there], np.int64)
+        for request in (self._comm.Ibcast([flag, 1, MPI.INT64_T]), self._comm.Ibcast([row.view(np.uint8), MPI.BYTE])):
+            while not request.Test():
+                meanwhile() if meanwhile is not None else time.sleep(LOOK_SECONDS)
+        return bool(flag[0])
