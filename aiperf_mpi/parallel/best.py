@@ -7,14 +7,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpi4py import MPI
-
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.loader import val_batches
 from aiperf_mpi.parallel.comm import write_error
 from aiperf_mpi.parallel.context import Context, owns_best
 from aiperf_mpi.parallel.errors import RUN_ERRORS
 from aiperf_mpi.parallel.messages import Kind
+from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.weights import Kept, Shelf
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.schema import FINAL_ROW, new_row
@@ -23,6 +22,7 @@ from aiperf_mpi.search.record import withdrawal
 from aiperf_mpi.training.checkpoint import load_checkpoint
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fit import Training
+from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere
 from aiperf_mpi.training.validation import validation_error
 
 
@@ -86,30 +86,38 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
         # Nobody trains any more, so nobody needs what was pushed out.
         best.shelf.clear()
     # The owner's replica validates as it trained, all of its trainers together.
-    path = best.path if owner else None
+    path, trial_id = best.path if owner else None, best.trial_id
     if team is not None:
-        path, trial_id = team.bcast((path, best.trial_id))
-        ready = best.compiled is not None and best.trial_id == trial_id
-        path = path if team.allreduce(int(ready), MPI.MIN) else None
-    if path is None or best.compiled is None:
+        path, trial_id = team.bcast((path, trial_id))
+    if path is None:
         return
     try:
-        error = validate_again(context, workshop, path, best.compiled)
+        error = validate_again(context, workshop, best, trial_id, path)
     except RUN_ERRORS:
         raise
     except Exception as failure:
-        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
-                    f"{best.trial_id}, could not be validated again, so the result has no error_final: "
+        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial {trial_id}, "
+                    "could not be validated again, so the result has no error_final: "
                     f"{type(failure).__name__}: {failure}\n")  # fmt: skip
         return
     if leads:
         context.windows.messages.send(Kind.FINAL, new_row(FINAL_ROW, trial_id=best.trial_id, error=error)[0])
 
 
-def validate_again(context: Context, workshop: Workshop, path: Path, compiled: Compiled) -> float:
-    """The validation error of the weights in `path`."""
-    with context.timer("io"):
-        checkpoint = load_checkpoint(path)
+def validate_again(context: Context, workshop: Workshop, best: Best, trial_id: int, path: Path) -> float:
+    """The validation error of the weights of a trial in `path`, by all trainers of the replica; raises on all of them
+    what it raises on one."""
+    team, compiled = Team(context.ranks.team), best.compiled
+    try:
+        if compiled is None or best.trial_id != trial_id:
+            raise ValueError(f"this trainer has no steps of trial {trial_id}")
+        with context.timer("io"):
+            checkpoint = load_checkpoint(path)
+    except Exception:
+        team.agree(BROKEN)
+        raise
+    if team.agree(GO) != GO:
+        raise FailedElsewhere("another trainer of the replica could not load it")
     with context.timer("validate"):
         batch = compiled.settings.batch_per_device
         batches = val_batches(workshop.dataset, len(workshop.devices), batch, workshop.mine)

@@ -27,7 +27,7 @@ from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.search.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
-from aiperf_mpi.training.lockstep import alone
+from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere, alone
 from aiperf_mpi.training.step import StepSettings
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Preparation:
         compiled: its steps.
         difference: how far the function of inherited weights is from the parent's (NaN: none inherited).
         training: ready for its first step.
+        word: GO, or what the trainers of the replica have agreed on instead while they prepared it.
         phase: what a main thread that waits for it waits for.
     """
 
@@ -59,6 +60,7 @@ class Preparation:
         self.compiled: Compiled | None = None
         self.difference = float("nan")
         self.training: Training | None = None
+        self.word = GO
         self.phase = "search"
         self._replica = replica
         self._steps = self._prepare(record)
@@ -104,13 +106,33 @@ class Preparation:
     def _make_ready(self, candidate: Candidate) -> Iterator[str]:
         replica = self._replica
         config, workshop = replica.context.config, replica.workshop
-        beginning = yield from self._find_weights(candidate)
+        beginning = yield from self._begin_together(candidate)
         settings = step_settings(config, candidate, workshop.dataset)
         dispatch = config.parallel.dispatch
         work = partial(compile_steps, candidate.architecture, settings, workshop.devices, dispatch)
         self.compiled = yield from self._thread("compile", work)
         self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
         self.training.open()
+
+    def _begin_together(self, candidate: Candidate) -> Generator[str, None, Beginning]:
+        """`_find_weights` on all trainers of the replica, before all of them compile: some backends exchange what they
+        find out while they compile, and would wait for a trainer that does not.
+
+        Raises FailedElsewhere where not all have weights, or the run ends for one of them.
+        """
+        team = self._replica.team
+        if team.size > 1:
+            # Not before all of them have agreed that nothing rejects the candidate.
+            yield "init"
+        try:
+            beginning = yield from self._find_weights(candidate)
+        except Exception:
+            self.word = team.agree(BROKEN)
+            raise
+        self.word = team.agree(GO)
+        if self.word != GO:
+            raise FailedElsewhere("another trainer of the replica does not go on")
+        return beginning
 
     def _find_weights(self, candidate: Candidate) -> Generator[str, None, Beginning]:
         """The weights that the trial starts from.

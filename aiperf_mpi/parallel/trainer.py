@@ -76,9 +76,7 @@ def train(context: Context, workshop: Workshop) -> Trainer:
             accept(replica, taken)
             run_trial(trainer, preparation, preparation.candidate)
     except HistoryFull:
-        # Rank 0 drains the run for it, and waits for this rank's farewell.
-        pass
-    if replica.team.leads:
+        # Rank 0 drains the run for it, and waits for this rank's farewell. Only the first trainer writes a history.
         replica.team.tell(None)
     ahead.close()
     await_record(trainer)
@@ -132,6 +130,7 @@ def next_candidate(replica: Replica) -> Taken | None:
             team.tell(taken.record)
             return taken
         context.pause(LOOK_SECONDS)
+    team.tell(None)
     return None
 
 
@@ -190,12 +189,14 @@ def all_ready(replica: Replica, preparation: Preparation) -> bool:
     failure = preparation.failure
     if there and failure is None and preparation.training is None:
         failure = RuntimeError("the preparation has ended without a training")
-    word = replica.team.agree(BROKEN if failure is not None else GO if there else STOP)
+    word = preparation.word or replica.team.agree(BROKEN if failure is not None else GO if there else STOP)
+    if word == STOP:
+        return False
     if failure is not None:
         raise failure
     if word == BROKEN:
         raise FailedElsewhere("another trainer of the replica could not prepare it")
-    return word == GO
+    return True
 
 
 def train_prepared(replica: Replica, preparation: Preparation, trial: Trial) -> None:

@@ -93,10 +93,10 @@ def run(
 
 def run_until(
     enough: Callable[[Run], bool], ranks: int, folder: Path, sets: Sequence[str] = (), *more: str, mpi: str = "mpich",
-    timeout: float = 200,
+    timeout: float = 200, env: Mapping[str, str] | None = None,
 ) -> Ended:  # fmt: skip
     """A tiny run that is drained once its journal holds `enough`, however fast the machine is: it must end with 4."""
-    job = start(ranks, folder, sets, *more, seconds=3600, mpi=mpi)
+    job = start(ranks, folder, sets, *more, seconds=3600, mpi=mpi, env=env)
     limit = time.monotonic() + timeout
     path = folder / "journal.jsonl"
     while not (path.exists() and enough(journal.replay(path))) and job.poll() is None and time.monotonic() < limit:

@@ -62,3 +62,28 @@ def test_many_ranks_are_arranged_quickly() -> None:
     places = arrange(hosts, [rank % 5000 for rank in range(20001)])
     assert max(place.node for place in places) == 4999
     assert sum(place.role == "trainer" for place in places) == 5000
+
+
+def test_trainers_of_one_replica_follow_one_another() -> None:
+    # Coordinator, and two nodes of 4 ranks of which 2 train: one replica a node, then one of both nodes.
+    hosts, groups = ["a"] * 5 + ["b"] * 4, [0, 1, 1, 1, 1, 5, 5, 5, 5]
+    each = arrange(hosts, groups, trainers_per_node=2, trainers_per_replica=2)
+    assert [place.replica for place in each] == [-1, 0, 0, -1, -1, 1, 1, -1, -1]
+    assert [place.replica_rank for place in each] == [-1, 0, 1, -1, -1, 0, 1, -1, -1]
+    assert [place.node_replicas for place in each] == [(), *[(0,)] * 4, *[(1,)] * 4]
+
+    both = arrange(hosts, groups, trainers_per_node=2, trainers_per_replica=4)
+    assert [place.replica for place in both] == [-1, 0, 0, -1, -1, 0, 0, -1, -1]
+    assert [place.replica_rank for place in both] == [-1, 0, 1, -1, -1, 2, 3, -1, -1]
+    # The second node has none of a replica's first trainers, and so no queue.
+    assert [place.node_replicas for place in both] == [(), *[(0,)] * 4, *[()] * 4]
+
+
+@pytest.mark.parametrize(("per_node", "per_replica", "ranks"), [(2, 3, 4), (3, 2, 4), (2, 4, 3), (2, 2, 5)])
+def test_replicas_that_are_not_whole_are_refused(per_node: int, per_replica: int, ranks: int) -> None:
+    # Two nodes, the second of which has one rank where the last case says so; or two trainers for replicas of four.
+    second = 1 if ranks == 5 else 0 if ranks == 3 else 4
+    hosts = ["a"] * 5 + ["b"] * second
+    groups = [0, *[1] * 4, *[5] * second]
+    with pytest.raises(LaunchError, match=f"do not make whole replicas of {per_replica}"):
+        arrange(hosts, groups, trainers_per_node=per_node, trainers_per_replica=per_replica)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi import config
-from aiperf_mpi.data import dataset, loader
+from aiperf_mpi.data import loader
+from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.search.budget import learning_rate, should_stop
 from aiperf_mpi.search.streams import AUGMENT, INIT, stream
@@ -19,6 +20,7 @@ from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Diverged, EpochResult, Fault, FitSettings, Training
 from aiperf_mpi.training.initial import initial_variables
+from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, FailedElsewhere, Stranded
 from aiperf_mpi.training.step import StepSettings
 from aiperf_mpi.training.validation import validation_error
 from tests.training.cases import SHALLOW, TINY, batches, compiled_tiny, random_batch, started
@@ -274,10 +276,78 @@ def test_time_without_a_batch_is_the_datas_and_polling_goes_on(tiny):
 # -- real images -----------------------------------------------------------------------------------------------------
 
 
+# -- with other processes of the replica -------------------------------------------------------------------------------
+
+
+class Others:
+    """The other processes: they agree with this one until their `answer` to one of its words, counted from 1."""
+
+    def __init__(self, number: int = 0, answer: int = GO) -> None:
+        self.words: list[int] = []
+        self._number, self._answer = number, answer
+
+    def agree(self, word: int) -> int:
+        self.words.append(word)
+        return max(word, self._answer) if len(self.words) == self._number else word
+
+
+def test_processes_agree_before_every_step_and_behind_the_last(tiny):
+    others = Others()
+    rows = list(training(tiny, agree=others.agree))
+    # Three epochs of 10 steps and 4 batches of validation, and the end of each of both.
+    assert len(rows) == 3 and others.words == [GO] * 3 * (10 + 1 + 4 + 1)
+
+
+def test_a_stop_of_another_process_keeps_what_was_dispatched(tiny):
+    others = Others(5, STOP)
+    run = training(tiny, agree=others.agree)
+    (row,) = run
+    assert run.end == "stopped" and row.steps == 4 and others.words == [GO] * 5
+
+
+@pytest.mark.parametrize("number", [5, 11, 13, 16])
+def test_a_failure_of_another_process_ends_the_training_at_the_same_step(tiny, number):
+    # Before a step, behind the training, before a batch of the validation, and behind it.
+    others = Others(number, BROKEN)
+    rows_until(training(tiny, agree=others.agree), FailedElsewhere, "another process")
+    assert others.words == [GO] * number
+
+
+def test_a_process_that_fails_says_so_once_and_before_the_step(tiny):
+    others = Others()
+    rows = rows_until(training(tiny, agree=others.agree, fault=Fault(raise_at=(0, 3))), RuntimeError, "injected fault")
+    assert others.words == [GO] * 3 + [BROKEN] and [row.partial for row in rows] == [True]
+
+
+def test_a_process_out_of_time_says_so_once(tiny):
+    others, late = Others(), threading.Event()
+
+    def train(*arguments):
+        late.set() if len(others.words) == 4 else None
+        return tiny.train(*arguments)
+
+    changed = dataclasses.replace(tiny, train=train)
+    run = training(changed, agree=others.agree, clock=lambda: float(late.is_set()), deadline=0.5)
+    assert [row.partial for row in run] == [True] and run.end == "deadline" and others.words == [GO] * 4 + [LATE]
+
+
+def test_a_step_that_fails_after_all_have_agreed_on_it_cannot_be_survived(tiny):
+    def train(*arguments):
+        raise ValueError("a device is gone")
+
+    others = Others()
+    changed = dataclasses.replace(tiny, train=train)
+    rows_until(training(changed, agree=others.agree), Stranded, "step 0 failed on one process .* a device is gone")
+    assert others.words == [GO]
+
+
+# -- digits ------------------------------------------------------------------------------------------------------------
+
+
 def test_the_digits_are_learnt_within_a_few_epochs():
     # A reduced-width ResNet-50 at 32 x 32 pixels. After 8 epochs four of five seeds are above 0.96, this one among them
     # already after 3; the fifth, 3, is at 0.85.
-    digits = dataset.open_dataset(config.load("demo"))
+    digits = open_dataset(config.load("demo"))
     base = Base(image_size=32, channels=1, classes=10, width=4)
     settings = StepSettings(32, mean=digits.mean, deviation=digits.deviation)
     compiled = compile_steps(resnet50(base), settings, jax.devices()[:1])

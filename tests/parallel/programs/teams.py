@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two replicas of two processes each, beside a coordinator: each one a JAX cluster with its own all-reduce, both at
+work at the same time. Arguments: folder."""
+
+import os
+import sys
+import time
+
+from aiperf_mpi.parallel import comm
+from aiperf_mpi.parallel.binding import role_environment
+from tests.parallel.rows import proposed, report
+
+STEPS, STOP_AT = 60, 21
+
+with comm.job() as world:
+    ranks = comm.split(world, trainers_per_node=4, trainers_per_replica=2)
+    values: dict[str, object] = {"role": ranks.role, "replica": ranks.replica, "replica_rank": ranks.replica_rank}
+    offers = [()] * ranks.node_trainers or [()]
+    os.environ.update(role_environment(ranks.role, max(ranks.node_rank, 0), offers, host_devices=4))
+    if ranks.team is not None:
+        import jax
+        import numpy as np
+
+        from aiperf_mpi.data.device import AXIS, device_sharding, place
+        from aiperf_mpi.parallel import cluster
+        from aiperf_mpi.parallel.team import Team
+        from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP, lower
+        from aiperf_mpi.training.lockstep import GO, STOP, FailedElsewhere
+
+        cluster.join(ranks.team)
+        team, devices = Team(ranks.team), jax.devices()
+        comm.wait(ranks.workers.Ibarrier())
+
+        # The leader tells its record, then that there is none; whoever raised says why.
+        record = proposed(ranks.replica, 7)
+        if team.leads:
+            heard = record
+            team.tell(record)
+            team.tell(None)
+        else:
+            heard = team.hear(lambda: time.sleep(0.001))
+            values["end"] = team.hear(lambda: time.sleep(0.001)) is None
+        values["heard"] = [int(heard["replica"]), int(heard["round"])]
+        values["cause"] = team.cause(OSError("disk") if team.rank == 1 else FailedElsewhere("another"))
+
+        # Steps of either form on whole arrays; process 1 of replica 1 wants to stop, and both of its replica do.
+        def step(total, mine):
+            found = jax.lax.psum(mine, AXIS)
+            return total + found, found
+
+        shape = jax.ShapeDtypeStruct((2, 3), np.float32)
+        axes = {"in_axes": (0, 0), "out_axes": (0, None), "donate": (0,)}
+        lowered = {form: lower(step, devices, (shape, shape), form=form, **axes) for form in (SHARD_MAP, PMAP)}
+        programs = {form: program.compile() for form, program in lowered.items()}
+        sharding = device_sharding(devices)
+        own = place(np.full((1, 3), world.rank, np.float32), sharding)
+        begin = time.time()
+        for form, program in programs.items():
+            total, steps = place(np.zeros((1, 3), np.float32), sharding), 0
+            while steps < STEPS:
+                wants = (ranks.replica, team.rank, steps) == (1, 1, STOP_AT)
+                if team.agree(STOP if wants else GO) == STOP:
+                    break
+                total, found = program(total, own)
+                steps += 1
+            values[form] = [steps, *np.asarray(total.addressable_data(0))[0].tolist(), float(found[0])]
+        values |= {"begin": begin, "end_time": time.time(), "devices": [len(devices), jax.local_device_count()]}
+        cluster.leave()
+    report(sys.argv[1], world.rank, **values)
+    comm.agreed_exit(world, 0)

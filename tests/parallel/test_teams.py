@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replicas of several processes: their clusters, and how their trainers agree. Whole runs are in end_to_end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiperf_mpi.parallel.team import Team
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize("library", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
+def test_two_replicas_of_two_processes_reduce_apart(
+    library: str, run_program: Callable[..., list[dict[str, Any]]]
+) -> None:
+    reports = run_program(library, 5, "teams")
+    assert [found["role"] for found in reports] == ["coordinator", *["trainer"] * 4]
+    assert [(found["replica"], found["replica_rank"]) for found in reports[1:]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    trainers = reports[1:]
+    assert all(found["devices"] == [2, 1] for found in trainers)
+
+    # Ranks 1 and 2 sum to 3, ranks 3 and 4 to 7; replica 1 stops before step 21, on both processes, replica 0 does not.
+    for form in ("shard_map", "pmap"):
+        assert [found[form] for found in trainers] == [[60, 180.0, 180.0, 180.0, 3.0]] * 2 + [
+            [21, 147.0, 147.0, 147.0, 7.0]
+        ] * 2
+    assert max(found["begin"] for found in trainers) < min(found["end_time"] for found in trainers)
+
+    # Each replica has its leader's record, and the error of the one that had an error.
+    assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
+    assert [found.get("end") for found in trainers] == [None, True, None, True]
+    assert {found["cause"] for found in trainers} == {"OSError: disk"}
+
+
+def test_a_trainer_alone_agrees_with_itself() -> None:
+    team = Team(None)
+    team.tell(None)
+    assert team.leads and team.agree(2) == 2 and team.cause(ValueError("own")) == "ValueError: own"
