@@ -73,11 +73,12 @@ def alone(ended: runs.Ended) -> list[tuple[float, float, float]]:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
 def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
-    ended = runs.run_until(enough, 6, tmp_path / "run", (*TEAMS, *FAULTS), mpi=mpi, env=QUICK)
+    ended = runs.run_until(enough, 6, tmp_path / "run", (*TEAMS, *FAULTS), mpi=mpi, env=QUICK, timeout=450)
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert (ended.lines["replicas"], ended.lines["devices"], ended.lines["nodes"]) == ("2", "4", "1")
     assert judge(ended.result).valid
