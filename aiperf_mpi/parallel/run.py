@@ -169,7 +169,7 @@ def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
         from aiperf_mpi.parallel.workshop import prepare
 
         try:
-            workshop = prepare(config, ranks.team)
+            workshop = prepare(config, ranks.replica, ranks.team)
             data = workshop.dataset
             facts = Facts(workshop.device, len(workshop.devices), data.sha256, len(data.train_labels),
                           len(data.val_labels))  # fmt: skip
@@ -281,6 +281,7 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
         if whole:
             best.validate_best(context, workshop, trained.replica.best)
         clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
+        workshop.cache.close()
     else:
         from aiperf_mpi.parallel import generator
 

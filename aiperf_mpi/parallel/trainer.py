@@ -21,6 +21,7 @@ from aiperf_mpi.parallel.errors import RUN_ERRORS
 from aiperf_mpi.parallel.generation import Generation
 from aiperf_mpi.parallel.generator import checks_of
 from aiperf_mpi.parallel.preparation import Preparation
+from aiperf_mpi.parallel.prewarm import Prewarm
 from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, accept, refuse
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.trial import Trial, send_epoch
@@ -95,7 +96,7 @@ def trainer_of(context: Context, workshop: Workshop) -> Trainer:
     if ranks.node_generators == 0 and candidates is not None:
         generation = Generation(context, checks_of(context), 0, ((ranks.replica, candidates),))
         replica.between.append(generation)
-    replica.between += [closing, ahead]
+    replica.between += [closing, ahead, Prewarm(replica)]
     return Trainer(replica, generation, closing, ahead)
 
 

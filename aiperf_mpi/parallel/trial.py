@@ -32,6 +32,8 @@ class Trial:
     t_first_step: float = math.nan
     trace_seconds: float = math.nan
     compile_seconds: float = math.nan
+    micro_batch: int = 0
+    accumulation: int = 0
     kept: bool = False
     epochs: int = 0
     train_samples: int = 0
@@ -44,6 +46,7 @@ class Trial:
         if (compiled := preparation.compiled) is not None:
             self.precision = compiled.precision
             self.trace_seconds, self.compile_seconds = compiled.trace_seconds, compiled.compile_seconds
+            self.micro_batch, self.accumulation = compiled.settings.micro_batch, compiled.settings.accumulate
         if preparation.training is not None:
             self.t_first_step = preparation.training.t_first_step
 
@@ -113,6 +116,8 @@ def record_end(context: Context, trial: Trial) -> None:
             t_first_step=trial.t_first_step,
             trace_seconds=trial.trace_seconds,
             compile_seconds=trial.compile_seconds,
+            micro_batch=trial.micro_batch,
+            accumulation=trial.accumulation,
             morph_max_abs_diff=trial.difference,
             train_samples=trial.train_samples,
             val_samples=trial.val_samples,

@@ -13,16 +13,18 @@ from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.parallel.binding import local_devices
+from aiperf_mpi.parallel.cache import Cache, open_cache
 from aiperf_mpi.parallel.cluster import join
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a replica trains with, from start to end: its devices, those of its other processes among them, and its
-    data."""
+    """What a replica trains with, from start to end: its devices, those of its other processes among them, its data,
+    and where it keeps compiled programs."""
 
     devices: tuple[jax.Device, ...]
     dataset: Dataset
+    cache: Cache
 
     @property
     def mine(self) -> slice:
@@ -37,9 +39,9 @@ class Workshop:
         return f"{len(own)} x {own[0].device_kind}"
 
 
-def prepare(config: Config, team: MPI.Intracomm | None = None) -> Workshop:
-    """The devices and the data of this trainer, before the core time starts. Collective over `team`, the trainers of
-    its replica if there are several.
+def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Workshop:
+    """The devices and the data of a trainer of this replica, before the core time starts. Collective over `team`, the
+    replica's trainers if there are several.
 
     Raises ConfigError for missing data, and where an epoch would have no whole batch over all devices: every trial
     would fail, a night long.
@@ -65,4 +67,4 @@ def prepare(config: Config, team: MPI.Intracomm | None = None) -> Workshop:
                 f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more than the "
                 f"{images} training images: an epoch would have no whole batch"
             )
-    return Workshop(devices, dataset)
+    return Workshop(devices, dataset, open_cache(config.parallel.cache, replica))

@@ -67,10 +67,10 @@ EPOCH_ROW = np.dtype(
 TRIAL_ROW = np.dtype(
     [
         ("trial_id", "<i8"), ("status", "u1"), ("resumed", "u1"), ("epochs", "<i4"), ("epochs_max", "<i4"),
-        ("patience", "<i4"), ("lr", "<f8"), ("t_start", "<f8"), ("t_first_step", "<f8"), ("t_end", "<f8"),
-        ("trace_seconds", "<f8"), ("compile_seconds", "<f8"), ("best_error", "<f8"), ("predicted_error", "<f8"),
-        ("morph_max_abs_diff", "<f8"), ("train_samples", "<u8"), ("val_samples", "<u8"),
-        ("precision", "S16"), ("cause", "S160"),
+        ("patience", "<i4"), ("micro_batch", "<i4"), ("accumulation", "<i4"), ("lr", "<f8"), ("t_start", "<f8"),
+        ("t_first_step", "<f8"), ("t_end", "<f8"), ("trace_seconds", "<f8"), ("compile_seconds", "<f8"),
+        ("best_error", "<f8"), ("predicted_error", "<f8"), ("morph_max_abs_diff", "<f8"), ("train_samples", "<u8"),
+        ("val_samples", "<u8"), ("precision", "S16"), ("cause", "S160"),
     ],
     align=True,
 )  # fmt: skip
@@ -221,6 +221,8 @@ TRIALS = Table(
         round                i4  -   the candidate's ticket in its replica, from 1
         batch_per_device     i4  image  batch size on each device
         batch_global         i4  image  batch size over all devices of the replica
+        micro_batch          i4  image  images that a device computes at a time in a step (0: never compiled)
+        accumulation         i4  -   micro-batches of a step whose gradients are added (0: never compiled)
         kernel_size          i4  -   kernel size of the convolutions that the candidate's own morphs added
         epochs               i4  -   epochs trained, a partial one included
         epochs_max           i4  -   epochs that the round allows

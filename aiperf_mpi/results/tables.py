@@ -201,7 +201,9 @@ def _trial_table(
     columns: Columns = {
         "trial_id": slots.astype("<i8"),
         "parent_id": records["parent"],
-        **{name: records[name] for name in ("replica", "round", "batch_per_device", "batch_global", "kernel_size")},
+        **{name: records[name] for name in ("replica", "round", "batch_per_device", "batch_global")},
+        **{name: rows[name] for name in ("micro_batch", "accumulation")},
+        "kernel_size": records["kernel_size"],
         **{name: rows[name] for name in ("epochs", "epochs_max", "patience")},
         "seed": records["seed"],
         "lr": rows["lr"],

@@ -18,6 +18,7 @@ from rich.tree import Tree
 from aiperf_mpi.results import details, report, utilisation
 from aiperf_mpi.results.details import best_of, columns_of
 from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.gaps import gaps
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
 from aiperf_mpi.results.schema import PHASES
@@ -149,6 +150,21 @@ def _change(e: Evidence, row: int) -> str:
     return morphs if isinstance(morphs, str) else "; ".join(str(morph) for morph in morphs) or "initial network"
 
 
+def _between(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    found = gaps(e)
+    table = columns_of("replica", "trials", "median gap", "longest gap", "trace + compile", "train + validate")
+    for gap in found[:MAX_ROWS]:
+        known = gap.seconds[np.isfinite(gap.seconds)]
+        middle, longest = (f"{f(known):.3f}" if len(known) else "-" for f in (np.median, np.max))
+        share = "-" if math.isnan(gap.share) else f"{gap.share:.1%}"
+        table.add_row(str(gap.replica), str(gap.trials), middle, longest, f"{gap.prepared:.1f}", share)
+    yield table
+    if len(found) > MAX_ROWS:
+        yield Text(f"  the first {MAX_ROWS} of {len(found)} replicas")
+    yield Text("  A gap lasts from a trial's last batch to the next one's first step; the share is of the time from a "
+               "replica's first step to its last.")  # fmt: skip
+
+
 def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     columns = e.table("ranks")
     count = len(columns["rank"])
@@ -214,6 +230,7 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Trials": _trials,
     "Tree of trials (morphs, status, error)": _tree,
     "Time by kind (s)": _ranks,
+    "Between candidates (s)": _between,
     "Messages": _messages,
     "Utilisation": utilisation.utilisation,
     "Places and clocks of ranks": utilisation.places,

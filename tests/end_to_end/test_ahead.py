@@ -30,6 +30,7 @@ def gaps(ended: runs.Ended) -> np.ndarray:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(700)
 def test_the_next_candidate_waits_ready(tmp_path: Path) -> None:
     """Behind a trial that lasts longer than the next one's compilation the devices wait for a few steps' time; a
     candidate with a false count is rejected meanwhile, and one that raises fails at its turn."""

@@ -167,6 +167,7 @@ def example_run(
             new_row(
                 TRIAL_ROW, trial_id=slot, status=status, epochs=epochs_each, epochs_max=limits.epochs_max,
                 patience=limits.patience, lr=config.train.lr, t_start=start, t_first_step=start + 0.5,
+                micro_batch=BATCH // 2, accumulation=2,
                 t_end=float(own_epochs["t_end"].max()), trace_seconds=0.2, compile_seconds=0.1,
                 best_error=float(np.nanmin(own_epochs["val_error"])), predicted_error=np.nan,
                 train_samples=own_epochs["train_samples"].sum(), val_samples=own_epochs["val_samples"].sum(),

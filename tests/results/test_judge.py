@@ -141,7 +141,8 @@ FINDS = {
         "status": "I03", "train_ops_per_image": "I07", "val_ops_per_image": "I07",
         "opcount_methods": "I07", "train_samples": "V05", "val_samples": "V05", "ops": "V05", "ops_f64": "V05",
         "ops_credited": "V05", "ops_credited_f64": "V05",
-        "precision": "V10", "t_start": "V12", "t_end": "V12", "t_first_step": "V12", "best_error": "I10",
+        "precision": "V10", "t_start": "V12", "t_end": "V12", "t_first_step": "V12",
+        "micro_batch": "I09", "accumulation": "I09", "best_error": "I10",
         "morph_max_abs_diff": "V08",
     },
     "epochs": {

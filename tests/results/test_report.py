@@ -127,7 +127,8 @@ def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) 
     text = text_report(file)
     lines = text.splitlines()
     assert lines[: len(report.verdict_lines(judge(file)))] == report.verdict_lines(judge(file))
-    for title in ("Run", "Rate over time", "Trials", "Tree of trials", "Time by kind", "Messages", "Best network"):
+    for title in ("Run", "Rate over time", "Trials", "Tree of trials", "Time by kind", "Between candidates", "Messages",
+                  "Best network"):  # fmt: skip
         assert re.search(f"^{title}", text, re.MULTILINE), title
     assert "cannot be shown" not in text
     # A failed trial with its cause; the tree; the best network's stem; no colour, no line beyond the width.

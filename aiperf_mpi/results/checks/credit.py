@@ -114,6 +114,13 @@ def samples_possible(e: Evidence) -> Iterator[str]:
     failed = np.isin(e.status, [FAILED])[e.of_trial] & known if len(known) else known
     given = (steps * batch).astype(np.uint64)
     yield from rows_where("epochs", train != given, "train_samples is not steps x batch_global")
+
+    # However a step was cut into parts, it took the whole batch; what never came to a step may say nothing.
+    micro, parts = (e.column("trials", name).astype(np.int64) for name in ("micro_batch", "accumulation"))
+    unsaid = (micro == 0) & (parts == 0) & (e.column("trials", "train_samples") == 0)
+    unsaid |= np.isnan(e.column("trials", "lr"))
+    odd = micro * parts != e.column("trials", "batch_per_device").astype(np.int64)
+    yield from rows_where("trials", odd & ~unsaid, "micro_batch x accumulation is not batch_per_device")
     yield from rows_where("epochs", steps > whole_steps, "more steps than the training set has batches")
     yield from rows_where("epochs", val > val_images, "more images validated than the set has")
     whole = epochs["partial"] == 0

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our training loop costs beside a bare loop of the same compiled step, and pmap beside plain jit, on one device.
+
+    python benchmarks/training_loop.py [--pairs N] [--steps K] [--out FOLDER]
+
+Both sides of a pair take K steps of the same compiled program, one right after the other and in turns first, so that
+other work on the machine meets both. The ratio of a pair is of elapsed seconds; the table has the median of the ratios
+with the bounds that 95 of 100 bootstrap samples of the pairs keep (one-sided). Processor seconds stand beside them: on
+a busy machine they are the surer number. Goals: at most 1.05 at steps of at least 40 ms on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from aiperf_mpi.data.device import DeviceBatch, place  # noqa: E402
+from aiperf_mpi.search.architecture import Base, resnet50  # noqa: E402
+from aiperf_mpi.system.phases import PhaseTimer  # noqa: E402
+from aiperf_mpi.training.compile import Compiled, compile_steps  # noqa: E402
+from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP  # noqa: E402
+from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
+from aiperf_mpi.training.initial import initial_variables  # noqa: E402
+from aiperf_mpi.training.step import StepSettings  # noqa: E402
+
+#: The digits' network at a width and a batch at which a step takes 40 ms and more on two cores.
+BASE, BATCH = Base(image_size=32, channels=1, classes=10, width=8), 64
+
+#: Samples of the bootstrap, and the part of them that the upper bound holds.
+SAMPLES, PART = 10_000, 0.95
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Elapsed and processor seconds of K steps."""
+
+    wall: float
+    cpu: float
+
+
+def images_of(steps: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Host batches of one device: images, labels, and that all are valid."""
+    rng = np.random.default_rng(seed)
+    shape = (1, BATCH, BASE.image_size, BASE.image_size, BASE.channels)
+    return [
+        (rng.integers(0, 256, shape, dtype=np.uint8), rng.integers(0, BASE.classes, shape[:2], dtype=np.int32),
+         np.ones(shape[:2], bool))
+        for _ in range(steps)
+    ]  # fmt: skip
+
+
+def started(compiled: Compiled) -> Any:
+    """The state before the first step, on the device."""
+    variables = initial_variables(compiled.architecture, np.random.default_rng(1), zero_gamma=True)
+    state = compiled.start(variables, np.random.default_rng(2))
+    return jax.block_until_ready(state)
+
+
+def bare(compiled: Compiled, batches: list[Any]) -> Spent:
+    """The loop as one would write it by hand: the batches are there, nothing is looked at before the end."""
+    state, rate = started(compiled), compiled.scalar(0.01)
+    placed = [jax.block_until_ready(place(DeviceBatch(*batch), compiled.sharding)) for batch in batches]
+    wall, cpu = time.perf_counter(), time.process_time()
+    for batch in placed:
+        state, metrics = compiled.train(state, batch.images, batch.labels, rate)
+    jax.block_until_ready((state, metrics))
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def ours(compiled: Compiled, batches: list[Any]) -> Spent:
+    """An epoch of our loop: batches come from the host through the feed, each step is counted, MPI is polled."""
+    marks: list[tuple[float, float]] = []
+
+    def mark() -> None:
+        marks.append((time.perf_counter(), time.process_time()))
+
+    class Timer(PhaseTimer):
+        """Looks at the clock when the steps of an epoch are all complete."""
+
+        def switch(self, phase: str | None) -> str | None:
+            if phase == "validate":
+                mark()
+            return super().switch(phase)
+
+    def train_batches(epoch: int) -> Iterator[Any]:
+        return iter(batches)
+
+    training = Training(
+        compiled, started(compiled), train_batches, lambda: iter(batches[:1]), FitSettings(1, 1, lambda epoch: 0.01),
+        timer=Timer(), poll=lambda: False,
+    )  # fmt: skip
+    training.open()
+    time.sleep(0.05)
+    mark()
+    list(training)
+    (wall, cpu), (wall_end, cpu_end) = marks
+    return Spent(wall_end - wall, cpu_end - cpu)
+
+
+def paired(first: Callable[[], Spent], second: Callable[[], Spent], pairs: int) -> list[tuple[Spent, Spent]]:
+    """Both, `pairs` times behind a first time that does not count, in turns one and the other first."""
+    first(), second()
+    found = []
+    for number in range(pairs):
+        if number % 2:
+            b = second()
+            found.append((first(), b))
+        else:
+            a = first()
+            found.append((a, second()))
+    return found
+
+
+def ratio(pairs: list[tuple[Spent, Spent]], kind: str, seed: int = 0) -> dict[str, float]:
+    """The median ratio of first to second, and its one-sided bounds by bootstrap over the pairs."""
+    ratios = np.array([getattr(a, kind) / getattr(b, kind) for a, b in pairs])
+    rng = np.random.default_rng(seed)
+    medians = np.median(ratios[rng.integers(len(ratios), size=(SAMPLES, len(ratios)))], axis=1)
+    low, high = np.quantile(medians, [1 - PART, PART])
+    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
+
+
+def compiled_as(dispatch: str) -> Compiled:
+    """The step of BASE for one device."""
+    return compile_steps(resnet50(BASE), StepSettings(BATCH), jax.devices()[:1], dispatch)
+
+
+def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
+    """A row for each comparison."""
+    batches = images_of(steps)
+    pmap, jit = compiled_as(PMAP), compiled_as(SHARD_MAP)
+    rows = []
+    for name, first, second in (
+        ("our loop / bare loop", lambda: ours(pmap, batches), lambda: bare(pmap, batches)),
+        ("pmap / plain jit", lambda: bare(pmap, batches), lambda: bare(jit, batches)),
+    ):
+        found = paired(first, second, pairs)
+        rows.append({
+            "comparison": name, "pairs": pairs, "steps": steps,
+            "step_ms": float(np.median([b.wall for _, b in found]) / steps * 1e3),
+            "step_cpu_ms": float(np.median([b.cpu for _, b in found]) / steps * 1e3),
+            "wall": ratio(found, "wall"), "cpu": ratio(found, "cpu"),
+        })  # fmt: skip
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| Comparison | ms a step | ratio, elapsed (95 % bounds) | ratio, processor (95 % bounds) |", "|-|-|-|-|"]
+    for row in rows:
+        cells = [f"{row[kind]['median']:.3f} ({row[kind]['low']:.3f} to {row[kind]['high']:.3f})"
+                 for kind in ("wall", "cpu")]  # fmt: skip
+        lines.append(f"| {row['comparison']} | {row['step_ms']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, print, and write to the folder that was named."""
+    parser = argparse.ArgumentParser(description="What the training loop and pmap cost, on one device.")
+    parser.add_argument("--pairs", type=int, default=40, help="pairs of each comparison (default 40)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each side of a pair (default 20)")
+    parser.add_argument("--out", type=Path, help="folder for training_loop.md and training_loop.json")
+    given = parser.parse_args()
+    before = os.getloadavg()
+    rows = measure(given.pairs, given.steps)
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
+               "jax": jax.__version__, "device": jax.devices()[0].device_kind,
+               "load": [before[0], os.getloadavg()[0]]}  # fmt: skip
+    text = f"{table(rows)}\n\n{json.dumps(machine)}"
+    print(text)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "training_loop.md").write_text(f"# What the training loop and pmap cost\n\n{text}\n")
+        (given.out / "training_loop.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The convolutions that morphs can reach: against every single morph, and that they compile as they are."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from aiperf_mpi.search.architecture import OPS, Base, resnet50
+from aiperf_mpi.search.morphism import eligible_morphs
+from aiperf_mpi.training.prewarm import Convolution, compile_convolution, convolutions, reachable
+
+
+def test_every_convolution_of_every_child_is_reached() -> None:
+    network = resnet50()
+    own = convolutions(network)
+    # The bottlenecks of He et al.: the stem on 224 pixels, and the last stage's expansion.
+    assert {Convolution(224, 3, 64, 7, 2), Convolution(7, 512, 2048, 1, 1)} <= own
+
+    every = set().union(*(convolutions(network.apply(morph)) for morph in eligible_morphs(network)))
+    found = reachable(network, OPS, ())
+    assert set(found) == every - own and found == sorted(found)
+
+
+def test_new_kernels_come_in_all_sizes_that_may_be_chosen() -> None:
+    network = resnet50(Base(image_size=32, channels=1, classes=10, width=4, blocks=(1,)))
+    found = reachable(network, ("deeper",), (2, 5))
+    # A deeper morph adds a 3 x 3 behind the stem's 4 filters, which stand on 16 x 16 pixels.
+    assert {Convolution(16, 4, 4, kernel, 1) for kernel in (2, 5)} <= set(found)
+    assert not any(c.kernel in (2, 5) for c in reachable(network, ("deeper",), ()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_convolution_compiles_with_both_gradients(precision: str) -> None:
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    compile_convolution(Convolution(8, 2, 4, 3, 2), 2, precision, jax.devices()[0])
+    assert compiled
