@@ -28,6 +28,9 @@ TINY = (
     "run.tick=2.0", "result.partial_seconds=1.0", "monitor.seconds=2",
 )  # fmt: skip
 
+#: What makes XLA compile a network in half of the time: for runs of many trials, whose steps may be slow.
+QUICK_COMPILER = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+
 #: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other work.
 SECONDS = 45.0
 

@@ -14,16 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aiperf_mpi.opcount.analytical import count, matrix_operations, update_operations
+from aiperf_mpi.opcount.analytical import count, matrix_operations, operations, update_operations
 from aiperf_mpi.opcount.crosscheck import Difference, check_operations, compare, differences
 from aiperf_mpi.opcount.forms import FORMS, executed_difference
 from aiperf_mpi.opcount.jaxpr import MOMENTA, PARAMETERS
 from aiperf_mpi.opcount.tally import STEP, UPDATE
 from aiperf_mpi.opcount.trace import trace_eval, trace_train, train_arguments
 from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
+from aiperf_mpi.search.hpo import Choice, tune
+from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import CAUSE_BYTES, Candidate
 from aiperf_mpi.training import resnet
 from aiperf_mpi.training import step as steps
+from aiperf_mpi.training.resnet import build_shapes
 from aiperf_mpi.training.step import StepSettings
 
 SMALL = Architecture(Base(32, 3, 10, 4, (1, 1)))
@@ -102,6 +105,22 @@ def test_each_morph(morph: Morph) -> None:
     child = SMALL.apply(morph)
     assert count(child.layers()).train > count(SMALL.layers()).train
     assert differences(child, SETTINGS, 2) == ()
+
+
+def test_a_tuned_kernel_is_in_the_step_that_is_trained() -> None:
+    # What hyperparameter optimisation chooses for the candidate's own `deeper`: unit 7 behind unit 2, 4 filters, 8 x 8.
+    own = (Morph("deeper", 2, 0, 3), Morph("wider", 5))
+    proposal, found = Proposal(0, own, SMALL.apply(*own)), {}
+    for kernel in (3, 5, 7):
+        tuned, taken = tune(proposal, Choice(kernel, 4))
+        weights = build_shapes(tuned)[0]["params"]
+        assert taken == kernel and weights["unit007_conv"]["kernel"] == (kernel, kernel, 4, 4)
+        counted = trace_train(tuned, SETTINGS, 2).count().matrix()
+        assert counted == {key: SETTINGS.batch_per_device * n for key, n in matrix_operations(tuned.layers()).items()}
+        found[kernel] = counted["conv", "forward"], operations(tuned)[0]
+    # 4 images, 2 operations for each of the 16 (24 more) taps that are new, 4 x 4 channels, 8 x 8 places.
+    assert found[5][0] - found[3][0] == 4 * 2 * 16 * 16 * 64 and found[7][0] - found[5][0] == 4 * 2 * 24 * 16 * 64
+    assert found[3][1] < found[5][1] < found[7][1]
 
 
 def test_a_sound_candidate_passes() -> None:
