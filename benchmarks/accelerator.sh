@@ -11,8 +11,13 @@
 #   benchmarks/accelerator.sh all    OUT [tiny]   the four, one after the other
 #
 # It needs a Python with JAX for the accelerator, flax, optax, h5py, scipy and psutil, and installs nothing; `speed`
-# compares with PyTorch if that Python has it; `run` needs mpi4py, an MPI and scikit-optimize. What is missing is said
-# in OUT/environment.txt. `tiny` does the same with the smallest shapes, to see that all of it works, also on a CPU.
+# compares with PyTorch if that Python has it; `run` needs mpi4py, mpiexec on the PATH, its libmpi (which MPI4PY_LIBMPI
+# names where it is in no usual place) and scikit-optimize. What is missing is said in OUT/environment.txt. `tiny` does
+# the same with the smallest shapes, to see that all of it works, also on a CPU.
+#
+# At 4,500 images/s the five candidates of `run` take 400 s, and their 18 GB of made-up images some 110 s before that.
+# Where a call may last ten minutes only, start it by `AIPERF_MPI_SECONDS=900 setsid benchmarks/accelerator.sh run OUT
+# >/dev/null 2>&1 &` with an OUT that outlasts the call, and fetch OUT by a later one.
 #
 #   AIPERF_MPI_PYTHON=...  the Python (default: python3)
 #   AIPERF_MPI_CACHE=...   folder of the compilation cache, kept between calls (default: .cache/benchmarks)
@@ -21,7 +26,7 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 2
 call=${1:-} out=${2:-} shape=${3:-}
-case $call in speed | levers | run | flags | all) ;; *) sed -n '3,23s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;; esac
+case $call in speed | levers | run | flags | all) ;; *) sed -n '3,28s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;; esac
 [ -n "$out" ] && [ -z "${shape#tiny}" ] || { echo "usage: accelerator.sh speed|levers|run|flags|all OUT [tiny]" >&2; exit 2; }
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)

@@ -124,7 +124,7 @@ def summary(path: Path, candidates: int) -> Row:
         status = "VALID" if file.attrs["valid"] else f"INVALID ({file.attrs['invalid_reasons']})"
         images = int(file.attrs["train_images"])
     good = trials["trial_id"][np.isin(trials["status"].astype(str), ("done", "stopped"))]
-    begins = {int(trial): epochs["t_start"][epochs["trial_id"] == trial].min() for trial in good}
+    begins = {int(trial): float(trials["t_first_step"][trials["trial_id"] == trial][0]) for trial in good}
     order = sorted(begins, key=lambda trial: begins[trial])[:candidates]
     if not order:
         raise RuntimeError("no candidate ended well")
@@ -132,8 +132,9 @@ def summary(path: Path, candidates: int) -> Row:
     rows, before, inside = [], None, 0.0
     for trial in order:
         own = epochs["trial_id"] == trial
-        start, end = float(epochs["t_start"][own].min()), float(epochs["t_end"][own].max())
-        seconds = float((epochs["t_end"] - epochs["t_start"])[own].sum())
+        start, end = begins[trial], float(epochs["t_end"][own].max())
+        # An epoch is timed from before its first batch is there; a candidate's first one counts from its first step.
+        seconds = float((epochs["t_end"] - np.maximum(epochs["t_start"], start))[own].sum())
         samples = int(epochs["train_samples"][own].sum() + epochs["val_samples"][own].sum())
         rows.append({"trial": trial, "epochs": int(own.sum()), "start_s": start, "end_s": end,
                      "gap_s": None if before is None else start - before,

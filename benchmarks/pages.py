@@ -198,7 +198,7 @@ def run(rows: Sequence[Row]) -> str:
                      [[trial["trial"], number(trial["gap_s"]), trial["epochs"],
                        number(trial["images_per_second"], 4), number(trial["ops_per_second"] * TERA)]
                       for trial in row["trials"]]),
-            "A gap is from the end of one candidate's last epoch to the start of the next one's first.",
+            "A gap is from the end of one candidate's last validation to the next one's first step.",
         ]  # fmt: skip
     return "\n\n".join(parts)
 

@@ -19,14 +19,14 @@ def device_events(data: Any) -> list[tuple[str, float]]:
     An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams count there.
     """
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
-    lines = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
-    if not lines:
-        lines = [line for plane in data.planes if plane.name.startswith("/host:CPU") for line in plane.lines]
+    streams = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
+    threads = [line for plane in data.planes if plane.name.startswith("/host:CPU") for line in plane.lines]
     found = []
-    for line in lines:
+    for line in streams or threads:
         for event in line.events:
-            name = dict(event.stats).get("hlo_op")
-            if name is not None:
+            # On a stream everything is the program's, also a kernel or a copy that names no operation of it.
+            name = dict(event.stats).get("hlo_op") or (event.name if streams else "")
+            if name:
                 found.append((str(name), float(event.duration_ns)))
     return found
 

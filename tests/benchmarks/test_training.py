@@ -11,25 +11,29 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from aiperf_mpi.results import resultfile, writer
 from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.resnet import module_name
 from aiperf_mpi.training.step import StepSettings
 from benchmarks import levers, pages, torch_peer
+from benchmarks.candidates import summary
 from benchmarks.ceilings import modelled_bytes
 from benchmarks.onestep import DEVIATION, MEAN, MORPHS, in_turn, morphed, random_batch, ratio, settings_of
 from benchmarks.peer import Peer
-from benchmarks.profiling import by_operation
+from benchmarks.profiling import by_operation, device_events
 from benchmarks.shape import PRESETS, Shape
 from benchmarks.tables import markdown, number
 from benchmarks.training import RUNNERS, Session
+from tests.results.example_run import example_run
 
 #: One block, 8 x 8 pixels: compiles in a few seconds.
 TINY = Shape(
@@ -92,6 +96,32 @@ def test_operations_of_a_profile_are_summed_and_named_by_what_made_them() -> Non
     assert found["operations"][1]["origin"] == "unit000_norm/mul"
     assert [row["kind"] for row in found["kinds"]] == [
         "conv_general_dilated, backward", "mul, forward or update", "unknown, forward or update"]  # fmt: skip
+
+
+def test_operations_on_an_accelerator_are_those_of_its_streams() -> None:
+    def line(name: str, *events: tuple[str, float, dict[str, str]]) -> SimpleNamespace:
+        return SimpleNamespace(name=name, events=[
+            SimpleNamespace(name=event, duration_ns=ns, stats=list(stats.items())) for event, ns, stats in events
+        ])  # fmt: skip
+
+    named = {"hlo_op": "conv", "hlo_module": "jit_step"}
+    host = SimpleNamespace(name="/host:CPU", lines=[line("thread", ("conv", 7.0, named), ("python", 9.0, {}))])
+    device = SimpleNamespace(name="/device:GPU:0", lines=[
+        line("Stream #13", ("kernel<float>", 5.0, named), ("memcpy", 2.0, {})), line("XLA Ops", ("conv", 5.0, named)),
+    ])  # fmt: skip
+    assert device_events(SimpleNamespace(planes=[host])) == [("conv", 7.0)]
+    assert device_events(SimpleNamespace(planes=[host, device])) == [("conv", 5.0), ("memcpy", 2.0)]
+
+
+def test_gaps_between_candidates_are_read_from_a_result(tmp_path: Path) -> None:
+    # Three epochs of a second each, one trial behind the other; a trial's first step comes half a second after its
+    # start, and the last trial is unfinished. Of the first two seconds count 2.5 each, of 5.5 from first to last step.
+    resultfile.write(tmp_path / "result.h5", writer.final_image(example_run(replicas=1).run()))
+    found = summary(tmp_path / "result.h5", 5)
+    assert [(row["epochs"], row["gap_s"]) for row in found["trials"]] == [(3, None), (3, 0.5)]
+    assert found["span_s"] == 5.5 and found["share"] == pytest.approx(5 / 5.5)
+    assert found["trials"][0]["images_per_second"] == pytest.approx(3 * (22 * 64 + 360) / 2.5)
+    assert len(summary(tmp_path / "result.h5", 1)["trials"]) == 1
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
