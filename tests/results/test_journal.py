@@ -27,7 +27,9 @@ def write(path: Path, example: Example) -> None:
     book.append({"kind": "start", "data": {"core_start_utc": "2026-01-02T03:04:05+00:00"}})
     for slot, record in zip(example.slots, example.records, strict=True):
         book.append({"kind": "record", "slot": slot, "row": encode_row(np.array([record]))})
-    for kind, rows in (("epoch", example.epochs), ("trial", example.trials), ("rank", example.ranks)):
+    for kind, rows in (
+        ("epoch", example.epochs), ("trial", example.trials), ("rank", example.ranks), ("sample", example.samples),
+    ):  # fmt: skip
         book.append(*({"kind": kind, "row": encode_row(rows[i : i + 1])} for i in range(len(rows))))
     if example.final:
         book.append({"kind": "final", "data": {"trial_id": example.final[0], "error": example.final[1]}})
@@ -36,7 +38,7 @@ def write(path: Path, example: Example) -> None:
 
 
 def assert_same(first: Run, second: Run) -> None:
-    for name in ("slots", "records", "epochs", "trials", "ranks"):
+    for name in ("slots", "records", "epochs", "trials", "ranks", "samples"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes(), name
     for name in ("header", "core_start_utc", "core_seconds", "total_seconds", "end", "end_cause", "final"):
         assert getattr(first, name) == getattr(second, name), name
@@ -55,7 +57,7 @@ def test_every_value_survives_a_row() -> None:
         t_start=math.inf, t_end=-math.inf, lr=5e-324, train_loss=0.1 + 0.2, partial=255,
     )  # fmt: skip
     trial = new_row(TRIAL_ROW, cause=b"caf\xc3\xa9 \xff \"quoted\"\n", precision="bfloat16")
-    rank = new_row(RANK_ROW, hostname="n1", phase_seconds=np.arange(9) / 3, messages_sent=np.arange(8) - 2**62)
+    rank = new_row(RANK_ROW, hostname="n1", phase_seconds=np.arange(9) / 3, messages_sent=np.arange(9) - 2**62)
     for value in (row, trial, rank):
         line = encode({"kind": "x", "row": encode_row(value)})
         names = list(value.dtype.names or ())
@@ -80,7 +82,7 @@ def test_a_journal_cut_at_every_byte_is_whole_up_to_its_last_line(tmp_path: Path
         # A line that lost nothing but its end of line is whole.
         lines = sum(end <= length or end - 1 == length for end in ends)
         counted = (run.header is not None) + bool(run.core_start_utc) + len(run.records) + len(run.epochs)
-        counted += len(run.trials) + len(run.ranks) + (run.final is not None) + (run.end == "time_limit")
+        counted += len(run.trials) + len(run.ranks) + len(run.samples) + (run.final is not None) + (run.end == "time_limit")
         assert counted == lines - 1, f"cut at byte {length} of {len(data)}"
         torn = length not in ends and length + 1 not in ends
         assert len(run.problems) == torn and run.journal_complete == (not torn)
@@ -168,7 +170,7 @@ def test_a_killed_runs_journal_gives_the_tables_of_what_it_had(tmp_path: Path) -
     assert (run.end, run.core_seconds) == ("killed", example.core_seconds)
     columns = tables.build(run).tables["trials"]
     # Trials without a row of their own take what epochs and outcomes say.
-    assert columns["status"].tolist() == ["stopped"] * 4 + ["unfinished"] * 2
+    assert columns["status"].tolist() == ["done"] * 4 + ["unfinished"] * 2
     assert columns["train_samples"].tolist() == example.trials["train_samples"].tolist()
     assert columns["best_error"].tolist() == example.trials["best_error"].tolist()
 
