@@ -93,6 +93,11 @@ def check(config: Config, machine: Machine) -> None:
             f"--devices-per-node {machine.devices_per_node}: does not divide among the {trainers} trainers of a node "
             "(parallel.trainers_per_node)"
         )
+    if machine.nodes * trainers % config.parallel.trainers_per_replica:
+        raise ConfigError(
+            f"--nodes {machine.nodes}: its {machine.nodes * trainers} trainers do not divide into replicas of "
+            f"parallel.trainers_per_replica {config.parallel.trainers_per_replica}"
+        )
     if steps(config, machine, config.train.batch_per_device) < 1:
         raise ConfigError(
             f"train.batch_per_device: {config.train.batch_per_device} images on each of "
@@ -102,13 +107,14 @@ def check(config: Config, machine: Machine) -> None:
 
 
 def replicas(config: Config, machine: Machine) -> int:
-    """Replicas of the machine: one for each trainer."""
-    return machine.nodes * config.parallel.trainers_per_node
+    """Replicas of the machine: one for each trainer, or for as many as train together."""
+    return machine.nodes * config.parallel.trainers_per_node // config.parallel.trainers_per_replica
 
 
 def devices_of_replica(config: Config, machine: Machine) -> int:
     """Devices that train one model together."""
-    return machine.devices_per_node // config.parallel.trainers_per_node
+    parallel = config.parallel
+    return machine.devices_per_node // parallel.trainers_per_node * parallel.trainers_per_replica
 
 
 def steps(config: Config, machine: Machine, batch: int) -> int:
@@ -264,7 +270,8 @@ def _memory(config: Config, machine: Machine) -> Iterator[Number]:
     yield Number(
         "memory", "a device", (float(need[0]), float(need[1])), "byte",
         f"at least, without work space: {parameters} parameters with momentum and gradient, and what the backward pass "
-        f"keeps of {batches[0]} images ({max(batches)}, the largest batch that may be chosen)",
+        f"keeps of {batches[0]} images ({max(batches)}, the largest batch that may be chosen); a step that does not "
+        "fit runs in parts",
     )  # fmt: skip
     largest = config.search.max_parameters * BYTES_PER_PARAMETER
     yield Number(

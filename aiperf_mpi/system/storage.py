@@ -61,7 +61,7 @@ def storage(config: Config, replicas: int) -> Storage:
 
     Each replica keeps `result.keep_checkpoints` weights, and one more while a file is replaced; where weights are
     inherited, also those that were pushed out last, as many as candidates wait in a queue. Rows are bounded by the
-    history's capacity and by the time limit. No node has fewer than one replica.
+    history's capacity and by the time limit, samples by the nodes, each of which has a trainer.
     """
     parameters = min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
     files = config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
@@ -74,7 +74,8 @@ def storage(config: Config, replicas: int) -> Storage:
     seconds, limit = config.monitor.seconds, config.run.time_limit
     samples = 0
     if seconds > 0:
-        samples = replicas * (math.ceil(limit / (seconds * stride(replicas, limit, seconds))) + 1)
+        nodes = replicas * config.parallel.trainers_per_replica
+        samples = nodes * (math.ceil(limit / (seconds * stride(nodes, limit, seconds))) + 1)
     return Storage(weights, records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH, samples * _BYTES_PER_SAMPLE)
 
 

@@ -93,6 +93,16 @@ def test_a_rate_in_images_is_the_same_as_one_in_operations() -> None:
     assert read_machine(config, 2, 4, 3).ops_per_device is None
 
 
+def test_trainers_of_several_nodes_can_make_one_replica() -> None:
+    # 16 nodes in replicas of two: 8 replicas of 16 devices, whose epoch takes half the time; 1,281,167 // 7168 = 178.
+    config = load("imagenet", sets=("parallel.trainers_per_replica=2",))
+    found = {(n.group, n.name): n for n in estimate(config, MACHINE)}
+    assert found["operations", "an epoch"].assumption.startswith(f"{178 * 7168} images")
+    assert found["time", "an epoch"].value == pytest.approx(37.359 / 2, rel=5e-3)
+    assert "each of 8 replicas" in found["storage", "checkpoints"].assumption
+    assert found["storage", "samples in journal and results"].value == numbers()["samples in journal and results"]
+
+
 def test_without_a_rate_there_is_neither_time_nor_score() -> None:
     known = numbers(Machine(16, 8))
     assert "history window" in known and "node-hours" in known
@@ -183,6 +193,7 @@ def test_it_takes_less_than_a_second_and_imports_neither_mpi_nor_jax() -> None:
         ("--nodes 2 --set train.bath=1", "train.batch"),
         ("--nodes 2 --preset demo --devices-per-node 64", "an epoch would have no whole batch"),
         ("--nodes 2 --devices-per-node 3 --set parallel.trainers_per_node=2", "does not divide among the 2 trainers"),
+        ("--nodes 3 --set parallel.trainers_per_replica=2", "3 trainers do not divide into replicas"),
         ("--nodes 2 --ranks-per-node 1 --set parallel.trainers_per_node=2 --devices-per-node 2", "less than"),
     ],
 )
