@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from aiperf_mpi import __version__
@@ -62,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print the verdict and its checks as one JSON object")
     verify.add_argument("--repair", action="store_true", help="FILE is a run's folder, or a file in it: write a new "
                         "result from its journal, beside the old files, and judge that")  # fmt: skip
+    verify.add_argument("--reevaluate", action="store_true", help="also load the best model from checkpoints/ beside "
+                        "FILE and validate it again (V03): exit 3 if its error is another one")  # fmt: skip
+    verify.add_argument("--data", default="", metavar="PATH", help="where the data set lies here, for --reevaluate")
     verify.set_defaults(handler=verify_command)
 
     compare = commands.add_parser("compare", help="put runs side by side: ratios, their intervals, weak scaling")
@@ -188,9 +192,25 @@ def verify_command(arguments: argparse.Namespace) -> int:
             file, problems = repair(file)
             for line in (*problems, f"wrote {file}"):
                 print(f"aiperf_mpi: {line}", file=sys.stderr)
-        return verify_file(file, as_json=arguments.json)
+        code = verify_file(file, as_json=arguments.json)
     except (NotAResult, RepairError) as error:
         return refuse(error)
+    return max(code, verify_again(Path(file), arguments.data)) if arguments.reevaluate else code
+
+
+def verify_again(file: Path, data_path: str) -> int:
+    """V03 once more, from the checkpoint beside a result; says on standard error what came of it."""
+    from aiperf_mpi.results.judge import read
+    from aiperf_mpi.training.reevaluation import ReevaluationError, reevaluate
+
+    try:
+        found = reevaluate(read(file)[0], file.parent, data_path)
+    except ReevaluationError as error:
+        return refuse(error)
+    except (KeyError, ValueError) as error:
+        return refuse(ValueError(f"{file}: the rows do not say which model is the best: {error}"))
+    print(f"aiperf_mpi: {found}", file=sys.stderr, flush=True)
+    return 0 if found.agrees else EXIT_INVALID
 
 
 def compare_command(arguments: argparse.Namespace) -> int:

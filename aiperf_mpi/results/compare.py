@@ -91,10 +91,10 @@ def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
     epochs = e.table("epochs")
     credited = np.array([float(ops) for ops in e.epoch_credited])
     rate = interval.within_run(verdict.rate, epochs["t_start"], epochs["t_end"], credited, verdict.core_seconds)
-    return Entry(path, run_id, verdict, rate, alike, _repeats(e), seed)
+    return Entry(path, run_id, verdict, rate, alike, repeats(e), seed)
 
 
-def _repeats(e: Evidence) -> str:
+def repeats(e: Evidence) -> str:
     """Equal texts mean that two runs differ in nothing but seed, place and time."""
     config: Config = replace(e.config, run=replace(e.config.run, seed=0, output="", view="auto"))
     sizes = [e.attribute(name) for name in ("n_ranks", "n_nodes", "n_replicas", "n_devices", "aiperf_mpi_version")]

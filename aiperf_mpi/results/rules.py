@@ -59,8 +59,9 @@ REASONS = {
 
 #: Checks of the common numbering that this version does not make, and why.
 LEFT_OUT = {
-    "V06": "The count by XLA is compared before a candidate is trained, and a mismatch rejects it; no value is stored.",
-    "V07": "Digests of the parameters are not stored for each data-parallel rank.",
+    "V06": "A candidate's step is compared with the tables by its jaxpr, exactly, before it is trained; XLA's estimate "
+    "is not stored.",
+    "V07": "Digests on all devices are compared in every epoch, and a difference fails the trial; none is stored.",
     "V17": "There are no reference curves of convergence for searched networks.",
 }
 

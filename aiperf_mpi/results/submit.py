@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aiperf_mpi.results import judge, package, report, rules
+from aiperf_mpi.results.compare import repeats
+from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import NotAResult, Verdict
 from aiperf_mpi.results.resultfile import Result
 
@@ -86,6 +88,8 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
     for name in ("ranks", "nodes", "replicas", "devices", "division"):
         if len({getattr(verdict, name) for verdict in verdicts}) > 1:
             raise Refused(f"the runs differ in {name}: they must be repetitions of one run")
+    if len({repeats(Evidence(result)) for result in results}) > 1:
+        raise Refused("the runs differ in configuration, program or machine: they must be repetitions of one run")
     score = rules.submission_score([verdict.score_ops for verdict in verdicts])
     return f"an official submission, {verdicts[0].division}, median score_ops: {report.rate_text(score)}"
 

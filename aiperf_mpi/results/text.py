@@ -113,12 +113,15 @@ def _trials(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         )  # fmt: skip
     yield table
 
-    # Why trials failed or were rejected: the first ones.
-    told = [row for row in range(count) if columns["cause"][row]]
-    for row in told[:MAX_ROWS]:
-        yield Text(f"  trial {columns['trial_id'][row]} {columns['status'][row]}: {columns['cause'][row]}")
+    # Why trials failed or were rejected, each cause once; the first ones.
+    told: dict[tuple[str, str], list[int]] = {}
+    for trial, status, cause in zip(*(columns[name].tolist() for name in ("trial_id", "status", "cause")), strict=True):
+        if cause:
+            told.setdefault((status, cause), []).append(trial)
+    for (status, cause), own in list(told.items())[:MAX_ROWS]:
+        yield Text(f"  trial {own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''} {status}: {cause}")
     if len(told) > MAX_ROWS:
-        yield Text(f"  and {len(told) - MAX_ROWS} more")
+        yield Text(f"  and {len(told) - MAX_ROWS} more causes")
 
 
 def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
@@ -235,6 +238,6 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Utilisation": utilisation.utilisation,
     "Places and clocks of ranks": utilisation.places,
     "Energy": details.energy,
-    "System": details.system,
     "Best network": _best,
+    "System": details.system,
 }

@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from aiperf_mpi.data.device import place, replicate
-from aiperf_mpi.training.compile import Compiled
 
 
-def validation_error(compiled: Compiled, variables: Mapping[str, Any], batches: Iterable[Any]) -> float:
+class Evaluates(Protocol):
+    """What a validation takes of compiled steps, see `compile.Compiled`."""
+
+    @property
+    def sharding(self) -> NamedSharding: ...
+    @property
+    def evaluate(self) -> Callable[..., Any]: ...
+
+
+def validation_error(compiled: Evaluates, variables: Mapping[str, Any], batches: Iterable[Any]) -> float:
     """The share of the valid images that `variables` classify wrongly, to the bit as a training computes it.
 
     Arguments:

@@ -17,6 +17,8 @@ import pytest
 from aiperf_mpi.results.package import check_manifest, read_manifest
 from aiperf_mpi.results.schema import PHASES
 from aiperf_mpi.search.architecture import Architecture, Morph
+from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.agreement import assert_all_agree, command
 from tests.end_to_end.runs import SECONDS, Ended
 
 
@@ -26,6 +28,27 @@ def test_valid_trial(ended: Ended) -> None:
     assert ended.lines["class"] == "trial"
     assert ended.lines["end"] == "time_limit"
     assert "score_ops" not in ended.lines and float(ended.lines["trial_rate_ops"].split()[0]) > 0
+
+
+def test_everything_that_speaks_of_the_run_says_the_same(ended: Ended) -> None:
+    assert assert_all_agree(ended.result, out=ended.out, code=ended.code).valid
+
+
+def test_the_best_model_is_validated_again_by_anybody(ended: Ended, tmp_path: Path) -> None:
+    """`verify --reevaluate`: the checkpoint gives the stated error; another checkpoint does not pass for it."""
+    done = command("verify", "--reevaluate", ended.result)
+    assert done.returncode == 0 and "V03 repeated passed" in done.stderr, done.stderr
+
+    # Weights that somebody changed, saved with a digest that fits: the error is another one, or the trial is.
+    shutil.copy(ended.result, tmp_path / "result.h5")
+    with h5py.File(ended.result) as file:
+        trial = int(file.attrs["error_final_trial"])
+    saved = load_checkpoint(ended.folder / "checkpoints" / f"{trial}.h5")
+    worse = {"params": {name: {k: -v for k, v in leaf.items()} for name, leaf in saved.variables["params"].items()},
+             "batch_stats": saved.variables["batch_stats"]}  # fmt: skip
+    save_checkpoint(tmp_path / "checkpoints" / f"{trial}.h5", trial, saved.architecture, worse)
+    done = command("verify", "--reevaluate", tmp_path / "result.h5")
+    assert done.returncode == 3 and "V03 repeated FAILED" in done.stderr, done.stderr
 
 
 def test_verdict_is_printed_once(ended: Ended) -> None:

@@ -23,6 +23,7 @@ from aiperf_mpi.results import judge, resultfile
 from aiperf_mpi.results.judge import NotAResult, Verdict
 from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, FAILED, TABLES, UNFINISHED
 from aiperf_mpi.search.record import OUTCOME
+from tests.agreement import command
 from tests.results.example_run import Example, example_run
 from tests.results.test_judge import changed, written
 
@@ -220,16 +221,20 @@ def cycle(file: h5py.File) -> None:
     file["messages/sent"] = file["/"]
 
 
+#: One of each kind always, all with --full.
 DISGUISES = [
-    external_group, external_column, soft_column, soft_scale, external_storage, virtual, compressed, never_written,
-    zip_bomb, text_bomb, another_root_attribute, another_group, another_column, another_document, another_attribute,
-    other_units, other_description, rows_numbered_otherwise, no_scale, scale_of_another_table, references,
-    attribute_of_references, big_endian, fixed_strings, array_attribute, empty_attribute, dataset_in_place_of_a_group,
-    group_in_place_of_a_column, cycle,
+    external_group, external_storage, never_written, zip_bomb, text_bomb, another_root_attribute, another_column,
+    other_units, rows_numbered_otherwise, references, cycle,
+]  # fmt: skip
+MORE = [
+    external_column, soft_column, soft_scale, virtual, compressed, another_group, another_document, another_attribute,
+    other_description, no_scale, scale_of_another_table, attribute_of_references, big_endian, fixed_strings,
+    array_attribute, empty_attribute, dataset_in_place_of_a_group, group_in_place_of_a_column,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("disguise", DISGUISES, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("disguise", [*DISGUISES, *(pytest.param(f, marks=pytest.mark.full) for f in MORE)],
+                         ids=lambda function: function.__name__)  # fmt: skip
 def test_a_file_that_is_not_what_it_seems_is_found(
     path: Path, tmp_path: Path, disguise: Callable[[h5py.File], object]
 ) -> None:
@@ -291,8 +296,7 @@ def said_of(file: Path) -> tuple[int, str]:
     said, code = [], -1
     page = file.with_suffix(".html")
     for words in (["verify"], ["report"], ["compare"], ["report", "--html", str(page)]):
-        done = subprocess.run([sys.executable, "-m", "aiperf_mpi", *words, str(file)], capture_output=True, text=True,
-                              timeout=120, check=False)  # fmt: skip
+        done = command(*words, file)
         code = done.returncode if words == ["verify"] else code
         said += [done.stdout, done.stderr]
     return code, "\n".join([*said, page.read_text(encoding="utf-8")])
@@ -500,8 +504,7 @@ def test_a_run_cannot_choose_its_place_in_the_archive(run_id: str, path: Path, t
 
 def test_summary_of_an_invalid_run_has_no_score(path: Path, tmp_path: Path) -> None:
     changed(path, tmp_path, lambda file: resultfile.set_attributes(file, {"score_ops": 1e99, "valid": 1}))
-    done = subprocess.run([sys.executable, "-m", "aiperf_mpi", "verify", "--json", str(tmp_path / "changed.h5")],
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    done = command("verify", "--json", tmp_path / "changed.h5")
     data = json.loads(done.stdout)
     assert done.returncode == 3 and data["status"] == "INVALID"
     assert data["score_ops"] is data["score_regulated"] is data["trial_rate_ops"] is None

@@ -26,6 +26,33 @@ print(json.dumps([time.monotonic() - start, memory, verdict.valid, verdict.trial
 """
 
 
+#: The same of `report FILE --html OUT`.
+PAGE = """
+import json, pathlib, sys, time
+start = time.process_time()
+from aiperf_mpi.__main__ import main
+code = main(["report", sys.argv[1], "--html", sys.argv[2]])
+memory = int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+print(json.dumps([time.process_time() - start, memory, code]))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_the_page_of_a_large_run_takes_a_minute_and_little_memory(tmp_path: Path) -> None:
+    # 10,000 trials and 600,000 rows of epochs; CPU seconds, so that other work on the machine does not count.
+    example = example_run(replicas=1000, trials_each=10, epochs_each=60,
+                          sets=("train.epochs=60", "train.round_epochs=[60]"))  # fmt: skip
+    path, page = tmp_path / "result.h5", tmp_path / "page.html"
+    resultfile.write(path, writer.final_image(example.run()))
+    line = [sys.executable, "-c", PAGE, str(path), str(page)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=1200, check=True)
+    taken, memory, code = json.loads(done.stdout)
+    print(f"{taken:.1f} CPU s, {memory / 1e9:.2f} GB, {page.stat().st_size / 1e6:.2f} MB")
+    assert code == 0 and "cannot be shown" not in page.read_text(encoding="utf-8")
+    assert taken < 60 and memory < 2e9 and page.stat().st_size < 3_000_000
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("replicas", "seconds"), [(10, 10), pytest.param(1000, 20, marks=pytest.mark.full)], ids=["100 trials", "10,000"]

@@ -101,17 +101,26 @@ def test_what_is_not_taken(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+def with_another_rate(text: str) -> str:
+    """The configuration with another learning rate."""
+    return text.replace("\nlr = 0.1\n", "\nlr = 0.05\n")
+
+
 def test_an_official_submission_is_three_runs_with_the_declared_seeds(run: Path) -> None:
     result, trial = judge.read(run / package.RESULT)
     # Scores of 1, 3 and 2 op/s by the declared seeds: the median is 2.
     runs = [replace(trial, cls="official", rate=rate) for rate in (1.0, 3.0, 2.0)]
     results = [replace(result, attributes=result.attributes | {"seed": seed}) for seed in rules.SEEDS]
     assert _together(runs, results) == "an official submission, open, median score_ops: 2.000000e+00 op/s"
+    other = dict(results[1].documents)
+    other["config/resolved_toml"] = with_another_rate(other["config/resolved_toml"])
+    changed = [results[0], replace(results[1], documents=other), results[2]]
     for verdicts, files, says in (
         (runs[:2], results[:2], "has 3 runs, not 2"),
         (runs, [results[0], results[0], results[1]], "the seeds are"),
         ([trial, *runs[1:]], results, "official runs only"),
         ([replace(runs[0], devices=5), *runs[1:]], results, "differ in devices"),
+        (runs, changed, "differ in configuration"),
     ):
         with pytest.raises(Refused, match=says):
             _together(verdicts, files)
