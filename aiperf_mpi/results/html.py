@@ -35,6 +35,7 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Best network, layer by layer", "", "Layers"),
     ("Operations by three methods", "", "Operations by three methods"),
     ("Time by kind", "Time by kind", "Time by kind (s)"),
+    ("Time between candidates", "", "Between candidates (s)"),
     ("Places and clocks of ranks", "", "Places and clocks of ranks"),
     ("Power and energy", "Power", "Energy"),
     ("System", "", "System"),
