@@ -23,10 +23,10 @@ INSTALL = "pip install 'aiperf_mpi[tpe]'"
 #: Observed trials before the estimator is asked; until then it draws at random.
 START = 10
 
-#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: one, and as many more
-#: as an exponential distribution of this mean says, drawn for each suggestion. With Optuna's 24 of 15 cells every
-#: generator with the same history would get the very same cell.
-MORE_CANDIDATES = 4.0
+#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: at least this, and as
+#: many more as an exponential distribution of this mean says, drawn for each suggestion. With Optuna's 24 of 15 cells
+#: nearly all generators with the same history get the very same cell; with few it learns less about the best one.
+LEAST_CANDIDATES, MORE_CANDIDATES = 3, 8.0
 
 
 def missing() -> str:
@@ -57,7 +57,7 @@ def ask(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
         return create_trial(state=state, value=value, params={name: place[name] for name in space},
                             distributions=dict(space))
 
-    candidates = 1 + int(rng.exponential(MORE_CANDIDATES))
+    candidates = LEAST_CANDIDATES + int(rng.exponential(MORE_CANDIDATES))
     with warnings.catch_warnings():
         # Both options are marked experimental, as their numbers may change from one version to the next.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
