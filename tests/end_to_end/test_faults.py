@@ -27,8 +27,9 @@ pytestmark = pytest.mark.mpi
 
 
 def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
-    """The trial of round 2 raises, that of round 3 turns NaN; the replica goes on, and neither earns anything."""
-    sets = ("fault.raise_in_round=2", "fault.nan_in_round=3")
+    """The trial of round 2 raises, that of round 3 turns NaN; the replica goes on, and neither earns anything. Each is
+    made ready while the one before it trains."""
+    sets = ("fault.raise_in_round=2", "fault.nan_in_round=3", "parallel.compile_ahead='on'")
     ended = runs.run_until(
         lambda run: any(record["round"] >= 4 for record in runs.trained(run).values()), 4, tmp_path / "run", sets
     )
@@ -92,7 +93,8 @@ def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
 
 
 def test_history_full_drains(tmp_path: Path) -> None:
-    ended = runs.run(4, tmp_path / "run", ("parallel.history_capacity=16",), seconds=120)
+    sets = ("parallel.history_capacity=16", "parallel.compile_ahead='on'")
+    ended = runs.run(4, tmp_path / "run", sets, seconds=120)
     assert ended.code == 4, ended.text()
     assert ended.lines["end"] == "drained" and ended.lines["status"] == "VALID"
     with h5py.File(ended.result) as file:
