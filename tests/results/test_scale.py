@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aiperf_mpi.results import resultfile, writer
+from aiperf_mpi.results import judge, resultfile, tables, writer
 from tests.results.example_run import example_run
 
 #: Judges the file named on its command line; says how long it took in s, its peak memory in bytes, and the outcome.
@@ -70,3 +73,27 @@ def test_verify_takes_seconds_and_little_memory(replicas: int, seconds: float, t
     assert valid, reasons
     assert trials == 10 * replicas
     assert taken < seconds and memory < 2e9
+
+
+@pytest.mark.full
+def test_a_million_samples_take_seconds_and_little_room() -> None:
+    # 10,000 nodes with 100 windows each, in the order in which they arrive: by time.
+    example = example_run()
+    rows = np.repeat(example.samples[:1], 10_000 * 100)
+    rows["node"], rows["window"] = np.tile(np.arange(10_000), 100), np.repeat(np.arange(100), 10_000)
+    rows["t"] = 0.09 * (rows["window"] + 1)
+    rows["energy_joules"] = rows["power_watts"] * rows["t"]
+    example.samples = rows
+
+    start = time.process_time()
+    content = tables.build(example.run())
+    with resultfile.new_file(content) as file:
+        size = len(resultfile.seal(file, complete=False))
+        result = resultfile.load(file)
+    verdict = judge.judge_content(replace(result, attributes=result.attributes | {"n_nodes": 10_000}))
+    taken = time.process_time() - start
+    print(f"{taken:.1f} s, {size / 2**20:.0f} MiB")
+    assert [finding.wrong for finding in verdict.findings if finding.id == "I17"] == [()]
+    # Every node takes 200 W for 8.5 s.
+    assert verdict.energy_joules == pytest.approx(10_000 * 200 * 8.5)
+    assert taken < 20 and size < 200 * 2**20
