@@ -46,9 +46,9 @@ QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 def enough(run: Run) -> bool:
     """Both replicas have trained a candidate behind the one that failed."""
-    ended = set(run.trials["trial_id"].tolist())
-    done = {(int(r["replica"]), int(r["round"])) for trial, r in runs.trained(run).items() if trial in ended}
-    return {(0, 1), (0, 2), (1, 1), (1, 2)} <= done
+    records = dict(zip(run.slots, run.records, strict=True))
+    ended = (records[trial] for trial in run.trials["trial_id"].tolist())
+    return {(0, 1), (0, 2), (1, 1), (1, 2)} <= {(int(r["replica"]), int(r["round"])) for r in ended}
 
 
 def alone(ended: runs.Ended) -> list[tuple[float, float, float]]:
