@@ -197,6 +197,15 @@ def all_ready(replica: Replica, preparation: Preparation) -> bool:
         raise failure
     if word == BROKEN:
         raise FailedElsewhere("another trainer of the replica could not prepare it")
+
+    # What fits in memory is found out by each for itself, but their steps must be the same.
+    parts = preparation.compiled.settings.accumulate if preparation.compiled is not None else 0
+    most, least = replica.team.agree(parts), -replica.team.agree(-parts)
+    if most != least:
+        raise RuntimeError(
+            f"the trainers of a replica cut a step into {least} to {most} parts, as their devices differ in memory: "
+            "set parallel.device_memory to what all of them have"
+        )
     return True
 
 
