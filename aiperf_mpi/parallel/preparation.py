@@ -28,7 +28,7 @@ from aiperf_mpi.search.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
 from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere, alone
-from aiperf_mpi.training.memory import compile_fitting, memory_limit
+from aiperf_mpi.training.memory import compile_fitting
 from aiperf_mpi.training.step import StepSettings
 
 T = TypeVar("T")
@@ -110,9 +110,8 @@ class Preparation:
         beginning = yield from self._begin_together(candidate)
         settings = step_settings(config, candidate, workshop.dataset)
         dispatch = config.parallel.dispatch
-        limit = memory_limit(workshop.devices, config.parallel.device_memory)
         made = partial(compile_steps, candidate.architecture, devices=workshop.devices, dispatch=dispatch)
-        work = partial(compile_fitting, made, settings, limit)
+        work = partial(compile_fitting, made, settings, workshop.memory)
         self.compiled = yield from self._thread("compile", work)
         self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
         self.training.open()

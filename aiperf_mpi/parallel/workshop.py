@@ -15,14 +15,16 @@ from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.parallel.binding import local_devices
 from aiperf_mpi.parallel.cache import Cache, open_cache
 from aiperf_mpi.parallel.cluster import join
+from aiperf_mpi.training.memory import memory_limit
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a replica trains with, from start to end: its devices, those of its other processes among them, its data,
-    and where it keeps compiled programs."""
+    """What a replica trains with, from start to end: its devices, those of its other processes among them, the bytes
+    that a step may use on each (None: unknown), its data, and where it keeps compiled programs."""
 
     devices: tuple[jax.Device, ...]
+    memory: int | None
     dataset: Dataset
     cache: Cache
 
@@ -49,6 +51,10 @@ def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> 
     if team is not None:
         join(team)
     devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+    memory = memory_limit(devices, config.parallel.device_memory)
+    if team is not None:
+        # All processes of a replica compile the same steps, so they cut them into the same parts.
+        memory = min((limit for limit in team.allgather(memory) if limit is not None), default=None)
     dataset = open_dataset(config)
     accelerators = local_devices()
     by_choice = config.parallel.host_devices or os.environ.get("JAX_PLATFORMS")
@@ -67,4 +73,4 @@ def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> 
                 f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more than the "
                 f"{images} training images: an epoch would have no whole batch"
             )
-    return Workshop(devices, dataset, open_cache(config.parallel.cache, replica))
+    return Workshop(devices, memory, dataset, open_cache(config.parallel.cache, replica))
