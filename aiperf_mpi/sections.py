@@ -239,7 +239,7 @@ class Parallel:
     prewarm: bool = setting(
         False, "compile the convolutions that morphs can reach while the first trial trains: for accelerators"
     )
-    device_memory: int = setting(0, "bytes of a device that a step may use; 0: as the device says", low=0, high=2**50)
+    memory_limit: int = setting(0, "bytes of a device that a step may use; 0: as the device says", low=0, high=2**50)
     poll_seconds: float = setting(0.05, "longest time between two looks at MPI", low=0.001, high=1)
 
 

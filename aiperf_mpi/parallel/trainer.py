@@ -204,7 +204,7 @@ def all_ready(replica: Replica, preparation: Preparation) -> bool:
     if most != least:
         raise RuntimeError(
             f"the trainers of a replica cut a step into {least} to {most} parts, as their devices differ in memory: "
-            "set parallel.device_memory to what all of them have"
+            "set parallel.memory_limit to what all of them have"
         )
     return True
 

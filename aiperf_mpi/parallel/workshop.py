@@ -51,7 +51,7 @@ def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> 
     if team is not None:
         join(team)
     devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
-    memory = memory_limit(devices, config.parallel.device_memory)
+    memory = memory_limit(devices, config.parallel.memory_limit)
     if team is not None:
         # All processes of a replica compile the same steps, so they cut them into the same parts.
         memory = min((limit for limit in team.allgather(memory) if limit is not None), default=None)

@@ -28,7 +28,7 @@ def test_a_trial_that_would_not_fit_accumulates(tmp_path: Path) -> None:
     limit = needed.fixed + needed.temporary * 3 // 4
     ended = runs.run_until(
         lambda run: len(run.trials) >= 1, 4, tmp_path / "run",
-        (f"parallel.device_memory={limit}", "search.max_morphs=1"), timeout=500,
+        (f"parallel.memory_limit={limit}", "search.max_morphs=1"), timeout=500,
     )  # fmt: skip
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     trials = ended.table("trials")
@@ -43,7 +43,7 @@ def test_a_trial_that_would_not_fit_accumulates(tmp_path: Path) -> None:
 def test_what_never_fits_fails_alone_and_the_replica_goes_on(tmp_path: Path) -> None:
     ended = runs.run_until(
         lambda run: np.count_nonzero(run.trials["cause"] != b"") >= 2, 4, tmp_path / "run",
-        ("parallel.device_memory=1000",), timeout=500,
+        ("parallel.memory_limit=1000",), timeout=500,
     )  # fmt: skip
     assert ended.code == 4, ended.text()
     trials = ended.table("trials")
