@@ -13,6 +13,7 @@ import numpy as np
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.data.loader import train_batches, val_batches
+from aiperf_mpi.opcount.account import StepAccount, account
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.parallel.best import withdraw
 from aiperf_mpi.parallel.errors import RUN_ERRORS
@@ -46,6 +47,7 @@ class Preparation:
         done: whether nothing is left to do; then there is a `training`, or something is `wrong`, or there is a
         failure: what its trial fails with.
         compiled: its steps.
+        account: what its training step executes, by the methods that the tables are checked with.
         difference: how far the function of inherited weights is from the parent's (NaN: none inherited).
         training: ready for its first step.
         word: GO, or what the trainers of the replica have agreed on instead while they prepared it.
@@ -59,6 +61,7 @@ class Preparation:
         self.wrong = ""
         self.failure: Exception | None = None
         self.compiled: Compiled | None = None
+        self.account = StepAccount()
         self.difference = float("nan")
         self.training: Training | None = None
         self.word = GO
@@ -113,6 +116,7 @@ class Preparation:
         made = partial(compile_steps, candidate.architecture, devices=workshop.devices, dispatch=dispatch)
         work = partial(compile_fitting, made, settings, workshop.memory)
         self.compiled = yield from self._thread("compile", work)
+        self.account = yield from self._thread("compile", partial(account, self.compiled))
         self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
         self.training.open()
 

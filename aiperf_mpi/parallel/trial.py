@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from aiperf_mpi.opcount.account import StepAccount
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.messages import Kind
 from aiperf_mpi.parallel.preparation import Preparation
@@ -34,6 +35,7 @@ class Trial:
     compile_seconds: float = math.nan
     micro_batch: int = 0
     accumulation: int = 0
+    account: StepAccount = StepAccount()
     kept: bool = False
     epochs: int = 0
     train_samples: int = 0
@@ -42,7 +44,7 @@ class Trial:
 
     def describe(self, preparation: Preparation) -> None:
         """Take over what its preparation and its training say of it."""
-        self.difference = preparation.difference
+        self.difference, self.account = preparation.difference, preparation.account
         if (compiled := preparation.compiled) is not None:
             self.precision = compiled.precision
             self.trace_seconds, self.compile_seconds = compiled.trace_seconds, compiled.compile_seconds
@@ -118,6 +120,9 @@ def record_end(context: Context, trial: Trial) -> None:
             compile_seconds=trial.compile_seconds,
             micro_batch=trial.micro_batch,
             accumulation=trial.accumulation,
+            jaxpr_ops=trial.account.jaxpr_ops,
+            xla_ops=trial.account.xla_ops,
+            xla_model_ops=trial.account.xla_model_ops,
             morph_max_abs_diff=trial.difference,
             train_samples=trial.train_samples,
             val_samples=trial.val_samples,

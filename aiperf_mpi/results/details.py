@@ -62,11 +62,11 @@ def operations(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """Operations per image: by the tables, which are credited, and what is stored of the two other methods."""
     yield Text(f"  analytical ({METHOD_VERSIONS['analytical']}, the paper's Tables 1 and 2): credited, recomputed here "
                "for every trial from its network")  # fmt: skip
-    yield Text(f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): compared with the tables before a trial is "
-               "trained; its products of matrices must be the same to the last operation, or the trial is rejected, so "
-               "it has no number of its own in the file")  # fmt: skip
-    yield Text(f"  XLA ({METHOD_VERSIONS['xla']}): not stored; `python -m aiperf_mpi flops --arch FILE` shows all "
-               "three for any network")  # fmt: skip
+    yield Text(f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): its products of matrices must be those of "
+               "the tables to the last operation, or a trial is rejected before it is trained")  # fmt: skip
+    yield Text(f"  XLA ({METHOD_VERSIONS['xla']}, of the lowered step): beside a model of its rules; `python -m "
+               "aiperf_mpi flops --arch FILE` shows all three for any network")  # fmt: skip
+    yield from steps(e, verdict)
     best = best_of(e, verdict)
     initial = e.architectures[0] if e.architectures else None
     networks = {"initial": initial, "best": best}
@@ -80,6 +80,22 @@ def operations(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
             cells += [f"{sum(pair[place] for pair in own):,}" for place in (0, 1)]
         table.add_row(kind, *cells)
     yield table
+
+
+def steps(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """The stored counts of a training step on one device, of the first and of the best trial."""
+    names = ("jaxpr_ops", "xla_ops", "xla_model_ops")
+    heads = ("convolutions and dense by the tables", "by the jaxpr", "whole step by XLA", "by its model")
+    table = columns_of("trial", "images", *heads, left=("trial",))
+    chosen = {"initial": 0, "best": e.index.get(verdict.best_trial, -1)}
+    for name, row in chosen.items():
+        if not 0 <= row < len(e.products):
+            continue
+        batch = int(e.column("trials", "batch_per_device")[row])
+        found = (int(e.column("trials", column)[row]) for column in names)
+        table.add_row(name, str(batch), f"{e.products[row] * batch:,}", *(f"{n:,}" if n else "none" for n in found))
+    if table.row_count:
+        yield table
 
 
 def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import Config, from_toml
-from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.opcount.analytical import matrix_operations, operations
+from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.results import score
 from aiperf_mpi.results.resultfile import Result
 from aiperf_mpi.results.schema import STATUS, TABLES
@@ -137,8 +138,19 @@ class Evidence:
     @cached_property
     def counts(self) -> list[tuple[int, int]]:
         """[trials]: operations per image for training and validation; (0, 0) where the replay fails."""
+        return [(train, val) for train, val, _ in self._counted]
+
+    @cached_property
+    def products(self) -> list[int]:
+        """[trials]: operations per image of convolutions and dense layers that a training step executes in the form
+        that the configuration names; 0 where the replay fails."""
+        return [executed for _, _, executed in self._counted]
+
+    @cached_property
+    def _counted(self) -> list[tuple[int, int, int]]:
         # Counted on copies, so that the lists of layers are not kept: ten thousand of them fill 600 MB.
-        return [(0, 0) if isinstance(a, str) else operations(a.apply()) for a in self.architectures]
+        forms = STEMS[self.config.train.stem]
+        return [(0, 0, 0) if isinstance(a, str) else _count(a.apply(), forms) for a in self.architectures]
 
     @cached_property
     def epoch_ops(self) -> list[int]:
@@ -193,6 +205,12 @@ class Evidence:
         """Energy of the core time in J, NaN if it is unknown, and its level in words."""
         core_seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
         return energy_of(self.table("samples"), self.table("ranks"), core_seconds, inventory)
+
+
+def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int, int]:
+    layers = architecture.layers()
+    products = sum(matrix_operations(layers).values()) + sum(executed_difference(layers, forms).values())
+    return *operations(architecture), products
 
 
 def _morphs(text: str) -> tuple[Morph, ...] | str:

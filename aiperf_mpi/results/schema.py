@@ -69,8 +69,9 @@ TRIAL_ROW = np.dtype(
         ("trial_id", "<i8"), ("status", "u1"), ("resumed", "u1"), ("epochs", "<i4"), ("epochs_max", "<i4"),
         ("patience", "<i4"), ("micro_batch", "<i4"), ("accumulation", "<i4"), ("lr", "<f8"), ("t_start", "<f8"),
         ("t_first_step", "<f8"), ("t_end", "<f8"), ("trace_seconds", "<f8"), ("compile_seconds", "<f8"),
-        ("best_error", "<f8"), ("predicted_error", "<f8"), ("morph_max_abs_diff", "<f8"), ("train_samples", "<u8"),
-        ("val_samples", "<u8"), ("precision", "S16"), ("cause", "S160"),
+        ("best_error", "<f8"), ("predicted_error", "<f8"), ("morph_max_abs_diff", "<f8"), ("jaxpr_ops", "<u8"),
+        ("xla_ops", "<u8"), ("xla_model_ops", "<u8"), ("train_samples", "<u8"), ("val_samples", "<u8"),
+        ("precision", "S16"), ("cause", "S160"),
     ],
     align=True,
 )  # fmt: skip
@@ -239,6 +240,9 @@ TRIALS = Table(
         train_ops_per_image  u8  op  operations to train on one image, by the paper's Tables 1 and 2
         val_ops_per_image    u8  op  operations to validate one image
         opcount_methods      str -   versions of the methods that counted the candidate and checked its step
+        jaxpr_ops            u8  op  products of matrices in a training step on a device, by its jaxpr (0: not counted)
+        xla_ops              u8  op  a training step on a device by XLA's estimate (0: none)
+        xla_model_ops        u8  op  the same by the model of XLA's rules (0: not counted)
         train_samples        u8  image  images trained on, over all epochs
         val_samples          u8  image  images validated, over all epochs
         ops                  str op  operations executed, exact decimal

@@ -217,6 +217,7 @@ def _trial_table(
         "train_ops_per_image": _unsigned(network.train_ops for network in networks),
         "val_ops_per_image": _unsigned(network.val_ops for network in networks),
         "opcount_methods": _texts(TRIAL_METHODS for _ in networks),
+        **{name: rows[name] for name in ("jaxpr_ops", "xla_ops", "xla_model_ops")},
         "train_samples": rows["train_samples"],
         "val_samples": rows["val_samples"],
         "ops": _texts(str(value) for value in ops),

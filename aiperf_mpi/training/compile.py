@@ -46,6 +46,7 @@ class Compiled:
         average: batch_stats -> batch_stats, averaged over the devices; what is given is used up.
         agree: (params, batch_stats) -> `digest.Agreement`, computed on the devices; None for a single device.
         precision: of the convolutions' operands in the compiled training step, see `convolution_precision`.
+        lowered: the training step as it was compiled, for XLA's estimate of its operations.
         trace_seconds: of tracing and lowering to StableHLO, which hold Python's interpreter lock.
         compile_seconds: of XLA's compilation (short if the cache had the program).
     """
@@ -60,6 +61,7 @@ class Compiled:
     average: Callable[[Any], Any]
     agree: Callable[[Any, Any], Agreement] | None
     precision: str
+    lowered: jax.stages.Lowered
     trace_seconds: float
     compile_seconds: float
 
@@ -138,6 +140,7 @@ def compile_steps(
         compiled_average,
         compiled_agree,
         precision=convolution_precision(compiled_train.as_text() or ""),
+        lowered=train,
         trace_seconds=traced - begin,
         compile_seconds=end - traced,
     )

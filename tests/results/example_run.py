@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import classify, load
+from aiperf_mpi.opcount.analytical import matrix_operations
 from aiperf_mpi.results.client import WriterClient
 from aiperf_mpi.results.run import Run, RunCollector
 from aiperf_mpi.results.schema import (
@@ -142,6 +143,9 @@ def example_run(
         candidate = Candidate(**{**candidate.__dict__, "trial_id": slot})
         made[slot] = candidate
 
+        # A step's products, and an estimate of the whole step that its model misses by one operation.
+        products = BATCH * sum(matrix_operations(candidate.architecture.layers()).values())
+
         # Each epoch takes a second; wrong answers fall with epochs and with the trial's number.
         last = turn == trials_each - 1
         start = float(turn * epochs_each)
@@ -167,7 +171,8 @@ def example_run(
             new_row(
                 TRIAL_ROW, trial_id=slot, status=status, epochs=epochs_each, epochs_max=limits.epochs_max,
                 patience=limits.patience, lr=config.train.lr, t_start=start, t_first_step=start + 0.5,
-                micro_batch=BATCH // 2, accumulation=2,
+                micro_batch=BATCH // 2, accumulation=2, jaxpr_ops=products, xla_ops=products + 1000,
+                xla_model_ops=products + 1001,
                 t_end=float(own_epochs["t_end"].max()), trace_seconds=0.2, compile_seconds=0.1,
                 best_error=float(np.nanmin(own_epochs["val_error"])), predicted_error=np.nan,
                 train_samples=own_epochs["train_samples"].sum(), val_samples=own_epochs["val_samples"].sum(),

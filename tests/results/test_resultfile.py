@@ -72,7 +72,7 @@ def test_the_columns_are_those_that_were_agreed() -> None:
         "patience seed lr arch_hash group arch_json morphs status cause precision train_ops_per_image "
         "val_ops_per_image train_samples val_samples ops ops_credited ops_f64 ops_credited_f64 t_start t_end "
         "best_error predicted_error morph_max_abs_diff opcount_methods resumed "
-        "t_first_step trace_seconds compile_seconds micro_batch accumulation",
+        "t_first_step trace_seconds compile_seconds micro_batch accumulation jaxpr_ops xla_ops xla_model_ops",
         "epochs": "trial_id epoch steps t_start t_end train_samples val_samples ops ops_credited lr train_loss "
         "val_loss val_error partial",
         "score_series": "t cumulative_ops cumulative_ops_f64 rate best_error regulated",

@@ -150,7 +150,7 @@ def test_rejected_and_dropped_candidates_are_trials_without_epochs() -> None:
     example.slots.append(20)
     example.records.append(extra[1].outcome(DROPPED, 8.0, cause="the run ended"))
     trials = build(example.run()).tables["trials"]
-    assert trials["status"].tolist() == ["stopped"] * 4 + ["rejected", "dropped"]
+    assert trials["status"].tolist() == ["done"] * 4 + ["rejected", "dropped"]
     assert trials["cause"].tolist()[4:] == ["count differs", "the run ended"]
     assert trials["ops"].tolist()[4:] == ["0", "0"]
     assert np.isnan(trials["t_start"][4:]).all() and np.isnan(trials["best_error"][4:]).all()
@@ -181,8 +181,8 @@ def test_messages_have_a_row_for_each_kind_that_was_used() -> None:
     example = example_run()
     example.ranks["messages_received"][0, 0] = 7
     messages = build(example.run()).tables["messages"]
-    # Four ranks with five kinds of row and stop messages, and rank 0's received epochs.
-    assert len(messages["rank"]) == 4 * 5 + 1
+    # Four ranks with six kinds of row and stop messages, and rank 0's received epochs.
+    assert len(messages["rank"]) == 4 * 6 + 1
     assert (messages["kind"][0], messages["sent"][0], messages["received"][0]) == ("epoch", 0, 7)
     assert set(messages["channel"]) == {"point-to-point"}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aiperf_mpi.opcount import TRIAL_METHODS
+from aiperf_mpi.opcount import TRIAL_METHODS, XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
 from aiperf_mpi.opcount.analytical import METHOD_VERSION
 from aiperf_mpi.results.checks.registry import check, column_differs, rows_where, short
 from aiperf_mpi.results.evidence import Evidence
@@ -27,6 +27,27 @@ def counts_per_image(e: Evidence) -> Iterator[str]:
     yield from column_differs("trials", "opcount_methods", methods, [TRIAL_METHODS] * len(methods))
     for place, name in enumerate(("train_ops_per_image", "val_ops_per_image")):
         yield from column_differs("trials", name, e.column("trials", name).tolist(), [pair[place] for pair in e.counts])
+
+
+@check("V06", "products of the trained step by its jaxpr = those of the tables; XLA's estimate, where there is one, "
+              f"within {XLA_BAND:.1%} of the model of its rules")  # fmt: skip
+def three_methods(e: Evidence) -> Iterator[str]:
+    """The step that was trained executes what the tables count, by two other methods."""
+    jaxpr, xla, model = (e.column("trials", name) for name in ("jaxpr_ops", "xla_ops", "xla_model_ops"))
+    batch = e.column("trials", "batch_per_device")
+    products = zip(e.products, batch.tolist(), strict=True)
+    expected = np.array([per_image * images for per_image, images in products], np.uint64)
+
+    # What was never compiled has no step, nor has a candidate that was refused, whatever is wrong with it; a trial
+    # whose own row never came says nothing of it.
+    counted = (e.column("trials", "train_samples") > 0) & np.isfinite(e.column("trials", "lr"))
+    counted |= ((jaxpr > 0) | (xla > 0) | (model > 0)) & ~np.isin(e.status, (REJECTED, DROPPED))
+    yield from rows_where("trials", counted & (jaxpr != expected), "jaxpr_ops is not what the tables count")
+    estimated, apart = xla > 0, np.abs(model.astype(float) - xla.astype(float))
+    random = XLA_RANDOM_IMAGE * batch.astype(float) + XLA_RANDOM_STEP if e.config.data.augment else 0.0
+    yield from rows_where("trials", estimated & (apart > XLA_BAND * xla + random), "xla_ops and xla_model_ops differ")
+    largest = f", at most {(apart / xla.clip(1))[estimated].max():.4%} apart" if estimated.any() else ""
+    yield f"= {int(counted.sum())} steps counted, {int(estimated.sum())} with an estimate{largest}"
 
 
 @check("I15", "a run that reached its time limit has completed at least one training step")

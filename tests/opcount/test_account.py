@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled step executes, by its jaxpr and by XLA, beside what the tables say of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import pytest
+
+from aiperf_mpi.opcount import XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
+from aiperf_mpi.opcount.account import account
+from aiperf_mpi.opcount.analytical import matrix_operations
+from aiperf_mpi.opcount.forms import STEMS, executed_difference
+from aiperf_mpi.search.architecture import Base, resnet50
+from aiperf_mpi.training.compile import compile_steps
+from aiperf_mpi.training.step import StepSettings
+
+ARCHITECTURE = resnet50(Base(image_size=16, channels=1, classes=3, width=4, blocks=(1,)))
+SETTINGS = StepSettings(batch_per_device=8)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 4}, {"precision": "bfloat16", "augment": True, "stem": "space_to_depth"}], ids=str
+)
+def test_a_compiled_step_is_counted_three_ways(changes: dict) -> None:
+    """The products of eight images, whatever parts they are computed in, with what a faster form adds; and XLA's
+    estimate of that very program, whose loop over the parts it counts once, as the model does."""
+    settings = replace(SETTINGS, **changes)
+    found = account(compile_steps(ARCHITECTURE, settings, jax.devices()[:1]))
+
+    layers = ARCHITECTURE.layers()
+    more = sum(executed_difference(layers, STEMS[settings.stem]).values())
+    assert (more > 0) == (settings.stem != "plain")
+    assert found.jaxpr_ops == 8 * (sum(matrix_operations(layers).values()) + more)
+    assert found.xla_ops > 0
+    random = XLA_RANDOM_IMAGE * 8 + XLA_RANDOM_STEP if settings.augment else 0
+    assert abs(found.xla_model_ops - found.xla_ops) <= XLA_BAND * found.xla_ops + random
