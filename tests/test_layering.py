@@ -17,7 +17,8 @@ JAX, MPI = ("jax", "jaxlib", "flax", "optax"), ("mpi4py",)
 ROOMS = {
     "MPI": ((f"{PACKAGE}.parallel*", f"{PACKAGE}.__main__"), ()),
     "JAX": ((f"{PACKAGE}.training*", f"{PACKAGE}.data.device",
-             *(f"{PACKAGE}.opcount.{name}" for name in ("account", "primitives", "jaxpr", "trace", "crosscheck", "xla"))), MPI),
+             *(f"{PACKAGE}.opcount.{name}" for name in ("account", "primitives", "jaxpr", "trace", "crosscheck",
+                                                        "xla"))), MPI),
     "pure": ((PACKAGE, f"{PACKAGE}.*"), JAX + MPI),
 }
 
