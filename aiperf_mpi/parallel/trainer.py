@@ -175,10 +175,12 @@ def run_trial(trainer: Trainer, preparation: Preparation, candidate: Candidate) 
 
     # Only of very short trials the one before is not recorded yet.
     await_record(trainer)
+    # The weights of a trial that has failed are nobody's best, however low an error they reached before.
+    kept = None if trial.status == FAILED else preparation.training
     if replica.team.leads:
-        trainer.closing.begin(trial, preparation.training, preparation.compiled)
-    elif preparation.training is not None and preparation.compiled is not None:
-        remember(replica.best, candidate.trial_id, preparation.training, preparation.compiled)
+        trainer.closing.begin(trial, kept, preparation.compiled)
+    elif kept is not None and preparation.compiled is not None:
+        remember(replica.best, candidate.trial_id, kept, preparation.compiled)
 
 
 def all_ready(replica: Replica, preparation: Preparation) -> bool:

@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from aiperf_mpi.data.device import DeviceBatch, Feed
 from aiperf_mpi.search.budget import MIN_DELTA, should_stop
 from aiperf_mpi.training.compile import Compiled
-from aiperf_mpi.training.digest import check
+from aiperf_mpi.training.digest import Agreement, check
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, Agree, FailedElsewhere, Stranded, alone
 from aiperf_mpi.training.step import Metrics, TrainState
 
@@ -29,6 +30,9 @@ END_EPOCHS, END_PATIENCE, END_STOPPED, END_DEADLINE = "epochs", "patience", "sto
 
 #: What a training that is cut short ends by, for the word that its processes agreed on.
 _ENDS = {STOP: END_STOPPED, LATE: END_DEADLINE}
+
+
+T = TypeVar("T")
 
 
 class Diverged(RuntimeError):
@@ -192,10 +196,10 @@ class Training:
         self._train_batches, self._val_batches = train_batches, val_batches
         self._timer, self._poll, self._clock, self._deadline = timer, poll, clock, deadline
         self._fault = fault or Fault()
-        # How the replica's processes agree, and whether all of them know that this training ends.
+        # How the replica's processes agree, and whether they have nothing more to agree on.
         self._agree, self._known = agree, False
         self._feed: Feed | None = None
-        self._check: Callable[[], None] | None = None
+        self._compared: tuple[Agreement, str, bool] | None = None
         self._t_end = 0.0
 
     def open(self) -> None:
@@ -212,7 +216,10 @@ class Training:
             self._sleep_untimed()
             yield from self._all_epochs(outer)
         finally:
+            # Beside the next candidate's state and the one that trains then there is no room for a third.
             self._close_feed()
+            del self._state
+            self._compared = None
             self._timer.switch(outer)
 
     def _all_epochs(self, outer: str | None) -> Iterator[EpochResult]:
@@ -277,26 +284,33 @@ class Training:
     def _validate(self, epoch: int, sums: _Sums) -> None:
         compiled = self._compiled
         self._timer.switch("validate")
-        self._state = self._state._replace(batch_stats=compiled.average(self._state.batch_stats))
-        self._compare(f"epoch {epoch}, after its training", statistics=True)
+
+        def average() -> None:
+            self._state = self._state._replace(batch_stats=compiled.average(self._state.batch_stats))
+            self._compare(f"epoch {epoch}, after its training", statistics=True)
+
+        self._shared(f"the average of epoch {epoch}", average)
 
         def dispatch(batch: DeviceBatch, _: int) -> Metrics:
             return compiled.evaluate(self._state.params, self._state.batch_stats, *batch)
 
-        self._pass(f"epoch {epoch}, validation", dispatch, sums, then=lambda: self._open_train_feed(epoch + 1))
+        best: list[dict[str, Any]] = []
 
-        # The lowest error so far: these weights are kept on the host.
-        if not sums.error >= self.best_error:
-            self._timer.switch("io")
-            self.best_variables = compiled.variables(self._state)
-            self.best_error, self.best_epoch = sums.error, epoch
+        def last() -> None:
+            # The lowest error so far: these weights are kept on the host.
+            if not sums.error >= self.best_error:
+                self._timer.switch("io")
+                best.append(compiled.variables(self._state))
+
+        self._pass(f"epoch {epoch}, validation", dispatch, sums, lambda: self._open_train_feed(epoch + 1), last=last)
+        for variables in best:
+            self.best_variables, self.best_error, self.best_epoch = variables, sums.error, epoch
 
     def _compare(self, where: str, statistics: bool) -> None:
         """Starts a comparison of what the devices hold; the next batch that completes looks at it."""
-        agree, count = self._compiled.agree, len(self._compiled.devices)
+        agree = self._compiled.agree
         if agree is not None:
-            found = agree(self._state.params, self._state.batch_stats)
-            self._check = lambda: check(found, where, count, statistics)
+            self._compared = (agree(self._state.params, self._state.batch_stats), where, statistics)
 
     def _pass(
         self,
@@ -305,9 +319,11 @@ class Training:
         sums: _Sums,
         then: Callable[[], None],
         before: Callable[[int], None] = lambda step: None,
+        last: Callable[[], None] = lambda: None,
     ) -> None:
         """Puts all batches of the open feed through `dispatch`, and calls `then` before it waits for the last ones;
-        `before` is called with the number of each step, and what it raises is raised instead of the step.
+        `before` is called with the number of each step, and what it raises is raised instead of the step. `last` is
+        called when all are complete, before the processes agree that the pass is whole.
 
         Counts what completes in `sums`; raises _Cut when it is to stop or out of time.
         """
@@ -323,11 +339,11 @@ class Training:
 
         def agree() -> None:
             agreed = self._agree(word)
-            self._known = agreed != GO
+            # What runs when the training is to stop still counts; how that went is agreed on once more.
+            self._known = agreed in (LATE, BROKEN)
             if agreed == BROKEN:
                 raise FailedElsewhere("another process of the replica failed")
             while agreed == STOP and pending:
-                # What runs when the training is to stop still counts.
                 complete_oldest()
             if agreed != GO:
                 raise _Cut(agreed)
@@ -351,7 +367,7 @@ class Training:
             if batch is not None or (word != GO and self._agree is alone):
                 agree()
             if batch is not None:
-                pending.append(self._dispatched(dispatch, batch, step))
+                pending.append(self._shared(f"step {step}", partial(dispatch, batch, step)))
                 step += 1
 
         then()
@@ -359,6 +375,7 @@ class Training:
             complete_oldest()
         if not sums.images:
             raise ValueError(f"{where}: there is no batch; is a batch larger than the data set?")
+        last()
         agree()
         sums.whole = True
 
@@ -369,25 +386,27 @@ class Training:
         self._known = True
         return self._agree(word)
 
-    def _dispatched(
-        self, dispatch: Callable[[DeviceBatch, int], Metrics], batch: DeviceBatch, step: int
-    ) -> Metrics:
-        """`dispatch`; where it fails, the other processes of the replica, which have dispatched it too, wait for it."""
+    def _shared(self, what: str, work: Callable[[], T]) -> T:
+        """`work`, in which the devices of all processes of the replica meet; where it fails on one, those of the others
+        wait for it there, and none of them would hear a word."""
         try:
-            return dispatch(batch, step)
+            return work()
         except Exception as error:
             if self._agree is alone:
                 raise
             self._known = True
-            raise Stranded(f"step {step} failed on one process of its replica: {error}") from error
+            raise Stranded(f"{what} failed on one process of its replica: {error}") from error
 
     def _complete(self, metrics: Metrics, sums: _Sums) -> float:
         """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline, and
         Disagreement if a comparison that is under way fails."""
-        host = jax.device_get(metrics)
-        if self._check is not None:
-            verdict, self._check = self._check, None
-            verdict()
+        compared, self._compared = self._compared, None
+        found = None if compared is None else compared[0]
+        # What fails on a device while it runs is raised here.
+        host, words = self._shared("a step under way", lambda: jax.device_get((metrics, found)))
+        if compared is not None:
+            _, where, statistics = compared
+            check(words, where, len(self._compiled.devices), statistics)
         now = self._clock()
         if now > self._deadline:
             raise _Cut(LATE)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import functools
+import gc
 import itertools
 import math
 import threading
@@ -302,7 +304,28 @@ def test_a_stop_of_another_process_keeps_what_was_dispatched(tiny):
     others = Others(5, STOP)
     run = training(tiny, agree=others.agree)
     (row,) = run
-    assert run.end == "stopped" and row.steps == 4 and others.words == [GO] * 5
+    # Once more after what was under way is complete, in case it fails or completes too late.
+    assert run.end == "stopped" and row.steps == 4 and others.words == [GO] * 5 + [STOP]
+
+
+def test_what_diverges_behind_a_stop_is_told(tiny):
+    # The parameters are NaN behind step 2, so the loss is in step 3, the last one under way when all are to stop.
+    # It is under way still if the next batch is there, as it is when the loader is asked for the one behind it.
+    others, ahead, steps = Others(5, STOP), threading.Event(), itertools.count()
+
+    def loader(epoch: int):
+        for number, batch in enumerate(train_images(epoch)):
+            ahead.set() if number == 5 else None
+            yield batch
+
+    def train(*arguments):
+        assert next(steps) < 3 or ahead.wait(30)
+        return tiny.train(*arguments)
+
+    changed = dataclasses.replace(tiny, train=train)
+    run = training(changed, train_batches=loader, agree=others.agree, fault=Fault(nan_at=(0, 2)))
+    rows_until(run, Diverged, "nan in step 3")
+    assert others.words == [GO] * 5 + [BROKEN]
 
 
 @pytest.mark.parametrize("number", [5, 11, 13, 16])
@@ -339,6 +362,82 @@ def test_a_step_that_fails_after_all_have_agreed_on_it_cannot_be_survived(tiny):
     changed = dataclasses.replace(tiny, train=train)
     rows_until(training(changed, agree=others.agree), Stranded, "step 0 failed on one process .* a device is gone")
     assert others.words == [GO]
+
+
+def test_a_step_that_fails_while_it_runs_cannot_be_survived(tiny):
+    # A result that is gone raises where it is waited for, as one does whose step fails on the device.
+    steps = itertools.count()
+
+    def train(*arguments):
+        state, metrics = tiny.train(*arguments)
+        if next(steps) == 3:
+            metrics.loss.delete()
+        return state, metrics
+
+    others, changed = Others(), dataclasses.replace(tiny, train=train)
+    (row,) = rows_until(training(changed, agree=others.agree), Stranded, "a step under way failed .* deleted")
+    assert row.steps == 3 and BROKEN not in others.words
+    steps = itertools.count()
+    rows_until(training(changed), RuntimeError, "^Array has been deleted")
+
+
+def test_an_average_that_fails_cannot_be_survived(tiny):
+    def average(statistics):
+        raise ValueError("a device is gone")
+
+    others, changed = Others(), dataclasses.replace(tiny, average=average)
+    rows_until(training(changed, agree=others.agree), Stranded, "the average of epoch 0 failed .* a device is gone")
+    assert others.words == [GO] * 11
+
+
+def test_weights_that_one_process_cannot_fetch_fail_the_trial_on_all(tiny):
+    # Two processes, as threads, in the last epoch: neither may leave while the other waits for its word.
+    barrier, said, raised = threading.Barrier(2, timeout=30), [0, 0], [None, None]
+
+    def agree(me: int, word: int) -> int:
+        said[me] = word
+        barrier.wait()
+        highest = max(said)
+        barrier.wait()
+        return highest
+
+    class Full(Compiled):
+        def variables(self, state):
+            raise MemoryError("no host memory")
+
+    full = Full(**{field.name: getattr(tiny, field.name) for field in dataclasses.fields(tiny)})
+    runs = [training(compiled, epochs=1, agree=functools.partial(agree, me)) for me, compiled in enumerate((tiny, full))]
+
+    def process(me: int) -> None:
+        try:
+            list(runs[me])
+        except Exception as error:
+            raised[me] = type(error)
+
+    threads = [threading.Thread(target=process, args=(me,)) for me in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert raised == [FailedElsewhere, MemoryError]
+    assert [run.best_variables for run in runs] == [None, None] and [run.end for run in runs] == ["", ""]
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [None, Fault(raise_at=(0, 3))])
+def test_a_training_that_has_ended_leaves_nothing_on_the_device(tiny, fault):
+    gc.collect()
+    before = {id(array) for array in jax.live_arrays()}
+    run = training(tiny, epochs=1, fault=fault)
+    try:
+        list(run)
+    except RuntimeError:
+        assert fault is not None
+    gc.collect()
+    left = [array.shape for array in jax.live_arrays() if id(array) not in before]
+    assert left == [] and (run.best_variables is not None) == (fault is None)
 
 
 # -- digits ------------------------------------------------------------------------------------------------------------
