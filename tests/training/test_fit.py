@@ -406,7 +406,7 @@ def test_weights_that_one_process_cannot_fetch_fail_the_trial_on_all(tiny):
             raise MemoryError("no host memory")
 
     full = Full(**{field.name: getattr(tiny, field.name) for field in dataclasses.fields(tiny)})
-    runs = [training(compiled, epochs=1, agree=functools.partial(agree, me)) for me, compiled in enumerate((tiny, full))]
+    runs = [training(steps, epochs=1, agree=functools.partial(agree, me)) for me, steps in enumerate((tiny, full))]
 
     def process(me: int) -> None:
         try:
