@@ -356,7 +356,7 @@ SAMPLES = Table(
         energy_joules        f8  J     energy of the same since core start (NaN: not read)
         read_bytes           f8  byte  read from the host's disks since core start (NaN: not read)
         write_bytes          f8  byte  written to them since core start (NaN: not read)
-        net_bytes            f8  byte  sent and received by network interfaces but loopback since core start
+        net_bytes            f8  byte  sent and received by network interfaces but loopback since core start (NaN: none)
         fabric_bytes         f8  byte  sent and received by InfiniBand ports since core start (NaN: there is none)
         sample_seconds       f8  s     CPU time that the measurements of the window took
     """),

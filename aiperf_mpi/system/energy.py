@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Energy from what devices report: counters that wrap, power over time, and the energy of the core time.
 
-What devices say of themselves leaves out fans, power supplies, memory and network, and is called level 0 here, below
-the levels of the EE HPC Working Group's methodology (level 1 begins with a meter outside of the node).
+What devices say of themselves leaves out fans, power supplies, network, and memory where RAPL shows no counter of it.
+It is called level 0 here, below the levels of the EE HPC Working Group's methodology (level 1 begins with a
+meter outside of the node).
 """
 
 from __future__ import annotations
@@ -87,11 +88,12 @@ def energy_at(t: np.ndarray, energy: np.ndarray, at: float) -> float:
 def core_energy(
     samples: Mapping[str, np.ndarray], hosts: Mapping[int, str], core_seconds: float, sources: Iterable[str]
 ) -> tuple[float, str]:
-    """Energy (J) of the core time over all hosts, NaN if any is unknown, and in words its level or why it is unknown.
+    """Energy (J) of the core time over all nodes, NaN if any host's is unknown, and in words its level or why.
 
     Arguments:
         samples: the columns t, node and energy_joules of /samples, ordered by node.
-        hosts: name of the host of each node; -1 is the coordinator. Nodes that share a host count once.
+        hosts: name of the host of each node; -1 is the coordinator. Every node that measured counts, whatever its
+            host is called; a node that measured nothing is excused where another one of its host did.
         core_seconds: length of the core time.
         sources: what the nodes' inventories say of their power, each text once.
     """
@@ -100,17 +102,20 @@ def core_energy(
     if not len(nodes):
         return math.nan, f"{NOT_MEASURED}: there are no samples"
 
-    measured: dict[str, float] = {}
+    seen, measured, total = dict[str, None](), set[str](), 0.0
     for node, own in zip(nodes.tolist(), np.split(np.arange(len(samples["node"])), first[1:]), strict=True):
         host = hosts.get(node, f"node {node}")
-        if not math.isfinite(measured.get(host, math.nan)):
-            measured[host] = energy_at(samples["t"][own], samples["energy_joules"][own], core_seconds)
-    every = dict.fromkeys([*(host for node, host in hosts.items() if node >= 0), *measured])
-    unknown = [host for host in every if not math.isfinite(measured.get(host, math.nan))]
+        seen[host] = None
+        joules = energy_at(samples["t"][own], samples["energy_joules"][own], core_seconds)
+        if math.isfinite(joules):
+            measured.add(host)
+            total += joules
+    every = dict.fromkeys([*(host for node, host in hosts.items() if node >= 0), *seen])
+    unknown = [host for host in every if host not in measured]
     if unknown:
         where = f"on {len(unknown)} of {len(every)} hosts, first {unknown[0]}"
         return math.nan, f"{NOT_MEASURED} {where}" + (f": {said}" if said else "")
 
     alone = hosts.get(-1, "")
     left_out = f"; without {alone}, the coordinator's host" if alone and alone not in measured else ""
-    return sum(measured.values()), f"{LEVEL}: {said or 'source unknown'}{left_out}"
+    return total, f"{LEVEL}: {said or 'source unknown'}{left_out}"

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import psutil
 
 from aiperf_mpi.results.schema import SAMPLE_ROW, new_row
 from aiperf_mpi.system.accelerators import Accelerators, DeviceReading
 from aiperf_mpi.system.energy import Count, Integral
-from aiperf_mpi.system.host import Host, HostReading
+from aiperf_mpi.system.host import UNREAD, Host, HostReading
 from aiperf_mpi.system.rapl import MICROJOULE, Zone
 
 #: Most rows of a run, and so some 160 MB of its result: beyond it a row stands for several measurements.
@@ -49,14 +50,15 @@ def stride(n_nodes: int, time_limit: float, seconds: float) -> int:
 class PowerMeter:
     """Energy (J) of a node's accelerators, and of all that is read of it, since the first measurement.
 
-    The accelerators' energy is that of all of them, or unknown (NaN): by their counters, else by their power. A node
-    with accelerators that are not read has no known energy; RAPL's is added where it is read. A counter that went back
-    ends the measurement of its kind, and `warn` says so.
+    The accelerators' energy is that of all of them, or unknown (NaN): by their counters, else by their power, as each
+    says at the first measurement; one that says neither then is not measured. A node with accelerators that are not
+    read has no known energy; RAPL's is added where it can be read, and where that fails later, the sum is not known any
+    more. A counter that went back ends the measurement of its kind, and `warn` says so.
     """
 
     def __init__(self, probe: Probe, warn: Callable[[str], None]) -> None:
         self._probe, self._warn = probe, warn
-        self._devices: dict[int, Count | Integral] = {}
+        self._devices: list[Count | Integral] = []
         self._packages = [Count(MICROJOULE, zone.span) for zone in probe.zones]
         self._broken: set[str] = set()
 
@@ -67,7 +69,7 @@ class PowerMeter:
         of_devices = self._of("accelerators", lambda: self._read_devices(t, devices))
         of_packages = self._of("RAPL", self._read_packages)
         if self._probe.expected:
-            return of_devices, of_devices + (0.0 if math.isnan(of_packages) else of_packages)
+            return of_devices, of_devices + (of_packages if self._packages else 0.0)
         return math.nan, of_packages
 
     def _of(self, kind: str, read: Callable[[], float]) -> float:
@@ -83,11 +85,14 @@ class PowerMeter:
     def _read_devices(self, t: float, devices: Sequence[DeviceReading]) -> float:
         if not devices or len(devices) != self._probe.expected:
             return math.nan
+        if not self._devices:
+            # What a device was read by first, it is read by to the end; all of them count from core start.
+            silent = [n for n, d in enumerate(devices) if d.millijoules is None and math.isnan(d.watts)]
+            if silent:
+                raise ValueError(f"accelerators {silent} of the node tell neither energy nor power at core start")
+            self._devices = [Integral() if d.millijoules is None else Count(_MILLIJOULE) for d in devices]
         total = 0.0
-        for index, device in enumerate(devices):
-            # What a device was read by first, it is read by to the end.
-            counts = device.millijoules is not None
-            meter = self._devices.setdefault(index, Count(_MILLIJOULE) if counts else Integral())
+        for device, meter in zip(devices, self._devices, strict=True):
             if isinstance(meter, Count):
                 total += meter.add(device.millijoules) if device.millijoules is not None else math.nan
             else:
@@ -110,32 +115,43 @@ class Sampler:
     """
 
     def __init__(self, node: int, probe: Probe, warn: Callable[[str], None]) -> None:
-        self._node, self._probe = node, probe
+        self._node, self._probe, self._warn = node, probe, warn
+        self._unread = False
         self._meter = PowerMeter(probe, warn)
         self._window = 0
         self._begun: tuple[float, HostReading, float, float] | None = None
-        self._start: HostReading | None = None
         self._readings: list[tuple[HostReading, list[DeviceReading]]] = []
         self._end: tuple[float, float, float] = (0.0, math.nan, math.nan)
         self._cost = 0.0
 
     def begin(self) -> None:
         """Core start, the time 0: the counters of later measurements count from here."""
-        host, devices = self._probe.host.read(), self._probe.accelerators.read()
+        host, devices = self._host(), self._probe.accelerators.read()
         of_devices, energy = self._meter.read(0.0, devices)
-        self._start, self._begun = host, (0.0, host, of_devices, energy)
+        self._begun = 0.0, host, of_devices, energy
 
     def measure(self, t: float) -> None:
         """Measure now, at time `t` (s)."""
         spent = time.thread_time()
         devices = self._probe.accelerators.read()
-        self._readings.append((self._probe.host.read(), devices))
+        self._readings.append((self._host(), devices))
         self._end = (t, *self._meter.read(t, devices))
         self._cost += time.thread_time() - spent
 
+    def _host(self) -> HostReading:
+        """What the host does now; all NaN, and said once, where it cannot be asked: a run does not end for that."""
+        if self._unread:
+            return UNREAD
+        try:
+            return self._probe.host.read()
+        except (OSError, NotImplementedError, psutil.Error) as error:
+            self._unread = True
+            self._warn(f"use of the host is not measured any more: {error or type(error).__name__}")
+            return UNREAD
+
     def row(self) -> np.void:
         """The row of SAMPLE_ROW for the measurements since the last one; there must be one."""
-        if self._begun is None or self._start is None or not self._readings:
+        if self._begun is None or not self._readings:
             raise RuntimeError("a row of samples without a measurement")
         t0, before, devices0, energy0 = self._begun
         t1, devices1, energy1 = self._end
@@ -144,10 +160,7 @@ class Sampler:
             name: float(np.mean([getattr(reading, name) for reading, _ in self._readings]))
             for name in ("memory_bytes", "process_bytes")
         }
-        values |= {
-            name: getattr(host, name) - getattr(self._start, name)
-            for name in ("read_bytes", "write_bytes", "net_bytes", "fabric_bytes")
-        }
+        values |= {name: getattr(host, name) for name in ("read_bytes", "write_bytes", "net_bytes", "fabric_bytes")}
         spent = max(host.cpu_seconds - before.cpu_seconds, 1e-9)
         row = new_row(
             SAMPLE_ROW, t=t1, node=self._node, window=self._window, count=len(self._readings),

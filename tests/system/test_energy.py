@@ -62,7 +62,14 @@ def samples(*rows: tuple[int, float, float]) -> dict[str, np.ndarray]:
     return {"node": node.astype(int), "t": t, "energy_joules": energy}
 
 
-def test_hosts_count_once_and_all_must_be_known() -> None:
+def test_every_node_that_measured_counts_whatever_its_host_is_called() -> None:
+    # 100 W and 50 W for 10 s; that both hosts bear one name halves nothing.
+    rows = samples((0, 12, 1200), (1, 12, 600))
+    for names in ({0: "a", 1: "b"}, {0: "a", 1: "a"}):
+        assert core_energy(rows, names, 10.0, ["RAPL"])[0] == 1500.0
+
+
+def test_a_node_without_power_is_excused_by_its_host_alone() -> None:
     # Node 0 takes 100 W, node 2 50 W; node 1 is on node 0's host and measures no power. At 10 s: 1000 + 500 J.
     rows = samples((0, 12, 1200), (1, 12, math.nan), (2, 6, 300), (2, 12, 600))
     hosts = {-1: "a", 0: "a", 1: "a", 2: "b"}

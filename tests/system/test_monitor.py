@@ -6,16 +6,21 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from aiperf_mpi.results import judge, resultfile, tables
 from aiperf_mpi.system.accelerators import DeviceReading, NoAccelerators
 from aiperf_mpi.system.host import Host
 from aiperf_mpi.system.monitor import MAX_ROWS, Monitor, PowerMeter, Probe, Sampler, stride
 from aiperf_mpi.system.rapl import Zone, zones
+from tests.results.example_run import example_run
 
 #: Seconds between two samples by default, and the part of a core that sampling may take.
 SECONDS, PART = 30.0, 0.005
@@ -101,7 +106,7 @@ def test_accelerators_count_by_their_counters_else_by_their_power() -> None:
 
 def test_a_node_with_an_accelerator_that_is_not_read_has_no_energy(zone: Zone) -> None:
     for devices in ([], [DeviceReading(watts=100.0)], [DeviceReading(watts=100.0), DeviceReading()]):
-        meter = PowerMeter(probe(expected=2, counters=(zone,)), silent)
+        meter = PowerMeter(probe(expected=2, counters=(zone,)), [].append)
         assert all(math.isnan(joules) for joules in meter.read(0.0, devices)), devices
     # The processors' energy comes on top of that of all accelerators.
     meter = PowerMeter(probe(expected=1, counters=(zone,)), silent)
@@ -122,6 +127,105 @@ def test_a_counter_that_breaks_ends_its_measurement_once(zone: Zone) -> None:
     for t in (1.0, 2.0):
         assert math.isnan(meter.read(t, [])[1])
     assert len(said) == 1 and "energy of RAPL is not measured any more" in said[0]
+
+
+class Telling:
+    """Accelerators that tell one thing after another."""
+
+    why = ""
+
+    def __init__(self, *watts: float) -> None:
+        self._watts = list(watts)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return []
+
+    def read(self) -> list[DeviceReading]:
+        return [DeviceReading(50.0, 1e9, self._watts.pop(0), 1400.0, 60.0)]
+
+
+def measured(node: Probe, warn: Callable[[str], None], spoil: Callable[[int], object]) -> np.ndarray:
+    """The samples of a node whose measurement k follows `spoil(k)`, as a result stores them."""
+    sampler, rows = Sampler(0, node, warn), []
+    spoil(0)
+    sampler.begin()
+    for number in range(1, 4):
+        spoil(number)
+        sampler.measure(2.0 * number)
+        rows.append(sampler.row())
+    return np.array(rows)
+
+
+def judged(rows: np.ndarray) -> judge.Verdict:
+    """The verdict on a run of one node with these samples."""
+    example = example_run(replicas=1, trials_each=2)
+    assert example.core_seconds < 6.0
+    example.samples = rows
+    with resultfile.new_file(tables.build(example.run())) as file:
+        return judge.judge_content(resultfile.load(file))
+
+
+def test_counters_that_break_leave_energy_unknown_and_the_run_valid(zone: Zone) -> None:
+    # RAPL fails at the third measurement, beside an accelerator that is read all the time.
+    said: list[str] = []
+    both = Probe(Host(), Telling(*[75.0] * 4), 1, (zone,))
+
+    def spoil(number: int) -> None:
+        text = "none" if number == 3 else str(700_000 + 1000 * number)
+        (zone.path / "energy_uj").write_text(text)
+
+    rows = measured(both, said.append, spoil)
+    assert rows["device_watts"].tolist() == [75.0] * 3 and rows["power_watts"][1] == pytest.approx(75.0005)
+    assert math.isnan(rows["power_watts"][2]) and math.isnan(rows["energy_joules"][2]) and len(said) == 1
+    verdict = judged(rows)
+    assert verdict.valid and math.isnan(verdict.energy_joules), verdict.reasons
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3])
+def test_a_power_that_is_not_told_once_leaves_the_run_valid(when: int) -> None:
+    # At core start it is the reason why nothing is measured; later a straight line stands for it, or for its end.
+    said: list[str] = []
+    watts = [math.nan if number == when else 100.0 for number in range(4)]
+    rows = measured(Probe(Host(), Telling(*watts), 1, ()), said.append, lambda number: None)
+    assert np.isfinite(rows["energy_joules"]).tolist() == [when and number != when for number in (1, 2, 3)]
+    assert len(said) == (when == 0) and all("neither energy nor power at core start" in text for text in said)
+    verdict = judged(rows)
+    assert verdict.valid, verdict.reasons
+    # Core stop is at 5.5 s: 550 J, also across the gap.
+    assert math.isnan(verdict.energy_joules) if when in (0, 3) else verdict.energy_joules == pytest.approx(550.0)
+
+
+def test_an_interface_that_goes_away_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1 kB are sent on each of two interfaces, the second disappears with its 9 kB, and comes again from 0 with 4 kB.
+    told = [{"a": 1000, "b": 8000}, {"a": 2000, "b": 9000}, {"a": 2500}, {"a": 2500, "b": 4000}]
+
+    def card(amount: int) -> SimpleNamespace:
+        return SimpleNamespace(bytes_sent=amount, bytes_recv=0)
+
+    monkeypatch.setattr(
+        "psutil.net_io_counters", lambda pernic: {name: card(n) for name, n in told.pop(0).items()} | {"lo": card(7)}
+    )
+    rows = measured(probe(), silent, lambda number: None)
+    assert rows["net_bytes"].tolist() == [2000.0, 2500.0, 2500.0]
+    verdict = judged(rows)
+    assert verdict.valid, verdict.reasons
+
+
+def test_a_host_that_hides_its_counters_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(*arguments: object, **named: object) -> None:
+        raise NotImplementedError("there is no /proc/diskstats")
+
+    monkeypatch.setattr("psutil.disk_io_counters", hidden)
+    rows = measured(probe(), silent, lambda number: None)
+    assert np.isnan(rows["read_bytes"]).all() and np.isfinite(rows["cpu_percent"]).all()
+
+    # Not even its processors: every column of the host is unknown, and it is said once.
+    said: list[str] = []
+    monkeypatch.setattr("psutil.cpu_times", hidden)
+    rows = measured(probe(), said.append, lambda number: None)
+    assert np.isnan(rows["cpu_percent"]).all() and np.isnan(rows["memory_bytes"]).all() and len(said) == 1
+    verdict = judged(rows)
+    assert verdict.valid, verdict.reasons
 
 
 # -- the thread --------------------------------------------------------------------------------------------------------

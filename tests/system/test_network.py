@@ -50,8 +50,17 @@ def test_what_is_absent_says_why(tmp_path: Path) -> None:
 
 
 def test_fabric_counts_words_of_four_bytes(root: Path, tmp_path: Path) -> None:
-    # 1000 words sent and 500 received.
-    assert Host(root / "sys" / "class" / "infiniband").read().fabric_bytes == 6000.0
+    # 1000 words sent and 500 received before the first reading count nothing; 200 and 50 later are 1000 bytes.
+    folder = root / "sys" / "class" / "infiniband"
+    host, counters = Host(folder), folder / "mlx5_0" / "ports" / "1" / "counters"
+    assert host.read().fabric_bytes == 0.0
+    (counters / "port_xmit_data").write_text("1200")
+    (counters / "port_rcv_data").write_text("550")
+    assert host.read().fabric_bytes == 1000.0
+    # It begins anew at 30 words, and counts 70 more: 280 bytes.
+    for words, expected in (("30", 1000.0), ("100", 1280.0)):
+        (counters / "port_xmit_data").write_text(words)
+        assert host.read().fabric_bytes == expected
     assert math.isnan(Host(tmp_path / "none").read().fabric_bytes)
 
 

@@ -23,8 +23,10 @@ CUMULATIVE = ("energy_joules", "read_bytes", "write_bytes", "net_bytes", "fabric
 NOT_NEGATIVE = (*CUMULATIVE, "process_percent", "memory_bytes", "process_bytes", "device_memory_bytes", "device_mhz",
                 "device_watts", "power_watts", "sample_seconds")  # fmt: skip
 
-#: What every host can read; everything else is NaN where it cannot be read.
-ALWAYS = ("t", "cpu_percent", "process_percent", "memory_bytes", "process_bytes", "sample_seconds")
+#: What the monitor itself knows, and what a host tells together or, where it cannot be asked, not at all; everything
+#: else is NaN where it cannot be read.
+ALWAYS = ("t", "sample_seconds")
+OF_HOST = ("cpu_percent", "process_percent", "memory_bytes", "process_bytes")
 
 #: What is known only of nodes whose accelerators are read.
 OF_DEVICES = ("device_percent", "device_memory_bytes", "device_mhz", "device_celsius", "device_watts")
@@ -38,9 +40,11 @@ def samples(e: Evidence) -> Iterator[str]:
     yield from _windows(rows, core_seconds, e.attribute("total_seconds"), e.attribute("n_nodes"))
     if e.config.monitor.seconds > 0:
         yield from _whole(e, rows, core_seconds)
+    asked = ~np.all([np.isnan(rows[name]) for name in OF_HOST], axis=0)
     for name, values in rows.items():
         if values.dtype.kind == "f":
-            wrong = ~np.isfinite(values) if name in ALWAYS else np.isinf(values)
+            known = name in ALWAYS or (asked if name in OF_HOST else False)
+            wrong = np.isinf(values) | (known & np.isnan(values))
             yield from rows_where("samples", wrong, f"{name} is no finite number")
     for name in NOT_NEGATIVE:
         yield from rows_where("samples", rows[name] < 0, f"{name} is negative")
