@@ -48,9 +48,10 @@ class Ahead:
     def of(self, taken: Taken) -> Preparation:
         """The preparation of the candidate whose turn has come: the one made ahead, or else one that begins now."""
         made, self._preparation = self._preparation, None
-        if made is not None and made.trial_id == int(taken.record["trial"]):
+        if made is not None and made.trial_id == int(taken.record["trial"]) and made.failure is None:
             return made
         if made is not None:
+            # What failed may have failed for the memory of the trial that ran then: alone it is tried again.
             made.drop()
         return Preparation(self._replica, taken.record)
 

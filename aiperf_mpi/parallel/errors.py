@@ -11,7 +11,7 @@ from aiperf_mpi.training.lockstep import Stranded
 
 
 class GenerationError(RuntimeError):
-    """Candidates cannot be made on this rank."""
+    """Candidates cannot be made on this rank, or something else that goes on beside its trials cannot."""
 
 
 #: Errors that are the run's and not a trial's: they end the job.

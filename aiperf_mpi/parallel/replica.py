@@ -50,18 +50,19 @@ class Replica:
     training: bool = False
 
     def poll(self) -> bool:
-        """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError where the making
-        or the preparation of the next candidate failed, which is no fault of the trial that runs."""
+        """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError, with the name
+        of the work, where something that is done between steps failed, which is no fault of the trial that runs."""
         with self.context.timer("communicate"):
             stop = self.context.windows.messages.stop_requested() is not None
             if not stop:
-                try:
-                    for work in self.between:
+                for work in self.between:
+                    try:
                         work.advance()
-                except RUN_ERRORS:
-                    raise
-                except Exception as error:
-                    raise GenerationError(f"the next candidate: {type(error).__name__}: {error}") from error
+                    except RUN_ERRORS:
+                        raise
+                    except Exception as error:
+                        what = f"{type(work).__name__} between steps"
+                        raise GenerationError(f"{what}: {type(error).__name__}: {error}") from error
         return stop
 
 

@@ -25,6 +25,7 @@ from aiperf_mpi.parallel.prewarm import Prewarm
 from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, accept, refuse
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.trial import Trial, send_epoch
+from aiperf_mpi.parallel.worker import take_turns
 from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.schema import UNFINISHED
 from aiperf_mpi.search.budget import budget
@@ -59,6 +60,7 @@ def propose_initial(context: Context) -> None:
 
 def train(context: Context, workshop: Workshop) -> Trainer:
     """Train candidates until rank 0 says that the run ends, or the time is over; follow it by `finish`."""
+    take_turns()
     trainer = trainer_of(context, workshop)
     replica, ahead = trainer.replica, trainer.ahead
     try:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-#: Seconds after which a working thread yields Python's interpreter lock to one that wants it. At Python's 5 ms a step
-#: of 10 ms that is dispatched while another thread traces takes 588 ms, at this 16 ms.
+#: Seconds after which a thread yields Python's interpreter lock to one that wants it, on a trainer. At Python's 5 ms a
+#: step of 10 ms that is dispatched while another thread traces takes 588 ms, at this 16 ms.
 SWITCH_SECONDS = 2e-4
 
 T = TypeVar("T")
@@ -20,17 +20,19 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._last: Future[Any] | None = None
+        self._under_way: list[Future[Any]] = []
 
     @property
     def busy(self) -> bool:
         """Whether anything is under way or waits."""
-        return self._last is not None and not self._last.done()
+        # What is done is let go, and its result with it.
+        self._under_way = [future for future in self._under_way if not future.done()]
+        return bool(self._under_way)
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Do `work` once all that was submitted before is done."""
-        future = self._pool.submit(_quickly, work)
-        self._last = future
+        future = self._pool.submit(work)
+        self._under_way = [*(other for other in self._under_way if not other.done()), future]
         return future
 
     def close(self) -> None:
@@ -38,11 +40,7 @@ class Worker:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _quickly(work: Callable[[], T]) -> T:
-    """What `work` returns; meanwhile threads take turns more often."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(min(usual, SWITCH_SECONDS))
-    try:
-        return work()
-    finally:
-        sys.setswitchinterval(usual)
+def take_turns() -> None:
+    """Let this process's threads take turns often, from now on: the interval is the process's, so that no worker of
+    several may set it back while another one works."""
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
