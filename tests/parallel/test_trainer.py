@@ -13,6 +13,7 @@ import pytest
 
 from aiperf_mpi.parallel.best import Best
 from aiperf_mpi.parallel.closing import Closing
+from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.trainer import run_trial
 from aiperf_mpi.parallel.weights import Shelf
@@ -20,7 +21,6 @@ from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.search.record import DONE, FAILED, Candidate
 from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.fit import Fault, FitSettings, Training
-from aiperf_mpi.training.lockstep import GO
 from tests.parallel.past import small
 from tests.training.cases import TINY, batches, compiled_tiny, random_batch, started
 
@@ -55,11 +55,10 @@ def trained(folder: Path, fault: Fault | None, team: Team) -> tuple[Best, list[A
         COMPILED, started(COMPILED), lambda epoch: batches(IMAGES, LABELS, 1, 4), lambda: batches(IMAGES, LABELS, 1, 4),
         FitSettings(2, 5, lambda epoch: 0.01), timer=timer, poll=lambda: False, fault=fault,
     )  # fmt: skip
-    preparation: Any = SimpleNamespace(
-        training=training, compiled=COMPILED, failure=None, word=GO, phase="init", difference=float("nan"),
-        advance=lambda: True, drop=lambda: None,
-    )  # fmt: skip
-    replica = SimpleNamespace(context=context, team=team, best=best, training=False, poll=lambda: False)
+    replica: Any = SimpleNamespace(context=context, team=team, best=best, training=False, poll=lambda: False)
+    record: Any = {"trial": 0}
+    preparation = Preparation(replica, record)
+    preparation.done, preparation.training, preparation.compiled = True, training, COMPILED
     trainer: Any = SimpleNamespace(replica=replica, closing=closing)
     candidate = Candidate.new(resnet50(TINY), (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=4,
                               devices=1, seed=0)  # fmt: skip
