@@ -67,7 +67,7 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
     # What crosses point-to-point messages: rows to rank 0, stop messages from it.
     messages = ended.table("messages")
     direct = messages["channel"] == "point-to-point"
-    assert set(messages["kind"][direct]) <= {"epoch", "trial", "rank", "final", "stop"}
+    assert set(messages["kind"][direct]) <= {"epoch", "trial", "rank", "final", "sample", "stop"}
     to_rank_0 = direct & (messages["kind"] != "stop")
     assert np.sum(messages["sent"][to_rank_0 & (messages["rank"] == 0)]) == 0
     assert np.sum(messages["sent"][to_rank_0]) == np.sum(messages["received"][to_rank_0 & (messages["rank"] == 0)])
