@@ -16,7 +16,7 @@ from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, ConfigError, classify, from_toml
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.parallel import comm, launch
-from aiperf_mpi.parallel.binding import local_devices, role_environment
+from aiperf_mpi.parallel.binding import host_share, local_devices, role_environment
 from aiperf_mpi.parallel.comm import Ranks
 from aiperf_mpi.parallel.context import Context, open_windows, owns_best, rank_row, send_rank_row, start_core_clock
 from aiperf_mpi.parallel.coordinator import End, commit_initial, coordinate, utc_now
@@ -140,22 +140,29 @@ def check_all(config: Config, ranks: Ranks) -> Config:
 
 
 def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
-    """Give this rank's process the devices of its role, before anything imports JAX. Collective over the node.
+    """Give this rank's process the devices of its role, before anything imports JAX. Collective.
 
-    Returns the names of all accelerators that the node's trainers were offered.
+    Returns the names of all accelerators that the node's trainers have now.
     """
-    offers: Sequence[Sequence[str]] = ((),)
-    trainer = 0
-    if ranks.node is not None:
-        offers = ranks.node.allgather(local_devices())[: ranks.node_trainers]
-        trainer = ranks.node_rank
+    parallel = config.parallel
+    every = ranks.world.allgather(local_devices())
+    trainers = [p.rank for p in ranks.places if p.role == TRAINER and p.node == ranks.node_index]
+    offers: Sequence[Sequence[str]] = tuple(every[rank] for rank in trainers)
     wrong = None
     try:
-        os.environ.update(role_environment(ranks.role, trainer, offers, config.parallel.host_devices))
+        # What CPUs play is counted by node; devices are the host's, of which several nodes may be cut.
+        trainer, shared = max(ranks.node_rank, 0), offers
+        if ranks.role == TRAINER and not parallel.host_devices:
+            trainer, shared = host_share(ranks.places, ranks.rank, every)
+        os.environ.update(role_environment(ranks.role, trainer, shared, parallel.host_devices,
+                                           together=parallel.trainers_per_replica > 1))  # fmt: skip
     except launch.LaunchError as error:
         wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
     comm.raise_alike(ranks.world, wrong)
-    return tuple(dict.fromkeys(name for offer in offers for name in offer))
+    if ranks.node is None:
+        return ()
+    bound = ranks.node.allgather(local_devices())[: ranks.node_trainers]
+    return tuple(dict.fromkeys(name for names in bound for name in names))
 
 
 def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:

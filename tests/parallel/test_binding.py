@@ -6,11 +6,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiperf_mpi.parallel.binding import local_devices, role_environment
+from aiperf_mpi.parallel.binding import host_share, local_devices, role_environment
 from aiperf_mpi.parallel.launch import LaunchError
+from aiperf_mpi.parallel.placement import arrange
 
 
 @pytest.mark.parametrize("role", ["coordinator", "generator"])
@@ -31,6 +33,52 @@ def test_trainers_share_the_devices_of_their_node() -> None:
     assert role_environment("trainer", 1, offers, environ=environ) == {"CUDA_VISIBLE_DEVICES": "6,7"}
     environ = {"ROCR_VISIBLE_DEVICES": "0,1"}
     assert role_environment("trainer", 1, [("0", "1")] * 2, environ=environ) == {"ROCR_VISIBLE_DEVICES": "1"}
+
+
+@pytest.mark.parametrize("ranks_per_node", [2, 4])
+def test_nodes_cut_from_one_host_share_its_devices(ranks_per_node: int) -> None:
+    # Eight ranks on host a make 4 nodes of a trainer and a generator, or 2 of two and two; host b has devices too.
+    trainers = ranks_per_node // 2
+    places = arrange(["a"] * 9 + ["b"] * 4, [0] * 9 + [9] * 4, ranks_per_node, trainers)
+    offers = [("0", "1", "2", "3")] * 13
+    found = {}
+    for place in places:
+        if place.role == "trainer":
+            index, shared = host_share(places, place.rank, offers)
+            environment = role_environment("trainer", index, shared, environ={"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+            found.setdefault(place.host, []).append(environment["CUDA_VISIBLE_DEVICES"])
+    assert found == {"a": ["0", "1", "2", "3"], "b": ["0,1", "2,3"]}
+
+    # Two devices are too few for four trainers.
+    index, shared = host_share(places, 1, [("0", "1")] * 13)
+    with pytest.raises(LaunchError, match="2 devices .0,1. do not divide among the 4 trainers"):
+        role_environment("trainer", index, shared, environ={"CUDA_VISIBLE_DEVICES": "0,1"})
+
+
+def test_trainers_of_one_replica_tune_apart() -> None:
+    def flags(offers: list[tuple[str, ...]], **options: Any) -> str | None:
+        return role_environment("trainer", 0, offers, together=True, **options).get("XLA_FLAGS")
+
+    # Alone on its host, or with divided devices; what the user has set is kept, and stands.
+    off = "--xla_gpu_shard_autotuning=false"
+    assert flags([("0",)], environ={}) == off
+    environ = {"XLA_FLAGS": "--xla_a=1", "CUDA_VISIBLE_DEVICES": "0,1"}
+    assert flags([("0", "1")] * 2, environ=environ) == f"--xla_a=1 {off}"
+    assert flags([("0",)], environ={"XLA_FLAGS": "--xla_gpu_shard_autotuning=true"}) is None
+
+    # Not on CPUs, nor in a replica of one trainer.
+    assert flags([()], environ={}) is None
+    assert off not in (flags([()], host_devices=1, environ={}) or "")
+    assert role_environment("trainer", 0, [("0",)], environ={}) == {}
+
+
+def test_xla_knows_the_flag() -> None:
+    # XLA ends a process that has an unknown one.
+    env = {"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", **role_environment("trainer", 0, [("0",)], environ={},
+                                                                               together=True)}  # fmt: skip
+    code = "import jax; print(jax.local_device_count())"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["1"], done.stderr
 
 
 def test_a_launcher_that_divided_them_is_believed() -> None:
