@@ -29,22 +29,24 @@ class Cache:
 
 def open_cache(configured: str, replica: int) -> Cache:
     """The cache of a replica, in use from now on: a folder of its own in `configured`, which later runs find again;
-    else the one that JAX's own variable names; else a fresh one in the node's folder for temporary files (`TMPDIR`).
+    else one in what JAX's own variable names; else a fresh one in the node's folder for temporary files (`TMPDIR`).
 
     Of the processes of a replica only the first one writes (JAX sees to that), and replicas share no folder: two
     processes that write the same program at once would spoil it. Raises ConfigError where it cannot be made.
     """
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    where = configured or given or tempfile.gettempdir()
     try:
         if configured:
             cache = Cache(Path(configured).expanduser() / f"replica-{replica}", ours=False)
-        elif given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-            return Cache(Path(given), ours=False)
+        elif given:
+            cache = Cache(Path(given) / f"replica-{replica}", ours=False)
         else:
             cache = Cache(Path(tempfile.mkdtemp(prefix="aiperf_mpi-programs-")), ours=True)
         use_compilation_cache(cache.folder)
     except OSError as error:
-        raise ConfigError(f"parallel.cache: {configured or tempfile.gettempdir()}: {error.strerror or error}; name a "
+        raise ConfigError(f"parallel.cache: {where}: {error.strerror or error}; name a "
                           "folder on the node that can be written") from error  # fmt: skip
-    # Also where the run ends by an error.
+    # Also where the run is refused; a job that is aborted leaves its folder.
     atexit.register(cache.close)
     return cache

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 from mpi4py import MPI
 
 from aiperf_mpi.parallel.comm import LOOK_SECONDS, wait
 from aiperf_mpi.search.record import RECORD_DTYPE
+from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 
 #: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and whoever
@@ -30,10 +32,11 @@ class Team:
 
     Arguments:
         comm: the replica's trainers, the first one as rank 0; None for a replica of one.
+        timer: books the time for which a trainer waits for another as communication; None books none.
     """
 
-    def __init__(self, comm: MPI.Intracomm | None) -> None:
-        self._comm = comm
+    def __init__(self, comm: MPI.Intracomm | None, timer: PhaseTimer | None = None) -> None:
+        self._comm, self._timer = comm, timer
         self.size = 1 if comm is None else comm.size
         self.rank = 0 if comm is None else comm.rank
         self._mine, self._highest = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -50,9 +53,11 @@ class Team:
         self._mine[0] = word
         request = self._comm.Iallreduce([self._mine, 1, MPI.INT64_T], [self._highest, 1, MPI.INT64_T], MPI.MAX)
         until = time.perf_counter() + SPIN_SECONDS
-        while not request.Test():
-            if time.perf_counter() > until:
-                time.sleep(LOOK_SECONDS)
+        while not (there := request.Test()) and time.perf_counter() <= until:
+            pass
+        if not there:
+            with self._timer("communicate") if self._timer is not None else nullcontext():
+                wait(request)
         return int(self._highest[0])
 
     def tell(self, record: np.void | None) -> None:

@@ -89,7 +89,7 @@ def train(context: Context, workshop: Workshop) -> Trainer:
 def trainer_of(context: Context, workshop: Workshop) -> Trainer:
     """What a trainer works with, made ready."""
     ranks, config = context.ranks, context.config
-    team = Team(ranks.team)
+    team = Team(ranks.team, context.timer)
     candidates = context.windows.queues[ranks.node_replicas.index(ranks.replica)] if team.leads else None
     replica = Replica(context, workshop, candidates, Best(shelf_of(config)), team)
     closing = Closing(context, replica.best)

@@ -44,10 +44,11 @@ def test_a_folder_that_was_given_stays_with_a_place_for_each_replica(root: Path,
     assert folder == tmp_path / "programs" / "replica-3" and kept and not ours and folder.is_dir()
 
 
-def test_a_folder_that_jax_was_told_of_is_used(root: Path, tmp_path: Path) -> None:
+def test_a_folder_that_jax_was_told_of_is_used_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:
     given = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     folder, kept, ours = cached(root, "", **given)
-    assert folder == tmp_path and kept and not ours
+    assert folder == tmp_path / "replica-3" and kept and not ours
+    assert [path.name for path in tmp_path.iterdir()] == ["replica-3"]
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_its_key(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from aiperf_mpi.parallel.team import Team
+from aiperf_mpi.system.phases import PhaseTimer
 
 pytestmark = pytest.mark.mpi
 
@@ -34,6 +38,21 @@ def test_two_replicas_of_two_processes_reduce_apart(
     assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
     assert [found.get("end") for found in trainers] == [None, True, None, True]
     assert {found["cause"] for found in trainers} == {"OSError: disk"}
+
+
+def test_waiting_for_another_trainer_is_communication() -> None:
+    # The other one comes after 50 looks, which are a millisecond apart once the spin is over.
+    class Late:
+        size, rank = 2, 0
+
+        def Iallreduce(self, mine: Any, highest: Any, op: Any) -> Any:
+            looks, highest[0][0] = itertools.count(), mine[0][0]
+            return SimpleNamespace(Test=lambda: time.sleep(1e-4) or next(looks) >= 50)
+
+    timer, comm = PhaseTimer(), cast(Any, Late())
+    timer.switch("train")
+    assert Team(comm, timer).agree(2) == 2 and timer.phase == "train"
+    assert timer.seconds["communicate"] >= 0.04
 
 
 def test_a_trainer_alone_agrees_with_itself() -> None:
