@@ -37,6 +37,7 @@ REASONS = {
     "I16": "A short run, or one stopped at its best moment, does not measure a machine.",
     "I17": "Use and energy of the machine must be those of the time that counts.",
     "I18": "When training stops follows from its losses; a failed trial cannot pass as one that was cut short.",
+    "I19": "Another space of networks, or other batches, is another search than the one that was declared.",
     "V01": "What was run must be what is claimed.",
     "V02": "The clock must not stop early.",
     "V03": "An error that cannot be reproduced from the checkpoint was not reached.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
 from aiperf_mpi.config import load
 from aiperf_mpi.results import resultfile, writer
@@ -203,3 +204,48 @@ def test_every_check_says_what_it_checks() -> None:
     assert all(check.about.endswith(".") and check.limit for check in CHECKS)
     assert {check.severity for check in CHECKS} <= {"fatal", "official"}
     assert len({check.id for check in CHECKS}) == len(CHECKS)
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_is_not_stated_switches_no_check_off(tmp_path: Path) -> None:
+    def change(example: Example) -> None:
+        # The first trial ends "done" after two of its three epochs, and says that it had no budget.
+        own = example.epochs["trial_id"] == 0
+        example.epochs = example.epochs[~(own & (example.epochs["epoch"] == 2))]
+        left, row = example.epochs[example.epochs["trial_id"] == 0], example.trial(0)
+        for name in ("train_samples", "val_samples"):
+            example.trials[name][row] = left[name].sum()
+        example.trials["epochs"][row], example.trials["best_error"][row] = 2, left["val_error"].min()
+        example.trials["epochs_max"][row] = example.trials["patience"][row] = 0
+
+    assert set(rebuilt(example_run(), change, tmp_path)) == {"I13", "I18"}
+
+
+def test_a_child_without_a_budget_still_keeps_its_parents_function(tmp_path: Path) -> None:
+    example = example_run(sets=("model.initial_weight='inherit'",))
+    example.trials["morph_max_abs_diff"] = np.nan
+    example.trials["epochs_max"] = 0
+    assert {"I13", "V08"} <= set(judge(written(example, tmp_path)).reason_ids)
+
+
+def test_a_validation_without_its_training_is_no_work(tmp_path: Path) -> None:
+    def change(example: Example) -> None:
+        row = int(np.flatnonzero(example.epochs["partial"])[0])
+        example.epochs["val_samples"][row] = 360
+        example.trials["val_samples"][example.trial(int(example.epochs["trial_id"][row]))] += 360
+
+    assert rebuilt(example_run(), change, tmp_path) == ("I09",)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("search.max_morphs=1",), ("search.morphs=['skip']",), ("search.max_parameters=100000",),
+        ("search.max_units=49",), ("train.batch_per_device=16",), ("hpo.from_round=2", "hpo.batches=[16]"),
+    ],
+)  # fmt: skip
+def test_candidates_of_another_configuration_are_found(sets: tuple[str, ...], tmp_path: Path) -> None:
+    # The example's candidates have up to three morphs of all kinds, and batches of 32 on each device.
+    assert judge(written(example_run(sets=sets), tmp_path)).reason_ids == ("I19",)

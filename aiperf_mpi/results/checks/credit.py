@@ -146,6 +146,8 @@ def samples_possible(e: Evidence) -> Iterator[str]:
     yield from rows_where("epochs", val > val_images, "more images validated than the set has")
     whole = epochs["partial"] == 0
     yield from rows_where("epochs", whole & (steps != whole_steps), "a whole epoch does not use every batch")
+    idle = ~whole & ~failed & (steps < whole_steps) & (val > 0)
+    yield from rows_where("epochs", idle, "images validated, but its training was cut short")
     measured = ~np.isnan(epochs["val_error"])
     yield from rows_where("epochs", whole & ~failed & ~measured, "a whole epoch has no validation error")
     yield from rows_where("epochs", ~whole & ~failed & measured, "an epoch that was cut short has a validation error")

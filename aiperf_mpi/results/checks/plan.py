@@ -20,7 +20,8 @@ PRECISIONS = ("float16", "bfloat16", "float32", "float64")
 def budgets(e: Evidence) -> Iterator[str]:
     """Trials have the budget of their round and the configured learning rate."""
     trials, rules = e.table("trials"), e.config.train
-    reported = trials["epochs_max"] > 0
+    # What reported its end says its learning rate; only a trial whose replica was killed said nothing (V04).
+    reported = (trials["epochs_max"] > 0) | (e.trained & np.isfinite(trials["lr"]))
     for row in np.flatnonzero(reported | e.trained):
         limits = budget(int(trials["round"][row]), rules)
         stored = int(trials["epochs_max"][row]), int(trials["patience"][row])
@@ -41,7 +42,9 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
     """Every trial ended where its round's budget, its validation losses, or core stop end it."""
     trials, epochs, rules = e.table("trials"), e.table("epochs"), e.config.train
     losses, cut = epochs["val_loss"], epochs["partial"] != 0
-    for row in np.flatnonzero(e.trained & (trials["epochs_max"] > 0)):
+    for row in np.flatnonzero(e.trained):
+        # By the configuration: a column that says 0 must not switch the check off.
+        limits = budget(int(trials["round"][row]), rules)
         name, own, status = f"trial {trials['trial_id'][row]}", e.own_epochs[row], e.status[row]
         whole = own[~cut[own]]
         if len(whole) < len(own) - 1 or (len(whole) < len(own) and not cut[own[-1]]):
@@ -50,13 +53,13 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
             yield f"{name}: {STATUS[status]}, but its last epoch was cut short"
 
         # When the trial stops follows from its losses, to the last digit: the trainer decides by the same numbers.
-        stop = stops_after(losses[whole].tolist(), int(trials["patience"][row]), rules.min_delta)
-        end = min(stop or len(whole) + 1, int(trials["epochs_max"][row]))
+        stop = stops_after(losses[whole].tolist(), limits.patience, rules.min_delta)
+        end = min(stop or len(whole) + 1, limits.epochs_max)
         if len(own) > end:
             yield f"{name}: it has {len(own)} epochs, but its rule ends it after {end}"
-        if status == DONE and len(whole) != trials["epochs_max"][row]:
-            yield f"{name}: done after {len(whole)} of {trials['epochs_max'][row]} epochs"
-        if status == STOPPED and (stop != len(whole) or stop >= trials["epochs_max"][row]):
+        if status == DONE and len(whole) != limits.epochs_max:
+            yield f"{name}: done after {len(whole)} of {limits.epochs_max} epochs"
+        if status == STOPPED and (stop != len(whole) or stop >= limits.epochs_max):
             yield f"{name}: stopped after {len(whole)} epochs, which patience does not say"
 
     # Core stop cuts short what a replica trains then, and nothing before.
@@ -96,7 +99,7 @@ def function_preserved(e: Evidence) -> Iterator[str]:
     # A child that was not trained had no weights yet, or failed for its difference; one whose replica was killed said
     # nothing of it.
     children = e.column("trials", "parent_id") >= 0
-    inherited = children & e.trained & (e.column("trials", "epochs_max") > 0)
+    inherited = children & e.trained & np.isfinite(e.column("trials", "lr"))
     if inherited.any():
         yield f"= {np.nanmax(difference[inherited], initial=0):.1e} at most in {int(inherited.sum())} children"
     yield from rows_where("trials", inherited & ~measured, "morph_max_abs_diff was not measured before training")
