@@ -84,7 +84,7 @@ def power(e: Evidence, verdict: Verdict) -> str:
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("time since core start (s)")
-    return plots.svg(figure, "power", "Power over time, all nodes together", f"Mean {found.average:.1f} W.")
+    return plots.svg(figure, "power", "Power over time, all nodes that measure it", f"Mean {found.average:.1f} W.")
 
 
 def accuracy_of_trials(e: Evidence, verdict: Verdict) -> str:

@@ -86,7 +86,8 @@ UNCHECKED = {
     "/epochs/t_start": "bound by the epoch before it and by its end (V12)",
     "/epochs/train_loss": "bears on no score; that it is finite is checked (V04)",
     "/epochs/val_loss": "bears on no score; that it is finite (V04) and ends its trial by the rule (I18) is checked",
-    "/ranks/node": "a place; the number of nodes is checked (V11)",
+    "/ranks/node": "a place; the number of nodes is checked (V11), and a node that measured no power bears on the "
+    "energy",
     "/ranks/replica": "a place; the number of replicas is checked (V11)",
     "/ranks/local_rank": "a place",
     "/ranks/device": "a name",

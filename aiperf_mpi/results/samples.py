@@ -45,11 +45,11 @@ def series(e: Evidence, *columns: tuple[str, ...]) -> dict[str, Series]:
 
 
 def total(e: Evidence, name: str) -> Series | None:
-    """A column summed over the nodes; None where nobody measured it."""
+    """A column summed over the nodes that measure it; None where nobody does."""
     one = _series(e, name)
     if one is None:
         return None
-    nodes = len(np.unique(e.column(TABLE, "node")))
+    nodes = len(np.unique(e.column(TABLE, "node")[np.isfinite(e.column(TABLE, name).astype(float))]))
     return Series(name, one.t, nodes * one.mean, nodes * one.mean, nodes * one.mean)
 
 

@@ -34,7 +34,10 @@ START_SECONDS = 300.0
 BYTES_PER_PARAMETER = 12
 
 #: Bytes of an activation by precision.
-ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2}
+ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+#: Operations per second beyond which a device is a slip of the pen: a million of today's.
+MOST_OPS = 1e21
 
 #: Records of the history that a trial takes: its proposal and its outcome.
 RECORDS_PER_TRIAL = 2
@@ -83,8 +86,8 @@ def check(config: Config, machine: Machine) -> None:
         if value < 1:
             raise ConfigError(f"{name} {value}: a machine has at least one")
     rate = machine.ops_per_device
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise ConfigError(f"the rate of a device is {rate} op/s, but must be a positive number")
+    if rate is not None and not 0 < rate <= MOST_OPS:
+        raise ConfigError(f"the rate of a device is {rate} op/s, but must be a positive number up to {MOST_OPS:g}")
     trainers = config.parallel.trainers_per_node
     if machine.ranks_per_node < trainers:
         raise ConfigError(f"--ranks-per-node {machine.ranks_per_node}: less than parallel.trainers_per_node {trainers}")

@@ -303,6 +303,15 @@ def test_missing_parts_are_reasons_and_no_exceptions(path: Path, tmp_path: Path,
             assert "I01" in changed(path, tmp_path, change).reason_ids, column
 
 
+def test_an_epoch_with_steps_takes_time(path: Path, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file["epochs/t_end"][3] = file["epochs/t_start"][3]
+
+    assert ("V12", "/epochs row 3: has steps, but takes no time") in [
+        (reason.id, reason.text) for reason in changed(path, tmp_path, change).reasons
+    ]
+
+
 def test_damaged_values_are_reasons_and_no_exceptions(path: Path, tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
         trials = file["trials"]

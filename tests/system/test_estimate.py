@@ -118,6 +118,12 @@ def test_device_memory_is_weights_and_kept_activations() -> None:
 
 
 @pytest.mark.full
+def test_half_precision_of_either_kind_takes_half() -> None:
+    each = [activation_bytes(load("demo", sets=[f'train.precision="{name}"'])) for name in ("float32", "bfloat16",
+                                                                                         "float16")]
+    assert each[0] == 2 * each[1] == 2 * each[2]
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_kept_activations_are_those_of_the_real_backward_pass(precision: str) -> None:
     # What JAX keeps for the backward pass of two images and not of one, within 3 %: a few values of each layer more.
@@ -187,6 +193,7 @@ def test_it_takes_less_than_a_second_and_imports_neither_mpi_nor_jax() -> None:
         ("--nodes two", "invalid int value: 'two'"),
         ("--nodes 2 --devices-per-node -1", "--devices-per-node -1: a machine has at least one"),
         ("--nodes 2 --ops-per-device nan", "must be a positive number"),
+        ("--nodes 2 --ops-per-device 1e308", "must be a positive number up to 1e+21"),
         ("--nodes 2 --images-per-second -5", "must be a positive number"),
         ("--nodes 2 --ops-per-device 1 --images-per-second 1", "not allowed with argument"),
         ("--nodes 2 --preset imagnet", "did you mean 'imagenet'?"),

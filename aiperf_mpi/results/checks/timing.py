@@ -50,6 +50,7 @@ def time_order(e: Evidence) -> Iterator[str]:
     start, end = epochs["t_start"], epochs["t_end"]
     yield from rows_where("epochs", start < -CLOCK_SLACK, "starts before core start")
     yield from rows_where("epochs", end < start, "ends before it starts")
+    yield from rows_where("epochs", (epochs["steps"] > 0) & (end == start), "has steps, but takes no time")
     late = (epochs["ops_credited"] > 0) & (end > e.attribute("core_seconds"))
     yield from rows_where("epochs", late, "ends after core stop, but is credited")
     follows = np.append(False, (np.diff(e.of_trial) == 0) & (start[1:] < end[:-1] - CLOCK_SLACK))[: len(start)]
