@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -145,6 +146,16 @@ def test_the_text_report_of_an_invalid_run_gives_its_reasons_and_no_score(tmp_pa
     assert text.startswith("AIPERF_MPI status: INVALID\n")
     assert "V13: rank 1: phases sum to 5.000 s, but its wall time is 10.000 s" in text
     assert not re.search(r"\bscore_|trial_rate_ops", text)
+
+
+def test_the_rate_in_images_of_resnet50_stands_in_a_valid_run_alone(tmp_path: Path, valid: Verdict) -> None:
+    # An image costs its training, and 50,000 / 1,281,167 of the validation of one.
+    images = valid.rate / (23_053_458_315 + 7_806_583_495 * 50_000 / 1_281_167)
+    path = written(example_run(), tmp_path)
+    assert f"that of {images:,.3g} images of ImageNet a second on ResNet-50" in " ".join(text_report(path).split())
+    with h5py.File(path, "r+") as file:
+        file["epochs/train_samples"][0] += 1
+    assert "images of ImageNet" not in text_report(path)
 
 
 def test_the_text_report_of_a_damaged_file_shows_what_is_left(tmp_path: Path) -> None:
