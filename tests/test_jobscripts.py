@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import launch
+from tests.end_to_end.runs import QUICK_COMPILER
 
 ROOT = launch.ROOT
 SLURM, PBS = ROOT / "jobscripts" / "aiperf_mpi.slurm", ROOT / "jobscripts" / "aiperf_mpi.pbs"
@@ -91,7 +92,11 @@ class Job:
         tools.mkdir()
         (tools / "srun").write_text(SRUN)
         (tools / "srun").chmod(0o755)
-        arguments = f"--time-limit {time_limit} --set run.tick=2 --set train.round_epochs=[1,1]"
+        # A network of seven units, so that a machine with other work soon comes to its first step.
+        arguments = (
+            f"--time-limit {time_limit} --set run.tick=2 --set train.round_epochs=[1,1] --set model.blocks=[1,1] "
+            "--set data.image_size=16"
+        )
         env = {
             **os.environ,
             "PATH": f"{tools}:{os.environ['PATH']}",
@@ -170,7 +175,7 @@ def pbs(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.mpi
 def test_slurm_job_runs_to_its_verdict(tmp_path: Path, slurm: dict[str, str]) -> None:
-    with Job(SLURM, tmp_path, slurm, time_limit=20) as job:
+    with Job(SLURM, tmp_path, slurm | QUICK_COMPILER, time_limit=30) as job:
         output = job.finish()
     assert job.process.returncode == 0, output
     assert "AIPERF_MPI status: VALID" in output and "AIPERF_MPI ranks: 4" in output
@@ -217,7 +222,7 @@ def test_pbs_job_counts_its_nodes_and_drains_when_it_is_deleted(tmp_path: Path, 
 @pytest.mark.mpi
 @pytest.mark.full
 def test_pbs_job_runs_to_its_verdict(tmp_path: Path, pbs: dict[str, str]) -> None:
-    with Job(PBS, tmp_path, pbs, time_limit=20) as job:
+    with Job(PBS, tmp_path, pbs | QUICK_COMPILER, time_limit=30) as job:
         output = job.finish()
     assert job.process.returncode == 0, output
     assert "AIPERF_MPI status: VALID" in output

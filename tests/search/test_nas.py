@@ -132,6 +132,7 @@ def test_an_impossible_search_is_refused(settings: dict, message: str) -> None:
 # -- learning --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_evolution_learns_and_random_search_does_not() -> None:
     # 16 landscapes and seeds, 80 evaluations by 8 asynchronous workers, noise 0.3 of the landscape's own spread.
     # Were both equally good, 14 or more wins would have a chance of (120 + 16 + 1) / 2**16 = 0.2 %.

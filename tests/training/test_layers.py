@@ -123,6 +123,7 @@ def test_only_arrays_of_the_activations_precision_are_kept(add, kept):
     assert any(leaf.size == x.size and leaf.dtype == jnp.float32 for leaf in leaves)
 
 
+@pytest.mark.full
 def test_a_network_learns_the_same_with_and_without_fusions():
     architecture = MORPHED
     images, labels = random_batch(TINY, 1, 16)
