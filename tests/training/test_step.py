@@ -49,7 +49,7 @@ def check_gradients(architecture: Architecture, zero_gamma: bool) -> None:
             assert np.any(gradient != 0) == (names[module] in live), (module, tensor)
 
 
-@pytest.mark.parametrize("chain", [0, 1, 2, 3, *(pytest.param(i, marks=pytest.mark.full) for i in range(4, 20))])
+@pytest.mark.parametrize("chain", [0, 1, *(pytest.param(i, marks=pytest.mark.full) for i in range(2, 20))])
 def test_a_step_of_a_morph_chain_has_finite_gradients_that_are_zero_behind_a_zero_scale_alone(chain):
     check_gradients(random_chains(20)[chain], zero_gamma=chain % 2 == 0)
 
