@@ -8,9 +8,12 @@ lets the others hang.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import os
 import socket
+import stat
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -44,6 +47,9 @@ LOOK_SECONDS = 0.001
 
 #: How long the silent ranks of a job without communication let the speaking one print before they end, in seconds.
 _SILENT_SECONDS = 2.0
+
+#: How long a rank that is about to end the job waits for the launcher to have read its last words, in seconds.
+_READ_SECONDS = 5.0
 
 #: How long a rank that raises a LaunchError waits for the others to raise it too, in seconds.
 _ALIKE_SECONDS = 20.0
@@ -160,7 +166,7 @@ def _end_alike(error: LaunchError) -> NoReturn:
         while not barrier.Test():
             if time.monotonic() > deadline:
                 write_error(f"aiperf_mpi: rank {MPI.COMM_WORLD.rank} alone: {error}\n")
-                MPI.COMM_WORLD.Abort(EXIT_USAGE)
+                _end_all(MPI.COMM_WORLD, EXIT_USAGE)
             time.sleep(LOOK_SECONDS)
     elif not speaks:
         time.sleep(_SILENT_SECONDS)
@@ -191,7 +197,7 @@ def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
     if agreed[1]:
         if comm.rank == 0:
             write_error("aiperf_mpi: all is written; a compilation that is still running is ended with the job\n")
-            comm.Abort(int(agreed[0]))
+            _end_all(comm, int(agreed[0]))
         time.sleep(_ALIKE_SECONDS)
     raise AgreedExit(int(agreed[0]))
 
@@ -214,8 +220,38 @@ def abort(error: BaseException) -> NoReturn:
         text = "".join(f"aiperf_mpi: {where}: {line}\n" for line in "".join(lines).rstrip().split("\n"))
         write_error(f"{text}aiperf_mpi: {where}: this error ends the job with exit code {EXIT_FAILURE}\n")
     if MPI.Is_initialized() and not MPI.Is_finalized():
-        MPI.COMM_WORLD.Abort(EXIT_FAILURE)
+        _end_all(MPI.COMM_WORLD, EXIT_FAILURE)
     os._exit(EXIT_FAILURE)
+
+
+def _end_all(comm: MPI.Intracomm, code: int) -> NoReturn:
+    """`Abort` with `code`, once the launcher has read what this rank said: Hydra ends at once when it hears of the
+    abort, throws away what is still in the pipe, and a job of hours would end without a word."""
+    _until_read(1)
+    _until_read(2)
+    comm.Abort(code)
+    os._exit(code)
+
+
+def _until_read(descriptor: int) -> None:
+    """Waits until a pipe or socket has been read to its end, `_READ_SECONDS` at most; returns at once for a file, a
+    terminal, and what is closed."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return
+    if stat.S_ISFIFO(mode):
+        question = termios.FIONREAD
+    elif stat.S_ISSOCK(mode):
+        question = termios.TIOCOUTQ
+    else:
+        return
+
+    deadline = time.monotonic() + _READ_SECONDS
+    while time.monotonic() < deadline:
+        if not any(fcntl.ioctl(descriptor, question, bytes(4))):
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def _install_hooks() -> None:

@@ -201,6 +201,7 @@ def test_an_agreed_exit(mpi: str, code: int) -> None:
     ("how", "words"),
     [
         ("raise", "ValueError: this rank is broken"),
+        ("unheard", "ValueError: this rank is broken"),
         ("thread", "RuntimeError: the thread of this rank is broken"),
         ("leave", "SystemExit: 0"),
     ],
@@ -215,6 +216,36 @@ def test_one_broken_rank_ends_the_job(mpi: str, how: str, words: str) -> None:
     lines = ours(done)
     assert all(line.startswith("aiperf_mpi: rank 2 on ") for line in lines)
     assert "Traceback" in lines[0] and words in lines[-2] and "exit code 5" in lines[-1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_rank_waits_until_its_last_words_are_read(mpich: str, kind: str) -> None:
+    # Who reads does so after 0.3 s; the rank that would abort comes back after that, and not before.
+    script = f"""
+import os, socket, threading, time
+from aiperf_mpi.parallel import comm
+if {kind!r} == "pipe":
+    reader, writer = os.pipe()
+else:
+    pair = socket.socketpair()
+    reader, writer = pair[0].fileno(), pair[1].fileno()
+os.write(writer, b"the last words" * 100)
+started = time.monotonic()
+threading.Timer(0.3, os.read, (reader, 65536)).start()
+comm._until_read(writer)
+waited = time.monotonic() - started
+assert 0.25 < waited < 4, waited
+
+# Nothing to wait for: a pipe that is empty, a file, what is closed.
+started = time.monotonic()
+comm._until_read(writer)
+comm._until_read(os.open(comm.__file__, os.O_RDONLY))
+comm._until_read(1000)
+assert time.monotonic() - started < 0.1
+"""
+    done = subprocess.run([launch.python(mpich), "-c", script], env=launch.variables(mpich), capture_output=True,
+                          text=True, timeout=60)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_all_ranks_raise_is_said_once(mpi: str) -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ends in the way that its argument names; where only one rank ends badly, the others would wait for ever."""
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +29,14 @@ with comm.job() as world:
         comm.agreed_exit(world, int(how.removeprefix("agree")) if last else 0)
     elif how == "raise":
         if last:
+            raise ValueError("this rank is broken")
+        hang()
+    elif how == "unheard":
+        # The launcher's process on this node does not read for a second: then it has the last words and the abort.
+        if last:
+            launcher = os.getppid()
+            subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {launcher}"], start_new_session=True)
+            os.kill(launcher, signal.SIGSTOP)
             raise ValueError("this rank is broken")
         hang()
     elif how == "thread":
