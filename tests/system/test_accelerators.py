@@ -137,10 +137,35 @@ def test_amd_is_read_from_the_kernels_files(amd: Path) -> None:
 
 
 def test_peaks_have_a_source_each_and_names_match_whole() -> None:
-    assert all(peak.source and peak.matrix16_ops > peak.float32_ops > 0 for _, peak in PEAKS)
+    # A device multiplies half-precision numbers at least twice as fast as float32, and that at least as fast as its
+    # vector units.
+    for name, peak in PEAKS:
+        assert peak.matrix16_ops >= 2 * peak.matrix32_ops >= 2 * peak.float32_ops > 0 and len(peak.source) > 20, name
+    assert len({name for name, _ in PEAKS}) == len(PEAKS)
     for name, matrix16 in (
         ("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989.4e12),
         ("NVIDIA A100-SXM4-40GB", 312e12), ("Tesla V100-SXM2-16GB", 125e12), ("AMD Instinct MI300X OAM", 1307.4e12),
+        ("Tesla V100-PCIE-32GB", 112e12), ("NVIDIA H100 NVL", 835.5e12), ("NVIDIA GB200", 2500e12),
     ):  # fmt: skip
         assert (peak := peak_of(name)) is not None and peak.matrix16_ops == matrix16
-    assert peak_of("NVIDIA H100 PCIe MIG 1g.10gb") is None and "no entry for 'cpu'" in str(peak_rates("cpu"))
+    for other in ("NVIDIA H100 PCIe MIG 1g.10gb", "NVIDIA H200 NVL", "AMD Instinct MI300X VF", "H100", ""):
+        assert peak_of(other) is None, other
+    assert "no entry for 'cpu'" in str(peak_rates("cpu"))
+
+
+def test_rates_of_amd_follow_from_their_compute_units() -> None:
+    # Operations per clock and compute unit of the maker's table x compute units x clock: 110 x 1024 x 1.7 GHz = 191.5,
+    # 104 x 1024 x 1.7 GHz = 181.0, 304 x 2048 x 2.1 GHz = 1307.4, 228 x 2048 x 2.1 GHz = 980.6 (in 1e12).
+    for name, units, per_clock, hertz in (
+        ("AMD Instinct MI250X", 110, 1024, 1.7e9), ("AMD Instinct MI210", 104, 1024, 1.7e9),
+        ("AMD Instinct MI300X", 304, 2048, 2.1e9), ("AMD Instinct MI300A", 228, 2048, 2.1e9),
+    ):  # fmt: skip
+        assert (peak := peak_of(name)) is not None
+        assert peak.matrix16_ops == pytest.approx(units * per_clock * hertz, rel=1e-3), name
+
+
+def test_the_peak_of_a_precision_is_that_of_its_matrix_units() -> None:
+    peak = peak_of("NVIDIA A100-SXM4-40GB")
+    assert peak is not None
+    rates = {name: peak.matrix_ops(name) for name in ("float16", "bfloat16", "float32", "float64")}
+    assert rates == {"float16": 312e12, "bfloat16": 312e12, "float32": 156e12, "float64": 156e12}
