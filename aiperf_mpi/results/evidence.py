@@ -112,22 +112,25 @@ class Evidence:
         return [_morphs(text) for text in self.column("trials", "morphs").tolist()]
 
     @cached_property
+    def root(self) -> Architecture:
+        """The initial architecture."""
+        return _root(self.attribute("base_json"))
+
+    @cached_property
     def architectures(self) -> list[Architecture | str]:
         """[trials]: each architecture, replayed from the initial one by the chain of parents, or why it cannot be."""
-        root = _root(self.attribute("base_json"))
         found: list[Architecture | str] = []
         for row, parent in enumerate(self.column("trials", "parent_id").tolist()):
-            found.append(self._replay(row, parent, root, found))
+            found.append(self._replay(row, parent, found))
         return found
 
-    def _replay(
-        self, row: int, parent: int, root: Architecture, found: list[Architecture | str]
-    ) -> Architecture | str:
+    def _replay(self, row: int, parent: int, found: list[Architecture | str]) -> Architecture | str:
         morphs = self.morphs[row]
         if isinstance(morphs, str):
             return morphs
         place = self.index.get(parent, len(found))
-        start = root if parent == -1 else found[place] if place < len(found) else f"parent {parent} is not before it"
+        before = found[place] if place < len(found) else f"parent {parent} is not before it"
+        start = self.root if parent == -1 else before
         if isinstance(start, str):
             return start if parent == -1 or place >= len(found) else f"parent {parent}: {start}"
         try:

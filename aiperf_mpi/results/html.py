@@ -34,6 +34,7 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Search tree", "Search tree", "Tree of trials (morphs, status, error)"),
     ("Best network, layer by layer", "", "Layers"),
     ("Operations by three methods", "", "Operations by three methods"),
+    ("Best known hyperparameters", "", "Best known hyperparameters"),
     ("Time by kind", "Time by kind", "Time by kind (s)"),
     ("Time between candidates", "", "Between candidates (s)"),
     ("Places and clocks of ranks", "", "Places and clocks of ranks"),

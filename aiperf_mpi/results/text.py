@@ -19,6 +19,7 @@ from aiperf_mpi.results import details, report, utilisation
 from aiperf_mpi.results.details import best_of, columns_of
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.gaps import gaps
+from aiperf_mpi.results.hyperparameters import hyperparameters
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
 from aiperf_mpi.results.rules import normalised
@@ -243,5 +244,6 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Places and clocks of ranks": utilisation.places,
     "Energy": details.energy,
     "Best network": _best,
+    "Best known hyperparameters": hyperparameters,
     "System": details.system,
 }

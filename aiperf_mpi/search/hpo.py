@@ -26,8 +26,8 @@ from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import PROPOSED, TAKES_KERNEL
 
-__all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Space", "make_hpo",
-           "recommend", "tune"]
+__all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Known", "Space",
+           "make_hpo", "recommend", "tune"]
 
 #: How many deviations the bound lies below the expected error: at least this, and what is drawn from an exponential
 #: distribution of this mean for each suggestion, so that generators which see the same history go different ways.
@@ -139,17 +139,27 @@ def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> 
     return _ask(cells, observed, kappa, rng)
 
 
-def recommend(view: HistoryView, proposal: Proposal, space: Space, memory: Memory | None = None) -> Choice | None:
-    """The best known cell for a proposal: the least posterior mean, whatever method has chosen the trials.
+@dataclass(frozen=True)
+class Known:
+    """The best known cell, how many observed trials were of it, and how many of any cell."""
+
+    choice: Choice
+    trials: int
+    observed: int
+
+
+def recommend(view: HistoryView, cells: Cells, from_round: int = FROM_ROUND,
+              memory: Memory | None = None) -> Known | None:
+    """The best known cell of a table: the least posterior mean, whatever method has chosen the trials.
 
     None as long as no trial of an optimised round has ended.
     """
-    cells = space.cells(proposal)
-    observed = _observed(view, cells, space.from_round, memory or Memory())
+    observed = _observed(view, cells, from_round, memory or Memory())
     if observed is None or not observed.weights.any():
         return None
     means = _fitted(cells, observed).predict(_positions(cells))
-    return cells.choice(int(np.argmin(np.round(means, 9))))
+    best = int(np.argmin(np.round(means, 9)))
+    return Known(cells.choice(best), int(np.count_nonzero(observed.of_trial == best)), len(observed.of_trial))
 
 
 # -- the start -------------------------------------------------------------------------------------------------------

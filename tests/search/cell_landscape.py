@@ -116,8 +116,9 @@ class Study:
 
     def found(self) -> bool:
         """Whether the recommended cell is the best one."""
-        choice = recommend(self.view(), self.proposal(), self.space)
-        if choice is None:
+        known = recommend(self.view(), self.space.cells(self.proposal()), self.space.from_round)
+        if known is None:
             return False
+        choice = known.choice
         cell = (self.space.kernels.index(choice.kernel_size), self.space.batches.index(choice.batch_per_device))
         return bool(self.landscape.values[cell] == self.landscape.values.min())

@@ -177,8 +177,8 @@ def test_the_same_history_gives_the_same_suggestion_whatever_is_remembered(metho
     assert study.hpo is not None
     assert study.hpo.suggest(view, child, np.random.default_rng(9)) == fresh
     assert all(type(number) is int for number in dataclasses.astuple(fresh))
-    best = recommend(view, child, Space())
-    assert best is not None and all(type(number) is int for number in dataclasses.astuple(best))
+    best = recommend(view, Space().cells(child))
+    assert best is not None and all(type(number) is int for number in dataclasses.astuple(best.choice))
 
 
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
@@ -206,7 +206,7 @@ def test_no_error_that_is_not_finite_is_ever_told(method: str) -> None:
         study.log.append(study.train(4, end=False).outcome(status, 1.0, best_error=error))
     for _ in range(4):
         study.train(4)
-    assert recommend(study.view(), study.proposal(), Space()) is not None
+    assert recommend(study.view(), Space().cells(study.proposal())) is not None
 
 
 def test_a_cell_whose_trials_fail_is_left() -> None:
@@ -221,8 +221,8 @@ def test_a_cell_whose_trials_fail_is_left() -> None:
         study.log.append(candidate.outcome(FAILED if broken else DONE, 1.0,
                                            best_error=math.nan if broken else error))
     # A random choice among the 15 cells, 3 of them broken, would lose 25 * 3 / 15 = 5 trials on average.
-    best = recommend(study.view(), study.proposal(), Space())
-    assert best is not None and best.batch_per_device != 512
+    best = recommend(study.view(), Space().cells(study.proposal()))
+    assert best is not None and best.choice.batch_per_device != 512
     assert failed <= 8
 
 
@@ -232,8 +232,8 @@ def test_only_trials_with_a_tuned_kernel_tell_about_kernels() -> None:
     wider = proposal(Morph("wider", 3))
     chosen = hpo.suggest(view, wider, np.random.default_rng(0))
     assert chosen.kernel_size == 3
-    best = recommend(view, wider, Space())
-    assert best is not None and best.kernel_size == 3
+    best = recommend(view, Space().cells(wider))
+    assert best is not None and best.choice.kernel_size == 3
 
 
 def test_tpe_without_its_library_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
