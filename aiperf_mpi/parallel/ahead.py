@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The candidate behind the one that trains, made ready meanwhile, so that the devices need not wait for it.
 
-It stays in the queue, READY, until its turn comes: tickets keep their order, and a generator may still replace it when
-it has become stale; then what was made ready is dropped, and the replacement is made ready instead.
+It is taken from its queue for that, so that no generator replaces it when it has become stale: what was made ready
+would be lost. Its slot is free for another ticket at its turn, as if it had been taken only then.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 import jax
 
-from aiperf_mpi.parallel.candidates import Slot, Taken
+from aiperf_mpi.parallel.candidates import Taken
 from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.replica import Replica, refuse
 from aiperf_mpi.search.history import HistoryFull
@@ -24,12 +24,16 @@ def compiles_ahead(setting: str, devices: tuple[jax.Device, ...]) -> bool:
 
 
 class Ahead:
-    """What `replica` makes ready ahead, if `enabled`; to be advanced between its steps."""
+    """What `replica` makes ready ahead, if `enabled`; to be advanced between its steps.
+
+    Attributes:
+        taken: the candidate that is made ready, None while there is none; it is the next one to be trained.
+    """
 
     def __init__(self, replica: Replica, enabled: bool) -> None:
         self._replica, self._enabled = replica, enabled
+        self.taken: Taken | None = None
         self._preparation: Preparation | None = None
-        self._slot: Slot | None = None
         self._look_at = 0.0
 
     def advance(self) -> None:
@@ -47,12 +51,13 @@ class Ahead:
 
     def of(self, taken: Taken) -> Preparation:
         """The preparation of the candidate whose turn has come: the one made ahead, or else one that begins now."""
-        made, self._preparation = self._preparation, None
-        if made is not None and made.trial_id == int(taken.record["trial"]) and made.failure is None:
+        ahead, made, self.taken, self._preparation = self.taken, self._preparation, None, None
+        if made is None or taken is not ahead:
+            return Preparation(self._replica, taken.record)
+        if made.failure is None:
             return made
-        if made is not None:
-            # What failed may have failed for the memory of the trial that ran then: alone it is tried again.
-            made.drop()
+        # What failed may have failed for the memory of the trial that ran then: alone it is tried again.
+        made.drop()
         return Preparation(self._replica, taken.record)
 
     def close(self) -> None:
@@ -64,22 +69,24 @@ class Ahead:
         queue = self._replica.queue
         if queue is None:
             return
-        if self._slot is not None and not queue.still(self._slot):
-            self._drop()
-        if self._preparation is None:
-            if (seen := queue.peek()) is None:
+        if self.taken is None:
+            # A torn record is left to whoever takes it at its turn, and says so.
+            seen = queue.peek()
+            if seen is None or (taken := queue.take(seen.slot)) is None:
                 return
-            self._preparation, self._slot = Preparation(self._replica, seen.record), seen.slot
-        preparation, slot = self._preparation, self._slot
+            self.taken, self._preparation = taken, Preparation(self._replica, taken.record)
+        taken, preparation = self.taken, self._preparation
+        if preparation is None:
+            return
         preparation.advance()
 
         # Rejected at once, so that its ticket is filled again before its turn comes.
         if preparation.wrong:
             self._drop()
-            if slot is not None and (taken := queue.take(slot)) is not None:
-                refuse(self._replica, taken, preparation.wrong)
+            self.taken = None
+            refuse(self._replica, taken, preparation.wrong)
 
     def _drop(self) -> None:
         if self._preparation is not None:
             self._preparation.drop()
-        self._preparation = self._slot = None
+        self._preparation = None

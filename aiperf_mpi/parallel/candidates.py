@@ -212,7 +212,7 @@ class CandidateQueue:
         return self._next
 
     def peek(self) -> Taken | None:
-        """The candidate that `take` would give now. It stays where it is, and a generator may replace it (see `still`);
+        """The candidate that `take` would give now. It stays where it is, and a generator may replace it meanwhile;
         None while none is ready, or its record is torn, which `take` says."""
         slot = self._awaited()
         if slot is None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which waiting candidate knows too little: one that was thought of when much fewer trials had finished.
 
+A candidate that its trainer makes ready ahead waits no longer: it is TAKEN, and nobody replaces it.
+
 How much a candidate knew is counted in the history: the trials that had finished before its own record. The few that
 finished while it was thought of count as known, too.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trainer rank: takes the candidates of its replica in the order of their rounds and trains them, one by one.
 
-    peek -> Preparation (a thread makes it ready while the trial before trains) -> take -> train -> Closing
+    take -> Preparation (a thread makes it ready, perhaps while the trial before trains) -> train -> Closing
 
 A trial that raises or diverges is recorded as failed with its cause and costs only itself.
 """
@@ -64,7 +64,7 @@ def train(context: Context, workshop: Workshop) -> Trainer:
     trainer = trainer_of(context, workshop)
     replica, ahead = trainer.replica, trainer.ahead
     try:
-        while (taken := next_candidate(replica)) is not None:
+        while (taken := next_candidate(replica, ahead)) is not None:
             preparation = ahead.of(taken)
             there = wait_for(replica, preparation.check, preparation)
             sound = preparation.candidate is not None and not preparation.wrong
@@ -121,15 +121,15 @@ def finish(trainer: Trainer, seconds: float) -> bool:
     return True
 
 
-def next_candidate(replica: Replica) -> Taken | None:
-    """The replica's next candidate, as soon as it is ready; None when the run ends. The first trainer takes it, and the
-    others hear of it."""
+def next_candidate(replica: Replica, ahead: Ahead) -> Taken | None:
+    """The replica's next candidate, as soon as there is one; None when the run ends. The first trainer takes it, or has
+    done so ahead, and the others hear of it."""
     context, team, queue = replica.context, replica.team, replica.queue
     if queue is None:
         record = team.hear(partial(context.pause, LOOK_SECONDS))
         return None if record is None else Taken(Slot(0, 0), record)
     while not replica.poll() and not context.over():
-        if (taken := queue.take()) is not None:
+        if (taken := ahead.taken or queue.take()) is not None:
             team.tell(taken.record)
             return taken
         context.pause(LOOK_SECONDS)

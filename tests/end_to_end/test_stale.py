@@ -23,6 +23,14 @@ FEW_NETWORKS = (
 )  # fmt: skip
 
 
+#: Trials that last a few seconds, so that what becomes stale when one of them ends is replaced while the next trains.
+LONG_TRIALS = (
+    "parallel.compile_ahead='on'", "data.image_size=8", "data.train_images=65536", "model.blocks=[1]", "model.width=2",
+    "train.epochs=1", "train.round_epochs=[1]", "search.max_morphs=1", "search.queue_depth=3",
+    "search.stale_after=1.01", "hpo.enabled=false",
+)  # fmt: skip
+
+
 def dropped_as_stale(run: Run) -> list[tuple[int, int, int]]:
     """Slot of the OUTCOME, trial and key of each candidate that was replaced because it was stale."""
     return [(int(slot), int(record["trial"]), int(record["key"]))
@@ -77,3 +85,22 @@ def test_a_stale_candidate_is_dropped_and_its_key_claimed_again(tmp_path: Path) 
     assert all(by_trial[trial] == 0 for _, trial, _ in dropped)
     assert ended.lines["status"] == "VALID", ended.text()
     print(f"\n{len(dropped)} of {len(trials['trial_id'])} candidates dropped as stale, {len(again)} keys claimed again")
+
+
+@pytest.mark.mpi
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_no_candidate_that_is_made_ready_ahead_is_dropped_as_stale(tmp_path: Path) -> None:
+    ended = runs.run_until(lambda run: len(run.trials) >= 4 and len(dropped_as_stale(run)) >= 3, 4, tmp_path / "run",
+                           LONG_TRIALS, env=runs.QUICK_COMPILER, timeout=1000)  # fmt: skip
+    assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
+    run, trials = journal.replay(ended.folder / "journal.jsonl"), ended.table("trials")
+    begun = {int(r): float(t) for r, t in zip(trials["round"], trials["t_first_step"], strict=True) if t == t}
+    ends = [(int(record["round"]), float(record["t"]))
+            for record in run.records if record["cause"].startswith(b"stale")]  # fmt: skip
+
+    # Its trainer takes the next ticket ahead between two steps, within a twentieth of a second of the first one; a
+    # generator looks for stale candidates once a second, and then still has to think of another.
+    assert len(ends) >= 3
+    late = [(round_, at - begun[round_ - 1]) for round_, at in ends if at - begun.get(round_ - 1, np.inf) > 0.5]
+    assert not late, (late, ended.text())

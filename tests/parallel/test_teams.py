@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 
+from aiperf_mpi.parallel.cluster import held_port
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.system.phases import PhaseTimer
 
@@ -38,6 +43,21 @@ def test_two_replicas_of_two_processes_reduce_apart(
     assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
     assert [found.get("end") for found in trainers] == [None, True, None, True]
     assert {found["cause"] for found in trainers} == {"OSError: disk"}
+
+
+def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> None:
+    with held_port() as port, held_port() as other:
+        # Who asks for it is refused, on either family and on one address alone, and who takes any gets another.
+        for family, address in ((socket.AF_INET, ""), (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")):
+            with socket.socket(family) as taker, pytest.raises(OSError, match="Address already in use"):
+                taker.bind((address, port))
+        assert other != port
+        # JAX's service binds it meanwhile, and nobody did before.
+        service = f"jax.distributed.initialize('127.0.0.1:{port}', 1, 0, cluster_detection_method='deactivate')"
+        subprocess.run([sys.executable, "-c", f"import jax; {service}; jax.distributed.shutdown()"], check=True,
+                       env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=100)  # fmt: skip
+    with socket.socket() as taker:
+        taker.bind(("", port))
 
 
 def test_waiting_for_another_trainer_is_communication() -> None:

@@ -82,7 +82,7 @@ def test_what_failed_beside_another_trial_is_made_again_alone(monkeypatch: pytes
     monkeypatch.setattr(ahead, "Preparation", lambda replica, record: anew)
     for made, again in ((Made(), False), (Made(RuntimeError("RESOURCE_EXHAUSTED: out of memory")), True)):
         maker: Any = ahead.Ahead(SimpleNamespace(), True)  # type: ignore[arg-type]
-        maker._preparation = made
+        maker.taken, maker._preparation = taken, made
         assert maker.of(taken) is (anew if again else made) and made.dropped == again
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from aiperf_mpi.parallel import comm, generation
-from aiperf_mpi.parallel.candidates import EMPTY, READY, open_queues
+from aiperf_mpi.parallel import ahead, comm, generation
+from aiperf_mpi.parallel.candidates import EMPTY, READY, TAKEN, open_queues
 from aiperf_mpi.parallel.claims import WindowClaims
 from aiperf_mpi.parallel.generation import Generation
 from aiperf_mpi.parallel.history import WindowHistory
@@ -68,7 +68,7 @@ def settle(seconds):
         time.sleep(0.0005)
 
 
-past = children(config, 60)
+past = children(config, 100)
 write_past(history, claims, past[:10])
 maker = Generation(context_of(config, windows), check, 0, ((0, queue),))
 until(lambda: queue.count() == 2)
@@ -135,6 +135,23 @@ taken = queue.take()
 while maker._thought is not None:
     maker.advance()
 assert proposed() == before and int(taken.record["trial"]) == int(waiting.record["trial"])
+queue.accept(taken)
+until(lambda: queue.count() == 2)
+
+# What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is replaced.
+ahead.Preparation = lambda replica, record: SimpleNamespace(advance=lambda: None, wrong="", failure=None)
+making = ahead.Ahead(SimpleNamespace(queue=queue, training=True, context=context_of(config, windows)), True)
+making.advance()
+first, second = int(making.taken.record["trial"]), int(queue.waiting()[0].record["trial"])
+write_past(history, claims, past[60:100], 60)
+replaced = maker.replaced
+until(lambda: maker.replaced == replaced + 1)
+settle(0.3)
+assert maker.replaced == replaced + 1 and queue.count(TAKEN) == 1 and queue.count() == 1
+assert (status(first), status(second)) == (rec.NONE, rec.DROPPED)
+taken = making.taken
+assert taken.ticket == queue.expected and queue.take() is None
+assert making.of(taken) is not None and making.taken is None
 queue.accept(taken)
 until(lambda: queue.count() == 2)
 
