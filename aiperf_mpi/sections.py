@@ -237,7 +237,7 @@ class Parallel:
         "", "folder of each node for compiled programs; empty: a fresh one in TMPDIR, removed at the end"
     )
     prewarm: bool = setting(
-        False, "compile the convolutions that morphs can reach while the first trial trains: for accelerators"
+        False, "compile the convolutions that morphs can reach while the first trials train: for accelerators"
     )
     memory_limit: int = setting(0, "bytes of a device that a step may use; 0: as the device says", low=0, high=2**50)
     poll_seconds: float = setting(0.05, "longest time between two looks at MPI", low=0.001, high=1)

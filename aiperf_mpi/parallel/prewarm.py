@@ -9,19 +9,21 @@ from functools import partial
 from aiperf_mpi.parallel.comm import write_error
 from aiperf_mpi.parallel.replica import Replica
 from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.training.prewarm import Convolution, compile_convolution, reachable
+from aiperf_mpi.training.prewarm import Convolution, compile_convolution, to_compile
 
 
 class Prewarm:
-    """The convolutions within a morph of the initial network, one after the other whenever the thread is free; to be
-    advanced between a replica's steps. `left` are those that are still to come."""
+    """The convolutions within a morph of the initial network, with each batch size that a candidate may have, one after
+    the other whenever the thread is free; to be advanced between a replica's steps. `left` are those, with their
+    batches, that are still to come: a run that is too short for all of them compiles the rest with its candidates."""
 
     def __init__(self, replica: Replica) -> None:
         config = replica.context.config
-        kernels = config.hpo.kernels if config.hpo.enabled else ()
-        self.left: list[Convolution] = []
+        kernels, batches = (config.hpo.kernels, config.hpo.batches) if config.hpo.enabled else ((), ())
+        self.left: list[tuple[Convolution, int]] = []
         if config.parallel.prewarm:
-            self.left = reachable(Architecture(config.base), config.search.morphs, kernels)
+            batches = (config.train.batch_per_device, *batches)
+            self.left = to_compile(Architecture(config.base), config.search.morphs, kernels, batches)
         self._replica = replica
         self._compiled: Future[None] | None = None
 
@@ -38,7 +40,7 @@ class Prewarm:
                             f"{type(failure).__name__}: {failure}\n")  # fmt: skip
         if not self.left or not replica.training or replica.worker.busy:
             return
-        train, workshop = replica.context.config.train, replica.workshop
+        precision, workshop = replica.context.config.train.precision, replica.workshop
         device = workshop.devices[workshop.mine][0]
-        work = partial(compile_convolution, self.left.pop(0), train.batch_per_device, train.precision, device)
+        work = partial(compile_convolution, *self.left.pop(0), precision, device)
         self._compiled = replica.worker.submit(work)

@@ -58,6 +58,24 @@ def reachable(architecture: Architecture, ops: Sequence[str], kernels: Iterable[
     return sorted((new | sizes) - own)
 
 
+def to_compile(
+    architecture: Architecture, ops: Sequence[str], kernels: Iterable[int], batches: Sequence[int]
+) -> list[tuple[Convolution, int]]:
+    """Convolutions with their batch sizes, in the order in which candidates will need them.
+
+    Arguments:
+        architecture: the network that the search begins with.
+        ops, kernels: see `reachable`.
+        batches: the first one is the network's own, whose convolutions its training compiles; the others are those
+            that hyperparameter optimisation may choose instead, with which the network's own are as new as the rest.
+    """
+    own, new = sorted(convolutions(architecture)), reachable(architecture, ops, kernels)
+    found = [(convolution, batches[0]) for convolution in new]
+    others = [batch for batch in dict.fromkeys(batches) if batch != batches[0]]
+    # The network's own first, as most of every candidate's are its parent's.
+    return found + [(c, batch) for part in (own, new) for batch in others for c in part]
+
+
 def compile_convolution(convolution: Convolution, batch: int, precision: str, device: jax.Device) -> None:
     """Compile a convolution and its two gradients for `batch` images on a device, as the steps contain them; nothing is
     computed."""

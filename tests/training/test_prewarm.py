@@ -8,7 +8,7 @@ import pytest
 
 from aiperf_mpi.search.architecture import OPS, Base, resnet50
 from aiperf_mpi.search.morphism import eligible_morphs
-from aiperf_mpi.training.prewarm import Convolution, compile_convolution, convolutions, reachable
+from aiperf_mpi.training.prewarm import Convolution, compile_convolution, convolutions, reachable, to_compile
 
 
 def test_every_convolution_of_every_child_is_reached() -> None:
@@ -28,6 +28,18 @@ def test_new_kernels_come_in_all_sizes_that_may_be_chosen() -> None:
     # A deeper morph adds a 3 x 3 behind the stem's 4 filters, which stand on 16 x 16 pixels.
     assert {Convolution(16, 4, 4, kernel, 1) for kernel in (2, 5)} <= set(found)
     assert not any(c.kernel in (2, 5) for c in reachable(network, ("deeper",), ()))
+
+
+def test_each_batch_that_may_be_chosen_and_the_networks_own_first_where_it_is_not_trained_with() -> None:
+    network = resnet50(Base(image_size=32, channels=1, classes=10, width=4, blocks=(1,)))
+    own, new = convolutions(network), reachable(network, OPS, (2,))
+    found = to_compile(network, OPS, (2,), (32, 16, 32, 64))
+    assert found[: len(new)] == [(c, 32) for c in new]
+    rest = found[len(new) :]
+    assert {(c, b) for c, b in rest[: 2 * len(own)]} == {(c, b) for c in own for b in (16, 64)}
+    assert {(c, b) for c, b in rest[2 * len(own) :]} == {(c, b) for c in new for b in (16, 64)}
+    assert len(rest) == 2 * (len(own) + len(new))
+    assert to_compile(network, OPS, (), (32,)) == [(c, 32) for c in reachable(network, OPS, ())]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
