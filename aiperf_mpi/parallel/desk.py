@@ -13,8 +13,8 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from aiperf_mpi.search.history import HistoryView
-from aiperf_mpi.search.knowledge import MOST_PENDING, START, anchor, chosen
+from aiperf_mpi.search.history import START, HistoryView
+from aiperf_mpi.search.knowledge import MOST_PENDING, anchor, chosen
 from aiperf_mpi.search.record import ABANDONED
 
 #: Records in one answer: some milliseconds of the main thread, which may have to start a training step.

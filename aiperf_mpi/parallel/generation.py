@@ -29,6 +29,7 @@ from aiperf_mpi.parallel.messages import Kind
 from aiperf_mpi.parallel.staleness import stalest
 from aiperf_mpi.results.schema import TRIAL_ROW, new_row
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
+from aiperf_mpi.search.footprint import REPLACING_PART
 from aiperf_mpi.search.history import ArchitectureCache, HistoryFull, HistoryView
 from aiperf_mpi.search.hpo import Hpo, make_hpo, tune
 from aiperf_mpi.search.knowledge import Memory
@@ -48,9 +49,6 @@ RENEW_SECONDS = 60.0
 
 #: Seconds between two looks for a stale candidate, while there is nothing else to do.
 STALE_SECONDS = 1.0
-
-#: Part of the history's slots beyond which nothing is replaced any more: the rest is for candidates that are trained.
-REPLACING_PART = 0.5
 
 #: Says what is wrong with a candidate, or "" where nothing is; runs in the thinking thread.
 Check = Callable[[Candidate], str]

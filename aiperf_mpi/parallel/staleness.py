@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aiperf_mpi.parallel.candidates import CandidateQueue, Taken
-from aiperf_mpi.search.knowledge import START
+from aiperf_mpi.search.history import START
 from aiperf_mpi.search.record import OUTCOME, SUCCESSES
 
 

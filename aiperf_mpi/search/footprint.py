@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the windows are through which ranks share the history, the claims and the candidates.
+"""How large the windows are through which ranks share the history, the claims and the candidates, and how many records
+a run writes into the first.
 
 The ranks allocate by these numbers, and an estimate without MPI states them.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
+from aiperf_mpi.search.history import START
 from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE
 
 #: Bytes of one 64-bit word, the unit of all atomic operations.
@@ -17,6 +21,12 @@ CLAIMS_PER_RECORD = 2
 
 #: A claim is a key and its state.
 CLAIM_BYTES = 2 * WORD
+
+#: Records of the history that a candidate takes, whatever becomes of it: its proposal and its outcome.
+RECORDS_PER_CANDIDATE = 2
+
+#: Part of the history's slots beyond which nothing is replaced any more: the rest is for candidates that are trained.
+REPLACING_PART = 0.5
 
 #: Bytes before the rows of a node's mirror: its lock and its count.
 MIRROR_HEADER = 64
@@ -52,3 +62,25 @@ def claims_bytes(capacity: int) -> int:
 def queue_bytes(depth: int, node_size: int) -> int:
     """Bytes of one queue of `depth` slots that `node_size` ranks use."""
     return depth * (WORD + node_size * RECORD_DTYPE.itemsize)
+
+
+def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> int:
+    """Candidates of a replica that are replaced while they wait, at most, where all replicas keep the same pace.
+
+    A candidate waits for `depth` trials of its replica. When it is thought of, `made` trials of the machine have
+    finished, and `taken` when it is taken; each candidate in between knew more than `stale_after` times as many as the
+    one that it replaces, and at least one more; fewer than START count as so many.
+
+    Arguments:
+        trials: trials of each replica.
+        replicas: of the machine.
+        depth: candidates that wait for each of them.
+        stale_after: the setting of that name, at least 1.
+    """
+    turn = np.arange(trials, dtype=np.float64)
+    taken, made = replicas * turn, np.maximum(replicas * (turn - depth), START)
+    times = np.maximum(taken - made, 0.0)
+    if stale_after > 1:
+        grown = np.log(np.maximum(taken / made, 1.0)) / np.log(stale_after)
+        times = np.minimum(times, np.maximum(np.ceil(grown) - 1, 0.0))
+    return int(times.sum())

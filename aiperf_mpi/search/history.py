@@ -20,6 +20,9 @@ from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE, Candidate, RecordError
 
+#: Finished trials before anything is learnt from them: the surrogate is asked, and candidates can be stale.
+START = 8
+
 
 class HistoryFull(RuntimeError):
     """The log or the table of claims has reached its capacity; the run must drain."""

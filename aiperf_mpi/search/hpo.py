@@ -20,8 +20,8 @@ from aiperf_mpi.search import tpe
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
 from aiperf_mpi.search.cells import BATCHES, FROM_ROUND, KERNELS, Cells, Choice
 from aiperf_mpi.search.effects import Observed, observe
-from aiperf_mpi.search.history import HistoryView
-from aiperf_mpi.search.knowledge import START, Memory, learn_from
+from aiperf_mpi.search.history import START, HistoryView
+from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import PROPOSED, TAKES_KERNEL

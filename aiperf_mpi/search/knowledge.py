@@ -21,9 +21,6 @@ from aiperf_mpi.search.history import ArchitectureCache, HistoryView
 from aiperf_mpi.search.record import RecordError
 from aiperf_mpi.search.surrogate import Observations, Process, learn
 
-#: Finished trials before the surrogate is asked.
-START = 8
-
 #: Finished trials between two anchors, at most; else an eighth of those at the earlier one.
 LONGEST_STEP = 128
 

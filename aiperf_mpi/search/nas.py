@@ -16,8 +16,8 @@ import numpy as np
 
 from aiperf_mpi.search.acquisition import Moves, anneal, exploration, roots_among
 from aiperf_mpi.search.architecture import OPS, Architecture, Morph
-from aiperf_mpi.search.history import HistoryView
-from aiperf_mpi.search.knowledge import START, Memory, learn_from
+from aiperf_mpi.search.history import START, HistoryView
+from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits, random_chain
 from aiperf_mpi.search.record import MAX_OWN_MORPHS
 

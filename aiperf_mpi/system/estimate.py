@@ -18,7 +18,16 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.budget import budget
-from aiperf_mpi.search.footprint import CLAIMS_PER_RECORD, claims_bytes, history_bytes, mirror_bytes, queue_bytes
+from aiperf_mpi.search.footprint import (
+    CLAIMS_PER_RECORD,
+    RECORDS_PER_CANDIDATE,
+    REPLACING_PART,
+    claims_bytes,
+    history_bytes,
+    mirror_bytes,
+    queue_bytes,
+    replacements,
+)
 from aiperf_mpi.settings import ConfigError
 from aiperf_mpi.system.storage import storage
 from aiperf_mpi.system.walltime import DEFAULT_RESERVE
@@ -38,9 +47,6 @@ ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 #: Operations per second beyond which a device is a slip of the pen: a million of today's.
 MOST_OPS = 1e21
-
-#: Records of the history that a trial takes: its proposal and its outcome.
-RECORDS_PER_TRIAL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,20 @@ def trials(config: Config, epoch_seconds: float, seconds: float, earliest: bool)
         done, left, round_number = done + 1, left - epochs * epoch_seconds, round_number + 1
 
 
+def records(config: Config, replicas: int, trials: int) -> tuple[int, int]:
+    """Records of the history, at most, once each replica has begun `trials` trials; and how many candidates of the
+    machine have been replaced by then, each of which takes as many records as one that is trained.
+
+    Rejected candidates are not among them: a candidate is rejected where its counts differ, which is a fault.
+    """
+    search, room = config.search, config.parallel.history_capacity
+    depth = search.queue_depth
+    replaced = 0 if search.method == "random" else replicas * replacements(trials, replicas, depth, search.stale_after)
+    replaced = min(replaced, int(REPLACING_PART * room / RECORDS_PER_CANDIDATE) + replicas)
+    needed = RECORDS_PER_CANDIDATE * (replicas * (trials + depth) + replaced)
+    return needed + (replicas * trials if config.model.inherits else 0), replaced
+
+
 def _operations(config: Config, machine: Machine) -> Iterator[Number]:
     train, val = operations(Architecture(config.base))
     batch = config.train.batch_per_device
@@ -193,13 +213,15 @@ def _time(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
         "time", "trials of a replica", each, "trials",
         "from all epochs of every round to each trial stopped as soon as its patience allows; whole trials only",
     )  # fmt: skip
-    records = RECORDS_PER_TRIAL * replicas(config, machine) * (each[1] + 1 + config.search.queue_depth)
+    needed, replaced = records(config, replicas(config, machine), each[1] + 1)
     room = config.parallel.history_capacity
-    fits = "fits" if records <= room else "TOO MANY: the run would drain early; raise parallel.history_capacity"
+    fits = "fits" if needed <= room else "TOO MANY: the run would drain early; raise parallel.history_capacity"
+    kept = "; one more for each whose weights are kept no longer" if config.model.inherits else ""
     yield Number(
-        "time", "records of the history", records, "records",
-        f"{RECORDS_PER_TRIAL} for each of the most trials and for what is trained or waits at the end; of "
-        f"parallel.history_capacity {room}: {fits}",
+        "time", "records of the history", needed, "records",
+        f"{RECORDS_PER_CANDIDATE} for each of the most trials, for what is trained or waits at the end, and for up to "
+        f"{replaced} candidates that grow stale while they wait; none is rejected{kept}; of parallel.history_capacity "
+        f"{room}: {fits}",
     )  # fmt: skip
 
 

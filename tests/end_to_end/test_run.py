@@ -14,9 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi.results import journal
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.judge import read
 from aiperf_mpi.results.package import check_manifest, read_manifest
 from aiperf_mpi.results.schema import PHASES
 from aiperf_mpi.search.architecture import Architecture, Morph
+from aiperf_mpi.system.estimate import records
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.agreement import assert_all_agree, command
 from tests.end_to_end.runs import SECONDS, Ended
@@ -70,6 +74,17 @@ def test_trials_form_a_tree(ended: Ended) -> None:
     trained = [key for key, n in zip(zip(trials["arch_hash"], trials["batch_global"], strict=True),
                                      trials["train_samples"], strict=True) if n]  # fmt: skip
     assert len(trained) >= 3 and len(trained) == len(set(trained)), trained
+
+
+def test_the_history_took_no_more_records_than_estimated(ended: Ended) -> None:
+    """Of as many trials as this replica came to the end of: two records each, and what was trained, waited or was
+    replaced."""
+    config = Evidence(read(ended.result)[0]).config
+    status, run = ended.table("trials")["status"], journal.replay(ended.folder / "journal.jsonl")
+    whole = int(np.isin(status, ("done", "stopped", "failed")).sum())
+    needed, replaced = records(config, 1, whole + 1)
+    assert 2 * whole <= len(run.records) <= needed, (whole, len(run.records), needed)
+    assert np.sum(status == "dropped") <= replaced + config.search.queue_depth + 1, (status, replaced)
 
 
 def test_operations_add_up(ended: Ended) -> None:

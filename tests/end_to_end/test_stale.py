@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.results import journal
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.judge import read
 from aiperf_mpi.results.run import Run
 from aiperf_mpi.search.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES
+from aiperf_mpi.system.estimate import records
 from tests.end_to_end import runs
 
 #: Four units, and few networks within the limit: a search comes back to what was dropped. Five candidates wait, so
@@ -84,6 +87,12 @@ def test_a_stale_candidate_is_dropped_and_its_key_claimed_again(tmp_path: Path) 
     by_trial = dict(zip(trials["trial_id"].tolist(), trials["train_samples"].tolist(), strict=True))
     assert all(by_trial[trial] == 0 for _, trial, _ in dropped)
     assert ended.lines["status"] == "VALID", ended.text()
+
+    # So many records were to be expected of the trials that came to an end.
+    whole = int(np.isin(trials["status"], ("done", "stopped", "failed")).sum())
+    needed, replaced = records(Evidence(read(ended.result)[0]).config, 1, whole + 1)
+    print(f"{len(run.records)} records of {whole} trials, {needed} estimated; {replaced} replacements estimated")
+    assert len(dropped) <= replaced and len(run.records) <= needed
     print(f"\n{len(dropped)} of {len(trials['trial_id'])} candidates dropped as stale, {len(again)} keys claimed again")
 
 

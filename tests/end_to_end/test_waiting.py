@@ -10,7 +10,7 @@ import pytest
 
 from aiperf_mpi.results import journal
 from aiperf_mpi.results.run import Run
-from aiperf_mpi.search.knowledge import START
+from aiperf_mpi.search.history import START
 from aiperf_mpi.search.record import OUTCOME, PROPOSED, SUCCESSES
 from tests.end_to_end import runs
 

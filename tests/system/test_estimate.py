@@ -14,8 +14,9 @@ import pytest
 
 from aiperf_mpi.config import load
 from aiperf_mpi.search.architecture import Base, resnet50
+from aiperf_mpi.search.footprint import replacements
 from aiperf_mpi.settings import ConfigError
-from aiperf_mpi.system.estimate import Machine, activation_bytes, estimate, read_machine, trials
+from aiperf_mpi.system.estimate import Machine, activation_bytes, estimate, read_machine, records, trials
 
 COMMAND = [sys.executable, "-m", "aiperf_mpi", "estimate"]
 
@@ -67,8 +68,28 @@ def test_time_and_score_follow_from_the_rate() -> None:
     # All epochs: 15 + 30 + 45 = 90, and 925.09 - 90 hold 13 times 60. By patience: 7, 9, ... 19 = 91 in 7 rounds, and
     # 1156.36 - 91 hold 50 times 21.
     assert found["trials of a replica"] == (3 + 13, 7 + 50)
-    # Two records for each of 57 trials, the one that trains and two that wait, in 16 replicas.
-    assert found["records of the history"] == 2 * 16 * (57 + 1 + 2)
+    # Two records for each of 57 trials, the one that trains, two that wait and eight that were replaced (see below), in
+    # 16 replicas.
+    assert found["records of the history"] == 2 * 16 * (57 + 1 + 2 + 8)
+
+
+def test_candidates_are_replaced_as_often_as_the_history_outgrows_them() -> None:
+    # 16 replicas, two candidates waiting for each. When the n-th trial is taken, 16 (n - 1) have finished; when it was
+    # thought of, 16 (n - 3), or too few: 8. The ratios are 16/8, 32/8, 48/16, 64/32, 80/48, 96/64: 2, 4, 3, 2, 1.67 and
+    # 1.5, which 1.5 goes into 1, 3, 2, 1, 1 and 0 times (it must grow by more), and less from there on.
+    assert [replacements(trials, 16, 2, 1.5) for trials in range(1, 9)] == [0, 1, 4, 6, 7, 8, 8, 8]
+    assert replacements(58, 16, 2, 1.5) == replacements(10_000, 16, 2, 1.5) == 8
+    # One replica: 8 trials teach nothing, and after the 9th and 10th, who waits for two, knows one or two too few.
+    assert [replacements(trials, 1, 2, 1.0) for trials in range(8, 14)] == [0, 0, 1, 3, 5, 7]
+    # Neither more often than trials finish, however little it takes to be stale.
+    assert replacements(50, 1, 5, 1.01) <= replacements(50, 1, 5, 1.0) == sum(min(n - 8, 5) for n in range(9, 50))
+
+    # Random search replaces nothing; half of the history's room is not for replacements; kept weights are withdrawn.
+    assert records(load("imagenet", sets=("search.method='random'",)), 16, 58) == (2 * 16 * 60, 0)
+    small = load("imagenet", sets=("parallel.history_capacity=64", "search.stale_after=1"))
+    assert records(small, 16, 58) == (2 * (16 * 60 + 32), 32)
+    kept = load("imagenet", sets=("model.initial_weight='inherit'",))
+    assert records(kept, 16, 58)[0] - records(load("imagenet"), 16, 58)[0] == 16 * 58
 
 
 @pytest.mark.parametrize(
