@@ -9,12 +9,12 @@ written, one string that every row points to); names can be there twice. All of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5t
+from h5py import h5a, h5d, h5ds, h5t
 
 from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
 
@@ -47,12 +47,12 @@ def foreign(file: h5py.File) -> Iterator[str]:
     yield from _unknown(_attribute_names(file), [a.name for a in ATTRIBUTES], "the root has an attribute")
 
 
-def own(file: h5py.File, path: str) -> Any:
-    """The object at `path`, which no link may lead to another place; raises KeyError without it."""
+def own(group: h5py.Group, path: str) -> Any:
+    """The object at `path` of a group, which no link may lead to another place; raises KeyError without it."""
     for place in (path.rpartition("/")[0], path):
-        if place and not isinstance(file.get(place, getlink=True), h5py.HardLink):
-            raise KeyError(f"/{place} is no object of this file")
-    return file[path]
+        if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
+            raise KeyError(f"{group.name.rstrip('/')}/{place} is no object of this file")
+    return group[path]
 
 
 def _members() -> dict[str, list[str]]:
@@ -130,45 +130,51 @@ def _wrong_strings(dataset: h5py.Dataset) -> str:
     return f"has {total} bytes of text in a file of {size} bytes" if total > size else ""
 
 
-def wrong_scale(file: h5py.File, table: Table) -> Iterator[str]:
-    """What is wrong with the dimension scale of a table and with how its columns are attached to it."""
+def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    """What is wrong with the dimension scale of a table, and with how its columns (opened) are attached to it."""
     path = f"{table.name}/{table.scale}"
-    scale = file[path]
-    rows = len(file[f"{table.name}/{table.names[0]}"])
+    scale = columns[table.scale] if table.scale in columns else group[table.scale]
     if table.scale not in table.names:
         if wrong := wrong_dataset(scale, "i8", dimensions=1):
             yield f"/{path} {wrong}"
             return
-        if not np.array_equal(scale[...], np.arange(rows)):
+        if not np.array_equal(scale[...], np.arange(len(columns[table.names[0]]))):
             yield f"/{path} does not number the rows"
     if not scale.is_scale or scale.attrs["NAME"] != table.scale.encode():
         yield f"/{path} is no dimension scale of its name"
-    for name in table.names:
+    for name, column in columns.items():
         if name != table.scale:
-            dimension = file[table.name][name].dims[0]
-            if [item.name for item in dimension.values()] != [f"/{path}"]:
+            alone = h5ds.get_num_scales(column.id, 0) == 1
+            if not (alone and h5ds.is_attached(column.id, scale.id, 0)):
                 yield f"/{table.name}/{name} is not attached to /{path} alone"
 
 
 def wrong_description(item: Any, described: str, units: str) -> str:
     """What is wrong with the attributes that say what a table, a column or a document is; empty if nothing is."""
     expected = {"description": described} | ({"units": units} if units else {})
-    names = [name for name in _attribute_names(item) if name not in SCALE_ATTRIBUTES]
-    if sorted(names) != sorted(expected):
-        return f"has the attributes {', '.join(names)[:80]!r} instead of {', '.join(expected)!r}"
-    for name, text in expected.items():
-        if _small_text(item, name) != text:
+    opened = (h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id)))
+    found = [(attribute.name.decode(errors="replace"), attribute) for attribute in opened]
+    own = [(name, attribute) for name, attribute in found if name not in SCALE_ATTRIBUTES]
+    if sorted(name for name, _ in own) != sorted(expected):
+        return f"has the attributes {', '.join(name for name, _ in own)[:80]!r} instead of {', '.join(expected)!r}"
+    for name, attribute in own:
+        if _small_text(attribute) != expected[name].encode():
             return f"has another {name} than the schema"
     return ""
 
 
-def _small_text(item: Any, name: str) -> str | None:
+def _small_text(attribute: h5a.AttrID) -> bytes | None:
     """A string attribute; None for anything else."""
-    attribute = h5a.open(item.id, name.encode())
     if attribute.shape != () or not isinstance(attribute.get_type(), h5t.TypeStringID):
         return None
-    value = item.attrs[name]
-    return value if isinstance(value, str) else None
+    return attribute_value(attribute).item()
+
+
+def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
+    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three times."""
+    value = np.zeros(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return value
 
 
 def is_scalar_attribute(file: h5py.File, name: str) -> bool:

@@ -11,11 +11,13 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5a
 
 from aiperf_mpi.results import form
 from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
@@ -152,9 +154,10 @@ def content_hash(file: h5py.File) -> str:
     file.visit(paths.append)
     for path in ["/", *sorted(paths)]:
         item = file[path]
-        for name in sorted(item.attrs):
+        opened = [h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id))]
+        for name, attribute in sorted(((a.name.decode(), a) for a in opened), key=itemgetter(0)):
             if name not in form.SCALE_ATTRIBUTES and not (path == "/" and name in _UNHASHED):
-                _digest(digest, f"{path}@{name}", np.asarray(item.attrs[name]))
+                _digest(digest, f"{path}@{name}", form.attribute_value(attribute))
         if isinstance(item, h5py.Dataset):
             _digest(digest, path, np.asarray(item[()]))
     return digest.hexdigest()
@@ -236,16 +239,23 @@ def load(file: h5py.File) -> Result:
 
 def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
     columns: Columns = {}
+    datasets: dict[str, h5py.Dataset] = {}
+    try:
+        group = form.own(file, table.name)
+    except _DAMAGE as error:
+        problems.append(f"/{table.name} cannot be read: {_first_line(error)}")
+        return columns
     for column in table.columns:
         path = f"{table.name}/{column.name}"
         try:
-            dataset = form.own(file, path)
+            dataset = form.own(group, column.name)
             if wrong := form.wrong_column(dataset, column):
                 problems.append(f"/{path} {wrong}")
                 continue
             if wrong := form.wrong_description(dataset, column.description, column.units):
                 problems.append(f"/{path} {wrong}")
             columns[column.name] = dataset.asstr()[...] if column.dtype == "str" else dataset[...]
+            datasets[column.name] = dataset
         except _DAMAGE as error:
             problems.append(f"/{path} cannot be read: {_first_line(error)}")
 
@@ -255,9 +265,9 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
         problems.append(f"/{table.name} has columns of different lengths: {sorted(lengths)}")
         return {}
     try:
-        if wrong := form.wrong_description(file[table.name], table.description, ""):
+        if wrong := form.wrong_description(group, table.description, ""):
             problems.append(f"/{table.name} {wrong}")
-        problems += form.wrong_scale(file, table)
+        problems += form.wrong_scale(table, group, datasets)
     except _DAMAGE as error:
         problems.append(f"/{table.name}: its dimension scale cannot be read: {_first_line(error)}")
     return columns
