@@ -175,7 +175,7 @@ def pbs(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.mpi
 def test_slurm_job_runs_to_its_verdict(tmp_path: Path, slurm: dict[str, str]) -> None:
-    with Job(SLURM, tmp_path, slurm | QUICK_COMPILER, time_limit=30) as job:
+    with Job(SLURM, tmp_path, slurm | QUICK_COMPILER, time_limit=20) as job:
         output = job.finish()
     assert job.process.returncode == 0, output
     assert "AIPERF_MPI status: VALID" in output and "AIPERF_MPI ranks: 4" in output

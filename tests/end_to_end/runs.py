@@ -32,7 +32,7 @@ TINY = (
 QUICK_COMPILER = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
 #: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other work.
-SECONDS = 45.0
+SECONDS = 29.0
 
 
 @dataclass(frozen=True)

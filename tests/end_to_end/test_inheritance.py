@@ -12,6 +12,7 @@ import pytest
 
 from aiperf_mpi.results import journal
 from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.run import Run
 from aiperf_mpi.search.record import FROM_CHECKPOINT, KEPT, OUTCOME, PROPOSED, WITHDRAWN
 from tests.end_to_end import runs
 
@@ -39,8 +40,14 @@ def from_checkpoints(ended: runs.Ended) -> set[int]:
 
 
 def test_children_begin_where_their_parents_were(tmp_path: Path) -> None:
-    ended = runs.run(4, tmp_path / "run", (INHERIT, "result.keep_checkpoints=3", "search.queue_depth=1"), seconds=50)
-    assert ended.code == 0, ended.text()
+    def enough(run: Run) -> bool:
+        """Two children of trained weights have an epoch."""
+        begun = [record["flags"] & FROM_CHECKPOINT > 0 for record in runs.trained(run).values()]
+        return sum(begun) >= 2
+
+    sets = (INHERIT, "result.keep_checkpoints=3", "search.queue_depth=1")
+    ended = runs.run_until(enough, 4, tmp_path / "run", sets)
+    assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert ended.lines["division"] == "open"
     trials = ended.table("trials")
     began = np.isfinite(trials["t_start"]) & (trials["parent_id"] >= 0) & (trials["train_samples"] > 0)

@@ -125,7 +125,7 @@ def test_messages_carry_rows_only(ended: Ended) -> None:
 def test_use_of_the_machine_is_sampled(ended: Ended) -> None:
     """A sample every 2 s up to core stop, by a thread that takes less than half a percent of a core at one in 30 s."""
     samples, ranks = ended.table("samples"), ended.table("ranks")
-    assert 10 <= len(samples["t"]) <= 24 and SECONDS - 0.01 <= samples["t"][-1]
+    assert 8 <= len(samples["t"]) <= 16 and SECONDS - 0.01 <= samples["t"][-1]
     assert samples["sample_seconds"].sum() / samples["count"].sum() / 30 < 0.005
     assert np.all(samples["process_bytes"] > 2**26) and np.all(samples["cpu_percent"] > 0)
     assert np.all(np.diff(samples["write_bytes"]) >= 0)
