@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import statistics
 import sys
 import threading
@@ -40,12 +38,25 @@ from aiperf_mpi.training.dispatch import SHARD_MAP, over_devices  # noqa: E402
 from aiperf_mpi.training.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.resnet import expected_shapes  # noqa: E402
 from aiperf_mpi.training.step import StepSettings, initial_state, train_step  # noqa: E402
+from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 
 #: The topology of ResNet-50, narrow: tracing costs what it costs at full width.
 BASE, SETTINGS = Base(image_size=32, channels=1, classes=10, width=4), StepSettings(32)
 
 #: A network whose step is short, for the loop that runs while another thread traces.
 SMALL = Base(image_size=16, channels=1, classes=10, width=4, blocks=(1, 1))
+
+
+#: What is measured, in words.
+NAMES = {
+    "trace_and_lower": "trace and lower, in a thread of the trainer",
+    "export": "trace and export, on another rank",
+    "serialise": "serialise, on another rank",
+    "deserialise_and_lower": "deserialise and lower what was exported, in the trainer",
+    "alone": "alone",
+    "usual_interval": "beside a thread that traces, Python's switch interval",
+    "short_interval": "beside a thread that traces, the trainer's switch interval",
+}
 
 
 def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -149,16 +160,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A thread that traces, against jax.export on another rank.")
     parser.add_argument("--repeat", type=int, default=5, help="networks (default 5)")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each loop of steps (default 8)")
-    parser.add_argument("--out", type=Path, help="folder for compile_ahead.json")
+    parser.add_argument("--out", type=Path, help="folder for compile_ahead.md and compile_ahead.json")
     given = parser.parse_args()
+    place = machine()
     found = measure(given.repeat, given.seconds)
-    found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__,
-                        "load": os.getloadavg()[0]}  # fmt: skip
-    text = json.dumps(found, indent=1)
-    print(text)
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "compile_ahead.json").write_text(text + "\n")
+    text = "\n\n".join([
+        "# Making the next candidate ready", described(place),
+        markdown(["part", "processor seconds"],
+                 [[NAMES[key], f"{value:.2f}"] for key, value in found["cpu_seconds"].items() if key != "bytes"]),
+        markdown(["a step of a small network", "ms"],
+                 [[NAMES[key], f"{value:.1f}"] for key, value in found["step_ms"].items()]),
+    ])  # fmt: skip
+    write(given.out, "compile_ahead", text, {**found, "machine": place})
     return 0
 
 

@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.tables import markdown, write  # noqa: E402
+
 #: Arrays of the parameters of a ResNet-50: 53 convolutions, 53 batch norms of two, and a dense layer of two.
 ARRAYS = 161
 
@@ -95,15 +97,13 @@ def main() -> None:
     import jax
 
     rows = {way: [max(side[way][column] for side in found) for column in (0, 1)] for way in found[0]}
-    lines = [f"Two processes of one CPU device each, {ARRAYS} arrays, medians of {given.calls} calls in turn; "
-             f"JAX {jax.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}.", "",
-             "| Dispatch | ms a call | ms of the calling thread's processor |", "|-|-|-|",
-             *(f"| {way} | {wall:.2f} | {cpu:.2f} |" for way, (wall, cpu) in rows.items())]  # fmt: skip
-    print("\n".join(lines))
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "dispatch.md").write_text("# Dispatch over two processes\n\n" + "\n".join(lines) + "\n")
-        (given.out / "dispatch.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write(given.out, "dispatch", "\n\n".join([
+        "# Dispatch over two processes",
+        f"Two processes of one CPU device each, {ARRAYS} arrays, medians of {given.calls} calls in turn; "
+        f"JAX {jax.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}.",
+        markdown(["Dispatch", "ms a call", "ms of the calling thread's processor"],
+                 [[way, f"{wall:.2f}", f"{cpu:.2f}"] for way, (wall, cpu) in rows.items()]),
+    ]), rows)  # fmt: skip
 
 
 if __name__ == "__main__":

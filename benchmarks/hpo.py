@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which optimiser of hyperparameters finds the best cell of a landscape, and what a suggestion costs.
 
-    python benchmarks/hpo.py [--seeds N] [--save]
+    python benchmarks/hpo.py [--seeds N] [--out FOLDER]
 
 For each method and level of noise: of how many landscapes the recommended cell is the best one after 30 trials, with
 architectures that make no difference, and with ones whose effects are as large as the cells'. Then processor seconds of
 one suggestion with 30, 100 and 500 trials in the history, the surrogate learnt before (its first suggestion in brackets
-learns it). `--save` writes benchmarks/results/hpo.json and hpo.md. One thread is assumed: OPENBLAS_NUM_THREADS=1.
+learns it). One thread is assumed: OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 
 from aiperf_mpi.search.hpo import make_hpo  # noqa: E402
+from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 from tests.search.cell_landscape import GAP, CellLandscape, Study  # noqa: E402
 
 METHODS = ("random", "grid", "tpe", "bayesian")
@@ -65,30 +63,29 @@ def main() -> int:
     """Measure and print; returns 1 if the Bayesian optimiser misses a goal."""
     parser = argparse.ArgumentParser(description="Optimisers of hyperparameters, compared.")
     parser.add_argument("--seeds", type=int, default=20, help="landscapes (default 20)")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/hpo.json and hpo.md")
+    parser.add_argument("--out", type=Path, help="folder for hpo.md and hpo.json")
     arguments = parser.parse_args()
 
     cases = [(noise, architectures) for architectures in (0.0, 1.0) for noise in NOISES]
     header = ["method", *(f"noise {n}, architectures {a}" for n, a in cases), *(f"{n} trials" for n in LENGTHS)]
-    rows, lines = {}, ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    place, rows, lines = machine(), {}, []
     for method in METHODS:
         hits = [found(method, noise, architectures, arguments.seeds) for noise, architectures in cases]
         seconds = [cost(method, length) for length in LENGTHS]
         rows[method] = {"found": hits, "first_s": [a for a, _ in seconds], "median_s": [b for _, b in seconds]}
         cells = [f"{hit}/{arguments.seeds}" for hit in hits] + [f"{b:.3f} s ({a:.3f} s)" for a, b in seconds]
-        lines.append("| " + " | ".join([method, *cells]) + " |")
-        print(lines[-1], flush=True)
+        lines.append([method, *cells])
+        print(*lines[-1], file=sys.stderr, flush=True)
     best = rows["bayesian"]
     met = min(best["found"][:2]) >= GOAL_FOUND * arguments.seeds and best["median_s"][-1] <= GOAL_SECONDS
-    text = (f"Best cell of 15 recommended after {TRIALS} trials (gap to the second above {GAP} sd of the cells), and "
-            "processor seconds of a suggestion\n\n" + "\n".join(lines) + "\n")
-    print(text + f"goals of the Bayesian one: {'met' if met else 'MISSED'}")
-    if arguments.save:
-        machine = {"python": platform.python_version(), "processor": platform.machine(), "cores": os.cpu_count()}
-        data = {"machine": machine, "cases": cases, "lengths": LENGTHS, "seeds": arguments.seeds, "methods": rows}
-        (ROOT / "results").mkdir(exist_ok=True)
-        (ROOT / "results" / "hpo.json").write_text(json.dumps(data, indent=1) + "\n")
-        (ROOT / "results" / "hpo.md").write_text("# Optimisers of hyperparameters\n\n" + text)
+    text = "\n\n".join([
+        "# Optimisers of hyperparameters", described(place),
+        f"Best cell of 15 recommended after {TRIALS} trials (gap to the second above {GAP} sd of the cells), and "
+        "processor seconds of a suggestion; in brackets those of the first one, which learns the surrogate.",
+        markdown(header, lines), f"Goals of the Bayesian one: {'met' if met else 'MISSED'}.",
+    ])  # fmt: skip
+    write(arguments.out, "hpo", text,
+          {"machine": place, "cases": cases, "lengths": LENGTHS, "seeds": arguments.seeds, "methods": rows})
     return not met
 
 

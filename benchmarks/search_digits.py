@@ -11,7 +11,6 @@ turns, so that other work on the machine meets all of them. Prints a table after
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ import numpy as np  # noqa: E402
 
 from aiperf_mpi.results import journal  # noqa: E402
 from aiperf_mpi.search.record import DONE, OUTCOME, STOPPED  # noqa: E402
+from benchmarks.tables import markdown, write  # noqa: E402
 
 METHODS = ("bayesian", "evolution", "random")
 
@@ -77,16 +77,16 @@ def ended(path: Path) -> int:
 
 def table_of(rows: list[dict], trials: int) -> str:
     """Medians over the seeds, and each seed's best."""
-    lines = ["| search | best accuracy, median (each seed) | mean accuracy | of the last half |", "|-|-|-|-|"]
+    lines = []
     for method in METHODS:
         errors = [np.array(row["errors"]) for row in rows if row["search"] == method]
         best = [1 - error.min() for error in errors]
-        lines.append(
-            f"| {method} | {statistics.median(best):.4f} ({', '.join(f'{b:.4f}' for b in best)}) | "
-            f"{statistics.mean(1 - error.mean() for error in errors):.4f} | "
-            f"{statistics.mean(1 - error[trials // 2 :].mean() for error in errors):.4f} |"
-        )
-    return "\n".join(lines)
+        lines.append([
+            method, f"{statistics.median(best):.4f} ({', '.join(f'{b:.4f}' for b in best)})",
+            f"{statistics.mean(1 - error.mean() for error in errors):.4f}",
+            f"{statistics.mean(1 - error[trials // 2 :].mean() for error in errors):.4f}",
+        ])  # fmt: skip
+    return markdown(["search", "best accuracy, median (each seed)", "mean accuracy", "of the last half"], lines)
 
 
 def main() -> int:
@@ -107,13 +107,12 @@ def main() -> int:
                 rows.append({"search": method, "seed": seed, "errors": errors, "seconds": time.monotonic() - start})
                 print(f"{method:10} seed {seed}: {len(errors)} trials, best accuracy {1 - min(errors):.4f}, "
                       f"{rows[-1]['seconds']:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
-            text = (f"{seed + 1} seeds, {given.trials} trials of one replica each, {given.ranks} ranks, "
-                    f"{os.cpu_count()} cores.\n\n{table_of(rows, given.trials)}")  # fmt: skip
-            if given.out:
-                given.out.mkdir(parents=True, exist_ok=True)
-                (given.out / "search_digits.md").write_text(f"# The searches on digits\n\n{text}\n")
-                (given.out / "search_digits.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print(text)
+            text = "\n\n".join([
+                "# The searches on digits",
+                f"{seed + 1} seeds, {given.trials} trials of one replica each, {given.ranks} ranks, {os.cpu_count()} "
+                "cores.", table_of(rows, given.trials),
+            ])  # fmt: skip
+            write(given.out, "search_digits", text, rows)
     return int(any(len(row["errors"]) < given.trials for row in rows))
 
 

@@ -12,7 +12,6 @@ Asynchronous workers share one history, as replicas do. Prints a table, and writ
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from scipy.stats import spearmanr  # noqa: E402
 from aiperf_mpi.search.features import features, plan_of  # noqa: E402
 from aiperf_mpi.search.nas import Search, make_search  # noqa: E402
 from aiperf_mpi.search.surrogate import Observations, learn  # noqa: E402
+from benchmarks.tables import goals, markdown, write  # noqa: E402
 from tests.search.bottleneck import Bottleneck  # noqa: E402
 from tests.search.landscape import SMALL, Landscape, error_of, population, run_search  # noqa: E402
 
@@ -84,11 +84,11 @@ def study(seeds: int, evaluations: int, noise: float, workers: int) -> list[dict
 
 def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
     """The table as Markdown, and which of the goals of the first landscape are met."""
-    lines = [f"| landscape | search | a top 0.1 % within {FOUND_WITHIN} | median evaluations until then "
-             f"| median best of {evaluations} | mean of all | beats random | beats evolution | rank correlation "
-             "| CPU s |",
-             "|-|-|-|-|-|-|-|-|-|-|"]  # fmt: skip
-    goals: dict[str, bool] = {}
+    heads = ["landscape", "search", f"a top 0.1 % within {FOUND_WITHIN}", "median evaluations until then",
+             f"median best of {evaluations}", "mean of all", "beats random", "beats evolution", "rank correlation",
+             "CPU s"]  # fmt: skip
+    lines = []
+    met: dict[str, bool] = {}
     for landscape in LANDSCAPES:
         by = {method: [row for row in rows if (row["landscape"], row["search"]) == (landscape, method)]
               for method in searches()}
@@ -99,22 +99,22 @@ def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
             above = [float(np.mean(best[method] > best[other])) for other in ("random", "evolution")]
             ranks = [row["rank_correlation"] for row in found if row["rank_correlation"] is not None]
             middle = np.median(first)
-            lines.append(
-                f"| {landscape} | {method} | {within:.0%} | {f'{middle:.0f}' if middle <= evaluations else 'none'} | "
-                f"{np.median(best[method]):.2f} | {np.mean([row['mean'] for row in found]):.2f} | "
-                + " | ".join("" if other == method else f"{share:.0%}"
-                             for other, share in zip(("random", "evolution"), above, strict=True))
-                + f" | {f'{np.median(ranks):.2f} (least {min(ranks):.2f})' if ranks else ''} | "
-                f"{np.median([row['cpu_s'] for row in found]):.1f} |"
-            )  # fmt: skip
+            lines.append([
+                landscape, method, f"{within:.0%}", f"{middle:.0f}" if middle <= evaluations else "none",
+                f"{np.median(best[method]):.2f}", f"{np.mean([row['mean'] for row in found]):.2f}",
+                *("" if other == method else f"{share:.0%}"
+                  for other, share in zip(("random", "evolution"), above, strict=True)),
+                f"{np.median(ranks):.2f} (least {min(ranks):.2f})" if ranks else "",
+                f"{np.median([row['cpu_s'] for row in found]):.1f}",
+            ])  # fmt: skip
             if landscape == "sum of parts" and method == "bayesian":
-                goals = {
+                met = {
                     f"a top 0.1 % within {FOUND_WITHIN} evaluations in at least 80 % of the seeds": within >= 0.8,
                     "best above random's in at least 90 % of the seeds": above[0] >= 0.9,
                     "best above evolution's in the median": float(np.median(best["bayesian"] - best["evolution"])) > 0,
                     "rank correlation above 0.6 in the median": float(np.median(ranks)) > 0.6,
                 }
-    return "\n".join(lines), goals
+    return markdown(heads, lines), met
 
 
 def main() -> int:
@@ -127,16 +127,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for search_learning.md and .json")
     given = parser.parse_args()
     rows = study(given.seeds, given.evaluations, given.noise, given.workers)
-    table, goals = summary(rows, given.evaluations)
-    text = (f"{given.seeds} seeds, {given.evaluations} evaluations by {given.workers} asynchronous workers, "
-            f"noise {given.noise} standard deviations.\n\n{table}\n\n"
-            + "\n".join(f"- {goal}: {'met' if met else 'MISSED'}" for goal, met in goals.items()))  # fmt: skip
-    print(text)
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "search_learning.md").write_text(f"# Does the search learn?\n\n{text}\n")
-        (given.out / "search_learning.json").write_text(json.dumps({"goals": goals, "rows": rows}, indent=1) + "\n")
-    return not all(goals.values())
+    table, met = summary(rows, given.evaluations)
+    text = "\n\n".join([
+        "# Does the search learn?",
+        f"{given.seeds} seeds, {given.evaluations} evaluations by {given.workers} asynchronous workers, "
+        f"noise {given.noise} standard deviations.", table, goals(met),
+    ])  # fmt: skip
+    write(given.out, "search_learning", text, {"goals": met, "rows": rows})
+    return not all(met.values())
 
 
 if __name__ == "__main__":

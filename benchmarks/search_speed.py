@@ -36,6 +36,7 @@ from aiperf_mpi.search.morphism import random_chain  # noqa: E402
 from aiperf_mpi.search.nas import Bayesian  # noqa: E402
 from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE, Candidate  # noqa: E402
 from aiperf_mpi.search.streams import SEARCH, stream  # noqa: E402
+from benchmarks.tables import goals, markdown, write  # noqa: E402
 
 #: Seconds of the authors' code for one proposal with 4 trials in its history, and what is wanted here by length.
 AUTHORS = (4, 287.0)
@@ -159,21 +160,18 @@ def main() -> int:
         rows.append({"trials": length} | {name: statistics.median(one[name] for one in found) for name in found[0]})
         print(rows[-1], file=sys.stderr, flush=True)
 
-    lines = ["| trials in the history | first proposal | next ones | at an anchor | resident memory |", "|-|-|-|-|-|"]
-    lines += [f"| {row['trials']:,} | {row['first_s']:.3f} s | {row['next_s']:.3f} s | {row['anchor_s']:.3f} s "
-              f"| {row['resident_gib']:.2f} GiB |" for row in rows]  # fmt: skip
-    lines += [f"| {AUTHORS[0]} (the authors' code) | | {AUTHORS[1]:.0f} s | | |", ""]
+    lines = [[f"{row['trials']:,}", *(f"{row[key]:.3f} s" for key in ("first_s", "next_s", "anchor_s")),
+              f"{row['resident_gib']:.2f} GiB"] for row in rows]  # fmt: skip
+    lines += [[f"{AUTHORS[0]} (the authors' code)", "", f"{AUTHORS[1]:.0f} s", "", ""]]
     met = {f"{length:,} trials in under {goal} s, {name}": row[key] < goal
            for length, goal in GOALS.items() for row in rows if row["trials"] == length
            for name, key in (("first", "first_s"), ("next", "next_s"), ("at an anchor", "anchor_s"))}
     met |= {f"{row['trials']:,} trials in under {GOAL_GIB} GiB": row["resident_gib"] < GOAL_GIB for row in rows[-1:]}
-    lines += [f"- {goal}: {'met' if good else 'MISSED'}" for goal, good in met.items()]
-    print("\n".join(lines))
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        head = f"# What a proposal costs\n\nProcessor seconds of one core, medians of {given.repeat} processes.\n\n"
-        (given.out / "search_speed.md").write_text(head + "\n".join(lines) + "\n")
-        (given.out / "search_speed.json").write_text(json.dumps(rows, indent=1) + "\n")
+    heads = ["trials in the history", "first proposal", "next ones", "at an anchor", "resident memory"]
+    write(given.out, "search_speed", "\n\n".join([
+        "# What a proposal costs", f"Processor seconds of one core, medians of {given.repeat} processes.",
+        markdown(heads, lines), goals(met),
+    ]), rows)  # fmt: skip
     return not all(met.values())
 
 

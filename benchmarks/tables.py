@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks of training leave: Markdown tables for people, the same as JSON, and what they ran on."""
+"""What the benchmarks leave: Markdown tables for people, the same as JSON, and what they ran on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYT
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, first column to the left and all others to the right."""
+    """A Markdown table, first column to the left and all others to the right; raises ValueError for a row that has not
+    as many cells as `heads`."""
     lines = [list(map(str, row)) for row in rows]
+    for line in lines:
+        if len(line) != len(heads):
+            raise ValueError(f"table of {len(heads)} columns: a row of {len(line)}: {line}")
     rule = ["---"] + ["---:"] * (len(heads) - 1)
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
                      for line in [list(heads), rule, *lines])  # fmt: skip
@@ -36,6 +40,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
+
+
+def goals(met: Mapping[str, bool]) -> str:
+    """A line for each goal: whether it is met."""
+    return "\n".join(f"- {goal}: {'met' if good else 'MISSED'}" for goal, good in met.items())
 
 
 def machine() -> dict[str, Any]:

@@ -12,9 +12,7 @@ a busy machine they are the surer number. Goals: at most 1.05 at steps of at lea
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +34,7 @@ from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
 from aiperf_mpi.training.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.step import StepSettings  # noqa: E402
+from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 
 #: The digits' network at a width and a batch at which a step takes 40 ms and more on two cores.
 BASE, BATCH = Base(image_size=32, channels=1, classes=10, width=8), 64
@@ -160,12 +159,13 @@ def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| Comparison | ms a step | ratio, elapsed (95 % bounds) | ratio, processor (95 % bounds) |", "|-|-|-|-|"]
-    for row in rows:
-        cells = [f"{row[kind]['median']:.3f} ({row[kind]['low']:.3f} to {row[kind]['high']:.3f})"
-                 for kind in ("wall", "cpu")]  # fmt: skip
-        lines.append(f"| {row['comparison']} | {row['step_ms']:.1f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    def interval(found: dict[str, float]) -> str:
+        return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+    return markdown(
+        ["comparison", "ms a step", "ratio, elapsed (95 % bounds)", "ratio, processor (95 % bounds)"],
+        [[row["comparison"], f"{row['step_ms']:.1f}", interval(row["wall"]), interval(row["cpu"])] for row in rows],
+    )
 
 
 def main() -> int:
@@ -175,17 +175,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20, help="steps of each side of a pair (default 20)")
     parser.add_argument("--out", type=Path, help="folder for training_loop.md and training_loop.json")
     given = parser.parse_args()
-    before = os.getloadavg()
+    found = machine()
     rows = measure(given.pairs, given.steps)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
-               "jax": jax.__version__, "device": jax.devices()[0].device_kind,
-               "load": [before[0], os.getloadavg()[0]]}  # fmt: skip
-    text = f"{table(rows)}\n\n{json.dumps(machine)}"
-    print(text)
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "training_loop.md").write_text(f"# What the training loop and pmap cost\n\n{text}\n")
-        (given.out / "training_loop.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    text = "\n\n".join(["# What the training loop and pmap cost", described(found), table(rows)])
+    write(given.out, "training_loop", text, {"machine": found, "rows": rows})
     return 0
 
 
