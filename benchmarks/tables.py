@@ -27,7 +27,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [list(map(str, row)) for row in rows]
     for line in lines:
         if len(line) != len(heads):
-            raise ValueError(f"table of {len(heads)} columns: a row of {len(line)}: {line}")
+            raise ValueError(f"a table of {len(heads)} columns: a row of {len(line)}: {line}")
     rule = ["---"] + ["---:"] * (len(heads) - 1)
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
                      for line in [list(heads), rule, *lines])  # fmt: skip

@@ -139,6 +139,18 @@ class Job:
         return self.process.communicate(timeout=AROUND)[0]
 
 
+def drains(job: Job, name: str, sent: signal.Signals) -> str:
+    """The output of a job that gets a signal in its core time, drains within 30 s, and says so by exit code 4."""
+    job.wait_for_core(name)
+    start = time.monotonic()
+    job.process.send_signal(sent)
+    output = job.finish()
+    assert job.process.returncode == 4, output
+    assert time.monotonic() - start < 30
+    assert "AIPERF_MPI end: drained" in output
+    return output
+
+
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     """What Slurm 22.05 sets in a batch script of 4 ranks on one node."""
@@ -186,13 +198,7 @@ def test_slurm_job_runs_to_its_verdict(tmp_path: Path, slurm: dict[str, str]) ->
 def test_slurm_job_drains_on_the_signal_before_its_end(tmp_path: Path, slurm: dict[str, str]) -> None:
     """Slurm sends USR1 to the batch shell alone (--signal=B:USR1@120); exit code 4 says that the run was drained."""
     with Job(SLURM, tmp_path, slurm, time_limit=600) as job:
-        job.wait_for_core("slurm-4711")
-        start = time.monotonic()
-        job.process.send_signal(signal.SIGUSR1)
-        output = job.finish()
-    assert job.process.returncode == 4, output
-    assert time.monotonic() - start < 30
-    assert "AIPERF_MPI end: drained" in output
+        drains(job, "slurm-4711", signal.SIGUSR1)
     assert (tmp_path / "runs" / "slurm-4711" / "result.h5").is_file()
 
 
@@ -210,13 +216,8 @@ def test_a_job_that_is_too_short_is_refused_before_it_trains(tmp_path: Path, slu
 def test_pbs_job_counts_its_nodes_and_drains_when_it_is_deleted(tmp_path: Path, pbs: dict[str, str]) -> None:
     """qdel sends TERM to the job's shell, which passes it on as USR1."""
     with Job(PBS, tmp_path, pbs, time_limit=600) as job:
-        job.wait_for_core("pbs-4711.server")
-        start = time.monotonic()
-        job.process.send_signal(signal.SIGTERM)
-        output = job.finish()
-    assert job.process.returncode == 4, output
-    assert time.monotonic() - start < 30
-    assert "AIPERF_MPI end: drained" in output and "AIPERF_MPI ranks: 4" in output
+        output = drains(job, "pbs-4711.server", signal.SIGTERM)
+    assert "AIPERF_MPI ranks: 4" in output
 
 
 @pytest.mark.mpi

@@ -15,42 +15,21 @@ from functools import cached_property
 
 import numpy as np
 
-from aiperf_mpi.search.architecture import Architecture, Base
-from tests.search.landscape import SMALL, Profile, error_of, noise_of, population, profile
+from aiperf_mpi.search.architecture import Architecture
+from tests.search.landscape import Profile, Standardised, population, profile
 
 #: Sharpness of the soft minimum, and the operations (doublings of the initial network's) that cost nothing.
 SHARPNESS, FREE_DOUBLINGS = 2.0, 2.5
 
 
 @dataclass(frozen=True)
-class Bottleneck:
-    """The landscape; see the module. Scores have mean 0 and standard deviation 1 over random search's population.
-
-    Arguments:
-        seed: of the coefficients.
-        noise: standard deviation of one evaluation, in standard deviations of the population.
-        base: base network.
-        runs: random runs of 100 evaluations that its scale is taken from.
-    """
-
-    seed: int = 0
-    noise: float = 0.3
-    base: Base = SMALL
-    runs: int = 40
+class Bottleneck(Standardised):
+    """The landscape; see the module."""
 
     def score(self, architecture: Architecture) -> float:
         """See landscape.Surface."""
         centre, scale = self._scale
         return (self._raw(profile(architecture)) - centre) / scale
-
-    def measure(self, architecture: Architecture, rng: np.random.Generator) -> float:
-        """See landscape.Surface."""
-        return error_of(self.score(architecture)) + noise_of(self.noise, rng)
-
-    @cached_property
-    def scores(self) -> np.ndarray:
-        """Scores of the population, ascending."""
-        return np.sort([self.score(architecture) for architecture in population(self.base, self.runs)])
 
     @cached_property
     def _scale(self) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -120,19 +121,9 @@ def profile(architecture: Architecture) -> Profile:
     return Profile.of(architecture)
 
 
-# -- the first landscape ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Landscape:
-    """Five parts, each standardised over the population, of random coefficients:
-
-    - capacity: best at some number of operations between 1 and 8 times the initial one's (share of variance 0.20);
-    - stages: depth, width, kernel and skips of each stage bend towards random optima, any two of these 16 numbers
-      interact (0.35);
-    - places: each unit's own effect of going deeper, wider or larger, smooth along the chain with a rough part (0.20);
-    - pairs: 40 interactions between two places (0.15);
-    - skips: by stage of source and target and by length (0.10).
+class Standardised(ABC):
+    """A surface whose scores have mean 0 and standard deviation 1 over random search's population.
 
     Arguments:
         seed: of the coefficients.
@@ -146,11 +137,9 @@ class Landscape:
     base: Base = SMALL
     runs: int = 40
 
+    @abstractmethod
     def score(self, architecture: Architecture) -> float:
         """See Surface."""
-        parts = self._parts(profile(architecture))
-        centre, scale, total = self._scale
-        return float(((parts - centre) / scale) @ _SHARES) / total
 
     def measure(self, architecture: Architecture, rng: np.random.Generator) -> float:
         """See Surface."""
@@ -160,6 +149,28 @@ class Landscape:
     def scores(self) -> np.ndarray:
         """Scores of the population, ascending."""
         return np.sort([self.score(architecture) for architecture in population(self.base, self.runs)])
+
+
+# -- the first landscape ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Landscape(Standardised):
+    """Five parts, each standardised over the population, of random coefficients:
+
+    - capacity: best at some number of operations between 1 and 8 times the initial one's (share of variance 0.20);
+    - stages: depth, width, kernel and skips of each stage bend towards random optima, any two of these 16 numbers
+      interact (0.35);
+    - places: each unit's own effect of going deeper, wider or larger, smooth along the chain with a rough part (0.20);
+    - pairs: 40 interactions between two places (0.15);
+    - skips: by stage of source and target and by length (0.10).
+    """
+
+    def score(self, architecture: Architecture) -> float:
+        """See Surface."""
+        parts = self._parts(profile(architecture))
+        centre, scale, total = self._scale
+        return float(((parts - centre) / scale) @ _SHARES) / total
 
     @cached_property
     def _scale(self) -> tuple[np.ndarray, np.ndarray, float]:
