@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line once for all ranks, and in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with 2, on all ranks alike."""
         launched = self.prog.endswith((" run", "aiperf_mpi"))
         sys.exit(refuse(ValueError(f"{message}; see {self.prog} --help"), launched))
 

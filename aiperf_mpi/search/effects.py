@@ -75,35 +75,9 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
         from_round: first round whose trials count.
     """
     process, count = known.process, cells.shape[0] * cells.shape[1]
-    summaries = view.summaries
-    row_of = _rows_of(known)
+    design, of_trial, rows = _design(view, known, cells, from_round)
 
-    # Columns: the cells, then what is not asked for: kernel or batch of the other trials, and the constant mean.
-    extra = Cells(cells.kernels, cells.batches, False)
-    width = max(len(cells.kernels), len(cells.batches))
-    design = np.zeros((len(process), count + width + 1))
-    shares = np.bincount(row_of, minlength=len(process))
-    oldest = len(known.finished) - MOST_ROWS // 3 if len(known.finished) >= MOST_ROWS else 0
-    of_trial, rows = [], []
-    for place, chain in enumerate(known.finished):
-        summary, row = summaries[chain.parent_id], row_of[place]
-        # Of a long history those that were chosen as the best ones would tell of their luck: the youngest count.
-        if summary["round"] < from_round or place < oldest:
-            continue
-        kernel, batch = int(summary["kernel_size"]), int(summary["batch_per_device"])
-        tuned = bool(summary["flags"] & rec.TAKES_KERNEL)
-        cell = cells.cell(kernel, batch)
-        if tuned or not cells.tunes_kernel:
-            if cell >= 0:
-                design[row, cell] += 1.0 / shares[row]
-                of_trial.append(cell)
-                rows.append(row)
-            if not cells.tunes_kernel and tuned and kernel in cells.kernels:
-                design[row, count + cells.kernels.index(kernel)] += 1.0 / shares[row]
-        elif (column := extra.cell(kernel, batch)) >= 0:
-            design[row, count + column] += 1.0 / shares[row]
-    design[:, -1] = 1.0
-
+    # Generalised least squares, where the factor of the process whitens the errors.
     half = solve_triangular(process.lower, np.column_stack([design, process.values]), lower=True, check_finite=False)
     information = half[:, :-1].T @ half[:, :-1]
     prior = np.append(np.full(design.shape[1] - 1, 1.0 / EFFECT_VARIANCE), 1e-9)
@@ -116,23 +90,62 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
 
     # Failed trials have no error; what they say is as certain as any other trial's word.
     values = np.where(weights > 0, effects[:count], 0.0)
-    if len(of_trial):
+    if of_trial:
         values[weights > 0] -= np.average(values, weights=weights)
     for cell in _failed_cells(view, cells, from_round):
         values[cell] = (weights[cell] * values[cell] + FAILED_VALUE / noise) / (weights[cell] + 1.0 / noise)
         weights[cell] += 1.0 / noise
         of_trial.append(cell)
         rows.append(-1)
-    pending = np.zeros(count, np.int64)
+    remainder = solve_triangular(process.lower, left, lower=True, trans="T", check_finite=False)
+    return Observed(values, weights, _pending(view, known, cells, from_round), np.array(of_trial, np.int64), noise,
+                    remainder, np.array(rows, np.int64), process)
+
+
+def _design(
+    view: HistoryView, known: Knowledge, cells: Cells, from_round: int
+) -> tuple[np.ndarray, list[int], list[int]]:
+    """Which effects are in the value of each row of the process (float64 [rows, effects]): the cells, then what is not
+    asked for, kernel or batch of the other trials, and the constant mean. Beside it, of each observed trial its cell
+    and its row."""
+    count, row_of = cells.shape[0] * cells.shape[1], _rows_of(known)
+    extra = Cells(cells.kernels, cells.batches, False)
+    width = max(len(cells.kernels), len(cells.batches))
+    design = np.zeros((len(known.process), count + width + 1))
+    design[:, -1] = 1.0
+    shares = np.bincount(row_of, minlength=len(known.process))
+    oldest = len(known.finished) - MOST_ROWS // 3 if len(known.finished) >= MOST_ROWS else 0
+    of_trial, rows = [], []
+    for place, chain in enumerate(known.finished):
+        summary, row = view.summaries[chain.parent_id], row_of[place]
+        # Of a long history those that were chosen as the best ones would tell of their luck: the youngest count.
+        if summary["round"] < from_round or place < oldest:
+            continue
+        kernel, batch = int(summary["kernel_size"]), int(summary["batch_per_device"])
+        tuned = bool(summary["flags"] & rec.TAKES_KERNEL)
+        cell = cells.cell(kernel, batch)
+        if tuned or not cells.tunes_kernel:
+            if cell >= 0:
+                design[row, cell] += 1.0 / shares[row]
+                of_trial.append(cell)
+                rows.append(int(row))
+            if not cells.tunes_kernel and tuned and kernel in cells.kernels:
+                design[row, count + cells.kernels.index(kernel)] += 1.0 / shares[row]
+        elif (column := extra.cell(kernel, batch)) >= 0:
+            design[row, count + column] += 1.0 / shares[row]
+    return design, of_trial, rows
+
+
+def _pending(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) -> np.ndarray:
+    """Proposed, unfinished trials of each cell (int64 [cells])."""
+    pending = np.zeros(cells.shape[0] * cells.shape[1], np.int64)
     for chain in known.pending:
-        summary = summaries[chain.parent_id]
+        summary = view.summaries[chain.parent_id]
         tuned = bool(summary["flags"] & rec.TAKES_KERNEL)
         cell = cells.cell(int(summary["kernel_size"]), int(summary["batch_per_device"]))
         if summary["round"] >= from_round and cell >= 0 and (tuned or not cells.tunes_kernel):
             pending[cell] += 1
-    remainder = solve_triangular(process.lower, left, lower=True, trans="T", check_finite=False)
-    return Observed(values, weights, pending, np.array(of_trial, np.int64), noise, remainder,
-                    np.array(rows, np.int64), process)
+    return pending
 
 
 def _rows_of(known: Knowledge) -> np.ndarray:

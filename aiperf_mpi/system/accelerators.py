@@ -49,9 +49,11 @@ class NoAccelerators:
         self.why = why
 
     def describe(self) -> list[dict[str, Any]]:
+        """See Accelerators."""
         return []
 
     def read(self) -> list[DeviceReading]:
+        """See Accelerators."""
         return []
 
 
@@ -92,6 +94,7 @@ class NvidiaDevices:
         self._handles = [by_number(int(name)) if name.strip().isdigit() else by_uuid(name) for name in names]
 
     def describe(self) -> list[dict[str, Any]]:
+        """See Accelerators."""
         nvml = self._nvml
         driver = self._told(nvml.nvmlSystemGetDriverVersion)
         return [
@@ -110,6 +113,7 @@ class NvidiaDevices:
         ]
 
     def read(self) -> list[DeviceReading]:
+        """See Accelerators."""
         nvml = self._nvml
         return [
             DeviceReading(
@@ -160,6 +164,7 @@ class AmdDevices:
             self.why = f"the driver amdgpu shows {len(folders)} cards, but the node's devices are {', '.join(names)}"
 
     def describe(self) -> list[dict[str, Any]]:
+        """See Accelerators."""
         driver = _text(self._root / "sys" / "module" / "amdgpu" / "version") or "part of the kernel"
         return [self._description(folder, driver) for folder in self._folders]
 
@@ -178,6 +183,7 @@ class AmdDevices:
         }
 
     def read(self) -> list[DeviceReading]:
+        """See Accelerators."""
         return [
             DeviceReading(
                 percent=_number(folder / "gpu_busy_percent"),

@@ -13,23 +13,13 @@ from scipy.optimize import approx_fprime
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from aiperf_mpi.search import surrogate
+from aiperf_mpi.search import kernel, surrogate
 from aiperf_mpi.search.architecture import Architecture, Base
+from aiperf_mpi.search.distances import differences, tabulate
 from aiperf_mpi.search.features import LEVELS, Features, features, plan_of, resolutions
+from aiperf_mpi.search.kernel import LEAST_NOISE, Hyper, fit, stable_factor
 from aiperf_mpi.search.morphism import random_chain
-from aiperf_mpi.search.surrogate import (
-    LEAST_NOISE,
-    PREDICTED_NOISE,
-    Hyper,
-    Observations,
-    Units,
-    differences,
-    fit,
-    learn,
-    merge,
-    stable_factor,
-    tabulate,
-)
+from aiperf_mpi.search.surrogate import PREDICTED_NOISE, Observations, Units, learn, merge
 from tests.search.landscape import SMALL, Landscape, error_of, population
 
 PLAN = plan_of(SMALL)
@@ -98,8 +88,8 @@ def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> No
         caught["loss"], caught["start"] = loss, start
         return real(loss, start, **options)
 
-    real = surrogate.minimize
-    monkeypatch.setattr(surrogate, "minimize", catch)
+    real = kernel.minimize
+    monkeypatch.setattr(kernel, "minimize", catch)
     rows = some_rows(40)
     table = tabulate(rows, PLAN)
     values = Units.of(made_up(rows, noise=0.01)).standardise(made_up(rows, noise=0.01))
