@@ -19,6 +19,7 @@ from aiperf_mpi.parallel.comm import Ranks, write_error
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.messages import Kind
 from aiperf_mpi.parallel.placement import TRAINER
+from aiperf_mpi.results.devices import NO_UUIDS
 from aiperf_mpi.system.accelerators import Accelerators, NoAccelerators, open_accelerators
 from aiperf_mpi.system.affinity import ranges
 from aiperf_mpi.system.filesystems import file_systems, places
@@ -28,7 +29,7 @@ from aiperf_mpi.system.monitor import Monitor, Probe, Sampler, stride
 from aiperf_mpi.system.rapl import zones
 
 #: What stands for the UUIDs of a rank that drives no device.
-NO_DEVICE = "none: no trainer"
+NO_DEVICE = f"{NO_UUIDS}no trainer"
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,19 @@ def look(config: Config, ranks: Ranks, names: Sequence[str]) -> Sight:
     if ranks.node_rank == 0:
         probe, description = _node(config, ranks, names, driven)
     if ranks.role == TRAINER:
-        mine = open_accelerators(own)
-        uuids = ",".join(str(device["uuid"]) for device in mine.describe()) or f"none: {mine.why}"
+        uuids = _uuids(open_accelerators(own))
     kinds = _kinds(ranks.world, ranks.node_index, description)
     if ranks.rank:
         return Sight(probe, uuids, {})
     here = file_systems(places(config.run.output, config.data.path))
     return Sight(probe, uuids, {"mpi": mpi(), "file_systems": here, "nodes": kinds})
+
+
+def _uuids(accelerators: Accelerators) -> str:
+    """The UUIDs of all of these with commas between, or why there are none."""
+    told = [str(device["uuid"]) for device in accelerators.describe()]
+    why = accelerators.why or next((text for text in told if " " in text), "")
+    return f"{NO_UUIDS}{why}" if why else ",".join(told)
 
 
 def _on_cpu() -> bool:

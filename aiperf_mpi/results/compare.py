@@ -201,7 +201,7 @@ def parts(found: Comparison) -> Iterator[RenderableType]:
                   "ratio (95 %)", left=4)  # fmt: skip
     for item, against in zip(found.entries, found.ratios, strict=True):
         verdict = item.verdict
-        said = list(report.rate_pairs(verdict))
+        said = [*report.rate_pairs(verdict), *_beside(verdict)]
         runs.add_row(
             places[id(item)], report.status(verdict), verdict.cls, verdict.division, str(verdict.devices),
             f"{verdict.core_seconds:.1f}", str(verdict.trials), report.error_text(verdict.best_error),
@@ -234,6 +234,14 @@ def parts(found: Comparison) -> Iterator[RenderableType]:
     if any(item.rate.freedom for item in found.entries):
         yield Text("note: intervals of single runs come from the spread of the rate within the run (batch means), and "
                    "do not know how runs differ; repeat a run with other seeds for that")  # fmt: skip
+
+
+def _beside(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """What the rate of a valid run is in other units: images of ResNet-50, part of the devices' peak."""
+    if not math.isnan(verdict.resnet50_images):
+        yield "ResNet-50", f"{verdict.resnet50_images:,.3g} images/s"
+    if not math.isnan(verdict.mfu):
+        yield "MFU", f"{verdict.mfu:.2%}"
 
 
 def _table(*columns: str, left: int) -> Table:

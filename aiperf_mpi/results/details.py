@@ -98,6 +98,21 @@ def steps(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         yield table
 
 
+def efficiency(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Model FLOPS utilisation (MFU) of a valid run: credited operations over what its devices could do in the core
+    time, and executed ones over what they could do while epochs ran."""
+    if math.isnan(verdict.mfu):
+        yield Text(f"  The peak rate of the devices is not known ({verdict.peak_source}), so there is no MFU.")
+        return
+    epochs = e.table("epochs")
+    peaks = e.ceiling.replicas[e.column("trials", "replica")[e.of_trial]]
+    possible = float((peaks * (epochs["t_end"] - epochs["t_start"])).sum())
+    while_training = f"; {sum(e.epoch_ops) / possible:.2%} while epochs ran" if possible > 0 else ""
+    yield Text(f"  MFU: credited operations are {verdict.mfu:.2%} of what the devices can do in the core time"
+               f"{while_training}. Their peak at {e.attribute('precision')} is {verdict.peak_ops:.4e} op/s "
+               f"({verdict.peak_source}).")  # fmt: skip
+
+
 def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """Energy of the core time, and credited operations per joule of a valid run."""
     table = Table.grid(padding=(0, 2))

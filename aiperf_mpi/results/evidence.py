@@ -17,6 +17,7 @@ from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.opcount.analytical import matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.results import score
+from aiperf_mpi.results.devices import Ceiling, ceiling
 from aiperf_mpi.results.resultfile import Result
 from aiperf_mpi.results.schema import STATUS, TABLES
 from aiperf_mpi.results.tables import Columns, best_validation, counting, energy_of
@@ -208,6 +209,12 @@ class Evidence:
         """Energy of the core time in J, NaN if it is unknown, and its level in words."""
         core_seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
         return energy_of(self.table("samples"), self.table("ranks"), core_seconds, inventory)
+
+    @cached_property
+    def ceiling(self) -> Ceiling:
+        """Peak rates of the devices of each replica at the run's precision, and whose numbers they are."""
+        inventory, ranks = json.loads(self.result.documents["system/inventory_json"]), self.table("ranks")
+        return ceiling(ranks, inventory, self.attribute("precision"), self.attribute("n_replicas"))
 
 
 def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int, int]:

@@ -17,10 +17,12 @@ import numpy as np
 
 from aiperf_mpi.config import classify
 from aiperf_mpi.results.checks import CHECKS, FATAL, OFFICIAL
+from aiperf_mpi.results.devices import UNKNOWN
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.plain import plain
 from aiperf_mpi.results.resultfile import NotAResult, Result, load, open_file
 from aiperf_mpi.results.schema import DONE, ENDS, FAILED, STOPPED
+from aiperf_mpi.results.score import normalised
 from aiperf_mpi.system.energy import NOT_MEASURED
 
 __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
@@ -81,6 +83,8 @@ class Verdict:
     nodes: int
     replicas: int
     devices: int
+    peak_ops: float
+    peak_source: str
     energy_joules: float
     energy_level: str
 
@@ -105,6 +109,17 @@ class Verdict:
         return math.nan if self.valid else self.rate
 
     @property
+    def mfu(self) -> float:
+        """The rate of a valid run over the peak rate of its devices: its credited operations, over the whole core time
+        with all that was idle; NaN if it is invalid or no peak is known."""
+        return self.rate / self.peak_ops if self.valid and self.peak_ops > 0 else math.nan
+
+    @property
+    def resnet50_images(self) -> float:
+        """The rate of a valid run in images of ImageNet per second that ResNet-50 would train at it, else NaN."""
+        return normalised(self.rate) if self.valid else math.nan
+
+    @property
     def ops_per_watt(self) -> float:
         """Credited operations of a valid run over its energy, in op/J = op/s/W; NaN if it is invalid or unknown."""
         return self.total_ops / self.energy_joules if self.valid and self.energy_joules > 0 else math.nan
@@ -125,6 +140,9 @@ class Verdict:
             "score_regulated": self.score_regulated,
             "trial_rate_ops": self.trial_rate_ops,
             "unscored_rate_ops": self.unscored_rate_ops,
+            "peak_ops": self.peak_ops,
+            "peak_source": self.peak_source,
+            "mfu": self.mfu,
             "energy_joules": self.energy_joules,
             "energy_level": self.energy_level,
             "ops_per_watt": self.ops_per_watt,
@@ -165,6 +183,7 @@ def judge_content(result: Result) -> Verdict:
         samples = _value(evidence, "series", [])
         best_error, best_trial = _value(evidence, "best", (math.nan, -1))
         status = _value(evidence, "status", np.zeros(0, int))
+        peak = _value(evidence, "ceiling", UNKNOWN)
         energy, level = _value(evidence, "energy", (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
     facts = result.attributes
     core_seconds = facts.get("core_seconds", 0.0)
@@ -189,6 +208,8 @@ def judge_content(result: Result) -> Verdict:
         nodes=facts.get("n_nodes", 0),
         replicas=facts.get("n_replicas", 0),
         devices=facts.get("n_devices", 0),
+        peak_ops=peak.total,
+        peak_source=plain(peak.source),
         energy_joules=energy,
         energy_level=plain(level),
     )

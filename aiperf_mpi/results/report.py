@@ -131,7 +131,8 @@ def verdict_json(verdict: Verdict) -> str:
 
 def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]:
     """The verdict as a JSON object, with or without its checks; of its rates those that it may be called by."""
-    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops", "ops_per_watt")
+    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops", "resnet50_images", "mfu",
+             "ops_per_watt")  # fmt: skip
     left_out = ("rate", "regulated") if findings else ("rate", "regulated", "findings")
     data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
     data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}

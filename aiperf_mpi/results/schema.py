@@ -76,11 +76,13 @@ TRIAL_ROW = np.dtype(
     align=True,
 )  # fmt: skip
 
-#: One rank at the end of the run; `messages_*` and `message_bytes` (sent plus received) are by MESSAGE_KINDS.
+#: One rank at the end of the run: `device` is a number of devices of a kind (`4 x NVIDIA H200`), `device_uuid` has room
+#: for the UUIDs of 16 (40 characters each, with commas between), or says why there are none; `messages_*` and
+#: `message_bytes` (sent plus received) are by MESSAGE_KINDS.
 RANK_ROW = np.dtype(
     [
         ("rank", "<i4"), ("node", "<i4"), ("replica", "<i4"), ("local_rank", "<i4"), ("role", "S16"),
-        ("hostname", "S64"), ("device", "S64"), ("device_uuid", "S336"), ("cpus", "S128"), ("numa", "S64"),
+        ("hostname", "S64"), ("device", "S64"), ("device_uuid", "S656"), ("cpus", "S128"), ("numa", "S64"),
         ("clock_offset", "<f8"), ("clock_uncertainty", "<f8"), ("wall_seconds", "<f8"),
         ("phase_seconds", "<f8", (len(PHASES),)),
         ("messages_sent", "<i8", (len(MESSAGE_KINDS),)), ("messages_received", "<i8", (len(MESSAGE_KINDS),)),
@@ -308,8 +310,8 @@ RANKS = Table(
         local_rank    i4  -  rank in its node
         role          str -  coordinator, trainer or generator
         hostname      str -  name of its host
-        device        str -  accelerators that it drives
-        device_uuid   str -  their UUIDs, with commas between
+        device        str -  devices that it drives: their number and kind (empty: none)
+        device_uuid   str -  their UUIDs, with commas between, or none: and why
         cpus          str -  CPUs that it may use, as a list of ranges
         numa          str -  NUMA nodes of these CPUs
         clock_offset  f8  s  its clock minus rank 0's at the start of the run
@@ -396,6 +398,9 @@ ATTRIBUTES = _columns("""
     best_trial          i8  -     trial that reached it (-1: none)
     error_final         f8  1     validation error of the best model loaded again (NaN: not done)
     error_final_trial   i8  -     trial of that model (-1: not done)
+    peak_ops            f8  op/s  peak rate of all devices at the run's precision (NaN: not known)
+    peak_source         str -     where their makers say so, or why it is not known
+    mfu                 f8  1     the rate over peak_ops (NaN unless valid and known)
     core_start_utc      str -     start of the core time, ISO 8601
     core_stop_utc       str -     end of the core time, ISO 8601
     core_seconds        f8  s     length of the core time

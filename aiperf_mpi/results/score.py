@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from aiperf_mpi.opcount import analytical
 from aiperf_mpi.results.schema import CREDITED
+from aiperf_mpi.search.architecture import Base, resnet50
+from aiperf_mpi.sections import IMAGENET_IMAGES
 
 #: Largest value of an unsigned 64-bit column.
 U8_MAX = 2**64 - 1
@@ -49,6 +53,22 @@ def tick_times(core_seconds: float, tick: float) -> list[float]:
 def rate(ops: int, seconds: float) -> float:
     """Operations per second; NaN where no time has passed."""
     return ops / seconds if seconds > 0 else math.nan
+
+
+@cache
+def resnet50_operations() -> tuple[int, int]:
+    """Operations to train on one image and to validate one, for ResNet-50 of the paper on ImageNet."""
+    return analytical.operations(resnet50(Base(224, 3, 1000, 64, (3, 4, 6, 3))))
+
+
+def normalised(ops_per_second: float) -> float:
+    """A rate in op/s as images of ImageNet per second that ResNet-50 would train at it, validation included.
+
+    For comparison with other benchmarks: one image costs its training and its share of the epoch's validation.
+    """
+    train_ops, val_ops = resnet50_operations()
+    train, val = IMAGENET_IMAGES
+    return ops_per_second / (train_ops + val_ops * val / train)
 
 
 def regulated(error: float, val_samples: int, ops_per_second: float) -> float:

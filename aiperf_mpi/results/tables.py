@@ -367,6 +367,7 @@ def _attributes(
         "total_ops": str(sum(tables["epochs"]["ops_credited"].tolist())),
         "best_error": best_error, "best_trial": best_trial,
         "error_final": final_error, "error_final_trial": final_trial,
+        "peak_ops": math.nan, "peak_source": "", "mfu": math.nan,
         "core_start_utc": run.core_start_utc, "core_stop_utc": core_stop(run.core_start_utc, run.core_seconds),
         "core_seconds": run.core_seconds, "total_seconds": run.total_seconds,
         "time_limit": header.time_limit, "tick": header.tick, "seed": header.seed, "precision": header.precision,

@@ -22,7 +22,6 @@ from aiperf_mpi.results.gaps import gaps
 from aiperf_mpi.results.hyperparameters import hyperparameters
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
-from aiperf_mpi.results.rules import normalised
 from aiperf_mpi.results.schema import PHASES
 from aiperf_mpi.search.architecture import POOL, Architecture
 
@@ -92,8 +91,9 @@ def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         )  # fmt: skip
     yield table
     if verdict.valid:
-        yield Text(f"  The rate of the run is that of {normalised(verdict.rate):,.3g} images of ImageNet a second on "
+        yield Text(f"  The rate of the run is that of {verdict.resnet50_images:,.3g} images of ImageNet a second on "
                    "ResNet-50, trained and validated.")  # fmt: skip
+        yield from details.efficiency(e, verdict)
     if not verdict.valid or verdict.cls != "official":
         yield Text("  These are rates of operations, and no score: the run is not a valid official one.")
 

@@ -204,7 +204,9 @@ def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
         rows.append(
             new_row(
                 RANK_ROW, rank=rank, node=index, replica=index, local_rank=(rank - 1) % 2 if rank else 0, role=role,
-                hostname=f"node{max(index, 0)}", device="cpu" if role == "trainer" else "", cpus="0-3", numa="0",
+                hostname=f"node{max(index, 0)}", device=f"{DEVICES} x cpu" if role == "trainer" else "",
+                device_uuid=f"none: {'this node has no accelerator' if role == 'trainer' else 'no trainer'}",
+                cpus="0-3", numa="0",
                 clock_offset=1e-3 * rank, clock_uncertainty=1e-5, wall_seconds=wall, phase_seconds=phases,
                 messages_sent=sent, message_bytes=np.array(sent) * 88,
             )  # fmt: skip

@@ -327,7 +327,7 @@ def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_pa
         resultfile.set_attributes(file, {"end_cause": loud, "aiperf_mpi_version": loud})
         file["trials/cause"][...] = loud
         file["ranks/hostname"][...] = [name + loud for name in file["ranks/hostname"].asstr()[...]]
-        file["ranks/device"][...] = loud
+        file["ranks/device_uuid"][...] = [why + loud for why in file["ranks/device_uuid"].asstr()[...]]
 
     assert changed(path, tmp_path, words).valid
     code, said = said_of(tmp_path / "changed.h5")

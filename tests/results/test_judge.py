@@ -155,7 +155,7 @@ FINDS = {
         "regulated": "I08",
     },
     "ranks": {"rank": "V11", "role": "V11", "wall_seconds": "V13", "seconds_init": "V13", "seconds_idle": "V13",
-              "hostname": "I12"},
+              "hostname": "I12", "device": "V11", "device_uuid": "V11"},
     "messages": {"kind": "I11", "channel": "I11"},
     "samples": {"t": "I17", "node": "I17", "window": "I17", "power_watts": "I17", "energy_joules": "I17"},
 }  # fmt: skip
@@ -164,7 +164,8 @@ FINDS = {
 ATTRIBUTE_FINDS = {
     "schema": "I01", "schema_version": "I01", "class": "V01", "division": "V01", "end": "I03", "complete": "V21",
     "valid": "I12", "invalid_reasons": "I12", "score_ops": "I12", "score_regulated": "I12", "trial_rate_ops": "I12",
-    "unscored_rate_ops": "I12", "total_ops": "V05", "best_error": "I08", "best_trial": "I08",
+    "unscored_rate_ops": "I12", "peak_ops": "I12", "peak_source": "I12", "mfu": "I12",
+    "total_ops": "V05", "best_error": "I08", "best_trial": "I08",
     "error_final_trial": "I08", "core_start_utc": "I03", "core_stop_utc": "V02", "core_seconds": "I08",
     "time_limit": "V01", "tick": "I08",
     "seed": "V01", "precision": "V01", "dataset": "V01", "train_images": "V01", "val_images": "V01", "base_json": "V01",

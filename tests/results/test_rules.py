@@ -57,13 +57,13 @@ def test_a_submission_is_the_median_of_three_runs() -> None:
 def test_an_epoch_of_resnet50_has_the_authors_operations() -> None:
     # Their profiler counts 7,806,583,495 operations forward and 23,053,458,315 for training; their epoch is nominal,
     # 1,280,000 x 23,053,458,315 + 50,000 x 7,806,583,495 = 29,508,426,643,200,000 + 390,329,174,750,000.
-    train, val = rules.resnet50_operations()
+    train, val = score.resnet50_operations()
     epoch = score.operations(train, val, 1_280_000, 50_000)
     assert epoch == 29_898_755_817_950_000
     assert f"{epoch:.5e}" == "2.98988e+16"
     # 2.98988e16 / 1.28e6 = 23.358 Gop for an image and its share of the validation: so much is one image a second.
     assert epoch / 1_280_000 == pytest.approx(23.358e9, rel=1e-4)
-    assert rules.normalised(23.358e9) == pytest.approx(1.0, rel=1e-4)
+    assert score.normalised(23.358e9) == pytest.approx(1.0, rel=1e-4)
 
 
 def test_the_published_regulated_score_follows_from_its_error_and_rate() -> None:
@@ -78,7 +78,7 @@ def test_the_published_regulated_score_follows_from_its_error_and_rate() -> None
 def test_a_series_of_whole_epochs_has_the_rate_of_its_sum() -> None:
     # One accelerator at 40.21 TFLOPS takes 2.98988e16 / 40.21e12 = 743.6 s for an epoch. Behind five epochs (3718 s)
     # the tick at 3960 s (1.1 h) still has five of them: 5 x 2.98988e16 / 3960 = 37.75 TFLOPS.
-    train, val = rules.resnet50_operations()
+    train, val = score.resnet50_operations()
     epoch = score.operations(train, val, 1_280_000, 50_000)
     seconds = epoch / 40.21e12
     assert seconds == pytest.approx(743.6, abs=0.1)

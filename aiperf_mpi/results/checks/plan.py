@@ -7,13 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aiperf_mpi.results.checks.registry import check, column_differs, rows_where, short
+from aiperf_mpi.results.checks.registry import check, column_differs, rows_where
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.schema import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
 from aiperf_mpi.search.budget import budget, learning_rate, stops_after
-
-#: Types of matrix operands that are at least FP-16 (Table 4, Minimum precision); bfloat16 counts as FP-16.
-PRECISIONS = ("float16", "bfloat16", "float32", "float64")
 
 
 @check("I13", "epochs_max, patience and learning rates of the round by the stored configuration")
@@ -106,16 +103,6 @@ def function_preserved(e: Evidence) -> Iterator[str]:
     wrong = inherited & measured & ~((difference >= 0) & (difference <= MORPH_TOLERANCE))
     yield from rows_where("trials", wrong, f"morph_max_abs_diff is not between 0 and {MORPH_TOLERANCE:g}")
     yield from rows_where("trials", measured & ~children, "morph_max_abs_diff of the initial architecture")
-
-
-@check("V10", f"the run's precision in every trial, one of {', '.join(PRECISIONS)}")
-def precise(e: Evidence) -> Iterator[str]:
-    """Matrix operands have at least the precision that the paper asks for."""
-    precision, of_trials = e.attribute("precision"), e.column("trials", "precision")
-    yield f"= {short(precision)}"
-    if precision not in PRECISIONS:
-        yield f"attribute precision is {short(precision)!r}"
-    yield from rows_where("trials", of_trials.astype(str) != precision, "precision is not that of the run")
 
 
 @check("V20", "a resumed trial makes the run a trial")

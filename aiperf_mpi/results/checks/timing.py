@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of numbers, times and ranks: everything finite, in order, and accounted for."""
+"""Checks of numbers and times: everything finite, in order, and accounted for."""
 
 from __future__ import annotations
 
@@ -103,31 +103,6 @@ def core_time(e: Evidence) -> Iterator[str]:
     stop, stored = core_stop(e.attribute("core_start_utc"), core_seconds), e.attribute("core_stop_utc")
     if stored != stop:
         yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
-
-
-@check("V11", "one row for each rank; replicas, nodes, generators and devices as the attributes say")
-def ranks(e: Evidence) -> Iterator[str]:
-    """Every rank reported."""
-    rows, count = e.table("ranks"), e.attribute("n_ranks")
-    yield f"= {len(rows['rank'])} of {count} ranks"
-    if not np.array_equal(rows["rank"], np.arange(count if count < len(rows["rank"]) + 2 else 0)):
-        yield f"/ranks has {len(rows['rank'])} rows, which are not ranks 0 to {count - 1} in order"
-    role = rows["role"].astype(str)
-    yield from rows_where("ranks", ~np.isin(role, ("coordinator", "trainer", "generator")), "role is unknown")
-    for column, of, attribute in (
-        ("replica", role == "trainer", "n_replicas"),
-        ("node", role != "coordinator", "n_nodes"),
-    ):
-        found, expected = np.unique(rows[column][of]), e.attribute(attribute)
-        if not np.array_equal(found, np.arange(min(expected, len(found) + 1))):
-            yield f"/ranks/{column} does not have the {expected} of attribute {attribute}"
-    if (generators := int((role == "generator").sum())) != e.attribute("n_generators"):
-        yield f"attribute n_generators is {e.attribute('n_generators')}, but {generators} ranks are generators"
-
-    # Every replica has its share of the devices, and each of them a batch.
-    batches = [e.column("trials", name).astype(np.int64) for name in ("batch_global", "batch_per_device")]
-    odd = batches[0] * e.attribute("n_replicas") != batches[1] * e.attribute("n_devices")
-    yield from rows_where("trials", odd, "batch_global is not batch_per_device times the devices of a replica")
 
 
 @check("V13", f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time")
