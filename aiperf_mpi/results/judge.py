@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import classify
+from aiperf_mpi.results import samples
 from aiperf_mpi.results.checks import CHECKS, FATAL, OFFICIAL
 from aiperf_mpi.results.devices import UNKNOWN
 from aiperf_mpi.results.evidence import Evidence
@@ -59,8 +60,9 @@ class Finding:
 class Verdict:
     """What a result amounts to. Rates are op/s, times s, errors fractions; NaN or 0 where it has no such value.
 
-    `cls` is official or trial, `division` closed or open. `rate` is credited operations over core seconds, whatever
-    the verdict: only `score_ops` and `score_regulated` are scores, and NaN unless the result is valid and official.
+    `cls` is official or trial, `division` closed or open. `utilisation` has the means of columns of /samples. `rate` is
+    credited operations over core seconds, whatever the verdict: only `score_ops` and `score_regulated` are scores, and
+    NaN unless the result is valid and official.
     """
 
     valid: bool
@@ -85,6 +87,7 @@ class Verdict:
     devices: int
     peak_ops: float
     peak_source: str
+    utilisation: dict[str, float]
     energy_joules: float
     energy_level: str
 
@@ -179,12 +182,13 @@ def judge_content(result: Result) -> Verdict:
             if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
                 reasons += [Reason(check.id, text) for text in wrong]
 
-        total = _value(evidence, "total_ops", 0)
-        samples = _value(evidence, "series", [])
-        best_error, best_trial = _value(evidence, "best", (math.nan, -1))
-        status = _value(evidence, "status", np.zeros(0, int))
-        peak = _value(evidence, "ceiling", UNKNOWN)
-        energy, level = _value(evidence, "energy", (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
+        total = _value(lambda: evidence.total_ops, 0)
+        series = _value(lambda: evidence.series, [])
+        best_error, best_trial = _value(lambda: evidence.best, (math.nan, -1))
+        status = _value(lambda: evidence.status, np.zeros(0, int))
+        peak = _value(lambda: evidence.ceiling, UNKNOWN)
+        used = _value(lambda: samples.means(evidence), {})
+        energy, level = _value(lambda: evidence.energy, (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
     facts = result.attributes
     core_seconds = facts.get("core_seconds", 0.0)
     return Verdict(
@@ -195,8 +199,8 @@ def judge_content(result: Result) -> Verdict:
         findings=tuple(findings),
         end=facts["end"] if facts.get("end") in ENDS else "unknown",
         total_ops=total,
-        rate=samples[-1].rate if samples else math.nan,
-        regulated=samples[-1].regulated if samples else math.nan,
+        rate=series[-1].rate if series else math.nan,
+        regulated=series[-1].regulated if series else math.nan,
         best_error=best_error,
         best_trial=best_trial,
         error_final=facts.get("error_final", math.nan),
@@ -210,6 +214,7 @@ def judge_content(result: Result) -> Verdict:
         devices=facts.get("n_devices", 0),
         peak_ops=peak.total,
         peak_source=plain(peak.source),
+        utilisation=used,
         energy_joules=energy,
         energy_level=plain(level),
     )
@@ -224,10 +229,10 @@ def _class(evidence: Evidence) -> tuple[str, str]:
     return cls, division
 
 
-def _value(evidence: Evidence, name: str, default: Any) -> Any:
+def _value(compute: Callable[[], Any], default: Any) -> Any:
     """A recomputed value, or `default` where the rows are damaged (a check has said so already)."""
     try:
-        return getattr(evidence, name)
+        return compute()
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return default
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from aiperf_mpi.results.details import columns_of
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict
-from aiperf_mpi.results.samples import WITHOUT, has_rows
+from aiperf_mpi.results.samples import WITHOUT, has_rows, lengths, mean
 
 #: What is shown of the samples: column, title, divisor, unit.
 USE = (
@@ -46,16 +46,13 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         yield Text(f"  {WITHOUT}")
         return
     rows = e.table("samples")
-    node = rows["node"]
-    follows = np.append(False, node[1:] == node[:-1])
-    seconds = rows["t"] - np.where(follows, np.roll(rows["t"], 1), 0.0)
+    node, seconds = rows["node"], lengths(e)
     table = columns_of("what", "mean", "lowest", "highest", "unit", left=("what", "unit"))
     for name, title, divisor, unit in USE:
         known = np.isfinite(rows[name]) & (seconds > 0)
         if known.any():
             values = rows[name][known] / divisor
-            mean = float(np.average(values, weights=seconds[known]))
-            table.add_row(title, f"{mean:.1f}", f"{values.min():.1f}", f"{values.max():.1f}", unit)
+            table.add_row(title, f"{mean(e, name) / divisor:.1f}", f"{values.min():.1f}", f"{values.max():.1f}", unit)
         else:
             table.add_row(title, "not read", "", "", "")
     yield table

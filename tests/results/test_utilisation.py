@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aiperf_mpi.results import pictures, samples
+from aiperf_mpi.results.evidence import Evidence
+from aiperf_mpi.results.judge import read
+from aiperf_mpi.results.report import verdict_json
 from aiperf_mpi.results.schema import SAMPLE_ROW
 from aiperf_mpi.results.tables import build, core_stop
 from aiperf_mpi.results.text import text_report
+from aiperf_mpi.results.utilisation import USE
 from tests.results.example_run import Example, example_run
 from tests.results.test_judge import written
 
@@ -42,6 +48,13 @@ def test_windows_count_by_their_length(tmp_path: Path) -> None:
     example.samples["cpu_percent"][0] = 90.0
     assert "host's CPUs 10.0 0.0 90.0 %" in section(example, tmp_path, "Utilisation")
 
+    # The picture, and result.json, by the same mean: over the rows it would be 9 %.
+    result, verdict = read(tmp_path / "result.h5")
+    assert "CPUs: mean 10.0 %" in pictures.utilisation(Evidence(result), verdict)
+    told = json.loads(verdict_json(verdict))["utilisation"]
+    assert told["cpu_percent"] == pytest.approx(10.0, rel=1e-12) and set(told) == set(samples.USED)
+    assert set(samples.USED) == {name for name, *_ in USE}
+
 
 def test_nodes_of_one_host_have_its_counters_once(tmp_path: Path) -> None:
     example = example_run()
@@ -54,8 +67,10 @@ def test_what_is_not_read_says_so(tmp_path: Path) -> None:
     for name in ("device_percent", "device_memory_bytes", "device_mhz", "device_celsius", "device_watts"):
         example.samples[name] = np.nan
     assert "accelerators not read" in section(example, tmp_path, "Utilisation")
+    assert json.loads(verdict_json(read(tmp_path / "result.h5")[1]))["utilisation"]["device_percent"] is None
     example.samples = example.samples[:0]
     assert "no samples" in section(example, tmp_path, "Utilisation")
+    assert json.loads(verdict_json(read(tmp_path / "result.h5")[1]))["utilisation"] == {}
 
 
 def test_places_and_clocks_of_ranks(tmp_path: Path) -> None:
