@@ -14,15 +14,7 @@ from aiperf_mpi.results.judge import NotAResult
 from aiperf_mpi.results.rules import UNCHECKED
 from aiperf_mpi.results.schema import ATTRIBUTES, TABLES
 from tests.results.example_run import example_run
-from tests.results.test_judge import ATTRIBUTE_FINDS, FINDS, changed, written
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A valid result."""
-    target = written(example_run(), tmp_path_factory.mktemp("result"))
-    assert judge.judge(target).valid
-    return target
+from tests.results.test_judge import ATTRIBUTE_FINDS, FINDS, changed
 
 
 def rewritten(file: h5py.File, table: str, rows: np.ndarray) -> None:
