@@ -17,10 +17,13 @@ from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict
 from aiperf_mpi.results.plain import plain
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.architecture import POOL, Architecture
 
 #: Most lines about the machine, and characters of one of them.
 MAX_FACTS, MAX_TEXT = 150, 200
+
+#: Stands where there is no best network.
+NO_BEST = "  no trial has a validation error"
 
 
 def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
@@ -41,11 +44,40 @@ def best_of(e: Evidence, verdict: Verdict) -> Architecture | None:
     return architecture
 
 
+def network(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """What the best network is, and its units."""
+    architecture = best_of(e, verdict)
+    if architecture is None:
+        yield Text(NO_BEST)
+        return
+    train_ops, val_ops = e.counts[e.index[verdict.best_trial]]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("  trial", f"{verdict.best_trial}, by way of {e.lineage(verdict.best_trial)}")
+    facts.add_row("  hash", architecture.hash)
+    facts.add_row("  parameters", f"{architecture.parameters:,}")
+    facts.add_row("  operations per image", f"{train_ops:,} to train, {val_ops:,} to validate")
+    yield facts
+    yield _units(architecture)
+
+
+def _units(architecture: Architecture) -> RenderableType:
+    """The units of a network: each a convolution, batch norm, additions, ReLU."""
+    shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
+    table = columns_of("unit", "kernel", "stride", "filters", "output", "adds", left=("adds",))
+    for unit in architecture.units:
+        sources = ("pool" if edge.source == POOL else str(edge.source) for edge in unit.edges)
+        adds = ", ".join(f"{source} ({edge.kind})" for source, edge in zip(sources, unit.edges, strict=True))
+        height, width, _ = shapes[unit.id]
+        table.add_row(str(unit.id), f"{unit.kernel}x{unit.kernel}", str(unit.stride), str(unit.filters),
+                      f"{height}x{width}", adds)  # fmt: skip
+    return table
+
+
 def layers(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """The best network layer by layer, with the operations of each by the paper's tables."""
     architecture = best_of(e, verdict)
     if architecture is None:
-        yield Text("  no trial has a validation error")
+        yield Text(NO_BEST)
         return
     table = columns_of("layer", "kind", "takes", "kernel", "stride", "output", "forward (op)", "backward (op)",
                        left=("layer", "kind", "takes"))  # fmt: skip

@@ -16,14 +16,13 @@ from rich.text import Text
 from rich.tree import Tree
 
 from aiperf_mpi.results import details, report, utilisation
-from aiperf_mpi.results.details import best_of, columns_of
+from aiperf_mpi.results.details import columns_of
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.gaps import gaps
 from aiperf_mpi.results.hyperparameters import hyperparameters
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
 from aiperf_mpi.results.schema import PHASES
-from aiperf_mpi.search.architecture import POOL, Architecture
 
 #: Most rows of a table in the text: a long run is thinned or cut, and says so.
 MAX_ROWS = 40
@@ -203,34 +202,6 @@ def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield table
 
 
-def _best(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    architecture = best_of(e, verdict)
-    if architecture is None:
-        yield Text("  no trial has a validation error")
-        return
-    train_ops, val_ops = e.counts[e.index[verdict.best_trial]]
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("  trial", f"{verdict.best_trial}, by way of {e.lineage(verdict.best_trial)}")
-    facts.add_row("  hash", architecture.hash)
-    facts.add_row("  parameters", f"{architecture.parameters:,}")
-    facts.add_row("  operations per image", f"{train_ops:,} to train, {val_ops:,} to validate")
-    yield facts
-    yield _units(architecture)
-
-
-def _units(architecture: Architecture) -> RenderableType:
-    """The units of a network: each a convolution, batch norm, additions, ReLU."""
-    shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
-    table = columns_of("unit", "kernel", "stride", "filters", "output", "adds", left=("adds",))
-    for unit in architecture.units:
-        sources = ("pool" if edge.source == POOL else str(edge.source) for edge in unit.edges)
-        adds = ", ".join(f"{source} ({edge.kind})" for source, edge in zip(sources, unit.edges, strict=True))
-        height, width, _ = shapes[unit.id]
-        table.add_row(str(unit.id), f"{unit.kernel}x{unit.kernel}", str(unit.stride), str(unit.filters),
-                      f"{height}x{width}", adds)  # fmt: skip
-    return table
-
-
 #: The sections behind the verdict, in order.
 SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Run": _run,
@@ -243,7 +214,7 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Utilisation": utilisation.utilisation,
     "Places and clocks of ranks": utilisation.places,
     "Energy": details.energy,
-    "Best network": _best,
+    "Best network": details.network,
     "Best known hyperparameters": hyperparameters,
     "System": details.system,
 }
