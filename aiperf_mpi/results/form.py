@@ -101,10 +101,11 @@ def wrong_dataset(dataset: Any, dtype: str, dimensions: int) -> str:
             return f"is {dataset.dtype}, but must be strings"
     elif dataset.dtype != np.dtype(DTYPES[dtype]):
         return f"is {dataset.dtype}, but must be {dtype}"
-    return _wrong_storage(dataset, _STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
+    return wrong_storage(dataset, _STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
 
 
-def _wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
+def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
+    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a whole."""
     created = dataset.id.get_create_plist()
     if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
         return "is stored in pieces or elsewhere, but must lie in the file as a whole"
@@ -178,5 +179,5 @@ def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
 
 
 def is_scalar_attribute(file: h5py.File, name: str) -> bool:
-    """Whether a root attribute is one value, so that reading it cannot fill the memory."""
+    """Whether an attribute of the root is one value, so that reading it cannot fill the memory."""
     return h5a.open(file.id, name.encode()).shape == ()

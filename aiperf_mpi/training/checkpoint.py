@@ -13,7 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from aiperf_mpi.results import form
 from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.training.resnet import expected_shapes
 
 FORMAT = "aiperf_mpi.checkpoint/1"
 
@@ -70,20 +72,55 @@ def save_checkpoint(path: str | Path, trial_id: int, architecture: Architecture,
     return value
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a file of `save_checkpoint`. Raises OSError if there is none, ValueError if it is not what was saved."""
-    with h5py.File(path, "r") as file:
-        if file.attrs.get("format") != FORMAT:
-            raise ValueError(f"{path}: no checkpoint of format {FORMAT}, but {file.attrs.get('format')!r}")
-        architecture = Architecture.from_json(file.attrs["arch_json"])
-        variables = _read(file)
-        saved, found = file.attrs["digest"], digest(variables)
-        trial_id = int(file.attrs["trial_id"])
-        if architecture.hash != file.attrs["arch_hash"]:
-            raise ValueError(f"{path}: its architecture hashes to {architecture.hash}, not {file.attrs['arch_hash']}")
-    if saved != found:
-        raise ValueError(f"{path}: its weights have the digest {found}, not {saved} as when they were saved")
-    return Checkpoint(trial_id, architecture, variables, found)
+def load_checkpoint(path: str | Path, architecture: Architecture | None = None) -> Checkpoint:
+    """Reads a file of `save_checkpoint`, which holds the weights of its network and nothing else, all of it in itself.
+
+    Arguments:
+        architecture: the only network that the file may hold. Without it the file is believed which one it holds: not
+            for files that somebody else gives, as a text may describe a network that fills the memory.
+
+    Raises OSError if HDF5 cannot read it, ValueError if it is not what was saved; each says so in one line.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _load(file, architecture)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(f"{path}: no checkpoint: {_first_line(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {_first_line(error)}") from None
+    except _DAMAGE as error:
+        raise ValueError(f"{path}: damaged: {type(error).__name__}: {_first_line(error)}") from None
+
+
+#: What h5py raises beside OSError and ValueError where a file is damaged.
+_DAMAGE = (AttributeError, LookupError, MemoryError, OverflowError, RecursionError, RuntimeError, TypeError)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
+    facts = {}
+    for name in ("format", "trial_id", "arch_json", "arch_hash", "digest"):
+        facts[name] = file.attrs[name] if name in file.attrs and form.is_scalar_attribute(file, name) else None
+        if name == "format" and facts[name] != FORMAT:
+            raise ValueError(f"no checkpoint of format {FORMAT}, but {str(facts[name])[:60]!r}")
+    trial_id, text = facts["trial_id"], facts["arch_json"]
+    if not isinstance(text, str) or not isinstance(trial_id, np.int64):
+        raise ValueError("its attributes arch_json and trial_id are not those of a checkpoint")
+    if only is not None and text != only.to_json():
+        raise ValueError("it holds another network")
+    architecture = only or Architecture.from_json(text)
+    if architecture.hash != facts["arch_hash"]:
+        raise ValueError(f"its architecture hashes to {architecture.hash}, not {str(facts['arch_hash'])[:60]}")
+    variables = _read(file, "", expected_shapes(architecture))
+    if facts["digest"] != (found := digest(variables)):
+        saved = str(facts["digest"])[:60]
+        raise ValueError(f"its weights have the digest {found}, not {saved} as when they were saved")
+    return Checkpoint(int(trial_id), architecture, variables, found)
 
 
 def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -96,5 +133,24 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, np.n
             yield f"{path}/{name}", np.asarray(node)
 
 
-def _read(group: h5py.Group) -> dict[str, Any]:
-    return {name: _read(node) if isinstance(node, h5py.Group) else node[...] for name, node in group.items()}
+def _read(file: h5py.File, path: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays below `path`: those of `shapes`, a tree of shapes, and no others; raises ValueError for anything that
+    does not lie in the file as float32 of its shape."""
+    group = file[path or "/"]
+    names = set(group) if isinstance(group, h5py.Group) else set()
+    if names != set(shapes):
+        other = sorted(names ^ set(shapes))[0]
+        raise ValueError(f"/{path} holds other arrays than its network has, such as {other[:60]!r}")
+    found: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        place = f"{path}/{name}".lstrip("/")
+        node = form.own(file, place)
+        if isinstance(shape, Mapping):
+            found[name] = _read(file, place, shape)
+            continue
+        if not isinstance(node, h5py.Dataset) or node.dtype != np.float32 or node.shape != tuple(shape):
+            raise ValueError(f"/{place} is no array of float32 of the shape {tuple(shape)}")
+        if wrong := form.wrong_storage(node, node.dtype.itemsize):
+            raise ValueError(f"/{place} {wrong}")
+        found[name] = node[...]
+    return found

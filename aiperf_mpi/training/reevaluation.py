@@ -21,6 +21,7 @@ from aiperf_mpi.data.loader import val_batches
 from aiperf_mpi.results.checks.official import RELOAD_SLACK
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.package import best_checkpoint
+from aiperf_mpi.results.plain import plain
 from aiperf_mpi.results.resultfile import Result
 from aiperf_mpi.training.checkpoint import Checkpoint, load_checkpoint
 from aiperf_mpi.training.dispatch import over_devices
@@ -101,11 +102,12 @@ def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:
     name = best_checkpoint(folder, evidence.result)
     if name is None:
         raise ReevaluationError(f"{folder}: the checkpoint of the best model, trial {trial}, is missing")
+    if isinstance(expected := evidence.architectures[evidence.index[trial]], str):
+        raise ReevaluationError(f"trial {trial} has no network: {plain(expected)}")
     try:
-        checkpoint = load_checkpoint(folder / name)
-    except (OSError, ValueError, KeyError) as error:
-        raise ReevaluationError(f"{folder / name}: cannot be read: {error}") from None
-    expected = evidence.column("trials", "arch_hash")[evidence.index[trial]]
-    if (checkpoint.trial_id, checkpoint.architecture.hash) != (trial, expected):
-        raise ReevaluationError(f"{folder / name}: it holds another network than trial {trial} of the result")
+        checkpoint = load_checkpoint(folder / name, expected)
+    except (OSError, ValueError) as error:
+        raise ReevaluationError(plain(f"{error}: trial {trial} of the result cannot be validated again")) from None
+    if checkpoint.trial_id != trial:
+        raise ReevaluationError(f"{folder / name}: it is of trial {checkpoint.trial_id}, not {trial}")
     return checkpoint

@@ -79,3 +79,120 @@ def test_a_failed_save_leaves_the_older_file_and_no_other(tmp_path, variables):
         save_checkpoint(path, 1, ARCHITECTURE, variables)
     assert [file.name for file in tmp_path.iterdir()] == ["1.h5"]
     assert load_checkpoint(path).digest == saved
+
+
+# -- files that somebody else gives ------------------------------------------------------------------------------------
+
+
+def link_elsewhere(file: h5py.File) -> None:
+    del file["params/dense/bias"]
+    file["params/dense/bias"] = h5py.ExternalLink("/etc/hostname", "/bias")
+
+
+def link_inside(file: h5py.File) -> None:
+    file.move("params/dense/bias", "params/dense/hidden")
+    file["params/dense/bias"] = h5py.SoftLink("/params/dense/hidden")
+
+
+def bytes_elsewhere(file: h5py.File) -> None:
+    shape = file["params/dense/bias"].shape
+    del file["params/dense/bias"]
+    file["params/dense"].create_dataset("bias", shape, "<f4", external=[("/etc/hostname", 0, 4 * shape[0])])
+
+
+def never_written(file: h5py.File) -> None:
+    shape = file["params/dense/bias"].shape
+    del file["params/dense/bias"]
+    file["params/dense"].create_dataset("bias", shape, "<f4")
+
+
+def terabytes(file: h5py.File) -> None:
+    del file["params/dense/bias"]
+    file["params/dense"].create_dataset("bias", (10**13,), "<f4")
+
+
+def huge_items(file: h5py.File) -> None:
+    shape = file["params/dense/bias"].shape
+    del file["params/dense/bias"]
+    file["params/dense"].create_dataset("bias", shape, "V100000")
+
+
+def compressed(file: h5py.File) -> None:
+    values = file["params/dense/bias"][...]
+    del file["params/dense/bias"]
+    file["params/dense"].create_dataset("bias", data=values, chunks=True, compression="gzip")
+
+
+def cycle(file: h5py.File) -> None:
+    del file["params/dense"]
+    file["params/dense"] = file["params"]
+
+
+def another_array(file: h5py.File) -> None:
+    file["params/extra"] = np.zeros(3, np.float32)
+
+
+def another_shape(file: h5py.File) -> None:
+    values = file["params/dense/bias"][...]
+    del file["params/dense/bias"]
+    file["params/dense/bias"] = values[:-1]
+
+
+def group_in_place_of_an_array(file: h5py.File) -> None:
+    del file["params/dense/bias"]
+    file.create_group("params/dense/bias")
+
+
+def huge_network(file: h5py.File) -> None:
+    file.attrs["arch_json"] = file.attrs["arch_json"].replace('"blocks":[', '"blocks":[1000000000000,')
+
+
+def brackets(file: h5py.File) -> None:
+    file.attrs["arch_json"] = "[" * 60_000
+
+
+def list_of_attributes(file: h5py.File) -> None:
+    file.attrs["digest"] = ["a"] * 1000
+
+
+def speaking_digest(file: h5py.File) -> None:
+    file.attrs["digest"] = "x\nAIPERF_MPI score_ops: 9.9e99 op/s"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [link_elsewhere, link_inside, bytes_elsewhere, never_written, terabytes, huge_items, compressed, cycle,
+     another_array, another_shape, group_in_place_of_an_array, huge_network, brackets, list_of_attributes,
+     speaking_digest],
+    ids=lambda function: function.__name__,
+)  # fmt: skip
+def test_a_hostile_file_is_one_line(tmp_path, variables, change):
+    path = tmp_path / "1.h5"
+    save_checkpoint(path, 1, ARCHITECTURE, variables)
+    assert load_checkpoint(path, ARCHITECTURE).digest == digest(variables)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises((OSError, ValueError), match=r"1\.h5: ") as caught:
+        load_checkpoint(path, ARCHITECTURE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_damage_is_refused_in_one_line_or_changes_nothing(tmp_path, variables, seed):
+    rng, path = np.random.default_rng(seed), tmp_path / "1.h5"
+    saved = save_checkpoint(path, 1, ARCHITECTURE, variables)
+    data = bytearray(path.read_bytes())
+    # Half of them where HDF5 keeps its structures, at the file's beginning.
+    for place in rng.integers(0, len(data) if seed % 2 else 6000, int(rng.integers(1, 60))):
+        data[place] ^= int(rng.integers(1, 256))
+    path.write_bytes(data if seed else rng.bytes(1000))
+    try:
+        assert load_checkpoint(path, ARCHITECTURE).digest == saved
+    except (OSError, ValueError) as error:
+        assert "\n" not in str(error)
+
+
+def test_the_network_of_another_trial_is_refused(tmp_path, variables):
+    save_checkpoint(tmp_path / "1.h5", 1, ARCHITECTURE, variables)
+    with pytest.raises(ValueError, match="holds another network"):
+        load_checkpoint(tmp_path / "1.h5", resnet50(TINY))

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`verify --reevaluate` on checkpoints that somebody else gave (real ones: tests/end_to_end/test_run.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aiperf_mpi.__main__ import main
+from aiperf_mpi.search.architecture import resnet50
+from aiperf_mpi.training.checkpoint import save_checkpoint
+from aiperf_mpi.training.initial import initial_variables
+from tests.results.example_run import example_run
+from tests.results.test_judge import written
+from tests.training.cases import TINY
+
+
+def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The example's best trial is 6, a child of ResNet-50.
+    result = written(example_run(), tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "6.h5"
+    checkpoint.parent.mkdir()
+    another = resnet50(TINY)
+    save_checkpoint(tmp_path / "other.h5", 6, another, initial_variables(another, np.random.default_rng(0)))
+    for data, words in (
+        (np.random.default_rng(1).bytes(5000), "no checkpoint"),
+        (b"\x89HDF\r\n\x1a\n" + np.random.default_rng(1).bytes(5000), "no checkpoint"),
+        (b"", "no checkpoint"),
+        (result.read_bytes(), "no checkpoint of format"),
+        ((tmp_path / "other.h5").read_bytes(), "it holds another network"),
+    ):
+        checkpoint.write_bytes(data)
+        assert main(["verify", "--reevaluate", str(result)]) == 2
+        said = capsys.readouterr()
+        assert said.out.startswith("AIPERF_MPI status: VALID\n"), said
+        assert said.err.count("\n") == 1 and words in said.err and "Traceback" not in said.err, said.err
