@@ -18,7 +18,7 @@ from aiperf_mpi.config import ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.device import device_sharding
 from aiperf_mpi.data.loader import val_batches
-from aiperf_mpi.results.checks.official import RELOAD_SLACK
+from aiperf_mpi.results.checks.official import reload_slack
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.package import best_checkpoint
 from aiperf_mpi.results.plain import plain
@@ -43,21 +43,22 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Repetition:
-    """The error that was measured now, the one that the result states, and whether they are near enough."""
+    """The error that was measured now on `images`, the one that the result states, and whether they are near enough."""
 
     trial: int
     error: float
     stated: float
+    images: int
 
     @property
     def agrees(self) -> bool:
         """Whether a model with the stated error was there."""
-        return abs(self.error - self.stated) <= RELOAD_SLACK
+        return abs(self.error - self.stated) <= reload_slack(self.images)
 
     def __str__(self) -> str:
         outcome = "passed" if self.agrees else "FAILED"
         return (f"V03 repeated {outcome}: trial {self.trial}, error {self.error:.6f} now, {self.stated:.6f} in the "
-                f"result; limit: a difference of {RELOAD_SLACK:g}")  # fmt: skip
+                f"result; limit: a difference of {reload_slack(self.images):.2g}")  # fmt: skip
 
 
 def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
@@ -94,7 +95,8 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
                             deviation=dataset.deviation)  # fmt: skip
     step = over_devices(eval_step(checkpoint.architecture, settings), devices, in_axes=(0,) * 5, out_axes=None)
     evaluator = Evaluator(device_sharding(devices), step)
-    return Repetition(trial, validation_error(evaluator, checkpoint.variables, val_batches(dataset, 1, batch)), stated)
+    error = validation_error(evaluator, checkpoint.variables, val_batches(dataset, 1, batch))
+    return Repetition(trial, error, stated, len(dataset.val_labels))
 
 
 def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:

@@ -12,9 +12,17 @@ from aiperf_mpi.__main__ import main
 from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.training.checkpoint import save_checkpoint
 from aiperf_mpi.training.initial import initial_variables
+from aiperf_mpi.training.reevaluation import Repetition
 from tests.results.example_run import example_run
 from tests.results.test_judge import written
 from tests.training.cases import TINY
+
+
+@pytest.mark.parametrize(("wrong", "agrees"), [(61, False), (62, True), (63, True), (64, True), (65, False)])
+def test_one_image_of_a_small_set_may_fall_to_the_other_side(wrong: int, agrees: bool) -> None:
+    found = Repetition(6, wrong / 360, 63 / 360, 360)
+    assert found.agrees is agrees and ("passed" if agrees else "FAILED") in str(found)
+    assert not Repetition(6, float("nan"), 63 / 360, 360).agrees
 
 
 def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,9 +21,17 @@ from aiperf_mpi.results.score import regulated
 #: paper: the score is stable over time).
 SETTLED_PART, MAX_DRIFT, MIN_SAMPLES = 0.25, 0.05, 3
 
-#: How far the model's error may move when it is loaded again: its weights went through a file and its batches through
-#: another order of summation, so a few images at the boundary may fall to the other side.
+#: How far the model's error may move when it is loaded again. Its weights are the same to the bit (the checkpoint's
+#: digest), but another device, or another batch size, sums in another order, so that an image whose two best classes
+#: are equal to the last digits may fall to the other side. A part of 0.001 of all images may (a limit of our own, as no
+#: other benchmark loads its model again); of the 50,000 of ImageNet these are 50.
 RELOAD_SLACK = 0.001
+
+#: The same in images, for small sets. Where one image in a thousand falls over, at least one of N does with the
+#: probability 1 - exp(-N / 1000): 30 % of the digits' 360, for which 0.001 has no room at all. So one image always may,
+#: two may not: between the two lies 1.5, which rounding cannot reach. It bears on sets of less than 1,500 images, of
+#: which no official run is.
+RELOAD_IMAGES = 1.5
 
 #: What an inventory must name, and texts that name nothing.
 INVENTORY = ("hostname", "platform", "python", "cpu", "memory_bytes", "packages", "mpi", "file_systems", "nodes")
@@ -41,7 +49,12 @@ def long_enough(e: Evidence) -> Iterator[str]:
         yield f"it ended by {short(end)!r}, and not by its time limit"
 
 
-@check("V03", f"loaded again: error <= result.max_error, within {RELOAD_SLACK:g} of the trial's", OFFICIAL)
+def reload_slack(images: int) -> float:
+    """How far the error on a validation set of so many images may move when the model is loaded again."""
+    return max(RELOAD_SLACK, RELOAD_IMAGES / images)
+
+
+@check("V03", f"loaded again: error <= result.max_error, within {RELOAD_SLACK:g} or one image of the trial's", OFFICIAL)
 def reloaded(e: Evidence) -> Iterator[str]:
     """The best model, loaded again from its checkpoint, reaches its error on the complete validation set."""
     error, limit, images = e.attribute("error_final"), e.config.result.max_error, e.attribute("val_images")
@@ -51,7 +64,7 @@ def reloaded(e: Evidence) -> Iterator[str]:
     yield f"= {error:.6f} of {limit:g}"
     if error > limit:
         yield f"its error is {error:.6f}, but an official result has at most {limit:g}"
-    if abs(error - e.best[0]) > RELOAD_SLACK:
+    if abs(error - e.best[0]) > reload_slack(images):
         yield f"its error is {error:.6f}, but {e.best[0]:.6f} was claimed in training"
     wrong = error * images
     if abs(wrong - round(wrong)) > max(0.01, 2e-7 * images):
