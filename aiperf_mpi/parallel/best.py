@@ -16,7 +16,7 @@ from aiperf_mpi.parallel.messages import Kind
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.weights import Kept, Shelf
 from aiperf_mpi.parallel.workshop import Workshop
-from aiperf_mpi.results.schema import FINAL_ROW, new_row
+from aiperf_mpi.results.rows import FINAL_ROW, new_row
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import withdrawal
 from aiperf_mpi.training.checkpoint import load_checkpoint

@@ -17,7 +17,7 @@ from aiperf_mpi.parallel.clock import CoreClock, core_start, measure_offset
 from aiperf_mpi.parallel.comm import Ranks, check_shared_memory, wait
 from aiperf_mpi.parallel.history import WindowHistory
 from aiperf_mpi.parallel.messages import Kind, Messages
-from aiperf_mpi.results.schema import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
+from aiperf_mpi.results.rows import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
 from aiperf_mpi.search.footprint import CLAIMS_PER_RECORD, claims_bytes, history_bytes, mirror_bytes, queue_bytes
 from aiperf_mpi.system.affinity import cpus_of_process, numa_nodes, ranges
 from aiperf_mpi.system.phases import PHASES, PhaseTimer

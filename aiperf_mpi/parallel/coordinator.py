@@ -17,7 +17,7 @@ from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.drain import Drain
 from aiperf_mpi.parallel.messages import Kind, Message, Reason
 from aiperf_mpi.results.client import WriterClient
-from aiperf_mpi.results.schema import EPOCH_ROW, FAILED, FINAL_ROW, REJECTED, STATUS, TRIAL_ROW, UNFINISHED
+from aiperf_mpi.results.rows import EPOCH_ROW, FAILED, FINAL_ROW, REJECTED, STATUS, TRIAL_ROW, UNFINISHED
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import OUTCOME, PROPOSED, Candidate
 from aiperf_mpi.system.view import View, ViewSnapshot

@@ -27,7 +27,7 @@ from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.desk import RecordDesk, learnt_slots
 from aiperf_mpi.parallel.messages import Kind
 from aiperf_mpi.parallel.staleness import stalest
-from aiperf_mpi.results.schema import TRIAL_ROW, new_row
+from aiperf_mpi.results.rows import TRIAL_ROW, new_row
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
 from aiperf_mpi.search.footprint import REPLACING_PART
 from aiperf_mpi.search.history import ArchitectureCache, HistoryFull, HistoryView

@@ -20,7 +20,7 @@ from aiperf_mpi.parallel.errors import RUN_ERRORS
 from aiperf_mpi.parallel.generator import checks_of
 from aiperf_mpi.parallel.replica import Replica
 from aiperf_mpi.parallel.weights import Beginning, begin_with, load_parent, missing_weights
-from aiperf_mpi.results.schema import MORPH_TOLERANCE
+from aiperf_mpi.results.rows import MORPH_TOLERANCE
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.budget import budget, learning_rate
 from aiperf_mpi.search.history import HistoryView

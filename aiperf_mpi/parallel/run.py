@@ -25,7 +25,7 @@ from aiperf_mpi.parallel.machine import NO_DEVICE, Sight, look, start_monitor
 from aiperf_mpi.parallel.messages import Reason
 from aiperf_mpi.parallel.placement import TRAINER
 from aiperf_mpi.results.client import WriterClient, WriterStatus
-from aiperf_mpi.results.schema import RunHeader
+from aiperf_mpi.results.rows import RunHeader
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.tpe import missing
 from aiperf_mpi.system.inventory import environment, inventory, packages

@@ -27,7 +27,7 @@ from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.trial import Trial, send_epoch
 from aiperf_mpi.parallel.worker import take_turns
 from aiperf_mpi.parallel.workshop import Workshop
-from aiperf_mpi.results.schema import UNFINISHED
+from aiperf_mpi.results.rows import UNFINISHED
 from aiperf_mpi.search.budget import budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate

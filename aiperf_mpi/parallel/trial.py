@@ -10,7 +10,7 @@ from aiperf_mpi.opcount.account import StepAccount
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.messages import Kind
 from aiperf_mpi.parallel.preparation import Preparation
-from aiperf_mpi.results.schema import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
+from aiperf_mpi.results.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
 from aiperf_mpi.search.budget import Budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.prediction import predict_error

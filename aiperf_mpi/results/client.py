@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aiperf_mpi.results.schema import RunHeader
+from aiperf_mpi.results.rows import RunHeader
 
 #: A frame's head: kind and length of the payload.
 FRAME = struct.Struct("<BI")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aiperf_mpi.results.tables import Columns
+from aiperf_mpi.results.schema import Columns
 from aiperf_mpi.system.peaks import Peak, peak_of
 
 #: What JAX calls the devices that CPUs play.

@@ -17,10 +17,12 @@ from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.opcount.analytical import matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.results import score
+from aiperf_mpi.results.attributes import best_validation, energy_of
 from aiperf_mpi.results.devices import Ceiling, ceiling
 from aiperf_mpi.results.resultfile import Result
-from aiperf_mpi.results.schema import STATUS, TABLES
-from aiperf_mpi.results.tables import Columns, best_validation, counting, energy_of
+from aiperf_mpi.results.rows import STATUS
+from aiperf_mpi.results.schema import TABLES, Columns
+from aiperf_mpi.results.tables import counting
 from aiperf_mpi.search.architecture import Architecture, Morph
 
 #: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.

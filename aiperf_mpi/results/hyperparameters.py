@@ -17,7 +17,7 @@ from rich.text import Text
 from aiperf_mpi.results.details import columns_of
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict
-from aiperf_mpi.results.schema import STATUS, UNFINISHED
+from aiperf_mpi.results.rows import STATUS, UNFINISHED
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.cells import Cells
 from aiperf_mpi.search.history import ArchitectureCache, HistoryView

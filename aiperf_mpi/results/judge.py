@@ -22,7 +22,8 @@ from aiperf_mpi.results.devices import UNKNOWN
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.plain import plain
 from aiperf_mpi.results.resultfile import NotAResult, Result, load, open_file
-from aiperf_mpi.results.schema import DONE, ENDS, FAILED, STOPPED
+from aiperf_mpi.results.rows import DONE, FAILED, STOPPED
+from aiperf_mpi.results.schema import ENDS
 from aiperf_mpi.results.score import normalised
 from aiperf_mpi.system.energy import NOT_MEASURED
 

@@ -13,8 +13,8 @@ from aiperf_mpi.results import plots, report, samples
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import Verdict
 from aiperf_mpi.results.plots import BLUE, GREEN, ORANGE, PAPER, SEQUENCE
+from aiperf_mpi.results.rows import PHASES
 from aiperf_mpi.results.scaling import Scaling
-from aiperf_mpi.results.schema import PHASES
 
 #: Most ranks that have a bar of their own; of more the mean of each role is shown.
 MAX_RANKS = 48

@@ -20,8 +20,8 @@ import numpy as np
 from h5py import h5a
 
 from aiperf_mpi.results import form
-from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
-from aiperf_mpi.results.tables import Columns, Tables
+from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Columns, Table
+from aiperf_mpi.results.tables import Tables
 
 #: Attributes of the root group that the content hash leaves out: it covers all the rest.
 _UNHASHED = ("complete", "content_sha256")

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from aiperf_mpi.opcount import analytical
-from aiperf_mpi.results.schema import CREDITED
+from aiperf_mpi.results.rows import CREDITED
 from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.sections import IMAGENET_IMAGES
 

@@ -7,53 +7,31 @@ rows report: no count that a rank computed enters the result.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
-from aiperf_mpi import __version__
 from aiperf_mpi.opcount import TRIAL_METHODS
-from aiperf_mpi.opcount.analytical import METHOD_VERSION, operations
 from aiperf_mpi.results import score
-from aiperf_mpi.results.run import Run
-from aiperf_mpi.results.schema import (
-    ATTRIBUTES,
+from aiperf_mpi.results.attributes import attributes, documents
+from aiperf_mpi.results.replay import Network, replay
+from aiperf_mpi.results.rows import (
     CREDITED,
     EPOCH_ROW,
     MESSAGE_KINDS,
     PHASES,
     ROW_MESSAGES,
     SAMPLE_ROW,
-    SCHEMA,
-    SCHEMA_VERSION,
     STATUS,
     TRIAL_ROW,
     UNFINISHED,
     RunHeader,
 )
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.record import OUTCOME, PROPOSED, Candidate
-from aiperf_mpi.system.energy import core_energy
-
-Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """What the replay of one PROPOSED record gives; `problem` says why it gave nothing."""
-
-    architecture: Architecture | None
-    arch_json: str = ""
-    group: str = ""
-    morphs: str = ""
-    train_ops: int = 0
-    val_ops: int = 0
-    problem: str = ""
+from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.schema import Columns
+from aiperf_mpi.search.record import OUTCOME, PROPOSED
 
 
 @dataclass(frozen=True)
@@ -83,7 +61,7 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
     proposed = np.flatnonzero(run.records["kind"] == PROPOSED)
     slots, first = np.unique(run.slots[proposed], return_index=True)
     records = run.records[proposed[first]]
-    _replay(header, slots, records, networks)
+    replay(header, slots, records, networks)
 
     order = np.lexsort((run.epochs["t_end"], run.epochs["epoch"], run.epochs["trial_id"]))
     epochs = run.epochs[order]
@@ -100,39 +78,8 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
         "messages": _message_table(run.ranks),
         "samples": _sample_table(run),
     }
-    return Tables(tables, _attributes(run, header, tables, rows, of_trial), _documents(header))
-
-
-# -- architectures ---------------------------------------------------------------------------------------------------
-
-
-def _replay(header: RunHeader, slots: np.ndarray, records: np.ndarray, networks: dict[int, Network]) -> None:
-    """Add to `networks` what is new; a record that does not replay is kept with its problem, as are its children."""
-    root: Architecture | None = None
-    for slot, record in zip(slots.tolist(), records, strict=True):
-        if slot in networks:
-            continue
-        parent_id = int(record["parent"])
-        if parent_id < 0:
-            root = root or Architecture.from_json(header.base)
-            parent: Architecture | None = root
-        else:
-            parent = networks[parent_id].architecture if parent_id in networks else None
-        if parent is None:
-            networks[slot] = Network(None, problem=f"trial {slot}: its parent {parent_id} has no architecture")
-            continue
-        try:
-            networks[slot] = _network(Candidate.from_record(record, parent, slot))
-        except ValueError as error:
-            networks[slot] = Network(None, problem=f"trial {slot}: {error}")
-
-
-def _network(candidate: Candidate) -> Network:
-    # Counted on a copy, so that its list of layers is not kept: ten thousand of them fill 600 MB.
-    train_ops, val_ops = operations(candidate.architecture.apply())
-    morphs = json.dumps([morph.to_dict() for morph in candidate.own_morphs], separators=(",", ":"))
-    text = candidate.architecture.to_json()
-    return Network(candidate.architecture, text, candidate.group, morphs, train_ops, val_ops)
+    counts = counting(rows["status"], of_trial)
+    return Tables(tables, attributes(run, header, tables, counts), documents(header))
 
 
 # -- trials ----------------------------------------------------------------------------------------------------------
@@ -282,7 +229,7 @@ def _series_table(run: Run, header: RunHeader, rows: np.ndarray, epochs: Columns
     }
 
 
-# -- ranks, attributes, documents ------------------------------------------------------------------------------------
+# -- ranks, messages, samples ------------------------------------------------------------------------------------
 
 
 def _last_by_rank(ranks: np.ndarray) -> np.ndarray:
@@ -323,89 +270,6 @@ def _sample_table(run: Run) -> Columns:
     over = rows["t"] >= run.core_seconds
     second = over & np.append(False, over[:-1] & (rows["node"][1:] == rows["node"][:-1]))[: len(rows)]
     return {name: rows[name][~second] for name in SAMPLE_ROW.names or ()}
-
-
-def energy_of(samples: Columns, ranks: Columns, core_seconds: float, inventory: str) -> tuple[float, str]:
-    """Energy (J) of the core time and its level, from the columns of /samples and /ranks and the inventory's JSON."""
-    hosts = dict(zip(ranks["node"].tolist(), ranks["hostname"].tolist(), strict=True))
-    return core_energy(samples, hosts, core_seconds, power_sources(json.loads(inventory)))
-
-
-def power_sources(inventory: Mapping[str, Any]) -> list[str]:
-    """What the descriptions of nodes in an inventory say of their power, each text once."""
-    return list(dict.fromkeys(str(entry["power"]) for entry in inventory.get("nodes", ()) if "power" in entry))
-
-
-def core_stop(core_start_utc: str, core_seconds: float) -> str:
-    """The end of the core time, ISO 8601 to the millisecond; "" of a run that never started.
-
-    Raises ValueError for a start that is no time.
-    """
-    if not core_start_utc:
-        return ""
-    return (datetime.fromisoformat(core_start_utc) + timedelta(seconds=core_seconds)).isoformat(timespec="milliseconds")
-
-
-def _attributes(
-    run: Run, header: RunHeader, tables: dict[str, Columns], rows: np.ndarray, of_trial: np.ndarray
-) -> dict[str, Any]:
-    """The root attributes in the schema's order; those of the verdict say that there is none yet."""
-    best_error, best_trial = best_validation(
-        tables["epochs"], counting(rows["status"], of_trial), run.core_seconds
-    )
-    final_trial, final_error = run.final or (-1, math.nan)
-    documents = _documents(header)
-    energy, level = energy_of(
-        tables["samples"], tables["ranks"], run.core_seconds, documents["system/inventory_json"]
-    )
-    values = {
-        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "aiperf_mpi_version": header.version or __version__,
-        "run_id": header.run_id, "class": header.cls, "division": header.division,
-        "end": run.end, "end_cause": run.end_cause, "complete": 0,
-        "valid": 0, "invalid_reasons": "[]", "score_ops": math.nan, "score_regulated": math.nan,
-        "trial_rate_ops": math.nan, "unscored_rate_ops": math.nan,
-        "total_ops": str(sum(tables["epochs"]["ops_credited"].tolist())),
-        "best_error": best_error, "best_trial": best_trial,
-        "error_final": final_error, "error_final_trial": final_trial,
-        "peak_ops": math.nan, "peak_source": "", "mfu": math.nan,
-        "core_start_utc": run.core_start_utc, "core_stop_utc": core_stop(run.core_start_utc, run.core_seconds),
-        "core_seconds": run.core_seconds, "total_seconds": run.total_seconds,
-        "time_limit": header.time_limit, "tick": header.tick, "seed": header.seed, "precision": header.precision,
-        "dataset": header.dataset, "dataset_sha256": header.dataset_sha256,
-        "train_images": header.train_images, "val_images": header.val_images, "base_json": header.base,
-        "n_ranks": header.n_ranks, "n_nodes": header.n_nodes, "n_replicas": header.n_replicas,
-        "n_devices": header.n_devices, "n_generators": header.n_generators,
-        "n_trials": len(rows), "n_epochs": len(of_trial), "opcount_method": METHOD_VERSION,
-        "energy_joules": energy, "energy_level": level, "ops_per_watt": math.nan,
-        "config_sha256": header.config_sha256, "journal_complete": int(run.journal_complete), "content_sha256": "",
-    }  # fmt: skip
-    return {attribute.name: values[attribute.name] for attribute in ATTRIBUTES}
-
-
-def best_validation(epochs: Columns, counts: np.ndarray, core_seconds: float) -> tuple[float, int]:
-    """The lowest validation error that counts, and its trial (the lowest id of equal ones); (NaN, -1) without one.
-
-    Arguments:
-        epochs: the columns of /epochs.
-        counts: bool [epochs], whether the epoch's trial did not fail.
-        core_seconds: validations that ended later do not count.
-    """
-    rows = np.flatnonzero(counts & (epochs["val_error"] >= 0) & (epochs["t_end"] <= core_seconds))
-    if not len(rows):
-        return math.nan, -1
-    best = rows[np.lexsort((epochs["trial_id"][rows], epochs["val_error"][rows]))[0]]
-    return float(epochs["val_error"][best]), int(epochs["trial_id"][best])
-
-
-def _documents(header: RunHeader) -> dict[str, str]:
-    return {
-        "config/resolved_toml": header.config_toml,
-        "config/argv": json.dumps(list(header.argv)),
-        "config/env_json": json.dumps(dict(header.environment or {})),
-        "config/departures_json": json.dumps(list(header.departures)),
-        "system/inventory_json": json.dumps(header.inventory or {}),
-        "system/packages_json": json.dumps(dict(header.packages or {})),
-    }
 
 
 def _text(value: bytes) -> str:

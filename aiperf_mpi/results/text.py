@@ -22,7 +22,7 @@ from aiperf_mpi.results.gaps import gaps
 from aiperf_mpi.results.hyperparameters import hyperparameters
 from aiperf_mpi.results.judge import Verdict, read
 from aiperf_mpi.results.plain import plain, plain_result
-from aiperf_mpi.results.schema import PHASES
+from aiperf_mpi.results.rows import PHASES
 
 #: Most rows of a table in the text: a long run is thinned or cut, and says so.
 MAX_ROWS = 40

@@ -24,6 +24,7 @@ from aiperf_mpi.results import judge, package, resultfile, tables
 from aiperf_mpi.results.client import EPOCH, EVENT, FRAME, RANK, RECORD, SAMPLE, SLOT, TRIAL, WriterClient
 from aiperf_mpi.results.journal import Journal, encode_row
 from aiperf_mpi.results.package import JOURNAL, PARTIAL, RESULT
+from aiperf_mpi.results.replay import Network
 from aiperf_mpi.results.run import ROW_DTYPES, Run, RunCollector
 from aiperf_mpi.search.record import check
 
@@ -56,7 +57,7 @@ class Writer:
         self._partial_seconds = 30.0
         self._partial_due = float("inf")
         self._partial: threading.Thread | None = None
-        self._networks: dict[int, tables.Network] = {}
+        self._networks: dict[int, Network] = {}
         self._errors: list[str] = []
         self._reported = (-1, 0)
         self._listened = True
@@ -235,7 +236,7 @@ class Writer:
         return 0
 
 
-def final_image(run: Run, networks: dict[int, tables.Network] | None = None) -> bytes:
+def final_image(run: Run, networks: dict[int, Network] | None = None) -> bytes:
     """The bytes of the result file of a run that has ended, with the verdict in its attributes."""
     with resultfile.new_file(tables.build(run, networks)) as file:
         verdict = judge.judge_content(resultfile.load(file))

@@ -18,7 +18,7 @@ import pytest
 
 from aiperf_mpi.results import journal
 from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.schema import PHASES
+from aiperf_mpi.results.rows import PHASES
 from tests import launch
 from tests.agreement import assert_all_agree
 from tests.end_to_end import runs

@@ -18,7 +18,7 @@ from aiperf_mpi.results import journal
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import read
 from aiperf_mpi.results.package import check_manifest, read_manifest
-from aiperf_mpi.results.schema import PHASES
+from aiperf_mpi.results.rows import PHASES
 from aiperf_mpi.search.architecture import Architecture, Morph
 from aiperf_mpi.system.estimate import records
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint

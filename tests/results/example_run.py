@@ -15,8 +15,7 @@ import numpy as np
 from aiperf_mpi.config import classify, load
 from aiperf_mpi.opcount.analytical import matrix_operations
 from aiperf_mpi.results.client import WriterClient
-from aiperf_mpi.results.run import Run, RunCollector
-from aiperf_mpi.results.schema import (
+from aiperf_mpi.results.rows import (
     DONE,
     EPOCH_ROW,
     MESSAGE_KINDS,
@@ -29,6 +28,7 @@ from aiperf_mpi.results.schema import (
     RunHeader,
     new_row,
 )
+from aiperf_mpi.results.run import Run, RunCollector
 from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.search.budget import budget, learning_rate
 from aiperf_mpi.search.morphism import Limits, random_chain

@@ -16,7 +16,7 @@ from aiperf_mpi.config import load
 from aiperf_mpi.results import resultfile, writer
 from aiperf_mpi.results.checks import CHECKS
 from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.schema import REJECTED
+from aiperf_mpi.results.rows import REJECTED
 from aiperf_mpi.search.record import seal
 from tests.results.example_run import Example, example_run
 

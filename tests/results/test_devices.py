@@ -17,7 +17,7 @@ from aiperf_mpi.results.checks import CHECKS, Outcome
 from aiperf_mpi.results.devices import driven
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.resultfile import Result
-from aiperf_mpi.results.schema import RANK_ROW, new_row
+from aiperf_mpi.results.rows import RANK_ROW, new_row
 from aiperf_mpi.results.text import text_report
 from aiperf_mpi.system.peaks import peak_rates
 from tests.results.example_run import BATCH, Example, example_run

@@ -12,7 +12,7 @@ import pytest
 
 from aiperf_mpi.results import judge
 from aiperf_mpi.results.judge import Verdict
-from aiperf_mpi.results.schema import FAILED, UNFINISHED
+from aiperf_mpi.results.rows import FAILED, UNFINISHED
 from aiperf_mpi.search.record import OUTCOME
 from tests.results.example_run import Example, example_run
 from tests.results.test_judge import changed, written

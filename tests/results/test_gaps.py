@@ -11,7 +11,7 @@ import pytest
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.gaps import gaps
 from aiperf_mpi.results.judge import read
-from aiperf_mpi.results.schema import PHASES
+from aiperf_mpi.results.rows import PHASES
 from aiperf_mpi.results.text import text_report
 from tests.results.example_run import Example, example_run
 from tests.results.test_judge import written

@@ -16,8 +16,8 @@ from aiperf_mpi.results import html, resultfile, writer
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.hyperparameters import WITH_KERNEL, WITHOUT_KERNEL, best_known, history
 from aiperf_mpi.results.judge import read
+from aiperf_mpi.results.rows import TRIAL_ROW, new_row
 from aiperf_mpi.results.run import RunCollector
-from aiperf_mpi.results.schema import TRIAL_ROW, new_row
 from aiperf_mpi.results.text import text_report
 from aiperf_mpi.search.cells import Cells
 from aiperf_mpi.search.hpo import BATCHES, KERNELS, make_hpo, recommend

@@ -15,8 +15,8 @@ import pytest
 
 from aiperf_mpi.results import journal, tables
 from aiperf_mpi.results.journal import Journal, JournalError, decode, decode_row, encode, encode_row, replay
+from aiperf_mpi.results.rows import EPOCH_ROW, RANK_ROW, TRIAL_ROW, new_row
 from aiperf_mpi.results.run import ROW_DTYPES, Run
-from aiperf_mpi.results.schema import EPOCH_ROW, RANK_ROW, TRIAL_ROW, new_row
 from tests.results.example_run import Example, example_run
 
 

@@ -17,7 +17,8 @@ import pytest
 from aiperf_mpi.results import resultfile, writer
 from aiperf_mpi.results.checks import CHECKS, FATAL
 from aiperf_mpi.results.judge import NotAResult, Verdict, judge
-from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, FAILED, REJECTED, TABLES
+from aiperf_mpi.results.rows import FAILED, REJECTED
+from aiperf_mpi.results.schema import ATTRIBUTES, DOCUMENTS, TABLES
 from aiperf_mpi.results.text import text_report
 from aiperf_mpi.search.record import DROPPED, Candidate, rejection
 from tests.results.example_run import Example, example_run

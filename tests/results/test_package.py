@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from aiperf_mpi.results import package, resultfile, tables, writer
+from aiperf_mpi.results.rows import FAILED
 from aiperf_mpi.results.run import RunCollector
-from aiperf_mpi.results.schema import FAILED
 from tests.agreement import assert_all_agree, command
 from tests.results.example_run import example_run
 

@@ -18,7 +18,7 @@ import pytest
 
 from aiperf_mpi.results import report, resultfile, writer
 from aiperf_mpi.results.judge import NotAResult, Reason, Verdict, judge
-from aiperf_mpi.results.schema import FAILED, new_row
+from aiperf_mpi.results.rows import FAILED, new_row
 from aiperf_mpi.results.text import MAX_ROWS, text_report
 from tests.results.example_run import Example, example_run
 

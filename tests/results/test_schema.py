@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from aiperf_mpi.results import schema
-from aiperf_mpi.results.schema import EPOCH_ROW, RANK_ROW, TRIAL_ROW, RunHeader, new_row
+from aiperf_mpi.results import rows, schema
+from aiperf_mpi.results.rows import EPOCH_ROW, RANK_ROW, TRIAL_ROW, RunHeader, new_row
 from aiperf_mpi.search import record
 from tests.results.example_run import example_run
 
 
-@pytest.mark.parametrize("dtype", [EPOCH_ROW, TRIAL_ROW, RANK_ROW, schema.FINAL_ROW, schema.SAMPLE_ROW])
+@pytest.mark.parametrize("dtype", [EPOCH_ROW, TRIAL_ROW, RANK_ROW, rows.FINAL_ROW, rows.SAMPLE_ROW])
 def test_rows_are_the_same_bytes_on_every_machine(dtype: np.dtype) -> None:
     # Little-endian, every field at a multiple of its alignment, the row a multiple of 8.
     assert dtype.itemsize % 8 == 0
@@ -43,8 +43,8 @@ def test_a_column_that_does_not_exist_is_refused() -> None:
 
 
 def test_status_codes_are_those_of_the_history() -> None:
-    assert schema.STATUS[1:] == record.STATUS_NAMES[1:] and schema.STATUS[0] == "unfinished"
-    assert [schema.STATUS[code] for code in (schema.DONE, schema.STOPPED, schema.FAILED, schema.REJECTED)] == [
+    assert rows.STATUS[1:] == record.STATUS_NAMES[1:] and rows.STATUS[0] == "unfinished"
+    assert [rows.STATUS[code] for code in (rows.DONE, rows.STOPPED, rows.FAILED, rows.REJECTED)] == [
         "done", "stopped", "failed", "rejected",
     ]  # fmt: skip
 
@@ -65,5 +65,5 @@ def test_names_are_unique_and_types_known() -> None:
     names = [attribute.name for attribute in schema.ATTRIBUTES]
     assert len(set(names)) == len(names)
     assert [name for name in schema.RANKS.names if name.startswith("seconds_")] == [
-        f"seconds_{phase}" for phase in schema.PHASES
+        f"seconds_{phase}" for phase in rows.PHASES
     ]

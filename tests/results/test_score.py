@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.results import score
-from aiperf_mpi.results.schema import DONE, DROPPED, FAILED, REJECTED, STOPPED, UNFINISHED
+from aiperf_mpi.results.rows import DONE, DROPPED, FAILED, REJECTED, STOPPED, UNFINISHED
 
 
 def series(t_end: list[float], ops: list[int], errors: list[float], times: list[float], counts: list[bool] | None = None

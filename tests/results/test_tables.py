@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.opcount.analytical import operations
-from aiperf_mpi.results import tables
+from aiperf_mpi.results import replay
+from aiperf_mpi.results.replay import Network
+from aiperf_mpi.results.rows import FAILED, REJECTED, TRIAL_ROW, new_row
 from aiperf_mpi.results.run import RunCollector
-from aiperf_mpi.results.schema import FAILED, REJECTED, TRIAL_ROW, new_row
 from aiperf_mpi.results.tables import Tables, build
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import DROPPED, seal
@@ -93,11 +94,11 @@ def test_an_epoch_that_ended_after_core_stop_earns_nothing() -> None:
 def test_sums_beyond_64_bits_are_exact_decimals() -> None:
     # ImageNet's epochs at 1.8e19 operations each: the run's total needs more than 64 bits.
     example = example_run()
-    networks: dict[int, tables.Network] = {}
+    networks: dict[int, Network] = {}
     build(example.run(), networks)
     huge = 2**53 + 1  # operations per image that no float holds
     for trial, network in networks.items():
-        networks[trial] = tables.Network(
+        networks[trial] = Network(
             network.architecture, network.arch_json, network.group, network.morphs, huge, 0
         )
     content = build(example.run(), networks)
@@ -109,9 +110,9 @@ def test_sums_beyond_64_bits_are_exact_decimals() -> None:
 
 def test_a_count_beyond_a_64_bit_column_is_cut_not_wrapped() -> None:
     example = example_run(replicas=1, trials_each=1, epochs_each=2)
-    networks: dict[int, tables.Network] = {}
+    networks: dict[int, Network] = {}
     build(example.run(), networks)
-    networks[0] = tables.Network(networks[0].architecture, "", "", "", 2**60, 0)
+    networks[0] = Network(networks[0].architecture, "", "", "", 2**60, 0)
     content = build(example.run(), networks)
     # 2^60 x 1408 images is more than 2^64 - 1.
     assert content.tables["epochs"]["ops"][0] == 2**64 - 1
@@ -166,10 +167,10 @@ def test_rows_of_unknown_trials_earn_nothing() -> None:
 
 
 def test_rebuilding_reuses_networks_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    example, networks = example_run(), dict[int, tables.Network]()
+    example, networks = example_run(), dict[int, Network]()
     first = build(example.run(), networks)
     counted: list[Architecture] = []
-    monkeypatch.setattr(tables, "operations", lambda architecture: counted.append(architecture))
+    monkeypatch.setattr(replay, "operations", lambda architecture: counted.append(architecture))
     second = build(example.run(), networks)
     assert not counted
     for name, columns in first.tables.items():

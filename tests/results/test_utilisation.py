@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.results import pictures, samples
+from aiperf_mpi.results.attributes import core_stop
 from aiperf_mpi.results.evidence import Evidence
 from aiperf_mpi.results.judge import read
 from aiperf_mpi.results.report import verdict_json
-from aiperf_mpi.results.schema import SAMPLE_ROW
-from aiperf_mpi.results.tables import build, core_stop
+from aiperf_mpi.results.rows import SAMPLE_ROW
+from aiperf_mpi.results.tables import build
 from aiperf_mpi.results.text import text_report
 from aiperf_mpi.results.utilisation import USE
 from tests.results.example_run import Example, example_run

@@ -21,7 +21,7 @@ from aiperf_mpi.results.client import WriterClient
 from aiperf_mpi.results.journal import replay
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.package import MANIFEST, SUMMARY, check_manifest
-from aiperf_mpi.results.schema import EPOCH_ROW, new_row
+from aiperf_mpi.results.rows import EPOCH_ROW, new_row
 from aiperf_mpi.results.writer import JOURNAL, PARTIAL, RESULT
 from tests.results.example_run import Example, example_run
 

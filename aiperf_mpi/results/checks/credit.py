@@ -12,7 +12,7 @@ from aiperf_mpi.opcount import TRIAL_METHODS, XLA_BAND, XLA_RANDOM_IMAGE, XLA_RA
 from aiperf_mpi.opcount.analytical import METHOD_VERSION
 from aiperf_mpi.results.checks.registry import check, column_differs, rows_where, short
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.schema import CREDITED, DROPPED, FAILED, REJECTED, STATUS
+from aiperf_mpi.results.rows import CREDITED, DROPPED, FAILED, REJECTED, STATUS
 
 #: Relative difference allowed where a value went through a logarithm, whose last digit libraries differ in.
 LOG_SLACK = 1e-9

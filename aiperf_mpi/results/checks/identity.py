@@ -15,16 +15,8 @@ import numpy as np
 from aiperf_mpi.config import classify
 from aiperf_mpi.results.checks.registry import check, rows_where, short
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.schema import (
-    DROPPED,
-    ENDS,
-    FIRST_EPOCH,
-    REJECTED,
-    SCHEMA,
-    SCHEMA_VERSION,
-    STATUS,
-    TABLES,
-)
+from aiperf_mpi.results.rows import DROPPED, FIRST_EPOCH, REJECTED, STATUS
+from aiperf_mpi.results.schema import ENDS, SCHEMA, SCHEMA_VERSION, TABLES
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL
 from aiperf_mpi.search.record import candidate_key
 from aiperf_mpi.search.streams import trial_seed

@@ -9,7 +9,7 @@ import numpy as np
 
 from aiperf_mpi.results.checks.registry import check
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.schema import REJECTED
+from aiperf_mpi.results.rows import REJECTED
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL
 from aiperf_mpi.search.morphism import Limits
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from aiperf_mpi.results.checks.registry import check, column_differs, rows_where
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.schema import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
+from aiperf_mpi.results.rows import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
 from aiperf_mpi.search.budget import budget, learning_rate, stops_after
 
 

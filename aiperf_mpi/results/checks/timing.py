@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aiperf_mpi.results.attributes import core_stop
 from aiperf_mpi.results.checks.registry import check, rows_where, short
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.schema import DROPPED, MESSAGE_KINDS, PHASES, REJECTED, ROW_MESSAGES, UNFINISHED
-from aiperf_mpi.results.tables import core_stop
+from aiperf_mpi.results.rows import DROPPED, MESSAGE_KINDS, PHASES, REJECTED, ROW_MESSAGES, UNFINISHED
 
 #: Phases must sum to a rank's wall time within this part of it (V13).
 PHASE_SLACK = 0.02

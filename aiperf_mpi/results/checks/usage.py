@@ -10,7 +10,7 @@ import numpy as np
 from aiperf_mpi.results.checks.registry import check, rows_where
 from aiperf_mpi.results.checks.timing import CLOCK_SLACK
 from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.tables import Columns
+from aiperf_mpi.results.schema import Columns
 
 #: How far the energy of a window may differ from its power times its length, in parts of it and in J.
 ENERGY_SLACK, ENERGY_SLACK_JOULES = 1e-6, 1e-3
