@@ -29,19 +29,20 @@ from aiperf_mpi.search.record import PROPOSED, TAKES_KERNEL
 __all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Known", "Space",
            "make_hpo", "recommend", "tune"]
 
+#: How many deviations the bound lies below the expected error: at least this, and what is drawn from an exponential
+#: distribution of this mean for each suggestion, so that generators which see the same history go different ways.
+LEAST_EXPLORATION, EXPLORATION = 1.0, 1.0
+
 #: Bounds of the process over cells: standard deviation of the effects in those of the errors, and length scales, where
 #: 1 is the whole length of a dimension. They keep a likelihood of few cells from an extreme.
 EFFECT_SPREAD, LENGTHS = (0.05, 3.0), (0.2, 1.0)
 
-#: Trials, at most, that are spread over the cells before the process is asked.
+#: Trials, at most, that are spread over the cells before the bound is asked.
 MOST_FIRST = 15
 
-#: Deviation of the drawn functions over the posterior's: more than 1 spreads generators that see the same history, and
-#: finds the best cell no less often (docs/hpo.md).
-WIDTH = 1.5
-
-#: Added to the diagonal of the covariance of the cells (their effects squared), so that rounding leaves it a factor.
-JITTER = 1e-8
+#: Points at which skopt looks for the best acquisition, for each cell of the table: it draws them at random, and misses
+#: one of 15 cells with a chance of exp(-64).
+POINTS_PER_CELL = 64
 
 
 @dataclass(frozen=True)
@@ -128,20 +129,14 @@ class LearningHpo:
         return cells.choice(self.explore(cells, observed, rng))
 
 
-def best_of_a_draw(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-    """The best cell of one function that is drawn from the process over the cells (Thompson sampling).
-
-    A cell is chosen about as often as it may be the best one, so generators that see the same history go different ways
-    as long as it is not known which one is. Of pending trials it is expected what the process does.
-    """
+def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
+    """The cell with the lowest confidence bound of the error, by a process over the cells (scikit-optimize)."""
+    kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
     if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
-        # A process that was fitted to few cells stays with the best of those; each is looked at first.
+        # A bound that was fitted to few cells stays with the best of those; each is looked at first.
         tried = np.bincount(observed.of_trial, minlength=len(observed.values)) + observed.pending
         return int(rng.choice(np.flatnonzero(tried == tried.min())))
-    means, covariance = _posterior(cells, observed)
-    # Of a symmetric matrix this factor is the only one, so that all machines draw the same.
-    factor = np.linalg.cholesky(covariance + JITTER * np.eye(len(means)))
-    return int(np.argmin(means + WIDTH * (factor @ rng.standard_normal(len(means)))))
+    return _ask(cells, observed, kappa, rng)
 
 
 @dataclass(frozen=True)
@@ -234,30 +229,54 @@ def _fitted(cells: Cells, observed: Observed) -> Any:
         return process.fit(_positions(cells)[seen], observed.values[seen])
 
 
-def _posterior(cells: Cells, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (float64 [cells]) and covariance (float64 [cells, cells]) of the cells' effects, after the process was told
-    each observed cell once, and those that are pending with what it expects of them.
+def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The fitted process, and values and weights of the cells (float64 [cells]) as if each pending trial had ended with
+    what the process expects of it, which moves no expectation and lowers the doubt."""
+    fitted, more = _fitted(cells, observed), observed.pending / observed.noise
+    weights = observed.weights + more
+    sums = observed.weights * observed.values + more * fitted.predict(_positions(cells))
+    return fitted, np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0), weights
 
-    Made anew for each suggestion, so that its cost does not grow with the trials. Raises ValueError for an effect that
-    is not finite.
+
+def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generator) -> int:
+    """skopt's suggestion after it was told each cell once, those that are pending with what the process expects.
+
+    Told are finite means alone: skopt keeps a NaN and fails for ever. Duplicates are allowed, as it would replace them
+    by random points, and an optimiser is made for each suggestion, so that nothing grows with the trials.
     """
-    if not np.isfinite(observed.values).all():
-        raise ValueError("hpo: the effect of a cell is not finite")
-    fitted, positions = _fitted(cells, observed), _positions(cells)
-    imagined = observed.pending / observed.noise
-    weights = observed.weights + imagined
+    from skopt import Optimizer
+    from skopt.space import Integer
+
+    dimensions = [Integer(0, count - 1) for count in cells.shape if count > 1]
+    if not dimensions:
+        return 0
+    fitted, values, weights = _imagined(cells, observed)
     told = np.flatnonzero(weights > 0)
-    sums = observed.weights * observed.values + imagined * fitted.predict(positions)
-    process = _process(cells, 1.0 / weights[told], fitted.kernel_).fit(positions[told], sums[told] / weights[told])
-    means, covariance = process.predict(positions, return_cov=True)
-    return means, covariance
+    values, weights = values[told], weights[told]
+    if not np.isfinite(values).all():
+        raise ValueError("hpo: the effect of a cell is not finite")
+
+    table = [[index for index, count in zip(divmod(int(cell), cells.shape[1]), cells.shape, strict=True) if count > 1]
+             for cell in told]
+    optimiser = Optimizer(
+        dimensions, base_estimator=_process(cells, 1.0 / weights, fitted.kernel_), n_initial_points=1, acq_func="LCB",
+        acq_func_kwargs={"kappa": kappa}, acq_optimizer="sampling", random_state=int(rng.integers(2**31)),
+        acq_optimizer_kwargs={"n_points": POINTS_PER_CELL * cells.shape[0] * cells.shape[1]}, model_queue_size=1,
+        avoid_duplicates=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimiser.tell(table, [float(value) for value in values])
+        asked = [int(index) for index in optimiser.ask()]
+    row = asked[0] if cells.shape[0] > 1 else 0
+    return row * cells.shape[1] + (asked[-1] if cells.shape[1] > 1 else 0)
 
 
 # -- by name ---------------------------------------------------------------------------------------------------------
 
 #: The optimisers by name (`hpo.method` of the configuration).
 OPTIMISERS: dict[str, Callable[[Space, Memory], Hpo]] = {
-    "bayesian": lambda space, memory: LearningHpo(best_of_a_draw, space, memory),
+    "bayesian": lambda space, memory: LearningHpo(lowest_bound, space, memory),
     "tpe": lambda space, memory: LearningHpo(tpe.ask, space, memory),
     "grid": lambda space, memory: GridHpo(space),
     "random": lambda space, memory: RandomHpo(space),
