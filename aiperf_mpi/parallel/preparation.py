@@ -27,7 +27,8 @@ from aiperf_mpi.search.history import HistoryView
 from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.search.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled, compile_steps
-from aiperf_mpi.training.fit import Fault, FitSettings, Training
+from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere, alone
 from aiperf_mpi.training.memory import compile_fitting
 from aiperf_mpi.training.step import StepSettings

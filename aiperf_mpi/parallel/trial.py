@@ -15,7 +15,7 @@ from aiperf_mpi.search.budget import Budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.prediction import predict_error
 from aiperf_mpi.search.record import DONE, STOPPED, Candidate
-from aiperf_mpi.training.fit import EpochResult
+from aiperf_mpi.training.epoch import EpochResult
 
 
 @dataclass

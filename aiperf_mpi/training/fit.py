@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import jax
-import numpy as np
 
 from aiperf_mpi.data.device import DeviceBatch, Feed
 from aiperf_mpi.search.budget import MIN_DELTA, should_stop
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.digest import Agreement, check
+from aiperf_mpi.training.epoch import EpochResult, Sums, result_of
+from aiperf_mpi.training.fault import Fault, disturbed
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, Agree, FailedElsewhere, Stranded, alone
 from aiperf_mpi.training.step import Metrics, TrainState
 
@@ -27,10 +28,8 @@ POLL_SECONDS = 0.05
 #: Why a training ended: all epochs done, no better validation loss for too long, asked to stop, or out of time.
 END_EPOCHS, END_PATIENCE, END_STOPPED, END_DEADLINE = "epochs", "patience", "stopped", "deadline"
 
-
 #: What a training that is cut short ends by, for the word that its processes agreed on.
 _ENDS = {STOP: END_STOPPED, LATE: END_DEADLINE}
-
 
 T = TypeVar("T")
 
@@ -58,44 +57,6 @@ class FitSettings:
     in_flight: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A failure on purpose (the `[fault]` table of the configuration), at (epoch, step), both counted from 0.
-
-    Arguments:
-        raise_at: raises RuntimeError instead of this step.
-        disturb_at: after this step the last device's parameters differ from the others' by one bit.
-        nan_at: this step's learning rate is NaN, and with it all parameters behind it.
-        untimed_sleep: seconds of sleep before the first step that no phase accounts for.
-    """
-
-    raise_at: tuple[int, int] | None = None
-    nan_at: tuple[int, int] | None = None
-    disturb_at: tuple[int, int] | None = None
-    untimed_sleep: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """What one epoch (counted from 0) completed; times are the clock's.
-
-    Losses are means over the images that completed, `val_loss` and `val_error` NaN unless the validation is whole;
-    `partial` means that the epoch's training or validation is not. `t_end` is when its last counted batch completed.
-    """
-
-    epoch: int
-    steps: int
-    t_start: float
-    t_end: float
-    train_samples: int
-    val_samples: int
-    lr: float
-    train_loss: float
-    val_loss: float
-    val_error: float
-    partial: bool
-
-
 class _Cut(Exception):
     """The training ends before its epoch does; `word`, STOP or LATE, says why."""
 
@@ -108,47 +69,6 @@ class Timer(Protocol):
     """What is needed of `aiperf_mpi.system.phases.PhaseTimer`."""
 
     def switch(self, phase: str | None) -> str | None: ...
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Sums over completed batches; `whole` once all of a pass are complete."""
-
-    batches: int = 0
-    images: int = 0
-    correct: int = 0
-    loss: float = 0.0
-    whole: bool = False
-
-    def add(self, metrics: Metrics) -> float:
-        """Adds the sums of a completed batch and returns its mean loss."""
-        loss, images = float(metrics.loss), int(metrics.images)
-        self.batches += 1
-        self.images += images
-        self.correct += int(metrics.correct)
-        self.loss += loss
-        return loss / max(images, 1)
-
-    @property
-    def mean_loss(self) -> float:
-        return self.loss / self.images if self.images else math.nan
-
-    @property
-    def error(self) -> float:
-        return (self.images - self.correct) / self.images if self.images else math.nan
-
-
-def _disturbed(params: Any) -> Any:
-    """The parameters with the lowest bit of the last device's last number turned, on the process that drives it."""
-    leaves, structure = jax.tree.flatten(params)
-    parts = [shard.data for shard in leaves[-1].addressable_shards]
-    if leaves[-1].sharding.mesh.devices.flat[-1] not in parts[-1].devices():
-        return params
-    words = np.array(parts[-1]).view(np.uint32)
-    words.flat[-1] ^= 1
-    parts[-1] = jax.device_put(words.view(np.float32), parts[-1].devices().pop())
-    leaves[-1] = jax.make_array_from_single_device_arrays(leaves[-1].shape, leaves[-1].sharding, parts)
-    return jax.tree.unflatten(structure, leaves)
 
 
 class Training:
@@ -228,7 +148,7 @@ class Training:
             self.open()
         for epoch in range(settings.epochs_max):
             # Whatever cuts the epoch short, what had completed by then is reported first.
-            train, val = _Sums(), _Sums()
+            train, val = Sums(), Sums()
             failure: Exception | None = None
             t_start = self._t_end = self._clock()
             rate = settings.learning_rate(epoch)
@@ -253,14 +173,14 @@ class Training:
 
             self._timer.switch(outer)
             if train.batches:
-                yield self._result(epoch, rate, t_start, train, val)
+                yield result_of(epoch, rate, (t_start, self._t_end), train, val)
             if failure is not None:
                 raise failure
             if self.end:
                 return
             self._timer.switch("train")
 
-    def _train(self, epoch: int, rate: float, sums: _Sums) -> None:
+    def _train(self, epoch: int, rate: float, sums: Sums) -> None:
         compiled, fault = self._compiled, self._fault
         usual, broken = compiled.scalar(rate), compiled.scalar(math.nan)
 
@@ -274,14 +194,14 @@ class Training:
                 self.t_first_step = self._clock()
             self._state, metrics = compiled.train(self._state, batch.images, batch.labels, used)
             if fault.disturb_at == (epoch, step):
-                self._state = self._state._replace(params=_disturbed(self._state.params))
+                self._state = self._state._replace(params=disturbed(self._state.params))
             if (epoch, step) == (0, 0):
                 self._compare("after the first step", statistics=False)
             return metrics
 
         self._pass(f"epoch {epoch}, training", dispatch, sums, then=self._open_val_feed, before=before)
 
-    def _validate(self, epoch: int, sums: _Sums) -> None:
+    def _validate(self, epoch: int, sums: Sums) -> None:
         compiled = self._compiled
         self._timer.switch("validate")
 
@@ -316,7 +236,7 @@ class Training:
         self,
         where: str,
         dispatch: Callable[[DeviceBatch, int], Metrics],
-        sums: _Sums,
+        sums: Sums,
         then: Callable[[], None],
         before: Callable[[int], None] = lambda step: None,
         last: Callable[[], None] = lambda: None,
@@ -397,7 +317,7 @@ class Training:
             self._known = True
             raise Stranded(f"{what} failed on one process of its replica: {error}") from error
 
-    def _complete(self, metrics: Metrics, sums: _Sums) -> float:
+    def _complete(self, metrics: Metrics, sums: Sums) -> float:
         """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline, and
         Disagreement if a comparison that is under way fails."""
         compared, self._compared = self._compared, None
@@ -412,21 +332,6 @@ class Training:
             raise _Cut(LATE)
         self._t_end = now
         return sums.add(host)
-
-    def _result(self, epoch: int, rate: float, t_start: float, train: _Sums, val: _Sums) -> EpochResult:
-        return EpochResult(
-            epoch=epoch,
-            steps=train.batches,
-            t_start=t_start,
-            t_end=self._t_end,
-            train_samples=train.images,
-            val_samples=val.images,
-            lr=rate,
-            train_loss=train.mean_loss,
-            val_loss=val.mean_loss if val.whole else math.nan,
-            val_error=val.error if val.whole else math.nan,
-            partial=not val.whole,
-        )
 
     def _open_train_feed(self, epoch: int) -> None:
         self._close_feed()

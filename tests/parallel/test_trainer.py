@@ -20,7 +20,8 @@ from aiperf_mpi.parallel.weights import Shelf
 from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.search.record import DONE, FAILED, Candidate
 from aiperf_mpi.system.phases import PhaseTimer
-from aiperf_mpi.training.fit import Fault, FitSettings, Training
+from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.fit import FitSettings, Training
 from tests.parallel.past import small
 from tests.training.cases import TINY, batches, compiled_tiny, random_batch, started
 

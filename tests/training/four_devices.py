@@ -15,7 +15,8 @@ from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.digest import Disagreement
 from aiperf_mpi.training.dispatch import SHARD_MAP
-from aiperf_mpi.training.fit import Fault, FitSettings, Training
+from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.resnet import network
 from aiperf_mpi.training.step import StepSettings, TrainState
 from tests.training.cases import TINY, batches, random_batch, started

@@ -20,7 +20,9 @@ from aiperf_mpi.search.streams import AUGMENT, INIT, stream
 from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
-from aiperf_mpi.training.fit import Diverged, EpochResult, Fault, FitSettings, Training
+from aiperf_mpi.training.epoch import EpochResult
+from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.fit import Diverged, FitSettings, Training
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, FailedElsewhere, Stranded
 from aiperf_mpi.training.step import StepSettings

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an epoch of a training completed: sums over its batches, and its result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aiperf_mpi.training.step import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch (counted from 0) completed; times are the clock's.
+
+    Losses are means over the images that completed, `val_loss` and `val_error` NaN unless the validation is whole;
+    `partial` means that the epoch's training or validation is not. `t_end` is when its last counted batch completed.
+    """
+
+    epoch: int
+    steps: int
+    t_start: float
+    t_end: float
+    train_samples: int
+    val_samples: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_error: float
+    partial: bool
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over completed batches; `whole` once all of a pass are complete."""
+
+    batches: int = 0
+    images: int = 0
+    correct: int = 0
+    loss: float = 0.0
+    whole: bool = False
+
+    def add(self, metrics: Metrics) -> float:
+        """Adds the sums of a completed batch and returns its mean loss."""
+        loss, images = float(metrics.loss), int(metrics.images)
+        self.batches += 1
+        self.images += images
+        self.correct += int(metrics.correct)
+        self.loss += loss
+        return loss / max(images, 1)
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.images if self.images else math.nan
+
+    @property
+    def error(self) -> float:
+        return (self.images - self.correct) / self.images if self.images else math.nan
+
+
+def result_of(epoch: int, rate: float, times: tuple[float, float], train: Sums, val: Sums) -> EpochResult:
+    """The result of an epoch at the learning rate `rate`, of what it completed from its start to its end."""
+    return EpochResult(
+        epoch=epoch,
+        steps=train.batches,
+        t_start=times[0],
+        t_end=times[1],
+        train_samples=train.images,
+        val_samples=val.images,
+        lr=rate,
+        train_loss=train.mean_loss,
+        val_loss=val.mean_loss if val.whole else math.nan,
+        val_error=val.error if val.whole else math.nan,
+        partial=not val.whole,
+    )
