@@ -70,7 +70,7 @@ _USE = ("count", "devices", "cpu_percent", "process_percent", "memory_bytes", "p
         "fabric_bytes", "sample_seconds")  # fmt: skip
 
 #: Columns and attributes in which another plausible value passes every check of a trial run once the content hash is
-#: recomputed, and why. No number of the verdict is computed from them.
+#: recomputed, and why. No rate and no error of the verdict is computed from them.
 UNCHECKED = {
     "/trials/cause": "words",
     "/trials/trace_seconds": _WORK,
@@ -93,7 +93,8 @@ UNCHECKED = {
     **{f"/ranks/seconds_{name}": _SHARE for name in ("data", "search", "compile", "train", "validate", "communicate",
                                                      "io")},
     **{f"/messages/{name}": _COUNT for name in ("rank", "sent", "received", "bytes")},
-    **{f"/samples/{name}": "bears on no number of the verdict; its bounds are checked (I17)" for name in _USE},
+    **{f"/samples/{name}": "describes the machine's use, and bears on no score; its bounds are checked (I17)"
+       for name in _USE},
     "aiperf_mpi_version": "a name",
     "run_id": "a name; its form is checked (I03)",
     "end_cause": "words",
