@@ -19,9 +19,10 @@ from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.rows import FINAL_ROW, new_row
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import withdrawal
-from aiperf_mpi.training.checkpoint import load_checkpoint
+from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fit import Training
+from aiperf_mpi.training.initial import Variables
 from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere
 from aiperf_mpi.training.validation import validation_error
 
@@ -29,13 +30,14 @@ from aiperf_mpi.training.validation import validation_error
 @dataclass
 class Best:
     """The best models of a replica so far: those on the shelf are kept, and of the best the weights lie in `path` and
-    `compiled` can evaluate them."""
+    `compiled` can evaluate them. Weights that could not be written are in `unwritten`, for another try at the end."""
 
     shelf: Shelf
     error: float = math.inf
     trial_id: int = -1
     path: Path | None = None
     compiled: Compiled | None = None
+    unwritten: Variables | None = None
 
 
 def shelf_of(config: Config) -> Shelf:
@@ -46,18 +48,27 @@ def shelf_of(config: Config) -> Shelf:
 def keep_weights(best: Best, path: Path, trial_id: int, training: Training, compiled: Compiled) -> Kept | None:
     """Write the best weights of a training, which the shelf takes, to `path`; returns what they push out.
 
-    Raises OSError where it cannot; then nothing has changed.
+    Raises OSError where it cannot: then the shelf is as it was, and the best weights are kept in memory, as the other
+    trainers of the replica count this trial as the best, too.
     """
     if training.best_variables is None:
         raise ValueError(f"trial {trial_id}: no weights to keep")
-    out = best.shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
-    if training.best_error < best.error:
-        best.error, best.trial_id, best.path, best.compiled = training.best_error, trial_id, path, compiled
+    best_so_far = training.best_error < best.error
+    remember(best, trial_id, training, compiled)
+    try:
+        out = best.shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
+    except OSError:
+        if best_so_far:
+            best.path, best.unwritten = path, training.best_variables
+        raise
+    if best_so_far:
+        best.path, best.unwritten = path, None
     return out
 
 
 def remember(best: Best, trial_id: int, training: Training, compiled: Compiled) -> None:
-    """On a trainer that follows: which steps can evaluate the replica's best weights, which the first one writes."""
+    """Which steps can evaluate the replica's best weights; a trainer that follows keeps no more, the first one writes
+    the weights."""
     if training.best_variables is not None and training.best_error < best.error:
         best.error, best.trial_id, best.compiled = training.best_error, trial_id, compiled
 
@@ -86,7 +97,7 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
         # Nobody trains any more, so nobody needs what was pushed out.
         best.shelf.clear()
     # The owner's replica validates as it trained, all of its trainers together.
-    path, trial_id = best.path if owner else None, best.trial_id
+    path, trial_id = written(context, best) if owner else None, best.trial_id
     if team is not None:
         path, trial_id = team.bcast((path, trial_id))
     if path is None:
@@ -102,6 +113,23 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
         return
     if leads:
         context.windows.messages.send(Kind.FINAL, new_row(FINAL_ROW, trial_id=best.trial_id, error=error)[0])
+
+
+def written(context: Context, best: Best) -> Path | None:
+    """Where the best weights lie. Those that could not be written when their trial ended have another try: other files
+    may have gone meanwhile; None where it fails again."""
+    path, variables, compiled = best.path, best.unwritten, best.compiled
+    if path is None or variables is None or compiled is None:
+        return path
+    try:
+        with context.timer("io"):
+            save_checkpoint(path, best.trial_id, compiled.architecture, variables)
+    except OSError as error:
+        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
+                    f"{best.trial_id}, could not be written again, so the result has no error_final: "
+                    f"{error}\n")  # fmt: skip
+        return None
+    return path
 
 
 def validate_again(context: Context, workshop: Workshop, best: Best, trial_id: int, path: Path) -> float:

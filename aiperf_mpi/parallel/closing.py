@@ -58,6 +58,7 @@ class Closing:
         except OSError as error:
             # The training was real and counts; only its weights are not there for anybody.
             what = os.strerror(error.errno) if error.errno else str(error)
+            trial.cause = f"its weights are not kept: {what}: {path}"
             write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: {path} not written: {what}\n")
         except Exception as error:
             trial.status, trial.cause = FAILED, f"{type(error).__name__}: {error}"
