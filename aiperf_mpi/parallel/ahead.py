@@ -11,7 +11,8 @@ import time
 
 import jax
 
-from aiperf_mpi.parallel.candidates import Taken
+from aiperf_mpi.parallel.candidates import Slot, Taken
+from aiperf_mpi.parallel.exchange import WELL, Asked
 from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.replica import Replica, refuse
 from aiperf_mpi.search.history import HistoryFull
@@ -24,17 +25,20 @@ def compiles_ahead(setting: str, devices: tuple[jax.Device, ...]) -> bool:
 
 
 class Ahead:
-    """What `replica` makes ready ahead, if `enabled`; to be advanced between its steps.
-
-    Attributes:
-        taken: the candidate that is made ready, None while there is none; it is the next one to be trained.
-    """
+    """The next candidate of `replica` on its way to its turn: while the one before trains, if `enabled`, by `advance`
+    between the steps, and at its turn by `next`."""
 
     def __init__(self, replica: Replica, enabled: bool) -> None:
         self._replica, self._enabled = replica, enabled
-        self.taken: Taken | None = None
         self._preparation: Preparation | None = None
+        self._taken: Taken | None = None
+        self._asked: Asked | None = None
         self._look_at = 0.0
+
+    @property
+    def phase(self) -> str:
+        """What a main thread that waits for `next` waits for."""
+        return "idle" if self._preparation is None else self._preparation.phase
 
     def advance(self) -> None:
         """Go on with the next candidate while the present one trains, with its last part at the time that it takes to
@@ -44,49 +48,54 @@ class Ahead:
             return
         self._look_at = now + self._replica.context.config.parallel.poll_seconds
         try:
-            self._advance()
+            self._advance(beside=True)
         except HistoryFull:
             # Rank 0 sees the same and drains the run: nothing is made ready any more.
-            self.close()
+            self._enabled = False
 
-    def of(self, taken: Taken) -> Preparation:
-        """The preparation of the candidate whose turn has come: the one made ahead, or else one that begins now."""
-        ahead, made, self.taken, self._preparation = self.taken, self._preparation, None, None
-        if made is None or taken is not ahead:
-            return Preparation(self._replica, taken.record)
-        if made.failure is None:
-            return made
-        # What failed may have failed for the memory of the trial that ran then: alone it is tried again.
-        made.drop()
-        return Preparation(self._replica, taken.record)
+    def next(self) -> Preparation | None:
+        """The preparation of the next candidate, whose turn it is, as soon as nothing can reject it any more: on all
+        trainers of the replica the same one. Raises HistoryFull where a rejection cannot be recorded."""
+        self._advance(beside=False)
+        preparation = self._preparation
+        if preparation is None or not preparation.checked:
+            return None
+        self._preparation = None
+        return preparation
 
     def close(self) -> None:
         """Drop what was made ready; nothing is made ready any more."""
         self._enabled = False
-        self._drop()
+        if self._preparation is not None:
+            self._preparation.drop()
+        self._preparation = None
 
-    def _advance(self) -> None:
-        queue = self._replica.queue
-        if queue is None:
-            return
-        if self.taken is None:
-            # A torn record is left to whoever takes it at its turn, and says so.
-            seen = queue.peek()
-            if seen is None or (taken := queue.take(seen.slot)) is None:
-                return
-            self.taken, self._preparation = taken, Preparation(self._replica, taken.record)
-        taken, preparation = self.taken, self._preparation
+    def _advance(self, beside: bool) -> None:
+        if self._preparation is None and (taken := self._find()) is not None:
+            self._preparation = Preparation(self._replica, taken)
+        preparation = self._preparation
         if preparation is None:
             return
+        preparation.beside = beside
         preparation.advance()
 
         # Rejected at once, so that its ticket is filled again before its turn comes.
         if preparation.wrong:
-            self._drop()
-            self.taken = None
-            refuse(self._replica, taken, preparation.wrong)
+            preparation.drop()
+            self._preparation = None
+            refuse(self._replica, preparation.taken, preparation.wrong)
 
-    def _drop(self) -> None:
-        if self._preparation is not None:
-            self._preparation.drop()
-        self._preparation = None
+    def _find(self) -> Taken | None:
+        """The next candidate: the first trainer takes it and tells the others, all of which have heard of it then."""
+        queue, exchange = self._replica.queue, self._replica.exchange
+        if self._asked is None:
+            if queue is not None:
+                self._taken = queue.take()
+                if self._taken is None:
+                    return None
+            self._asked = exchange.post(WELL, None if self._taken is None else self._taken.record)
+        if not self._asked.done():
+            return None
+        taken = self._taken or Taken(Slot(0, 0), self._asked.record)
+        self._taken = self._asked = None
+        return taken

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue of candidates of a replica, in a window of its first trainer's node.
+"""The queue of candidates of a replica, in a window on its first trainer's node.
 
 A queue of depth d is a ring of d slots, and slot s holds the tickets s+1, s+1+d, s+1+2d, ... one after the other: a
 ticket (the round number of its candidate) belongs to one slot, and no two candidates can have the same. A generator
@@ -11,7 +11,7 @@ to be filled again.
                     |             |           '-----> EMPTY(t)       rejected
                     '-> EMPTY(t)  '-> FILLING(t)                     given up, or its owner died; retracted
 
-Ticket, generation, owner and state are one 64-bit word, moved by MPI's compare-and-swap alone. Each rank of the node
+Ticket, generation, owner and state are one 64-bit word, moved by MPI's compare-and-swap alone. Each rank of the crew
 has its own place for the payload of each slot, so a record is never overwritten by a rank that was thought dead.
 """
 
@@ -36,7 +36,7 @@ STATES = ("empty", "filling", "ready", "taken")
 #: Seconds that a generator may fill a slot without `renew` before the others take it for dead.
 LEASE_SECONDS = 300.0
 
-# Bits of a word, from the lowest: state 4, owner 12 (rank in the node), generation 24, ticket 24.
+# Bits of a word, from the lowest: state 4, owner 12 (rank in the crew), generation 24, ticket 24.
 _OWNER, _GENERATION, _TICKET = 4, 16, 40
 _OWNERS, _GENERATIONS, _TICKETS = 1 << 12, 1 << 24, 1 << 24
 
@@ -54,7 +54,7 @@ class Slot:
 
     @property
     def owner(self) -> int:
-        """Rank in the node that fills, filled or took it."""
+        """Rank in the crew that fills, filled or took it."""
         return self.word >> _OWNER & _OWNERS - 1
 
     @property
@@ -87,43 +87,43 @@ class Taken:
 
 
 def open_queues(
-    node: MPI.Intracomm, queues: int, depth: int, *, shared: bool = True, first_ticket: int = 1,
+    crew: MPI.Intracomm, queues: int, depth: int, *, shared: bool = True, first_ticket: int = 1,
     lease: float = LEASE_SECONDS, clock: Callable[[], float] = time.monotonic,
 ) -> tuple[CandidateQueue, ...]:  # fmt: skip
-    """The queues of a node's replicas, in the order of `Ranks.node_replicas`, in one window of the node's first rank.
+    """The queues of a crew's replicas, in the order of `Ranks.crew_replicas`, in one window of the crew's first rank.
 
-    Collective over `node`, as closing them is: all ranks close all queues in their order.
+    Collective over `crew`, as closing them is: all ranks close all queues in their order.
 
     Arguments:
-        node: the node's trainers and generators.
-        queues: replicas of the node.
+        crew: the trainers and generators of a node, or of all nodes that a replica spans.
+        queues: replicas of the crew.
         depth: candidates that wait for a trainer at most.
-        shared: whether the node's ranks share memory; where not, an operation waits until the first rank enters MPI.
+        shared: whether the crew's ranks share memory; where not, an operation waits until the first rank enters MPI.
         first_ticket: where the rounds begin (later than 1 where a run goes on).
         lease: seconds after which a slot that is being filled is taken back.
         clock: seconds, of any origin.
     """
     if depth < 1 or queues < 1 or first_ticket < 1:
         raise ValueError(f"candidate queue: {queues} queues of depth {depth} from ticket {first_ticket}; all >= 1")
-    if node.size > _OWNERS:
-        raise ValueError(f"candidate queue: {node.size} ranks on a node, but a word has room for {_OWNERS}")
-    each = queue_bytes(depth, node.size)
-    window = HostedWindow(node, queues * each, shared)
+    if crew.size > _OWNERS:
+        raise ValueError(f"candidate queue: {crew.size} ranks in a crew, but a word has room for {_OWNERS}")
+    each = queue_bytes(depth, crew.size)
+    window = HostedWindow(crew, queues * each, shared)
     made = tuple(
-        CandidateQueue(window, index * each, node.rank, node.size, depth, first_ticket, lease, clock)
+        CandidateQueue(window, index * each, crew.rank, crew.size, depth, first_ticket, lease, clock)
         for index in range(queues)
     )
 
     # The first rank writes the first tickets; nobody may look before.
-    if node.rank == 0:
+    if crew.rank == 0:
         for queue in made:
             queue.write_first_tickets()
-    node.Barrier()
+    crew.Barrier()
     return made
 
 
 class CandidateQueue:
-    """One replica's queue, as one rank of its node sees it; made by `open_queues`.
+    """One replica's queue, as one rank of its crew sees it; made by `open_queues`.
 
     Attributes:
         published, taken, accepted, rejected, freed: moves that this rank has made.
@@ -211,23 +211,13 @@ class CandidateQueue:
         """The ticket that `take` waits for, on the trainer."""
         return self._next
 
-    def peek(self) -> Taken | None:
-        """The candidate that `take` would give now. It stays where it is, and a generator may replace it meanwhile;
-        None while none is ready, or its record is torn, which `take` says."""
-        slot = self._awaited()
-        if slot is None:
-            return None
-        record = self._copy(slot)
-        return Taken(slot, record) if self.still(slot) and self._fits(slot, record) else None
-
-    def take(self, seen: Slot | None = None) -> Taken | None:
+    def take(self) -> Taken | None:
         """The candidate of the next ticket in order, None while it is not ready. Follow it by `accept` or `reject`.
 
-        With `seen`, only if its slot is still as it was seen. Raises RecordError for a record that is torn or of
-        another round, whose ticket is then filled again.
+        Raises RecordError for a record that is torn or of another round, whose ticket is then filled again.
         """
-        slot = self._awaited() if seen is None else seen
-        if slot is None:
+        slot = self.slots()[(self._next - self._first) % self.depth]
+        if slot.state != READY or slot.ticket != self._next:
             return None
         mine = slot.moved(TAKEN)
         if not self._move(slot, mine):
@@ -239,11 +229,6 @@ class CandidateQueue:
             self._move(mine, mine.moved(EMPTY))
             self.rejected += 1
             raise
-
-    def _awaited(self) -> Slot | None:
-        """The slot of the next ticket, None while it is not READY."""
-        slot = self.slots()[(self._next - self._first) % self.depth]
-        return slot if slot.state == READY and slot.ticket == self._next else None
 
     def accept(self, taken: Taken) -> None:
         """The candidate is good and its round used: the slot is free for the ticket `depth` further on."""
@@ -281,7 +266,7 @@ class CandidateQueue:
     # -- the window
 
     def close(self) -> None:
-        """Give the queue's memory back: the window of a node's queues is freed with the first of them. Collective."""
+        """Give the queue's memory back: the window of a crew's queues is freed with the first of them. Collective."""
         if self._offset == 0:
             self._window.free()
 
@@ -316,6 +301,6 @@ class CandidateQueue:
     def _read(self, slot: Slot) -> np.void:
         record = self._copy(slot)
         if not self._fits(slot, record):
-            raise RecordError(f"candidate queue: the record of ticket {slot.ticket} from rank {slot.owner} of the node "
+            raise RecordError(f"candidate queue: the record of ticket {slot.ticket} from rank {slot.owner} of the crew "
                               "is torn or of another round")  # fmt: skip
         return record

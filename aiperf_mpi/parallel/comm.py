@@ -28,7 +28,7 @@ import numpy as np
 
 from aiperf_mpi.parallel import launch
 from aiperf_mpi.parallel.launch import LaunchError
-from aiperf_mpi.parallel.placement import COORDINATOR, TRAINER, Place, arrange
+from aiperf_mpi.parallel.placement import COORDINATOR, GENERATOR, TRAINER, Place, arrange
 
 try:
     from mpi4py import MPI
@@ -65,8 +65,10 @@ class Ranks:
 
     `node` holds the ranks of this rank's node and `workers` all but rank 0; both are None on rank 0. `shared` says
     whether the node's ranks can share memory (not so where `ranks_per_node` cuts what MPI does not see as one node).
-    `node_index`, `node_rank` and `replica` are -1 on rank 0, `replica` is -1 on a generator; `node_replicas` are the
-    replicas whose first trainer is on this node, `node_trainers` counts all its trainers. `team` holds the trainers of
+    `node_index`, `node_rank` and `replica` are -1 on rank 0, `replica` is -1 on a generator; `node_trainers` counts the
+    node's trainers. `crew` holds the ranks of this rank's node, or of all nodes that its replica spans, and
+    `crew_shared` says whether these can share memory; its generators make the candidates of its replicas,
+    `crew_replicas`, and `crew_generator` is this one's place among them (-1 on others). `team` holds the trainers of
     this rank's replica, and is None where it has but one, and on ranks that are no trainers. `nodes_on_host` counts the
     nodes of this host, `with_coordinator` tells if rank 0 is there.
     """
@@ -84,8 +86,12 @@ class Ranks:
     node_size: int
     n_nodes: int
     replica: int
-    node_replicas: tuple[int, ...]
     node_trainers: int
+    crew: MPI.Intracomm | None
+    crew_shared: bool
+    crew_replicas: tuple[int, ...]
+    crew_generators: int
+    crew_generator: int
     team: MPI.Intracomm | None
     replica_rank: int
     n_replicas: int
@@ -98,11 +104,6 @@ class Ranks:
     def leads(self) -> bool:
         """Whether this is the first trainer of its replica."""
         return self.replica_rank == 0
-
-    @property
-    def node_generators(self) -> int:
-        """Generator ranks of this node; 0 means that each replica's first trainer generates for itself."""
-        return self.node_size - self.node_trainers
 
 
 # -- in ----------------------------------------------------------------------------------------------------------------
@@ -315,6 +316,13 @@ def split(
         node = cast(MPI.Intracomm, workers.Split(place.node, world.rank))
         shared = node.allreduce(int(group == node.bcast(group)), MPI.MIN) == 1
 
+    # Where a replica spans nodes, all of them together make its candidates.
+    crew, generators = node, [p.rank for p in places if p.crew == place.crew and p.role == GENERATOR]
+    spans = len({p.node for p in places if p.crew == place.crew}) > 1
+    if world.rank > 0 and trainers_per_replica > 1:
+        joined = cast(MPI.Intracomm, workers.Split(place.crew, world.rank))
+        crew = joined if spans else node
+
     # A replica of one trainer needs no communicator.
     team: MPI.Intracomm | None = None
     if world.rank > 0 and trainers_per_replica > 1:
@@ -336,7 +344,11 @@ def split(
         node_size=node.size if node is not None else 0,
         n_nodes=1 + max(p.node for p in places),
         replica=place.replica,
-        node_replicas=place.node_replicas,
+        crew=crew,
+        crew_shared=shared and not spans,
+        crew_replicas=place.crew_replicas,
+        crew_generators=len(generators),
+        crew_generator=generators.index(world.rank) if world.rank in generators else -1,
         node_trainers=sum(p.role == TRAINER and p.node == place.node for p in places),
         team=team,
         replica_rank=place.replica_rank,

@@ -27,7 +27,7 @@ from aiperf_mpi.system.phases import PHASES, PhaseTimer
 class Windows:
     """This rank's ends of everything that ranks share; made and closed by all ranks together.
 
-    `queues` are those of the node's replicas, in the order of `Ranks.node_replicas`; none on rank 0.
+    `queues` are those of the crew's replicas, in the order of `Ranks.crew_replicas`; none on rank 0.
     """
 
     history: WindowHistory
@@ -78,16 +78,16 @@ class Context:
 def open_windows(config: Config, ranks: Ranks) -> Windows:
     """The windows, queues and messages of a run. Collective; raises LaunchError where a host's memory is too small."""
     capacity = config.parallel.history_capacity
-    depth, queues = config.search.queue_depth, len(ranks.node_replicas)
+    depth, queues, crew = config.search.queue_depth, len(ranks.crew_replicas), ranks.crew
     check_shared_memory(
         ranks,
         coordinator_bytes=history_bytes(capacity) + claims_bytes(CLAIMS_PER_RECORD * capacity),
-        node_bytes=mirror_bytes(capacity) + queues * queue_bytes(depth, max(1, ranks.node_size)),
+        node_bytes=mirror_bytes(capacity) + queues * queue_bytes(depth, 1 if crew is None else crew.size),
     )
     return Windows(
         history=WindowHistory(ranks.world, ranks.node if ranks.shared else None, capacity),
         claims=WindowClaims(ranks.world, CLAIMS_PER_RECORD * capacity),
-        queues=() if ranks.node is None or not queues else open_queues(ranks.node, queues, depth, shared=ranks.shared),
+        queues=() if crew is None else open_queues(crew, queues, depth, shared=ranks.crew_shared),
         messages=Messages(ranks.world),
     )
 

@@ -7,8 +7,8 @@ When all places are taken, a candidate that waits and has become stale is replac
 until its replacement is ready, and the two change places in a moment, so that no trainer waits for it.
 
 Only the main thread calls MPI, so `advance` is called by it again and again, returns at once, and serves the records
-that the thinking thread asks for. A generator rank calls it in a loop, a trainer of a node without generators
-between its steps.
+that the thinking thread asks for. A generator rank calls it in a loop, a first trainer whose crew has no
+generators between its steps.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Place:
 
 
 class Generation:
-    """One generator: makes candidates for the replicas of its node whenever a place in a queue is free.
+    """One generator: makes candidates for the replicas of its crew whenever a place in a queue is free.
 
     Arguments:
         context: this rank's.
         check: builds and counts a candidate, see Check.
-        generator: index of this generator on its node; two of them never draw from the same random stream.
+        generator: index of this generator in its crew; two of them never draw from the same random stream.
         replicas: the replicas it serves, with their queues.
 
     Attributes:
@@ -166,7 +166,7 @@ class Generation:
         self._history.refresh()
         if len(self._history) > REPLACING_PART * self._history.capacity:
             return None
-        generators = max(1, context.ranks.node_generators)
+        generators = max(1, context.ranks.crew_generators)
         summaries = self._history.summaries()
         found = stalest(self._replicas, summaries, search.stale_after, self._generator, generators)
         if found is None:

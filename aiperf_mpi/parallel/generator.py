@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generator rank: fills the queues of its node's replicas until the run ends. It never sees an accelerator."""
+"""A generator rank: fills the queues of its crew's replicas until the run ends. It never sees an accelerator."""
 
 from __future__ import annotations
 
@@ -15,13 +15,9 @@ WORKING_SECONDS, WAITING_SECONDS = 0.002, 0.05
 def generate(context: Context) -> None:
     """Make candidates until rank 0 says that the run ends, or the time is over."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
-    served = tuple(zip(ranks.node_replicas, windows.queues, strict=True))
-    generation = Generation(context, checks_of(context), ranks.node_rank - ranks.node_trainers, served)
+    served = tuple(zip(ranks.crew_replicas, windows.queues, strict=True))
+    generation = Generation(context, checks_of(context), ranks.crew_generator, served)
     while not context.over():
-        if not served:
-            # The queues of this node's replicas are where their first trainers are.
-            context.pause(WAITING_SECONDS)
-            continue
         with timer("communicate"):
             moved = generation.advance()
         if generation.busy:

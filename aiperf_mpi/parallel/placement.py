@@ -18,10 +18,11 @@ GENERATOR = "generator"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One rank's place. On the coordinator `node`, `node_rank` and `replica` are -1, on a generator `replica` is.
+    """One rank's place. On the coordinator `node`, `node_rank`, `replica` and `crew` are -1, on a generator `replica`.
 
-    `node_replicas` are the replicas whose first trainer is on this node, and `replica_rank` is the place of a trainer
-    among those of its replica, -1 for others.
+    A crew is a node, or the nodes that a replica spans, named by the first of them: its generators serve its replicas,
+    `crew_replicas`, whose first trainers are all on that first node. `replica_rank` is the place of a trainer among
+    those of its replica, -1 for others.
     """
 
     rank: int
@@ -30,8 +31,9 @@ class Place:
     node: int
     node_rank: int
     replica: int
-    node_replicas: tuple[int, ...]
+    crew_replicas: tuple[int, ...]
     replica_rank: int = -1
+    crew: int = -1
 
 
 def arrange(
@@ -76,12 +78,14 @@ def arrange(
     counts = [min(trainers_per_node, len(ranks)) for ranks in nodes]
     _check_replicas(counts, trainers_per_replica)
     places, trainer = [Place(0, hosts[0], COORDINATOR, -1, -1, -1, ())], 0
+    crew, served = 0, tuple[int, ...]()
     for index, (ranks, trainers) in enumerate(zip(nodes, counts, strict=True)):
         teams = [divmod(number, trainers_per_replica) for number in range(trainer, trainer + trainers)]
-        first = tuple(replica for replica, place in teams if place == 0)
+        if first := tuple(replica for replica, place in teams if place == 0):
+            crew, served = index, first
         for local, rank in enumerate(ranks):
             role, (replica, place) = (TRAINER, teams[local]) if local < trainers else (GENERATOR, (-1, -1))
-            places.append(Place(rank, hosts[rank], role, index, local, replica, first, place))
+            places.append(Place(rank, hosts[rank], role, index, local, replica, served, place, crew))
         trainer += trainers
     return tuple(sorted(places, key=lambda place: place.rank))
 

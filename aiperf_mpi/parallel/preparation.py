@@ -16,7 +16,9 @@ from aiperf_mpi.data.loader import train_batches, val_batches
 from aiperf_mpi.opcount.account import StepAccount, account
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.parallel.best import withdraw
+from aiperf_mpi.parallel.candidates import Taken
 from aiperf_mpi.parallel.errors import RUN_ERRORS
+from aiperf_mpi.parallel.exchange import AGAIN, FAILS, WELL
 from aiperf_mpi.parallel.generator import checks_of
 from aiperf_mpi.parallel.replica import Replica
 from aiperf_mpi.parallel.weights import Beginning, begin_with, load_parent, missing_weights
@@ -29,8 +31,8 @@ from aiperf_mpi.search.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
-from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere, alone
-from aiperf_mpi.training.memory import compile_fitting
+from aiperf_mpi.training.lockstep import FailedElsewhere, alone
+from aiperf_mpi.training.memory import TooLarge, compile_fitting
 from aiperf_mpi.training.step import StepSettings
 
 T = TypeVar("T")
@@ -40,8 +42,12 @@ class Preparation:
     """A candidate on its way to its first step. Its long parts run in the replica's thread; `advance`, on the main
     thread, looks after them and does what needs MPI.
 
+    On the trainers of a replica all preparations of a candidate go the same way, by the words that they exchange: none
+    rejects, fails or begins anew alone.
+
     Attributes:
-        trial_id: of the candidate.
+        taken: the candidate as it was taken from the queue.
+        beside: whether another trial trains meanwhile, whose memory it may lack: then it is tried again without it.
         candidate: None before it is rebuilt, and where it cannot be.
         checked: whether everything that may reject the candidate is behind it.
         wrong: why it is to be rejected, "" where nothing is wrong.
@@ -51,12 +57,11 @@ class Preparation:
         account: what its training step executes, by the methods that the tables are checked with.
         difference: how far the function of inherited weights is from the parent's (NaN: none inherited).
         training: ready for its first step.
-        word: GO, or what the trainers of the replica have agreed on instead while they prepared it.
         phase: what a main thread that waits for it waits for.
     """
 
-    def __init__(self, replica: Replica, record: np.void) -> None:
-        self.trial_id = int(record["trial"])
+    def __init__(self, replica: Replica, taken: Taken) -> None:
+        self.taken, self.beside = taken, False
         self.candidate: Candidate | None = None
         self.checked = self.done = False
         self.wrong = ""
@@ -65,10 +70,9 @@ class Preparation:
         self.account = StepAccount()
         self.difference = float("nan")
         self.training: Training | None = None
-        self.word = GO
         self.phase = "search"
         self._replica = replica
-        self._steps = self._prepare(record)
+        self._steps = self._prepare(taken.record)
 
     def advance(self) -> bool:
         """Do what can be done now without waiting; whether all is done. Errors of the run are raised, those of the
@@ -80,10 +84,6 @@ class Preparation:
                 self.done = True
         return self.done
 
-    def check(self) -> bool:
-        """`advance`, as far as everything that may reject the candidate; whether that is behind it."""
-        return self.checked or self.advance() or self.checked
-
     def drop(self) -> None:
         """End what it has under way; what its thread is at is finished, and forgotten."""
         self._steps.close()
@@ -93,53 +93,83 @@ class Preparation:
     def _prepare(self, record: np.void) -> Generator[str, None, None]:
         """The steps, one after the other; yields the phase of what it waits for."""
         replica = self._replica
-        candidate, self.wrong = rebuild(replica, record)
-        self.candidate = candidate
-        if candidate is not None and candidate.parent_id < 0 and not self.wrong:
+        candidate, wrong = rebuild(replica, record)
+        if candidate is not None and candidate.parent_id < 0 and not wrong:
             # No generator has checked the initial architecture.
-            self.wrong = yield from self._thread("compile", partial(checks_of(replica.context), candidate))
-        self.checked = True
-        if candidate is None or self.wrong:
+            wrong = yield from self._thread("compile", partial(checks_of(replica.context), candidate))
+        if (yield from self._agree(FAILS if wrong else WELL)) != WELL:
+            wrong = wrong or "another trainer of the replica cannot train it"
+        self.candidate, self.wrong, self.checked = candidate, wrong, True
+        if candidate is None or wrong:
             return
         try:
-            yield from self._make_ready(candidate)
+            while not (yield from self._make_ready(candidate)):
+                # What it has on the devices would be in its own way.
+                if self.training is not None:
+                    self.training.close()
+                self.compiled = self.training = None
+                while self.beside:
+                    yield "idle"
         except RUN_ERRORS:
             raise
         except Exception as error:
             self.failure = error
 
-    def _make_ready(self, candidate: Candidate) -> Iterator[str]:
+    def _make_ready(self, candidate: Candidate) -> Generator[str, None, bool]:
+        """Whether it is ready on all trainers of the replica; it is to begin anew where it is not. Raises what fails.
+
+        All have weights before any compiles: some backends exchange what they find out while they compile, and would
+        wait for a trainer that does not.
+        """
+        beside = self.beside
+        beginning = yield from self._together(self._find_weights(candidate), beside)
+        if beginning is None:
+            return False
+        training = yield from self._together(self._compile(candidate, beginning, beside), beside)
+        return training is not None
+
+    def _compile(self, candidate: Candidate, beginning: Beginning, beside: bool) -> Generator[str, None, Training]:
+        """The training: its steps compiled, its state on the devices, its first batches on their way there."""
         replica = self._replica
         config, workshop = replica.context.config, replica.workshop
-        beginning = yield from self._begin_together(candidate)
         settings = step_settings(config, candidate, workshop.dataset)
         dispatch = config.parallel.dispatch
         made = partial(compile_steps, candidate.architecture, devices=workshop.devices, dispatch=dispatch)
-        work = partial(compile_fitting, made, settings, workshop.memory)
+        work = partial(compile_fitting, made, settings, workshop.memory, alone=not beside)
         self.compiled = yield from self._thread("compile", work)
         self.account = yield from self._thread("compile", partial(account, self.compiled))
         self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
         self.training.open()
+        return self.training
 
-    def _begin_together(self, candidate: Candidate) -> Generator[str, None, Beginning]:
-        """`_find_weights` on all trainers of the replica, before all of them compile: some backends exchange what they
-        find out while they compile, and would wait for a trainer that does not.
+    def _together(self, steps: Generator[str, None, T], beside: bool) -> Generator[str, None, T | None]:
+        """What `steps` return, once they have on all trainers of the replica; None where they are to be tried again
+        when no other trial trains, as one of them may have failed for want of memory.
 
-        Raises FailedElsewhere where not all have weights, or the run ends for one of them.
+        Raises what they raise, FailedElsewhere where that was on another trainer.
         """
-        team = self._replica.team
-        if team.size > 1:
-            # Not before all of them have agreed that nothing rejects the candidate.
-            yield "init"
+        result, failure = None, None
         try:
-            beginning = yield from self._find_weights(candidate)
-        except Exception:
-            self.word = team.agree(BROKEN)
+            result = yield from steps
+        except RUN_ERRORS:
             raise
-        self.word = team.agree(GO)
-        if self.word != GO:
-            raise FailedElsewhere("another trainer of the replica does not go on")
-        return beginning
+        except Exception as error:
+            failure = error
+        word = yield from self._agree(WELL if failure is None else AGAIN if beside and wants(failure) else FAILS)
+        if word == AGAIN:
+            return None
+        if failure is not None:
+            raise failure
+        if word == FAILS:
+            raise FailedElsewhere("another trainer of the replica could not prepare it")
+        return result
+
+    def _agree(self, word: int) -> Generator[str, None, int]:
+        """The word that holds for all trainers of the replica."""
+        asked = self._replica.exchange.post(word)
+        while not asked.done():
+            yield "communicate"
+        return asked.word
 
     def _find_weights(self, candidate: Candidate) -> Generator[str, None, Beginning]:
         """The weights that the trial starts from.
@@ -172,6 +202,12 @@ class Preparation:
         while not future.done():
             yield phase
         return future.result()
+
+
+def wants(failure: Exception) -> bool:
+    """Whether there may be memory enough for what has failed when nothing else is on the devices; their libraries say
+    so in many words. What was foreseen to be too large is so alone, too."""
+    return isinstance(failure, RuntimeError | MemoryError) and not isinstance(failure, TooLarge)
 
 
 def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:

@@ -10,6 +10,7 @@ from aiperf_mpi.parallel.best import Best
 from aiperf_mpi.parallel.candidates import CandidateQueue, Taken
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.errors import RUN_ERRORS, GenerationError
+from aiperf_mpi.parallel.exchange import Exchange
 from aiperf_mpi.parallel.generation import reject
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.worker import Worker
@@ -34,6 +35,7 @@ class Replica:
     Attributes:
         queue: of the candidates; None where this trainer is not the replica's first.
         team: the replica's trainers.
+        exchange: what they agree on while they train.
         worker: makes the next trial ready.
         between: what is to be advanced between steps and while waiting.
         training: whether a trial is at its steps now.
@@ -44,6 +46,7 @@ class Replica:
     queue: CandidateQueue | None
     best: Best
     team: Team
+    exchange: Exchange = field(default_factory=Exchange)
     worker: Worker = field(default_factory=lambda: Worker("prepare"))
     between: list[Between] = field(default_factory=list)
     architectures: ArchitectureCache = field(default_factory=ArchitectureCache)

@@ -31,10 +31,10 @@ def stalest(
     """The waiting candidate that knows least, with its replica and queue; None where none is stale.
 
     Arguments:
-        queues: the replicas of the node with their queues.
+        queues: the replicas of the crew with their queues.
         summaries: the visible rows of the history (dtype SUMMARY_DTYPE).
         stale_after: the setting of that name.
-        generator, generators: index of this generator on its node, and how many there are; each looks after tickets of
+        generator, generators: index of this generator in its crew, and how many there are; each looks after tickets of
             its own, so that no two of them replace the same candidate.
     """
     ended = (summaries["kind"] == OUTCOME) & np.isin(summaries["status"], SUCCESSES)

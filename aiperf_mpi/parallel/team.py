@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainers of one replica, which train each candidate together: one of them leads, and all take the same steps.
 
-The first one takes candidates from the queue and tells the others, sends the rows, and writes the weights. The others
-follow: they prepare the same candidate, and take part in each step.
+The first one takes candidates from the queue and tells the others (see `exchange`), sends the rows, and writes the
+weights. The others follow: they prepare the same candidate, and take part in each step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.comm import LOOK_SECONDS, wait
-from aiperf_mpi.search.record import RECORD_DTYPE
+from aiperf_mpi.parallel.comm import wait
 from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 
@@ -60,18 +58,6 @@ class Team:
                 wait(request)
         return int(self._highest[0])
 
-    def tell(self, record: np.void | None) -> None:
-        """The leader: what all train next; None where the run ends. Collective over the replica, with `hear`."""
-        row = np.zeros(1, RECORD_DTYPE)
-        if record is not None:
-            row[0] = record
-        self._broadcast(row, record is not None)
-
-    def hear(self, meanwhile: Callable[[], object]) -> np.void | None:
-        """What the leader tells; `meanwhile` is called while it has nothing to tell."""
-        row = np.zeros(1, RECORD_DTYPE)
-        return row[0] if self._broadcast(row, False, meanwhile) else None
-
     def cause(self, error: Exception) -> str:
         """Why a trial failed that fails on all trainers: the error of the first of them that had one of its own.
         Collective over the replica."""
@@ -86,13 +72,3 @@ class Team:
         wait(self._comm.Iallgather(mine, every))
         texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in every]
         return next((words for words in texts if words), text)
-
-    def _broadcast(self, row: np.ndarray, there: bool, meanwhile: Callable[[], object] | None = None) -> bool:
-        """Fills `row` with the leader's, and says whether it has one."""
-        if self._comm is None:
-            return there
-        flag = np.array([there], np.int64)
-        for request in (self._comm.Ibcast([flag, 1, MPI.INT64_T]), self._comm.Ibcast([row.view(np.uint8), MPI.BYTE])):
-            while not request.Test():
-                meanwhile() if meanwhile is not None else time.sleep(LOOK_SECONDS)
-        return bool(flag[0])

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from aiperf_mpi.parallel.ahead import Ahead, compiles_ahead
 from aiperf_mpi.parallel.best import Best, remember, shelf_of
-from aiperf_mpi.parallel.candidates import Slot, Taken
 from aiperf_mpi.parallel.closing import Closing
 from aiperf_mpi.parallel.context import Context
 from aiperf_mpi.parallel.errors import RUN_ERRORS
+from aiperf_mpi.parallel.exchange import Exchange
 from aiperf_mpi.parallel.generation import Generation
 from aiperf_mpi.parallel.generator import checks_of
 from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.prewarm import Prewarm
-from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, accept, refuse
+from aiperf_mpi.parallel.replica import LOOK_SECONDS, Replica, accept
 from aiperf_mpi.parallel.team import Team
 from aiperf_mpi.parallel.trial import Trial, send_epoch
 from aiperf_mpi.parallel.worker import take_turns
@@ -30,9 +29,9 @@ from aiperf_mpi.parallel.workshop import Workshop
 from aiperf_mpi.results.rows import UNFINISHED
 from aiperf_mpi.search.budget import budget
 from aiperf_mpi.search.history import HistoryFull
-from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate
+from aiperf_mpi.search.record import DONE, FAILED, STOPPED
 from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE
-from aiperf_mpi.training.lockstep import BROKEN, GO, STOP, FailedElsewhere
+from aiperf_mpi.training.lockstep import GO, STOP
 
 
 @dataclass(frozen=True)
@@ -63,24 +62,10 @@ def train(context: Context, workshop: Workshop) -> Trainer:
     take_turns()
     trainer = trainer_of(context, workshop)
     replica, ahead = trainer.replica, trainer.ahead
-    try:
-        while (taken := next_candidate(replica, ahead)) is not None:
-            preparation = ahead.of(taken)
-            there = wait_for(replica, preparation.check, preparation)
-            sound = preparation.candidate is not None and not preparation.wrong
-            word = replica.team.agree((GO if sound else BROKEN) if there else STOP)
-            if word == STOP:
-                preparation.drop()
-                break
-            if preparation.candidate is None or word == BROKEN:
-                preparation.drop()
-                refuse(replica, taken, preparation.wrong or "another trainer of the replica cannot train it")
-                continue
-            accept(replica, taken)
-            run_trial(trainer, preparation, preparation.candidate)
-    except HistoryFull:
-        # Rank 0 drains the run for it, and waits for this rank's farewell. Only the first trainer writes a history.
-        replica.team.tell(None)
+    while (preparation := next_candidate(replica, ahead)) is not None:
+        accept(replica, preparation.taken)
+        run_trial(trainer, preparation)
+    replica.exchange.settle(replica.team)
     ahead.close()
     await_record(trainer)
     return trainer
@@ -90,12 +75,12 @@ def trainer_of(context: Context, workshop: Workshop) -> Trainer:
     """What a trainer works with, made ready."""
     ranks, config = context.ranks, context.config
     team = Team(ranks.team, context.timer)
-    candidates = context.windows.queues[ranks.node_replicas.index(ranks.replica)] if team.leads else None
-    replica = Replica(context, workshop, candidates, Best(shelf_of(config)), team)
+    candidates = context.windows.queues[ranks.crew_replicas.index(ranks.replica)] if team.leads else None
+    replica = Replica(context, workshop, candidates, Best(shelf_of(config)), team, Exchange(ranks.team))
     closing = Closing(context, replica.best)
-    ahead = Ahead(replica, team.size == 1 and compiles_ahead(config.parallel.compile_ahead, workshop.devices))
+    ahead = Ahead(replica, compiles_ahead(config.parallel.compile_ahead, workshop.devices))
     generation = None
-    if ranks.node_generators == 0 and candidates is not None:
+    if ranks.crew_generators == 0 and candidates is not None:
         generation = Generation(context, checks_of(context), 0, ((ranks.replica, candidates),))
         replica.between.append(generation)
     replica.between += [closing, ahead, Prewarm(replica)]
@@ -121,20 +106,28 @@ def finish(trainer: Trainer, seconds: float) -> bool:
     return True
 
 
-def next_candidate(replica: Replica, ahead: Ahead) -> Taken | None:
-    """The replica's next candidate, as soon as there is one; None when the run ends. The first trainer takes it, or has
-    done so ahead, and the others hear of it."""
-    context, team, queue = replica.context, replica.team, replica.queue
-    if queue is None:
-        record = team.hear(partial(context.pause, LOOK_SECONDS))
-        return None if record is None else Taken(Slot(0, 0), record)
-    while not replica.poll() and not context.over():
-        if (taken := ahead.taken or queue.take()) is not None:
-            team.tell(taken.record)
-            return taken
-        context.pause(LOOK_SECONDS)
-    team.tell(None)
+def next_candidate(replica: Replica, ahead: Ahead) -> Preparation | None:
+    """The preparation of the replica's next candidate, which nothing rejects; None when the run ends, on all of its
+    trainers alike."""
+    context, found = replica.context, None
+    try:
+        while found is None and not replica.poll() and not context.over():
+            if (found := ahead.next()) is None:
+                pause(context, ahead.phase)
+    except HistoryFull:
+        # Rank 0 drains the run for it, and waits for this rank's farewell.
+        found = None
+    if replica.team.agree(STOP if found is None else GO) == GO:
+        return found
+    if found is not None:
+        found.drop()
     return None
+
+
+def pause(context: Context, phase: str) -> None:
+    """Sleep until the next look at what is waited for: a compilation takes seconds, the rest hardly longer than a look.
+    """
+    context.pause(context.config.parallel.poll_seconds if phase == "compile" else LOOK_SECONDS, phase)
 
 
 def wait_for(replica: Replica, reached: Callable[[], bool], preparation: Preparation) -> bool:
@@ -143,9 +136,7 @@ def wait_for(replica: Replica, reached: Callable[[], bool], preparation: Prepara
     while not reached():
         if replica.poll() or context.over():
             return False
-        # A compilation takes seconds, the rest hardly longer than a look.
-        phase = preparation.phase
-        context.pause(context.config.parallel.poll_seconds if phase == "compile" else LOOK_SECONDS, phase)
+        pause(context, preparation.phase)
     return True
 
 
@@ -160,9 +151,11 @@ def await_record(trainer: Trainer) -> None:
 # -- one trial ---------------------------------------------------------------------------------------------------------
 
 
-def run_trial(trainer: Trainer, preparation: Preparation, candidate: Candidate) -> None:
+def run_trial(trainer: Trainer, preparation: Preparation) -> None:
     """Train and record one candidate; whatever its preparation or training raises fails this trial alone."""
-    replica, context = trainer.replica, trainer.replica.context
+    replica, context, candidate = trainer.replica, trainer.replica.context, preparation.candidate
+    if candidate is None:
+        raise RuntimeError("a preparation without a candidate is rejected")
     trial = Trial(candidate, budget(candidate.round, context.config.train), context.now())
     try:
         if all_ready(replica, preparation):
@@ -188,19 +181,17 @@ def run_trial(trainer: Trainer, preparation: Preparation, candidate: Candidate) 
 def all_ready(replica: Replica, preparation: Preparation) -> bool:
     """Wait until a preparation is done on all trainers of the replica; False when the run ends before.
 
-    Raises what made it fail; FailedElsewhere where that was on another trainer.
+    Raises what made it fail, FailedElsewhere where that was on another trainer.
     """
     there = wait_for(replica, preparation.advance, preparation)
     failure = preparation.failure
     if there and failure is None and preparation.training is None:
         failure = RuntimeError("the preparation has ended without a training")
-    word = preparation.word or replica.team.agree(BROKEN if failure is not None else GO if there else STOP)
-    if word == STOP:
+    if replica.team.agree(GO if there else STOP) == STOP:
         return False
     if failure is not None:
+        # On all of them: the preparations have agreed on that.
         raise failure
-    if word == BROKEN:
-        raise FailedElsewhere("another trainer of the replica could not prepare it")
 
     # What fits in memory is found out by each for itself, but their steps must be the same.
     parts = preparation.compiled.settings.accumulate if preparation.compiled is not None else 0

@@ -59,7 +59,7 @@ def needed_bytes(program: Any) -> Needed:
 
 
 def compile_fitting(
-    compiled: Callable[[StepSettings], Compiled], settings: StepSettings, limit: int | None
+    compiled: Callable[[StepSettings], Compiled], settings: StepSettings, limit: int | None, alone: bool = True
 ) -> Compiled:
     """The steps with the largest micro-batch that fits: the same batch, in as few parts as the memory allows.
 
@@ -67,9 +67,11 @@ def compile_fitting(
         compiled: compiles the steps of the candidate.
         settings: with the fewest parts that are wanted.
         limit: bytes of a device; None takes the steps as they are.
+        alone: whether nothing else is on the devices. Where something is, XLA's want of memory is raised: what does not
+            fit beside it may fit whole without.
 
     The times of the result are those of all compilations that it took. Raises TooLarge where not even a single image at
-    a time fits, and what `compiled` raises but XLA's want of memory.
+    a time fits, and what `compiled` raises but, `alone`, XLA's want of memory.
     """
     batch, trace_seconds, compile_seconds = settings.batch_per_device, 0.0, 0.0
     parts = [n for n in range(settings.accumulate, batch + 1) if batch % n == 0]
@@ -79,7 +81,7 @@ def compile_fitting(
         try:
             made = compiled(replace(settings, accumulate=accumulate))
         except jax.errors.JaxRuntimeError as error:
-            if EXHAUSTED not in str(error):
+            if EXHAUSTED not in str(error) or not alone:
                 raise
             said = str(error).splitlines()[0]
             continue

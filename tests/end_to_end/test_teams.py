@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.step import StepSettings
 from tests import launch
 from tests.end_to_end import runs
+from tests.end_to_end.test_ahead import gaps
 
 pytestmark = pytest.mark.mpi
 
@@ -116,3 +118,87 @@ def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
         assert train_loss == pytest.approx(expected[0], rel=1e-3)
         assert val_loss == pytest.approx(expected[1], rel=1e-2)
         assert val_error == pytest.approx(expected[2], abs=2 / 60)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_a_team_validates_its_best_model_again_though_it_could_not_be_written_at_first(tmp_path: Path) -> None:
+    """The first trainer cannot write the first trial's weights, which are the best ones at least for a while."""
+    folder = tmp_path / "run"
+    sets = (*TEAMS, "parallel.host_devices=2", "parallel.trainers_per_node=2")
+    job = runs.start(4, folder, sets, seconds=60, env=QUICK)
+    limit = time.monotonic() + 200
+    while not folder.is_dir() and job.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    blocked, path = folder / "checkpoints", folder / "journal.jsonl"
+    blocked.write_text("a file where the folder should be")
+    while not (path.exists() and len(journal.replay(path).trials)) and job.poll() is None and time.monotonic() < limit:
+        time.sleep(0.3)
+    blocked.unlink()
+    ended = runs.finish(job, folder, timeout=300)
+    assert ended.code == 0 and ended.lines["status"] == "VALID", ended.text()
+    trials = ended.table("trials")
+    assert trials["status"][0] == "done" and trials["cause"][0].startswith("its weights are not kept: File exists")
+    assert math.isfinite(float(ended.lines["error_final"])), ended.text()
+
+
+#: A replica of two processes, whose trials last longer than it takes to make the next one ready.
+AHEAD = (*TEAMS, "parallel.host_devices=2", "parallel.trainers_per_node=2", "parallel.compile_ahead='on'",
+         "train.round_epochs=[2]", "data.train_images=16384", "search.max_morphs=1", "fault.tamper_in_round=2",
+         "fault.raise_in_round=4", "fault.raise_trainer=1")  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+def test_a_team_makes_its_next_candidate_ready_ahead(mpi: str, tmp_path: Path) -> None:
+    """Both processes prepare the same next one while they train: behind a trial the devices wait for a few steps' time;
+    one with a false count is rejected by both meanwhile, one that raises on one of them fails on both at its turn."""
+    if not launch.available(mpi):
+        pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
+    ended = runs.run_until(
+        lambda run: any(record["round"] >= 6 for record in runs.trained(run).values()), 4, tmp_path / "run", AHEAD,
+        mpi=mpi, env=QUICK, timeout=550,
+    )
+    assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
+    trials, ranks = ended.table("trials"), ended.table("ranks")
+    assert ranks["replica"].tolist() == [-1, 0, 0, -1]
+    compiled, found = trials["trace_seconds"] + trials["compile_seconds"], gaps(ended)
+    print(f"\ngaps {found}\ncompiled in {compiled[np.isfinite(compiled)]}")
+    assert len(found) >= 4 and np.nanmedian(found) < 0.1 * np.nanmedian(compiled), (found, compiled)
+
+    # Tickets are trained in order, each once; the rejected one was filled again.
+    trained = np.flatnonzero(np.isfinite(trials["t_start"]))
+    rounds = trials["round"][trained[np.argsort(trials["t_start"][trained])]]
+    assert list(rounds) == list(range(1, len(rounds) + 1))
+    status = dict(zip(trials["round"][trained].tolist(), trials["status"][trained].tolist(), strict=True))
+    assert status[4] == "failed" and status[3] == status[5] == "done"
+    assert any(cause.startswith("RuntimeError: injected fault") for cause in trials["cause"])
+    rejected = trials["status"] == "rejected"
+    assert list(trials["round"][rejected]) == [2] and "by the tables" in trials["cause"][rejected][0]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+def test_the_generators_of_all_nodes_of_a_replica_make_its_candidates(mpi: str, tmp_path: Path) -> None:
+    """Two nodes of a trainer and a generator each, cut from this host, with one replica on both."""
+    if not launch.available(mpi):
+        pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
+    sets = (*TEAMS, "parallel.host_devices=1", "parallel.trainers_per_node=1", "parallel.ranks_per_node=2")
+    ended = runs.run_until(
+        lambda run: len(run.trials) >= 3 and {int(r["generator"]) for r in run.records if r["trial"] != 0} >= {0, 1},
+        5, tmp_path / "run", sets, mpi=mpi, env=QUICK, timeout=350,
+    )  # fmt: skip
+    assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
+    assert (ended.lines["replicas"], ended.lines["nodes"]) == ("1", "2")
+    ranks, trials = ended.table("ranks"), ended.table("trials")
+    assert ranks["role"].tolist() == ["coordinator", "trainer", "generator", "trainer", "generator"]
+    assert ranks["node"].tolist() == [-1, 0, 0, 1, 1] and ranks["replica"].tolist() == [-1, 0, -1, 0, -1]
+
+    # Both have put candidates into the queue that is on the first node, and their rounds are trained in order.
+    carried = ended.table("messages")
+    queued = (carried["kind"] == "candidate") & (carried["sent"] > 0)
+    assert set(carried["rank"][queued].tolist()) == {2, 4}, carried
+    begun = np.argsort(trials["t_start"])[: np.count_nonzero(np.isfinite(trials["t_start"]))]
+    assert trials["round"][begun].tolist() == list(range(1, len(begun) + 1))

@@ -62,4 +62,4 @@ def context_of(config: Config, windows: Any, generators: int = 1) -> Any:
     """What a Generation takes, on a rank that has no other role."""
     clock = CoreClock(time.monotonic, time.monotonic())
     return SimpleNamespace(config=config, windows=windows, clock=clock, now=clock.now, n_devices=1,
-                           ranks=SimpleNamespace(node_generators=generators))  # fmt: skip
+                           ranks=SimpleNamespace(crew_generators=generators))  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiperf_mpi.config import ConfigError
-from aiperf_mpi.parallel.cache import open_cache, prefix
+from aiperf_mpi.parallel.cache import fresh, open_cache, prefix, remove_orphans
 
 PROGRAM = """
 import sys
@@ -34,35 +35,38 @@ def cached(root: Path, configured: str, **variables: str) -> tuple[Path, bool, b
 
 
 def test_a_fresh_folder_lies_in_the_nodes_and_is_removed_at_the_end(root: Path, tmp_path: Path) -> None:
+    # What an aborted job has left there goes at the start.
+    (tmp_path / f"{prefix()}left").mkdir()
     folder, kept, ours = cached(root, "", TMPDIR=str(tmp_path))
-    assert folder.parent == tmp_path and kept and ours
+    assert folder.parent == tmp_path and folder.name.startswith(prefix()) and kept and ours
     assert not folder.exists() and list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_start_and_no_living_ones(root: Path, tmp_path: Path) -> None:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
-    env |= {"JAX_PLATFORMS": "cpu", "TMPDIR": str(tmp_path)}
-    waiting = PROGRAM.replace("print(", "print(flush=True, *(") + ")\nsys.stdin.read()"
-    jobs = [subprocess.Popen([sys.executable, "-c", waiting, ""], cwd=root, env=env, text=True, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE) for _ in range(2)]  # fmt: skip
-    try:
-        killed, living = (Path(job.stdout.readline().split()[0]) for job in jobs if job.stdout is not None)
-        jobs[0].kill()
-        jobs[0].wait(30)
-        assert killed.is_dir() and list(killed.iterdir()) and living.is_dir()
+def test_what_a_killed_process_left_is_removed_and_no_living_ones(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        # Neither JAX nor MPI is called in it.
+        os.write(writer, str(fresh(tmp_path).folder).encode())
+        signal.pause()
+        os._exit(1)
+    killed, living = Path(os.read(reader, 4096).decode()), fresh(tmp_path)
+    for folder in (killed, living.folder):
+        (folder / "program").write_text("compiled")
 
-        # Another host's, and what only has such a name, stay.
-        others = [tmp_path / "aiperf_mpi-programs-elsewhere-x", tmp_path / f"{prefix()}link", tmp_path / "kept"]
-        others[0].mkdir()
-        others[2].mkdir()
-        others[1].symlink_to(others[2])
-        own, kept, ours = cached(root, "", TMPDIR=str(tmp_path))
-        assert kept and ours and not own.exists() and not killed.exists()
-        assert set(tmp_path.iterdir()) == {living, *others} and list(living.iterdir())
-    finally:
-        for job in jobs:
-            job.communicate(timeout=30)
-    assert not living.exists()
+    # Another host's, and what only has such a name, stay.
+    others = [tmp_path / "aiperf_mpi-programs-elsewhere-x", tmp_path / f"{prefix()}link", tmp_path / "kept"]
+    others[0].mkdir()
+    others[2].mkdir()
+    others[1].symlink_to(others[2])
+    remove_orphans(tmp_path)
+    assert set(tmp_path.iterdir()) == {killed, living.folder, *others}
+
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    remove_orphans(tmp_path)
+    assert set(tmp_path.iterdir()) == {living.folder, *others} and (living.folder / "program").exists()
+    living.close()
+    assert set(tmp_path.iterdir()) == set(others)
 
 
 def test_a_folder_that_was_given_stays_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def assert_split(reports: Reports, nodes: list[list[int]], trainers: int) -> Non
             assert found["role"] == ("trainer" if place < count else "generator")
             assert (found["node"], found["node_rank"], found["node_size"]) == (index, place, len(members))
             assert found["replica"] == (replicas[place] if place < count else -1)
-            assert found["node_replicas"] == replicas and found["node_generators"] == len(members) - count
+            assert found["crew_replicas"] == replicas and found["crew_generators"] == len(members) - count
             assert found["workers"] == size - 1
             # A replica's queue was filled by all ranks of its node, and by no other.
             assert found["published"] == (members if place < count else [])

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -39,10 +36,33 @@ def test_two_replicas_of_two_processes_reduce_apart(
         ] * 2
     assert max(found["begin"] for found in trainers) < min(found["end_time"] for found in trainers)
 
-    # Each replica has its leader's record, and the error of the one that had an error.
+    # Each replica has its leader's record and the highest word, though the second of its processes comes late, and
+    # between them the words of the steps; the error is that of the one that had an error.
     assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
-    assert [found.get("end") for found in trainers] == [None, True, None, True]
+    assert [found["words"] for found in trainers] == [[0, 2]] * 4
+    # What one of them has still said when the run ends, the other one answers, up to two words behind.
+    assert [found["settled"] for found in trainers] == [[4, True], [4, True]] * 2
     assert {found["cause"] for found in trainers} == {"OSError: disk"}
+
+
+@pytest.mark.parametrize("library", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
+def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
+    library: str, run_program: Callable[..., list[dict[str, Any]]]
+) -> None:
+    reports = run_program(library, 2, "together")
+    first, second = (found["ends"] for found in reports)
+    assert len(first) == len(second) == 9 and reports[0]["posted"] == reports[1]["posted"]
+
+    # Both are ready, at the first try or, where one of them lacked memory, at the second.
+    for case, tries in ((0, 1), (1, 2), (2, 2), (3, 2), (8, 1)):
+        assert first[case] == second[case] == ["", "NoneType", True, tries], case
+
+    # Both fail, each with its own error or with word of the other's; both reject, with its reason or with word of it.
+    assert [first[4][:3], second[4][:3]] == [["", "FailedElsewhere", False], ["", "OSError", False]]
+    assert [first[7][1], second[7][1]] == ["ValueError", "RuntimeError"] and not first[7][2] and not second[7][2]
+    elsewhere = "another trainer of the replica cannot train it"
+    assert [first[5][0], second[5][0]] == ["its count", elsewhere]
+    assert [first[6][0], second[6][0]] == [elsewhere, "its count"]
 
 
 def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> None:
@@ -52,12 +72,13 @@ def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> Non
             with socket.socket(family) as taker, pytest.raises(OSError, match="Address already in use"):
                 taker.bind((address, port))
         assert other != port
-        # JAX's service binds it meanwhile, and nobody did before.
-        service = f"jax.distributed.initialize('127.0.0.1:{port}', 1, 0, cluster_detection_method='deactivate')"
-        subprocess.run([sys.executable, "-c", f"import jax; {service}; jax.distributed.shutdown()"], check=True,
-                       env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=100)  # fmt: skip
-    with socket.socket() as taker:
-        taker.bind(("", port))
+        # Who shares it, as JAX's service does (see above), binds it meanwhile, and listens when the holder has gone.
+        service = socket.socket(socket.AF_INET6)
+        service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        service.bind(("::", port))
+        service.listen()
+    with service, socket.create_connection(("127.0.0.1", port), timeout=10):
+        pass
 
 
 def test_waiting_for_another_trainer_is_communication() -> None:
@@ -77,5 +98,4 @@ def test_waiting_for_another_trainer_is_communication() -> None:
 
 def test_a_trainer_alone_agrees_with_itself() -> None:
     team = Team(None)
-    team.tell(None)
     assert team.leads and team.agree(2) == 2 and team.cause(ValueError("own")) == "ValueError: own"

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from aiperf_mpi.parallel import ahead
 from aiperf_mpi.parallel.errors import GenerationError
 from aiperf_mpi.parallel.replica import Replica
 from aiperf_mpi.parallel.worker import SWITCH_SECONDS, Worker, take_turns
@@ -65,25 +64,6 @@ def test_no_worker_sets_the_interval_back_for_another() -> None:
         sys.setswitchinterval(usual)
     first.close()
     second.close()
-
-
-class Made:
-    """A preparation of trial 7, with this failure."""
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.trial_id, self.failure, self.dropped = 7, failure, False
-
-    def drop(self) -> None:
-        self.dropped = True
-
-
-def test_what_failed_beside_another_trial_is_made_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    anew, taken = object(), SimpleNamespace(record={"trial": 7})
-    monkeypatch.setattr(ahead, "Preparation", lambda replica, record: anew)
-    for made, again in ((Made(), False), (Made(RuntimeError("RESOURCE_EXHAUSTED: out of memory")), True)):
-        maker: Any = ahead.Ahead(SimpleNamespace(), True)  # type: ignore[arg-type]
-        maker.taken, maker._preparation = taken, made
-        assert maker.of(taken) is (anew if again else made) and made.dropped == again
 
 
 class Broken:

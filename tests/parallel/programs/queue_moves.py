@@ -30,12 +30,12 @@ assert (one.ticket, two.ticket) == (1, 2) and queue.reserve() is None and states
 assert queue.publish(two, proposed(0, 2), 12) and queue.take() is None
 assert queue.publish(one, proposed(0, 1), 11) and queue.count() == 2
 
-# Looked at, it stays where it is; it is taken as it was seen, or not at all.
-seen = queue.peek()
+# What is taken waits no longer, and nobody can retract it; the next one is taken when it has been accepted.
+seen = queue.waiting()[0]
 assert (seen.ticket, int(seen.record["trial"])) == (1, 11) and states() == [READY, READY] and queue.still(seen.slot)
-taken = queue.take(seen.slot)
+taken = queue.take()
 assert (taken.ticket, int(taken.record["trial"])) == (1, 11) and states() == [TAKEN, READY]
-assert queue.peek() is None and queue.take(seen.slot) is None and not queue.still(seen.slot)
+assert queue.take() is None and not queue.still(seen.slot) and queue.retract(seen.slot) is None
 
 # A rejected ticket is filled again, and waited for, though the second one is ready.
 queue.reject(taken)

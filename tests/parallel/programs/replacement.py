@@ -11,6 +11,7 @@ import numpy as np
 from aiperf_mpi.parallel import ahead, comm, generation
 from aiperf_mpi.parallel.candidates import EMPTY, READY, TAKEN, open_queues
 from aiperf_mpi.parallel.claims import WindowClaims
+from aiperf_mpi.parallel.exchange import Exchange
 from aiperf_mpi.parallel.generation import Generation
 from aiperf_mpi.parallel.history import WindowHistory
 from aiperf_mpi.search import record as rec
@@ -139,19 +140,22 @@ queue.accept(taken)
 until(lambda: queue.count() == 2)
 
 # What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is replaced.
-ahead.Preparation = lambda replica, record: SimpleNamespace(advance=lambda: None, wrong="", failure=None)
-making = ahead.Ahead(SimpleNamespace(queue=queue, training=True, context=context_of(config, windows)), True)
+made = []
+ahead.Preparation = lambda replica, taken: made.append(SimpleNamespace(
+    taken=taken, wrong="", checked=True, beside=False, advance=lambda: None)) or made[-1]  # fmt: skip
+replica = SimpleNamespace(queue=queue, exchange=Exchange(), training=True, context=context_of(config, windows))
+making = ahead.Ahead(replica, True)
 making.advance()
-first, second = int(making.taken.record["trial"]), int(queue.waiting()[0].record["trial"])
+taken = made[0].taken
+first, second = int(taken.record["trial"]), int(queue.waiting()[0].record["trial"])
 write_past(history, claims, past[60:100], 60)
 replaced = maker.replaced
 until(lambda: maker.replaced == replaced + 1)
 settle(0.3)
 assert maker.replaced == replaced + 1 and queue.count(TAKEN) == 1 and queue.count() == 1
 assert (status(first), status(second)) == (rec.NONE, rec.DROPPED)
-taken = making.taken
-assert taken.ticket == queue.expected and queue.take() is None
-assert making.of(taken) is not None and making.taken is None
+assert made[0].beside and taken.ticket == queue.expected and queue.take() is None
+assert making.next() is made[0] and not made[0].beside and len(made) == 1
 queue.accept(taken)
 until(lambda: queue.count() == 2)
 

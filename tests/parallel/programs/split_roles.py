@@ -30,7 +30,7 @@ with comm.job() as world:
             queue.publish(slot, proposed(world.rank, slot.ticket), world.rank)
         comm.wait(ranks.node.Ibarrier())
         if ranks.role == "trainer":
-            queue = queues[ranks.node_replicas.index(ranks.replica)]
+            queue = queues[ranks.crew_replicas.index(ranks.replica)]
             while (taken := queue.take()) is not None:
                 published.append(int(taken.record["trial"]))
                 queue.accept(taken)
@@ -43,7 +43,7 @@ with comm.job() as world:
     report(
         folder, world.rank, role=ranks.role, node=ranks.node_index, node_rank=ranks.node_rank,
         node_size=ranks.node_size, nodes=ranks.n_nodes, replica=ranks.replica, replicas=ranks.n_replicas,
-        node_replicas=ranks.node_replicas, generators=ranks.n_generators, node_generators=ranks.node_generators,
+        crew_replicas=ranks.crew_replicas, generators=ranks.n_generators, crew_generators=ranks.crew_generators,
         shared=ranks.shared, nodes_on_host=ranks.nodes_on_host, with_coordinator=ranks.with_coordinator,
         workers=ranks.workers.size if ranks.workers else 0, published=sorted(published), seen=seen,
     )  # fmt: skip

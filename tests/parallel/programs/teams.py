@@ -12,6 +12,14 @@ from tests.parallel.rows import proposed, report
 
 STEPS, STOP_AT = 60, 21
 
+
+def until(done):
+    """Look until `done()`, between which a trainer would take steps."""
+    limit = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < limit, "too slow"
+        time.sleep(0.001)
+
 with comm.job() as world:
     ranks = comm.split(world, trainers_per_node=4, trainers_per_replica=2)
     values: dict[str, object] = {"role": ranks.role, "replica": ranks.replica, "replica_rank": ranks.replica_rank}
@@ -23,6 +31,7 @@ with comm.job() as world:
 
         from aiperf_mpi.data.device import AXIS, device_sharding, place
         from aiperf_mpi.parallel import cluster
+        from aiperf_mpi.parallel.exchange import FAILS, WELL, Exchange
         from aiperf_mpi.parallel.team import Team
         from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP, lower
         from aiperf_mpi.training.lockstep import GO, STOP, FailedElsewhere
@@ -31,16 +40,21 @@ with comm.job() as world:
         team, devices = Team(ranks.team), jax.devices()
         comm.wait(ranks.workers.Ibarrier())
 
-        # The leader tells its record, then that there is none; whoever raised says why.
-        record = proposed(ranks.replica, 7)
-        if team.leads:
-            heard = record
-            team.tell(record)
-            team.tell(None)
-        else:
-            heard = team.hear(lambda: time.sleep(0.001))
-            values["end"] = team.hear(lambda: time.sleep(0.001)) is None
+        # The leader has a record, the other one comes to it later; meanwhile they agree on steps.
+        exchange, record = Exchange(ranks.team), proposed(ranks.replica, 7)
+        asked = exchange.post(WELL, record) if team.leads else None
+        assert team.agree(GO) == GO
+        asked = asked or exchange.post(WELL)
+        until(asked.done)
+        heard, second = asked.record, exchange.post(WELL if team.leads else FAILS)
+        until(second.done)
         values["heard"] = [int(heard["replica"]), int(heard["round"])]
+        values["words"] = [asked.word, second.word]
+
+        # Whoever raised says why; in the end the leader has posted two words that nobody answers.
+        under_way = [exchange.post(WELL) for _ in range(2)] if team.leads else []
+        exchange.settle(team)
+        values["settled"] = [exchange._posted, all(other.done() for other in under_way)]
         values["cause"] = team.cause(OSError("disk") if team.rank == 1 else FailedElsewhere("another"))
 
         # Steps of either form on whole arrays; process 1 of replica 1 wants to stop, and both of its replica do.
