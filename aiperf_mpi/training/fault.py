@@ -28,13 +28,14 @@ class Fault:
 
 
 def disturbed(params: Any) -> Any:
-    """The parameters with the lowest bit of the last device's last number turned, on the process that drives it."""
+    """The parameters with one bit turned of the last device's, on the process that drives it: the highest of the
+    mantissa of its last array's largest number, as training would round a lower one of a smaller one away."""
     leaves, structure = jax.tree.flatten(params)
     parts = [shard.data for shard in leaves[-1].addressable_shards]
     if leaves[-1].sharding.mesh.devices.flat[-1] not in parts[-1].devices():
         return params
     words = np.array(parts[-1]).view(np.uint32)
-    words.flat[-1] ^= 1
+    words.flat[np.argmax(np.abs(words.view(np.float32)))] ^= 1 << 22
     parts[-1] = jax.device_put(words.view(np.float32), parts[-1].devices().pop())
     leaves[-1] = jax.make_array_from_single_device_arrays(leaves[-1].shape, leaves[-1].sharding, parts)
     return jax.tree.unflatten(structure, leaves)

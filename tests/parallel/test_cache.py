@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aiperf_mpi.config import ConfigError
-from aiperf_mpi.parallel.cache import fresh, open_cache, prefix, remove_orphans
+from aiperf_mpi.parallel.cache import open_cache
+from aiperf_mpi.system.scratch import prefix
 
 PROGRAM = """
 import sys
@@ -40,33 +40,6 @@ def test_a_fresh_folder_lies_in_the_nodes_and_is_removed_at_the_end(root: Path, 
     folder, kept, ours = cached(root, "", TMPDIR=str(tmp_path))
     assert folder.parent == tmp_path and folder.name.startswith(prefix()) and kept and ours
     assert not folder.exists() and list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_process_left_is_removed_and_no_living_ones(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    if not (child := os.fork()):
-        # Neither JAX nor MPI is called in it.
-        os.write(writer, str(fresh(tmp_path).folder).encode())
-        signal.pause()
-        os._exit(1)
-    killed, living = Path(os.read(reader, 4096).decode()), fresh(tmp_path)
-    for folder in (killed, living.folder):
-        (folder / "program").write_text("compiled")
-
-    # Another host's, and what only has such a name, stay.
-    others = [tmp_path / "aiperf_mpi-programs-elsewhere-x", tmp_path / f"{prefix()}link", tmp_path / "kept"]
-    others[0].mkdir()
-    others[2].mkdir()
-    others[1].symlink_to(others[2])
-    remove_orphans(tmp_path)
-    assert set(tmp_path.iterdir()) == {killed, living.folder, *others}
-
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    remove_orphans(tmp_path)
-    assert set(tmp_path.iterdir()) == {living.folder, *others} and (living.folder / "program").exists()
-    living.close()
-    assert set(tmp_path.iterdir()) == set(others)
 
 
 def test_a_folder_that_was_given_stays_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:
