@@ -68,17 +68,17 @@ def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> 
     """Candidates of a replica that are replaced while they wait, at most, where all replicas keep the same pace.
 
     A candidate waits for `depth` trials of its replica. When it is thought of, `made` trials of the machine have
-    finished, and `taken` when it is taken; each candidate in between knew more than `stale_after` times as many as the
-    one that it replaces, and at least one more; fewer than START count as so many.
+    finished, and `taken` when it is taken, or at the end if it waits then; each candidate in between knew more than
+    `stale_after` times as many as the one that it replaces, and at least one more; fewer than START count as so many.
 
     Arguments:
-        trials: trials of each replica.
+        trials: trials that each replica has begun.
         replicas: of the machine.
         depth: candidates that wait for each of them.
         stale_after: the setting of that name, at least 1.
     """
-    turn = np.arange(trials, dtype=np.float64)
-    taken, made = replicas * turn, np.maximum(replicas * (turn - depth), START)
+    turn = np.arange(trials + depth, dtype=np.float64)
+    taken, made = replicas * np.minimum(turn, trials), np.maximum(replicas * (turn - depth), START)
     times = np.maximum(taken - made, 0.0)
     if stale_after > 1:
         grown = np.log(np.maximum(taken / made, 1.0)) / np.log(stale_after)

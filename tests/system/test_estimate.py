@@ -76,13 +76,16 @@ def test_time_and_score_follow_from_the_rate() -> None:
 def test_candidates_are_replaced_as_often_as_the_history_outgrows_them() -> None:
     # 16 replicas, two candidates waiting for each. When the n-th trial is taken, 16 (n - 1) have finished; when it was
     # thought of, 16 (n - 3), or too few: 8. The ratios are 16/8, 32/8, 48/16, 64/32, 80/48, 96/64: 2, 4, 3, 2, 1.67 and
-    # 1.5, which 1.5 goes into 1, 3, 2, 1, 1 and 0 times (it must grow by more), and less from there on.
-    assert [replacements(trials, 16, 2, 1.5) for trials in range(1, 9)] == [0, 1, 4, 6, 7, 8, 8, 8]
+    # 1.5, which 1.5 goes into 1, 3, 2, 1, 1 and 0 times (it must grow by more), and less from there on: 8 in all. At
+    # the end two wait: the next one's ratio, and 16/8 or 32/16 after one or two trials, 1.5 and less after more.
+    assert [replacements(trials, 16, 2, 1.5) for trials in range(1, 9)] == [2, 5, 6, 7, 8, 8, 8, 8]
     assert replacements(58, 16, 2, 1.5) == replacements(10_000, 16, 2, 1.5) == 8
-    # One replica: 8 trials teach nothing, and after the 9th and 10th, who waits for two, knows one or two too few.
-    assert [replacements(trials, 1, 2, 1.0) for trials in range(8, 14)] == [0, 0, 1, 3, 5, 7]
+    # One replica: 8 trials teach nothing. With the 9th finished both who wait know one too few; from then on it is one
+    # for the one that has just been made, and two for the other, whose place it will have.
+    assert [replacements(trials, 1, 2, 1.0) for trials in range(8, 14)] == [0, 2, 4, 6, 8, 10]
     # Neither more often than trials finish, however little it takes to be stale.
-    assert replacements(50, 1, 5, 1.01) <= replacements(50, 1, 5, 1.0) == sum(min(n - 8, 5) for n in range(9, 50))
+    every = sum(min(n, 50) - max(n - 5, 8) for n in range(9, 55))
+    assert replacements(50, 1, 5, 1.01) <= replacements(50, 1, 5, 1.0) == every
 
     # Random search replaces nothing; half of the history's room is not for replacements; kept weights are withdrawn.
     assert records(load("imagenet", sets=("search.method='random'",)), 16, 58) == (2 * 16 * 60, 0)
