@@ -95,6 +95,7 @@ def best_validation(epochs: Columns, counts: np.ndarray, core_seconds: float) ->
 
 
 def documents(header: RunHeader) -> dict[str, str]:
+    """The texts of the file by their paths: the configuration, and JSON of everything else."""
     return {
         "config/resolved_toml": header.config_toml,
         "config/argv": json.dumps(list(header.argv)),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -28,6 +27,7 @@ from aiperf_mpi.training import resnet
 from aiperf_mpi.training import step as steps
 from aiperf_mpi.training.resnet import build_shapes
 from aiperf_mpi.training.step import StepSettings
+from tests.opcount.tampering import Step, with_product
 
 SMALL = Architecture(Base(32, 3, 10, 4, (1, 1)))
 SETTINGS = StepSettings(4)
@@ -158,24 +158,8 @@ def test_a_step_of_another_batch_is_found() -> None:
     assert "takes 5" in check_operations(candidate(), StepSettings(5), 2)
 
 
-Step = Callable[..., Any]
-
-
-def _with_product(make: Callable[..., Step]) -> Callable[..., Step]:
-    """The step that `make` makes, and one more product: of the images, flattened, with themselves."""
-    def tampered(architecture: Architecture, settings: StepSettings) -> Step:
-        step = make(architecture, settings)
-
-        def more(state: Any, images: jax.Array, *rest: Any) -> Any:
-            new, metrics = step(state, images, *rest)
-            flat = images.reshape(images.shape[0], -1).astype(jnp.float32)
-            return new, metrics._replace(loss=metrics.loss + 0 * jnp.sum(flat @ flat.T))
-        return more
-    return tampered
-
-
 def test_one_more_matrix_product_in_the_trained_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "train_step", _with_product(steps.train_step))
+    monkeypatch.setattr(steps, "train_step", with_product(steps.train_step))
     # 4 x 4 results of 32 * 32 * 3 MACs, for 4 images: 2 * 16 * 3072 / 4 = 24,576 per image, beside the dense layer's
     # 2 * 32 * 10 = 640.
     wrong = check_operations(candidate(), SETTINGS, 2)
