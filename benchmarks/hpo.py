@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which optimiser of hyperparameters finds the best cell of a landscape, and what a suggestion costs.
 
-    python benchmarks/hpo.py [--seeds N] [--out FOLDER]
+    python benchmarks/hpo.py [--seeds N] [--first K] [--out FOLDER]
 
 For each method and level of noise: of how many landscapes the recommended cell is the best one after 30 trials, with
 architectures that make no difference, and with ones whose effects are as large as the cells'. Then processor seconds of
@@ -35,10 +35,10 @@ TRIALS, LENGTHS, REPEAT = 30, (30, 100, 500), 5
 GOAL_SECONDS, GOAL_FOUND = 0.2, 0.8
 
 
-def found(method: str, noise: float, architectures: float, seeds: int) -> int:
+def found(method: str, noise: float, architectures: float, seeds: range) -> int:
     """In how many of the landscapes the recommended cell is the best one."""
     count = 0
-    for seed in range(seeds):
+    for seed in seeds:
         study = Study(CellLandscape(seed, noise, architectures), make_hpo(method), seed)
         for _ in range(TRIALS):
             study.train(4)
@@ -63,6 +63,7 @@ def main() -> int:
     """Measure and print; returns 1 if the Bayesian optimiser misses a goal."""
     parser = argparse.ArgumentParser(description="Optimisers of hyperparameters, compared.")
     parser.add_argument("--seeds", type=int, default=20, help="landscapes (default 20)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first landscape (default 0)")
     parser.add_argument("--out", type=Path, help="folder for hpo.md and hpo.json")
     arguments = parser.parse_args()
 
@@ -70,7 +71,8 @@ def main() -> int:
     header = ["method", *(f"noise {n}, architectures {a}" for n, a in cases), *(f"{n} trials" for n in LENGTHS)]
     place, rows, lines = machine(), {}, []
     for method in METHODS:
-        hits = [found(method, noise, architectures, arguments.seeds) for noise, architectures in cases]
+        seeds = range(arguments.first, arguments.first + arguments.seeds)
+        hits = [found(method, noise, architectures, seeds) for noise, architectures in cases]
         seconds = [cost(method, length) for length in LENGTHS]
         rows[method] = {"found": hits, "first_s": [a for a, _ in seconds], "median_s": [b for _, b in seconds]}
         cells = [f"{hit}/{arguments.seeds}" for hit in hits] + [f"{b:.3f} s ({a:.3f} s)" for a, b in seconds]
@@ -84,8 +86,8 @@ def main() -> int:
         "processor seconds of a suggestion; in brackets those of the first one, which learns the surrogate.",
         markdown(header, lines), f"Goals of the Bayesian one: {'met' if met else 'MISSED'}.",
     ])  # fmt: skip
-    write(arguments.out, "hpo", text,
-          {"machine": place, "cases": cases, "lengths": LENGTHS, "seeds": arguments.seeds, "methods": rows})
+    data = {"machine": place, "cases": cases, "lengths": LENGTHS, "first": arguments.first, "seeds": arguments.seeds}
+    write(arguments.out, "hpo", text, data | {"methods": rows})
     return not met
 
 
