@@ -185,10 +185,11 @@ def test_the_generators_of_all_nodes_of_a_replica_make_its_candidates(mpi: str, 
     """Two nodes of a trainer and a generator each, cut from this host, with one replica on both."""
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
-    sets = (*TEAMS, "parallel.host_devices=1", "parallel.trainers_per_node=1", "parallel.ranks_per_node=2")
+    sets = (*TEAMS, "parallel.host_devices=1", "parallel.trainers_per_node=1", "parallel.ranks_per_node=2",
+            "search.queue_depth=8")  # fmt: skip
     ended = runs.run_until(
-        lambda run: len(run.trials) >= 3 and {int(r["generator"]) for r in run.records if r["trial"] != 0} >= {0, 1},
-        5, tmp_path / "run", sets, mpi=mpi, env=QUICK, timeout=350,
+        lambda run: len(run.trials) >= 2 and len(run.records) >= 10, 5, tmp_path / "run", sets, mpi=mpi, env=QUICK,
+        timeout=350,
     )  # fmt: skip
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert (ended.lines["replicas"], ended.lines["nodes"]) == ("1", "2")
@@ -196,8 +197,8 @@ def test_the_generators_of_all_nodes_of_a_replica_make_its_candidates(mpi: str, 
     assert ranks["role"].tolist() == ["coordinator", "trainer", "generator", "trainer", "generator"]
     assert ranks["node"].tolist() == [-1, 0, 0, 1, 1] and ranks["replica"].tolist() == [-1, 0, -1, 0, -1]
 
-    # Both have put candidates into the queue that is on the first node, whose trainer has put the initial network
-    # there; their rounds are trained in order.
+    # Both have put some of the candidates behind the initial network, which is the first trainer's, into the queue that
+    # is on the first node; their rounds are trained in order.
     carried = ended.table("messages")
     queued = (carried["kind"] == "candidate") & (carried["sent"] > 0)
     assert set(carried["rank"][queued].tolist()) == {1, 2, 4}, carried
