@@ -71,9 +71,15 @@ def judged(example: Example, folder: Path) -> judge.Verdict:
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """The content of the example on accelerators, a valid result."""
-    found, verdict = judge.read(written(accelerated(), tmp_path_factory.mktemp("result")))
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of the example on accelerators."""
+    return written(accelerated(), tmp_path_factory.mktemp("result"))
+
+
+@pytest.fixture(scope="module")
+def result(path: Path) -> Result:
+    """Its content, which is valid."""
+    found, verdict = judge.read(path)
     assert verdict.valid, verdict.reasons
     return found
 
@@ -185,10 +191,8 @@ def test_nodes_of_an_inventory_do_not_keep_the_judge_busy(ranges: str, result: R
     assert "replicas" in checked(result, "V10", None, {"n_replicas": 2**31 - 1}).wrong[0]
 
 
-def test_utilisation_of_the_peak_is_said_everywhere_alike(tmp_path: Path) -> None:
-    example = accelerated()
-    path = written(example, tmp_path)
-    verdict = judge.judge(path)
+def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
+    example, verdict = accelerated(), judge.judge(path)
     # Counted here by the rows: 8.5 s of four devices.
     total = sum(
         candidate.train_ops * int(rows["train_samples"].sum()) + candidate.val_ops * int(rows["val_samples"].sum())

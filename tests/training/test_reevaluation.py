@@ -34,9 +34,6 @@ def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path, capsys
     save_checkpoint(tmp_path / "other.h5", 6, another, initial_variables(another, np.random.default_rng(0)))
     for data, words in (
         (np.random.default_rng(1).bytes(5000), "no checkpoint"),
-        (b"\x89HDF\r\n\x1a\n" + np.random.default_rng(1).bytes(5000), "no checkpoint"),
-        (b"", "no checkpoint"),
-        (result.read_bytes(), "no checkpoint of format"),
         ((tmp_path / "other.h5").read_bytes(), "it holds another network"),
     ):
         checkpoint.write_bytes(data)
