@@ -19,5 +19,6 @@ def mpi(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def ended(mpi: str, tmp_path_factory: pytest.TempPathFactory) -> runs.Ended:
-    """A run of four ranks: coordinator, trainer, two generators."""
-    return runs.run(4, tmp_path_factory.mktemp(mpi) / "run", seconds=runs.SECONDS, mpi=mpi)
+    """A run of four ranks: coordinator, trainer, two generators. Several of its trials must end on a loaded machine."""
+    folder = tmp_path_factory.mktemp(mpi) / "run"
+    return runs.run(4, folder, seconds=runs.SECONDS, mpi=mpi, env=runs.QUICK_COMPILER)
