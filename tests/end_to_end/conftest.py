@@ -21,4 +21,4 @@ def mpi(request: pytest.FixtureRequest) -> str:
 def ended(mpi: str, tmp_path_factory: pytest.TempPathFactory) -> runs.Ended:
     """A run of four ranks: coordinator, trainer, two generators. Several of its trials must end on a loaded machine."""
     folder = tmp_path_factory.mktemp(mpi) / "run"
-    return runs.run(4, folder, seconds=runs.SECONDS, mpi=mpi, env=runs.QUICK_COMPILER)
+    return runs.run(4, folder, seconds=runs.SECONDS, mpi=mpi)

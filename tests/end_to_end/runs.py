@@ -28,7 +28,7 @@ TINY = (
     "run.tick=2.0", "result.partial_seconds=1.0", "monitor.seconds=2",
 )  # fmt: skip
 
-#: What makes XLA compile a network in half of the time: for runs of many trials, whose steps may be slow.
+#: What makes XLA compile a network in half of the time, for steps that may be slow: all of these runs take it.
 QUICK_COMPILER = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
 #: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other work.
@@ -77,7 +77,8 @@ def start(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:  # fmt: skip
     """A tiny run under way."""
-    return launch.start(ranks, arguments(folder, sets, *more, seconds=seconds), mpi=mpi, env=env)
+    words = arguments(folder, sets, *more, seconds=seconds)
+    return launch.start(ranks, words, mpi=mpi, env=QUICK_COMPILER | dict(env or {}))
 
 
 def finish(job: subprocess.Popen[str], folder: Path, timeout: float = 180) -> Ended:

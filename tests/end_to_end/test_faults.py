@@ -56,7 +56,7 @@ def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
 def test_time_that_nobody_accounts_for_is_found(tmp_path: Path) -> None:
     """Idle has its own timer: two seconds of sleep outside of every phase break the sum, and the run is INVALID."""
     sets = ("fault.untimed_sleep_seconds=2.0", "fault.untimed_sleep_rank=1")
-    ended = runs.run(3, tmp_path / "run", sets, seconds=15)
+    ended = runs.run(3, tmp_path / "run", sets, seconds=10)
     assert ended.code == 3, ended.text()
     assert ended.lines["status"] == "INVALID" and "V13" in ended.lines["reasons"]
     assert not assert_all_agree(ended.result, out=ended.out, code=ended.code).valid

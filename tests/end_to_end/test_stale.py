@@ -101,7 +101,7 @@ def test_a_stale_candidate_is_dropped_and_its_key_claimed_again(tmp_path: Path) 
 @pytest.mark.timeout(1200)
 def test_no_candidate_that_is_made_ready_ahead_is_dropped_as_stale(tmp_path: Path) -> None:
     ended = runs.run_until(lambda run: len(run.trials) >= 4 and len(dropped_as_stale(run)) >= 3, 4, tmp_path / "run",
-                           LONG_TRIALS, env=runs.QUICK_COMPILER, timeout=1000)  # fmt: skip
+                           LONG_TRIALS, timeout=1000)  # fmt: skip
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     run, trials = journal.replay(ended.folder / "journal.jsonl"), ended.table("trials")
     begun = {int(r): float(t) for r, t in zip(trials["round"], trials["t_first_step"], strict=True) if t == t}

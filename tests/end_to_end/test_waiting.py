@@ -53,7 +53,7 @@ def test_trainers_of_seven_ranks_do_not_wait(per_node: int, tmp_path: Path) -> N
     more = ("--ranks-per-node", str(per_node)) if per_node else ()
     ended = runs.run_until(
         lambda run: trained(run) >= TRIALS and by_surrogate(run) >= BY_SURROGATE, 7, tmp_path / "run",
-        ("search.method='bayesian'",), *more, env=runs.QUICK_COMPILER, timeout=3000,
+        ("search.method='bayesian'",), *more, timeout=3000,
     )  # fmt: skip
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     run = journal.replay(ended.folder / "journal.jsonl")
