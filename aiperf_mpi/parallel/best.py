@@ -54,15 +54,16 @@ def keep_weights(best: Best, path: Path, trial_id: int, training: Training, comp
     if training.best_variables is None:
         raise ValueError(f"trial {trial_id}: no weights to keep")
     best_so_far = training.best_error < best.error
-    remember(best, trial_id, training, compiled)
     try:
         out = best.shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
     except OSError:
         if best_so_far:
             best.path, best.unwritten = path, training.best_variables
+            remember(best, trial_id, training, compiled)
         raise
     if best_so_far:
         best.path, best.unwritten = path, None
+        remember(best, trial_id, training, compiled)
     return out
 
 

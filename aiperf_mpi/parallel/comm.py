@@ -236,23 +236,18 @@ def _end_all(comm: MPI.Intracomm, code: int) -> NoReturn:
 
 def _until_read(descriptor: int) -> None:
     """Waits until a pipe or socket has been read to its end, `_READ_SECONDS` at most; returns at once for a file, a
-    terminal, and what is closed."""
+    terminal, what is closed, and where the system does not tell."""
+    deadline = time.monotonic() + _READ_SECONDS
     try:
         mode = os.fstat(descriptor).st_mode
-    except OSError:
-        return
-    if stat.S_ISFIFO(mode):
-        question = termios.FIONREAD
-    elif stat.S_ISSOCK(mode):
-        question = termios.TIOCOUTQ
-    else:
-        return
-
-    deadline = time.monotonic() + _READ_SECONDS
-    while time.monotonic() < deadline:
-        if not any(fcntl.ioctl(descriptor, question, bytes(4))):
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
             return
-        time.sleep(LOOK_SECONDS)
+        question = termios.FIONREAD if stat.S_ISFIFO(mode) else termios.TIOCOUTQ
+        while any(fcntl.ioctl(descriptor, question, bytes(4))) and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+    except OSError:
+        # Whatever it is, the abort that follows must not fail for it.
+        return
 
 
 def _install_hooks() -> None:

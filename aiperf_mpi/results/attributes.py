@@ -40,21 +40,15 @@ def core_stop(core_start_utc: str, core_seconds: float) -> str:
     return (datetime.fromisoformat(core_start_utc) + timedelta(seconds=core_seconds)).isoformat(timespec="milliseconds")
 
 
-def attributes(
-    run: Run, header: RunHeader, tables: dict[str, Columns], counts: np.ndarray
-) -> dict[str, Any]:
+def attributes(run: Run, header: RunHeader, tables: dict[str, Columns], counts: np.ndarray) -> dict[str, Any]:
     """The root attributes in the schema's order; those of the verdict say that there is none yet.
 
     `counts` is a bool for each epoch, whether its trial did not fail.
     """
-    best_error, best_trial = best_validation(
-        tables["epochs"], counts, run.core_seconds
-    )
+    best_error, best_trial = best_validation(tables["epochs"], counts, run.core_seconds)
     final_trial, final_error = run.final or (-1, math.nan)
     texts = documents(header)
-    energy, level = energy_of(
-        tables["samples"], tables["ranks"], run.core_seconds, texts["system/inventory_json"]
-    )
+    energy, level = energy_of(tables["samples"], tables["ranks"], run.core_seconds, texts["system/inventory_json"])
     values = {
         "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "aiperf_mpi_version": header.version or __version__,
         "run_id": header.run_id, "class": header.cls, "division": header.division,

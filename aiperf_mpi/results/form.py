@@ -173,6 +173,8 @@ def _small_text(attribute: h5a.AttrID) -> bytes | None:
 
 def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
     """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three times."""
+    if attribute.shape is None:
+        return np.zeros(0, attribute.dtype)
     value = np.zeros(attribute.shape, attribute.dtype)
     attribute.read(value)
     return value

@@ -59,9 +59,9 @@ def claims_bytes(capacity: int) -> int:
     return capacity * CLAIM_BYTES
 
 
-def queue_bytes(depth: int, node_size: int) -> int:
-    """Bytes of one queue of `depth` slots that `node_size` ranks use."""
-    return depth * (WORD + node_size * RECORD_DTYPE.itemsize)
+def queue_bytes(depth: int, crew_size: int) -> int:
+    """Bytes of one queue of `depth` slots that `crew_size` ranks use."""
+    return depth * (WORD + crew_size * RECORD_DTYPE.itemsize)
 
 
 def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> int:

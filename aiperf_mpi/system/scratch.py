@@ -21,11 +21,14 @@ def fresh(parent: Path) -> tuple[Path, int]:
     ends; locked before anybody can take it for an orphan. Raises OSError if it cannot be made."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix(), dir=parent))
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            # Another one has removed it, who looked between its making and its lock; or is about to, below.
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Another one removes it, who looked between its making and its lock.
             os.close(descriptor)
             continue
         except OSError:

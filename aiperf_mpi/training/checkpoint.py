@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aiperf_mpi.results import form
+from aiperf_mpi.results import form, resultfile
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.resnet import expected_shapes
 
 FORMAT = "aiperf_mpi.checkpoint/1"
+
+#: Memory is added to a file under construction in steps of this many bytes.
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -43,32 +45,26 @@ def save_checkpoint(path: str | Path, trial_id: int, architecture: Architecture,
     """Writes the file under a temporary name, syncs and renames it, so that readers find it whole; returns the digest.
 
     `variables` are the collections `params` and `batch_stats`, as numpy arrays of float32. Raises ValueError for
-    another dtype, OSError where the file cannot be written.
+    another dtype, OSError where the file cannot be written. HDF5 builds it in memory: on a full disk it would raise
+    anything, and crash the process where its own last bytes do not fit.
     """
-    path = Path(path)
+    path, value = Path(path), digest(variables)
+    with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=_BLOCK) as file:
+        file.attrs.update(
+            format=FORMAT,
+            trial_id=np.int64(trial_id),
+            arch_json=architecture.to_json(),
+            arch_hash=architecture.hash,
+            digest=value,
+        )
+        for name, array in _leaves(variables):
+            if array.dtype != np.float32:
+                raise ValueError(f"{path}: {name} is {array.dtype}, but a checkpoint holds float32")
+            file.create_dataset(name, data=array)
+        file.flush()
+        image = file.id.get_file_image()
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        value = digest(variables)
-        with h5py.File(unfinished, "w") as file:
-            file.attrs.update(
-                format=FORMAT,
-                trial_id=np.int64(trial_id),
-                arch_json=architecture.to_json(),
-                arch_hash=architecture.hash,
-                digest=value,
-            )
-            for name, array in _leaves(variables):
-                if array.dtype != np.float32:
-                    raise ValueError(f"{path}: {name} is {array.dtype}, but a checkpoint holds float32")
-                file.create_dataset(name, data=array)
-            file.flush()
-
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    resultfile.write(path, image)
     return value
 
 

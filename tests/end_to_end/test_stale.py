@@ -108,8 +108,9 @@ def test_no_candidate_that_is_made_ready_ahead_is_dropped_as_stale(tmp_path: Pat
     ends = [(int(record["round"]), float(record["t"]))
             for record in run.records if record["cause"].startswith(b"stale")]  # fmt: skip
 
-    # Its trainer takes the next ticket ahead between two steps, within a twentieth of a second of the first one; a
-    # generator looks for stale candidates once a second, and then still has to think of another.
+    # Its trainer takes the next ticket ahead between two steps, at the latest the second one on a loaded machine; a
+    # generator looks for stale candidates once a second, and then still has to think of another. Without the taking,
+    # candidates are dropped all through the trial before theirs.
     assert len(ends) >= 3
-    late = [(round_, at - begun[round_ - 1]) for round_, at in ends if at - begun.get(round_ - 1, np.inf) > 0.5]
+    late = [(round_, at - begun[round_ - 1]) for round_, at in ends if at - begun.get(round_ - 1, np.inf) > 2.0]
     assert not late, (late, ended.text())

@@ -133,3 +133,17 @@ def test_weights_that_cannot_be_written_are_the_best_all_the_same(
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0.h5"] and said == ""
     else:
         assert end.sent == [] and "rank 1 on here: the best model, trial 0, could not be written again" in said
+
+
+def test_a_best_trial_whose_weights_cannot_be_kept_at_all_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not the disk, but a fault of ours: the trial fails, and the replica's best is what it was before.
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no such thing as a disk's error")
+
+    monkeypatch.setattr(Shelf, "put", broken)
+    (tmp_path / "checkpoints").mkdir()
+    best, outcomes = trained(tmp_path, None, Team(None))
+    assert [int(row["status"]) for row in outcomes] == [FAILED]
+    assert best.trial_id == -1 and best.error == np.inf and best.path is None and best.compiled is None

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from aiperf_mpi.system.scratch import fresh, prefix, remove_orphans
 
@@ -38,3 +41,20 @@ def test_what_a_killed_process_left_is_removed_and_no_living_ones(root: Path, tm
     child.communicate(timeout=30)
     remove_orphans(tmp_path)
     assert set(tmp_path.iterdir()) == {living, *others} and (living / "program").exists()
+
+
+def test_a_folder_that_a_neighbour_removes_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The neighbour looks between the making of the first two folders and their opening, as it may at any start.
+    opened, removed = os.open, []
+
+    def slow(path: Path, flags: int) -> int:
+        if len(removed) < 2:
+            removed.append(path)
+            path.rmdir()
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", slow)
+    folder, _ = fresh(tmp_path)
+    assert folder.is_dir() and len(removed) == 2 and folder not in removed

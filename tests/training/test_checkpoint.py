@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
 import h5py
 import jax
 import numpy as np
@@ -79,6 +82,35 @@ def test_a_failed_save_leaves_the_older_file_and_no_other(tmp_path, variables):
         save_checkpoint(path, 1, ARCHITECTURE, variables)
     assert [file.name for file in tmp_path.iterdir()] == ["1.h5"]
     assert load_checkpoint(path).digest == saved
+
+
+FULL = """
+import resource, sys
+from tests.training.test_checkpoint import ARCHITECTURE
+from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
+
+old = load_checkpoint(sys.argv[1])
+size = open(sys.argv[1], "rb").seek(0, 2)
+for room in (0, 1, 4096, size // 2, *range(size - 40000, size, 4000), size - 1):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(room, 0), resource.RLIM_INFINITY))
+    try:
+        save_checkpoint(sys.argv[1], 2, ARCHITECTURE, old.variables)
+    except OSError as error:
+        assert "File too large" in str(error)
+    else:
+        raise AssertionError(f"{room} of {size} bytes were enough")
+    assert load_checkpoint(sys.argv[1]).digest == old.digest
+print("whole")
+"""
+
+
+def test_wherever_the_room_ends_it_is_an_oserror_and_the_older_file_stays(root, tmp_path, variables):
+    # HDF5 itself, writing to a file that may not grow, raises this and that, and crashes at the last of its own bytes.
+    save_checkpoint(tmp_path / "1.h5", 1, ARCHITECTURE, variables)
+    command = [sys.executable, "-c", FULL, str(tmp_path / "1.h5")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["1.h5"]
 
 
 # -- files that somebody else gives ------------------------------------------------------------------------------------
