@@ -17,6 +17,7 @@ from aiperf_mpi.opcount.account import StepAccount, account
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.parallel.best import withdraw
 from aiperf_mpi.parallel.candidates import Taken
+from aiperf_mpi.parallel.comm import write_error
 from aiperf_mpi.parallel.errors import RUN_ERRORS
 from aiperf_mpi.parallel.exchange import AGAIN, FAILS, WELL
 from aiperf_mpi.parallel.generator import checks_of
@@ -34,6 +35,9 @@ from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.lockstep import FailedElsewhere, alone
 from aiperf_mpi.training.memory import TooLarge, compile_fitting
 from aiperf_mpi.training.step import StepSettings
+
+#: Why a candidate is rejected in which another trainer of the replica has found what is wrong, and has said it.
+ELSEWHERE = "another trainer of the replica cannot train it (see stderr)"
 
 T = TypeVar("T")
 
@@ -97,8 +101,14 @@ class Preparation:
         if candidate is not None and candidate.parent_id < 0 and not wrong:
             # No generator has checked the initial architecture.
             wrong = yield from self._thread("compile", partial(checks_of(replica.context), candidate))
-        if (yield from self._agree(FAILS if wrong else WELL)) != WELL:
-            wrong = wrong or "another trainer of the replica cannot train it"
+        # The leader records the rejection, with its own reason; whoever has one that the leader has not says it.
+        word = yield from self._agree(WELL if not wrong else FAILS if replica.team.leads else AGAIN)
+        if word == AGAIN and wrong:
+            ranks = replica.context.ranks
+            write_error(f"aiperf_mpi: rank {ranks.rank} on {ranks.host}: trial {int(record['trial'])} is rejected: "
+                        f"{wrong}\n")  # fmt: skip
+        if word != WELL:
+            wrong = wrong or ELSEWHERE
         self.candidate, self.wrong, self.checked = candidate, wrong, True
         if candidate is None or wrong:
             return

@@ -13,7 +13,9 @@ from typing import Any, cast
 import pytest
 
 from aiperf_mpi.parallel.cluster import held_port
+from aiperf_mpi.parallel.preparation import ELSEWHERE
 from aiperf_mpi.parallel.team import Team
+from aiperf_mpi.search.record import CAUSE_BYTES
 from aiperf_mpi.system.phases import PhaseTimer
 
 pytestmark = pytest.mark.mpi
@@ -51,18 +53,23 @@ def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
 ) -> None:
     reports = run_program(library, 2, "together")
     first, second = (found["ends"] for found in reports)
-    assert len(first) == len(second) == 9 and reports[0]["posted"] == reports[1]["posted"]
+    assert len(first) == len(second) == 10 and reports[0]["posted"] == reports[1]["posted"]
 
     # Both are ready, at the first try or, where one of them lacked memory, at the second.
-    for case, tries in ((0, 1), (1, 2), (2, 2), (3, 2), (8, 1)):
+    for case, tries in ((0, 1), (1, 2), (2, 2), (3, 2), (9, 1)):
         assert first[case] == second[case] == ["", "NoneType", True, tries], case
 
     # Both fail, each with its own error or with word of the other's; both reject, with its reason or with word of it.
     assert [first[4][:3], second[4][:3]] == [["", "FailedElsewhere", False], ["", "OSError", False]]
-    assert [first[7][1], second[7][1]] == ["ValueError", "RuntimeError"] and not first[7][2] and not second[7][2]
-    elsewhere = "another trainer of the replica cannot train it"
-    assert [first[5][0], second[5][0]] == ["its count", elsewhere]
-    assert [first[6][0], second[6][0]] == [elsewhere, "its count"]
+    assert [first[8][1], second[8][1]] == ["ValueError", "RuntimeError"] and not first[8][2] and not second[8][2]
+    own = ["rank 0's reason", "rank 1's reason"]
+    assert [first[5][0], second[5][0]] == [own[0], ELSEWHERE]
+    assert [first[6][0], second[6][0]] == [ELSEWHERE, own[1]] and len(ELSEWHERE) <= CAUSE_BYTES
+    assert [first[7][0], second[7][0]] == own
+
+    # The first one records its reason; one that only the other has found is on that one's standard error, once.
+    said = [[line for line in found["said"].splitlines() if "is rejected" in line] for found in reports]
+    assert said == [[], [f"aiperf_mpi: rank 1 on here: trial 6 is rejected: {own[1]}"]]
 
 
 def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> None:

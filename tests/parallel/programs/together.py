@@ -2,26 +2,33 @@
 """Two trainers of a replica prepare candidates, each at its own pace: they go the same way whatever fails on one of
 them, and whenever the other one hears of it. Arguments: folder."""
 
+import os
 import random
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from aiperf_mpi.parallel import comm, preparation
 from aiperf_mpi.parallel.exchange import Exchange
 from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.team import Team
+from aiperf_mpi.parallel.worker import Worker
 from tests.parallel.rows import report
 
 world = comm.start_mpi()
 team, exchange, pace = Team(world.Dup()), Exchange(world), random.Random(world.rank)
-replica = SimpleNamespace(exchange=exchange)
+replica = SimpleNamespace(exchange=exchange, team=team, worker=Worker("prepare"),
+                          context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")))  # fmt: skip
+# What the ranks say on standard error, each in its file.
+stderr = Path(sys.argv[1]) / f"{world.rank}.stderr"
+os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
 
 #: What fails on which rank at the first try, beside a trial: the word "wrong", or an error of weights or of steps.
 CASES = (
     {}, {1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))}, {0: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
     {0: ("weights", MemoryError("none"))}, {1: ("weights", OSError("gone"))}, {0: ("wrong", None)},
-    {1: ("wrong", None)},
+    {1: ("wrong", None)}, {0: ("wrong", None), 1: ("wrong", None)},
     {0: ("steps", ValueError("odd")), 1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))}, {},
 )  # fmt: skip
 
@@ -51,11 +58,11 @@ class Paced(Preparation):
 
 
 ends = []
-for case in CASES:
+for trial, case in enumerate(CASES):
     mine = case.get(world.rank)
-    wrong = "its count" if mine is not None and mine[0] == "wrong" else ""
+    wrong = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "wrong" else ""
     preparation.rebuild = lambda replica, record, wrong=wrong: (SimpleNamespace(parent_id=0), wrong)
-    made = Paced(replica, SimpleNamespace(record=None))
+    made = Paced(replica, SimpleNamespace(record={"trial": trial}))
     made.case = mine
 
     # While a trial trains for some steps, which they agree on, and then at its turn: one comes to it before the other.
@@ -79,5 +86,5 @@ for _ in range(3 if world.rank == 0 else 0):
     made.advance()
 exchange.settle(team)
 made.drop()
-report(sys.argv[1], world.rank, ends=ends, posted=exchange._posted)
+report(sys.argv[1], world.rank, ends=ends, posted=exchange._posted, said=stderr.read_text())
 comm.agreed_exit(world, 0)
