@@ -39,8 +39,7 @@ def score_over_time(e: Evidence, verdict: Verdict) -> str:
         plots.line(axis, t, values, colour)
         axis.set_ylabel(f"{name}\n(op/s)")
         axis.set_xlim(0, 1.01 * t[-1])
-        if (values > 0).any():
-            axis.set_ylim(0, 1.08 * np.nanmax(values))
+        plots.from_zero(axis)
     axes[-1].set_xlabel("time since core start (s)")
     last = series[-1]
     regulated = f", {titles[1]} {report.rate_text(last.regulated)}" if math.isfinite(last.regulated) else ""
@@ -65,7 +64,7 @@ def utilisation(e: Evidence, verdict: Verdict) -> str:
             plots.line(axis, item.t, scale * item.mean, colour, label)
         axis.set_ylabel(unit)
         axis.set_xlim(left=0)
-        axis.set_ylim(0, None if row else 105)
+        plots.from_zero(axis, 105 if row == 0 else None)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=10, loc="best", labelcolor=plots.INK, frameon=False)
     axes[-1].set_xlabel("time since core start (s)")
@@ -82,7 +81,7 @@ def power(e: Evidence, verdict: Verdict) -> str:
     plots.line(axis, found.t, found.mean, GREEN)
     axis.set_ylabel("power (W)")
     axis.set_xlim(left=0)
-    axis.set_ylim(bottom=0)
+    plots.from_zero(axis)
     axis.set_xlabel("time since core start (s)")
     return plots.svg(figure, "power", "Power over time, all nodes that measure it", f"Mean {found.average:.1f} W.")
 

@@ -68,6 +68,14 @@ def dots(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> N
                   alpha=0.4 if many else 1.0, markeredgewidth=0)  # fmt: skip
 
 
+def from_zero(axis: Axes, top: float | None = None) -> None:
+    """The axis from zero to `top`, or to a little above what it shows, so that nothing is cut off at its edge."""
+    highest = axis.dataLim.y1
+    if top is None and 0 < highest < np.inf:
+        top = 1.08 * highest
+    axis.set_ylim(0, top)
+
+
 def thinned(count: int, most: int = MAX_POINTS) -> np.ndarray:
     """Indices of at most `most` of `count` points, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
