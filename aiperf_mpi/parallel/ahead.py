@@ -61,6 +61,8 @@ class Ahead:
         if preparation is None or not preparation.checked:
             return None
         self._preparation = None
+        # Its trainer goes on with it, and trains only when it is done.
+        self._replica.preparing = False
         return preparation
 
     def close(self) -> None:
@@ -69,6 +71,7 @@ class Ahead:
         if self._preparation is not None:
             self._preparation.drop()
         self._preparation = None
+        self._replica.preparing = False
 
     def _advance(self, beside: bool) -> None:
         if self._preparation is None and (taken := self._find()) is not None:
@@ -78,6 +81,7 @@ class Ahead:
             return
         preparation.beside = beside
         preparation.advance()
+        self._replica.preparing = not preparation.done
 
         # Rejected at once, so that its ticket is filled again before its turn comes.
         if preparation.wrong:

@@ -39,6 +39,7 @@ class Replica:
         worker: makes the next trial ready.
         between: what is to be advanced between steps and while waiting.
         training: whether a trial is at its steps now.
+        preparing: whether the worker has parts of the next trial before it, and must not begin with anything else.
     """
 
     context: Context
@@ -51,6 +52,7 @@ class Replica:
     between: list[Between] = field(default_factory=list)
     architectures: ArchitectureCache = field(default_factory=ArchitectureCache)
     training: bool = False
+    preparing: bool = False
 
     def poll(self) -> bool:
         """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError, with the name

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from aiperf_mpi.parallel.worker import Worker
 from aiperf_mpi.search import record as rec
 
 
@@ -37,3 +40,18 @@ def report(folder: str, rank: int, **values: Any) -> None:
 def node_of(world: Any) -> Any:
     """The communicator of all ranks but 0, on each of them; rank 0's own on rank 0."""
     return world.Split(min(world.rank, 1), world.rank)
+
+
+T = TypeVar("T")
+
+
+class Noting(Worker):
+    """A worker that keeps the work that it was given, in its order."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.submitted: list[Any] = []
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        self.submitted.append(work)
+        return super().submit(work)

@@ -15,16 +15,19 @@ import pytest
 
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.parallel import preparation as module
+from aiperf_mpi.parallel.ahead import Ahead
 from aiperf_mpi.parallel.exchange import Exchange
 from aiperf_mpi.parallel.preparation import Preparation
+from aiperf_mpi.parallel.prewarm import Prewarm
 from aiperf_mpi.parallel.team import Team
-from aiperf_mpi.parallel.worker import Worker
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.memory import TooLarge
+from aiperf_mpi.training.prewarm import Convolution
 from tests.parallel.past import small
+from tests.parallel.rows import Noting
 
 CONFIG = small("data.train_images=64", "data.val_images=16", "data.image_size=8", "model.blocks=[1]", "model.width=2",
                "train.batch_per_device=8", "train.precision='float32'", "hpo.enabled=false")  # fmt: skip
@@ -63,8 +66,8 @@ def replica() -> Iterator[Any]:
     context: Any = SimpleNamespace(config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0))
     workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1),
                                dataset=open_dataset(CONFIG))  # fmt: skip
-    made = SimpleNamespace(context=context, workshop=workshop, worker=Worker("prepare"), exchange=Exchange(),
-                           team=Team(None), poll=lambda: False)  # fmt: skip
+    made = SimpleNamespace(context=context, workshop=workshop, worker=Noting("prepare"), exchange=Exchange(),
+                           team=Team(None), poll=lambda: False, training=False, preparing=False)  # fmt: skip
     yield made
     made.worker.close()
 
@@ -125,3 +128,31 @@ def test_what_fails_for_another_reason_or_was_foreseen_fails_at_once(
     preparation.beside = True
     advance(preparation)
     assert preparation.failure is error and preparation.training is None
+
+
+def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allocator, replica: Any) -> None:
+    taken, waiting = SimpleNamespace(record=None), list[Any]()
+    replica.queue = SimpleNamespace(take=lambda: waiting.pop() if waiting else None)
+    replica.training = True
+    ahead, warm = Ahead(replica, True), Prewarm(replica)
+    warm.left = [(Convolution(8, 2, 2, 3, 1), batch) for batch in range(1, 100)]
+    limit = time.monotonic() + 100
+
+    # Between two looks for the candidate its thread is idle when a part has ended, and gets nothing else to do.
+    waiting.append(taken)
+    while "compile_convolution" not in (names := [work.func.__name__ for work in replica.worker.submitted]):
+        assert time.monotonic() < limit, names
+        ahead.advance()
+        warm.advance()
+        time.sleep(0.001)
+    assert names == ["begin_with", "compile_fitting", "account", "begin", "compile_convolution"]
+
+    # It waits ready for its turn, and meanwhile one convolution follows the other.
+    while len(replica.worker.submitted) < 7:
+        assert time.monotonic() < limit
+        ahead.advance()
+        warm.advance()
+        time.sleep(0.001)
+    preparation = ahead.next()
+    assert preparation is not None and preparation.done and len(warm.left) == 96
+    preparation.drop()

@@ -142,7 +142,7 @@ until(lambda: queue.count() == 2)
 # What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is replaced.
 made = []
 ahead.Preparation = lambda replica, taken: made.append(SimpleNamespace(
-    taken=taken, wrong="", checked=True, beside=False, advance=lambda: None)) or made[-1]  # fmt: skip
+    taken=taken, wrong="", checked=True, done=False, beside=False, advance=lambda: None)) or made[-1]  # fmt: skip
 replica = SimpleNamespace(queue=queue, exchange=Exchange(), training=True, context=context_of(config, windows))
 making = ahead.Ahead(replica, True)
 making.advance()
