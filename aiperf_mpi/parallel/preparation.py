@@ -4,6 +4,7 @@ its first batches on their way to the devices."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -115,15 +116,22 @@ class Preparation:
         try:
             while not (yield from self._make_ready(candidate)):
                 # What it has on the devices would be in its own way.
-                if self.training is not None:
-                    self.training.close()
-                self.compiled = self.training = None
+                self._let_go()
+                self.compiled = None
                 while self.beside:
                     yield "idle"
         except RUN_ERRORS:
             raise
         except Exception as error:
-            self.failure = error
+            # The next candidate is compiled while this one is still known.
+            self.failure = without_frames(error)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave nothing of the training on the devices."""
+        if self.training is not None:
+            self.training.close()
+        self.training = None
 
     def _make_ready(self, candidate: Candidate) -> Generator[str, None, bool]:
         """Whether it is ready on all trainers of the replica; it is to begin anew where it is not. Raises what fails.
@@ -164,7 +172,7 @@ class Preparation:
         except RUN_ERRORS:
             raise
         except Exception as error:
-            failure = error
+            failure = without_frames(error)
         word = yield from self._agree(WELL if failure is None else AGAIN if beside and wants(failure) else FAILS)
         if word == AGAIN:
             return None
@@ -208,8 +216,10 @@ class Preparation:
 
     def _thread(self, phase: str, work: Callable[[], T]) -> Generator[str, None, T]:
         """What `work` returns, from the replica's thread."""
-        future = self._replica.worker.submit(work)
-        while not future.done():
+        worker = self._replica.worker
+        future = worker.submit(work)
+        # A worker that is not busy has let go of the result, too.
+        while worker.busy:
             yield phase
         return future.result()
 
@@ -218,6 +228,20 @@ def wants(failure: Exception) -> bool:
     """Whether there may be memory enough for what has failed when nothing else is on the devices; their libraries say
     so in many words. What was foreseen to be too large is so alone, too."""
     return isinstance(failure, RuntimeError | MemoryError) and not isinstance(failure, TooLarge)
+
+
+def without_frames(failure: Exception) -> Exception:
+    """`failure`, and what it came from, without the frames that they went through: their variables hold weights and
+    compiled steps, and the failure itself, so that all of it stays on the devices until Python looks for cycles."""
+    left, seen = list[BaseException]([failure]), list[BaseException]()
+    while left:
+        error = left.pop()
+        if not any(error is other for other in seen):
+            seen.append(error)
+            traceback.clear_frames(error.__traceback__)
+            error.__traceback__ = None
+            left += [other for other in (error.__cause__, error.__context__) if other is not None]
+    return failure
 
 
 def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:

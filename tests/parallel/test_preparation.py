@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +19,17 @@ import pytest
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.parallel import preparation as module
 from aiperf_mpi.parallel.ahead import Ahead
-from aiperf_mpi.parallel.exchange import Exchange
+from aiperf_mpi.parallel.exchange import AGAIN, FAILS, WELL, Asked, Exchange
 from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.prewarm import Prewarm
 from aiperf_mpi.parallel.team import Team
+from aiperf_mpi.parallel.weights import Beginning, begin_with
+from aiperf_mpi.parallel.worker import Worker
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.compile import Compiled, compile_steps
+from aiperf_mpi.training.lockstep import FailedElsewhere
 from aiperf_mpi.training.memory import TooLarge
 from aiperf_mpi.training.prewarm import Convolution
 from tests.parallel.past import small
@@ -66,7 +72,7 @@ def replica() -> Iterator[Any]:
     context: Any = SimpleNamespace(config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0))
     workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1),
                                dataset=open_dataset(CONFIG))  # fmt: skip
-    made = SimpleNamespace(context=context, workshop=workshop, worker=Noting("prepare"), exchange=Exchange(),
+    made = SimpleNamespace(context=context, workshop=workshop, worker=Worker("prepare"), exchange=Exchange(),
                            team=Team(None), poll=lambda: False, training=False, preparing=False)  # fmt: skip
     yield made
     made.worker.close()
@@ -133,7 +139,8 @@ def test_what_fails_for_another_reason_or_was_foreseen_fails_at_once(
 def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allocator, replica: Any) -> None:
     taken, waiting = SimpleNamespace(record=None), list[Any]()
     replica.queue = SimpleNamespace(take=lambda: waiting.pop() if waiting else None)
-    replica.training = True
+    replica.worker.close()
+    replica.worker, replica.training = Noting("prepare"), True
     ahead, warm = Ahead(replica, True), Prewarm(replica)
     warm.left = [(Convolution(8, 2, 2, 3, 1), batch) for batch in range(1, 100)]
     limit = time.monotonic() + 100
@@ -156,3 +163,122 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
     preparation = ahead.next()
     assert preparation is not None and preparation.done and len(warm.left) == 96
     preparation.drop()
+
+
+class Remains:
+    """What a try to prepare has made, and whether it is still there; the cyclic collector is off meanwhile."""
+
+    def __init__(self, compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._compiled, self._begin = compiled, module.begin
+        self.resident, self.fails = False, list[Exception | None]()
+        self._before, self._made = list[jax.Array](), list[weakref.ref[Any]]()
+        self.found: list[tuple[int, list[Any]]] = []
+        monkeypatch.setattr(module, "rebuild", lambda replica, record: (CANDIDATE, ""))
+        monkeypatch.setattr(module, "begin", self.begin)
+        monkeypatch.setattr(module, "begin_with", self.begin_with)
+        monkeypatch.setattr(module, "compile_steps", self.compile_steps)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        gc.collect()
+        gc.disable()
+        self._before = jax.live_arrays()
+        try:
+            yield
+        finally:
+            gc.enable()
+
+    def left(self) -> list[Any]:
+        """Arrays on the devices, and weights, steps and trainings of the tries before."""
+        arrays = [a.shape for a in jax.live_arrays() if not any(a is other for other in self._before)]
+        return arrays + [type(made()).__name__ for made in self._made if made() is not None]
+
+    def wait(self, expected: list[Any]) -> None:
+        """Until no more than this is left: threads let go of what they had a moment after it is done."""
+        limit = time.monotonic() + 10
+        while (left := self.left()) != expected:
+            assert time.monotonic() < limit, left
+            time.sleep(0.01)
+
+    def begin_with(self, *arguments: Any) -> Beginning:
+        self.found.append((len(self._made), self.left()))
+        made = begin_with(*arguments)
+        self._made.append(weakref.ref(made))
+        return made
+
+    def compile_steps(self, *_: Any, **__: Any) -> Compiled:
+        # A copy, as compiling takes seconds.
+        made = replace(self._compiled)
+        self._made.append(weakref.ref(made))
+        if self.resident:
+            # XLA's own error: an array of a pebibyte.
+            jax.block_until_ready(jax.numpy.zeros(1 << 50, np.uint8))
+        return made
+
+    def begin(self, replica: Any, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Any:
+        training = self._begin(replica, candidate, compiled, beginning)
+        self._made += [weakref.ref(compiled), weakref.ref(training)]
+        assert jax.tree.leaves(training._state) and len(self.left()) > 3
+        if (failure := self.fails.pop(0)) is not None:
+            try:
+                raise ValueError("an error on whose way another one comes")
+            except ValueError:
+                raise failure  # noqa: B904
+        return training
+
+
+class Another(Exchange):
+    """Another trainer of the replica says these words."""
+
+    def __init__(self, *words: int) -> None:
+        super().__init__()
+        self.words = list(words)
+
+    def post(self, word: int, record: np.void | None = None) -> Asked:
+        return super().post(max(word, self.words.pop(0)), record)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    settings = module.step_settings(CONFIG, CANDIDATE, open_dataset(CONFIG))
+    return compile_steps(CANDIDATE.architecture, settings, jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("where", "made"), [pytest.param("steps", 2, marks=pytest.mark.full), ("begin", 4), ("elsewhere", 4)]
+)
+def test_nothing_of_the_first_try_is_left_when_the_second_begins(
+    where: str, made: int, compiled: Compiled, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remains = Remains(compiled, monkeypatch)
+    remains.resident = where == "steps"
+    remains.fails = [MemoryError("none"), None] if where == "begin" else [None, None]
+    replica.exchange = Another(WELL, WELL, AGAIN if where == "elsewhere" else WELL, WELL, WELL)
+    preparation = prepared(replica)
+    preparation.beside = True
+    with remains.watched():
+        advance(preparation, "idle")
+        assert not preparation.done
+        remains.wait([])
+        remains.resident = preparation.beside = False
+        advance(preparation)
+    # Before the first try there was nothing, and before the second its weights, steps and training had gone.
+    assert remains.found == [(0, []), (made, [])] and preparation.training is not None
+    preparation.drop()
+
+
+@pytest.mark.parametrize(
+    ("own", "error"), [(True, MemoryError), pytest.param(False, FailedElsewhere, marks=pytest.mark.full)]
+)
+def test_of_what_fails_its_steps_alone_are_left(
+    own: bool, error: type[Exception], compiled: Compiled, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remains = Remains(compiled, monkeypatch)
+    remains.fails = [MemoryError("none") if own else None]
+    replica.exchange = Another(WELL, WELL, WELL if own else FAILS)
+    preparation = prepared(replica)
+    with remains.watched():
+        advance(preparation)
+        # The steps are there for the trial's row; they hold no arrays.
+        remains.wait(["Compiled"])
+    assert isinstance(preparation.failure, error) and remains.found == [(0, [])] and preparation.training is None

@@ -13,12 +13,11 @@ from aiperf_mpi.parallel import comm, preparation
 from aiperf_mpi.parallel.exchange import Exchange
 from aiperf_mpi.parallel.preparation import Preparation
 from aiperf_mpi.parallel.team import Team
-from aiperf_mpi.parallel.worker import Worker
 from tests.parallel.rows import report
 
 world = comm.start_mpi()
 team, exchange, pace = Team(world.Dup()), Exchange(world), random.Random(world.rank)
-replica = SimpleNamespace(exchange=exchange, team=team, worker=Worker("prepare"),
+replica = SimpleNamespace(exchange=exchange, team=team,
                           context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")))  # fmt: skip
 # What the ranks say on standard error, each in its file.
 stderr = Path(sys.argv[1]) / f"{world.rank}.stderr"
