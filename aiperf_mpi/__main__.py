@@ -8,6 +8,8 @@ invalid, 4 drained, 5 failure.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
 import shutil
@@ -286,6 +288,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "run")
     arguments = parser().parse_args(words)
+    # What a narrow encoding lacks is shown as "?": lines of a tree are no reason to end without the report.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = arguments.handler(arguments)
         if sys.stdout is not None:
@@ -293,8 +298,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:
         # Who reads has seen enough, as in `report FILE | head`; Python's own flush at the exit must not say so again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_output()
+        return refuse(OSError("standard output cannot take what is printed: no space left on the device"))
+
+
+def _drop_output() -> None:
+    """Whatever is still to be printed goes nowhere, so that Python's flush at the exit does not fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ DIGITS_IMAGES = (1_437, 360)
 
 _INT64 = 2**63 - 1
 
+#: The longest core phase, in seconds: thirty years, whose ticks and epochs can still be counted.
+_LONGEST = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -36,7 +39,7 @@ class Run:
 
     preset: str = setting("", "name of the preset below the other sources; empty for the defaults alone")
     seed: int = setting(2021, "seed of every random stream", low=0, high=_INT64)
-    time_limit: float = setting(3600.0, "length of the core phase in seconds", low=1)
+    time_limit: float = setting(3600.0, "length of the core phase in seconds", low=1, high=_LONGEST)
     output: str = setting("", "folder of the result: new, on a file system that every rank sees; empty: named by time")
     tick: float = setting(360.0, "seconds between samples of the score", low=0.1, rule=FIXED, source=SECTION_4_5)
     view: str = setting("auto", "what rank 0 shows while it runs", choices=("auto", "live", "plain"))

@@ -19,8 +19,14 @@ def file_systems(places: Mapping[str, str], mounts: Path = _MOUNTS) -> dict[str,
 
 
 def places(output: str, data: str) -> dict[str, str]:
-    """The places that every node uses: the output folder, the data set, shared memory, and temporary files."""
-    return {"output": output, "data": data, "shared_memory": "/dev/shm", "temporary": tempfile.gettempdir()}
+    """The places that every node uses: the output folder, the data set, shared memory, and temporary files (empty where
+    there is no place for these)."""
+    try:
+        temporary = tempfile.gettempdir()
+    except OSError:
+        # None of the usual folders can be written, or the working directory is gone.
+        temporary = ""
+    return {"output": output, "data": data, "shared_memory": "/dev/shm", "temporary": temporary}
 
 
 def _file_system(path: str, table: list[tuple[str, str, str]]) -> dict[str, Any] | str:

@@ -200,3 +200,20 @@ def test_a_reader_that_leaves_gets_no_traceback(tmp_path: Path) -> None:
         done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
         os.close(theirs)
         assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_output_that_is_full_is_one_line(tmp_path: Path) -> None:
+    path = written(example_run(), tmp_path)
+    for words in (["report", str(path)], ["verify", str(path)], ["verify", "--json", str(path)]):
+        command = [sys.executable, "-m", "aiperf_mpi", *words]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        assert done.returncode == 2 and "no space left" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_narrow_encoding_costs_the_lines_of_the_tree_only(tmp_path: Path) -> None:
+    path = written(example_run(), tmp_path)
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "aiperf_mpi", "report", str(path)], env=environment,
+                          capture_output=True, timeout=60, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"") and b"0: initial network" in done.stdout and b"?" in done.stdout
