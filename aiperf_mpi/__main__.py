@@ -119,7 +119,7 @@ def add_estimate_arguments(estimate: argparse.ArgumentParser) -> None:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """`run`: read the configuration, then hand over to MPI."""
-    from aiperf_mpi.parallel.drain import Drain
+    from aiperf_mpi.parallel.launch.drain import Drain
 
     # Heard from the first moment on: imports can take minutes on a slow file system, and a batch system does not wait.
     drain = Drain() if arguments.check else Drain().install()
@@ -143,7 +143,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(config.to_toml())
         return 0
 
-    from aiperf_mpi.parallel.launch import LaunchError
+    from aiperf_mpi.parallel.launch.launcher import LaunchError
 
     try:
         from aiperf_mpi.parallel.run import run
@@ -270,7 +270,7 @@ def refuse(error: Exception, launched: bool = False) -> int:
     """
     silent = False
     if launched:
-        from aiperf_mpi.parallel.launch import detect
+        from aiperf_mpi.parallel.launch.launcher import detect
 
         silent = not detect().speaks
 

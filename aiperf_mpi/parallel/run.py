@@ -8,31 +8,31 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from aiperf_mpi import __version__
-from aiperf_mpi.config import Config, ConfigError, classify, from_toml
-from aiperf_mpi.data.catalogue import check_dataset
-from aiperf_mpi.parallel import comm, launch
-from aiperf_mpi.parallel.binding import host_share, local_devices, role_environment
-from aiperf_mpi.parallel.comm import Ranks
-from aiperf_mpi.parallel.context import Context, open_windows, owns_best, rank_row, send_rank_row, start_core_clock
-from aiperf_mpi.parallel.coordinator import End, commit_initial, coordinate, utc_now
-from aiperf_mpi.parallel.drain import Drain
-from aiperf_mpi.parallel.machine import NO_DEVICE, Sight, look, start_monitor
-from aiperf_mpi.parallel.messages import Reason
-from aiperf_mpi.parallel.placement import TRAINER
+from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.parallel.coordinator.coordinator import End, commit_initial, coordinate, utc_now
+from aiperf_mpi.parallel.coordinator.view import View
+from aiperf_mpi.parallel.launch import job, launcher
+from aiperf_mpi.parallel.launch.drain import Drain
+from aiperf_mpi.parallel.launch.job import write_error
+from aiperf_mpi.parallel.launch.machine import NO_DEVICE, Sight, look
+from aiperf_mpi.parallel.launch.placement import TRAINER
+from aiperf_mpi.parallel.launch.ranks import split
+from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_workshop
+from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
+from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
+from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.results.client import WriterClient, WriterStatus
 from aiperf_mpi.results.rows import RunHeader
 from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.tpe import missing
 from aiperf_mpi.system.inventory import environment, inventory, packages
+from aiperf_mpi.system.monitor import Monitor, Probe, Sampler, stride
 from aiperf_mpi.system.phases import PhaseTimer
-from aiperf_mpi.system.storage import default_output, prepare_output
-from aiperf_mpi.system.view import View
-from aiperf_mpi.system.walltime import DEFAULT_RESERVE, check_limit
+from aiperf_mpi.system.walltime import DEFAULT_RESERVE
 
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
@@ -42,18 +42,9 @@ RESULT_SECONDS = 900.0
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
 
 #: Exit codes of runs whose result could not be written: drained as asked, or failed.
-EXIT_WITHOUT_RESULT = {"drained": comm.EXIT_DRAINED, "time_limit": comm.EXIT_FAILURE}
+EXIT_WITHOUT_RESULT = {"drained": job.EXIT_DRAINED, "time_limit": job.EXIT_FAILURE}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a trainer found before the core time: its devices, and which images it really has."""
-
-    device: str = ""
-    n_devices: int = 0
-    dataset_sha256: str = ""
-    train_images: int = 0
-    val_images: int = 0
 
 
 def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
@@ -69,11 +60,11 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
     timer.switch("init")
 
     # Processes are started before MPI is: a fork behind its initialisation is unsafe on some fabrics.
-    first = launch.detect().rank == 0
+    first = launcher.detect().rank == 0
     writer = WriterClient.start() if first else None
     machine = inventory() if first else {}
 
-    with comm.job() as world:
+    with job.job() as world:
         # Behind MPI only where the launcher did not say who is first, or said it of another one than MPI does.
         if world.rank == 0:
             writer, machine = writer or WriterClient.start(), machine or inventory()
@@ -82,7 +73,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
             writer = None
         config = from_toml(world.bcast(config.to_toml() if world.rank == 0 else None))
         parallel = config.parallel
-        ranks = comm.split(world, parallel.ranks_per_node, parallel.trainers_per_node,
+        ranks = split(world, parallel.ranks_per_node, parallel.trainers_per_node,
                            trainers_per_replica=parallel.trainers_per_replica)  # fmt: skip
         found = os.path.isdir(os.path.expanduser(config.run.output))
         config = check_all(config, ranks)
@@ -91,7 +82,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
             with timer("data"):
                 workshop, facts = open_workshop(config, ranks)
             windows = open_windows(config, ranks)
-        except launch.LaunchError:
+        except launcher.LaunchError:
             # A refused run leaves nothing behind, but what was there already.
             if world.rank == 0 and not found:
                 os.rmdir(config.run.output)
@@ -101,100 +92,17 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
         if writer is not None:
             code, clean = lead(context, writer, drain, header_of(context, facts, argv, machine | sight.inventory)), True
         else:
-            code, clean = comm.EXIT_VALID, work(context, workshop, facts, sight)
-        comm.agreed_exit(world, code, clean)
+            code, clean = job.EXIT_VALID, work(context, workshop, facts, sight)
+        job.agreed_exit(world, code, clean)
 
 
 # -- before the core time ----------------------------------------------------------------------------------------------
 
 
-def check_all(config: Config, ranks: Ranks) -> Config:
-    """Look for everything that would end the run later: data, wall time, output folder. Collective.
-
-    Returns the configuration with the absolute path of the output folder, made by rank 0. Raises LaunchError on all
-    ranks where anything is wrong on one of them.
-    """
-    wrong, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
-    try:
-        if ranks.rank == 0:
-            wrong = check_limit(config.run.time_limit)
-        elif ranks.role == TRAINER:
-            check_dataset(config)
-    except ConfigError as error:
-        wrong = f"{host}: {error}" if ranks.rank else str(error)
-    if wrong is None and ranks.rank and config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
-        wrong = f"{host}: {lacking}"
-    comm.raise_alike(ranks.world, wrong)
-
-    # The folder comes last, so that a refused run leaves none behind.
-    try:
-        if ranks.rank == 0:
-            output = str(prepare_output(config, ranks.n_replicas, config.run.output or default_output()))
-    except ConfigError as error:
-        wrong = str(error)
-    comm.raise_alike(ranks.world, wrong)
-    output = ranks.world.bcast(output, root=0)
-    unseen = f"{host} does not see the output folder {output}: it must lie on a file system that all nodes share"
-    comm.raise_alike(ranks.world, None if os.path.isdir(output) else unseen)
-    return replace(config, run=replace(config.run, output=output))
 
 
-def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
-    """Give this rank's process the devices of its role, before anything imports JAX. Collective.
-
-    Returns the names of all accelerators that the node's trainers have now.
-    """
-    parallel = config.parallel
-    every = ranks.world.allgather(local_devices())
-    trainers = [p.rank for p in ranks.places if p.role == TRAINER and p.node == ranks.node_index]
-    offers: Sequence[Sequence[str]] = tuple(every[rank] for rank in trainers)
-    wrong = None
-    try:
-        # What CPUs play is counted by node; devices are the host's, of which several nodes may be cut.
-        trainer, shared = max(ranks.node_rank, 0), offers
-        if ranks.role == TRAINER and not parallel.host_devices:
-            trainer, shared = host_share(ranks.places, ranks.rank, every)
-        os.environ.update(role_environment(ranks.role, trainer, shared, parallel.host_devices,
-                                           together=parallel.trainers_per_replica > 1))  # fmt: skip
-    except launch.LaunchError as error:
-        wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
-    comm.raise_alike(ranks.world, wrong)
-    if ranks.node is None:
-        return ()
-    bound = ranks.node.allgather(local_devices())[: ranks.node_trainers]
-    return tuple(dict.fromkeys(name for names in bound for name in names))
 
 
-def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
-    """This trainer's devices and images, None on other ranks, and what all trainers have in common. Collective.
-
-    Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or other
-    devices or images than the first one.
-    """
-    workshop, facts, wrong = None, Facts(), None
-    if ranks.role == TRAINER:
-        from aiperf_mpi.parallel.workshop import prepare
-
-        try:
-            workshop = prepare(config, ranks.replica, ranks.team)
-            data = workshop.dataset
-            facts = Facts(workshop.device, len(workshop.devices), data.sha256, len(data.train_labels),
-                          len(data.val_labels))  # fmt: skip
-        except ConfigError as error:
-            wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
-
-    # Those without data wait here for those who load it, without taking a core from them.
-    comm.wait(ranks.world.Ibarrier())
-    comm.raise_alike(ranks.world, wrong)
-    root = next(place.rank for place in ranks.places if place.role == TRAINER)
-    common = ranks.world.bcast(facts, root=root)
-    if ranks.role == TRAINER and facts != common:
-        wrong = (
-            f"rank {ranks.rank} on {ranks.host} has {facts}, but rank {root} has {common}: all replicas need the same "
-            "devices and the same images"
-        )
-    comm.raise_alike(ranks.world, wrong)
-    return workshop, common
 
 
 def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict[str, Any]) -> RunHeader:
@@ -279,7 +187,8 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
     sleep_untimed(context)
 
     if trains:
-        from aiperf_mpi.parallel import best, trainer
+        from aiperf_mpi.parallel.replica import best
+        from aiperf_mpi.parallel.trainer import trainer
 
         trained = trainer.train(context, workshop)
         if monitor is not None:
@@ -290,7 +199,7 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
         clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
         workshop.cache.close()
     else:
-        from aiperf_mpi.parallel import generator
+        from aiperf_mpi.parallel.generator import generator
 
         generator.generate(context)
         if reached_limit(context):
@@ -299,7 +208,7 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
     send_rank_row(context, facts.device if trains else "", sight.uuids)
     context.windows.close()
     if trains:
-        from aiperf_mpi.parallel import cluster
+        from aiperf_mpi.parallel.replica import cluster
 
         cluster.leave()
     return clean
@@ -308,14 +217,14 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
 def start(context: Context) -> Context:
     """Put trial 0 in its place and start the core time, with everything made ready. Collective."""
     if context.ranks.replica == 0 and context.ranks.leads:
-        from aiperf_mpi.parallel import trainer
+        from aiperf_mpi.parallel.trainer import trainer
 
         trainer.propose_initial(context)
     if context.ranks.role != TRAINER and context.ranks.rank:
-        from aiperf_mpi.parallel import generator
+        from aiperf_mpi.parallel.generator import generator
 
         generator.warm_up(context)
-    comm.wait(context.ranks.world.Ibarrier())
+    job.wait(context.ranks.world.Ibarrier())
     return replace(context, clock=start_core_clock(context.ranks))
 
 
@@ -337,3 +246,25 @@ def sleep_untimed(context: Context) -> None:
         phase = context.timer.switch(None)
         time.sleep(fault.untimed_sleep_seconds)
         context.timer.switch(phase)
+
+
+def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:
+    """The running monitor of this node, on its first rank, where the configuration asks for one."""
+    config, ranks = context.config, context.ranks
+    seconds = config.monitor.seconds
+    if probe is None or seconds <= 0:
+        return None
+
+    def warn(text: str) -> None:
+        write_error(f"aiperf_mpi: rank {ranks.rank} on {ranks.host}: {text}\n")
+
+    monitor = Monitor(
+        Sampler(ranks.node_index, probe, warn),
+        context.clock.now,
+        seconds,
+        stride(ranks.n_nodes, config.run.time_limit, seconds),
+        seconds * (ranks.node_index + 1) / ranks.n_nodes,
+        lambda row: context.windows.messages.post(Kind.SAMPLE, row),
+    )
+    monitor.start()
+    return monitor

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import Config, load
-from aiperf_mpi.parallel.clock import CoreClock
+from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.morphism import random_chain

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from aiperf_mpi.parallel.worker import Worker
+from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.search import record as rec
 
 

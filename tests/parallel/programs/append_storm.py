@@ -6,14 +6,14 @@ import sys
 import time
 from collections import Counter
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.search import record as rec
 from tests.parallel.rows import node_of, proposed, report
 
 folder, repeats, appends, busy, reader = sys.argv[1], *map(float, sys.argv[2:5]), sys.argv[5]
 repeats, appends = int(repeats), int(appends)
-world = comm.start_mpi()
+world = job.start_mpi()
 node = node_of(world) if reader == "mirror" else None
 writers = world.size if not busy or world.size == 1 else world.size - 1
 runs = []
@@ -37,7 +37,7 @@ for repeat in range(repeats):
     seconds = time.monotonic() - started
 
     # Everything that was written is there once, whole, on all ranks alike.
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     deadline = time.monotonic() + 20
     while len(history) < history.capacity and time.monotonic() < deadline:
         history.refresh()
@@ -49,6 +49,6 @@ for repeat in range(repeats):
                for i, slot in enumerate(slots)) if rows else len(slots)  # fmt: skip
     runs.append({"rows": len(history), "lost": lost, "twice": sum(n > 1 for n in found.values()), "wrong": wrong,
                  "elsewhere": mine, "seconds": seconds, "fetched": history.fetched})  # fmt: skip
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     history.close()
 report(folder, world.rank, runs=runs, writers=writers)

@@ -4,10 +4,11 @@
 import sys
 import time
 
-from aiperf_mpi.parallel import clock, comm
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared import clock
 from tests.parallel.rows import report
 
-with comm.job() as world:
+with job.job() as world:
     skew = 1000.0 * world.rank
 
     def skewed():
@@ -20,4 +21,4 @@ with comm.job() as world:
     origin = world.bcast(core.origin)
     report(sys.argv[1], world.rank, offset=offset.seconds, uncertainty=offset.uncertainty, skew=skew,
            origin=core.origin - origin, at=core.at(core.origin + 2.5), now=core.now())  # fmt: skip
-    comm.agreed_exit(world, 0)
+    job.agreed_exit(world, 0)

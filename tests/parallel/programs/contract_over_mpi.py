@@ -5,13 +5,13 @@ where there is one rank; what abandons slots runs on rank 0."""
 import sys
 import traceback
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.claims import WindowClaims
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.claims import WindowClaims
+from aiperf_mpi.parallel.shared.history import WindowHistory
 from tests.parallel import contract
 from tests.parallel.rows import report
 
-world = comm.start_mpi()
+world = job.start_mpi()
 node = world.Split(min(world.rank, 1), world.rank)
 results = {}
 
@@ -24,7 +24,7 @@ def run(name, check, make, rank):
             results[name] = "passed"
         except Exception:
             results[name] = traceback.format_exc()
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     log.close()
 
 

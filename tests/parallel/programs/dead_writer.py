@@ -5,14 +5,14 @@ rank 1, which was only slow, appends again. Then rank 1 holds the node's reader 
 import sys
 import time
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.search import record as rec
 from tests.parallel.rows import node_of, proposed, report
 
 LEASE = 0.3
 
-world = comm.start_mpi()
+world = job.start_mpi()
 history = WindowHistory(world, node_of(world), 100, lease=LEASE)
 found = {}
 

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.launch import LaunchError
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.launcher import LaunchError
+from aiperf_mpi.parallel.launch.ranks import check_shared_memory, split
 
 how = sys.argv[1]
 
@@ -19,14 +20,14 @@ def die():
 
 
 def hang():
-    comm.wait(comm.MPI.COMM_WORLD.Ibarrier())
+    job.wait(job.MPI.COMM_WORLD.Ibarrier())
 
 
-with comm.job() as world:
+with job.job() as world:
     last = world.rank == world.size - 1
     if how.startswith("agree"):
         # The last rank knows the code, the others have 0.
-        comm.agreed_exit(world, int(how.removeprefix("agree")) if last else 0)
+        job.agreed_exit(world, int(how.removeprefix("agree")) if last else 0)
     elif how == "raise":
         if last:
             raise ValueError("this rank is broken")
@@ -48,17 +49,17 @@ with comm.job() as world:
             sys.exit(0)
         hang()
     elif how == "alike":
-        comm.raise_alike(world, f"rank {world.rank} lacks something" if world.rank else None)
+        job.raise_alike(world, f"rank {world.rank} lacks something" if world.rank else None)
     elif how == "alone":
-        comm._ALIKE_SECONDS = 1.0
+        job._ALIKE_SECONDS = 1.0
         if last:
             raise LaunchError("only the last rank raises this")
         hang()
         time.sleep(60)
     elif how == "memory":
-        comm.check_shared_memory(comm.split(world), 2**50, 0)
+        check_shared_memory(split(world), 2**50, 0)
     elif how == "split":
-        comm.split(world, host=sys.argv[2] if len(sys.argv) > 2 else None)
-        comm.agreed_exit(world, 0)
+        split(world, host=sys.argv[2] if len(sys.argv) > 2 else None)
+        job.agreed_exit(world, 0)
     elif how == "sleep":
         time.sleep(60)

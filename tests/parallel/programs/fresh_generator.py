@@ -6,10 +6,10 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.desk import RecordDesk, learnt_slots
-from aiperf_mpi.parallel.generator import WORKING_SECONDS
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.generator.generator import WORKING_SECONDS
+from aiperf_mpi.parallel.generator.reading import RecordDesk, learnt_slots
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.history import HistoryView
@@ -17,13 +17,13 @@ from tests.parallel.past import children, small, write_past
 from tests.parallel.rows import node_of, report
 
 folder, finished, singly = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-world = comm.start_mpi()
+world = job.start_mpi()
 config = small()
 history = WindowHistory(world, node_of(world), 2 * finished + 8)
 if world.rank == 0:
     some = children(config, 200)
     write_past(history, None, [some[0]] + [some[1 + n % 199] for n in range(finished - 1)])
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 found = {}
 if world.rank == 1:
     history.refresh()
@@ -55,11 +55,11 @@ if world.rank == 1:
     slots = learnt_slots(view)
     timed(lambda: desk.read_ahead(slots))
     asked = desk.answers
-    from aiperf_mpi.parallel.generation import search_of  # noqa: I001
+    from aiperf_mpi.parallel.generator.maker import search_of  # noqa: I001
     import numpy as np
 
     found["thought"], _ = timed(lambda: search_of(config).propose(view, np.random.default_rng(1)))
     found["asked_again"], found["needed"] = desk.answers - asked, len(slots)
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 history.close()
 report(folder, world.rank, **found)

@@ -5,11 +5,11 @@ hosts history and claims, generate. Arguments: folder, proposals, finished trial
 import sys
 import time
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.candidates import Slot
-from aiperf_mpi.parallel.claims import WindowClaims
-from aiperf_mpi.parallel.generation import Place, hpo_of, search_of, think
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.generator.maker import Place, hpo_of, search_of, think
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.claims import WindowClaims
+from aiperf_mpi.parallel.shared.history import WindowHistory
+from aiperf_mpi.parallel.shared.queue import Slot
 from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.history import ArchitectureCache, HistoryView
@@ -17,13 +17,13 @@ from tests.parallel.past import children, small, write_past
 from tests.parallel.rows import node_of, report
 
 folder, wanted, finished = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-world = comm.start_mpi()
+world = job.start_mpi()
 config = small()
 node = node_of(world)
 history, claims = WindowHistory(world, node, 2 * (wanted + finished) + 64), WindowClaims(world, 8 * (wanted + finished))
 if world.rank == 0:
     write_past(history, claims, children(config, finished))
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 history.refresh()
 past = len(history)
 keys, refused, pending, stop = [], 0, 0, None
@@ -47,7 +47,7 @@ if world.rank:
         before = len(history)
         history.refresh()
         attempt = attempt if len(history) == before else 0
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 seconds = time.monotonic() - started
 history.refresh()
 found = {}

@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-from aiperf_mpi.parallel import comm, messages
-from aiperf_mpi.parallel.messages import Kind, Message, MessageError, Messages, Reason
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared import messages
+from aiperf_mpi.parallel.shared.messages import Kind, Message, MessageError, Messages, Reason
 from tests.parallel.rows import report
 
 folder, rows = sys.argv[1], int(sys.argv[2])
 found = {}
-with comm.job() as world:
+with job.job() as world:
     ends = Messages(world)
     if world.rank:
         found["before"] = ends.stop_requested() is not None
@@ -67,11 +68,11 @@ with comm.job() as world:
         found["kinds"] = sorted(m.kind.name for m in final)
         found["last"] = [[m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)]
         found["empty"] = ends.poll() == []
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
 
     # A message that this program does not send is an error, not a row.
     if world.rank == 1:
-        ends._comm.Send([b"?", 1, comm.MPI.BYTE], 0, 77)
+        ends._comm.Send([b"?", 1, job.MPI.BYTE], 0, 77)
     elif world.rank == 0:
         with pytest.raises(MessageError, match="tag 77"):
             while True:
@@ -80,4 +81,4 @@ with comm.job() as world:
                  received_bytes=ends.received_bytes.tolist(), bound=messages.MAX_OUTSTANDING)  # fmt: skip
     ends.close()
     report(folder, world.rank, **found)
-    comm.agreed_exit(world, 0)
+    job.agreed_exit(world, 0)

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from aiperf_mpi.parallel import candidates, comm
-from aiperf_mpi.parallel.candidates import EMPTY, FILLING, READY, TAKEN
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared import queue as queue_module
+from aiperf_mpi.parallel.shared.queue import EMPTY, FILLING, READY, TAKEN
 from tests.parallel.rows import proposed, report
 
 now = 0.0
-world = comm.start_mpi()
+world = job.start_mpi()
 
 
 def states():
@@ -21,7 +22,7 @@ def tickets():
     return [slot.ticket for slot in queue.slots()]
 
 
-(queue,) = candidates.open_queues(comm.MPI.COMM_SELF, 1, 2, lease=10.0, clock=lambda: now)
+(queue,) = queue_module.open_queues(job.MPI.COMM_SELF, 1, 2, lease=10.0, clock=lambda: now)
 assert states() == [EMPTY, EMPTY] and tickets() == [1, 2] and queue.expected == 1 and queue.take() is None
 
 # Two tickets can be filled; the second one is ready first, but not taken before the first.
@@ -94,16 +95,16 @@ assert states() == [TAKEN, FILLING]
 queue.close()
 
 # A record that was overwritten in memory is noticed, and its ticket is filled again.
-(queue,) = candidates.open_queues(comm.MPI.COMM_SELF, 1, 1, first_ticket=7)
+(queue,) = queue_module.open_queues(job.MPI.COMM_SELF, 1, 1, first_ticket=7)
 slot = queue.reserve()
 assert slot.ticket == 7 and queue.publish(slot, proposed(0, 7), 1)
 queue._window.memory[queue._place(slot) + 40] ^= 1
-with pytest.raises(candidates.RecordError, match="ticket 7"):
+with pytest.raises(queue_module.RecordError, match="ticket 7"):
     queue.take()
 assert states() == [EMPTY] and tickets() == [7] and queue.rejected == 1
 queue.close()
 
 for arguments in ((0, 2), (1, 0)):
     with pytest.raises(ValueError, match="all >= 1"):
-        candidates.open_queues(comm.MPI.COMM_SELF, *arguments)
+        queue_module.open_queues(job.MPI.COMM_SELF, *arguments)
 report(sys.argv[1], world.rank, done=True)

@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 
-from aiperf_mpi.parallel import candidates, comm
-from aiperf_mpi.parallel.window import HostedWindow
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared import queue as queue_module
+from aiperf_mpi.parallel.shared.window import HostedWindow
 from tests.parallel.rows import report
 
 folder, turns = sys.argv[1], int(sys.argv[2])
-world = comm.start_mpi()
-(queue,) = candidates.open_queues(world, 1, 1)
+world = job.start_mpi()
+(queue,) = queue_module.open_queues(world, 1, 1)
 counter, value = HostedWindow(world, 8), np.zeros(1, np.uint64)
 world.Barrier()
 held = refused = 0
@@ -27,9 +28,9 @@ while held < turns:
     counter.put(0, value)
     counter.flush()
     held += queue.give_up(slot)
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 total = int(counter.words(0, 1)[0])
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 counter.free()
 queue.close()
 report(folder, world.rank, held=held, refused=refused, total=total)

@@ -7,13 +7,14 @@ import random
 import sys
 import time
 
-from aiperf_mpi.parallel import candidates, comm
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared import queue as queue_module
 from tests.parallel.rows import proposed, report
 
 folder, trainers, tickets, depth, memory = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
-world = comm.start_mpi()
+world = job.start_mpi()
 trainers = min(trainers, world.size)
-queues = candidates.open_queues(world, trainers, depth, shared=memory == "shared", lease=0.5)
+queues = queue_module.open_queues(world, trainers, depth, shared=memory == "shared", lease=0.5)
 rng = random.Random(world.rank)
 alone = world.size == trainers
 silent = world.rank == trainers and world.size > trainers + 1
@@ -80,7 +81,7 @@ else:
         time.sleep(0.0005)
 freed = sum(queue.freed for queue in queues)
 states = [[slot.state for slot in queue.slots()] for queue in queues]
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 for queue in queues:
     queue.close()
 report(folder, world.rank, taken=taken, made=made, freed=freed, given_up=given_up, retracted=retracted, states=states)

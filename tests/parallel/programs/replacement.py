@@ -8,18 +8,20 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from aiperf_mpi.parallel import ahead, comm, generation
-from aiperf_mpi.parallel.candidates import EMPTY, READY, TAKEN, open_queues
-from aiperf_mpi.parallel.claims import WindowClaims
-from aiperf_mpi.parallel.exchange import Exchange
-from aiperf_mpi.parallel.generation import Generation
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.generator import maker as maker_module
+from aiperf_mpi.parallel.generator.maker import Generation
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.shared.claims import WindowClaims
+from aiperf_mpi.parallel.shared.history import WindowHistory
+from aiperf_mpi.parallel.shared.queue import EMPTY, READY, TAKEN, open_queues
+from aiperf_mpi.parallel.trainer import lookahead
 from aiperf_mpi.search import record as rec
 from tests.parallel.past import children, context_of, small, write_past
 from tests.parallel.rows import report
 
-world, me = comm.start_mpi(), comm.MPI.COMM_SELF
-generation.STALE_SECONDS = 0.0
+world, me = job.start_mpi(), job.MPI.COMM_SELF
+maker_module.STALE_SECONDS = 0.0
 config = small("search.stale_after=1.5", "hpo.enabled=false")
 history, claims = WindowHistory(me, None, 4096), WindowClaims(me, 8192)
 (queue,) = open_queues(me, 1, 2)
@@ -130,7 +132,7 @@ queue.accept(taken)
 until(lambda: queue.count() == 2)
 before = proposed()
 waiting = queue.waiting()[0]
-maker._place = generation.Place(0, 0, queue, waiting.slot, replacing=True)
+maker._place = maker_module.Place(0, 0, queue, waiting.slot, replacing=True)
 maker._think(maker._place)
 taken = queue.take()
 while maker._thought is not None:
@@ -141,10 +143,10 @@ until(lambda: queue.count() == 2)
 
 # What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is replaced.
 made = []
-ahead.Preparation = lambda replica, taken: made.append(SimpleNamespace(
+lookahead.Preparation = lambda replica, taken: made.append(SimpleNamespace(
     taken=taken, wrong="", checked=True, done=False, beside=False, advance=lambda: None)) or made[-1]  # fmt: skip
 replica = SimpleNamespace(queue=queue, exchange=Exchange(), training=True, context=context_of(config, windows))
-making = ahead.Ahead(replica, True)
+making = lookahead.Ahead(replica, True)
 making.advance()
 taken = made[0].taken
 first, second = int(taken.record["trial"]), int(queue.waiting()[0].record["trial"])

@@ -7,25 +7,26 @@ import sys
 import time
 from types import SimpleNamespace
 
-from aiperf_mpi.parallel import comm, generation
-from aiperf_mpi.parallel.candidates import open_queues
-from aiperf_mpi.parallel.claims import WindowClaims
-from aiperf_mpi.parallel.generation import Generation
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.generator import maker as maker_module
+from aiperf_mpi.parallel.generator.maker import Generation
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.claims import WindowClaims
+from aiperf_mpi.parallel.shared.history import WindowHistory
+from aiperf_mpi.parallel.shared.queue import open_queues
 from aiperf_mpi.search import record as rec
 from tests.parallel.past import children, context_of, small, write_past
 from tests.parallel.rows import node_of, report
 
 folder, rounds = sys.argv[1], int(sys.argv[2])
-world = comm.start_mpi()
-generation.STALE_SECONDS = 0.0
+world = job.start_mpi()
+maker_module.STALE_SECONDS = 0.0
 config = small("search.method='evolution'", "search.population=12", "search.sample_size=4", "search.stale_after=1.0")
 node = node_of(world)
 history, claims = WindowHistory(world, node, 1 << 14), WindowClaims(world, 1 << 15)
 queues = open_queues(node, 1, 3) if world.rank else ()
 if world.rank == 0:
     write_past(history, claims, children(config, 10))
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 history.refresh()
 found = {"taken": [], "replaced": 0, "waited": 0}
 stop = None
@@ -59,8 +60,8 @@ elif world.rank:
     maker.close()
     found["replaced"] = maker.replaced
 else:
-    comm.wait(world.Ibarrier())
-comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 history.refresh()
 if world.rank == 0:
     rows, summaries = history.records(range(len(history))), history.summaries()
@@ -71,7 +72,7 @@ if world.rank == 0:
     free = [trial for trial in found["dropped"]]
     live = {found["keys"][trial] for trial in found["keys"] if trial not in set(free)}
     found["held"] = sum(not claims.claim(key) for key in {found["keys"][trial] for trial in free} - live)
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 for queue in queues:
     queue.close()
 claims.close()

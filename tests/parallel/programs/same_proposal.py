@@ -6,18 +6,18 @@ import sys
 import time
 from types import SimpleNamespace
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.candidates import READY, Slot, open_queues
-from aiperf_mpi.parallel.claims import WindowClaims
-from aiperf_mpi.parallel.generation import Generation, Place, hpo_of, search_of, think
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.generator.maker import Generation, Place, hpo_of, search_of, think
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.claims import WindowClaims
+from aiperf_mpi.parallel.shared.history import WindowHistory
+from aiperf_mpi.parallel.shared.queue import READY, Slot, open_queues
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.history import ArchitectureCache, HistoryView
 from tests.parallel.past import children, context_of, small, write_past
 from tests.parallel.rows import node_of, report
 
 folder, finished = sys.argv[1], int(sys.argv[2])
-world = comm.start_mpi()
+world = job.start_mpi()
 config = small("run.seed=11")
 node = node_of(world)
 history, claims = WindowHistory(world, node, 8 * finished), WindowClaims(world, 16 * finished)
@@ -38,16 +38,16 @@ past, found = children(config, finished), {}
 for part in (slice(0, half), slice(half, finished)):
     if world.rank == 0:
         write_past(history, None, past[part], part.start)
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     if last and part.start == 0:
         found["early"] = [candidate(*memory, attempt) for attempt in range(2)]
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
 if last:
     found["kept"] = [candidate(*memory, attempt) for attempt in range(3)]
     found["fresh"] = [candidate(search_of(config), hpo_of(config), ArchitectureCache(), n) for n in range(3)]
 
     # The same through its thread, which is handed the records.
-    (queue,) = open_queues(comm.MPI.COMM_SELF, 1, 1, first_ticket=5)
+    (queue,) = open_queues(job.MPI.COMM_SELF, 1, 1, first_ticket=5)
     windows = SimpleNamespace(history=history, claims=claims, queues=(queue,), messages=None)
     maker = Generation(context_of(config, windows), lambda candidate: "", 0, ((0, queue),))
     limit = time.monotonic() + 60
@@ -59,7 +59,7 @@ if last:
     maker.close()
     queue.close()
     found["whole"] = record.tobytes().hex()[:-8]
-comm.wait(world.Ibarrier())
+job.wait(world.Ibarrier())
 claims.close()
 history.close()
 report(folder, world.rank, **found)

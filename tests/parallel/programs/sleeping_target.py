@@ -7,13 +7,13 @@ import time
 
 import numpy as np
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.window import HostedWindow
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.shared.window import HostedWindow
 from tests.parallel.rows import report
 
 SLEEP = 0.4
 
-world = comm.start_mpi()
+world = job.start_mpi()
 window = HostedWindow(world, 4096)
 data = np.arange(32, dtype=np.uint64)
 
@@ -39,7 +39,7 @@ seconds = {}
 for name, operation in operations.items():
     # Once with an attentive target: a first operation may have to connect.
     operation()
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     time.sleep(0.05)
     world.Barrier()
     if world.rank == 0:
@@ -49,6 +49,6 @@ for name, operation in operations.items():
         started = time.monotonic()
         operation()
         seconds[name] = time.monotonic() - started
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
 window.free()
 report(sys.argv[1], world.rank, seconds=seconds)

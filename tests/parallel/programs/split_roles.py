@@ -6,35 +6,37 @@ modulo n)."""
 import sys
 import time
 
-from aiperf_mpi.parallel import candidates, comm
-from aiperf_mpi.parallel.history import WindowHistory
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.ranks import split
+from aiperf_mpi.parallel.shared import queue as queue_module
+from aiperf_mpi.parallel.shared.history import WindowHistory
 from tests.parallel.rows import proposed, report
 
 folder, per_node, trainers, hosts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-with comm.job() as world:
+with job.job() as world:
     host = None if hosts == "real" else f"host{world.rank % int(hosts)}"
-    ranks = comm.split(world, per_node, trainers, host)
+    ranks = split(world, per_node, trainers, host)
 
     # The history is the world's, the queues are the node's; where its ranks share no memory each reads for itself.
     history = WindowHistory(world, ranks.node if ranks.shared else None, 100)
     history.append(proposed(world.rank))
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     history.refresh()
     published = []
     if ranks.node is not None:
-        queues = candidates.open_queues(ranks.node, ranks.node_trainers, ranks.node_size, shared=ranks.shared)
+        queues = queue_module.open_queues(ranks.node, ranks.node_trainers, ranks.node_size, shared=ranks.shared)
         for queue in queues:
             # As deep as the node has ranks: there is a slot for everybody, though another one may be faster at it.
             while (slot := queue.reserve()) is None:
                 time.sleep(0.001)
             queue.publish(slot, proposed(world.rank, slot.ticket), world.rank)
-        comm.wait(ranks.node.Ibarrier())
+        job.wait(ranks.node.Ibarrier())
         if ranks.role == "trainer":
             queue = queues[ranks.crew_replicas.index(ranks.replica)]
             while (taken := queue.take()) is not None:
                 published.append(int(taken.record["trial"]))
                 queue.accept(taken)
-    comm.wait(world.Ibarrier())
+    job.wait(world.Ibarrier())
     if ranks.node is not None:
         for queue in queues:
             queue.close()
@@ -47,4 +49,4 @@ with comm.job() as world:
         shared=ranks.shared, nodes_on_host=ranks.nodes_on_host, with_coordinator=ranks.with_coordinator,
         workers=ranks.workers.size if ranks.workers else 0, published=sorted(published), seen=seen,
     )  # fmt: skip
-    comm.agreed_exit(world, 0)
+    job.agreed_exit(world, 0)

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 
-from aiperf_mpi.parallel import comm
-from aiperf_mpi.parallel.binding import role_environment
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.binding import role_environment
+from aiperf_mpi.parallel.launch.ranks import split
 from tests.parallel.rows import proposed, report
 
 STEPS, STOP_AT = 60, 21
@@ -20,8 +21,8 @@ def until(done):
         assert time.monotonic() < limit, "too slow"
         time.sleep(0.001)
 
-with comm.job() as world:
-    ranks = comm.split(world, trainers_per_node=4, trainers_per_replica=2)
+with job.job() as world:
+    ranks = split(world, trainers_per_node=4, trainers_per_replica=2)
     values: dict[str, object] = {"role": ranks.role, "replica": ranks.replica, "replica_rank": ranks.replica_rank}
     offers = [()] * ranks.node_trainers or [()]
     os.environ.update(role_environment(ranks.role, max(ranks.node_rank, 0), offers, host_devices=4))
@@ -30,15 +31,15 @@ with comm.job() as world:
         import numpy as np
 
         from aiperf_mpi.data.device import AXIS, device_sharding, place
-        from aiperf_mpi.parallel import cluster
-        from aiperf_mpi.parallel.exchange import FAILS, WELL, Exchange
-        from aiperf_mpi.parallel.team import Team
+        from aiperf_mpi.parallel.replica import cluster
+        from aiperf_mpi.parallel.replica.agreements import FAILS, WELL, Exchange
+        from aiperf_mpi.parallel.replica.team import Team
         from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP, lower
         from aiperf_mpi.training.lockstep import GO, STOP, FailedElsewhere
 
         cluster.join(ranks.team)
         team, devices = Team(ranks.team), jax.devices()
-        comm.wait(ranks.workers.Ibarrier())
+        job.wait(ranks.workers.Ibarrier())
 
         # The leader has a record, the other one comes to it later; meanwhile they agree on steps.
         exchange, record = Exchange(ranks.team), proposed(ranks.replica, 7)
@@ -81,4 +82,4 @@ with comm.job() as world:
         values |= {"begin": begin, "end_time": time.time(), "devices": [len(devices), jax.local_device_count()]}
         cluster.leave()
     report(sys.argv[1], world.rank, **values)
-    comm.agreed_exit(world, 0)
+    job.agreed_exit(world, 0)

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from aiperf_mpi.parallel import comm, preparation
-from aiperf_mpi.parallel.exchange import Exchange
-from aiperf_mpi.parallel.preparation import Preparation
-from aiperf_mpi.parallel.team import Team
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.parallel.trainer import preparation as preparation_module
+from aiperf_mpi.parallel.trainer.preparation import Preparation
 from tests.parallel.rows import report
 
-world = comm.start_mpi()
+world = job.start_mpi()
 team, exchange, pace = Team(world.Dup()), Exchange(world), random.Random(world.rank)
 replica = SimpleNamespace(exchange=exchange, team=team,
                           context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")))  # fmt: skip
@@ -60,7 +61,7 @@ ends = []
 for trial, case in enumerate(CASES):
     mine = case.get(world.rank)
     wrong = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "wrong" else ""
-    preparation.rebuild = lambda replica, record, wrong=wrong: (SimpleNamespace(parent_id=0), wrong)
+    preparation_module.rebuild = lambda replica, record, wrong=wrong: (SimpleNamespace(parent_id=0), wrong)
     made = Paced(replica, SimpleNamespace(record={"trial": trial}))
     made.case = mine
 
@@ -80,10 +81,10 @@ for trial, case in enumerate(CASES):
 
 # The run ends where one has got further than the other.
 made = Paced(replica, SimpleNamespace(record=None))
-preparation.rebuild = lambda replica, record: (SimpleNamespace(parent_id=0), "")
+preparation_module.rebuild = lambda replica, record: (SimpleNamespace(parent_id=0), "")
 for _ in range(3 if world.rank == 0 else 0):
     made.advance()
 exchange.settle(team)
 made.drop()
 report(sys.argv[1], world.rank, ends=ends, posted=exchange._posted, said=stderr.read_text())
-comm.agreed_exit(world, 0)
+job.agreed_exit(world, 0)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rank 0: hosts the windows, keeps the time, hands all rows and records to the writer, and trains nothing.
+
+It returns to MPI every millisecond and runs no long Python, as other ranks' one-sided operations may wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
+from aiperf_mpi.parallel.coordinator.view import View
+from aiperf_mpi.parallel.launch.drain import Drain
+from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
+from aiperf_mpi.results.client import WriterClient
+from aiperf_mpi.results.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.record import Candidate
+
+#: Seconds of sleep in each turn of the loop.
+TURN_SECONDS = 0.001
+
+#: Seconds between two looks for new records, and for slots whose writers died.
+RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
+
+#: Seconds that ranks have for their last rows, the validation of the best model among them, before the job is ended.
+FAREWELL_SECONDS = 3600.0
+
+
+
+
+
+class RanksMissing(RuntimeError):
+    """Ranks that have not said farewell long after the run's end; the message names them."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How the core time ended: `name` as in the result (time_limit or drained), its length in s, and why."""
+
+    name: str
+    core_seconds: float
+    cause: str
+
+
+
+
+def commit_initial(context: Context) -> None:
+    """Claim and commit trial 0, the initial architecture for replica 0, before any search."""
+    config = context.config
+    candidate = Candidate.new(
+        Architecture(config.base), (), parent_id=-1, replica=0, generator=0, round=1,
+        batch_per_device=config.train.batch_per_device, devices=context.n_devices, seed=config.run.seed,
+    )  # fmt: skip
+    context.windows.claims.claim(candidate.key)
+    slot = context.windows.history.append(candidate.to_record(0.0))
+    if slot != 0:
+        raise RuntimeError(f"the initial architecture got slot {slot} of the history, but it must be trial 0")
+
+
+def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View) -> End:
+    """Serve the run until every other rank has said farewell; returns how its core time ended."""
+    windows, ranks, timer = context.windows, context.ranks, context.timer
+    progress = Progress(ranks.n_replicas)
+    records = 0
+    stopped_at, reason, cause = math.inf, Reason.LIMIT, ""
+    next_records = next_lease = next_view = 0.0
+
+    while len(progress.farewells) < ranks.size - 1:
+        now = context.clock.now()
+        with timer("communicate"):
+            messages = windows.messages.poll()
+            if now >= next_records:
+                records = take_records(context, writer, progress, records)
+                next_records = now + RECORD_SECONDS
+            if now >= next_lease:
+                windows.history.abandon_stale()
+                next_lease = now + LEASE_LOOK_SECONDS
+        with timer("io"):
+            for message in messages:
+                take_row(message, writer, progress, view)
+            writer.pump()
+            if now >= next_view:
+                phase = TRAINING if now < stopped_at else ENDING
+                view.update(progress.snapshot(min(now, context.limit), context.limit, phase))
+                next_view = now + 0.1
+
+        # The first reason to end counts; a drain that comes behind the time limit changes nothing any more.
+        if stopped_at == math.inf:
+            reason, cause = why_end(context, writer, drain, progress)
+            if cause or now >= context.limit:
+                stopped_at = min(now, context.limit)
+                windows.messages.stop(reason, stopped_at)
+                view.log(cause or "the time limit is reached")
+        elif now - stopped_at > FAREWELL_SECONDS:
+            missing = sorted(set(range(1, ranks.size)) - progress.farewells)
+            raise RanksMissing(f"ranks {missing[:16]} have not ended {FAREWELL_SECONDS:g} s after the run's end")
+        context.pause(TURN_SECONDS)
+
+    # Slots of writers that never committed end with the run; what came last is taken over.
+    windows.history.abandon_stale(0)
+    take_records(context, writer, progress, records)
+    if reason is Reason.LIMIT:
+        return End("time_limit", context.limit, "")
+    return End("drained", min(max(stopped_at, progress.last_t), context.limit), cause)
+
+
+def why_end(context: Context, writer: WriterClient, drain: Drain, progress: Progress) -> tuple[Reason, str]:
+    """The reason to end the run now and its cause in words; no cause where only the time limit will end it."""
+    errors = writer.status().errors
+    if drain.signal:
+        return Reason.DRAIN, f"signal {drain.signal} asked the run to drain"
+    if errors:
+        return Reason.DRAIN, errors[0]
+    if context.windows.history.reserved >= room(context):
+        return Reason.FULL, "the history is full; raise parallel.history_capacity"
+    if cause := progress.hopeless():
+        return Reason.DRAIN, cause
+    return Reason.LIMIT, ""
+
+
+def room(context: Context) -> int:
+    """Slots of the history after which the run drains: what is left takes the outcomes of those that still train."""
+    capacity, depth = context.windows.history.capacity, context.config.search.queue_depth
+    return capacity - min(2 * context.ranks.n_replicas * (depth + 2), capacity // 4)
+
+
+def take_records(context: Context, writer: WriterClient, progress: Progress, first: int) -> int:
+    """Hand new records of the history to the writer; returns the slot behind the last one."""
+    history = context.windows.history
+    for slot, record in history.committed_since(first):
+        if record is not None:
+            writer.send_record(slot, record.tobytes())
+            progress.record(slot, record)
+        first = slot + 1
+    return first
+
+
+def take_row(message: Message, writer: WriterClient, progress: Progress, view: View) -> None:
+    """Hand a row to the writer, and note what the view and the end need of it."""
+    match message.kind:
+        case Kind.EPOCH:
+            writer.send_epoch(message.data)
+            progress.epoch(np.frombuffer(message.data, EPOCH_ROW)[0])
+        case Kind.TRIAL:
+            writer.send_trial(message.data)
+            view.trial(progress.trial(np.frombuffer(message.data, TRIAL_ROW)[0]))
+        case Kind.FINAL:
+            row = np.frombuffer(message.data, FINAL_ROW)[0]
+            writer.send_error_final(int(row["trial_id"]), float(row["error"]))
+        case Kind.SAMPLE:
+            writer.send_sample(message.data)
+        case _:
+            writer.send_rank(message.data)
+            progress.farewells.add(message.source)
+
+
+def utc_now() -> str:
+    """The time of day in ISO 8601, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aiperf_mpi.parallel.coordinator.view import ViewSnapshot
+from aiperf_mpi.results.rows import FAILED, REJECTED, STATUS, UNFINISHED
+from aiperf_mpi.search.record import OUTCOME, PROPOSED
+
+#: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the program or the
+#: machine and not of a candidate: at least so many, and so many for each replica, as thousands of replicas may have
+#: some each before the first trial ends.
+LOST_IN_A_ROW, LOST_BY_REPLICA = 64, 4
+
+
+#: Phases of the run that the view shows.
+TRAINING, ENDING = "training", "ending"
+
+
+#: Lines about candidates that the live view may show.
+_SHOWN = 8
+
+
+@dataclass
+class Progress:
+    """What rank 0 knows of the run, for the view and for the end; the score is the judge's alone."""
+
+    replicas: int
+    operations: dict[int, tuple[int, int]] = field(default_factory=dict)
+    credited: dict[int, int] = field(default_factory=dict)
+    total: int = 0
+    ended: int = 0
+    failed: int = 0
+    proposed: dict[int, int] = field(default_factory=dict)
+    best_error: float = math.inf
+    lost: int = 0
+    last_cause: str = ""
+    last_t: float = 0.0
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_SHOWN))
+    farewells: set[int] = field(default_factory=set)
+    over: set[int] = field(default_factory=set)
+    read: int = 0
+
+    def record(self, slot: int, record: np.void) -> None:
+        """A record of the history: keep the operations per image of a proposed trial, and whose it is."""
+        self.last_t = max(self.last_t, float(record["t"]))
+        if record["kind"] == PROPOSED:
+            self.operations[slot] = int(record["train_ops"]), int(record["val_ops"])
+            if slot in self.over:
+                self.over.remove(slot)
+            else:
+                self.proposed[slot] = int(record["replica"])
+        elif record["kind"] == OUTCOME:
+            self.leave(int(record["trial"]))
+        self.read = slot + 1
+
+    def leave(self, trial_id: int) -> None:
+        """A trial is over, which its row may say before its proposal is read."""
+        self.proposed.pop(trial_id, None)
+        if trial_id >= self.read:
+            self.over.add(trial_id)
+
+    @property
+    def busy(self) -> int:
+        """Replicas that have a candidate to compile, train or validate: they take it as soon as it is there."""
+        return len(set(self.proposed.values()))
+
+    def epoch(self, row: np.void) -> None:
+        """An epoch's row: add its operations."""
+        trial_id = int(row["trial_id"])
+        train_ops, val_ops = self.operations.get(trial_id, (0, 0))
+        done = train_ops * int(row["train_samples"]) + val_ops * int(row["val_samples"])
+        self.credited[trial_id] = self.credited.get(trial_id, 0) + done
+        self.total += done
+        self.last_t = max(self.last_t, float(row["t_end"]))
+        if row["val_error"] < self.best_error:
+            self.best_error = float(row["val_error"])
+
+    def trial(self, row: np.void) -> str:
+        """A trial's row: count how it ended; returns a line about it."""
+        trial_id, status = int(row["trial_id"]), int(row["status"])
+        self.leave(trial_id)
+        self.last_t = max(self.last_t, float(row["t_end"]))
+        work = self.credited.pop(trial_id, 0)
+        self.ended += status not in (REJECTED, UNFINISHED)
+        cause = row["cause"].decode(errors="replace")
+        if status in (REJECTED, FAILED):
+            self.lost, self.last_cause = self.lost + 1, cause
+        elif status != UNFINISHED:
+            self.lost = 0
+        line = f"trial {trial_id} {STATUS[status]}"
+        if status == FAILED:
+            self.failed += 1
+            self.total -= work
+        if math.isfinite(row["best_error"]):
+            line += f", best error {row['best_error']:.4f} in {row['epochs']} epochs"
+        line += f": {cause}" if cause else ""
+        self.lines.append(line)
+        return line
+
+    def hopeless(self) -> str:
+        """Why no further candidate is worth its time, "" while there is hope: a night of failures has no score."""
+        if self.lost < max(LOST_IN_A_ROW, LOST_BY_REPLICA * self.replicas):
+            return ""
+        return f"{self.lost} candidates in a row were rejected or failed, at last: {self.last_cause}"
+
+    def snapshot(self, elapsed: float, time_limit: float, phase: str) -> ViewSnapshot:
+        """The state that a person sees."""
+        best = self.best_error if math.isfinite(self.best_error) else None
+        # What waits in the queues at the end is never taken.
+        busy = 0 if phase == ENDING else self.busy
+        return ViewSnapshot(
+            elapsed, time_limit, self.replicas, busy, self.ended, self.failed, best,
+            self.total / elapsed if elapsed > 0 else 0.0, tuple(self.lines), phase,
+        )  # fmt: skip

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.search.record import Candidate
+
+#: Says what is wrong with a candidate, or "" where nothing is; runs in the thinking thread.
+Check = Callable[[Candidate], str]
+
+
+def checks_of(context: Context) -> Check:
+    """What a candidate must pass before it is trained: it is built, and its step counted, without computing anything.
+
+    The check returns what differs, or what was raised, "" where nothing was: one odd candidate does not end a run, and
+    many in a row drain it. It holds no MPI, so that it can run in a thread.
+    """
+    from aiperf_mpi.opcount.crosscheck import check_operations
+    from aiperf_mpi.training.resnet import check_shapes
+    from aiperf_mpi.training.step import StepSettings
+
+    train, augment, devices = context.config.train, context.config.data.augment, context.n_devices
+
+    def check(candidate: Candidate) -> str:
+        batch = candidate.batch_per_device
+        settings = StepSettings(
+            batch, train.precision, train.momentum, train.label_smoothing, augment, stem=train.stem,
+            synchronised=train.sync_statistics,
+        )  # fmt: skip
+        try:
+            check_shapes(candidate.architecture)
+        except Exception as error:
+            return f"its Flax network is not that of its layers: {type(error).__name__}: {error}"
+        try:
+            return check_operations(candidate, settings, devices)
+        except Exception as error:
+            return f"its step cannot be counted: {type(error).__name__}: {error}"
+
+    return check

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine as its ranks see it: each kind of node once for the result, and each node's monitor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpi4py import MPI
+
+from aiperf_mpi.config import Config
+from aiperf_mpi.parallel.launch.binding import local_devices
+from aiperf_mpi.parallel.launch.launcher import detect
+from aiperf_mpi.parallel.launch.placement import TRAINER
+from aiperf_mpi.parallel.launch.ranks import Ranks
+from aiperf_mpi.results.devices import NO_UUIDS
+from aiperf_mpi.system.accelerators import Accelerators, NoAccelerators, open_accelerators
+from aiperf_mpi.system.affinity import ranges
+from aiperf_mpi.system.filesystems import file_systems, places
+from aiperf_mpi.system.host import Host
+from aiperf_mpi.system.inventory import describe_node
+from aiperf_mpi.system.monitor import Probe
+from aiperf_mpi.system.rapl import zones
+
+#: What stands for the UUIDs of a rank that drives no device.
+NO_DEVICE = f"{NO_UUIDS}no trainer"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a rank knows of the machine: how to ask its node (the node's first rank alone), the UUIDs of its own
+    devices or why it has none, and on rank 0 what the inventory says of all nodes."""
+
+    probe: Probe | None
+    uuids: str
+    inventory: dict[str, Any]
+
+
+def look(config: Config, ranks: Ranks, names: Sequence[str]) -> Sight:
+    """Look at the machine, after devices were bound and the output folder was made. Collective.
+
+    `names` are the accelerators of this rank's node, by all that its trainers were offered.
+    """
+    probe, description, uuids = None, None, NO_DEVICE
+    own = local_devices() if ranks.role == TRAINER and not _on_cpu() else ()
+    driven = 0 if ranks.node is None else ranks.node.allreduce(len(own))
+    if ranks.node_rank == 0:
+        probe, description = _node(config, ranks, names, driven)
+    if ranks.role == TRAINER:
+        uuids = _uuids(open_accelerators(own))
+    kinds = _kinds(ranks.world, ranks.node_index, description)
+    if ranks.rank:
+        return Sight(probe, uuids, {})
+    here = file_systems(places(config.run.output, config.data.path))
+    return Sight(probe, uuids, {"mpi": mpi(), "file_systems": here, "nodes": kinds})
+
+
+def _uuids(accelerators: Accelerators) -> str:
+    """The UUIDs of all of these with commas between, or why there are none."""
+    told = [str(device["uuid"]) for device in accelerators.describe()]
+    why = accelerators.why or next((text for text in told if " " in text), "")
+    return f"{NO_UUIDS}{why}" if why else ",".join(told)
+
+
+def _on_cpu() -> bool:
+    """Whether this rank computes on CPUs by choice, whatever else its host has."""
+    return os.environ.get("JAX_PLATFORMS") == "cpu"
+
+
+def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tuple[Probe, dict[str, Any]]:
+    """How to ask this node, and what it is; its trainers drive `driven` accelerators."""
+    accelerators: Accelerators = open_accelerators(names if driven else ())
+    if driven not in (0, len(names)):
+        # A launcher that shows each trainer its own device alone shows the first rank no other.
+        accelerators = NoAccelerators(f"trainers drive {driven} accelerators, but the node's first sees {len(names)}")
+    counters, why = zones()
+    first = min(place.node for place in ranks.places if place.host == ranks.host and place.node >= 0)
+    probe = Probe(Host(), accelerators, driven, counters, power=ranks.node_index == first)
+    where = places(config.run.output, config.data.path)
+    return probe, describe_node(where, accelerators, counters, why)
+
+
+def _kinds(world: MPI.Intracomm, node: int, description: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """On rank 0 the different descriptions of nodes, each with `nodes`, their indices as ranges. Collective.
+
+    Only one node of each kind sends its description: ten thousand alike cost a hash each.
+    """
+    text = json.dumps(description, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).digest()
+    rows = world.gather((node, digest) if description else None, root=0)
+    first: dict[bytes, int] = {}
+    of_kind: dict[bytes, list[int]] = {}
+    for rank, row in enumerate(rows or ()):
+        if row is not None:
+            first.setdefault(row[1], rank)
+            of_kind.setdefault(row[1], []).append(row[0])
+    chosen = world.bcast(set(first.values()), root=0)
+    texts = world.gather(text if world.rank in chosen else None, root=0)
+    told = texts or ()
+    return [{"nodes": ranges(of_kind[kind]), **json.loads(told[rank])} for kind, rank in first.items()]
+
+
+def mpi() -> dict[str, str]:
+    """The MPI that runs: its library and version, the standard that it keeps, and who launched it."""
+    name, version = MPI.get_vendor()
+    launcher = detect().name
+    return {
+        "library": " ".join(MPI.Get_library_version().replace("\0", "").split())[:500],
+        "vendor": f"{name} {'.'.join(map(str, version))}",
+        "standard": ".".join(map(str, MPI.Get_version())),
+        "launcher": "not told by the environment" if launcher == "none" else launcher,
+    }
+
+

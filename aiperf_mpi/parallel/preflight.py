@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.data.catalogue import check_dataset
+from aiperf_mpi.parallel.launch import job, launcher
+from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
+from aiperf_mpi.parallel.launch.placement import TRAINER
+from aiperf_mpi.parallel.launch.ranks import Ranks
+from aiperf_mpi.search.tpe import missing
+from aiperf_mpi.system.storage import default_output, prepare_output
+from aiperf_mpi.system.walltime import check_limit
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trainer found before the core time: its devices, and which images it really has."""
+
+    device: str = ""
+    n_devices: int = 0
+    dataset_sha256: str = ""
+    train_images: int = 0
+    val_images: int = 0
+
+
+def check_all(config: Config, ranks: Ranks) -> Config:
+    """Look for everything that would end the run later: data, wall time, output folder. Collective.
+
+    Returns the configuration with the absolute path of the output folder, made by rank 0. Raises LaunchError on all
+    ranks where anything is wrong on one of them.
+    """
+    wrong, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
+    try:
+        if ranks.rank == 0:
+            wrong = check_limit(config.run.time_limit)
+        elif ranks.role == TRAINER:
+            check_dataset(config)
+    except ConfigError as error:
+        wrong = f"{host}: {error}" if ranks.rank else str(error)
+    if wrong is None and ranks.rank and config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
+        wrong = f"{host}: {lacking}"
+    job.raise_alike(ranks.world, wrong)
+
+    # The folder comes last, so that a refused run leaves none behind.
+    try:
+        if ranks.rank == 0:
+            output = str(prepare_output(config, ranks.n_replicas, config.run.output or default_output()))
+    except ConfigError as error:
+        wrong = str(error)
+    job.raise_alike(ranks.world, wrong)
+    output = ranks.world.bcast(output, root=0)
+    unseen = f"{host} does not see the output folder {output}: it must lie on a file system that all nodes share"
+    job.raise_alike(ranks.world, None if os.path.isdir(output) else unseen)
+    return replace(config, run=replace(config.run, output=output))
+
+
+def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
+    """Give this rank's process the devices of its role, before anything imports JAX. Collective.
+
+    Returns the names of all accelerators that the node's trainers have now.
+    """
+    parallel = config.parallel
+    every = ranks.world.allgather(local_devices())
+    trainers = [p.rank for p in ranks.places if p.role == TRAINER and p.node == ranks.node_index]
+    offers: Sequence[Sequence[str]] = tuple(every[rank] for rank in trainers)
+    wrong = None
+    try:
+        # What CPUs play is counted by node; devices are the host's, of which several nodes may be cut.
+        trainer, shared = max(ranks.node_rank, 0), offers
+        if ranks.role == TRAINER and not parallel.host_devices:
+            trainer, shared = host_share(ranks.places, ranks.rank, every)
+        os.environ.update(role_environment(ranks.role, trainer, shared, parallel.host_devices,
+                                           together=parallel.trainers_per_replica > 1))  # fmt: skip
+    except launcher.LaunchError as error:
+        wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
+    job.raise_alike(ranks.world, wrong)
+    if ranks.node is None:
+        return ()
+    bound = ranks.node.allgather(local_devices())[: ranks.node_trainers]
+    return tuple(dict.fromkeys(name for names in bound for name in names))
+
+
+def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
+    """This trainer's devices and images, None on other ranks, and what all trainers have in common. Collective.
+
+    Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or other
+    devices or images than the first one.
+    """
+    workshop, facts, wrong = None, Facts(), None
+    if ranks.role == TRAINER:
+        from aiperf_mpi.parallel.replica.resources import prepare
+
+        try:
+            workshop = prepare(config, ranks.replica, ranks.team)
+            data = workshop.dataset
+            facts = Facts(workshop.device, len(workshop.devices), data.sha256, len(data.train_labels),
+                          len(data.val_labels))  # fmt: skip
+        except ConfigError as error:
+            wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
+
+    # Those without data wait here for those who load it, without taking a core from them.
+    job.wait(ranks.world.Ibarrier())
+    job.raise_alike(ranks.world, wrong)
+    root = next(place.rank for place in ranks.places if place.role == TRAINER)
+    common = ranks.world.bcast(facts, root=root)
+    if ranks.role == TRAINER and facts != common:
+        wrong = (
+            f"rank {ranks.rank} on {ranks.host} has {facts}, but rank {root} has {common}: all replicas need the same "
+            "devices and the same images"
+        )
+    job.raise_alike(ranks.world, wrong)
+    return workshop, common

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.parallel.shared.messages import Kind
+from aiperf_mpi.results.rows import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
+from aiperf_mpi.search.footprint import queue_bytes
+from aiperf_mpi.system.affinity import cpus_of_process, numa_nodes, ranges
+from aiperf_mpi.system.phases import PHASES
+
+
+def send_rank_row(context: Context, device: str, uuids: str) -> None:
+    """Tell rank 0 how this rank spent its time and what it sent; the last message of a rank."""
+    context.windows.messages.send(Kind.RANK, rank_row(context, device, uuids)[0])
+
+
+def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
+    """The row of this rank (RANK_ROW): its place, its seconds by phase up to now, its messages and window traffic."""
+    ranks, windows, timer = context.ranks, context.windows, context.timer
+    messages, history, claims = windows.messages, windows.history, windows.claims
+    cpus = cpus_of_process()
+    seconds, wall = timer.seconds, time.monotonic() - context.started
+
+    # Messages first, by kind, this row itself among them; then what went through windows instead.
+    sent = dict(zip(ROW_MESSAGES, messages.sent.tolist(), strict=True))
+    received = dict(zip(ROW_MESSAGES, messages.received.tolist(), strict=True))
+    moved = dict(zip(ROW_MESSAGES, (messages.sent_bytes + messages.received_bytes).tolist(), strict=True))
+    if ranks.rank:
+        sent["rank"], moved["rank"] = sent["rank"] + 1, moved["rank"] + RANK_ROW.itemsize
+    sent |= {"history": history.appended, "claim": claims.claimed + claims.refused,
+             "candidate": sum(queue.published for queue in windows.queues)}  # fmt: skip
+    received |= {"history": history.fetched, "claim": 0, "candidate": sum(queue.taken for queue in windows.queues)}
+    moved |= {"history": history.bytes, "claim": 8 * claims.probes,
+              "candidate": queue_bytes(1, 1) * (sent["candidate"] + received["candidate"])}  # fmt: skip
+    return new_row(
+        RANK_ROW,
+        rank=ranks.rank,
+        node=ranks.node_index,
+        replica=ranks.replica,
+        local_rank=ranks.node_rank,
+        role=ranks.role,
+        hostname=ranks.host,
+        device=device,
+        device_uuid=uuids,
+        cpus=ranges(cpus, RANK_ROW["cpus"].itemsize) or "not told by the system",
+        numa=ranges(numa_nodes(cpus), RANK_ROW["numa"].itemsize) or "not shown by the kernel",
+        clock_offset=context.clock.offset.seconds,
+        clock_uncertainty=context.clock.offset.uncertainty,
+        wall_seconds=wall,
+        phase_seconds=[seconds[phase] for phase in PHASES],
+        messages_sent=[sent[kind] for kind in MESSAGE_KINDS],
+        messages_received=[received[kind] for kind in MESSAGE_KINDS],
+        message_bytes=[moved[kind] for kind in MESSAGE_KINDS],
+    )

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a replica trains with, from start to end of a run: its devices and its data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import jax
+from mpi4py import MPI
+
+from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.parallel.launch.binding import local_devices
+from aiperf_mpi.parallel.replica.cache import Cache, open_cache
+from aiperf_mpi.parallel.replica.cluster import join
+from aiperf_mpi.training.memory import memory_limit
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a replica trains with, from start to end: its devices, those of its other processes among them, the bytes
+    that a step may use on each (None: unknown), its data, and where it keeps compiled programs."""
+
+    devices: tuple[jax.Device, ...]
+    memory: int | None
+    dataset: Dataset
+    cache: Cache
+
+    @property
+    def mine(self) -> slice:
+        """Which of the devices are this process's."""
+        places = [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
+        return slice(places[0], places[-1] + 1)
+
+    @property
+    def device(self) -> str:
+        """What this process's devices are, for the result."""
+        own = self.devices[self.mine]
+        return f"{len(own)} x {own[0].device_kind}"
+
+
+def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Workshop:
+    """The devices and the data of a trainer of this replica, before the core time starts. Collective over `team`, the
+    replica's trainers if there are several.
+
+    Raises ConfigError for missing data, and where an epoch would have no whole batch over all devices: every trial
+    would fail, a night long.
+    """
+    if team is not None:
+        join(team)
+    devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+    memory = memory_limit(devices, config.parallel.memory_limit)
+    if team is not None:
+        # All processes of a replica compile the same steps, so they cut them into the same parts.
+        memory = min((limit for limit in team.allgather(memory) if limit is not None), default=None)
+    dataset = open_dataset(config)
+    accelerators = local_devices()
+    by_choice = config.parallel.host_devices or os.environ.get("JAX_PLATFORMS")
+    if accelerators and not by_choice and all(device.platform == "cpu" for device in devices):
+        raise ConfigError(
+            f"this host has {len(accelerators)} accelerators, but this JAX sees CPUs alone: install the extra cuda12, "
+            "cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu to train on the CPU"
+        )
+    batches = {"train.batch_per_device": config.train.batch_per_device}
+    if config.hpo.enabled:
+        batches["hpo.batches"] = max(config.hpo.batches)
+    for key, batch in batches.items():
+        images, least = len(dataset.train_labels), batch * len(devices)
+        if images < least:
+            raise ConfigError(
+                f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more than the "
+                f"{images} training images: an epoch would have no whole batch"
+            )
+    return Workshop(devices, memory, dataset, open_cache(config.parallel.cache, replica))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainers of one replica, which train each candidate together: one of them leads, and all take the same steps.
+
+The first one takes candidates from the queue and tells the others (see `exchange`), sends the rows, and writes the
+weights. The others follow: they prepare the same candidate, and take part in each step.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+
+import numpy as np
+from mpi4py import MPI
+
+from aiperf_mpi.parallel.launch.job import wait
+from aiperf_mpi.system.phases import PhaseTimer
+from aiperf_mpi.training.lockstep import FailedElsewhere
+
+#: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and whoever
+#: waits longer waits for a process that is behind.
+SPIN_SECONDS = 2e-4
+
+#: Characters of an error that the others hear.
+_TEXT = 512
+
+
+class Team:
+    """A replica's trainers as one of them sees them.
+
+    Arguments:
+        comm: the replica's trainers, the first one as rank 0; None for a replica of one.
+        timer: books the time for which a trainer waits for another as communication; None books none.
+    """
+
+    def __init__(self, comm: MPI.Intracomm | None, timer: PhaseTimer | None = None) -> None:
+        self._comm, self._timer = comm, timer
+        self.size = 1 if comm is None else comm.size
+        self.rank = 0 if comm is None else comm.rank
+        self._mine, self._highest = np.zeros(1, np.int64), np.zeros(1, np.int64)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the replica's first trainer."""
+        return self.rank == 0
+
+    def agree(self, word: int) -> int:
+        """The highest word of all trainers (see `training.lockstep`). Collective over the replica."""
+        if self._comm is None:
+            return word
+        self._mine[0] = word
+        request = self._comm.Iallreduce([self._mine, 1, MPI.INT64_T], [self._highest, 1, MPI.INT64_T], MPI.MAX)
+        until = time.perf_counter() + SPIN_SECONDS
+        while not (there := request.Test()) and time.perf_counter() <= until:
+            pass
+        if not there:
+            with self._timer("communicate") if self._timer is not None else nullcontext():
+                wait(request)
+        return int(self._highest[0])
+
+    def cause(self, error: Exception) -> str:
+        """Why a trial failed that fails on all trainers: the error of the first of them that had one of its own.
+        Collective over the replica."""
+        text = f"{type(error).__name__}: {error}"
+        if self._comm is None:
+            return text
+        own = "" if isinstance(error, FailedElsewhere) else text
+        mine = np.zeros(_TEXT, np.uint8)
+        data = np.frombuffer(own.encode(errors="replace")[:_TEXT], np.uint8)
+        mine[: len(data)] = data
+        every = np.zeros((self.size, _TEXT), np.uint8)
+        wait(self._comm.Iallgather(mine, every))
+        texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in every]
+        return next((words for words in texts if words), text)

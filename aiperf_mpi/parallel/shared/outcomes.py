@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.parallel.shared.messages import Kind
+from aiperf_mpi.results.rows import TRIAL_ROW, new_row
+from aiperf_mpi.search.history import HistoryFull
+from aiperf_mpi.search.record import REJECTED, rejection, withdrawal
+
+
+def reject(context: Context, proposed: np.void, trial_id: int, cause: str) -> None:
+    """Record that a proposed candidate is not trained, and why: in the history for the search, in a row for the result.
+
+    `proposed` is its PROPOSED record, whole or with what is wrong in it.
+    """
+    now = context.now()
+    context.windows.history.append(rejection(proposed, trial_id, now, cause))
+    row = new_row(TRIAL_ROW, trial_id=trial_id, status=REJECTED, t_end=now, cause=cause)
+    context.windows.messages.send(Kind.TRIAL, row[0])
+
+
+def withdraw(context: Context, trial_id: int) -> None:
+    """Tell the search that the weights of a trial are kept no longer; the first trainer does for all of a replica."""
+    if not context.ranks.leads:
+        return
+    with context.timer("communicate"):
+        try:
+            context.windows.history.append(withdrawal(trial_id, context.ranks.replica, context.now()))
+        except HistoryFull:
+            # Rank 0 drains the run for it, and nobody is proposed any more.
+            return

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import Config
+from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.data.loader import train_batches, val_batches
+from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.parallel.replica.weights import Beginning, missing_weights
+from aiperf_mpi.parallel.shared.outcomes import withdraw
+from aiperf_mpi.parallel.trainer.state import Replica
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.budget import budget, learning_rate
+from aiperf_mpi.search.history import HistoryView
+from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.search.streams import AUGMENT, stream
+from aiperf_mpi.training.compile import Compiled
+from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.fit import FitSettings, Training
+from aiperf_mpi.training.lockstep import alone
+from aiperf_mpi.training.step import StepSettings
+
+
+def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:
+    """The candidate of a record, replayed from its parent; None and what is wrong where hash or counts differ, or where
+    there are no weights that it could inherit."""
+    context, trial_id = replica.context, int(record["trial"])
+    history, initial = context.windows.history, Architecture(context.config.base)
+    with context.timer("search"):
+        history.refresh()
+        view = HistoryView(history.summaries(), history.record, initial, replica.architectures)
+        parent_id = int(record["parent"])
+        parent = initial if parent_id < 0 else view.architecture(parent_id)
+        try:
+            candidate = Candidate.from_record(record, parent, trial_id)
+        except ValueError as error:
+            # Torn, of another network than it says, or with a morph that its parent cannot take.
+            return None, str(error)
+
+        stated, counted = (candidate.train_ops, candidate.val_ops), operations(candidate.architecture)
+        if stated != counted:
+            return None, f"counts differ: {stated[0]} and {stated[1]} operations stated, {counted[0]} and {counted[1]}"
+    if wrong := missing_weights(context.config, candidate):
+        # Whoever has not heard that they have gone would propose their children again and again.
+        if candidate.from_checkpoint:
+            withdraw(context, candidate.parent_id)
+        return None, wrong
+    return candidate, ""
+
+
+def begin(replica: Replica, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
+    """The training of a compiled candidate, from the weights that it begins with, which are put on the devices."""
+    context, dataset = replica.context, replica.workshop.dataset
+    config, devices, mine = context.config, len(replica.workshop.devices), replica.workshop.mine
+    state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
+    batch, limits = candidate.batch_per_device, budget(candidate.round, config.train)
+    return Training(
+        compiled,
+        state,
+        partial(_epoch_batches, dataset, candidate.seed, devices, batch, mine),
+        partial(val_batches, dataset, devices, batch, mine),
+        FitSettings(
+            epochs_max=limits.epochs_max,
+            patience=limits.patience,
+            learning_rate=partial(_rate, config),
+            min_delta=config.train.min_delta,
+            in_flight=config.train.in_flight_steps,
+        ),
+        timer=context.timer,
+        poll=replica.poll,
+        clock=context.clock.now,
+        deadline=context.limit,
+        fault=fault_of(config, candidate, replica.team.rank),
+        agree=replica.team.agree if replica.team.size > 1 else alone,
+    )
+
+
+def _epoch_batches(dataset: Dataset, seed: int, devices: int, batch: int, mine: slice, epoch: int) -> Iterator[Any]:
+    return train_batches(dataset, seed, epoch, devices, batch, mine)
+
+
+def _rate(config: Config, epoch: int) -> float:
+    return learning_rate(config.train.lr, epoch, config.train.epochs)
+
+
+def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> StepSettings:
+    """What the compiled steps of a candidate depend on."""
+    return StepSettings(
+        batch_per_device=candidate.batch_per_device,
+        precision=config.train.precision,
+        momentum=config.train.momentum,
+        label_smoothing=config.train.label_smoothing,
+        augment=config.data.augment,
+        synchronised=config.train.sync_statistics,
+        stem=config.train.stem,
+        mean=dataset.mean,
+        deviation=dataset.deviation,
+    )
+
+
+def fault_of(config: Config, candidate: Candidate, trainer: int) -> Fault | None:
+    """The fault that the configuration injects into this candidate's training, if any: at its second step; one that
+    raises does so on one trainer of the replica, the `trainer` that is asked."""
+    fault, here = config.fault, (candidate.round, candidate.replica)
+    raises = here == (fault.raise_in_round, fault.raise_replica) and trainer == fault.raise_trainer
+    return Fault(
+        raise_at=(0, 1) if raises else None,
+        nan_at=(0, 1) if here == (fault.nan_in_round, fault.nan_replica) else None,
+        disturb_at=(0, 1) if here == (fault.disturb_in_round, fault.disturb_replica) else None,
+    )

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees: plain lines at most once a second, a picture on a terminal, and the right one of the two."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiperf_mpi.parallel.coordinator.view import View, ViewSnapshot, format_rate, format_time, resolve_mode, status_line
+
+SNAPSHOT = ViewSnapshot(
+    elapsed=40.0,
+    time_limit=110.0,
+    replicas=3,
+    busy=2,
+    trials=7,
+    failed=1,
+    best_error=0.0219,
+    rate=1.234e9,
+    candidates=("trial 6: deeper 3", "trial 9: wider 4"),
+)
+
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d aiperf_mpi: \S.*")
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+# -- plain lines -------------------------------------------------------------------------------------------------------
+
+
+def test_status_says_all_that_matters() -> None:
+    assert status_line(SNAPSHOT) == (
+        "training, 1:10 left, 2/3 replicas busy, 7 trials done (1 failed), best error 0.0219, 1.23 GOPS"
+    )
+    assert "best error -" in status_line(replace(SNAPSHOT, best_error=None))
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
+def test_at_most_one_line_a_second_and_no_event_lost(steps: list[tuple[float, bool]]) -> None:
+    clock, stream = Clock(), io.StringIO()
+    view = View("plain", stream, clock=clock, wall_clock=clock)
+    times, logged = [], 0
+    for wait, event in steps:
+        clock.now += wait
+        before = stream.tell()
+        if event:
+            view.log(f"event {logged}")
+            logged += 1
+        else:
+            view.update(replace(SNAPSHOT, elapsed=clock.now))
+        if stream.tell() > before:
+            times.append(clock.now)
+    assert all(later - earlier >= 1 for earlier, later in zip(times, times[1:], strict=False))
+
+    view.close()
+    lines = stream.getvalue().splitlines()
+    assert all(LINE.fullmatch(line) for line in lines)
+    more = sum(int(number) for number in re.findall(r"(\d+) more events", stream.getvalue()))
+    assert stream.getvalue().count("event ") + more == logged
+
+
+def test_a_long_run_has_a_status_each_minute_a_short_one_more_often() -> None:
+    for limit, seconds, expected in ((43_200.0, 600, 10), (110.0, 110, 20)):
+        clock, stream = Clock(), io.StringIO()
+        view = View("plain", stream, clock=clock, wall_clock=clock)
+        for second in range(seconds * 4):
+            clock.now = second / 4
+            view.update(replace(SNAPSHOT, elapsed=clock.now, time_limit=limit))
+        assert abs(len(stream.getvalue().splitlines()) - expected) <= 1
+
+
+def test_lines_stay_lines() -> None:
+    stream = io.StringIO()
+    view = View("plain", stream)
+    view.log("first\nsecond\r\n third")
+    view.close()
+    view.close()
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith("aiperf_mpi: first second third")
+
+
+# -- the live view -----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_the_run_and_gives_the_terminal_back() -> None:
+    clock, stream = Clock(), io.StringIO()
+    view = View("live", stream, environ={"COLUMNS": "80", "LINES": "24"}, clock=clock)
+    view.update(SNAPSHOT)
+    view.log("trial 5 failed: loss is not finite")
+    view.close()
+    view.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    for part in ("1:10 left", "2 of 3", "7 trials done (1 failed)", "0.0219", "1.23 GOPS", "deeper 3", "5 failed"):
+        assert part in shown, part
+
+    # The cursor is hidden while it draws, and shown again; no line is wider than the terminal.
+    assert stream.getvalue().count("\x1b[?25l") == 1 and stream.getvalue().rstrip().endswith("\x1b[?25h")
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_the_end_of_a_trial_is_told_once() -> None:
+    """In the live view it is among the candidates; in plain lines it is an event."""
+    screen, lines = Terminal(), io.StringIO()
+    live, plain = View("live", screen, environ={}), View("plain", lines, environ={})
+    for view in (live, plain):
+        view.update(replace(SNAPSHOT, candidates=("trial 9 done, best error 0.0219 in 4 epochs",)))
+        view.trial("trial 9 done, best error 0.0219 in 4 epochs")
+        view.close()
+    last_picture = screen.getvalue().rsplit("replicas busy", 1)[1]
+    assert last_picture.count("trial 9 done") == 1
+    assert lines.getvalue().count("trial 9 done") == 1
+
+
+def test_pictures_do_not_come_faster_than_eyes() -> None:
+    clock, stream = Clock(), io.StringIO()
+    view = View("live", stream, environ={"COLUMNS": "80", "LINES": "24"}, clock=clock)
+    view.update(SNAPSHOT)
+    size = stream.tell()
+    clock.now += 0.1
+    view.update(SNAPSHOT)
+    assert stream.tell() == size
+    clock.now += 0.2
+    view.update(SNAPSHOT)
+    assert stream.tell() > size
+    view.close()
+
+
+def test_a_long_list_of_events_stays_short() -> None:
+    stream = io.StringIO()
+    view = View("live", stream, environ={"COLUMNS": "80", "LINES": "24"})
+    for number in range(100):
+        view.log(f"event-{number}")
+    before = stream.tell()
+    view.close()
+    last = stream.getvalue()[before:]
+    assert "event-99" in last and "event-90" not in last
+
+
+# -- which of the two --------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_live_on_a_terminal_alone() -> None:
+    assert resolve_mode("auto", Terminal(), {"TERM": "xterm"}) == "live"
+    assert resolve_mode("auto", io.StringIO(), {"TERM": "xterm"}) == "plain"
+    assert resolve_mode("auto", Terminal(), {"TERM": "dumb"}) == "plain"
+    assert resolve_mode("auto", Terminal(), {}) == "plain"
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "PMIX_RANK"])
+def test_under_a_launcher_a_terminal_proves_nothing(variable: str) -> None:
+    """Open MPI's launcher gives every rank a pseudo-terminal, in a batch job too."""
+    parent, child = pty.openpty()
+    with os.fdopen(parent), os.fdopen(child, "w") as stream:
+        assert stream.isatty()
+        assert resolve_mode("auto", stream, {"TERM": "xterm", variable: "0"}) == "plain"
+        assert resolve_mode("live", stream, {variable: "0"}) == "live"
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="view 'fancy' is none of auto, live, plain"):
+        resolve_mode("fancy", io.StringIO(), {})
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (0.0, "0 OPS"),
+        (999.0, "999 OPS"),
+        (1e3, "1 kOPS"),
+        (56.1e12, "56.1 TOPS"),
+        (194.53e15, "195 POPS"),
+        (999.7e9, "1000 GOPS"),
+        (2.5e18, "2.5 EOPS"),
+    ],
+)
+def test_rates(rate: float, text: str) -> None:
+    assert format_rate(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0:00"), (0, "0:00"), (59.6, "1:00"), (110, "1:50"), (3600, "1:00:00"), (43_199, "11:59:59")],
+)
+def test_times(seconds: float, text: str) -> None:
+    assert format_time(seconds) == text

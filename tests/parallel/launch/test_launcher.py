@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the environment of each launcher says, before MPI starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiperf_mpi.parallel.launch.launcher import Launcher, LaunchError, check_library, check_size, detect, how_to_launch
+
+#: The variables that each launcher sets (seen in the environments that they gave, shortened).
+HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2", "PMI_FD": "9", "HYDI_CONTROL_FD": "7", "MPI_LOCALRANKID": "2"}
+PRTERUN = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"}
+BATCH = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
+STEP = BATCH | {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
+SRUN_PMI2 = STEP | {"PMI_SIZE": "8", "PMI_RANK": "5", "PMI_FD": "11"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "launcher"),
+    [
+        ({}, Launcher("none")),
+        (HYDRA, Launcher("mpiexec (PMI)", 4, 2)),
+        (PRTERUN, Launcher("Open MPI's mpirun", 4, 1)),
+        (SRUN_PMI2, Launcher("srun", 8, 5)),
+        (STEP, Launcher("srun", 8, 5)),
+        (STEP | {"PMIX_RANK": "5"}, Launcher("srun", 8, 5)),
+        # What mpiexec starts inside of an allocation inherits the batch system's variables.
+        (STEP | HYDRA, Launcher("mpiexec (PMI)", 4, 2)),
+        (STEP | PRTERUN, Launcher("Open MPI's mpirun", 4, 1)),
+        # One process in a batch script, beside the launcher: nobody promised more.
+        (BATCH, Launcher("none")),
+        ({"PMIX_RANK": "3"}, Launcher("a PMIx launcher", None, 3)),
+        ({"PMI_SIZE": "many"}, Launcher("none")),
+    ],
+)
+def test_detect(environ: dict[str, str], launcher: Launcher) -> None:
+    assert detect(environ) == launcher
+
+
+def test_one_process_speaks() -> None:
+    assert [detect(HYDRA | {"PMI_RANK": str(rank)}).speaks for rank in range(3)] == [True, False, False]
+    assert detect({}).speaks
+
+
+@pytest.mark.parametrize(
+    ("environ", "library", "refused"),
+    [
+        (HYDRA, "MPICH", False),
+        (HYDRA, "Open MPI", True),
+        (PRTERUN, "Open MPI", False),
+        (PRTERUN, "MPICH", True),
+        # MPICH can be built for PMIx; who has such a one tells it so by this variable.
+        (PRTERUN | {"MPIR_CVAR_PMI_VERSION": "x"}, "MPICH", False),
+        (SRUN_PMI2, "MPICH", False),
+        (SRUN_PMI2, "Open MPI", False),
+        # MPICH ends in its initialisation even if it is alone.
+        (PRTERUN | {"OMPI_COMM_WORLD_SIZE": "1"}, "MPICH", True),
+        ({}, "MPICH", False),
+    ],
+)
+def test_libraries_that_cannot_start_under_a_launcher(environ: dict[str, str], library: str, refused: bool) -> None:
+    launcher = detect(environ)
+    if refused:
+        with pytest.raises(LaunchError, match="do not belong together"):
+            check_library(launcher, library, environ)
+    else:
+        check_library(launcher, library, environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "size", "words"),
+    [
+        (HYDRA, 4, None),
+        (HYDRA, 1, "started 4 ranks, but to MPI each of them is alone"),
+        (HYDRA, 2, "started 4 ranks, but MPI .* sees 2"),
+        (STEP, 1, "srun started 8 ranks"),
+        (STEP, 8, None),
+        (BATCH, 1, "needs at least 2"),
+        ({}, 1, "needs at least 2"),
+        ({}, 2, None),
+        ({"PMIX_RANK": "0"}, 6, None),
+    ],
+)
+def test_sizes(environ: dict[str, str], size: int, words: str | None) -> None:
+    if words is None:
+        check_size(detect(environ), "MPICH", size)
+    else:
+        with pytest.raises(LaunchError, match=words):
+            check_size(detect(environ), "MPICH", size)
+
+
+def test_the_command_to_type() -> None:
+    assert how_to_launch("MPICH", environ={"SLURM_JOB_ID": "1"}) == "srun --mpi=pmi2 -n N python -m aiperf_mpi"
+    assert "python -m aiperf_mpi" in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})
+    assert " -n 8 " in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where compiled programs are kept: whose folder it is decides who removes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.parallel.replica.cache import open_cache
+from aiperf_mpi.parallel.replica.scratch import prefix
+
+PROGRAM = """
+import sys
+import jax
+from aiperf_mpi.parallel.replica.cache import open_cache
+cache = open_cache(sys.argv[1], 3)
+jax.jit(lambda x: x + 1)(1.0)
+print(cache.folder, len(list(cache.folder.iterdir())) > 0, cache.ours)
+"""
+
+
+def cached(root: Path, configured: str, **variables: str) -> tuple[Path, bool, bool]:
+    """The folder that a process used, whether it kept a program there, and whether the folder was its own."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    run = subprocess.run([sys.executable, "-c", PROGRAM, configured], cwd=root, capture_output=True, text=True,
+                         env={**env, "JAX_PLATFORMS": "cpu", **variables}, timeout=120)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    folder, kept, ours = run.stdout.split()
+    return Path(folder), kept == "True", ours == "True"
+
+
+def test_a_fresh_folder_lies_in_the_nodes_and_is_removed_at_the_end(root: Path, tmp_path: Path) -> None:
+    # What an aborted job has left there goes at the start.
+    (tmp_path / f"{prefix()}left").mkdir()
+    folder, kept, ours = cached(root, "", TMPDIR=str(tmp_path))
+    assert folder.parent == tmp_path and folder.name.startswith(prefix()) and kept and ours
+    assert not folder.exists() and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_given_stays_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:
+    folder, kept, ours = cached(root, str(tmp_path / "programs"))
+    assert folder == tmp_path / "programs" / "replica-3" and kept and not ours and folder.is_dir()
+
+
+def test_a_folder_that_jax_was_told_of_is_used_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:
+    given = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    folder, kept, ours = cached(root, "", **given)
+    assert folder == tmp_path / "replica-3" and kept and not ours
+    assert [path.name for path in tmp_path.iterdir()] == ["replica-3"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="parallel.cache: .*file: Not a directory; name a folder on the node"):
+        open_cache(str(tmp_path / "file"), 0)

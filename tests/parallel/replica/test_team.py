@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replicas of several processes: their clusters, and how their trainers agree. Whole runs are in end_to_end."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from aiperf_mpi.parallel.replica.cluster import held_port
+from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.parallel.trainer.preparation import ELSEWHERE
+from aiperf_mpi.search.record import CAUSE_BYTES
+from aiperf_mpi.system.phases import PhaseTimer
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize("library", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
+def test_two_replicas_of_two_processes_reduce_apart(
+    library: str, run_program: Callable[..., list[dict[str, Any]]]
+) -> None:
+    reports = run_program(library, 5, "teams")
+    assert [found["role"] for found in reports] == ["coordinator", *["trainer"] * 4]
+    assert [(found["replica"], found["replica_rank"]) for found in reports[1:]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    trainers = reports[1:]
+    assert all(found["devices"] == [2, 1] for found in trainers)
+
+    # Ranks 1 and 2 sum to 3, ranks 3 and 4 to 7; replica 1 stops before step 21, on both processes, replica 0 does not.
+    for form in ("shard_map", "pmap"):
+        assert [found[form] for found in trainers] == [[60, 180.0, 180.0, 180.0, 3.0]] * 2 + [
+            [21, 147.0, 147.0, 147.0, 7.0]
+        ] * 2
+    assert max(found["begin"] for found in trainers) < min(found["end_time"] for found in trainers)
+
+    # Each replica has its leader's record and the highest word, though the second of its processes comes late, and
+    # between them the words of the steps; the error is that of the one that had an error.
+    assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
+    assert [found["words"] for found in trainers] == [[0, 2]] * 4
+    # What one of them has still said when the run ends, the other one answers, up to two words behind.
+    assert [found["settled"] for found in trainers] == [[4, True], [4, True]] * 2
+    assert {found["cause"] for found in trainers} == {"OSError: disk"}
+
+
+@pytest.mark.parametrize("library", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
+def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
+    library: str, run_program: Callable[..., list[dict[str, Any]]]
+) -> None:
+    reports = run_program(library, 2, "together")
+    first, second = (found["ends"] for found in reports)
+    assert len(first) == len(second) == 10 and reports[0]["posted"] == reports[1]["posted"]
+
+    # Both are ready, at the first try or, where one of them lacked memory, at the second.
+    for case, tries in ((0, 1), (1, 2), (2, 2), (3, 2), (9, 1)):
+        assert first[case] == second[case] == ["", "NoneType", True, tries], case
+
+    # Both fail, each with its own error or with word of the other's; both reject, with its reason or with word of it.
+    assert [first[4][:3], second[4][:3]] == [["", "FailedElsewhere", False], ["", "OSError", False]]
+    assert [first[8][1], second[8][1]] == ["ValueError", "RuntimeError"] and not first[8][2] and not second[8][2]
+    own = ["rank 0's reason", "rank 1's reason"]
+    assert [first[5][0], second[5][0]] == [own[0], ELSEWHERE]
+    assert [first[6][0], second[6][0]] == [ELSEWHERE, own[1]] and len(ELSEWHERE) <= CAUSE_BYTES
+    assert [first[7][0], second[7][0]] == own
+
+    # The first one records its reason; one that only the other has found is on that one's standard error, once.
+    said = [[line for line in found["said"].splitlines() if "is rejected" in line] for found in reports]
+    assert said == [[], [f"aiperf_mpi: rank 1 on here: trial 6 is rejected: {own[1]}"]]
+
+
+def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> None:
+    with held_port() as port, held_port() as other:
+        # Who asks for it is refused, on either family and on one address alone, and who takes any gets another.
+        both = socket.has_dualstack_ipv6()
+        asks = [(socket.AF_INET, ""), (socket.AF_INET, "127.0.0.1"), *([(socket.AF_INET6, "::")] if both else [])]
+        for family, address in asks:
+            with socket.socket(family) as taker, pytest.raises(OSError, match="Address already in use"):
+                taker.bind((address, port))
+        assert other != port
+        # Who shares it, as JAX's service does (see above), binds it meanwhile, and listens when the holder has gone.
+        service = socket.socket(socket.AF_INET6 if both else socket.AF_INET)
+        service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        service.bind(("::" if both else "", port))
+        service.listen()
+    with service, socket.create_connection(("127.0.0.1", port), timeout=10):
+        pass
+
+
+def test_waiting_for_another_trainer_is_communication() -> None:
+    # The other one comes after 50 looks, which are a millisecond apart once the spin is over.
+    class Late:
+        size, rank = 2, 0
+
+        def Iallreduce(self, mine: Any, highest: Any, op: Any) -> Any:
+            looks, highest[0][0] = itertools.count(), mine[0][0]
+            return SimpleNamespace(Test=lambda: time.sleep(1e-4) or next(looks) >= 50)
+
+    timer, comm = PhaseTimer(), cast(Any, Late())
+    timer.switch("train")
+    assert Team(comm, timer).agree(2) == 2 and timer.phase == "train"
+    assert timer.seconds["communicate"] >= 0.04
+
+
+def test_a_trainer_alone_agrees_with_itself() -> None:
+    team = Team(None)
+    assert team.leads and team.agree(2) == 2 and team.cause(ValueError("own")) == "ValueError: own"

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows and stop messages: in order, bounded, counted by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from aiperf_mpi.parallel.shared.messages import Kind
+from aiperf_mpi.results.rows import ROW_MESSAGES
+from tests.parallel.conftest import Reports
+
+ROWS = 900
+
+
+def test_kinds_are_those_of_the_result() -> None:
+    assert tuple(kind.name.lower() for kind in Kind) == ROW_MESSAGES
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
+    zero, *others = run_program(mpi, ranks, "messages_flow", ROWS)
+    n = len(others)
+    assert zero["order"] and zero["empty"]
+
+    # Of limit, drain and full, in this order, the highest holds: full comes too late to be heard.
+    assert zero["own"] == ["DRAIN", 13.0]
+    for found in others:
+        assert not found["before"] and found["most"] <= found["bound"] + 1
+        assert found["first"] == ["LIMIT", 12.5] and found["second"] == ["DRAIN", 13.0]
+    assert zero["kinds"] == ["FINAL"] * n + ["RANK"] * n + ["SAMPLE"] * 3 * n
+    assert zero["last"] == ["RANK"] * n
+
+    # Every third row is a trial: 300 of 900; rows of 216 bytes, stop messages of 16, the last row of 8.
+    epoch, trial, rank, final, sample, stop = Kind.EPOCH, Kind.TRIAL, Kind.RANK, Kind.FINAL, Kind.SAMPLE, Kind.STOP
+    for found in others:
+        assert [found["sent"][k] for k in (epoch, trial, rank, final, sample, stop)] == [600, 300, 1, 1, 3, 0]
+        assert [found["sent_bytes"][k] for k in (epoch, trial, rank, final)] == [600 * 216, 300 * 216, 8, 0]
+        assert (found["waiting"], found["left"], found["sent_bytes"][sample]) == (0, 2, 48)
+        assert found["received"][stop] == 2 and found["received_bytes"][stop] == 32
+    assert zero["received"] == [600 * n, 300 * n, n, n, 3 * n, 0]
+    assert zero["sent"] == [0, 0, 0, 0, 0, 2 * n] and zero["sent_bytes"][stop] == 32 * n

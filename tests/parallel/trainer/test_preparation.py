@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A candidate that is made ready beside a trial that trains, whose memory it may lack."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL, Asked, Exchange
+from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.parallel.replica.weights import Beginning, begin_with
+from aiperf_mpi.parallel.trainer import building
+from aiperf_mpi.parallel.trainer import preparation as module
+from aiperf_mpi.parallel.trainer.lookahead import Ahead
+from aiperf_mpi.parallel.trainer.preparation import Preparation
+from aiperf_mpi.parallel.trainer.prewarm import Prewarm
+from aiperf_mpi.parallel.trainer.worker import Worker
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.system.phases import PhaseTimer
+from aiperf_mpi.training.compile import Compiled, compile_steps
+from aiperf_mpi.training.lockstep import FailedElsewhere
+from aiperf_mpi.training.memory import TooLarge
+from aiperf_mpi.training.prewarm import Convolution
+from tests.parallel.past import small
+from tests.parallel.rows import Noting
+
+CONFIG = small("data.train_images=64", "data.val_images=16", "data.image_size=8", "model.blocks=[1]", "model.width=2",
+               "train.batch_per_device=8", "train.precision='float32'", "hpo.enabled=false")  # fmt: skip
+
+CANDIDATE = replace(
+    Candidate.new(Architecture(CONFIG.base), (), parent_id=0, replica=0, generator=0, round=2, batch_per_device=8,
+                  devices=1, seed=1), trial_id=5,
+)  # fmt: skip
+
+
+class Allocator:
+    """What the compiler of steps asks for memory: while a trial is `resident`, or with fewer parts than `least`, there
+    is none."""
+
+    def __init__(self) -> None:
+        self.resident, self.least, self.tried = False, 1, list[tuple[bool, int]]()
+
+    def compile_steps(self, architecture: Architecture, settings: Any, **arguments: Any) -> Compiled:
+        self.tried.append((self.resident, settings.accumulate))
+        if self.resident or settings.accumulate < self.least:
+            # XLA's own error: an array of a pebibyte.
+            jax.block_until_ready(jax.numpy.zeros(1 << 50, np.uint8))
+        return compile_steps(architecture, settings, **arguments)
+
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
+    made = Allocator()
+    monkeypatch.setattr(module, "compile_steps", made.compile_steps)
+    monkeypatch.setattr(module, "rebuild", lambda replica, record: (CANDIDATE, ""))
+    return made
+
+
+@pytest.fixture
+def replica() -> Iterator[Any]:
+    context: Any = SimpleNamespace(config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0))
+    workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1),
+                               dataset=open_dataset(CONFIG))  # fmt: skip
+    made = SimpleNamespace(context=context, workshop=workshop, worker=Worker("prepare"), exchange=Exchange(),
+                           team=Team(None), poll=lambda: False, training=False, preparing=False)  # fmt: skip
+    yield made
+    made.worker.close()
+
+
+def advance(preparation: Preparation, phase: str = "") -> None:
+    """Until it is done, or waits for this."""
+    limit = time.monotonic() + 100
+    while not preparation.advance() and preparation.phase != phase:
+        assert time.monotonic() < limit, preparation.phase
+        time.sleep(0.001)
+
+
+def prepared(replica: Any) -> Preparation:
+    taken: Any = SimpleNamespace(record=None)
+    return Preparation(replica, taken)
+
+
+def test_what_lacks_memory_beside_a_trial_is_made_again_whole_when_that_has_ended(
+    allocator: Allocator, replica: Any
+) -> None:
+    preparation = prepared(replica)
+    allocator.resident = preparation.beside = True
+    advance(preparation, "idle")
+    assert preparation.checked and not preparation.done and preparation.failure is None
+    assert allocator.tried == [(True, 1)] and preparation.compiled is None is preparation.training
+
+    # Its turn comes: the same batch in one part, as without the other trial.
+    allocator.resident = preparation.beside = False
+    advance(preparation)
+    assert preparation.failure is None and preparation.compiled is not None and preparation.training is not None
+    assert preparation.compiled.settings.accumulate == 1 and allocator.tried == [(True, 1), (False, 1)]
+    preparation.drop()
+
+
+@pytest.mark.full
+def test_what_lacks_memory_alone_trains_in_parts(allocator: Allocator, replica: Any) -> None:
+    allocator.least, allocator.resident = 4, True
+    preparation = prepared(replica)
+    preparation.beside = True
+    advance(preparation, "idle")
+    allocator.resident = preparation.beside = False
+    advance(preparation)
+    assert preparation.failure is None and preparation.compiled is not None
+    assert preparation.compiled.settings.accumulate == 4
+    assert allocator.tried == [(True, 1), (False, 1), (False, 2), (False, 4)]
+    preparation.drop()
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), TooLarge("foreseen")])
+def test_what_fails_for_another_reason_or_was_foreseen_fails_at_once(
+    error: Exception, allocator: Allocator, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(*_: Any, **__: Any) -> Compiled:
+        raise error
+
+    monkeypatch.setattr(module, "compile_steps", compiled)
+    preparation = prepared(replica)
+    preparation.beside = True
+    advance(preparation)
+    assert preparation.failure is error and preparation.training is None
+
+
+def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allocator, replica: Any) -> None:
+    taken, waiting = SimpleNamespace(record=None), list[Any]()
+    replica.queue = SimpleNamespace(take=lambda: waiting.pop() if waiting else None)
+    replica.worker.close()
+    replica.worker, replica.training = Noting("prepare"), True
+    ahead, warm = Ahead(replica, True), Prewarm(replica)
+    warm.left = [(Convolution(8, 2, 2, 3, 1), batch) for batch in range(1, 100)]
+    limit = time.monotonic() + 100
+
+    # Between two looks for the candidate its thread is idle when a part has ended, and gets nothing else to do.
+    waiting.append(taken)
+    while "compile_convolution" not in (names := [work.func.__name__ for work in replica.worker.submitted]):
+        assert time.monotonic() < limit, names
+        ahead.advance()
+        warm.advance()
+        time.sleep(0.001)
+    assert names == ["begin_with", "compile_fitting", "account", "begin", "compile_convolution"]
+
+    # It waits ready for its turn, and meanwhile one convolution follows the other.
+    while len(replica.worker.submitted) < 7:
+        assert time.monotonic() < limit
+        ahead.advance()
+        warm.advance()
+        time.sleep(0.001)
+    preparation = ahead.next()
+    assert preparation is not None and preparation.done and len(warm.left) == 96
+    preparation.drop()
+
+
+class Remains:
+    """What a try to prepare has made, and whether it is still there; the cyclic collector is off meanwhile."""
+
+    def __init__(self, compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._compiled, self._begin = compiled, building.begin
+        self.resident, self.fails = False, list[Exception | None]()
+        self._before, self._made = list[jax.Array](), list[weakref.ref[Any]]()
+        self.found: list[tuple[int, list[Any]]] = []
+        monkeypatch.setattr(module, "rebuild", lambda replica, record: (CANDIDATE, ""))
+        monkeypatch.setattr(module, "begin", self.begin)
+        monkeypatch.setattr(module, "begin_with", self.begin_with)
+        monkeypatch.setattr(module, "compile_steps", self.compile_steps)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        gc.collect()
+        gc.disable()
+        self._before = jax.live_arrays()
+        try:
+            yield
+        finally:
+            gc.enable()
+
+    def left(self) -> list[Any]:
+        """Arrays on the devices, and weights, steps and trainings of the tries before."""
+        arrays = [a.shape for a in jax.live_arrays() if not any(a is other for other in self._before)]
+        return arrays + [type(made()).__name__ for made in self._made if made() is not None]
+
+    def wait(self, expected: list[Any]) -> None:
+        """Until no more than this is left: threads let go of what they had a moment after it is done."""
+        limit = time.monotonic() + 10
+        while (left := self.left()) != expected:
+            assert time.monotonic() < limit, left
+            time.sleep(0.01)
+
+    def begin_with(self, *arguments: Any) -> Beginning:
+        self.found.append((len(self._made), self.left()))
+        made = begin_with(*arguments)
+        self._made.append(weakref.ref(made))
+        return made
+
+    def compile_steps(self, *_: Any, **__: Any) -> Compiled:
+        # A copy, as compiling takes seconds.
+        made = replace(self._compiled)
+        self._made.append(weakref.ref(made))
+        if self.resident:
+            # XLA's own error: an array of a pebibyte.
+            jax.block_until_ready(jax.numpy.zeros(1 << 50, np.uint8))
+        return made
+
+    def begin(self, replica: Any, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Any:
+        training = self._begin(replica, candidate, compiled, beginning)
+        self._made += [weakref.ref(compiled), weakref.ref(training)]
+        assert jax.tree.leaves(training._state) and len(self.left()) > 3
+        if (failure := self.fails.pop(0)) is not None:
+            try:
+                raise ValueError("an error on whose way another one comes")
+            except ValueError:
+                raise failure  # noqa: B904
+        return training
+
+
+class Another(Exchange):
+    """Another trainer of the replica says these words."""
+
+    def __init__(self, *words: int) -> None:
+        super().__init__()
+        self.words = list(words)
+
+    def post(self, word: int, record: np.void | None = None) -> Asked:
+        return super().post(max(word, self.words.pop(0)), record)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    settings = building.step_settings(CONFIG, CANDIDATE, open_dataset(CONFIG))
+    return compile_steps(CANDIDATE.architecture, settings, jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("where", "made"), [pytest.param("steps", 2, marks=pytest.mark.full), ("begin", 4), ("elsewhere", 4)]
+)
+def test_nothing_of_the_first_try_is_left_when_the_second_begins(
+    where: str, made: int, compiled: Compiled, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remains = Remains(compiled, monkeypatch)
+    remains.resident = where == "steps"
+    remains.fails = [MemoryError("none"), None] if where == "begin" else [None, None]
+    replica.exchange = Another(WELL, WELL, AGAIN if where == "elsewhere" else WELL, WELL, WELL)
+    preparation = prepared(replica)
+    preparation.beside = True
+    with remains.watched():
+        advance(preparation, "idle")
+        assert not preparation.done
+        remains.wait([])
+        remains.resident = preparation.beside = False
+        advance(preparation)
+    # Before the first try there was nothing, and before the second its weights, steps and training had gone.
+    assert remains.found == [(0, []), (made, [])] and preparation.training is not None
+    preparation.drop()
+
+
+@pytest.mark.parametrize(
+    ("own", "error"), [(True, MemoryError), pytest.param(False, FailedElsewhere, marks=pytest.mark.full)]
+)
+def test_of_what_fails_its_steps_alone_are_left(
+    own: bool, error: type[Exception], compiled: Compiled, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remains = Remains(compiled, monkeypatch)
+    remains.fails = [MemoryError("none") if own else None]
+    replica.exchange = Another(WELL, WELL, WELL if own else FAILS)
+    preparation = prepared(replica)
+    with remains.watched():
+        advance(preparation)
+        # The steps are there for the trial's row; they hold no arrays.
+        remains.wait(["Compiled"])
+    assert isinstance(preparation.failure, error) and remains.found == [(0, [])] and preparation.training is None

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions that a replica's thread compiles while it has nothing else to do."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+
+from aiperf_mpi.parallel.trainer.prewarm import Prewarm
+from aiperf_mpi.parallel.trainer.worker import Worker
+from aiperf_mpi.training.prewarm import Convolution
+from tests.parallel.past import small
+from tests.parallel.rows import Noting
+
+
+@pytest.mark.parametrize(("tuned", "batches"), [("true", {32, 16, 64}), ("false", {32})])
+def test_candidates_batches_are_compiled_while_a_trial_trains(tuned: str, batches: set[int]) -> None:
+    config = small("parallel.prewarm=true", f"hpo.enabled={tuned}", "hpo.batches=[16,64]", "search.morphs=['kernel']")
+    workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
+    replica: Any = SimpleNamespace(context=SimpleNamespace(config=config), workshop=workshop, training=False,
+                                   preparing=False, worker=Worker("prepare"))  # fmt: skip
+    warm = Prewarm(replica)
+    assert {batch for _, batch in warm.left} == batches and warm.left[0][1] == 32
+
+    # Not before a trial trains, and one at a time.
+    count = len(warm.left)
+    warm.advance()
+    assert len(warm.left) == count and not replica.worker.busy
+    replica.training = True
+    limit = time.monotonic() + 60
+    while len(warm.left) > count - 2 and time.monotonic() < limit:
+        warm.advance()
+        time.sleep(0.001)
+    assert len(warm.left) == count - 2
+    replica.worker.close()
+
+
+def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    config = small("parallel.prewarm=true", "hpo.batches=[16,64]", "search.morphs=['kernel']")
+    workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
+    context = SimpleNamespace(config=config, ranks=SimpleNamespace(rank=3, host="here"))
+    replica: Any = SimpleNamespace(context=context, workshop=workshop, training=True, preparing=False,
+                                   worker=Noting("prepare"))  # fmt: skip
+    warm = Prewarm(replica)
+
+    # No kernel has a negative number of filters; behind it one more of its batch, and two of others.
+    good = Convolution(8, 2, 2, 3, 1)
+    warm.left = [(Convolution(8, 2, -2, 3, 1), 32), (good, 16), (good, 32), (good, 64)]
+    limit = time.monotonic() + 60
+    while (warm.left or replica.worker.busy) and time.monotonic() < limit:
+        warm.advance()
+        time.sleep(0.001)
+    assert [work.args[:2] for work in replica.worker.submitted] == [
+        (Convolution(8, 2, -2, 3, 1), 32), (good, 16), (good, 64)
+    ]  # fmt: skip
+    said = [line for line in capfd.readouterr().err.splitlines() if "prewarm" in line]
+    assert len(said) == 1 and "rank 3 on here: parallel.prewarm leaves out batches of 32: " in said[0]
+    replica.worker.close()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a trial ends on its trainer: what is recorded of it, and whose weights are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.parallel.replica.best import Best, validate_best
+from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.parallel.replica.weights import Shelf
+from aiperf_mpi.parallel.shared.messages import Kind
+from aiperf_mpi.parallel.trainer.preparation import Preparation
+from aiperf_mpi.parallel.trainer.recorder import Closing
+from aiperf_mpi.parallel.trainer.trainer import run_trial
+from aiperf_mpi.search.architecture import resnet50
+from aiperf_mpi.search.record import DONE, FAILED, KEPT, Candidate
+from aiperf_mpi.system.phases import PhaseTimer
+from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.fit import FitSettings, Training
+from tests.parallel.past import small
+from tests.training.cases import TINY, batches, compiled_tiny, random_batch, started
+
+COMPILED = compiled_tiny()
+IMAGES, LABELS = (x[0] for x in random_batch(TINY, 1, 12))
+
+
+class Following(Team):
+    """The second trainer of a replica, alone here."""
+
+    leads = False  # type: ignore[assignment]
+
+
+def trained(folder: Path, fault: Fault | None, team: Team) -> tuple[Best, list[Any]]:
+    """The replica's best and what was recorded, behind a trial of two epochs that validates after each."""
+    config = small()
+    config = replace(config, run=replace(config.run, output=str(folder)))
+    outcomes: list[Any] = []
+    windows = SimpleNamespace(
+        messages=SimpleNamespace(send=lambda kind, row: None, stop_requested=lambda: None),
+        history=SimpleNamespace(append=outcomes.append),
+    )
+    timer = PhaseTimer()
+    context: Any = SimpleNamespace(
+        config=config, windows=windows, timer=timer, now=lambda: 1.0, over=lambda: False,
+        pause=lambda seconds, phase: None, ranks=SimpleNamespace(rank=1, host="here", leads=team.leads, replica=0),
+    )  # fmt: skip
+    best = Best(Shelf(1, 0))
+    closing = Closing(context, best)
+    training = Training(
+        COMPILED, started(COMPILED), lambda epoch: batches(IMAGES, LABELS, 1, 4), lambda: batches(IMAGES, LABELS, 1, 4),
+        FitSettings(2, 5, lambda epoch: 0.01), timer=timer, poll=lambda: False, fault=fault,
+    )  # fmt: skip
+    replica: Any = SimpleNamespace(context=context, team=team, best=best, training=False, poll=lambda: False)
+    taken: Any = SimpleNamespace(record=None)
+    preparation = Preparation(replica, taken)
+    preparation.done, preparation.training, preparation.compiled = True, training, COMPILED
+    trainer: Any = SimpleNamespace(replica=replica, closing=closing)
+    candidate = Candidate.new(resnet50(TINY), (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=4,
+                              devices=1, seed=0)  # fmt: skip
+    preparation.candidate = replace(candidate, trial_id=0)
+    run_trial(trainer, preparation)
+    while closing.busy:
+        closing.advance()
+    closing.close()
+    return best, outcomes
+
+
+@pytest.mark.parametrize("team", [Team(None), Following(None)], ids=["leads", "follows"])
+def test_weights_of_a_trial_that_fails_are_nobodys_best(tmp_path: Path, team: Team) -> None:
+    (tmp_path / "done" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "failed" / "checkpoints").mkdir(parents=True)
+    best, outcomes = trained(tmp_path / "done", None, team)
+    assert best.trial_id == 0 and np.isfinite(best.error) and (best.path is not None) == team.leads
+    assert [int(row["status"]) for row in outcomes] == [DONE] * team.leads
+
+    # It has validated once, with an error lower than infinity, and raises in its second epoch.
+    best, outcomes = trained(tmp_path / "failed", Fault(raise_at=(1, 1)), team)
+    assert best.trial_id == -1 and best.error == np.inf and best.path is None
+    assert [int(row["status"]) for row in outcomes] == [FAILED] * team.leads
+    assert [path for path in (tmp_path / "failed").rglob("*") if path.is_file()] == []
+
+
+class Alone:
+    """A communicator of one rank."""
+
+    def Iallreduce(self, mine: Any, result: Any, op: Any) -> Any:
+        result[0][:] = mine[0]
+        return SimpleNamespace(Test=lambda: True)
+
+
+class Ended:
+    """A rank's side of the end of a run, as the only one of it."""
+
+    def __init__(self, config: Any) -> None:
+        self.sent: list[Any] = []
+        messages = SimpleNamespace(send=lambda kind, row: self.sent.append((kind, row)))
+        ranks = SimpleNamespace(workers=Alone(), leads=True, team=None, rank=1, host="here")
+        self.context: Any = SimpleNamespace(config=config, ranks=ranks, timer=PhaseTimer(),
+                                            windows=SimpleNamespace(messages=messages))  # fmt: skip
+        self.workshop: Any = SimpleNamespace(
+            dataset=Dataset("test", IMAGES, LABELS, IMAGES, LABELS, 3, "0", (0.5,), (0.5,)), devices=COMPILED.devices,
+            mine=slice(0, 1),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["written at the end", "never written"])
+def test_weights_that_cannot_be_written_are_the_best_all_the_same(
+    tmp_path: Path, again: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # What the other trainers of the replica remember of the trial, its first one remembers, too.
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    best, outcomes = trained(tmp_path, None, Team(None))
+    assert best.trial_id == 0 and np.isfinite(best.error) and best.compiled is COMPILED and best.shelf.kept == []
+    assert int(outcomes[0]["status"]) == DONE and outcomes[0]["cause"].startswith(b"its weights are not kept: File ex")
+    assert not outcomes[0]["flags"] & KEPT and "checkpoints" in capfd.readouterr().err
+
+    # At the end there is another try: then the model is validated, and its error is the trial's.
+    if again:
+        (tmp_path / "checkpoints").unlink()
+    end = Ended(None)
+    validate_best(end.context, end.workshop, best)
+    said = capfd.readouterr().err
+    if again:
+        (kind, row), = end.sent
+        assert kind is Kind.FINAL and int(row["trial_id"]) == 0 and float(row["error"]) == best.error
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0.h5"] and said == ""
+    else:
+        assert end.sent == [] and "rank 1 on here: the best model, trial 0, could not be written again" in said
+
+
+def test_a_best_trial_whose_weights_cannot_be_kept_at_all_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not the disk, but a fault of ours: the trial fails, and the replica's best is what it was before.
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no such thing as a disk's error")
+
+    monkeypatch.setattr(Shelf, "put", broken)
+    (tmp_path / "checkpoints").mkdir()
+    best, outcomes = trained(tmp_path, None, Team(None))
+    assert [int(row["status"]) for row in outcomes] == [FAILED]
+    assert best.trial_id == -1 and best.error == np.inf and best.path is None and best.compiled is None
