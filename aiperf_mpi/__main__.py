@@ -154,18 +154,18 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 def report_command(arguments: argparse.Namespace) -> int:
     """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is valid."""
-    from aiperf_mpi.results.judge import NotAResult
+    from aiperf_mpi.results.judge.judge import NotAResult
 
     try:
         if arguments.html:
-            from aiperf_mpi.results.html import html_report
+            from aiperf_mpi.results.report.html import html_report
 
             return write_page(html_report(arguments.file, *arguments.others), arguments.html)
-        from aiperf_mpi.results.text import text_report
+        from aiperf_mpi.results.report.text import text_report
 
         print(text_report(arguments.file), end="")
         if arguments.others:
-            from aiperf_mpi.results.compare import compare, entry, to_text
+            from aiperf_mpi.results.report.compare import compare, entry, to_text
 
             print(f"\n{to_text(compare([entry(path) for path in (arguments.file, *arguments.others)]))}", end="")
     except NotAResult as error:
@@ -185,9 +185,9 @@ def write_page(page: str, path: str) -> int:
 
 def verify_command(arguments: argparse.Namespace) -> int:
     """`verify`: the verdict of the file alone."""
-    from aiperf_mpi.results.judge import NotAResult
-    from aiperf_mpi.results.repair import RepairError, repair
-    from aiperf_mpi.results.report import verify_file
+    from aiperf_mpi.results.judge.judge import NotAResult
+    from aiperf_mpi.results.output.repair import RepairError, repair
+    from aiperf_mpi.results.report.verdict import verify_file
 
     file = arguments.file
     try:
@@ -203,7 +203,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
 def verify_again(file: Path, data_path: str) -> int:
     """V03 once more, from the checkpoint beside a result; says on standard error what came of it."""
-    from aiperf_mpi.results.judge import read
+    from aiperf_mpi.results.judge.judge import read
     from aiperf_mpi.training.reevaluation import ReevaluationError, reevaluate
 
     try:
@@ -218,12 +218,12 @@ def verify_again(file: Path, data_path: str) -> int:
 
 def compare_command(arguments: argparse.Namespace) -> int:
     """`compare`: exit code 0 if all files are valid, 3 if one is not, 2 if one is no result."""
-    from aiperf_mpi.results.compare import compare_files
-    from aiperf_mpi.results.judge import NotAResult
+    from aiperf_mpi.results.judge.judge import NotAResult
+    from aiperf_mpi.results.report.compare import compare_files
 
     try:
         if arguments.html:
-            from aiperf_mpi.results.html import html_comparison
+            from aiperf_mpi.results.report.html import html_comparison
 
             page, valid = html_comparison(arguments.files)
             return write_page(page, arguments.html) or (0 if valid else EXIT_INVALID)

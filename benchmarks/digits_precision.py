@@ -30,7 +30,7 @@ from aiperf_mpi import config  # noqa: E402
 from aiperf_mpi.data.catalogue import open_dataset  # noqa: E402
 from aiperf_mpi.data.dataset import Dataset  # noqa: E402
 from aiperf_mpi.data.loader import train_batches, val_batches  # noqa: E402
-from aiperf_mpi.results.interval import factor  # noqa: E402
+from aiperf_mpi.results.report.interval import factor  # noqa: E402
 from aiperf_mpi.search.architecture import resnet50  # noqa: E402
 from aiperf_mpi.search.budget import learning_rate  # noqa: E402
 from aiperf_mpi.search.streams import AUGMENT, INIT, stream  # noqa: E402

@@ -18,7 +18,7 @@ import numpy as np
 
 from aiperf_mpi.data.device import place
 from aiperf_mpi.opcount.analytical import operations
-from aiperf_mpi.results.interval import factor
+from aiperf_mpi.results.report.interval import factor
 from aiperf_mpi.search.architecture import Architecture, Base
 from aiperf_mpi.search.morphism import eligible_morphs
 from aiperf_mpi.training.compile import compile_steps

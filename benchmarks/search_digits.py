@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
-from aiperf_mpi.results import journal  # noqa: E402
+from aiperf_mpi.results.output import journal  # noqa: E402
 from aiperf_mpi.search.record import DONE, OUTCOME, STOPPED  # noqa: E402
 from benchmarks.tables import markdown, write  # noqa: E402
 

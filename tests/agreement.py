@@ -18,10 +18,12 @@ import jsonschema
 import pytest
 
 from aiperf_mpi.__main__ import main
-from aiperf_mpi.results import judge, package, report
-from aiperf_mpi.results.html import html_report
-from aiperf_mpi.results.judge import Verdict
-from aiperf_mpi.results.text import text_report
+from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.judge.judge import Verdict
+from aiperf_mpi.results.output import package
+from aiperf_mpi.results.report.html import html_report
+from aiperf_mpi.results.report.text import text_report
+from aiperf_mpi.results.report.verdict import exit_code, rate_pairs, reason_lines, verdict_lines
 
 RATES = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops")
 
@@ -62,7 +64,7 @@ def assert_all_agree(file: Path, *, out: str | None = None, code: int | None = N
     assert text.returncode == as_json.returncode == (0 if verdict.valid else 3)
     assert text.stderr == as_json.stderr == ""
     said = pairs_of(text.stdout)
-    assert [f"AIPERF_MPI {key}: {value}" for key, value in said.items()] == report.verdict_lines(verdict)
+    assert [f"AIPERF_MPI {key}: {value}" for key, value in said.items()] == verdict_lines(verdict)
     data = json.loads(as_json.stdout)
     jsonschema.validate(data, package.summary_schema())
 
@@ -70,7 +72,7 @@ def assert_all_agree(file: Path, *, out: str | None = None, code: int | None = N
     if out is not None:
         assert pairs_of(out) == said
     if code is not None:
-        assert code == report.exit_code(verdict) == (4 if said["end"] == "drained" else text.returncode)
+        assert code == exit_code(verdict) == (4 if said["end"] == "drained" else text.returncode)
     if (file.parent / package.SUMMARY).exists():
         assert as_json.stdout == (file.parent / package.SUMMARY).read_text(encoding="utf-8")
 
@@ -83,8 +85,8 @@ def assert_all_agree(file: Path, *, out: str | None = None, code: int | None = N
     assert shown | {"status": said["status"]} == said
     listed = re.search(r'<ul class="reasons">(.*?)</ul>', page)
     found = re.findall("<li>(.*?)</li>", listed[1]) if listed else []
-    assert [unescape(item) for item in found] == report.reason_lines(verdict)
-    assert not verdict.valid or f"<strong>{next(report.rate_pairs(verdict))[1]}</strong>" in page
+    assert [unescape(item) for item in found] == reason_lines(verdict)
+    assert not verdict.valid or f"<strong>{next(rate_pairs(verdict))[1]}</strong>" in page
     _attributes_agree(file, verdict, said, data)
     return verdict
 

@@ -26,8 +26,8 @@ from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_w
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
-from aiperf_mpi.results.client import WriterClient, WriterStatus
-from aiperf_mpi.results.rows import RunHeader
+from aiperf_mpi.results.file.rows import RunHeader
+from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.system.inventory import environment, inventory, packages
 from aiperf_mpi.system.monitor import Monitor, Probe, Sampler, stride
@@ -165,15 +165,16 @@ def lead(context: Context, writer: WriterClient, drain: Drain, header: RunHeader
 
 def conclude(status: WriterStatus, end: End) -> int:
     """Judge the result file as anybody can, print the verdict, and return its exit code."""
-    from aiperf_mpi.results import judge, report
+    from aiperf_mpi.results.judge import judge
+    from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
     for error in status.errors:
         print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
     if status.result:
         verdict = judge.judge(status.result)
-        lines, code = report.verdict_lines(verdict), report.exit_code(verdict)
+        lines, code = verdict_lines(verdict), exit_code(verdict)
     else:
-        lines, code = report.lines_without_result(end.name), EXIT_WITHOUT_RESULT[end.name]
+        lines, code = lines_without_result(end.name), EXIT_WITHOUT_RESULT[end.name]
     print("\n".join(lines), flush=True)
     return code
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import psutil
 
-from aiperf_mpi.results.rows import SAMPLE_ROW, new_row
+from aiperf_mpi.results.file.rows import SAMPLE_ROW, new_row
 from aiperf_mpi.system.accelerators import Accelerators, DeviceReading
 from aiperf_mpi.system.energy import Count, Integral
 from aiperf_mpi.system.host import UNREAD, Host, HostReading

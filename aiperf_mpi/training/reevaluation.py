@@ -18,11 +18,11 @@ from aiperf_mpi.config import ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.device import device_sharding
 from aiperf_mpi.data.loader import val_batches
-from aiperf_mpi.results.checks.official import reload_slack
-from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.package import best_checkpoint
-from aiperf_mpi.results.plain import plain
-from aiperf_mpi.results.resultfile import Result
+from aiperf_mpi.results.file.resultfile import Result
+from aiperf_mpi.results.judge.checks.official import reload_slack
+from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.judge.printable import plain
+from aiperf_mpi.results.output.package import best_checkpoint
 from aiperf_mpi.training.checkpoint import Checkpoint, load_checkpoint
 from aiperf_mpi.training.dispatch import over_devices
 from aiperf_mpi.training.step import StepSettings, eval_step

@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aiperf_mpi.results import journal
-from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.output import journal
 from aiperf_mpi.search.record import PROPOSED
 from tests import launch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.judge.judge import judge
 from tests.end_to_end import runs
 
 pytestmark = pytest.mark.mpi

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from aiperf_mpi.results import journal
-from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.rows import PHASES
+from aiperf_mpi.results.file.rows import PHASES
+from aiperf_mpi.results.judge.judge import judge
+from aiperf_mpi.results.output import journal
 from tests import launch
 from tests.agreement import assert_all_agree
 from tests.end_to_end import runs
@@ -140,7 +140,7 @@ def test_file_size_limit_in_mid_run(tmp_path: Path) -> None:
 
     # The limit falls on the writer alone, a little above what it has written.
     ranks = psutil.Process(job.pid).children(recursive=True)
-    writer = next(p for p in ranks if "aiperf_mpi.results.writer" in p.cmdline())
+    writer = next(p for p in ranks if "aiperf_mpi.results.output.process" in p.cmdline())
     size = (folder / "journal.jsonl").stat().st_size + 3000
     resource.prlimit(writer.pid, resource.RLIMIT_FSIZE, (size, size))
     ended = runs.finish(job, folder, timeout=200)

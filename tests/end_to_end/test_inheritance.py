@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.results import journal
-from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.judge.judge import judge
+from aiperf_mpi.results.output import journal
 from aiperf_mpi.search.record import FROM_CHECKPOINT, KEPT, OUTCOME, PROPOSED, WITHDRAWN
 from tests.end_to_end import runs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.file.collector import Run
 from tests import launch
 from tests.end_to_end import runs
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.results import journal
-from aiperf_mpi.results.evidence import Evidence
-from aiperf_mpi.results.judge import read
-from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.judge.judge import read
+from aiperf_mpi.results.output import journal
 from aiperf_mpi.search.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES
 from aiperf_mpi.system.estimate import records
 from tests.end_to_end import runs

@@ -14,9 +14,9 @@ import pytest
 from aiperf_mpi import config as configuration
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.loader import train_batches, val_batches
-from aiperf_mpi.results import journal
-from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.judge.judge import judge
+from aiperf_mpi.results.output import journal
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.budget import learning_rate
 from aiperf_mpi.search.record import Candidate

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.results import journal
-from aiperf_mpi.results.run import Run
+from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.output import journal
 from aiperf_mpi.search.history import START
 from aiperf_mpi.search.record import OUTCOME, PROPOSED, SUCCESSES
 from tests.end_to_end import runs

@@ -14,8 +14,8 @@ import numpy as np
 
 from aiperf_mpi.config import classify, load
 from aiperf_mpi.opcount.analytical import matrix_operations
-from aiperf_mpi.results.client import WriterClient
-from aiperf_mpi.results.rows import (
+from aiperf_mpi.results.file.collector import Run, RunCollector
+from aiperf_mpi.results.file.rows import (
     DONE,
     EPOCH_ROW,
     MESSAGE_KINDS,
@@ -28,7 +28,7 @@ from aiperf_mpi.results.rows import (
     RunHeader,
     new_row,
 )
-from aiperf_mpi.results.run import Run, RunCollector
+from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.search.budget import budget, learning_rate
 from aiperf_mpi.search.morphism import Limits, random_chain

@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from aiperf_mpi.results import judge, resultfile, tables
+from aiperf_mpi.results.file import resultfile, tables
+from aiperf_mpi.results.judge import judge
 from aiperf_mpi.system.accelerators import DeviceReading, NoAccelerators
 from aiperf_mpi.system.host import Host
 from aiperf_mpi.system.monitor import MAX_ROWS, Monitor, PowerMeter, Probe, Sampler, stride

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aiperf_mpi.results import schema
+from aiperf_mpi.results.file import schema
 from aiperf_mpi.system.phases import PHASES, PhaseTimer
 
 

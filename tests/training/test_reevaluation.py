@@ -14,7 +14,7 @@ from aiperf_mpi.training.checkpoint import save_checkpoint
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.reevaluation import Repetition
 from tests.results.example_run import example_run
-from tests.results.test_judge import written
+from tests.results.judge.test_judge import written
 from tests.training.cases import TINY
 
 

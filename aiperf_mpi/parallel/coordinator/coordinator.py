@@ -17,8 +17,8 @@ from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch.drain import Drain
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
-from aiperf_mpi.results.client import WriterClient
-from aiperf_mpi.results.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
+from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
+from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import Candidate
 

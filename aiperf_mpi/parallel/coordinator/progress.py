@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aiperf_mpi.parallel.coordinator.view import ViewSnapshot
-from aiperf_mpi.results.rows import FAILED, REJECTED, STATUS, UNFINISHED
+from aiperf_mpi.results.file.rows import FAILED, REJECTED, STATUS, UNFINISHED
 from aiperf_mpi.search.record import OUTCOME, PROPOSED
 
 #: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the program or the

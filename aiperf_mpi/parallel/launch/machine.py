@@ -17,7 +17,7 @@ from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
-from aiperf_mpi.results.devices import NO_UUIDS
+from aiperf_mpi.results.judge.ceiling import NO_UUIDS
 from aiperf_mpi.system.accelerators import Accelerators, NoAccelerators, open_accelerators
 from aiperf_mpi.system.affinity import ranges
 from aiperf_mpi.system.filesystems import file_systems, places

@@ -16,7 +16,7 @@ from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import Kept, Shelf
 from aiperf_mpi.parallel.shared.context import Context, owns_best
 from aiperf_mpi.parallel.shared.messages import Kind
-from aiperf_mpi.results.rows import FINAL_ROW, new_row
+from aiperf_mpi.results.file.rows import FINAL_ROW, new_row
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fit import Training

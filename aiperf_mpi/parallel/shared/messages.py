@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows to rank 0 and stop messages from it: the only place with point-to-point calls.
 
-A row is a fixed-width record of `results/schema.py` and travels as bytes; the tag tells its kind. Candidates and
+A row is a fixed-width record of `results/file/schema.py` and travels as bytes; the tag tells its kind. Candidates and
 history never come this way: the counts by kind show that in every result file.
 """
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
-from aiperf_mpi.results.rows import TRIAL_ROW, new_row
+from aiperf_mpi.results.file.rows import TRIAL_ROW, new_row
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import REJECTED, rejection, withdrawal
 

@@ -21,7 +21,7 @@ from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.shared.queue import Taken
 from aiperf_mpi.parallel.trainer.building import begin, rebuild, step_settings
 from aiperf_mpi.parallel.trainer.state import Replica
-from aiperf_mpi.results.rows import MORPH_TOLERANCE
+from aiperf_mpi.results.file.rows import MORPH_TOLERANCE
 from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Training

@@ -26,7 +26,7 @@ from aiperf_mpi.parallel.trainer.recorder import Closing
 from aiperf_mpi.parallel.trainer.state import LOOK_SECONDS, Replica, accept
 from aiperf_mpi.parallel.trainer.trial import Trial, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
-from aiperf_mpi.results.rows import UNFINISHED
+from aiperf_mpi.results.file.rows import UNFINISHED
 from aiperf_mpi.search.budget import budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.record import DONE, FAILED, STOPPED

@@ -10,7 +10,7 @@ from aiperf_mpi.opcount.account import StepAccount
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
-from aiperf_mpi.results.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
+from aiperf_mpi.results.file.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
 from aiperf_mpi.search.budget import Budget
 from aiperf_mpi.search.history import HistoryFull
 from aiperf_mpi.search.prediction import predict_error

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
-from aiperf_mpi.results.rows import DONE, FAILED, REJECTED, STOPPED, TRIAL_ROW, UNFINISHED, new_row
+from aiperf_mpi.results.file.rows import DONE, FAILED, REJECTED, STOPPED, TRIAL_ROW, UNFINISHED, new_row
 from tests.parallel.rows import outcome, proposed
 
 

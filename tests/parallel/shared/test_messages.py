@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.parallel.shared.messages import Kind
-from aiperf_mpi.results.rows import ROW_MESSAGES
+from aiperf_mpi.results.file.rows import ROW_MESSAGES
 from tests.parallel.conftest import Reports
 
 ROWS = 900

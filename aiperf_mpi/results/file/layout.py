@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The form that the HDF5 file of a result has, looked at before a byte of its content is read.
+
+HDF5 can do much that no result needs: a column can lie in another file (external links and storage, virtual datasets),
+so that it changes behind the content hash; a few bytes can stand for terabytes (filters, columns that were never
+written, one string that every row points to); names can be there twice. All of it is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5ds, h5t
+
+from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
+
+#: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may differ.
+SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+
+#: How HDF5 stores a string of variable length: its length, and the place of its bytes (heap address and index).
+_STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+
+#: Findings about names beyond this many are not listed.
+_MAX_NAMES = 3
+
+
+def foreign(file: h5py.File) -> Iterator[str]:
+    """What is in the file beside the schema's tables, documents and attributes, and which links are none of its own."""
+    if file.userblock_size:
+        yield f"the file begins with {file.userblock_size} bytes that are not HDF5"
+    for path, expected in _members().items():
+        if path and not isinstance(file.get(path, getlink=True), h5py.HardLink):
+            continue
+        group = file[path or "/"]
+        if not isinstance(group, h5py.Group):
+            yield f"/{path} is no group"
+            continue
+        names = list(group)
+        yield from _unknown(names, expected, f"/{path} has an item")
+        for name in set(names) & set(expected):
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                yield f"{group.name.rstrip('/')}/{name} is a link to another place"
+    yield from _unknown(_attribute_names(file), [a.name for a in ATTRIBUTES], "the root has an attribute")
+
+
+def own(group: h5py.Group, path: str) -> Any:
+    """The object at `path` of a group, which no link may lead to another place; raises KeyError without it."""
+    for place in (path.rpartition("/")[0], path):
+        if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
+            raise KeyError(f"{group.name.rstrip('/')}/{place} is no object of this file")
+    return group[path]
+
+
+def _members() -> dict[str, list[str]]:
+    """The names in each group by its path."""
+    members: dict[str, list[str]] = {"": [*TABLES]}
+    members |= {table.name: [*table.names, table.scale] for table in TABLES.values()}
+    for path in DOCUMENTS:
+        group, _, name = path.partition("/")
+        members.setdefault(group, []).append(name)
+        members[""].append(group)
+    return members
+
+
+def _attribute_names(item: Any) -> list[str]:
+    """Names of an object's attributes; a name that stands there twice is there twice, though only one can be read."""
+    return [h5a.open(item.id, index=index).name.decode(errors="replace") for index in range(h5a.get_num_attrs(item.id))]
+
+
+def _unknown(names: list[str], expected: list[str], what: str) -> Iterator[str]:
+    unknown = sorted(set(names) - set(expected))
+    for name in unknown[:_MAX_NAMES]:
+        yield f"{what} that the schema does not know: {name[:60]!r}"
+    if len(unknown) > _MAX_NAMES:
+        yield f"{what} that the schema does not know, and {len(unknown) - 1} more"
+    for name in sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+        yield f"{what} twice: {name[:60]!r}"
+
+
+# -- datasets --------------------------------------------------------------------------------------------------------
+
+
+def wrong_column(dataset: Any, column: Column) -> str:
+    """What is wrong with type, shape and storage of the dataset of a column; empty if nothing is."""
+    return wrong_dataset(dataset, column.dtype, dimensions=1)
+
+
+def wrong_dataset(dataset: Any, dtype: str, dimensions: int) -> str:
+    """What is wrong with a dataset that should have a type of the schema and a number of dimensions."""
+    if not isinstance(dataset, h5py.Dataset):
+        return "is no dataset"
+    if dataset.ndim != dimensions or dataset.shape is None:
+        return f"has {dataset.ndim} dimensions, but must have {dimensions or 'none'}"
+    if dtype == "str":
+        info = h5py.check_string_dtype(dataset.dtype)
+        if not info or info.length is not None:
+            return f"is {dataset.dtype}, but must be strings"
+    elif dataset.dtype != np.dtype(DTYPES[dtype]):
+        return f"is {dataset.dtype}, but must be {dtype}"
+    return wrong_storage(dataset, _STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
+
+
+def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
+    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a whole."""
+    created = dataset.id.get_create_plist()
+    if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
+        return "is stored in pieces or elsewhere, but must lie in the file as a whole"
+    if created.get_nfilters():
+        return "is compressed, but must not be"
+    if dataset.id.get_storage_size() != dataset.size * item_bytes:
+        return f"has {dataset.id.get_storage_size()} bytes in the file for {dataset.size} values"
+    if dataset.dtype.kind == "O":
+        return _wrong_strings(dataset)
+    return ""
+
+
+def _wrong_strings(dataset: h5py.Dataset) -> str:
+    """Strings together cannot be longer than the file, unless many rows point to one of them."""
+    offset = dataset.id.get_offset()
+    if dataset.file.driver == "core" or offset is None:
+        return ""
+    with open(dataset.file.filename, "rb") as raw:
+        raw.seek(offset)
+        found = np.frombuffer(raw.read(dataset.size * _STRING.itemsize), _STRING)
+        size = os.fstat(raw.fileno()).st_size
+    total = int(found["length"].sum(dtype=np.uint64))
+    return f"has {total} bytes of text in a file of {size} bytes" if total > size else ""
+
+
+def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    """What is wrong with the dimension scale of a table, and with how its columns (opened) are attached to it."""
+    path = f"{table.name}/{table.scale}"
+    scale = columns[table.scale] if table.scale in columns else group[table.scale]
+    if table.scale not in table.names:
+        if wrong := wrong_dataset(scale, "i8", dimensions=1):
+            yield f"/{path} {wrong}"
+            return
+        if not np.array_equal(scale[...], np.arange(len(columns[table.names[0]]))):
+            yield f"/{path} does not number the rows"
+    if not scale.is_scale or scale.attrs["NAME"] != table.scale.encode():
+        yield f"/{path} is no dimension scale of its name"
+    for name, column in columns.items():
+        if name != table.scale:
+            alone = h5ds.get_num_scales(column.id, 0) == 1
+            if not (alone and h5ds.is_attached(column.id, scale.id, 0)):
+                yield f"/{table.name}/{name} is not attached to /{path} alone"
+
+
+def wrong_description(item: Any, described: str, units: str) -> str:
+    """What is wrong with the attributes that say what a table, a column or a document is; empty if nothing is."""
+    expected = {"description": described} | ({"units": units} if units else {})
+    opened = (h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id)))
+    found = [(attribute.name.decode(errors="replace"), attribute) for attribute in opened]
+    own = [(name, attribute) for name, attribute in found if name not in SCALE_ATTRIBUTES]
+    if sorted(name for name, _ in own) != sorted(expected):
+        return f"has the attributes {', '.join(name for name, _ in own)[:80]!r} instead of {', '.join(expected)!r}"
+    for name, attribute in own:
+        if _small_text(attribute) != expected[name].encode():
+            return f"has another {name} than the schema"
+    return ""
+
+
+def _small_text(attribute: h5a.AttrID) -> bytes | None:
+    """A string attribute; None for anything else."""
+    if attribute.shape != () or not isinstance(attribute.get_type(), h5t.TypeStringID):
+        return None
+    return attribute_value(attribute).item()
+
+
+def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
+    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three times."""
+    if attribute.shape is None:
+        return np.zeros(0, attribute.dtype)
+    value = np.zeros(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return value
+
+
+def is_scalar_attribute(file: h5py.File, name: str) -> bool:
+    """Whether an attribute of the root is one value, so that reading it cannot fill the memory."""
+    return h5a.open(file.id, name.encode()).shape == ()

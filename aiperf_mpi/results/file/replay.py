@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks from the records of the history: replayed from the initial one, and counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.results.file.rows import RunHeader
+from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.search.record import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the replay of one PROPOSED record gives; `problem` says why it gave nothing."""
+
+    architecture: Architecture | None
+    arch_json: str = ""
+    group: str = ""
+    morphs: str = ""
+    train_ops: int = 0
+    val_ops: int = 0
+    problem: str = ""
+
+
+def replay(header: RunHeader, slots: np.ndarray, records: np.ndarray, networks: dict[int, Network]) -> None:
+    """Add to `networks` what is new; a record that does not replay is kept with its problem, as are its children."""
+    root: Architecture | None = None
+    for slot, record in zip(slots.tolist(), records, strict=True):
+        if slot in networks:
+            continue
+        parent_id = int(record["parent"])
+        if parent_id < 0:
+            root = root or Architecture.from_json(header.base)
+            parent: Architecture | None = root
+        else:
+            parent = networks[parent_id].architecture if parent_id in networks else None
+        if parent is None:
+            networks[slot] = Network(None, problem=f"trial {slot}: its parent {parent_id} has no architecture")
+            continue
+        try:
+            networks[slot] = _network(Candidate.from_record(record, parent, slot))
+        except ValueError as error:
+            networks[slot] = Network(None, problem=f"trial {slot}: {error}")
+
+
+def _network(candidate: Candidate) -> Network:
+    # Counted on a copy, so that its list of layers is not kept: ten thousand of them fill 600 MB.
+    train_ops, val_ops = operations(candidate.architecture.apply())
+    morphs = json.dumps([morph.to_dict() for morph in candidate.own_morphs], separators=(",", ":"))
+    text = candidate.architecture.to_json()
+    return Network(candidate.architecture, text, candidate.group, morphs, train_ops, val_ops)

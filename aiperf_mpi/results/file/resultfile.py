@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HDF5 file of a result: built in memory, written under a temporary name, read back without trust.
+
+A file is made in memory and written as plain bytes, so that a full disk shows as an OSError of one write and never
+leaves a half-written HDF5 structure behind; renaming it last lets a reader always find a whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a
+
+from aiperf_mpi.results.file import layout
+from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Columns, Table
+from aiperf_mpi.results.file.tables import Tables
+
+#: Attributes of the root group that the content hash leaves out: it covers all the rest.
+_UNHASHED = ("complete", "content_sha256")
+
+#: Memory is added to a file under construction in steps of this many bytes.
+_BLOCK = 1 << 20
+
+_TEXT = h5py.string_dtype()
+
+
+class NotAResult(ValueError):
+    """A file that is no result at all; the message is one line that says which file and why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result as it was read: columns by table and name, attributes, documents by path.
+
+    What is missing, or has the wrong type or shape, is left out and named in `problems`.
+    """
+
+    tables: dict[str, Columns] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    content_sha256: str = ""
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def new_file(content: Tables) -> h5py.File:
+    """An HDF5 file in memory with this content, neither judged nor sealed; close it when it is written."""
+    file = h5py.File("result", "w", driver="core", backing_store=False, block_size=_BLOCK, track_order=True)
+    for name, table in TABLES.items():
+        _write_table(file, table, content.tables[name])
+    for path, about in DOCUMENTS.items():
+        text = file.create_dataset(path, data=_storable(content.documents.get(path, "")), dtype=_TEXT)
+        text.attrs["description"] = about
+    set_attributes(file, content.attributes)
+    return file
+
+
+def _write_table(file: h5py.File, table: Table, columns: Columns) -> None:
+    group = file.create_group(table.name, track_order=True)
+    group.attrs["description"] = table.description
+    length = len(columns[table.names[0]])
+
+    # The scale is a key among the columns (ranks), or the number of the row.
+    numbers: dict[str, np.ndarray] = {}
+    if table.scale not in table.names:
+        numbers[table.scale] = np.arange(length, dtype="<i8")
+        group.create_dataset(table.scale, data=numbers[table.scale]).attrs["description"] = "number of the row"
+    for column in table.columns:
+        values = columns[column.name]
+        if len(values) != length:
+            raise ValueError(f"/{table.name}/{column.name} has {len(values)} rows, but the table {length}")
+        kind = _TEXT if column.dtype == "str" else DTYPES[column.dtype]
+        data = [_storable(text) for text in values] if column.dtype == "str" else values
+        dataset = group.create_dataset(column.name, data=data, dtype=kind, shape=(length,))
+        dataset.attrs["description"] = column.description
+        if column.units:
+            dataset.attrs["units"] = column.units
+
+    scale = group[table.scale]
+    scale.make_scale(table.scale)
+    for name in table.names:
+        if name != table.scale:
+            group[name].dims[0].attach_scale(scale)
+
+
+def _storable(text: str) -> str:
+    """Text without NUL and lone surrogates, which HDF5's strings cannot hold."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def set_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
+    """Set root attributes of the schema; raises KeyError for a name that it does not know."""
+    kinds = {attribute.name: attribute.dtype for attribute in ATTRIBUTES}
+    for name, value in values.items():
+        if kinds[name] == "str":
+            file.attrs.create(name, _storable(value), dtype=_TEXT)
+        else:
+            file.attrs.create(name, value, dtype=DTYPES[kinds[name]])
+
+
+def seal(file: h5py.File, *, complete: bool) -> bytes:
+    """The bytes of `file` after its content hash is set and, last of all, `complete`."""
+    set_attributes(file, {"content_sha256": content_hash(file)})
+    set_attributes(file, {"complete": int(complete)})
+    file.flush()
+    return file.id.get_file_image()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, sync it, and rename it to `path`; raises OSError and then leaves `path` as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+    # The new name is safe only when the folder is synced as well.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# -- the content hash ------------------------------------------------------------------------------------------------
+
+
+def content_hash(file: h5py.File) -> str:
+    """SHA-256 over every dataset and attribute by path and name, without `complete` and the hash itself.
+
+    Each item enters as its path, type and shape, and its bytes (strings each behind their length).
+    """
+    digest = hashlib.sha256()
+    paths: list[str] = []
+    file.visit(paths.append)
+    for path in ["/", *sorted(paths)]:
+        item = file[path]
+        opened = [h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id))]
+        for name, attribute in sorted(((a.name.decode(), a) for a in opened), key=itemgetter(0)):
+            if name not in layout.SCALE_ATTRIBUTES and not (path == "/" and name in _UNHASHED):
+                _digest(digest, f"{path}@{name}", layout.attribute_value(attribute))
+        if isinstance(item, h5py.Dataset):
+            _digest(digest, path, np.asarray(item[()]))
+    return digest.hexdigest()
+
+
+def _digest(digest: Any, name: str, value: np.ndarray) -> None:
+    textual = value.dtype.kind in "OSU"
+    digest.update(f"{name}\0{'str' if textual else value.dtype.str}\0{value.shape}\0".encode())
+    if not textual:
+        digest.update(np.ascontiguousarray(value).tobytes())
+        return
+    for entry in value.ravel().tolist():
+        data = entry if isinstance(entry, bytes) else str(entry).encode("utf-8", "surrogateescape")
+        digest.update(len(data).to_bytes(8, "little") + data)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+#: What h5py raises for damaged content, by trial: any of these while reading one item is a problem of that item.
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
+
+
+def open_file(path: Path | str) -> h5py.File:
+    """`path` opened for reading, without locks; raises NotAResult unless it is an HDF5 file with a table of a result.
+
+    The attribute `schema` alone makes no result: without a row of any kind there is nothing to judge.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except FileNotFoundError:
+        raise NotAResult(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise NotAResult(f"{path}: a folder; name the result file in it, such as {Path(path) / 'result.h5'}") from None
+    except PermissionError:
+        raise NotAResult(f"{path}: may not be read by this user") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NotAResult(f"{path}: not a result: HDF5 cannot open it ({reason})") from None
+    try:
+        rows = bool(set(file) & set(TABLES))
+    except _DAMAGE:
+        rows = False
+    if not rows:
+        file.close()
+        raise NotAResult(f"{path}: not a result: an HDF5 file without a table of one ({', '.join(TABLES)})")
+    return file
+
+
+def load(file: h5py.File) -> Result:
+    """All content of an open file as far as it has the schema's form; what has another form is not read."""
+    result = Result()
+    try:
+        result.problems.extend(layout.foreign(file))
+    except _DAMAGE as error:
+        result.problems.append(f"the names in the file cannot be read: {_first_line(error)}")
+    for name, table in TABLES.items():
+        result.tables[name] = _load_table(file, table, result.problems)
+    for attribute in ATTRIBUTES:
+        _load_attribute(file, attribute, result)
+    for path in DOCUMENTS:
+        try:
+            document = layout.own(file, path)
+            wrong = layout.wrong_dataset(document, "str", dimensions=0)
+            if wrong or (wrong := layout.wrong_description(document, DOCUMENTS[path], "")):
+                result.problems.append(f"/{path} {wrong}")
+                continue
+            result.documents[path] = document.asstr()[()]
+        except _DAMAGE as error:
+            result.problems.append(f"/{path} cannot be read: {_first_line(error)}")
+    # What has a wrong form may be larger than the memory: then there is no hash of it.
+    digest = ""
+    if not result.problems:
+        try:
+            digest = content_hash(file)
+        except _DAMAGE as error:
+            result.problems.append(f"content cannot be hashed: {_first_line(error)}")
+    return Result(result.tables, result.attributes, result.documents, result.problems, digest)
+
+
+def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
+    columns: Columns = {}
+    datasets: dict[str, h5py.Dataset] = {}
+    try:
+        group = layout.own(file, table.name)
+    except _DAMAGE as error:
+        problems.append(f"/{table.name} cannot be read: {_first_line(error)}")
+        return columns
+    for column in table.columns:
+        path = f"{table.name}/{column.name}"
+        try:
+            dataset = layout.own(group, column.name)
+            if wrong := layout.wrong_column(dataset, column):
+                problems.append(f"/{path} {wrong}")
+                continue
+            if wrong := layout.wrong_description(dataset, column.description, column.units):
+                problems.append(f"/{path} {wrong}")
+            columns[column.name] = dataset.asstr()[...] if column.dtype == "str" else dataset[...]
+            datasets[column.name] = dataset
+        except _DAMAGE as error:
+            problems.append(f"/{path} cannot be read: {_first_line(error)}")
+
+    # A table without one length is no table: then none of its columns can be used.
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        problems.append(f"/{table.name} has columns of different lengths: {sorted(lengths)}")
+        return {}
+    try:
+        if wrong := layout.wrong_description(group, table.description, ""):
+            problems.append(f"/{table.name} {wrong}")
+        problems += layout.wrong_scale(table, group, datasets)
+    except _DAMAGE as error:
+        problems.append(f"/{table.name}: its dimension scale cannot be read: {_first_line(error)}")
+    return columns
+
+
+def _load_attribute(file: h5py.File, attribute: Column, result: Result) -> None:
+    name = attribute.name
+    try:
+        value: Any = file.attrs[name] if layout.is_scalar_attribute(file, name) else None
+    except _DAMAGE as error:
+        result.problems.append(f"attribute {name} cannot be read: {_first_line(error)}")
+        return
+    if attribute.dtype == "str":
+        fits = isinstance(value, str)
+    else:
+        fits = np.ndim(value) == 0 and np.asarray(value).dtype == np.dtype(DTYPES[attribute.dtype])
+    if not fits:
+        result.problems.append(f"attribute {name} is {type(value).__name__}, but must be {attribute.dtype}")
+        return
+    result.attributes[name] = value if attribute.dtype == "str" else value.item()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic of the score: ticks, rates, errors, the regulated score (sections 3 and 4.4 of the paper, Eq. 3).
+
+Operations are exact Python integers: at 194 POPS a 64-bit sum wraps in a minute and a half. A rate is made a float
+in one division, so that everybody who divides the same two numbers gets the same rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from aiperf_mpi.opcount import analytical
+from aiperf_mpi.results.file.rows import CREDITED
+from aiperf_mpi.search.architecture import Base, resnet50
+from aiperf_mpi.sections import IMAGENET_IMAGES
+
+#: Largest value of an unsigned 64-bit column.
+U8_MAX = 2**64 - 1
+
+#: Ticks closer to core stop than this part of a tick are the sample at core stop.
+_TICK_SLACK = 1e-9
+
+#: More samples than this are refused: a corrupt tick must not fill the memory.
+MAX_SAMPLES = 10_000_000
+
+
+def operations(train_ops: int, val_ops: int, train_samples: int, val_samples: int) -> int:
+    """Operations of an epoch or a trial, exact: the counts per image times the images that were really used."""
+    return int(train_ops) * int(train_samples) + int(val_ops) * int(val_samples)
+
+
+def tick_times(core_seconds: float, tick: float) -> list[float]:
+    """Times of the samples in s: each whole tick before core stop, and core stop itself (none if it is not above 0).
+
+    Raises ValueError unless both are finite and the tick is above 0, or for more than MAX_SAMPLES samples.
+    """
+    if not (math.isfinite(core_seconds) and math.isfinite(tick) and tick > 0):
+        raise ValueError(f"core time {core_seconds} s, tick {tick} s: both must be finite, the tick above 0")
+    if core_seconds <= 0:
+        return []
+    whole = core_seconds / tick
+    if whole > MAX_SAMPLES:
+        raise ValueError(f"core time of {core_seconds} s with a tick of {tick} s: more than {MAX_SAMPLES} samples")
+    times = [k * tick for k in range(1, math.ceil(whole - _TICK_SLACK))]
+    return [*times, float(core_seconds)]
+
+
+def rate(ops: int, seconds: float) -> float:
+    """Operations per second; NaN where no time has passed."""
+    return ops / seconds if seconds > 0 else math.nan
+
+
+@cache
+def resnet50_operations() -> tuple[int, int]:
+    """Operations to train on one image and to validate one, for ResNet-50 of the paper on ImageNet."""
+    return analytical.operations(resnet50(Base(224, 3, 1000, 64, (3, 4, 6, 3))))
+
+
+def normalised(ops_per_second: float) -> float:
+    """A rate in op/s as images of ImageNet per second that ResNet-50 would train at it, validation included.
+
+    For comparison with other benchmarks: one image costs its training and its share of the epoch's validation.
+    """
+    train_ops, val_ops = resnet50_operations()
+    train, val = IMAGENET_IMAGES
+    return ops_per_second / (train_ops + val_ops * val / train)
+
+
+def regulated(error: float, val_samples: int, ops_per_second: float) -> float:
+    """The regulated score -ln(error) x OPS in op/s; NaN without an error.
+
+    An error of 0 would make it infinite. It means that fewer than one of the `val_samples` images was wrong, and is
+    taken as one of them, which never favours the run.
+    """
+    if not 0 <= error <= 1:
+        return math.nan
+    if error == 0:
+        if val_samples < 1:
+            return math.nan
+        error = 1 / val_samples
+    return -math.log(error) * ops_per_second
+
+
+def is_credited(status: int, t_end: float, core_seconds: float) -> bool:
+    """Whether an epoch earns its operations: its trial did not fail, and it ended within the core time."""
+    return status in CREDITED and t_end <= core_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of the score: see the columns of /score_series. `ops` is exact."""
+
+    t: float
+    ops: int
+    rate: float
+    best_error: float
+    regulated: float
+
+
+def score_series(
+    times: Iterable[float],
+    t_end: np.ndarray,
+    ops_credited: Sequence[int],
+    val_error: np.ndarray,
+    val_samples: np.ndarray,
+    counts: np.ndarray,
+) -> list[Sample]:
+    """The samples at `times` (ascending, s) from the final epoch rows.
+
+    Arguments:
+        t_end: f8 [epochs], end of each epoch in s since core start.
+        ops_credited: [epochs] credited operations, exact integers.
+        val_error: f8 [epochs], NaN unless the validation is whole.
+        val_samples: [epochs] images validated.
+        counts: bool [epochs], whether the epoch's trial did not fail, so that its error counts.
+    """
+    order = np.argsort(t_end, kind="stable").tolist()
+    ends, errors, sizes, valid = t_end.tolist(), val_error.tolist(), val_samples.tolist(), counts.tolist()
+    samples, total, best, best_size, position = [], 0, math.nan, 0, 0
+    for t in times:
+        while position < len(order) and ends[order[position]] <= t:
+            row = order[position]
+            total += int(ops_credited[row])
+            if valid[row] and errors[row] >= 0 and not errors[row] >= best:
+                best, best_size = errors[row], int(sizes[row])
+            position += 1
+        speed = rate(total, t)
+        samples.append(Sample(t, total, speed, best, regulated(best, best_size, speed)))
+    return samples

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The check of what the devices can do: at least 16-bit operands, and no rate above the peak of their makers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
+from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
+from aiperf_mpi.results.judge.evidence import Evidence
+
+#: Types of matrix operands that are at least FP-16 (Table 4, Minimum precision); bfloat16 counts as FP-16.
+PRECISIONS = ("float16", "bfloat16", "float32", "float64")
+
+
+@check("V10", f"the run's precision in every trial, one of {', '.join(PRECISIONS)}; rates of epochs, replicas and the "
+              "run at most the peak of their devices at it, which an official run knows")  # fmt: skip
+def within_peak(e: Evidence) -> Iterator[str]:
+    """Matrix operands have at least the precision that the paper asks for, and nothing is faster than its devices."""
+    precision, of_trials = e.attribute("precision"), e.column("trials", "precision")
+    yield f"= {short(precision)}"
+    if precision not in PRECISIONS:
+        yield f"attribute precision is {short(precision)!r}"
+    yield from rows_where("trials", of_trials.astype(str) != precision, "precision is not that of the run")
+
+    found = e.ceiling
+    yield from found.disagreements
+    if math.isnan(found.total):
+        yield f"= {found.source}"
+        if e.attribute("class") == "official":
+            yield "an official run's devices have a peak rate in aiperf_mpi/system/peaks.py, with its source"
+    else:
+        yield f"= {e.total_ops / e.attribute('core_seconds') / found.total:.3%} of {found.total:.4e} op/s"
+    if len(found.replicas):
+        yield from _epochs(e, found.replicas)
+        yield from _replicas(e, found.replicas)
+
+
+def _epochs(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
+    """No epoch executes more than the devices of its replica can in its time; where no peak is known, nothing is said.
+
+    Operations are those of the plain network by the paper's tables, of failed trials as well.
+    """
+    known = e.of_trial >= 0
+    replica = np.where(known, e.column("trials", "replica")[e.of_trial], 0) if len(known) else np.zeros(0, int)
+    seconds = e.column("epochs", "t_end") - e.column("epochs", "t_start")
+    possible = peaks[replica] * (seconds + CLOCK_SLACK)
+    too_fast = known & (np.array(e.epoch_ops, float) > possible)
+    yield from rows_where("epochs", too_fast, "more operations than the devices can execute in its time")
+
+
+def _replicas(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
+    """The same of the credited operations of each replica, and so of the run, in the core time."""
+    replica = e.column("trials", "replica")
+    sums = [0] * len(peaks)
+    for row, rows in enumerate(e.own_epochs):
+        sums[replica[row]] += sum(e.epoch_credited[epoch] for epoch in rows.tolist())
+    core_seconds = e.attribute("core_seconds")
+    for number, (ops, peak) in enumerate(zip(sums, peaks.tolist(), strict=True)):
+        if ops > peak * core_seconds:
+            yield f"replica {number}: {ops / core_seconds:.4e} op/s, but its devices reach {peak:.4e} op/s at most"

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows from a result's rows, recomputed: the judge compares it with what the file says.
+
+Everything is computed on first use and kept. A value that cannot be computed from damaged rows raises, and the check
+that asked for it fails with that reason.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import Config, from_toml
+from aiperf_mpi.opcount.analytical import matrix_operations, operations
+from aiperf_mpi.opcount.forms import STEMS, executed_difference
+from aiperf_mpi.results.file import score
+from aiperf_mpi.results.file.attributes import best_validation, energy_of
+from aiperf_mpi.results.file.resultfile import Result
+from aiperf_mpi.results.file.rows import STATUS
+from aiperf_mpi.results.file.schema import TABLES, Columns
+from aiperf_mpi.results.file.tables import counting
+from aiperf_mpi.results.judge.ceiling import Ceiling, ceiling
+from aiperf_mpi.search.architecture import Architecture, Morph
+
+#: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.
+_MAX_BLOCKS = 1000
+
+
+class MissingError(KeyError):
+    """A column or attribute that the file does not have in the schema's form."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is missing"
+
+
+class Evidence:
+    """The rows of a result and what they amount to."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    # -- as stored ---------------------------------------------------------------------------------------------------
+
+    def column(self, table: str, name: str) -> np.ndarray:
+        """A column; raises MissingError without it."""
+        try:
+            return self.result.tables[table][name]
+        except KeyError:
+            raise MissingError(f"/{table}/{name}") from None
+
+    def attribute(self, name: str) -> Any:
+        """A root attribute; raises MissingError without it."""
+        try:
+            return self.result.attributes[name]
+        except KeyError:
+            raise MissingError(f"attribute {name}") from None
+
+    def table(self, name: str) -> Columns:
+        """All columns of a table; raises MissingError if it lacks one."""
+        return {column: self.column(name, column) for column in TABLES[name].names}
+
+    def lineage(self, trial: int) -> list[int]:
+        """A trial and its ancestors, the oldest first (as far as parents stand before their children)."""
+        parents = self.column("trials", "parent_id")
+        found: list[int] = []
+        while trial in self.index and (not found or trial < found[-1]):
+            found.append(trial)
+            trial = int(parents[self.index[trial]])
+        return found[::-1]
+
+    # -- recomputed --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration that was run."""
+        return from_toml(self.result.documents["config/resolved_toml"], "/config/resolved_toml")
+
+    @cached_property
+    def status(self) -> np.ndarray:
+        """i8 [trials]: codes of the status names, len(STATUS) for a name that is unknown."""
+        codes = {name: code for code, name in enumerate(STATUS)}
+        names = self.column("trials", "status").tolist()
+        return np.array([codes.get(name, len(STATUS)) for name in names], np.int64)
+
+    @cached_property
+    def index(self) -> dict[int, int]:
+        """Row in /trials by trial id."""
+        return {trial: row for row, trial in enumerate(self.column("trials", "trial_id").tolist())}
+
+    @cached_property
+    def of_trial(self) -> np.ndarray:
+        """i8 [epochs]: row in /trials of each epoch, -1 for an unknown trial."""
+        return np.array([self.index.get(trial, -1) for trial in self.column("epochs", "trial_id").tolist()], np.int64)
+
+    @cached_property
+    def own_epochs(self) -> list[np.ndarray]:
+        """[trials]: rows in /epochs of each trial, in the order of the file."""
+        order = np.argsort(self.of_trial, kind="stable")
+        rows = np.arange(len(self.status))
+        starts = np.searchsorted(self.of_trial[order], rows, side="left")
+        stops = np.searchsorted(self.of_trial[order], rows, side="right")
+        return [order[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+    @cached_property
+    def trained(self) -> np.ndarray:
+        """bool [trials]: whether anything was trained or validated."""
+        return np.array([len(rows) > 0 for rows in self.own_epochs], bool)
+
+    @cached_property
+    def morphs(self) -> list[tuple[Morph, ...] | str]:
+        """[trials]: the morphs of each trial's parent, or why they cannot be read."""
+        return [_morphs(text) for text in self.column("trials", "morphs").tolist()]
+
+    @cached_property
+    def root(self) -> Architecture:
+        """The initial architecture."""
+        return _root(self.attribute("base_json"))
+
+    @cached_property
+    def architectures(self) -> list[Architecture | str]:
+        """[trials]: each architecture, replayed from the initial one by the chain of parents, or why it cannot be."""
+        found: list[Architecture | str] = []
+        for row, parent in enumerate(self.column("trials", "parent_id").tolist()):
+            found.append(self._replay(row, parent, found))
+        return found
+
+    def _replay(self, row: int, parent: int, found: list[Architecture | str]) -> Architecture | str:
+        morphs = self.morphs[row]
+        if isinstance(morphs, str):
+            return morphs
+        place = self.index.get(parent, len(found))
+        before = found[place] if place < len(found) else f"parent {parent} is not before it"
+        start = self.root if parent == -1 else before
+        if isinstance(start, str):
+            return start if parent == -1 or place >= len(found) else f"parent {parent}: {start}"
+        try:
+            return start.apply(*morphs)
+        except ValueError as error:
+            return f"not a child of trial {parent}: {error}"
+
+    @cached_property
+    def counts(self) -> list[tuple[int, int]]:
+        """[trials]: operations per image for training and validation; (0, 0) where the replay fails."""
+        return [(train, val) for train, val, _ in self._counted]
+
+    @cached_property
+    def products(self) -> list[int]:
+        """[trials]: operations per image of convolutions and dense layers that a training step executes in the form
+        that the configuration names; 0 where the replay fails."""
+        return [executed for _, _, executed in self._counted]
+
+    @cached_property
+    def _counted(self) -> list[tuple[int, int, int]]:
+        # Counted on copies, so that the lists of layers are not kept: ten thousand of them fill 600 MB.
+        forms = STEMS[self.config.train.stem]
+        return [(0, 0, 0) if isinstance(a, str) else _count(a.apply(), forms) for a in self.architectures]
+
+    @cached_property
+    def epoch_ops(self) -> list[int]:
+        """[epochs]: operations, exact."""
+        train, val = (self.column("epochs", name).tolist() for name in ("train_samples", "val_samples"))
+        counts: list[tuple[int, int]] = [*self.counts, (0, 0)]
+        return [
+            score.operations(counts[row][0], counts[row][1], t, v)
+            for row, t, v in zip(self.of_trial.tolist(), train, val, strict=True)
+        ]
+
+    @cached_property
+    def epoch_credited(self) -> list[int]:
+        """[epochs]: credited operations, exact."""
+        core_seconds = self.attribute("core_seconds")
+        status = [*self.status.tolist(), len(STATUS)]
+        ends = self.column("epochs", "t_end").tolist()
+        return [
+            ops if score.is_credited(status[row], t_end, core_seconds) else 0
+            for ops, row, t_end in zip(self.epoch_ops, self.of_trial.tolist(), ends, strict=True)
+        ]
+
+    @cached_property
+    def counts_for_error(self) -> np.ndarray:
+        """bool [epochs]: whether the epoch's trial did not fail."""
+        return counting(self.status, self.of_trial)
+
+    @cached_property
+    def best(self) -> tuple[float, int]:
+        """Lowest validation error and its trial; (NaN, -1) without one."""
+        return best_validation(self.table("epochs"), self.counts_for_error, self.attribute("core_seconds"))
+
+    @cached_property
+    def total_ops(self) -> int:
+        """Credited operations of the run, exact."""
+        return sum(self.epoch_credited)
+
+    @cached_property
+    def series(self) -> list[score.Sample]:
+        """The samples that /score_series must hold."""
+        return score.score_series(
+            score.tick_times(self.attribute("core_seconds"), self.attribute("tick")),
+            self.column("epochs", "t_end"),
+            self.epoch_credited,
+            self.column("epochs", "val_error"),
+            self.column("epochs", "val_samples"),
+            self.counts_for_error,
+        )
+
+    @cached_property
+    def energy(self) -> tuple[float, str]:
+        """Energy of the core time in J, NaN if it is unknown, and its level in words."""
+        core_seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
+        return energy_of(self.table("samples"), self.table("ranks"), core_seconds, inventory)
+
+    @cached_property
+    def ceiling(self) -> Ceiling:
+        """Peak rates of the devices of each replica at the run's precision, and whose numbers they are."""
+        inventory, ranks = json.loads(self.result.documents["system/inventory_json"]), self.table("ranks")
+        return ceiling(ranks, inventory, self.attribute("precision"), self.attribute("n_replicas"))
+
+
+def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int, int]:
+    layers = architecture.layers()
+    products = sum(matrix_operations(layers).values()) + sum(executed_difference(layers, forms).values())
+    return *operations(architecture), products
+
+
+def _morphs(text: str) -> tuple[Morph, ...] | str:
+    try:
+        return tuple(Morph.from_dict(entry) for entry in json.loads(text))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return f"morphs {text[:80]!r} cannot be read: {error}"
+
+
+def _root(text: str) -> Architecture:
+    data = json.loads(text)
+    blocks = data.get("base", {}).get("blocks", []) if isinstance(data, dict) else []
+    if not all(isinstance(n, int) for n in blocks) or sum(blocks) > _MAX_BLOCKS:
+        raise ValueError(f"initial architecture: blocks {blocks} are more than {_MAX_BLOCKS} or no integers")
+    return Architecture.from_dict(data)

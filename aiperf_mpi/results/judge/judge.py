@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judge: from a result file to its verdict, by recomputing everything from the rows. It alone may say "score".
+
+The runner, `verify`, `report` and `compare` call it; none of them trusts what the file says of itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.config import classify
+from aiperf_mpi.results.file.resultfile import NotAResult, Result, load, open_file
+from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
+from aiperf_mpi.results.file.schema import ENDS
+from aiperf_mpi.results.file.score import normalised
+from aiperf_mpi.results.judge import samples
+from aiperf_mpi.results.judge.ceiling import UNKNOWN
+from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL
+from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.judge.printable import plain
+from aiperf_mpi.system.energy import NOT_MEASURED
+
+__all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
+
+#: Checks of the finished file, which the judge makes itself, as they need its verdict or its bytes.
+SEAL, AGREES = "V21", "I12"
+SEAL_LIMIT, AGREES_LIMIT = "complete = 1, SHA-256 of the content", "every attribute of the verdict"
+
+NOT_COMPLETE = "the file is not complete: the run has not ended, or was killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a result is invalid: the check's identifier, and what it found."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check, whether or not it is fatal for this run; `wrong` says what it did not pass for."""
+
+    id: str
+    severity: str
+    about: str
+    limit: str
+    measured: str
+    passed: bool
+    wrong: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a result amounts to. Rates are op/s, times s, errors fractions; NaN or 0 where it has no such value.
+
+    `cls` is official or trial, `division` closed or open. `utilisation` has the means of columns of /samples. `rate` is
+    credited operations over core seconds, whatever the verdict: only `score_ops` and `score_regulated` are scores, and
+    NaN unless the result is valid and official.
+    """
+
+    valid: bool
+    cls: str
+    division: str
+    reasons: tuple[Reason, ...]
+    findings: tuple[Finding, ...]
+    end: str
+    total_ops: int
+    rate: float
+    regulated: float
+    best_error: float
+    best_trial: int
+    error_final: float
+    core_seconds: float
+    trials: int
+    trials_done: int
+    trials_failed: int
+    ranks: int
+    nodes: int
+    replicas: int
+    devices: int
+    peak_ops: float
+    peak_source: str
+    utilisation: dict[str, float]
+    energy_joules: float
+    energy_level: str
+
+    @property
+    def score_ops(self) -> float:
+        """The score of a valid official run in op/s, else NaN."""
+        return self.rate if self.valid and self.cls == "official" else math.nan
+
+    @property
+    def score_regulated(self) -> float:
+        """The regulated score of a valid official run in op/s, else NaN."""
+        return self.regulated if self.valid and self.cls == "official" else math.nan
+
+    @property
+    def trial_rate_ops(self) -> float:
+        """The rate of a valid trial run in op/s, else NaN."""
+        return self.rate if self.valid and self.cls == "trial" else math.nan
+
+    @property
+    def unscored_rate_ops(self) -> float:
+        """The rate of an invalid run in op/s, else NaN."""
+        return math.nan if self.valid else self.rate
+
+    @property
+    def mfu(self) -> float:
+        """The rate of a valid run over the peak rate of its devices: its credited operations, over the whole core time
+        with all that was idle; NaN if it is invalid or no peak is known."""
+        return self.rate / self.peak_ops if self.valid and self.peak_ops > 0 else math.nan
+
+    @property
+    def resnet50_images(self) -> float:
+        """The rate of a valid run in images of ImageNet per second that ResNet-50 would train at it, else NaN."""
+        return normalised(self.rate) if self.valid else math.nan
+
+    @property
+    def ops_per_watt(self) -> float:
+        """Credited operations of a valid run over its energy, in op/J = op/s/W; NaN if it is invalid or unknown."""
+        return self.total_ops / self.energy_joules if self.valid and self.energy_joules > 0 else math.nan
+
+    @property
+    def reason_ids(self) -> tuple[str, ...]:
+        """The identifiers of the reasons, each once, in order."""
+        return tuple(dict.fromkeys(reason.id for reason in self.reasons))
+
+    def attributes(self) -> dict[str, Any]:
+        """The verdict as root attributes of the result file."""
+        return {
+            "class": self.cls,
+            "division": self.division,
+            "valid": int(self.valid),
+            "invalid_reasons": json.dumps([[reason.id, reason.text] for reason in self.reasons]),
+            "score_ops": self.score_ops,
+            "score_regulated": self.score_regulated,
+            "trial_rate_ops": self.trial_rate_ops,
+            "unscored_rate_ops": self.unscored_rate_ops,
+            "peak_ops": self.peak_ops,
+            "peak_source": self.peak_source,
+            "mfu": self.mfu,
+            "energy_joules": self.energy_joules,
+            "energy_level": self.energy_level,
+            "ops_per_watt": self.ops_per_watt,
+        }
+
+
+def judge(path: Path | str) -> Verdict:
+    """The verdict on a result file.
+
+    Raises NotAResult (a ValueError) with one line if the file is no result at all; whatever is wrong inside one is a
+    reason of the verdict.
+    """
+    return read(path)[1]
+
+
+def read(path: Path | str) -> tuple[Result, Verdict]:
+    """The content of a result file and the verdict on it; raises NotAResult like `judge`."""
+    with open_file(path) as file:
+        result = load(file)
+    verdict = judge_content(result)
+    return result, _with_findings(verdict, [_seal(result), _agrees(result, verdict)])
+
+
+def judge_content(result: Result) -> Verdict:
+    """The verdict on the content of a result that may not be sealed yet (see `judge`)."""
+    evidence = Evidence(result)
+    cls, division = _class(evidence)
+    findings, reasons = [], []
+    with np.errstate(all="ignore"):
+        for check in CHECKS:
+            outcome = check.run(evidence)
+            measured, wrong = plain(outcome.measured), tuple(map(plain, outcome.wrong))
+            findings.append(Finding(check.id, check.severity, check.about, check.limit, measured, not wrong, wrong))
+            if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
+                reasons += [Reason(check.id, text) for text in wrong]
+
+        total = _value(lambda: evidence.total_ops, 0)
+        series = _value(lambda: evidence.series, [])
+        best_error, best_trial = _value(lambda: evidence.best, (math.nan, -1))
+        status = _value(lambda: evidence.status, np.zeros(0, int))
+        peak = _value(lambda: evidence.ceiling, UNKNOWN)
+        used = _value(lambda: samples.means(evidence), {})
+        energy, level = _value(lambda: evidence.energy, (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
+    facts = result.attributes
+    core_seconds = facts.get("core_seconds", 0.0)
+    return Verdict(
+        valid=not reasons,
+        cls=cls,
+        division=division,
+        reasons=tuple(reasons),
+        findings=tuple(findings),
+        end=facts["end"] if facts.get("end") in ENDS else "unknown",
+        total_ops=total,
+        rate=series[-1].rate if series else math.nan,
+        regulated=series[-1].regulated if series else math.nan,
+        best_error=best_error,
+        best_trial=best_trial,
+        error_final=facts.get("error_final", math.nan),
+        core_seconds=core_seconds,
+        trials=len(status),
+        trials_done=int(np.isin(status, (DONE, STOPPED)).sum()),
+        trials_failed=int((status == FAILED).sum()),
+        ranks=facts.get("n_ranks", 0),
+        nodes=facts.get("n_nodes", 0),
+        replicas=facts.get("n_replicas", 0),
+        devices=facts.get("n_devices", 0),
+        peak_ops=peak.total,
+        peak_source=plain(peak.source),
+        utilisation=used,
+        energy_joules=energy,
+        energy_level=plain(level),
+    )
+
+
+def _class(evidence: Evidence) -> tuple[str, str]:
+    """Class and division by the stored configuration; the humblest ones where it cannot be read."""
+    try:
+        cls, division, _ = classify(evidence.config)
+    except (KeyError, ValueError):
+        return "trial", "open"
+    return cls, division
+
+
+def _value(compute: Callable[[], Any], default: Any) -> Any:
+    """A recomputed value, or `default` where the rows are damaged (a check has said so already)."""
+    try:
+        return compute()
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return default
+
+
+def unended(verdict: Verdict) -> Verdict:
+    """The verdict on a run that never came to its end: invalid, as V21 says of its file."""
+    return replace(verdict, valid=False, reasons=(*verdict.reasons, Reason(SEAL, NOT_COMPLETE)))
+
+
+# -- the finished file -----------------------------------------------------------------------------------------------
+
+
+def _with_findings(verdict: Verdict, results: list[tuple[Finding, list[str]]]) -> Verdict:
+    """The verdict with further checks, all of them fatal."""
+    reasons = [Reason(finding.id, text) for finding, wrong in results for text in wrong]
+    return replace(
+        verdict,
+        valid=verdict.valid and not reasons,
+        reasons=(*verdict.reasons, *reasons),
+        findings=(*verdict.findings, *(finding for finding, _ in results)),
+    )
+
+
+def _seal(result: Result) -> tuple[Finding, list[str]]:
+    """The file was completed, and nothing in it has changed since."""
+    wrong = []
+    if result.attributes.get("complete") != 1:
+        wrong.append(NOT_COMPLETE)
+    if not result.content_sha256 or result.attributes.get("content_sha256") != result.content_sha256:
+        wrong.append("the content is not what its hash says: it was changed behind the end of the run")
+    about, measured = "The file is complete and unchanged.", result.content_sha256
+    return Finding(SEAL, FATAL, about, SEAL_LIMIT, measured, not wrong, tuple(wrong)), wrong
+
+
+def _agrees(result: Result, verdict: Verdict) -> tuple[Finding, list[str]]:
+    """The verdict that the file holds is the judge's (an unfinished file holds none)."""
+    wrong = list(_disagreements(result, verdict)) if result.attributes.get("complete") == 1 else []
+    about = "The file says of itself what the judge says."
+    return Finding(AGREES, FATAL, about, AGREES_LIMIT, "", not wrong, tuple(wrong)), wrong
+
+
+def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
+    for name, expected in verdict.attributes().items():
+        stored = result.attributes.get(name)
+        if isinstance(expected, float) and isinstance(stored, float):
+            same = math.isclose(stored, expected, rel_tol=1e-9) or (math.isnan(stored) and math.isnan(expected))
+        else:
+            same = stored == expected
+        if not same:
+            yield plain(f"attribute {name} is {str(stored)[:60]!r}, but the rows give {str(expected)[:60]!r}")

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal: everything that a run reported, as lines of JSON that are only ever appended.
+
+Each line ends in a checksum of itself, so a torn or altered line is found and left out. The journal is whole after
+any kill of its writer, and `replay` gives back the run up to its last whole line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
+from aiperf_mpi.search.record import seal
+
+FORMAT = "aiperf_mpi.journal/1"
+
+_SEAL = ',"crc":"%08x"}'
+_SEAL_BYTES = len(_SEAL % 0)
+
+
+class JournalError(ValueError):
+    """A file that is no journal of this version; the message says which file and what it begins with."""
+
+
+# -- lines -----------------------------------------------------------------------------------------------------------
+
+
+def encode(entry: dict[str, Any]) -> bytes:
+    """`entry` as one line with its checksum (CRC-32 of the bytes before it); numbers that JSON lacks are text."""
+    body = json.dumps(_finite(entry), separators=(",", ":"), allow_nan=False).encode()[:-1]
+    return body + (_SEAL % zlib.crc32(body)).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The entry of a line (with or without its end of line); raises ValueError for one that is torn or altered."""
+    text = line.rstrip(b"\n")
+    body, mark = text[:-_SEAL_BYTES], text[-_SEAL_BYTES:]
+    if mark != (_SEAL % zlib.crc32(body)).encode():
+        raise ValueError("checksum is missing or wrong")
+    return json.loads(body + b"}")
+
+
+def encode_row(row: np.ndarray) -> list[Any]:
+    """A structured row (shape (1,)) as a list in the order of its columns: hashes in hexadecimal, NaN as text."""
+    return [_plain(row[name][0], row.dtype[name]) for name in row.dtype.names or ()]
+
+
+def decode_row(values: list[Any], names: list[str], dtype: np.dtype) -> np.ndarray:
+    """The row (shape (1,)) that `encode_row` gave, its columns called `names`; a column unknown to `dtype` is left out.
+
+    Raises ValueError where a value does not fit its column.
+    """
+    row = np.zeros(1, dtype)
+    for name, value in zip(names, values, strict=True):
+        if name not in (dtype.names or ()):
+            continue
+        kind = dtype[name]
+        try:
+            if kind.kind == "S":
+                row[name] = value.encode("utf-8", "surrogateescape")
+            elif kind.subdtype and isinstance(value, str):
+                row[name][0] = np.frombuffer(bytes.fromhex(value), np.uint8)
+            else:
+                row[name] = float(value) if kind.kind == "f" else value
+        except (AttributeError, TypeError, OverflowError, ValueError) as error:
+            raise ValueError(f"column {name}: {value!r} does not fit: {error}") from None
+    return row
+
+
+def _plain(value: Any, kind: np.dtype) -> Any:
+    if kind.kind == "S":
+        return bytes(value).decode("utf-8", "surrogateescape")
+    if kind.subdtype:
+        return value.tobytes().hex() if kind.subdtype[0] == np.uint8 else value.tolist()
+    return value.item()
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinities, which JSON lacks, as text that `float` reads."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict():
+            return {key: _finite(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_finite(entry) for entry in value]
+        case _:
+            return value
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """An append-only journal; what `append` wrote survives the death of this process, what `sync` synced a crash.
+
+    `error` is None until writing fails (a full disk, a file-size limit); from then on the journal stays as it is, cut
+    back to its last whole line. Raises OSError if the file exists or cannot be created.
+    """
+
+    def __init__(self, path: Path, fsync_seconds: float = 1.0) -> None:
+        self.path = path
+        self.size = 0
+        self.error: str | None = None
+        self._fsync_seconds = fsync_seconds
+        self._synced_size = 0
+        self._synced_at = -math.inf
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        columns = {kind: list(dtype.names or ()) for kind, dtype in ROW_DTYPES.items()}
+        self.append({"kind": "header", "format": FORMAT, "columns": columns})
+
+    def append(self, *entries: dict[str, Any]) -> None:
+        """Append entries in one write; on an OSError the file is cut back and `error` is set."""
+        if self.error or not entries:
+            return
+        data = b"".join(map(encode, entries))
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            self._fail(error)
+            return
+        self.size += len(data)
+
+    def sync(self, now: float, *, force: bool = False) -> None:
+        """Sync what is new, at most once in `fsync_seconds` of the clock that `now` (s) is read from."""
+        due = force or now - self._synced_at >= self._fsync_seconds
+        if due and not self.error and self.size > self._synced_size:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                self._fail(error)
+            self._synced_at, self._synced_size = now, self.size
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync(0.0, force=True)
+        os.close(self._file)
+
+    def _fail(self, error: OSError) -> None:
+        """Cut back to the last whole line, so that a reader finds nothing torn."""
+        self.error = f"{self.path}: cannot be written: {error.strerror}; it is whole up to byte {self.size}"
+        try:
+            os.ftruncate(self._file, self.size)
+        except OSError as second:
+            self.error += f" (cutting it back failed: {second.strerror}; its last line may be torn)"
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """The whole entries of a journal in order; what is wrong with others is added to `problems`.
+
+    Raises OSError if the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield decode(line)
+            except ValueError as error:
+                torn = not line.endswith(b"\n")
+                problems.append(f"{path}: line {number} {'is torn' if torn else f'left out: {error}'}")
+
+
+def replay(path: Path) -> Run:
+    """The run of a journal up to its last whole line; damaged lines are left out and named in `Run.problems`.
+
+    Raises OSError if the file cannot be read, JournalError if it does not begin like a journal of this version.
+    """
+    problems: list[str] = []
+    entries = read(path, problems)
+    header = next(entries, {})
+    if header.get("format") != FORMAT or not isinstance(header.get("columns"), dict):
+        raise JournalError(f"{path}: no journal: its first line is not that of format {FORMAT!r}")
+
+    run = RunCollector()
+    columns = header["columns"]
+    for entry in entries:
+        try:
+            apply(run, entry, columns)
+        except (KeyError, ValueError) as error:
+            problems.append(f"{path}: entry of kind {entry.get('kind')!r} left out: {error}")
+    for problem in problems:
+        run.event("note", {"text": problem})
+    return run.snapshot(end="killed", journal_complete=not problems)
+
+
+def apply(run: RunCollector, entry: dict[str, Any], columns: dict[str, list[str]]) -> None:
+    """Feed one entry to `run`; `columns` are those of the journal's header. Raises ValueError, KeyError on bad ones."""
+    kind = entry["kind"]
+    if kind == "record":
+        row = decode_row(entry["row"], columns[kind], ROW_DTYPES[kind])
+        # A NaN may have changed its sign on the way through text, so the record's own checksum is set anew.
+        run.record(int(entry["slot"]), np.array([seal(row[0])]))
+    elif kind in ROW_DTYPES:
+        run.rows(kind, decode_row(entry["row"], columns[kind], ROW_DTYPES[kind]))
+    else:
+        run.event(kind, entry["data"])

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writer process: journal, partial results and the final result of a run, beside rank 0 and without MPI.
+
+`python -m aiperf_mpi.results.output.process` reads the frames of :mod:`aiperf_mpi.results.output.client` on its
+standard input and reports on its standard output, in lines of JSON. It outlives rank 0: when its input
+ends without a `close`, it syncs the journal, writes a last partial result and ends.
+Signals that end or drain a job do not reach it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiperf_mpi.results.file import resultfile, tables
+from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
+from aiperf_mpi.results.file.replay import Network
+from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.output import package
+from aiperf_mpi.results.output.client import EPOCH, EVENT, FRAME, RANK, RECORD, SAMPLE, SLOT, TRIAL, WriterClient
+from aiperf_mpi.results.output.journal import Journal, encode_row
+from aiperf_mpi.results.output.package import JOURNAL, PARTIAL, RESULT
+from aiperf_mpi.search.record import check
+
+__all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
+
+#: Of one core's time, at most this part is spent on rebuilding the partial result.
+PARTIAL_SHARE = 0.01
+
+#: Signals with which terminals, launchers and batch systems end or drain a job.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+_ROW_KINDS = {EPOCH: "epoch", TRIAL: "trial", RANK: "rank", SAMPLE: "sample"}
+_CHUNK = 1 << 20
+
+
+def main() -> int:
+    """Serve the pipe until it ends; errors of files are reported to the client, so the exit code is 0."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    return Writer().serve(sys.stdin.fileno(), sys.stdout.fileno())
+
+
+class Writer:
+    """The state of the process: the run so far, its journal, and the thread that builds a partial result."""
+
+    def __init__(self) -> None:
+        self._run = RunCollector()
+        self._journal: Journal | None = None
+        self._folder = Path()
+        self._partial_seconds = 30.0
+        self._partial_due = float("inf")
+        self._partial: threading.Thread | None = None
+        self._networks: dict[int, Network] = {}
+        self._errors: list[str] = []
+        self._reported = (-1, 0)
+        self._listened = True
+        self._closed = False
+
+    def serve(self, source: int, sink: int) -> int:
+        """Read frames from the descriptor `source` until it ends or `close` comes; report on `sink`."""
+        self._sink = sink
+        pending = bytearray()
+        while not self._closed:
+            readable, _, _ = select.select([source], [], [], self._patience())
+            if readable:
+                data = os.read(source, _CHUNK)
+                if not data:
+                    break
+                pending += data
+                self._take_frames(pending)
+            self._housekeeping()
+        return self._finish() if self._closed else self._bereaved()
+
+    # -- what arrives ------------------------------------------------------------------------------------------------
+
+    def _take_frames(self, pending: bytearray) -> None:
+        """Handle the whole frames at the start of `pending` and take them away."""
+        position = 0
+        while len(pending) - position >= FRAME.size:
+            kind, length = FRAME.unpack_from(pending, position)
+            end = position + FRAME.size + length
+            if len(pending) < end:
+                break
+            payload = bytes(pending[position + FRAME.size : end])
+            position = end
+            try:
+                self._take(kind, payload)
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                self._complain(f"result writer: message of kind {kind} refused: {error}")
+        del pending[:position]
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == EVENT:
+            message = json.loads(payload)
+            self._take_event(message["event"], message["data"], message["settings"])
+        elif kind == RECORD:
+            (slot,) = SLOT.unpack_from(payload)
+            record = np.frombuffer(payload, ROW_DTYPES["record"], offset=SLOT.size)
+            if len(record) != 1 or not check(record[0]):
+                raise ValueError(f"the record of slot {slot} is torn: its checksum or version is wrong")
+            self._run.record(slot, record)
+            self._append({"kind": "record", "slot": slot, "row": encode_row(record)})
+        elif kind in _ROW_KINDS:
+            name = _ROW_KINDS[kind]
+            rows = np.frombuffer(payload, ROW_DTYPES[name])
+            self._run.rows(name, rows)
+            self._append(*({"kind": name, "row": encode_row(rows[i : i + 1])} for i in range(len(rows))))
+        else:
+            raise ValueError("unknown kind")
+
+    def _take_event(self, name: str, data: dict[str, Any], settings: dict[str, Any]) -> None:
+        if name == "close":
+            self._closed = True
+            return
+        self._run.event(name, data)
+        if name == "open":
+            self._open(settings)
+        self._append({"kind": name, "data": data})
+        if name == "start":
+            self._partial_due = time.monotonic()
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        self._folder = Path(settings["output"])
+        self._partial_seconds = float(settings["partial_seconds"])
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(self._folder / JOURNAL, float(settings["fsync_seconds"]))
+        except FileExistsError:
+            self._complain(f"{self._folder} already holds a journal or is no folder: choose another --output")
+        except OSError as error:
+            self._complain(f"{self._folder}: cannot be written ({error.strerror}): choose another --output")
+        self._report(opened=self._journal is not None)
+
+    def _append(self, *entries: dict[str, Any]) -> None:
+        if self._journal is not None:
+            self._journal.append(*entries)
+
+    # -- in between --------------------------------------------------------------------------------------------------
+
+    def _patience(self) -> float:
+        """Seconds until something is due."""
+        return max(0.0, min(0.2, self._partial_due - time.monotonic()))
+
+    def _housekeeping(self) -> None:
+        now = time.monotonic()
+        if self._journal is not None:
+            self._journal.sync(now)
+            if self._journal.error:
+                self._complain(self._journal.error)
+        if now >= self._partial_due and (self._partial is None or not self._partial.is_alive()):
+            # Built in a thread, so that the journal does not wait for it.
+            self._partial_due = float("inf")
+            self._partial = threading.Thread(target=self._write_partial, args=(self._snapshot(),))
+            self._partial.start()
+        self._report()
+
+    def _snapshot(self, end: str = "") -> Run:
+        whole = self._journal is not None and not self._journal.error
+        return self._run.snapshot(end=end, journal_complete=whole)
+
+    def _write_partial(self, run: Run) -> None:
+        """Write result.partial.h5, and say when the next one is due: rebuilding takes a small part of a core's time."""
+        busy = time.thread_time()
+        if self._journal is not None:
+            try:
+                content = tables.build(run, self._networks)
+                content.attributes["invalid_reasons"] = json.dumps([["V21", "the run has not ended"]])
+                with resultfile.new_file(content) as file:
+                    resultfile.write(self._folder / PARTIAL, resultfile.seal(file, complete=False))
+            except Exception as error:  # in a thread of its own nothing else would tell the run to drain
+                self._complain(f"{self._folder / PARTIAL}: cannot be written: {error!r}")
+        busy = time.thread_time() - busy
+        self._partial_due = time.monotonic() + max(self._partial_seconds, busy / PARTIAL_SHARE)
+
+    def _complain(self, text: str) -> None:
+        """Report an error once; it makes the coordinator drain."""
+        if text not in self._errors:
+            self._errors.append(text)
+
+    def _report(self, **facts: Any) -> None:
+        """A line for the client, if there is news."""
+        size = self._journal.size if self._journal is not None else 0
+        if not self._listened or ((size, len(self._errors)) == self._reported and not facts):
+            return
+        new = self._errors[self._reported[1] :]
+        self._reported = size, len(self._errors)
+        try:
+            line = json.dumps({"journal_bytes": size, "errors": new, **facts}) + "\n"
+            os.write(self._sink, line.encode())
+        except BrokenPipeError:
+            # Rank 0 is dead: its pipe to this process ends as well, and is handled there.
+            self._listened = False
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _bereaved(self) -> int:
+        """Rank 0 died: keep what is known."""
+        if self._partial is not None:
+            self._partial.join()
+        if self._journal is not None:
+            self._journal.close()
+            self._write_partial(self._snapshot(end="killed"))
+        return 0
+
+    def _finish(self) -> int:
+        """Write the final result, judged; then the partial one goes."""
+        if self._partial is not None:
+            self._partial.join()
+        if self._journal is None:
+            self._report()
+            return 0
+        self._journal.close()
+        if self._journal.error:
+            self._complain(self._journal.error)
+        path = self._folder / RESULT
+        try:
+            resultfile.write(path, final_image(self._snapshot(), self._networks))
+            (self._folder / PARTIAL).unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            self._complain(f"{path}: cannot be written: {error}")
+            self._report()
+            return 0
+        try:
+            package.describe(self._folder)
+        except (OSError, ValueError) as error:
+            # The result is whole without them, and `verify --json` says the same.
+            self._complain(f"{self._folder}: {package.SUMMARY} or {package.MANIFEST} cannot be written: {error}")
+        self._report(result=str(path))
+        return 0
+
+
+def final_image(run: Run, networks: dict[int, Network] | None = None) -> bytes:
+    """The bytes of the result file of a run that has ended, with the verdict in its attributes."""
+    with resultfile.new_file(tables.build(run, networks)) as file:
+        verdict = judge.judge_content(resultfile.load(file))
+        resultfile.set_attributes(file, verdict.attributes())
+        return resultfile.seal(file, complete=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new result from the journal of a run whose result is missing or damaged; no old file is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aiperf_mpi.results.file import resultfile, tables
+from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.output.journal import JournalError, replay
+from aiperf_mpi.results.output.package import JOURNAL, PARTIAL
+
+#: Name of the new file, in the folder of the journal.
+REPAIRED = "result.repaired.h5"
+
+#: Ends of a run that never came to its end.
+UNENDED = ("running", "killed")
+
+
+class RepairError(ValueError):
+    """A folder that nothing can be repaired from; the message is one line."""
+
+
+def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
+    """Write REPAIRED beside the journal of a run; returns its path and what was wrong with the journal.
+
+    `path` is the output folder or a file in it. The journal has every row that the partial result has, and more, so
+    that is all it needs. A run that came to its end is judged like any other; one that was killed keeps `complete` at
+    0 and is invalid. Raises RepairError where there is no journal, or a repaired result already.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    journal, target = folder / JOURNAL, folder / REPAIRED
+    if os.path.lexists(target):
+        raise RepairError(f"{target} exists already; remove or rename it to repair again")
+    try:
+        run = replay(journal)
+        image = image_of(run)
+        resultfile.write(target, image)
+    except FileNotFoundError:
+        hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
+        raise RepairError(f"{journal}: there is no such file, and nothing else to repair from{hint}") from None
+    except OSError as error:
+        raise RepairError(f"{folder}: {error.strerror or error}") from None
+    except JournalError as error:
+        raise RepairError(str(error)) from None
+    except ValueError as error:
+        raise RepairError(f"{journal}: {error}") from None
+    return target, run.problems
+
+
+def image_of(run: Run) -> bytes:
+    """The bytes of the result of a replayed run, with the verdict in its attributes."""
+    with resultfile.new_file(tables.build(run)) as file:
+        verdict = judge.judge_content(resultfile.load(file))
+        ended = run.end not in UNENDED
+        if not ended:
+            verdict = judge.unended(verdict)
+        resultfile.set_attributes(file, verdict.attributes())
+        return resultfile.seal(file, complete=ended)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The archive that a ranking takes: a run's result, verdict, configuration, best checkpoint and logs, with a manifest.
+
+`python -m aiperf_mpi.results.output.submit FOLDER [FOLDER FOLDER]`, or `bin/aiperf-submit`. The judge is asked again,
+and an invalid run is refused. The same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import io
+import os
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aiperf_mpi.results.file.resultfile import Result
+from aiperf_mpi.results.judge import judge, rules
+from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.judge.judge import NotAResult, Verdict
+from aiperf_mpi.results.output import package
+from aiperf_mpi.results.report.compare import repeats
+from aiperf_mpi.results.report.verdict import rate_pairs, rate_text, reason_lines, verdict_json
+
+#: Exit codes: packed, a folder or command that cannot be used, a run that is not taken.
+EXIT_PACKED, EXIT_USAGE, EXIT_REFUSED = 0, 2, 3
+
+#: Logs in a run's folder, by their endings, and the configuration, which comes from the result.
+LOGS, CONFIG = (".log", ".out", ".err"), "config.toml"
+
+
+class Refused(ValueError):
+    """A run that no ranking takes; the message says why, in one or more lines."""
+
+
+def packed(folders: Sequence[Path], target: Path) -> str:
+    """Write the archive of one run, or of all runs of an official submission, to `target`; returns what was packed.
+
+    Raises Refused for a run that is invalid, lacks its checkpoint, or does not fit its manifest, and for runs that are
+    no submission together; NotAResult, OSError for folders that cannot be read and a target that cannot be written.
+    """
+    read = [_accepted(folder) for folder in folders]
+    said = _together([verdict for _, verdict in read], [result for result, _ in read])
+    members: dict[str, Path | bytes] = {}
+    for folder, (result, _) in zip(folders, read, strict=True):
+        prefix = str(result.attributes["run_id"])
+        if any(name.startswith(f"{prefix}/") for name in members):
+            raise Refused(f"{folder}: run {prefix} is given twice")
+        members |= {f"{prefix}/{name}": content for name, content in _members(folder, result).items()}
+    hashes = {name: _sha256(content) for name, content in members.items()}
+    members[package.MANIFEST] = package.manifest_text(hashes).encode()
+    _write(target, members)
+    return said
+
+
+def _accepted(folder: Path) -> tuple[Result, Verdict]:
+    """The result of a folder and the verdict on it, if it may be packed."""
+    result, verdict = judge.read(folder / package.RESULT)
+    if not verdict.valid:
+        raise Refused("\n".join([f"{folder}: the result is INVALID", *reason_lines(verdict)]))
+    if wrong := package.check_manifest(folder):
+        raise Refused("\n".join(f"{folder}: {line}" for line in wrong))
+    if (folder / package.SUMMARY).read_text(encoding="utf-8") != f"{verdict_json(verdict)}\n":
+        raise Refused(f"{folder}: {package.SUMMARY} is not what the judge says of {package.RESULT}")
+    checkpoint = package.best_checkpoint(folder, result)
+    if checkpoint is None and verdict.best_trial >= 0:
+        raise Refused(f"{folder}: the checkpoint of the best model, trial {verdict.best_trial}, is missing")
+    if checkpoint is not None and checkpoint not in package.read_manifest(folder / package.MANIFEST):
+        raise Refused(f"{folder}: {package.MANIFEST} does not name {checkpoint}")
+    return result, verdict
+
+
+def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
+    """What the runs are together, in words; raises Refused where they are no submission."""
+    if len(verdicts) == 1:
+        verdict = verdicts[0]
+        rate = next(f"{key}: {value}" for key, value in rate_pairs(verdict))
+        return f"one {verdict.cls} run, {verdict.division}, {rate}"
+    if len(verdicts) != rules.REPETITIONS:
+        count = f"an official submission has {rules.REPETITIONS} runs, not {len(verdicts)}"
+        raise Refused(f"{count}; a single run may be packed alone")
+    if any(verdict.cls != "official" for verdict in verdicts):
+        raise Refused("an official submission has official runs only; pack trial runs one by one")
+    seeds = sorted(int(result.attributes["seed"]) for result in results)
+    if seeds != sorted(rules.SEEDS):
+        raise Refused(f"the seeds are {seeds}, but those of an official submission are {sorted(rules.SEEDS)}")
+    for name in ("ranks", "nodes", "replicas", "devices", "division"):
+        if len({getattr(verdict, name) for verdict in verdicts}) > 1:
+            raise Refused(f"the runs differ in {name}: they must be repetitions of one run")
+    if len({repeats(Evidence(result)) for result in results}) > 1:
+        raise Refused("the runs differ in configuration, program or machine: they must be repetitions of one run")
+    score = rules.submission_score([verdict.score_ops for verdict in verdicts])
+    return f"an official submission, {verdicts[0].division}, median score_ops: {rate_text(score)}"
+
+
+def _members(folder: Path, result: Result) -> dict[str, Path | bytes]:
+    """What goes into the archive for one run, by name: a file, or bytes."""
+    names = [package.RESULT, package.SUMMARY]
+    names += sorted(path.name for path in folder.iterdir() if path.name.endswith(LOGS) and path.is_file())
+    if (checkpoint := package.best_checkpoint(folder, result)) is not None:
+        names.append(checkpoint)
+    members: dict[str, Path | bytes] = {name: folder / name for name in names}
+    return members | {CONFIG: result.documents["config/resolved_toml"].encode()}
+
+
+def _sha256(content: Path | bytes) -> str:
+    if isinstance(content, Path):
+        return package.sha256(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
+    """The archive, whole or not at all: names in order, no times, no owners."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with (
+            open(temporary, "wb") as raw,
+            gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped,
+            tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for name in sorted(members):
+                content, entry = members[name], tarfile.TarInfo(name)
+                entry.mode, entry.mtime = 0o644, 0
+                source = open(content, "rb") if isinstance(content, Path) else io.BytesIO(content)
+                with source:
+                    entry.size = source.seek(0, os.SEEK_END)
+                    source.seek(0)
+                    archive.addfile(entry, source)
+        os.link(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 packed, 2 cannot be used, 3 refused."""
+    parser = argparse.ArgumentParser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
+                        help=f"output folder of a run; {rules.REPETITIONS} of them for an official submission")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.tar.gz", help="new archive")
+    arguments = parser.parse_args(argv)
+    try:
+        if os.path.lexists(arguments.output):
+            raise FileExistsError(17, "exists already; choose another --output", str(arguments.output))
+        said = packed(arguments.folders, arguments.output)
+    except Refused as error:
+        print("\n".join(f"aiperf-submit: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return EXIT_REFUSED
+    except NotAResult as error:
+        print(f"aiperf-submit: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:
+        print(f"aiperf-submit: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_USAGE
+    print(f"aiperf-submit: wrote {arguments.output}: {said}")
+    return EXIT_PACKED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

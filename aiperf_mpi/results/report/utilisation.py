@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sections of the report about the use of the machine: what its nodes did in the core time, and where its ranks ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from rich.console import RenderableType
+from rich.text import Text
+
+from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.judge.judge import Verdict
+from aiperf_mpi.results.judge.samples import WITHOUT, has_rows, lengths, mean
+from aiperf_mpi.results.report.details import columns_of
+
+#: What is shown of the samples: column, title, divisor, unit.
+USE = (
+    ("cpu_percent", "host's CPUs", 1, "%"),
+    ("process_percent", "trainer's process", 1, "% of a CPU"),
+    ("memory_bytes", "host's memory", 1e9, "GB"),
+    ("process_bytes", "trainer's memory", 1e9, "GB"),
+    ("device_percent", "accelerators", 1, "%"),
+    ("device_memory_bytes", "accelerators' memory", 1e9, "GB a node"),
+    ("device_mhz", "accelerators' clock", 1, "MHz"),
+    ("device_celsius", "hottest accelerator", 1, "°C"),
+    ("device_watts", "accelerators' power", 1, "W a node"),
+    ("power_watts", "power that is read", 1, "W a node"),
+)
+
+#: What was moved: column, title.
+MOVED = (
+    ("read_bytes", "read from disks"),
+    ("write_bytes", "written to disks"),
+    ("net_bytes", "through network interfaces"),
+    ("fabric_bytes", "through InfiniBand ports"),
+)
+
+#: Most ranks whose place is shown.
+MAX_RANKS = 40
+
+
+def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Use of the machine over all nodes and the whole core time: means by time, and the lowest and highest window."""
+    if not has_rows(e):
+        yield Text(f"  {WITHOUT}")
+        return
+    rows = e.table("samples")
+    node, seconds = rows["node"], lengths(e)
+    table = columns_of("what", "mean", "lowest", "highest", "unit", left=("what", "unit"))
+    for name, title, divisor, unit in USE:
+        known = np.isfinite(rows[name]) & (seconds > 0)
+        if known.any():
+            values = rows[name][known] / divisor
+            table.add_row(title, f"{mean(e, name) / divisor:.1f}", f"{values.min():.1f}", f"{values.max():.1f}", unit)
+        else:
+            table.add_row(title, "not read", "", "", "")
+    yield table
+
+    # Counters of a host are those of its first node.
+    hosts = dict(zip(e.column("ranks", "node").tolist(), e.column("ranks", "hostname").tolist(), strict=True))
+    firsts = {hosts.get(number, number): number for number in sorted(set(node.tolist()), reverse=True)}
+    last = np.append(node[1:] != node[:-1], True) & np.isin(node, list(firsts.values()))
+    moved = []
+    for name, title in MOVED:
+        amounts = rows[name][last]
+        known = np.isfinite(amounts)
+        moved.append(f"{amounts[known].sum() / 1e9:.3f} GB {title}" if known.any() else f"nothing known {title}")
+    yield Text(f"  In all: {', '.join(moved)}.")
+    cost = float(rows["sample_seconds"].sum() / seconds.sum())
+    count = int(rows["count"].sum())
+    yield Text(f"  {count} samples of {len(np.unique(node))} nodes took {cost:.4%} of a core on each.")
+
+
+def places(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Where ranks ran, and their clocks against rank 0's."""
+    columns = e.table("ranks")
+    count = len(columns["rank"])
+    table = columns_of("rank", "host", "CPUs", "NUMA", "clock (ms)", "+- (ms)", "devices",
+                       left=("host", "CPUs", "devices"))  # fmt: skip
+    for row in range(min(count, MAX_RANKS)):
+        table.add_row(
+            str(columns["rank"][row]), columns["hostname"][row], columns["cpus"][row], columns["numa"][row],
+            f"{1e3 * columns['clock_offset'][row]:.3f}", f"{1e3 * columns['clock_uncertainty'][row]:.3f}",
+            columns["device_uuid"][row],
+        )  # fmt: skip
+    yield table
+    if count > MAX_RANKS:
+        worst = float(np.max(columns["clock_uncertainty"]))
+        yield Text(f"  the first {MAX_RANKS} of {count} ranks; no clock is known worse than to {1e3 * worst:.3f} ms")

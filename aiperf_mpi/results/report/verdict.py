@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a verdict is said: lines for standard output, exit codes, JSON. No other module formats a score."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiperf_mpi.results.judge.judge import Verdict, judge
+from aiperf_mpi.results.judge.printable import PREFIX
+
+#: Exit codes of a run that has ended.
+EXIT_VALID, EXIT_INVALID, EXIT_DRAINED = 0, 3, 4
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained, whatever the verdict."""
+    return EXIT_DRAINED if verdict.end == "drained" else verify_code(verdict)
+
+
+def verify_code(verdict: Verdict) -> int:
+    """Exit code of `verify`, which judges the file alone: 0 valid, 3 invalid."""
+    return EXIT_VALID if verdict.valid else EXIT_INVALID
+
+
+def status(verdict: Verdict) -> str:
+    """VALID or INVALID."""
+    return "VALID" if verdict.valid else "INVALID"
+
+
+def rate_text(rate: float) -> str:
+    """A rate in operations per second."""
+    return f"{rate:.6e} op/s"
+
+
+def error_text(error: float) -> str:
+    """An error as a fraction; `nan` for none."""
+    return "nan" if math.isnan(error) else f"{error:.6f}"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
+
+    Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run has
+    `trial_rate_ops`, an invalid run `unscored_rate_ops` and `reasons`.
+    """
+    return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
+
+
+def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    yield "status", status(verdict)
+    yield "class", verdict.cls
+    yield "division", verdict.division
+    yield "end", verdict.end
+    for key in ("ranks", "nodes", "replicas", "devices"):
+        yield key, str(getattr(verdict, key))
+    yield "core_seconds", f"{verdict.core_seconds:.3f}"
+    yield "trials", str(verdict.trials)
+    yield "trials_done", str(verdict.trials_done)
+    yield "best_error", error_text(verdict.best_error)
+    yield "error_final", error_text(verdict.error_final)
+    yield from rate_pairs(verdict)
+    if not verdict.valid:
+        yield "reasons", ",".join(verdict.reason_ids)
+
+
+def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """What may be said of the run's rate, by the name under which it may be said."""
+    if not verdict.valid:
+        yield "unscored_rate_ops", rate_text(verdict.unscored_rate_ops)
+    elif verdict.cls == "official":
+        yield "score_ops", rate_text(verdict.score_ops)
+        if not math.isnan(verdict.score_regulated):
+            yield "score_regulated", rate_text(verdict.score_regulated)
+    else:
+        yield "trial_rate_ops", rate_text(verdict.trial_rate_ops)
+
+
+def rate_titles(verdict: Verdict) -> tuple[str, str]:
+    """What the rate and the regulated rate over time are called, in words: a score only where there is one."""
+    if not verdict.valid:
+        return "unscored rate", "unscored regulated rate"
+    return ("score", "regulated score") if verdict.cls == "official" else ("trial rate", "regulated trial rate")
+
+
+def lines_without_result(end: str) -> list[str]:
+    """The lines of a run whose result file could not be written: invalid, with the reason V21 (no complete file)."""
+    pairs = (("status", "INVALID"), ("end", end), ("reasons", "V21"))
+    return [f"{PREFIX} {key}: {value}" for key, value in pairs]
+
+
+def reason_lines(verdict: Verdict) -> list[str]:
+    """One line for each reason why a result is invalid."""
+    return [f"{reason.id}: {reason.text}" for reason in verdict.reasons]
+
+
+# -- verify ----------------------------------------------------------------------------------------------------------
+
+
+def verify_file(path: Path | str, *, as_json: bool = False) -> int:
+    """Judge a file and print the verdict with every check on standard output; returns 0 (valid) or 3.
+
+    Raises NotAResult if the file is no result at all.
+    """
+    verdict = judge(path)
+    print(verdict_json(verdict) if as_json else "\n".join([*verdict_lines(verdict), *check_lines(verdict)]))
+    return verify_code(verdict)
+
+
+def check_lines(verdict: Verdict) -> list[str]:
+    """One line for each check, with what it measured and its limit, and below it what it found wrong."""
+    lines = []
+    for finding in verdict.findings:
+        measured = f"{finding.measured}; " if finding.measured else ""
+        # What only official runs must pass is no fault of a trial run.
+        outcome = "passed" if finding.passed else "FAILED" if finding.id in verdict.reason_ids else "missed"
+        limit = "limit of official runs" if outcome == "missed" else "limit"
+        lines.append(f"{finding.id} {outcome}: {measured}{limit}: {finding.limit}")
+        lines += [f"    {text}" for text in finding.wrong]
+    return lines
+
+
+def verdict_json(verdict: Verdict) -> str:
+    """The verdict and its checks as one JSON object; numbers that are unknown are null."""
+    return json.dumps(known(verdict_object(verdict)), indent=1)
+
+
+def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]:
+    """The verdict as a JSON object, with or without its checks; of its rates those that it may be called by."""
+    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops", "resnet50_images", "mfu",
+             "ops_per_watt")  # fmt: skip
+    left_out = ("rate", "regulated") if findings else ("rate", "regulated", "findings")
+    data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
+    data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}
+    return data | {key: getattr(verdict, key) for key in rates}
+
+
+def known(value: Any) -> Any:
+    """A JSON value with null for every number that is not finite."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: known(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [known(entry) for entry in value]
+        case _:
+            return value

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is changed in a valid file makes it invalid: bits, rows, other runs' rows, cut files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aiperf_mpi.results.file import resultfile
+from aiperf_mpi.results.file.schema import ATTRIBUTES, TABLES
+from aiperf_mpi.results.judge import judge
+from aiperf_mpi.results.judge.judge import NotAResult
+from aiperf_mpi.results.judge.rules import UNCHECKED
+from aiperf_mpi.results.output import process
+from tests.results.example_run import example_run
+from tests.results.judge.test_judge import ATTRIBUTE_FINDS, FINDS, changed
+
+
+def rewritten(file: h5py.File, table: str, rows: np.ndarray) -> None:
+    """The table with other rows of its own: `rows` are indices, in their new order."""
+    group = file[table]
+    columns = {name: group[name][...] for name in TABLES[table].names}
+    for name, values in columns.items():
+        kind, about = group[name].dtype, dict(group[name].attrs)
+        del group[name]
+        dataset = group.create_dataset(name, data=values[rows], dtype=kind)
+        dataset.attrs["description"] = about["description"]
+
+
+# -- bits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_one_bit_of_any_column_is_found(path: Path, tmp_path: Path, table: str) -> None:
+    # One random bit of every numeric column; texts lose a bit of their first letter.
+    rng = np.random.default_rng(sorted(TABLES).index(table))
+    for column in TABLES[table].columns:
+        def flip(file: h5py.File, name: str = column.name) -> None:
+            values = file[table][name][...]
+            row = int(rng.integers(len(values)))
+            if values.dtype == object:
+                text = values[row].decode()
+                values[row] = chr(ord(text[0]) ^ 1) + text[1:] if text else "x"
+            else:
+                data = bytearray(values[row].tobytes())
+                data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+                values[row] = np.frombuffer(bytes(data), values.dtype)[0]
+            file[table][name][...] = values
+
+        verdict = changed(path, tmp_path, flip, rehash=False)
+        assert "V21" in verdict.reason_ids, f"/{table}/{column.name}"
+
+
+def test_columns_without_a_check_are_listed_with_a_reason(root: Path) -> None:
+    # FINDS and ATTRIBUTE_FINDS say what finds a change once the hash fits; all others stand in UNCHECKED.
+    free = {f"/{t.name}/{name}" for t in TABLES.values() for name in t.names if name not in FINDS[t.name]}
+    free |= {attribute.name for attribute in ATTRIBUTES if attribute.name not in ATTRIBUTE_FINDS}
+    assert free - {"content_sha256"} == set(UNCHECKED)
+    text = (root / "docs" / "result-format.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 3]
+    assert lines == [f"| `{name}` | {why} |" for name, why in UNCHECKED.items()]
+    for table in TABLES.values():
+        assert f"`/{table.name}`" in text
+        for column in table.columns:
+            assert f"| {column.name} | {column.dtype} | {column.units or '-'} | {column.description} |" in text, column
+    for attribute in ATTRIBUTES:
+        assert f"| {attribute.name} | {attribute.dtype} | {attribute.units or '-'} | {attribute.description} |" in text
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs", "score_series", "ranks", "samples"])
+@pytest.mark.parametrize("how", ["first removed", "last removed", "one twice", "reversed", "two swapped", "none left"])
+def test_rows_removed_added_or_moved_are_found(path: Path, tmp_path: Path, table: str, how: str) -> None:
+    def change(file: h5py.File) -> None:
+        rows = np.arange(len(file[table][TABLES[table].names[0]]))
+        match how:
+            case "first removed":
+                rows = rows[1:]
+            case "last removed":
+                rows = rows[:-1]
+            case "one twice":
+                rows = np.append(rows[:2], rows[1:])
+            case "reversed":
+                rows = rows[::-1]
+            case "two swapped":
+                rows[[1, 2]] = rows[[2, 1]]
+            case "none left":
+                rows = rows[:0]
+        rewritten(file, table, rows)
+
+    for rehash in (False, True):
+        verdict = changed(path, tmp_path, change, rehash=rehash)
+        assert not verdict.valid and np.isnan(verdict.trial_rate_ops)
+        # Something finds it by its meaning, and not only by the hash or by the verdict that the file holds.
+        assert set(verdict.reason_ids) - {"V21", "I12"}, verdict.reasons
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs", "score_series"])
+def test_rows_of_another_run_are_found(path: Path, tmp_path: Path, table: str) -> None:
+    other = tmp_path / "other.h5"
+    resultfile.write(other, process.final_image(example_run(seed=8).run()))
+
+    def change(file: h5py.File) -> None:
+        with h5py.File(other) as source:
+            for name in TABLES[table].names:
+                file[table][name][...] = source[table][name][...]
+
+    verdict = changed(path, tmp_path, change)
+    assert set(verdict.reason_ids) - {"V21", "I12"}, verdict.reasons
+
+
+def test_a_nominal_epoch_is_found(path: Path, tmp_path: Path) -> None:
+    # 1437 images of the set in place of 22 x 64 = 1408, and every sum made to fit, as a careful liar would.
+    def change(file: h5py.File) -> None:
+        train = file["epochs/train_samples"][...]
+        file["epochs/train_samples"][...] = np.where(train == 1408, 1437, train)
+
+    assert "I09" in changed(path, tmp_path, change).reason_ids
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.6, 0.9, 0.999])
+def test_a_cut_file_is_no_result_or_invalid(path: Path, tmp_path: Path, part: float) -> None:
+    data = path.read_bytes()
+    (tmp_path / "cut.h5").write_bytes(data[: int(part * len(data))])
+    try:
+        verdict = judge.judge(tmp_path / "cut.h5")
+    except NotAResult as error:
+        assert "\n" not in str(error)
+        return
+    assert not verdict.valid
