@@ -20,12 +20,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from aiperf_mpi import __version__
+from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_INVALID, EXIT_USAGE
 from aiperf_mpi.opcount.flops import add_flops_arguments
-
-EXIT_USAGE, EXIT_INVALID = 2, 3
-
-#: What a shell reports of a program that a closed pipe ended: 128 + SIGPIPE.
-EXIT_BROKEN_PIPE = 141
 
 #: How long the ranks that print nothing wait before they leave with a usage error.
 SILENT_SECONDS = 2.0

@@ -17,22 +17,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from aiperf_mpi.paper import CIFAR10_IMAGES, DIGITS_IMAGES, IMAGENET_IMAGES
 from aiperf_mpi.search.architecture import Base, resnet50
-from aiperf_mpi.sections import (
-    CIFAR10_IMAGES,
-    DIGITS_IMAGES,
-    IMAGENET_IMAGES,
-    Data,
-    Fault,
-    Hpo,
-    Model,
-    Monitor,
-    Parallel,
-    Result,
-    Run,
-    Search,
-    Train,
-)
+from aiperf_mpi.sections import Data, Fault, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
 from aiperf_mpi.settings import DEFAULT, FIXED, ConfigError, Meaning, Rule, checked, nearest, toml_value
 
 __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]

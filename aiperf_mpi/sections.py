@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aiperf_mpi.opcount.forms import STEMS
-from aiperf_mpi.search.architecture import MAX_KERNEL, OPS
-from aiperf_mpi.search.budget import (
+from aiperf_mpi.paper import (
+    BATCHES,
+    FROM_ROUND,
+    IMAGENET_IMAGES,
+    KERNELS,
     MIN_DELTA,
     PATIENCE_BASE,
     PATIENCE_MAX,
@@ -19,13 +22,8 @@ from aiperf_mpi.search.budget import (
     ROUND_EPOCHS,
     SCHEDULE_EPOCHS,
 )
-from aiperf_mpi.search.cells import BATCHES, FROM_ROUND, KERNELS
+from aiperf_mpi.search.architecture import MAX_KERNEL, OPS
 from aiperf_mpi.settings import DEFAULT, FIXED, SECTION_4_5, TABLE_4, setting
-
-#: Images of the data sets, (training, validation). ImageNet: section 4.5 of the paper.
-IMAGENET_IMAGES = (1_281_167, 50_000)
-CIFAR10_IMAGES = (50_000, 10_000)
-DIGITS_IMAGES = (1_437, 360)
 
 _INT64 = 2**63 - 1
 

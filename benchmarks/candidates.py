@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
+from aiperf_mpi.phases import PHASES  # noqa: E402
 from aiperf_mpi.results.output import journal  # noqa: E402
 from aiperf_mpi.search.record import DONE, OUTCOME, STOPPED  # noqa: E402
-from aiperf_mpi.system.phases import PHASES  # noqa: E402
 from benchmarks import pages  # noqa: E402
 from benchmarks.tables import described, machine, write  # noqa: E402
 

@@ -35,7 +35,7 @@ from aiperf_mpi.search.history import ArchitectureCache, HistoryView  # noqa: E4
 from aiperf_mpi.search.morphism import random_chain  # noqa: E402
 from aiperf_mpi.search.nas import Bayesian  # noqa: E402
 from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE, Candidate  # noqa: E402
-from aiperf_mpi.search.streams import SEARCH, stream  # noqa: E402
+from aiperf_mpi.streams import SEARCH, stream  # noqa: E402
 from benchmarks.tables import goals, markdown, write  # noqa: E402
 
 #: Seconds of the authors' code for one proposal with 4 trials in its history, and what is wanted here by length.

@@ -7,7 +7,7 @@ import numpy as np
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset, content_sha256, moments
-from aiperf_mpi.sections import DIGITS_IMAGES
+from aiperf_mpi.paper import DIGITS_IMAGES
 
 #: scikit-learn's digits have grey values from 0 to 16.
 _WHITE = 16

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aiperf_mpi.data.dataset import Dataset
-from aiperf_mpi.search.streams import DATA, stream
+from aiperf_mpi.streams import DATA, stream
 
 
 class Batch(NamedTuple):

@@ -16,17 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiperf_mpi.exits import EXIT_INVALID
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, STEMS
 from aiperf_mpi.opcount.table import Row, as_counts, describe, footnotes, is_the_papers, table_3, table_a1
+from aiperf_mpi.paper import IMAGENET_IMAGES
 from aiperf_mpi.search.architecture import Architecture, resnet50
-from aiperf_mpi.sections import IMAGENET_IMAGES
 
 if TYPE_CHECKING:
     from aiperf_mpi.opcount.crosscheck import Difference
     from aiperf_mpi.opcount.xla import Analysis
-
-EXIT_DIFFERENT = 3
 
 #: Columns of text where the output is no terminal.
 WIDTH = 110
@@ -128,7 +127,7 @@ def flops(arguments: argparse.Namespace) -> int:
     page.methods(request, analysis, wrong)
     for difference in wrong:
         print(f"aiperf_mpi: DIFFERENT {difference}", file=sys.stderr)
-    return EXIT_DIFFERENT if wrong else 0
+    return EXIT_INVALID if wrong else 0
 
 
 def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
@@ -164,7 +163,7 @@ def _print_json(request: Request, analytical: bool) -> int:
     print(json.dumps(found, indent=2))
     for difference in wrong:
         print(f"aiperf_mpi: DIFFERENT {difference}", file=sys.stderr)
-    return EXIT_DIFFERENT if wrong else 0
+    return EXIT_INVALID if wrong else 0
 
 
 def per_image(kinds: dict[str, tuple[int, int]], batch: int) -> dict[str, tuple[int, int]]:

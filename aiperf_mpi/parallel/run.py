@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.exits import EXIT_DRAINED, EXIT_FAILURE, EXIT_VALID
 from aiperf_mpi.parallel.coordinator.coordinator import End, commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch import job, launcher
@@ -26,12 +27,12 @@ from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_w
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.results.file.rows import RunHeader
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.system.inventory import environment, inventory, packages
 from aiperf_mpi.system.monitor import Monitor, Probe, Sampler, stride
-from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.system.walltime import DEFAULT_RESERVE
 
 #: Seconds that the writer has for the final result (a million trials take some minutes).
@@ -42,7 +43,7 @@ RESULT_SECONDS = 900.0
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
 
 #: Exit codes of runs whose result could not be written: drained as asked, or failed.
-EXIT_WITHOUT_RESULT = {"drained": job.EXIT_DRAINED, "time_limit": job.EXIT_FAILURE}
+EXIT_WITHOUT_RESULT = {"drained": EXIT_DRAINED, "time_limit": EXIT_FAILURE}
 
 
 
@@ -92,7 +93,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
         if writer is not None:
             code, clean = lead(context, writer, drain, header_of(context, facts, argv, machine | sight.inventory)), True
         else:
-            code, clean = job.EXIT_VALID, work(context, workshop, facts, sight)
+            code, clean = EXIT_VALID, work(context, workshop, facts, sight)
         job.agreed_exit(world, code, clean)
 
 

@@ -10,17 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-#: Epochs of round 1, 2, 3 and of all later ones (authors' code: --warmup_1/2/3, --epochs).
-ROUND_EPOCHS = (15, 30, 45, 60)
+from aiperf_mpi.paper import MIN_DELTA, PATIENCE_BASE, PATIENCE_MAX, PATIENCE_STEP, ROUND_EPOCHS, SCHEDULE_EPOCHS
 
-#: Length of the linear decay of the learning rate in epochs (Table 4: maximum epoch).
-SCHEDULE_EPOCHS = 60
-
-#: Patience of round 1, its growth per round, and its end (authors' code).
-PATIENCE_BASE, PATIENCE_STEP, PATIENCE_MAX = 6, 2, 20
-
-#: A validation loss must fall by more than this to count as progress (authors' code, on the loss as Keras does).
-MIN_DELTA = 0.001
 
 class TrainRules(Protocol):
     """What a budget takes from the section `train` of the configuration."""

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL
 
-#: The published sets: kernels of the paper's section 4.2; batches around Table 4's 448, multiples of 64.
-KERNELS = (3, 5, 7)
-BATCHES = (256, 320, 384, 448, 512)
-
-#: First round in which hyperparameters are optimised (section 4.5 of the paper: the fourth).
-FROM_ROUND = 4
-
 
 @dataclass(frozen=True)
 class Choice:

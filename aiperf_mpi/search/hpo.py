@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from aiperf_mpi.paper import BATCHES, FROM_ROUND, KERNELS
 from aiperf_mpi.search import tpe
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
-from aiperf_mpi.search.cells import BATCHES, FROM_ROUND, KERNELS, Cells, Choice
+from aiperf_mpi.search.cells import Cells, Choice
 from aiperf_mpi.search.effects import Observed, observe
 from aiperf_mpi.search.history import START, HistoryView
 from aiperf_mpi.search.knowledge import Memory, learn_from

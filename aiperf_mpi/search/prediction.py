@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.search.budget import SCHEDULE_EPOCHS
+from aiperf_mpi.paper import SCHEDULE_EPOCHS
 
 #: Prior of the authors' learning-curve fit: an accuracy of 0.75 at epoch 120, twice the schedule. It belongs to
 #: ResNet-50 on ImageNet; on an easier data set it only makes the prediction fall back to what was observed.

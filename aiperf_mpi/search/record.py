@@ -18,7 +18,7 @@ import numpy as np
 
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture, Morph
-from aiperf_mpi.search.streams import trial_seed
+from aiperf_mpi.streams import trial_seed
 
 #: Version of the layout below; stored in each record, so that a journal of another version is refused, not misread.
 RECORD_FORMAT = 1

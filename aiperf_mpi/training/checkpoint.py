@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aiperf_mpi.results.file import layout, resultfile
+from aiperf_mpi import hdf5
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.resnet import expected_shapes
 
@@ -64,7 +64,7 @@ def save_checkpoint(path: str | Path, trial_id: int, architecture: Architecture,
         file.flush()
         image = file.id.get_file_image()
     path.parent.mkdir(parents=True, exist_ok=True)
-    resultfile.write(path, image)
+    hdf5.write(path, image)
     return value
 
 
@@ -101,7 +101,7 @@ def _first_line(error: BaseException) -> str:
 def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
     facts = {}
     for name in ("format", "trial_id", "arch_json", "arch_hash", "digest"):
-        facts[name] = file.attrs[name] if name in file.attrs and layout.is_scalar_attribute(file, name) else None
+        facts[name] = file.attrs[name] if name in file.attrs and hdf5.is_scalar_attribute(file, name) else None
         if name == "format" and facts[name] != FORMAT:
             raise ValueError(f"no checkpoint of format {FORMAT}, but {str(facts[name])[:60]!r}")
     trial_id, text = facts["trial_id"], facts["arch_json"]
@@ -140,13 +140,13 @@ def _read(file: h5py.File, path: str, shapes: Mapping[str, Any]) -> dict[str, An
     found: dict[str, Any] = {}
     for name, shape in shapes.items():
         place = f"{path}/{name}".lstrip("/")
-        node = layout.own(file, place)
+        node = hdf5.own(file, place)
         if isinstance(shape, Mapping):
             found[name] = _read(file, place, shape)
             continue
         if not isinstance(node, h5py.Dataset) or node.dtype != np.float32 or node.shape != tuple(shape):
             raise ValueError(f"/{place} is no array of float32 of the shape {tuple(shape)}")
-        if wrong := layout.wrong_storage(node, node.dtype.itemsize):
+        if wrong := hdf5.wrong_storage(node, node.dtype.itemsize):
             raise ValueError(f"/{place} {wrong}")
         found[name] = node[...]
     return found

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from aiperf_mpi.data.device import DeviceBatch, Feed
-from aiperf_mpi.search.budget import MIN_DELTA, should_stop
+from aiperf_mpi.paper import MIN_DELTA
+from aiperf_mpi.search.budget import should_stop
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.digest import Agreement, check
 from aiperf_mpi.training.epoch import EpochResult, Sums, result_of
@@ -66,7 +67,7 @@ class _Cut(Exception):
 
 
 class Timer(Protocol):
-    """What is needed of `aiperf_mpi.system.phases.PhaseTimer`."""
+    """What is needed of `aiperf_mpi.phases.PhaseTimer`."""
 
     def switch(self, phase: str | None) -> str | None: ...
 

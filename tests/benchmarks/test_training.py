@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi.results.file import resultfile
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.output import process
 from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.training.compile import compile_steps
@@ -117,7 +117,7 @@ def test_operations_on_an_accelerator_are_those_of_its_streams() -> None:
 def test_gaps_between_candidates_are_read_from_a_result(tmp_path: Path) -> None:
     # Three epochs of a second each, one trial behind the other; a trial's first step comes half a second after its
     # start, and the last trial is unfinished. Of the first two seconds count 2.5 each, of 5.5 from first to last step.
-    resultfile.write(tmp_path / "result.h5", process.final_image(example_run(replicas=1).run()))
+    hdf5.write(tmp_path / "result.h5", process.final_image(example_run(replicas=1).run()))
     found = summary(tmp_path / "result.h5", 5)
     assert [(row["epochs"], row["gap_s"]) for row in found["trials"]] == [(3, None), (3, 0.5)]
     assert found["span_s"] == 5.5 and found["share"] == pytest.approx(5 / 5.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aiperf_mpi.results.file import resultfile
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import process
 from tests.results.example_run import example_run
@@ -17,6 +17,6 @@ from tests.results.example_run import example_run
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid result."""
     target = tmp_path_factory.mktemp("result") / "result.h5"
-    resultfile.write(target, process.final_image(example_run().run()))
+    hdf5.write(target, process.final_image(example_run().run()))
     assert judge(target).valid
     return target

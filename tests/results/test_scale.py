@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.output import process
@@ -51,7 +52,7 @@ def test_the_page_of_a_large_run_takes_a_minute_and_little_memory(tmp_path: Path
     # 10,000 trials and 600,000 rows of epochs; CPU seconds, so that other work on the machine does not count.
     example = example_run(replicas=1000, trials_each=10, epochs_each=60, sets=SETS)
     path, page = tmp_path / "result.h5", tmp_path / "page.html"
-    resultfile.write(path, process.final_image(example.run()))
+    hdf5.write(path, process.final_image(example.run()))
     line = [sys.executable, "-c", PAGE, str(path), str(page)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=1200, check=True)
     taken, memory, code = json.loads(done.stdout)
@@ -68,7 +69,7 @@ def test_verify_takes_seconds_and_little_memory(replicas: int, seconds: float, t
     # Ten trials of 60 epochs on each replica: with a thousand of them 10,000 trials and 600,000 rows of epochs.
     example = example_run(replicas=replicas, trials_each=10, epochs_each=60, sets=SETS)
     path = tmp_path / "result.h5"
-    resultfile.write(path, process.final_image(example.run()))
+    hdf5.write(path, process.final_image(example.run()))
     line = [sys.executable, "-c", PROBE, str(path)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=True)
     taken, memory, valid, trials, reasons = json.loads(done.stdout)

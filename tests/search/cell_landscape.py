@@ -16,7 +16,7 @@ from aiperf_mpi.search.hpo import Hpo, Space, recommend, tune
 from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import Candidate
-from aiperf_mpi.search.streams import HPO, stream
+from aiperf_mpi.streams import HPO, stream
 from tests.search.landscape import SMALL
 
 INITIAL = Architecture(SMALL)

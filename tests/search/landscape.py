@@ -25,7 +25,7 @@ from aiperf_mpi.search.history import ArchitectureCache, ArrayClaims, ArrayHisto
 from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.search.nas import Search, chain_length
 from aiperf_mpi.search.record import MAX_OWN_MORPHS, Candidate
-from aiperf_mpi.search.streams import SEARCH, stream
+from aiperf_mpi.streams import SEARCH, stream
 
 SMALL = Base(image_size=32, channels=1, classes=10, width=4)
 

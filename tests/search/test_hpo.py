@@ -22,7 +22,7 @@ from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate
-from aiperf_mpi.search.streams import HPO, stream
+from aiperf_mpi.streams import HPO, stream
 from tests.search.cell_landscape import CellLandscape, Study
 
 INITIAL = Architecture(Base(image_size=32, channels=1, classes=10, width=4))

@@ -14,7 +14,7 @@ from aiperf_mpi.search.history import ArrayHistory, HistoryView
 from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import SEARCHES, Evolution, NoProposal, Random, Space, chain_length, make_search
 from aiperf_mpi.search.record import Candidate
-from aiperf_mpi.search.streams import SEARCH, stream
+from aiperf_mpi.streams import SEARCH, stream
 from tests.search.landscape import SMALL, Landscape, run_search
 
 INITIAL = Architecture(SMALL)

@@ -13,10 +13,10 @@ import pytest
 from aiperf_mpi import config
 from aiperf_mpi.data import loader
 from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.search.budget import learning_rate, should_stop
-from aiperf_mpi.search.streams import AUGMENT, INIT, stream
-from aiperf_mpi.system.phases import PhaseTimer
+from aiperf_mpi.streams import AUGMENT, INIT, stream
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fault import Fault

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiperf_mpi.system.phases import PhaseTimer
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.epoch import EpochResult
 from aiperf_mpi.training.fit import FitSettings, Training

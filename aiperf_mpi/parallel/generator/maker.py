@@ -35,7 +35,7 @@ from aiperf_mpi.search.knowledge import Memory
 from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import NoProposal, Proposal, Search, make_search
 from aiperf_mpi.search.record import DROPPED, Candidate, rejection
-from aiperf_mpi.search.streams import HPO, SEARCH, stream
+from aiperf_mpi.streams import HPO, SEARCH, stream
 
 #: Proposals in a row whose candidates others have claimed, before the generator waits for new history.
 CLAIM_ATTEMPTS = 16

@@ -25,6 +25,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from aiperf_mpi.exits import EXIT_FAILURE, EXIT_USAGE
 from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, check_size, detect
 
 try:
@@ -35,9 +36,6 @@ except (ImportError, RuntimeError) as error:
         f"Python finds no MPI library ({'; '.join(str(error).splitlines())}). Install one with pip install "
         "'aiperf_mpi[mpich]', or on a cluster load its MPI's module and install mpi4py again"
     ) from error
-
-#: Exit codes, agreed by all ranks; the highest of their wishes wins.
-EXIT_VALID, EXIT_USAGE, EXIT_INVALID, EXIT_DRAINED, EXIT_FAILURE = 0, 2, 3, 4, 5
 
 #: Seconds between two looks at something that is not there yet: a waiting rank must not take a core from another.
 LOOK_SECONDS = 0.001

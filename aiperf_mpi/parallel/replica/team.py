@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from aiperf_mpi.parallel.launch.job import wait
-from aiperf_mpi.system.phases import PhaseTimer
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 
 #: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and whoever

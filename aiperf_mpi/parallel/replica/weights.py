@@ -20,7 +20,7 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import Candidate
-from aiperf_mpi.search.streams import INIT, stream
+from aiperf_mpi.streams import INIT, stream
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from aiperf_mpi.training.inheritance import function_difference, inherited_variables
 from aiperf_mpi.training.initial import Variables, initial_variables

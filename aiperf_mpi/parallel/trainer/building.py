@@ -20,7 +20,7 @@ from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.budget import budget, learning_rate
 from aiperf_mpi.search.history import HistoryView
 from aiperf_mpi.search.record import Candidate
-from aiperf_mpi.search.streams import AUGMENT, stream
+from aiperf_mpi.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training

@@ -8,21 +8,19 @@ written, one string that every row points to); names can be there twice. All of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5t
+from h5py import h5a, h5ds, h5t
 
+from aiperf_mpi.hdf5 import _STRING, attribute_value, wrong_storage
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
 
 #: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may differ.
 SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 
-#: How HDF5 stores a string of variable length: its length, and the place of its bytes (heap address and index).
-_STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 
 #: Findings about names beyond this many are not listed.
 _MAX_NAMES = 3
@@ -47,12 +45,6 @@ def foreign(file: h5py.File) -> Iterator[str]:
     yield from _unknown(_attribute_names(file), [a.name for a in ATTRIBUTES], "the root has an attribute")
 
 
-def own(group: h5py.Group, path: str) -> Any:
-    """The object at `path` of a group, which no link may lead to another place; raises KeyError without it."""
-    for place in (path.rpartition("/")[0], path):
-        if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
-            raise KeyError(f"{group.name.rstrip('/')}/{place} is no object of this file")
-    return group[path]
 
 
 def _members() -> dict[str, list[str]]:
@@ -104,31 +96,8 @@ def wrong_dataset(dataset: Any, dtype: str, dimensions: int) -> str:
     return wrong_storage(dataset, _STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
 
 
-def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
-    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a whole."""
-    created = dataset.id.get_create_plist()
-    if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
-        return "is stored in pieces or elsewhere, but must lie in the file as a whole"
-    if created.get_nfilters():
-        return "is compressed, but must not be"
-    if dataset.id.get_storage_size() != dataset.size * item_bytes:
-        return f"has {dataset.id.get_storage_size()} bytes in the file for {dataset.size} values"
-    if dataset.dtype.kind == "O":
-        return _wrong_strings(dataset)
-    return ""
 
 
-def _wrong_strings(dataset: h5py.Dataset) -> str:
-    """Strings together cannot be longer than the file, unless many rows point to one of them."""
-    offset = dataset.id.get_offset()
-    if dataset.file.driver == "core" or offset is None:
-        return ""
-    with open(dataset.file.filename, "rb") as raw:
-        raw.seek(offset)
-        found = np.frombuffer(raw.read(dataset.size * _STRING.itemsize), _STRING)
-        size = os.fstat(raw.fileno()).st_size
-    total = int(found["length"].sum(dtype=np.uint64))
-    return f"has {total} bytes of text in a file of {size} bytes" if total > size else ""
 
 
 def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Dataset]) -> Iterator[str]:
@@ -171,15 +140,5 @@ def _small_text(attribute: h5a.AttrID) -> bytes | None:
     return attribute_value(attribute).item()
 
 
-def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
-    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three times."""
-    if attribute.shape is None:
-        return np.zeros(0, attribute.dtype)
-    value = np.zeros(attribute.shape, attribute.dtype)
-    attribute.read(value)
-    return value
 
 
-def is_scalar_attribute(file: h5py.File, name: str) -> bool:
-    """Whether an attribute of the root is one value, so that reading it cannot fill the memory."""
-    return h5a.open(file.id, name.encode()).shape == ()

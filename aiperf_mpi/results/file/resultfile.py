@@ -8,7 +8,6 @@ leaves a half-written HDF5 structure behind; renaming it last lets a reader alwa
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -19,6 +18,7 @@ import h5py
 import numpy as np
 from h5py import h5a
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import layout
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Columns, Table
 from aiperf_mpi.results.file.tables import Tables
@@ -116,29 +116,6 @@ def seal(file: h5py.File, *, complete: bool) -> bytes:
     return file.id.get_file_image()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, sync it, and rename it to `path`; raises OSError and then leaves `path` as it was."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-    # The new name is safe only when the folder is synced as well.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # -- the content hash ------------------------------------------------------------------------------------------------
@@ -157,7 +134,7 @@ def content_hash(file: h5py.File) -> str:
         opened = [h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id))]
         for name, attribute in sorted(((a.name.decode(), a) for a in opened), key=itemgetter(0)):
             if name not in layout.SCALE_ATTRIBUTES and not (path == "/" and name in _UNHASHED):
-                _digest(digest, f"{path}@{name}", layout.attribute_value(attribute))
+                _digest(digest, f"{path}@{name}", hdf5.attribute_value(attribute))
         if isinstance(item, h5py.Dataset):
             _digest(digest, path, np.asarray(item[()]))
     return digest.hexdigest()
@@ -219,7 +196,7 @@ def load(file: h5py.File) -> Result:
         _load_attribute(file, attribute, result)
     for path in DOCUMENTS:
         try:
-            document = layout.own(file, path)
+            document = hdf5.own(file, path)
             wrong = layout.wrong_dataset(document, "str", dimensions=0)
             if wrong or (wrong := layout.wrong_description(document, DOCUMENTS[path], "")):
                 result.problems.append(f"/{path} {wrong}")
@@ -241,14 +218,14 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
     columns: Columns = {}
     datasets: dict[str, h5py.Dataset] = {}
     try:
-        group = layout.own(file, table.name)
+        group = hdf5.own(file, table.name)
     except _DAMAGE as error:
         problems.append(f"/{table.name} cannot be read: {_first_line(error)}")
         return columns
     for column in table.columns:
         path = f"{table.name}/{column.name}"
         try:
-            dataset = layout.own(group, column.name)
+            dataset = hdf5.own(group, column.name)
             if wrong := layout.wrong_column(dataset, column):
                 problems.append(f"/{path} {wrong}")
                 continue
@@ -276,7 +253,7 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
 def _load_attribute(file: h5py.File, attribute: Column, result: Result) -> None:
     name = attribute.name
     try:
-        value: Any = file.attrs[name] if layout.is_scalar_attribute(file, name) else None
+        value: Any = file.attrs[name] if hdf5.is_scalar_attribute(file, name) else None
     except _DAMAGE as error:
         result.problems.append(f"attribute {name} cannot be read: {_first_line(error)}")
         return

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from aiperf_mpi.phases import PHASES
 from aiperf_mpi.search.record import DONE, DROPPED, FAILED, NONE, REJECTED, STATUS_NAMES, STOPPED
-from aiperf_mpi.system.phases import PHASES
 
 __all__ = [
     "CREDITED", "DONE", "DROPPED", "EPOCH_ROW", "FAILED", "FINAL_ROW", "FIRST_EPOCH", "MESSAGE_KINDS",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.system.phases import PHASES
+from aiperf_mpi.phases import PHASES
 
 SCHEMA = "aiperf_mpi.result"
 SCHEMA_VERSION = "1.0"

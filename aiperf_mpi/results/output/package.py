@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aiperf_mpi.results.file import resultfile
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.report.verdict import verdict_json
@@ -36,12 +36,12 @@ def summary_schema() -> dict[str, Any]:
 def describe(folder: Path) -> None:
     """Judge the folder's result.h5 and write result.json and the manifest. Raises OSError, NotAResult."""
     result, verdict = judge.read(folder / RESULT)
-    resultfile.write(folder / SUMMARY, f"{verdict_json(verdict)}\n".encode())
+    hdf5.write(folder / SUMMARY, f"{verdict_json(verdict)}\n".encode())
     names = [name for name in (RESULT, SUMMARY, JOURNAL) if (folder / name).is_file()]
     if (checkpoint := best_checkpoint(folder, result)) is not None:
         names.append(checkpoint)
     hashes = {name: sha256(folder / name) for name in names}
-    resultfile.write(folder / MANIFEST, manifest_text(hashes).encode())
+    hdf5.write(folder / MANIFEST, manifest_text(hashes).encode())
 
 
 def best_checkpoint(folder: Path, result: Result) -> str | None:

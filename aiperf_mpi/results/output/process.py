@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
 from aiperf_mpi.results.file.replay import Network
@@ -176,7 +177,7 @@ class Writer:
                 content = tables.build(run, self._networks)
                 content.attributes["invalid_reasons"] = json.dumps([["V21", "the run has not ended"]])
                 with resultfile.new_file(content) as file:
-                    resultfile.write(self._folder / PARTIAL, resultfile.seal(file, complete=False))
+                    hdf5.write(self._folder / PARTIAL, resultfile.seal(file, complete=False))
             except Exception as error:  # in a thread of its own nothing else would tell the run to drain
                 self._complain(f"{self._folder / PARTIAL}: cannot be written: {error!r}")
         busy = time.thread_time() - busy
@@ -224,7 +225,7 @@ class Writer:
             self._complain(self._journal.error)
         path = self._folder / RESULT
         try:
-            resultfile.write(path, final_image(self._snapshot(), self._networks))
+            hdf5.write(path, final_image(self._snapshot(), self._networks))
             (self._folder / PARTIAL).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             self._complain(f"{path}: cannot be written: {error}")

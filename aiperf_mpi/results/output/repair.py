@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge import judge
@@ -37,7 +38,7 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
     try:
         run = replay(journal)
         image = image_of(run)
-        resultfile.write(target, image)
+        hdf5.write(target, image)
     except FileNotFoundError:
         hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
         raise RepairError(f"{journal}: there is no such file, and nothing else to repair from{hint}") from None

@@ -17,6 +17,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from aiperf_mpi.exits import EXIT_INVALID, EXIT_USAGE, EXIT_VALID
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.judge.evidence import Evidence
@@ -24,9 +25,6 @@ from aiperf_mpi.results.judge.judge import NotAResult, Verdict
 from aiperf_mpi.results.output import package
 from aiperf_mpi.results.report.compare import repeats
 from aiperf_mpi.results.report.verdict import rate_pairs, rate_text, reason_lines, verdict_json
-
-#: Exit codes: packed, a folder or command that cannot be used, a run that is not taken.
-EXIT_PACKED, EXIT_USAGE, EXIT_REFUSED = 0, 2, 3
 
 #: Logs in a run's folder, by their endings, and the configuration, which comes from the result.
 LOGS, CONFIG = (".log", ".out", ".err"), "config.toml"
@@ -147,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = packed(arguments.folders, arguments.output)
     except Refused as error:
         print("\n".join(f"aiperf-submit: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return EXIT_REFUSED
+        return EXIT_INVALID
     except NotAResult as error:
         print(f"aiperf-submit: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -155,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"aiperf-submit: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr)
         return EXIT_USAGE
     print(f"aiperf-submit: wrote {arguments.output}: {said}")
-    return EXIT_PACKED
+    return EXIT_VALID
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict, read
 from aiperf_mpi.results.judge.printable import plain
@@ -74,7 +75,7 @@ def compare_files(paths: Sequence[Path | str], *, as_json: bool = False, width: 
     found = compare([entry(path) for path in paths])
     print(to_json(found) if as_json else to_text(found, width), end="")
     valid = all(item.verdict.valid for item in found.entries)
-    return verdict_module.EXIT_VALID if valid else verdict_module.EXIT_INVALID
+    return EXIT_VALID if valid else EXIT_INVALID
 
 
 def entry(path: Path | str) -> Entry:

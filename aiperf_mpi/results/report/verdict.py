@@ -10,11 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
 from aiperf_mpi.results.judge.judge import Verdict, judge
 from aiperf_mpi.results.judge.printable import PREFIX
-
-#: Exit codes of a run that has ended.
-EXIT_VALID, EXIT_INVALID, EXIT_DRAINED = 0, 3, 4
 
 
 def exit_code(verdict: Verdict) -> int:

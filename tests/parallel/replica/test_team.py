@@ -15,8 +15,8 @@ import pytest
 from aiperf_mpi.parallel.replica.cluster import held_port
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.trainer.preparation import ELSEWHERE
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.search.record import CAUSE_BYTES
-from aiperf_mpi.system.phases import PhaseTimer
 
 pytestmark = pytest.mark.mpi
 

@@ -26,9 +26,9 @@ from aiperf_mpi.parallel.trainer.lookahead import Ahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.record import Candidate
-from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.lockstep import FailedElsewhere
 from aiperf_mpi.training.memory import TooLarge

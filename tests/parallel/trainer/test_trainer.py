@@ -19,9 +19,9 @@ from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.recorder import Closing
 from aiperf_mpi.parallel.trainer.trainer import run_trial
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.search.record import DONE, FAILED, KEPT, Candidate
-from aiperf_mpi.system.phases import PhaseTimer
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
 from tests.parallel.past import small

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.resultfile import NotAResult
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES
@@ -28,7 +29,7 @@ from tests.results.example_run import example_run
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished result."""
     file = tmp_path_factory.mktemp("result") / "result.h5"
-    resultfile.write(file, process.final_image(example_run().run()))
+    hdf5.write(file, process.final_image(example_run().run()))
     return file
 
 
@@ -40,7 +41,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example.epochs, example.trials, example.ranks = example.epochs[:0], example.trials[:0], example.ranks[:0]
     example.final = None
     file = tmp_path_factory.mktemp("result") / "empty.h5"
-    resultfile.write(file, process.final_image(example.run(stopped=False)))
+    hdf5.write(file, process.final_image(example.run(stopped=False)))
     return file
 
 
@@ -187,10 +188,10 @@ def test_the_content_hash_covers_values_names_and_attributes(path: Path, tmp_pat
 def test_a_result_is_whole_or_absent(tmp_path: Path) -> None:
     # Under a file-size limit the new file does not fit; the old one stays as it was and nothing else is left.
     target = tmp_path / "result.h5"
-    resultfile.write(target, b"old")
+    hdf5.write(target, b"old")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom aiperf_mpi.results.file import resultfile\n"
-        "try: resultfile.write(Path(sys.argv[1]), b'x' * 100_000)\n"
+        "import sys\nfrom pathlib import Path\nfrom aiperf_mpi import hdf5\n"
+        "try: hdf5.write(Path(sys.argv[1]), b'x' * 100_000)\n"
         "except OSError as error: print(error.strerror)\n"
     )
     done = subprocess.run(
@@ -199,7 +200,7 @@ def test_a_result_is_whole_or_absent(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout == "File too large\n"
     assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["result.h5"]
-    resultfile.write(target, b"new")
+    hdf5.write(target, b"new")
     assert target.read_bytes() == b"new" and os.listdir(tmp_path) == ["result.h5"]
 
 

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.config import load
-from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import REJECTED
 from aiperf_mpi.results.judge.checks import CHECKS
 from aiperf_mpi.results.judge.judge import judge
@@ -24,7 +24,7 @@ from tests.results.example_run import Example, example_run
 
 def written(example: Example, folder: Path) -> Path:
     """The example's result file, as the writer makes it."""
-    resultfile.write(folder / "result.h5", process.final_image(example.run()))
+    hdf5.write(folder / "result.h5", process.final_image(example.run()))
     return folder / "result.h5"
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aiperf_mpi.results.file import resultfile
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file.schema import ATTRIBUTES, TABLES
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import NotAResult
@@ -103,7 +103,7 @@ def test_rows_removed_added_or_moved_are_found(path: Path, tmp_path: Path, table
 @pytest.mark.parametrize("table", ["trials", "epochs", "score_series"])
 def test_rows_of_another_run_are_found(path: Path, tmp_path: Path, table: str) -> None:
     other = tmp_path / "other.h5"
-    resultfile.write(other, process.final_image(example_run(seed=8).run()))
+    hdf5.write(other, process.final_image(example_run(seed=8).run()))
 
     def change(file: h5py.File) -> None:
         with h5py.File(other) as source:

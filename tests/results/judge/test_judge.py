@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import FAILED, REJECTED
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
@@ -33,7 +34,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(example: Example, folder: Path) -> Path:
     """The example's result file, as the writer makes it."""
-    resultfile.write(folder / "result.h5", process.final_image(example.run()))
+    hdf5.write(folder / "result.h5", process.final_image(example.run()))
     return folder / "result.h5"
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.config import OFFICIAL_SECONDS
-from aiperf_mpi.results.file import resultfile, score
+from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.judge.checks import official
@@ -23,7 +24,7 @@ from tests.results.example_run import example_run
 @pytest.fixture
 def result(tmp_path: Path) -> Result:
     """The content of a valid trial run."""
-    resultfile.write(tmp_path / "result.h5", process.final_image(example_run().run()))
+    hdf5.write(tmp_path / "result.h5", process.final_image(example_run().run()))
     return judge.read(tmp_path / "result.h5")[0]
 
 

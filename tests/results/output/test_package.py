@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import FAILED
@@ -40,7 +41,7 @@ def folder_of(kind: str, folder: Path) -> Path:
         image = process.final_image(example.run(stopped=False))
     else:
         image = process.final_image(example.run())
-    resultfile.write(folder / package.RESULT, image)
+    hdf5.write(folder / package.RESULT, image)
     package.describe(folder)
     return folder / package.RESULT
 
@@ -56,7 +57,7 @@ def test_a_partial_result_of_a_killed_run_is_invalid_everywhere(tmp_path: Path) 
     collector = RunCollector()
     collector.event("open", example_run().header.to_dict())
     with resultfile.new_file(tables.build(collector.snapshot(end="killed"))) as file:
-        resultfile.write(tmp_path / package.PARTIAL, resultfile.seal(file, complete=False))
+        hdf5.write(tmp_path / package.PARTIAL, resultfile.seal(file, complete=False))
     assert not assert_all_agree(tmp_path / package.PARTIAL).valid
     done = command("verify", "--json", tmp_path / package.PARTIAL)
     data = json.loads(done.stdout)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.config import from_toml
-from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.output import package, process
 from aiperf_mpi.results.output.submit import Refused, _together, main
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Path:
     for trial in (4, 6):
         (folder / f"checkpoints/{trial}.h5").write_bytes(b"weights %d" % trial)
     (folder / "job.log").write_text("what the job said\n")
-    resultfile.write(folder / package.RESULT, process.final_image(example_run().run()))
+    hdf5.write(folder / package.RESULT, process.final_image(example_run().run()))
     package.describe(folder)
     return folder
 
@@ -75,7 +75,7 @@ def test_what_is_not_taken(
         case "invalid":
             example = example_run()
             example.epochs["val_samples"][0] -= 1
-            resultfile.write(run / package.RESULT, process.final_image(example.run()))
+            hdf5.write(run / package.RESULT, process.final_image(example.run()))
             package.describe(run)
         case "checkpoint":
             (run / CHECKPOINT).unlink()

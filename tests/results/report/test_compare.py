@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.__main__ import main
-from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report import scaling
@@ -28,7 +28,7 @@ def written(folder: Path, name: str, run_id: str = "", damage: bool = False, **c
     if damage:
         example.ranks["phase_seconds"][1, -1] -= 5.0
     path = folder / f"{name}.h5"
-    resultfile.write(path, process.final_image(example.run()))
+    hdf5.write(path, process.final_image(example.run()))
     return path
 
 

@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import h5py
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.__main__ import main
 from aiperf_mpi.opcount.analytical import count_layer
-from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report import html
@@ -28,7 +28,7 @@ from tests.results.example_run import Example, example_run
 
 
 def written(example: Example, folder: Path) -> Path:
-    resultfile.write(folder / "result.h5", process.final_image(example.run()))
+    hdf5.write(folder / "result.h5", process.final_image(example.run()))
     return folder / "result.h5"
 
 

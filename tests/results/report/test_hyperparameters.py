@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.config import load
-from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import TRIAL_ROW, new_row
 from aiperf_mpi.results.judge.evidence import Evidence
@@ -57,7 +57,7 @@ def written(study: Study, folder: Path, *sets: str) -> Path:
             collector.rows("trial", new_row(TRIAL_ROW, trial_id=record["trial"], status=record["status"], t_end=slot,
                                             best_error=record["best_error"]))
     path = folder / "result.h5"
-    resultfile.write(path, process.final_image(collector.snapshot(end="time_limit")))
+    hdf5.write(path, process.final_image(collector.snapshot(end="time_limit")))
     return path
 
 

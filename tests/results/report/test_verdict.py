@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import FAILED, new_row
 from aiperf_mpi.results.judge.judge import NotAResult, Reason, Verdict, judge
@@ -26,7 +27,7 @@ from tests.results.example_run import Example, example_run
 
 
 def written(example: Example, folder: Path) -> Path:
-    resultfile.write(folder / "result.h5", process.final_image(example.run()))
+    hdf5.write(folder / "result.h5", process.final_image(example.run()))
     return folder / "result.h5"
 
 

@@ -19,7 +19,7 @@ from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.search.architecture import DEFAULT_KERNEL
 from aiperf_mpi.search.record import candidate_key
-from aiperf_mpi.search.streams import trial_seed
+from aiperf_mpi.streams import trial_seed
 
 #: An identifier of a run: it becomes a folder of the archive that a ranking takes.
 RUN_ID = "[A-Za-z0-9_-]{1,64}"

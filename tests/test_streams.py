@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aiperf_mpi.search import streams
+from aiperf_mpi import streams
 
 
 def draw(*place: int) -> tuple[float, ...]:

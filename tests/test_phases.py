@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from aiperf_mpi.phases import PHASES, PhaseTimer
 from aiperf_mpi.results.file import schema
-from aiperf_mpi.system.phases import PHASES, PhaseTimer
 
 
 class Clock:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HDF5 beyond what h5py offers: looks at objects and strings before they are read, and writes a file as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d
+
+#: How HDF5 stores a string of variable length: its length, and the place of its bytes (heap address and index).
+_STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+
+
+def own(group: h5py.Group, path: str) -> Any:
+    """The object at `path` of a group, which no link may lead to another place; raises KeyError without it."""
+    for place in (path.rpartition("/")[0], path):
+        if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
+            raise KeyError(f"{group.name.rstrip('/')}/{place} is no object of this file")
+    return group[path]
+
+
+def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
+    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a whole."""
+    created = dataset.id.get_create_plist()
+    if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
+        return "is stored in pieces or elsewhere, but must lie in the file as a whole"
+    if created.get_nfilters():
+        return "is compressed, but must not be"
+    if dataset.id.get_storage_size() != dataset.size * item_bytes:
+        return f"has {dataset.id.get_storage_size()} bytes in the file for {dataset.size} values"
+    if dataset.dtype.kind == "O":
+        return _wrong_strings(dataset)
+    return ""
+
+
+def _wrong_strings(dataset: h5py.Dataset) -> str:
+    """Strings together cannot be longer than the file, unless many rows point to one of them."""
+    offset = dataset.id.get_offset()
+    if dataset.file.driver == "core" or offset is None:
+        return ""
+    with open(dataset.file.filename, "rb") as raw:
+        raw.seek(offset)
+        found = np.frombuffer(raw.read(dataset.size * _STRING.itemsize), _STRING)
+        size = os.fstat(raw.fileno()).st_size
+    total = int(found["length"].sum(dtype=np.uint64))
+    return f"has {total} bytes of text in a file of {size} bytes" if total > size else ""
+
+
+def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
+    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three times."""
+    if attribute.shape is None:
+        return np.zeros(0, attribute.dtype)
+    value = np.zeros(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return value
+
+
+def is_scalar_attribute(file: h5py.File, name: str) -> bool:
+    """Whether an attribute of the root is one value, so that reading it cannot fill the memory."""
+    return h5a.open(file.id, name.encode()).shape == ()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, sync it, and rename it to `path`; raises OSError and then leaves `path` as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+    # The new name is safe only when the folder is synced as well.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
