@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from aiperf_mpi.crosscheck.check import check_operations  # noqa: E402
+from aiperf_mpi.crosscheck.trace import trace_eval, trace_train  # noqa: E402
 from aiperf_mpi.opcount import METHOD_VERSIONS  # noqa: E402
 from aiperf_mpi.opcount.analytical import operations  # noqa: E402
-from aiperf_mpi.opcount.crosscheck import check_operations  # noqa: E402
-from aiperf_mpi.opcount.trace import trace_eval, trace_train  # noqa: E402
 from aiperf_mpi.search.architecture import Architecture, resnet50  # noqa: E402
 from aiperf_mpi.search.morphism import random_chain  # noqa: E402
 from aiperf_mpi.search.record import Candidate  # noqa: E402

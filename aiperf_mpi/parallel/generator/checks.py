@@ -18,7 +18,7 @@ def checks_of(context: Context) -> Check:
     The check returns what differs, or what was raised, "" where nothing was: one odd candidate does not end a run, and
     many in a row drain it. It holds no MPI, so that it can run in a thread.
     """
-    from aiperf_mpi.opcount.crosscheck import check_operations
+    from aiperf_mpi.crosscheck.check import check_operations
     from aiperf_mpi.training.resnet import check_shapes
     from aiperf_mpi.training.step import StepSettings
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from aiperf_mpi.opcount.account import StepAccount, account
+from aiperf_mpi.crosscheck.account import StepAccount, account
 from aiperf_mpi.parallel.generator.checks import checks_of
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from aiperf_mpi.opcount.account import StepAccount
+from aiperf_mpi.crosscheck.account import StepAccount
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation

@@ -7,11 +7,10 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
-from aiperf_mpi.results.judge.judge import Verdict, judge
+from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.judge.printable import PREFIX
 
 
@@ -99,14 +98,6 @@ def reason_lines(verdict: Verdict) -> list[str]:
 # -- verify ----------------------------------------------------------------------------------------------------------
 
 
-def verify_file(path: Path | str, *, as_json: bool = False) -> int:
-    """Judge a file and print the verdict with every check on standard output; returns 0 (valid) or 3.
-
-    Raises NotAResult if the file is no result at all.
-    """
-    verdict = judge(path)
-    print(verdict_json(verdict) if as_json else "\n".join([*verdict_lines(verdict), *check_lines(verdict)]))
-    return verify_code(verdict)
 
 
 def check_lines(verdict: Verdict) -> list[str]:

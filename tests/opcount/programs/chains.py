@@ -13,7 +13,7 @@ from collections import Counter
 
 import numpy as np
 
-from aiperf_mpi.opcount.crosscheck import differences
+from aiperf_mpi.crosscheck.check import differences
 from aiperf_mpi.search.architecture import OPS, Architecture, Base, Morph
 from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.training.step import StepSettings

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.commands.verify import verify_file
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import FAILED, new_row
 from aiperf_mpi.results.judge.judge import NotAResult, Reason, Verdict, judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report.text import MAX_ROWS, text_report
-from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines, verify_code, verify_file
+from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines, verify_code
 from tests.results.example_run import Example, example_run
 
 

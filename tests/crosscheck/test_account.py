@@ -8,8 +8,8 @@ from dataclasses import replace
 import jax
 import pytest
 
+from aiperf_mpi.crosscheck.account import account
 from aiperf_mpi.opcount import XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
-from aiperf_mpi.opcount.account import account
 from aiperf_mpi.opcount.analytical import matrix_operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.search.architecture import Base, resnet50

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.exits import EXIT_INVALID
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, STEMS
@@ -24,8 +25,8 @@ from aiperf_mpi.paper import IMAGENET_IMAGES
 from aiperf_mpi.search.architecture import Architecture, resnet50
 
 if TYPE_CHECKING:
-    from aiperf_mpi.opcount.crosscheck import Difference
-    from aiperf_mpi.opcount.xla import Analysis
+    from aiperf_mpi.crosscheck.check import Difference
+    from aiperf_mpi.crosscheck.xla import Analysis
 
 #: Columns of text where the output is no terminal.
 WIDTH = 110
@@ -50,8 +51,9 @@ REASONS = {
 }
 
 
-def add_flops_arguments(flops: argparse.ArgumentParser) -> None:
-    """The options of `flops`."""
+def add_flops(commands: Any) -> None:
+    """Add `flops` to the subparsers."""
+    flops = commands.add_parser("flops", help="count the operations of a network by three methods (no MPI needed)")
     network = flops.add_mutually_exclusive_group()
     network.add_argument("--arch", metavar="FILE", help="architecture in its JSON form (docs/architecture-json.md)")
     network.add_argument("--preset", help="initial network and data of a preset (default: the paper's ResNet-50)")
@@ -61,6 +63,7 @@ def add_flops_arguments(flops: argparse.ArgumentParser) -> None:
     flops.add_argument("--per-layer", action="store_true", help="list every layer")
     flops.add_argument("--analytical", action="store_true", help="the analytical count alone, without importing JAX")
     flops.add_argument("--json", action="store_true", help="print one JSON object, integers per image")
+    flops.set_defaults(handler=flops_command)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,14 @@ def read_request(arguments: argparse.Namespace) -> Request:
     return Request(architecture, images, arguments.batch, precision, augment, stem)
 
 
+def flops_command(arguments: argparse.Namespace) -> int:
+    """`flops`: the operations of a network, without MPI; the analytical part without JAX."""
+    try:
+        return flops(arguments)
+    except ValueError as error:
+        return refuse(error)
+
+
 def flops(arguments: argparse.Namespace) -> int:
     """`flops`: print the counts; returns 0, or 3 if the methods differ where they must agree.
 
@@ -135,9 +146,9 @@ def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
     # The counts are the same on any backend, and no accelerator is to be taken for them.
     if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from aiperf_mpi.opcount.crosscheck import compare
-    from aiperf_mpi.opcount.trace import trace_eval
-    from aiperf_mpi.opcount.xla import analyse
+    from aiperf_mpi.crosscheck.check import compare
+    from aiperf_mpi.crosscheck.trace import trace_eval
+    from aiperf_mpi.crosscheck.xla import analyse
     from aiperf_mpi.training.step import StepSettings
 
     # Tracing makes next to no garbage, and spends a tenth of its time looking for it.

@@ -13,8 +13,8 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from aiperf_mpi.opcount.jaxpr import IMAGES, LABELS, MOMENTA, PARAMETERS, RATE, count
-from aiperf_mpi.opcount.primitives import CountError
+from aiperf_mpi.crosscheck.jaxpr import IMAGES, LABELS, MOMENTA, PARAMETERS, RATE, count
+from aiperf_mpi.crosscheck.primitives import CountError
 from aiperf_mpi.opcount.tally import Tally
 
 MATRIX = jax.ShapeDtypeStruct((4, 4), np.float32)

@@ -208,5 +208,5 @@ def unknown(eqn: Any) -> CountError:
     """The error for a primitive that has no rule."""
     return CountError(
         f"operation count: primitive {eqn.primitive.name!r} has no rule ({where(eqn)}); add one to "
-        "aiperf_mpi/opcount/primitives.py"
+        "aiperf_mpi/crosscheck/primitives.py"
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiperf_mpi.opcount.trace import trace_train
-from aiperf_mpi.opcount.xla import XLA_RULES, estimate
+from aiperf_mpi.crosscheck.trace import trace_train
+from aiperf_mpi.crosscheck.xla import XLA_RULES, estimate
 from aiperf_mpi.training.compile import Compiled
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from aiperf_mpi.search.architecture import OPS
 
-PROGRAM = Path(__file__).parent / "programs" / "chains.py"
+PROGRAM = Path(__file__).parent.parent / "opcount" / "programs" / "chains.py"
 
 #: More processes than this would only wait for memory.
 PROCESSES = min(os.cpu_count() or 1, 4)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from aiperf_mpi.opcount.jaxpr import count
-from aiperf_mpi.opcount.primitives import RULES, CountError, conv_macs
+from aiperf_mpi.crosscheck.jaxpr import count
+from aiperf_mpi.crosscheck.primitives import RULES, CountError, conv_macs
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

@@ -20,8 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aiperf_mpi.opcount import XLA_BAND
-from aiperf_mpi.opcount.primitives import (
+from aiperf_mpi.crosscheck.primitives import (
     COLLECTIVES,
     ELEMENTWISE,
     MAC,
@@ -32,8 +31,9 @@ from aiperf_mpi.opcount.primitives import (
     dot_macs,
     elements,
 )
+from aiperf_mpi.crosscheck.trace import Trace, scopes, train_arguments
+from aiperf_mpi.opcount import XLA_BAND
 from aiperf_mpi.opcount.tally import Tally
-from aiperf_mpi.opcount.trace import Trace, scopes, train_arguments
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.dispatch import over_devices
 from aiperf_mpi.training.step import StepSettings, train_step

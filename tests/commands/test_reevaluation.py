@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.__main__ import main
+from aiperf_mpi.commands.reevaluation import Repetition
 from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.training.checkpoint import save_checkpoint
 from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.reevaluation import Repetition
 from tests.results.example_run import example_run
 from tests.results.judge.test_judge import written
 from tests.training.cases import TINY

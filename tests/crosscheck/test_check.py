@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aiperf_mpi.crosscheck.check import Difference, check_operations, compare, differences
+from aiperf_mpi.crosscheck.jaxpr import MOMENTA, PARAMETERS
+from aiperf_mpi.crosscheck.trace import trace_eval, trace_train, train_arguments
 from aiperf_mpi.opcount.analytical import count, matrix_operations, operations, update_operations
-from aiperf_mpi.opcount.crosscheck import Difference, check_operations, compare, differences
 from aiperf_mpi.opcount.forms import FORMS, executed_difference
-from aiperf_mpi.opcount.jaxpr import MOMENTA, PARAMETERS
 from aiperf_mpi.opcount.tally import STEP, UPDATE
-from aiperf_mpi.opcount.trace import trace_eval, trace_train, train_arguments
 from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.search.hpo import Choice, tune
 from aiperf_mpi.search.nas import Proposal

@@ -20,8 +20,8 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from aiperf_mpi.crosscheck.primitives import COLLECTIVES, RULES, CountError, Rule, unknown, where
 from aiperf_mpi.opcount.analytical import FORWARD, INPUT_GRADIENT, MATRIX_KINDS, WEIGHT_GRADIENT
-from aiperf_mpi.opcount.primitives import COLLECTIVES, RULES, CountError, Rule, unknown, where
 from aiperf_mpi.opcount.tally import ALL_REDUCE, BACKWARD, OTHER, STEP, UPDATE, Class, Tally
 
 #: Marks of a program's inputs; a value has the marks of all that it depends on.

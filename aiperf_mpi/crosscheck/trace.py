@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from aiperf_mpi.crosscheck import jaxpr
 from aiperf_mpi.data.device import AXIS
-from aiperf_mpi.opcount import jaxpr
 from aiperf_mpi.opcount.tally import Tally
 from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training import step as steps
