@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 
 from aiperf_mpi.phases import PHASES  # noqa: E402
 from aiperf_mpi.results.output import journal  # noqa: E402
-from aiperf_mpi.search.record import DONE, OUTCOME, STOPPED  # noqa: E402
+from aiperf_mpi.trials.record import DONE, OUTCOME, STOPPED  # noqa: E402
 from benchmarks import pages  # noqa: E402
 from benchmarks.tables import described, machine, write  # noqa: E402
 

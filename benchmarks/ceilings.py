@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aiperf_mpi.search.architecture import Layer
+from aiperf_mpi.network.architecture import Layer
 
 #: Passes over the input x and the output y of a convolution with its batch norm and ReLU, each kernel on its own:
 #: forward x + 4 y (convolve, statistics, normalise), backward 2 x + 7 y; an addition reads two and writes one.

@@ -30,9 +30,9 @@ import numpy as np  # noqa: E402
 from jax import export  # noqa: E402
 
 from aiperf_mpi.data.device import AXIS  # noqa: E402
+from aiperf_mpi.network.architecture import Architecture, Base, resnet50  # noqa: E402
+from aiperf_mpi.network.morphism import random_chain  # noqa: E402
 from aiperf_mpi.parallel.trainer.worker import SWITCH_SECONDS  # noqa: E402
-from aiperf_mpi.search.architecture import Architecture, Base, resnet50  # noqa: E402
-from aiperf_mpi.search.morphism import random_chain  # noqa: E402
 from aiperf_mpi.training.compile import Compiled, compile_steps  # noqa: E402
 from aiperf_mpi.training.dispatch import SHARD_MAP, over_devices  # noqa: E402
 from aiperf_mpi.training.initial import initial_variables  # noqa: E402

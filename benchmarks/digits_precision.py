@@ -26,19 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax  # noqa: E402
 
-from aiperf_mpi import config  # noqa: E402
+from aiperf_mpi.config import config  # noqa: E402
 from aiperf_mpi.data.catalogue import open_dataset  # noqa: E402
 from aiperf_mpi.data.dataset import Dataset  # noqa: E402
 from aiperf_mpi.data.loader import train_batches, val_batches  # noqa: E402
+from aiperf_mpi.network.architecture import resnet50  # noqa: E402
 from aiperf_mpi.phases import PhaseTimer  # noqa: E402
 from aiperf_mpi.results.report.interval import factor  # noqa: E402
-from aiperf_mpi.search.architecture import resnet50  # noqa: E402
-from aiperf_mpi.search.budget import learning_rate  # noqa: E402
 from aiperf_mpi.streams import AUGMENT, INIT, stream  # noqa: E402
 from aiperf_mpi.training.compile import Compiled, compile_steps  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
 from aiperf_mpi.training.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.step import StepSettings  # noqa: E402
+from aiperf_mpi.trials.budget import learning_rate  # noqa: E402
 from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 
 PRECISIONS = ("float32", "bfloat16")

@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from aiperf_mpi.data.device import place
+from aiperf_mpi.network.architecture import Architecture, Base
+from aiperf_mpi.network.morphism import eligible_morphs
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.results.report.interval import factor
-from aiperf_mpi.search.architecture import Architecture, Base
-from aiperf_mpi.search.morphism import eligible_morphs
 from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.step import StepSettings

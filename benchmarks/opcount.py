@@ -29,12 +29,12 @@ import numpy as np  # noqa: E402
 
 from aiperf_mpi.crosscheck.check import check_operations  # noqa: E402
 from aiperf_mpi.crosscheck.trace import trace_eval, trace_train  # noqa: E402
+from aiperf_mpi.network.architecture import Architecture, resnet50  # noqa: E402
+from aiperf_mpi.network.morphism import random_chain  # noqa: E402
 from aiperf_mpi.opcount import METHOD_VERSIONS  # noqa: E402
 from aiperf_mpi.opcount.analytical import operations  # noqa: E402
-from aiperf_mpi.search.architecture import Architecture, resnet50  # noqa: E402
-from aiperf_mpi.search.morphism import random_chain  # noqa: E402
-from aiperf_mpi.search.record import Candidate  # noqa: E402
 from aiperf_mpi.training.step import StepSettings  # noqa: E402
+from aiperf_mpi.trials.record import Candidate  # noqa: E402
 
 #: The paper's batch size, on a node of eight devices, and a candidate as far from its parent as a record allows.
 BATCH, DEVICES, MORPHS = 448, 8, 8

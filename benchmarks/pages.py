@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from aiperf_mpi.search.architecture import OPS
+from aiperf_mpi.network.architecture import OPS
 from benchmarks.tables import markdown, number
 
 Row = Mapping[str, Any]

@@ -29,7 +29,7 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
 from aiperf_mpi.results.output import journal  # noqa: E402
-from aiperf_mpi.search.record import DONE, OUTCOME, STOPPED  # noqa: E402
+from aiperf_mpi.trials.record import DONE, OUTCOME, STOPPED  # noqa: E402
 from benchmarks.tables import markdown, write  # noqa: E402
 
 METHODS = ("bayesian", "evolution", "random")

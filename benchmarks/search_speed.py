@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 
-from aiperf_mpi.search import record as rec  # noqa: E402
-from aiperf_mpi.search.architecture import Architecture  # noqa: E402
-from aiperf_mpi.search.history import ArchitectureCache, HistoryView  # noqa: E402
-from aiperf_mpi.search.morphism import random_chain  # noqa: E402
+from aiperf_mpi.network.architecture import Architecture  # noqa: E402
+from aiperf_mpi.network.morphism import random_chain  # noqa: E402
 from aiperf_mpi.search.nas import Bayesian  # noqa: E402
-from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE, Candidate  # noqa: E402
 from aiperf_mpi.streams import SEARCH, stream  # noqa: E402
+from aiperf_mpi.trials import record as rec  # noqa: E402
+from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE, Candidate  # noqa: E402
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView  # noqa: E402
 from benchmarks.tables import goals, markdown, write  # noqa: E402
 
 #: Seconds of the authors' code for one proposal with 4 trials in its history, and what is wanted here by length.

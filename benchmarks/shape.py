@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from aiperf_mpi.search.architecture import Architecture, Base, resnet50
+from aiperf_mpi.network.architecture import Architecture, Base, resnet50
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from aiperf_mpi.system.inventory import cpu, packages, source
+from aiperf_mpi.machine.inventory import cpu, packages, source
 
 #: Environment variables that change how fast a step is.
 FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION",

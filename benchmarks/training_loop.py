@@ -27,8 +27,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from aiperf_mpi.data.device import DeviceBatch, place  # noqa: E402
+from aiperf_mpi.network.architecture import Base, resnet50  # noqa: E402
 from aiperf_mpi.phases import PhaseTimer  # noqa: E402
-from aiperf_mpi.search.architecture import Base, resnet50  # noqa: E402
 from aiperf_mpi.training.compile import Compiled, compile_steps  # noqa: E402
 from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.exits import EXIT_INVALID
+from aiperf_mpi.network.architecture import Architecture, resnet50
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, STEMS
 from aiperf_mpi.opcount.table import Row, as_counts, describe, footnotes, is_the_papers, table_3, table_a1
 from aiperf_mpi.paper import IMAGENET_IMAGES
-from aiperf_mpi.search.architecture import Architecture, resnet50
 
 if TYPE_CHECKING:
     from aiperf_mpi.crosscheck.check import Difference

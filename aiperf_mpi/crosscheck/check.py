@@ -14,12 +14,12 @@ from fractions import Fraction
 
 from aiperf_mpi.crosscheck.primitives import CountError
 from aiperf_mpi.crosscheck.trace import trace_eval, trace_train
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import FORWARD, matrix_operations, operations, update_operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.opcount.tally import STEP, UPDATE, Class, Tally
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.trials.record import Candidate
 
 
 @dataclass(frozen=True)

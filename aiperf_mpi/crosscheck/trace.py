@@ -17,8 +17,8 @@ from jax.extend.core import ClosedJaxpr
 
 from aiperf_mpi.crosscheck import jaxpr
 from aiperf_mpi.data.device import AXIS
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.tally import Tally
-from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training import step as steps
 from aiperf_mpi.training.resnet import expected_shapes, module_name
 from aiperf_mpi.training.step import StepSettings

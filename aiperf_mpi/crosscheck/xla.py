@@ -32,9 +32,9 @@ from aiperf_mpi.crosscheck.primitives import (
     elements,
 )
 from aiperf_mpi.crosscheck.trace import Trace, scopes, train_arguments
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount import XLA_BAND
 from aiperf_mpi.opcount.tally import Tally
-from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.dispatch import over_devices
 from aiperf_mpi.training.step import StepSettings, train_step
 

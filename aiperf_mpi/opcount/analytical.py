@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 
+from aiperf_mpi.network.architecture import Architecture, Layer
 from aiperf_mpi.opcount import METHOD_VERSIONS
-from aiperf_mpi.search.architecture import Architecture, Layer
 
 #: Changes whenever a rule below does; stored with every trial.
 METHOD_VERSION = METHOD_VERSIONS["analytical"]

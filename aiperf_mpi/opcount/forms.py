@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from aiperf_mpi.network.architecture import Layer
 from aiperf_mpi.opcount.analytical import FORWARD, WEIGHT_GRADIENT, WEIGHTS
 from aiperf_mpi.opcount.tally import Class
-from aiperf_mpi.search.architecture import Layer
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from aiperf_mpi.network.architecture import Architecture, resnet50
 from aiperf_mpi.opcount.analytical import KINDS, Counts, count
-from aiperf_mpi.search.architecture import Architecture, resnet50
 
 #: Names of the kinds of layers in the paper's Table 3.
 TITLES: Mapping[str, str] = MappingProxyType(

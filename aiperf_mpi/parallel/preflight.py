@@ -14,9 +14,9 @@ from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
+from aiperf_mpi.planning.storage import default_output, prepare_output
+from aiperf_mpi.planning.walltime import check_limit
 from aiperf_mpi.search.tpe import missing
-from aiperf_mpi.system.storage import default_output, prepare_output
-from aiperf_mpi.system.walltime import check_limit
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 
+from aiperf_mpi.machine.affinity import cpus_of_process, numa_nodes, ranges
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.phases import PHASES
 from aiperf_mpi.results.file.rows import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
-from aiperf_mpi.search.footprint import queue_bytes
-from aiperf_mpi.system.affinity import cpus_of_process, numa_nodes, ranges
+from aiperf_mpi.trials.footprint import queue_bytes
 
 
 def send_rank_row(context: Context, device: str, uuids: str) -> None:

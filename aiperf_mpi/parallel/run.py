@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, classify, from_toml
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_FAILURE, EXIT_VALID
+from aiperf_mpi.machine.inventory import environment, inventory, packages
+from aiperf_mpi.machine.monitor import Monitor, Probe, Sampler, stride
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.coordinator.coordinator import End, commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch import job, launcher
@@ -28,12 +31,9 @@ from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.results.file.rows import RunHeader
+from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
+from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.system.inventory import environment, inventory, packages
-from aiperf_mpi.system.monitor import Monitor, Probe, Sampler, stride
-from aiperf_mpi.system.walltime import DEFAULT_RESERVE
 
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
@@ -266,7 +266,7 @@ def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:
         seconds,
         stride(ranks.n_nodes, config.run.time_limit, seconds),
         seconds * (ranks.node_index + 1) / ranks.n_nodes,
-        lambda row: context.windows.messages.post(Kind.SAMPLE, row),
+        lambda values: context.windows.messages.post(Kind.SAMPLE, new_row(SAMPLE_ROW, **values)[0]),
     )
     monitor.start()
     return monitor

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.search.architecture import Architecture, Morph
+from aiperf_mpi.network.architecture import Architecture, Morph
+from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.search.features import Features, child_features
-from aiperf_mpi.search.morphism import Limits, random_chain
 from aiperf_mpi.search.surrogate import Process
 
 #: The exploration weight kappa: at least this, and what is drawn from an exponential distribution of this mean. With

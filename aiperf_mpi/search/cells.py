@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiperf_mpi.search.architecture import DEFAULT_KERNEL
+from aiperf_mpi.network.architecture import DEFAULT_KERNEL
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from aiperf_mpi.search import record as rec
 from aiperf_mpi.search.cells import Cells
-from aiperf_mpi.search.history import HistoryView
 from aiperf_mpi.search.knowledge import MOST_ROWS, Knowledge
 from aiperf_mpi.search.surrogate import Process
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.view import HistoryView
 
 #: Variance that an effect may have over that of the errors: so large that it takes nothing from what was observed.
 EFFECT_VARIANCE = 100.0

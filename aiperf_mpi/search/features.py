@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from aiperf_mpi.search.architecture import POOL, Architecture, Base, Morph, Unit
+from aiperf_mpi.network.architecture import POOL, Architecture, Base, Morph, Unit
 
 #: What is counted in a slot: doublings of the base unit's filters; steps of two by which its kernel grew; units
 #: inserted behind it, the sum of their doublings and of their kernels' steps over 1x1; added edges that start and end

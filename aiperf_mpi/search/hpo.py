@@ -16,16 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from aiperf_mpi.network.architecture import DEFAULT_KERNEL, Architecture
+from aiperf_mpi.network.morphism import PAPER_LIMITS, Limits
 from aiperf_mpi.paper import BATCHES, FROM_ROUND, KERNELS
 from aiperf_mpi.search import tpe
-from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
 from aiperf_mpi.search.cells import Cells, Choice
 from aiperf_mpi.search.effects import Observed, observe
-from aiperf_mpi.search.history import START, HistoryView
 from aiperf_mpi.search.knowledge import Memory, learn_from
-from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits
 from aiperf_mpi.search.nas import Proposal
-from aiperf_mpi.search.record import PROPOSED, TAKES_KERNEL
+from aiperf_mpi.trials.record import PROPOSED, TAKES_KERNEL
+from aiperf_mpi.trials.view import START, HistoryView
 
 __all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Known", "Space",
            "make_hpo", "recommend", "tune"]

@@ -14,12 +14,12 @@ from functools import cached_property
 
 import numpy as np
 
+from aiperf_mpi.network.architecture import Base
 from aiperf_mpi.search.acquisition import Chain
-from aiperf_mpi.search.architecture import Base
 from aiperf_mpi.search.features import features, plan_of
-from aiperf_mpi.search.history import ArchitectureCache, HistoryView
-from aiperf_mpi.search.record import RecordError
 from aiperf_mpi.search.surrogate import Observations, Process, learn
+from aiperf_mpi.trials.record import RecordError
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 
 #: Finished trials between two anchors, at most; else an eighth of those at the earlier one.
 LONGEST_STEP = 128

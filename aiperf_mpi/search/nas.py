@@ -14,12 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from aiperf_mpi.network.architecture import OPS, Architecture, Morph
+from aiperf_mpi.network.morphism import PAPER_LIMITS, Limits, random_chain
 from aiperf_mpi.search.acquisition import Moves, anneal, exploration, roots_among
-from aiperf_mpi.search.architecture import OPS, Architecture, Morph
-from aiperf_mpi.search.history import START, HistoryView
 from aiperf_mpi.search.knowledge import Memory, learn_from
-from aiperf_mpi.search.morphism import PAPER_LIMITS, Limits, random_chain
-from aiperf_mpi.search.record import MAX_OWN_MORPHS
+from aiperf_mpi.trials.record import MAX_OWN_MORPHS
+from aiperf_mpi.trials.view import START, HistoryView
 
 #: Parents that are tried before the initial architecture is taken, as one may have grown to the limits.
 PARENT_ATTEMPTS = 8

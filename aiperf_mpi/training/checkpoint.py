@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from aiperf_mpi import hdf5
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.resnet import expected_shapes
 
 FORMAT = "aiperf_mpi.checkpoint/1"

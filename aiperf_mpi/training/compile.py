@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from aiperf_mpi.data.device import device_sharding, first, replicate
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.digest import Agreement, agreement
 from aiperf_mpi.training.dispatch import AUTO, form_of, lower
 from aiperf_mpi.training.resnet import expected_shapes

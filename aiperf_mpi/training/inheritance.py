@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aiperf_mpi.data.device import normalise
-from aiperf_mpi.search.architecture import Architecture, Morph
+from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.training.initial import Variables
 from aiperf_mpi.training.resnet import NORM_EPSILON, Tree, expected_shapes, module_name, network
 

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aiperf_mpi.search.architecture import Layer
+from aiperf_mpi.network.architecture import Layer
 
 #: Batch norm: decay of the running statistics, and what is added to the variance (the usual values of Flax).
 NORM_MOMENTUM = 0.9

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.morphism import eligible_morphs
+from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.network.morphism import eligible_morphs
 
 
 @dataclass(frozen=True, order=True, slots=True)

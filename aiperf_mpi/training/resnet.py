@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aiperf_mpi.network.architecture import Architecture, Layer
 from aiperf_mpi.opcount.forms import STEMS
-from aiperf_mpi.search.architecture import Architecture, Layer
 from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
 from aiperf_mpi.training.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from aiperf_mpi.data.device import AXIS, augment, normalise
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.resnet import network
 from aiperf_mpi.training.stem import PLAIN
 

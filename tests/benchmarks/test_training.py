@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.results.output import process
-from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.resnet import module_name

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import KINDS, count, matrix_operations
-from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
 
 #: Runs the command line with MPI, and what else is named, missing.
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); " \

@@ -9,10 +9,10 @@ import jax
 import pytest
 
 from aiperf_mpi.crosscheck.account import account
+from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.opcount import XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
 from aiperf_mpi.opcount.analytical import matrix_operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
-from aiperf_mpi.search.architecture import Base, resnet50
 from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.step import StepSettings
 

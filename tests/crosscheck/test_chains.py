@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from aiperf_mpi.search.architecture import OPS
+from aiperf_mpi.network.architecture import OPS
 
 PROGRAM = Path(__file__).parent.parent / "opcount" / "programs" / "chains.py"
 

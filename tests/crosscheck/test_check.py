@@ -16,17 +16,17 @@ import pytest
 from aiperf_mpi.crosscheck.check import Difference, check_operations, compare, differences
 from aiperf_mpi.crosscheck.jaxpr import MOMENTA, PARAMETERS
 from aiperf_mpi.crosscheck.trace import trace_eval, trace_train, train_arguments
+from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import count, matrix_operations, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, executed_difference
 from aiperf_mpi.opcount.tally import STEP, UPDATE
-from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.search.hpo import Choice, tune
 from aiperf_mpi.search.nas import Proposal
-from aiperf_mpi.search.record import CAUSE_BYTES, Candidate
 from aiperf_mpi.training import resnet
 from aiperf_mpi.training import step as steps
 from aiperf_mpi.training.resnet import build_shapes
 from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.trials.record import CAUSE_BYTES, Candidate
 from tests.opcount.tampering import Step, with_product
 
 SMALL = Architecture(Base(32, 3, 10, 4, (1, 1)))

@@ -14,10 +14,10 @@ from jax import lax
 
 from aiperf_mpi.crosscheck.jaxpr import count
 from aiperf_mpi.crosscheck.xla import XLA_RULES, Agreement, analyse, estimate, valid_taps
+from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.opcount import XLA_BAND
 from aiperf_mpi.opcount.analytical import matrix_operations
-from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
-from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.training.step import StepSettings
 
 

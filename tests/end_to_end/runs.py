@@ -15,7 +15,7 @@ import numpy as np
 
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.output import journal
-from aiperf_mpi.search.record import PROPOSED
+from aiperf_mpi.trials.record import PROPOSED
 from tests import launch
 
 #: Networks of 7 units on images of 16 x 16 pixels; two or three epochs of eight steps.

@@ -13,7 +13,7 @@ import pytest
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
-from aiperf_mpi.search.record import FROM_CHECKPOINT, KEPT, OUTCOME, PROPOSED, WITHDRAWN
+from aiperf_mpi.trials.record import FROM_CHECKPOINT, KEPT, OUTCOME, PROPOSED, WITHDRAWN
 from tests.end_to_end import runs
 
 pytestmark = pytest.mark.mpi

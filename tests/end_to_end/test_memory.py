@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi import config
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.config import config
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.memory import needed_bytes
 from aiperf_mpi.training.step import StepSettings

@@ -14,13 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi.network.architecture import Architecture, Morph
+from aiperf_mpi.planning.estimate import records
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.package import check_manifest, read_manifest
-from aiperf_mpi.search.architecture import Architecture, Morph
-from aiperf_mpi.system.estimate import records
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.agreement import assert_all_agree, command
 from tests.end_to_end.runs import SECONDS, Ended

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aiperf_mpi.planning.estimate import records
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.output import journal
-from aiperf_mpi.search.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES
-from aiperf_mpi.system.estimate import records
+from aiperf_mpi.trials.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES
 from tests.end_to_end import runs
 
 #: Four units, and few networks within the limit: a search comes back to what was dropped. Five candidates wait, so

@@ -11,21 +11,21 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi import config as configuration
+from aiperf_mpi.config import config as configuration
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.loader import train_batches, val_batches
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.budget import learning_rate
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.streams import AUGMENT, INIT, stream
 from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.trials.budget import learning_rate
+from aiperf_mpi.trials.record import Candidate
 from tests import launch
 from tests.end_to_end import runs
 from tests.end_to_end.test_ahead import gaps

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.step import StepSettings
 
 Step = Callable[..., Any]

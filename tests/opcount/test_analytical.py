@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiperf_mpi.network.architecture import Architecture, Base, Layer, Morph, resnet50
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.opcount.analytical import KINDS, RULES, Counts, count, count_layer, operations
-from aiperf_mpi.search.architecture import Architecture, Base, Layer, Morph, resnet50
-from aiperf_mpi.search.morphism import random_chain
 
 PAPER = count(resnet50().layers())
 EXECUTED = count(resnet50().layers(), "executed")

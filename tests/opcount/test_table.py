@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.table import as_counts, describe, footnotes, ratio, scientific, table_3, table_a1
-from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
 
 IMAGENET = (1_281_167, 50_000)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.history import HistoryFull
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import HistoryFull
 from tests.parallel.rows import outcome, proposed
 
 #: Beyond the rows that a refresh asks for first, so that it must go on asking.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import Config, load
+from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.parallel.shared.clock import CoreClock
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.morphism import random_chain
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.record import Candidate
 
 #: Small networks with room to grow: 2,000 different ones must be found among them.
 SMALL = (

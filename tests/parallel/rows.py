@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from aiperf_mpi.parallel.trainer.worker import Worker
-from aiperf_mpi.search import record as rec
+from aiperf_mpi.trials import record as rec
 
 
 def proposed(replica: int = 0, round: int = 1, generator: int = 0) -> np.void:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import classify, load
+from aiperf_mpi.network.architecture import resnet50
+from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.opcount.analytical import matrix_operations
 from aiperf_mpi.results.file.collector import Run, RunCollector
 from aiperf_mpi.results.file.rows import (
@@ -29,10 +31,8 @@ from aiperf_mpi.results.file.rows import (
     new_row,
 )
 from aiperf_mpi.results.output.client import WriterClient
-from aiperf_mpi.search.architecture import resnet50
-from aiperf_mpi.search.budget import budget, learning_rate
-from aiperf_mpi.search.morphism import Limits, random_chain
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.trials.budget import budget, learning_rate
+from aiperf_mpi.trials.record import Candidate
 
 #: Of the demo's data set, the digits.
 TRAIN_IMAGES, VAL_IMAGES = 1437, 360

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from aiperf_mpi.search.architecture import Architecture, Unit
+from aiperf_mpi.network.architecture import Architecture, Unit
 
 
 def unit_distance(a: Unit, b: Unit) -> float:

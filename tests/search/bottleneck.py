@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from aiperf_mpi.search.architecture import Architecture
+from aiperf_mpi.network.architecture import Architecture
 from tests.search.landscape import Profile, Standardised, population, profile
 
 #: Sharpness of the soft minimum, and the operations (doublings of the initial network's) that cost nothing.

@@ -9,14 +9,15 @@ from functools import cached_property
 
 import numpy as np
 
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.history import ArchitectureCache, ArrayHistory, HistoryView
+from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search.hpo import Hpo, Space, recommend, tune
-from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.search.nas import Proposal
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.streams import HPO, stream
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import ArrayHistory
+from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.search.landscape import SMALL
 
 INITIAL = Architecture(SMALL)

@@ -19,13 +19,14 @@ from typing import Protocol
 
 import numpy as np
 
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import POOL, Architecture, Base
-from aiperf_mpi.search.history import ArchitectureCache, ArrayClaims, ArrayHistory, HistoryView
-from aiperf_mpi.search.morphism import random_chain
+from aiperf_mpi.network.architecture import POOL, Architecture, Base
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search.nas import Search, chain_length
-from aiperf_mpi.search.record import MAX_OWN_MORPHS, Candidate
 from aiperf_mpi.streams import SEARCH, stream
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import ArrayClaims, ArrayHistory
+from aiperf_mpi.trials.record import MAX_OWN_MORPHS, Candidate
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 
 SMALL = Base(image_size=32, channels=1, classes=10, width=4)
 

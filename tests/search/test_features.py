@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from aiperf_mpi.search.architecture import Architecture, Base, Morph
+from aiperf_mpi.network.architecture import Architecture, Base, Morph
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search.features import (
     CHANNELS,
     INSERTED,
@@ -25,7 +26,6 @@ from aiperf_mpi.search.features import (
     plan_of,
     resolutions,
 )
-from aiperf_mpi.search.morphism import random_chain
 from tests.search.alignment import aligned_distance, assigned_distance
 
 RESNET50 = Base()

@@ -12,17 +12,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from aiperf_mpi.network.architecture import Architecture, Base, Morph
+from aiperf_mpi.network.morphism import Limits
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.search import hpo as hpo_module
-from aiperf_mpi.search.architecture import Architecture, Base, Morph
 from aiperf_mpi.search.effects import observe
-from aiperf_mpi.search.history import START, ArrayHistory, HistoryView
 from aiperf_mpi.search.hpo import OPTIMISERS, Choice, Hpo, Space, make_hpo, recommend, tune
 from aiperf_mpi.search.knowledge import Memory, learn_from
-from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import Proposal
-from aiperf_mpi.search.record import DONE, FAILED, STOPPED, Candidate
 from aiperf_mpi.streams import HPO, stream
+from aiperf_mpi.trials.log import ArrayHistory
+from aiperf_mpi.trials.record import DONE, FAILED, STOPPED, Candidate
+from aiperf_mpi.trials.view import START, HistoryView
 from tests.search.cell_landscape import CellLandscape, Study
 
 INITIAL = Architecture(Base(image_size=32, channels=1, classes=10, width=4))

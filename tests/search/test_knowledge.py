@@ -8,15 +8,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aiperf_mpi.search import record as rec
+from aiperf_mpi.network.architecture import Architecture, Morph
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search.acquisition import Chain
-from aiperf_mpi.search.architecture import Architecture, Morph
 from aiperf_mpi.search.features import features
-from aiperf_mpi.search.history import ArchitectureCache, ArrayHistory, HistoryView
 from aiperf_mpi.search.knowledge import LONGEST_STEP, MOST_ROWS, Knowledge, Memory, anchor, chosen, learn_from
-from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.search.nas import Bayesian
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import ArrayHistory
+from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.search.landscape import SMALL, Landscape, run_search
 
 INITIAL = Architecture(SMALL)

@@ -8,13 +8,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import OPS, Architecture, Morph
-from aiperf_mpi.search.history import ArrayHistory, HistoryView
-from aiperf_mpi.search.morphism import Limits
+from aiperf_mpi.network.architecture import OPS, Architecture, Morph
+from aiperf_mpi.network.morphism import Limits
 from aiperf_mpi.search.nas import SEARCHES, Evolution, NoProposal, Random, Space, chain_length, make_search
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.streams import SEARCH, stream
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import ArrayHistory
+from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.view import HistoryView
 from tests.search.landscape import SMALL, Landscape, run_search
 
 INITIAL = Architecture(SMALL)

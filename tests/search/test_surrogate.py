@@ -13,12 +13,12 @@ from scipy.optimize import approx_fprime
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
+from aiperf_mpi.network.architecture import Architecture, Base
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search import kernel, surrogate
-from aiperf_mpi.search.architecture import Architecture, Base
 from aiperf_mpi.search.distances import differences, tabulate
 from aiperf_mpi.search.features import LEVELS, Features, features, plan_of, resolutions
 from aiperf_mpi.search.kernel import LEAST_NOISE, Hyper, fit, stable_factor
-from aiperf_mpi.search.morphism import random_chain
 from aiperf_mpi.search.surrogate import PREDICTED_NOISE, Observations, Units, learn, merge
 from tests.search.landscape import SMALL, Landscape, error_of, population
 

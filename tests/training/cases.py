@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from aiperf_mpi.search.architecture import OPS, Architecture, Base, resnet50, tied_units
-from aiperf_mpi.search.morphism import Limits, random_morph
+from aiperf_mpi.network.architecture import OPS, Architecture, Base, resnet50, tied_units
+from aiperf_mpi.network.morphism import Limits, random_morph
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.step import StepSettings, TrainState

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
+from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.search.architecture import resnet50
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.digest import Disagreement

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi.search.architecture import Morph, resnet50
+from aiperf_mpi.network.architecture import Morph, resnet50
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from aiperf_mpi.training.initial import initial_variables
 from tests.training.cases import TINY

@@ -10,12 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi import config
+from aiperf_mpi.config import config
 from aiperf_mpi.data import loader
 from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.search.architecture import Base, resnet50
-from aiperf_mpi.search.budget import learning_rate, should_stop
 from aiperf_mpi.streams import AUGMENT, INIT, stream
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.compile import Compiled, compile_steps
@@ -24,6 +23,7 @@ from aiperf_mpi.training.fit import Diverged, FitSettings, Training
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.step import StepSettings
 from aiperf_mpi.training.validation import validation_error
+from aiperf_mpi.trials.budget import learning_rate, should_stop
 from tests.training.cases import SHALLOW, batches, compiled_tiny, random_batch
 from tests.training.trainings import rows_until, train_images, training, val_images
 

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from aiperf_mpi.search.architecture import OPS, Architecture, Base, Morph, MorphError, resnet50
-from aiperf_mpi.search.morphism import eligible_morphs
+from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph, MorphError, resnet50
+from aiperf_mpi.network.morphism import eligible_morphs
 from aiperf_mpi.training import inheritance
 from aiperf_mpi.training.inheritance import function_difference, inherited_variables
 from aiperf_mpi.training.initial import Variables, initial_variables

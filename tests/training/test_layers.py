@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aiperf_mpi.search.architecture import Layer, Morph, resnet50
+from aiperf_mpi.network.architecture import Layer, Morph, resnet50
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Tail, fusions
 from aiperf_mpi.training.resnet import module_name, network

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi.search.architecture import Base, resnet50
+from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.memory import TooLarge, compile_fitting, memory_limit, needed_bytes
 from aiperf_mpi.training.step import StepSettings

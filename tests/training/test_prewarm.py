@@ -6,8 +6,8 @@ from __future__ import annotations
 import jax
 import pytest
 
-from aiperf_mpi.search.architecture import OPS, Base, resnet50
-from aiperf_mpi.search.morphism import eligible_morphs
+from aiperf_mpi.network.architecture import OPS, Base, resnet50
+from aiperf_mpi.network.morphism import eligible_morphs
 from aiperf_mpi.training.prewarm import Convolution, compile_convolution, convolutions, reachable, to_compile
 
 

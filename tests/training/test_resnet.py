@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aiperf_mpi.search.architecture import Architecture, Base, Layer, Morph, resnet50
+from aiperf_mpi.network.architecture import Architecture, Base, Layer, Morph, resnet50
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.resnet import (
     NORM_EPSILON,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aiperf_mpi.search.architecture import Architecture, Base, Morph, resnet50
+from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.training.initial import initial_variables
 from aiperf_mpi.training.resnet import network
 from aiperf_mpi.training.stem import BlockConv, blocks_of, to_blocks

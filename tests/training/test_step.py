@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi.search.architecture import Architecture, Morph, resnet50
+from aiperf_mpi.network.architecture import Architecture, Morph, resnet50
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.initial import closing_norms
 from aiperf_mpi.training.resnet import module_name, network

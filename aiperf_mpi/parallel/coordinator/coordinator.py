@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch.drain import Drain
@@ -19,8 +20,7 @@ from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
 from aiperf_mpi.results.output.client import WriterClient
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.trials.record import Candidate
 
 #: Seconds of sleep in each turn of the loop.
 TURN_SECONDS = 0.001

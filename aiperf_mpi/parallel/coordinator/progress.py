@@ -11,7 +11,7 @@ import numpy as np
 
 from aiperf_mpi.parallel.coordinator.view import ViewSnapshot
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, STATUS, UNFINISHED
-from aiperf_mpi.search.record import OUTCOME, PROPOSED
+from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
 #: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the program or the
 #: machine and not of a candidate: at least so many, and so many for each replica, as thousands of replicas may have

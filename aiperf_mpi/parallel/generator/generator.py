@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.checks import checks_of
 from aiperf_mpi.parallel.generator.maker import Generation
 from aiperf_mpi.parallel.shared.context import Context
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.trials.record import Candidate
 
 #: Seconds between two looks while the thinking thread works, and while there is nothing to do.
 WORKING_SECONDS, WAITING_SECONDS = 0.002, 0.05

@@ -21,21 +21,22 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.network.architecture import DEFAULT_KERNEL, Architecture
+from aiperf_mpi.network.morphism import Limits
 from aiperf_mpi.parallel.generator.checks import Check
 from aiperf_mpi.parallel.generator.reading import RecordDesk, learnt_slots
 from aiperf_mpi.parallel.generator.staleness import stalest
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
 from aiperf_mpi.parallel.shared.queue import EMPTY, CandidateQueue, Slot
-from aiperf_mpi.search.architecture import DEFAULT_KERNEL, Architecture
-from aiperf_mpi.search.footprint import REPLACING_PART
-from aiperf_mpi.search.history import ArchitectureCache, HistoryFull, HistoryView
 from aiperf_mpi.search.hpo import Hpo, make_hpo, tune
 from aiperf_mpi.search.knowledge import Memory
-from aiperf_mpi.search.morphism import Limits
 from aiperf_mpi.search.nas import NoProposal, Proposal, Search, make_search
-from aiperf_mpi.search.record import DROPPED, Candidate, rejection
 from aiperf_mpi.streams import HPO, SEARCH, stream
+from aiperf_mpi.trials.footprint import REPLACING_PART
+from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.record import DROPPED, Candidate, rejection
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 
 #: Proposals in a row whose candidates others have claimed, before the generator waits for new history.
 CLAIM_ATTEMPTS = 16

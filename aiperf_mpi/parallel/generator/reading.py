@@ -13,9 +13,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from aiperf_mpi.search.history import START, HistoryView
 from aiperf_mpi.search.knowledge import MOST_PENDING, anchor, chosen
-from aiperf_mpi.search.record import ABANDONED
+from aiperf_mpi.trials.record import ABANDONED
+from aiperf_mpi.trials.view import START, HistoryView
 
 #: Records in one answer: some milliseconds of the main thread, which may have to start a training step.
 BATCH = 256

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, Taken
-from aiperf_mpi.search.history import START
-from aiperf_mpi.search.record import OUTCOME, SUCCESSES
+from aiperf_mpi.trials.record import OUTCOME, SUCCESSES
+from aiperf_mpi.trials.view import START
 
 
 def is_stale(known: int, finished: int, stale_after: float) -> bool:

@@ -13,18 +13,18 @@ from typing import Any
 from mpi4py import MPI
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.machine.accelerators import Accelerators, NoAccelerators, open_accelerators
+from aiperf_mpi.machine.affinity import ranges
+from aiperf_mpi.machine.filesystems import file_systems, places
+from aiperf_mpi.machine.host import Host
+from aiperf_mpi.machine.inventory import describe_node
+from aiperf_mpi.machine.monitor import Probe
+from aiperf_mpi.machine.rapl import zones
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.results.judge.ceiling import NO_UUIDS
-from aiperf_mpi.system.accelerators import Accelerators, NoAccelerators, open_accelerators
-from aiperf_mpi.system.affinity import ranges
-from aiperf_mpi.system.filesystems import file_systems, places
-from aiperf_mpi.system.host import Host
-from aiperf_mpi.system.inventory import describe_node
-from aiperf_mpi.system.monitor import Probe
-from aiperf_mpi.system.rapl import zones
 
 #: What stands for the UUIDs of a rank that drives no device.
 NO_DEVICE = f"{NO_UUIDS}no trainer"

@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 from aiperf_mpi.parallel.launch.job import wait
 from aiperf_mpi.parallel.replica.team import Team
-from aiperf_mpi.search.record import RECORD_DTYPE
+from aiperf_mpi.trials.record import RECORD_DTYPE
 
 #: Words, the highest of which holds for all: it goes on; it is tried again when nothing trains beside it; it fails.
 WELL, AGAIN, FAILS = range(3)

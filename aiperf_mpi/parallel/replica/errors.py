@@ -6,8 +6,8 @@ from __future__ import annotations
 from mpi4py import MPI
 
 from aiperf_mpi.parallel.shared.messages import MessageError
-from aiperf_mpi.search.record import RecordError
 from aiperf_mpi.training.lockstep import Stranded
+from aiperf_mpi.trials.record import RecordError
 
 
 class GenerationError(RuntimeError):

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from mpi4py import MPI
 
 from aiperf_mpi.parallel.shared.window import HostedWindow
-from aiperf_mpi.search.footprint import CLAIM_BYTES, WORD, claims_bytes
-from aiperf_mpi.search.history import HistoryFull
+from aiperf_mpi.trials.footprint import CLAIM_BYTES, WORD, claims_bytes
+from aiperf_mpi.trials.log import HistoryFull
 
 _CLAIMED, _RELEASED = 0, 1
 

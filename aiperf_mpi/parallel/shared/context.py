@@ -19,7 +19,7 @@ from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.messages import Messages
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, open_queues
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.search.footprint import CLAIMS_PER_RECORD, claims_bytes, history_bytes, mirror_bytes, queue_bytes
+from aiperf_mpi.trials.footprint import CLAIMS_PER_RECORD, claims_bytes, history_bytes, mirror_bytes, queue_bytes
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 from mpi4py import MPI
 
 from aiperf_mpi.parallel.shared.window import HostedWindow
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.footprint import MIRROR_HEADER, WORD, LogLayout, mirror_bytes
-from aiperf_mpi.search.history import HistoryFull
-from aiperf_mpi.search.record import RECORD_DTYPE, SUMMARY_DTYPE, RecordError
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.footprint import MIRROR_HEADER, WORD, LogLayout, mirror_bytes
+from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE, RecordError
 
 #: A slot's word: open until its writer commits it or rank 0 gives it up.
 OPEN, COMMITTED, ABANDONED = range(3)

@@ -8,8 +8,8 @@ import numpy as np
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.results.file.rows import TRIAL_ROW, new_row
-from aiperf_mpi.search.history import HistoryFull
-from aiperf_mpi.search.record import REJECTED, rejection, withdrawal
+from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.record import REJECTED, rejection, withdrawal
 
 
 def reject(context: Context, proposed: np.void, trial_id: int, cause: str) -> None:

@@ -25,9 +25,9 @@ import numpy as np
 from mpi4py import MPI
 
 from aiperf_mpi.parallel.shared.window import HostedWindow
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.footprint import WORD, queue_bytes
-from aiperf_mpi.search.record import RECORD_DTYPE, RecordError
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.footprint import WORD, queue_bytes
+from aiperf_mpi.trials.record import RECORD_DTYPE, RecordError
 
 EMPTY, FILLING, READY, TAKEN = range(4)
 

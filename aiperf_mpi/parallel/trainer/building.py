@@ -12,20 +12,20 @@ import numpy as np
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.data.loader import train_batches, val_batches
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.parallel.replica.weights import Beginning, missing_weights
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.trainer.state import Replica
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.budget import budget, learning_rate
-from aiperf_mpi.search.history import HistoryView
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.streams import AUGMENT, stream
 from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.lockstep import alone
 from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.trials.budget import budget, learning_rate
+from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.view import HistoryView
 
 
 def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:

@@ -15,7 +15,7 @@ from aiperf_mpi.parallel.replica.agreements import WELL, Asked
 from aiperf_mpi.parallel.shared.queue import Slot, Taken
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.state import Replica, refuse
-from aiperf_mpi.search.history import HistoryFull
+from aiperf_mpi.trials.log import HistoryFull
 
 
 def compiles_ahead(setting: str, devices: tuple[jax.Device, ...]) -> bool:

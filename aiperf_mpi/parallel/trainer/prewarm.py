@@ -6,9 +6,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 from functools import partial
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.trainer.state import Replica
-from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.training.prewarm import Convolution, compile_convolution, to_compile
 
 

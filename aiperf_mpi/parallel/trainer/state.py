@@ -15,7 +15,7 @@ from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, Taken
 from aiperf_mpi.parallel.trainer.worker import Worker
-from aiperf_mpi.search.history import ArchitectureCache
+from aiperf_mpi.trials.view import ArchitectureCache
 
 #: Seconds between two looks for what is not ready.
 LOOK_SECONDS = 0.005

@@ -27,11 +27,11 @@ from aiperf_mpi.parallel.trainer.state import LOOK_SECONDS, Replica, accept
 from aiperf_mpi.parallel.trainer.trial import Trial, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
 from aiperf_mpi.results.file.rows import UNFINISHED
-from aiperf_mpi.search.budget import budget
-from aiperf_mpi.search.history import HistoryFull
-from aiperf_mpi.search.record import DONE, FAILED, STOPPED
 from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE
 from aiperf_mpi.training.lockstep import GO, STOP
+from aiperf_mpi.trials.budget import budget
+from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.record import DONE, FAILED, STOPPED
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.results.file.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
-from aiperf_mpi.search.budget import Budget
-from aiperf_mpi.search.history import HistoryFull
-from aiperf_mpi.search.prediction import predict_error
-from aiperf_mpi.search.record import DONE, STOPPED, Candidate
 from aiperf_mpi.training.epoch import EpochResult
+from aiperf_mpi.trials.budget import Budget
+from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.prediction import predict_error
+from aiperf_mpi.trials.record import DONE, STOPPED, Candidate
 
 
 @dataclass

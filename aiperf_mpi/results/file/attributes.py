@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi import __version__
+from aiperf_mpi.machine.energy import core_energy
 from aiperf_mpi.opcount.analytical import METHOD_VERSION
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.file.rows import RunHeader
 from aiperf_mpi.results.file.schema import ATTRIBUTES, SCHEMA, SCHEMA_VERSION, Columns
-from aiperf_mpi.system.energy import core_energy
 
 
 def energy_of(samples: Columns, ranks: Columns, core_seconds: float, inventory: str) -> tuple[float, str]:

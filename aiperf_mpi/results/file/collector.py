@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.results.file.rows import EPOCH_ROW, RANK_ROW, SAMPLE_ROW, TRIAL_ROW, RunHeader
-from aiperf_mpi.search.record import RECORD_DTYPE
+from aiperf_mpi.trials.record import RECORD_DTYPE
 
 #: Rows that are collected, by the name of their kind.
 ROW_DTYPES = {

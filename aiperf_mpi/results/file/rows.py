@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.phases import PHASES
-from aiperf_mpi.search.record import DONE, DROPPED, FAILED, NONE, REJECTED, STATUS_NAMES, STOPPED
+from aiperf_mpi.trials.record import DONE, DROPPED, FAILED, NONE, REJECTED, STATUS_NAMES, STOPPED
 
 __all__ = [
     "CREDITED", "DONE", "DROPPED", "EPOCH_ROW", "FAILED", "FINAL_ROW", "FIRST_EPOCH", "MESSAGE_KINDS",

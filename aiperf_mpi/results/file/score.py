@@ -14,10 +14,10 @@ from functools import cache
 
 import numpy as np
 
+from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.opcount import analytical
 from aiperf_mpi.paper import IMAGENET_IMAGES
 from aiperf_mpi.results.file.rows import CREDITED
-from aiperf_mpi.search.architecture import Base, resnet50
 
 #: Largest value of an unsigned 64-bit column.
 U8_MAX = 2**64 - 1

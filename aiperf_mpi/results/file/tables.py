@@ -31,7 +31,7 @@ from aiperf_mpi.results.file.rows import (
     RunHeader,
 )
 from aiperf_mpi.results.file.schema import Columns
-from aiperf_mpi.search.record import OUTCOME, PROPOSED
+from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from aiperf_mpi.machine.peaks import Peak, peak_of
 from aiperf_mpi.results.file.schema import Columns
-from aiperf_mpi.system.peaks import Peak, peak_of
 
 #: What JAX calls the devices that CPUs play.
 CPU = "cpu"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import Config, from_toml
+from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.opcount.analytical import matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.results.file import score
@@ -23,7 +24,6 @@ from aiperf_mpi.results.file.rows import STATUS
 from aiperf_mpi.results.file.schema import TABLES, Columns
 from aiperf_mpi.results.file.tables import counting
 from aiperf_mpi.results.judge.ceiling import Ceiling, ceiling
-from aiperf_mpi.search.architecture import Architecture, Morph
 
 #: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.
 _MAX_BLOCKS = 1000

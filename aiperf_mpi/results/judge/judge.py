@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import classify
+from aiperf_mpi.machine.energy import NOT_MEASURED
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, load, open_file
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
 from aiperf_mpi.results.file.schema import ENDS
@@ -25,7 +26,6 @@ from aiperf_mpi.results.judge.ceiling import UNKNOWN
 from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.printable import plain
-from aiperf_mpi.system.energy import NOT_MEASURED
 
 __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
 

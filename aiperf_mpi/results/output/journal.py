@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
-from aiperf_mpi.search.record import seal
+from aiperf_mpi.trials.record import seal
 
 FORMAT = "aiperf_mpi.journal/1"
 

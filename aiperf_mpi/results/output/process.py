@@ -30,7 +30,7 @@ from aiperf_mpi.results.output import package
 from aiperf_mpi.results.output.client import EPOCH, EVENT, FRAME, RANK, RECORD, SAMPLE, SLOT, TRIAL, WriterClient
 from aiperf_mpi.results.output.journal import Journal, encode_row
 from aiperf_mpi.results.output.package import JOURNAL, PARTIAL, RESULT
-from aiperf_mpi.search.record import check
+from aiperf_mpi.trials.record import check
 
 __all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
 

@@ -12,12 +12,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aiperf_mpi.network.architecture import POOL, Architecture
 from aiperf_mpi.opcount import METHOD_VERSIONS
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.judge.printable import plain
-from aiperf_mpi.search.architecture import POOL, Architecture
 
 #: Most lines about the machine, and characters of one of them.
 MAX_FACTS, MAX_TEXT = 150, 200

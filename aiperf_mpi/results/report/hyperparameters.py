@@ -14,14 +14,14 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.results.file.rows import STATUS, UNFINISHED
 from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.report.details import columns_of
-from aiperf_mpi.search.architecture import Architecture
 from aiperf_mpi.search.cells import Cells
-from aiperf_mpi.search.history import ArchitectureCache, HistoryView
-from aiperf_mpi.search.record import OUTCOME, PREDICTED, PROPOSED, SUCCESSES, SUMMARY_DTYPE, TAKES_KERNEL
+from aiperf_mpi.trials.record import OUTCOME, PREDICTED, PROPOSED, SUCCESSES, SUMMARY_DTYPE, TAKES_KERNEL
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 
 if TYPE_CHECKING:
     from aiperf_mpi.search.hpo import Known

@@ -14,8 +14,8 @@ from collections import Counter
 import numpy as np
 
 from aiperf_mpi.crosscheck.check import differences
-from aiperf_mpi.search.architecture import OPS, Architecture, Base, Morph
-from aiperf_mpi.search.morphism import random_chain
+from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph
+from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.training.step import StepSettings
 
 #: Most random morphs of a chain; every third gets two more.

@@ -6,12 +6,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from aiperf_mpi.network.architecture import Architecture, Base, Morph
 from aiperf_mpi.parallel.generator.maker import propose
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import Architecture, Base, Morph
-from aiperf_mpi.search.history import ArrayHistory, HistoryView
 from aiperf_mpi.search.nas import SEARCHES, make_search
-from aiperf_mpi.search.record import Candidate
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import ArrayHistory
+from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.view import HistoryView
 
 INITIAL = Architecture(Base(16, 1, 4, 4, (1, 1)))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aiperf_mpi.search.record import RECORD_DTYPE
+from aiperf_mpi.trials.record import RECORD_DTYPE
 from tests.parallel.conftest import Reports
 
 #: One thread for each rank's linear algebra: the ranks share the cores.

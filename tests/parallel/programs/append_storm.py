@@ -8,7 +8,7 @@ from collections import Counter
 
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.search import record as rec
+from aiperf_mpi.trials import record as rec
 from tests.parallel.rows import node_of, proposed, report
 
 folder, repeats, appends, busy, reader = sys.argv[1], *map(float, sys.argv[2:5]), sys.argv[5]

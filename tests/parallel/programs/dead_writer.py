@@ -7,7 +7,7 @@ import time
 
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.search import record as rec
+from aiperf_mpi.trials import record as rec
 from tests.parallel.rows import node_of, proposed, report
 
 LEASE = 0.3

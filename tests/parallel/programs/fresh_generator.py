@@ -6,13 +6,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.generator import WORKING_SECONDS
 from aiperf_mpi.parallel.generator.reading import RecordDesk, learnt_slots
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.history import HistoryView
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.view import HistoryView
 from tests.parallel.past import children, small, write_past
 from tests.parallel.rows import node_of, report
 

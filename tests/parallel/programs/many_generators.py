@@ -5,14 +5,14 @@ hosts history and claims, generate. Arguments: folder, proposals, finished trial
 import sys
 import time
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.maker import Place, hpo_of, search_of, think
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import Slot
-from aiperf_mpi.search import record as rec
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.history import ArchitectureCache, HistoryView
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.parallel.past import children, small, write_past
 from tests.parallel.rows import node_of, report
 

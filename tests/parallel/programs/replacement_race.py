@@ -13,7 +13,7 @@ from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import open_queues
-from aiperf_mpi.search import record as rec
+from aiperf_mpi.trials import record as rec
 from tests.parallel.past import children, context_of, small, write_past
 from tests.parallel.rows import node_of, report
 

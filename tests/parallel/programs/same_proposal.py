@@ -6,13 +6,13 @@ import sys
 import time
 from types import SimpleNamespace
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.maker import Generation, Place, hpo_of, search_of, think
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import READY, Slot, open_queues
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.history import ArchitectureCache, HistoryView
+from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.parallel.past import children, context_of, small, write_past
 from tests.parallel.rows import node_of, report
 

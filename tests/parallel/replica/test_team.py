@@ -16,7 +16,7 @@ from aiperf_mpi.parallel.replica.cluster import held_port
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.trainer.preparation import ELSEWHERE
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.search.record import CAUSE_BYTES
+from aiperf_mpi.trials.record import CAUSE_BYTES
 
 pytestmark = pytest.mark.mpi
 

@@ -13,12 +13,12 @@ import pytest
 
 from aiperf_mpi.config import Config, load
 from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.parallel.replica import weights
 from aiperf_mpi.parallel.replica.weights import Shelf, begin_with, checkpoint_path, load_parent, missing_weights
-from aiperf_mpi.search.architecture import Architecture, Morph
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from aiperf_mpi.training.initial import Variables
+from aiperf_mpi.trials.record import Candidate
 from tests.end_to_end.runs import TINY
 
 OWN = (Morph("wider", 2), Morph("deeper", 4, 0, 5), Morph("skip", 1, 5))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aiperf_mpi.search.footprint import claims_bytes
+from aiperf_mpi.trials.footprint import claims_bytes
 from tests.parallel.conftest import Reports
 from tests.parallel.shared.test_history import NETWORKS
 

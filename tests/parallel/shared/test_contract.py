@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aiperf_mpi.search.history import ArrayClaims, ArrayHistory
+from aiperf_mpi.trials.log import ArrayClaims, ArrayHistory
 from tests.parallel import contract
 from tests.parallel.conftest import Reports
 

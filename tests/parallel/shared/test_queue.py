@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.parallel.shared.queue import EMPTY, FILLING, Slot
-from aiperf_mpi.search.footprint import queue_bytes
+from aiperf_mpi.trials.footprint import queue_bytes
 from tests.parallel.conftest import Reports, under_both
 from tests.parallel.shared.test_history import NETWORKS
 

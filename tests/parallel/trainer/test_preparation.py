@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.data.catalogue import open_dataset
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL, Asked, Exchange
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import Beginning, begin_with
@@ -27,12 +28,11 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.record import Candidate
 from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.lockstep import FailedElsewhere
 from aiperf_mpi.training.memory import TooLarge
 from aiperf_mpi.training.prewarm import Convolution
+from aiperf_mpi.trials.record import Candidate
 from tests.parallel.past import small
 from tests.parallel.rows import Noting
 

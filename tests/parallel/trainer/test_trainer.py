@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.parallel.replica.best import Best, validate_best
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import Shelf
@@ -20,10 +21,9 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.recorder import Closing
 from aiperf_mpi.parallel.trainer.trainer import run_trial
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.search.architecture import resnet50
-from aiperf_mpi.search.record import DONE, FAILED, KEPT, Candidate
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
+from aiperf_mpi.trials.record import DONE, FAILED, KEPT, Candidate
 from tests.parallel.past import small
 from tests.training.cases import TINY, batches, compiled_tiny, random_batch, started
 

@@ -9,14 +9,14 @@ import math
 import numpy as np
 import pytest
 
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.results.file import replay
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.replay import Network
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, TRIAL_ROW, new_row
 from aiperf_mpi.results.file.tables import Tables, build
-from aiperf_mpi.search.architecture import Architecture
-from aiperf_mpi.search.record import DROPPED, seal
+from aiperf_mpi.trials.record import DROPPED, seal
 from tests.results.example_run import STEPS, VAL_IMAGES, Example, example_run
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.config import classify, load
+from aiperf_mpi.machine.peaks import peak_rates
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.file.rows import RANK_ROW, new_row
 from aiperf_mpi.results.judge import judge
@@ -21,7 +22,6 @@ from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.report import compare, html, text
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.verdict import verdict_json
-from aiperf_mpi.system.peaks import peak_rates
 from tests.results.example_run import BATCH, Example, example_run
 from tests.results.judge.test_judge import written
 
@@ -181,7 +181,7 @@ def test_only_an_official_run_must_know_its_peak(result: Result) -> None:
     trial = checked(result, "V10", none, device=cpu)
     official = checked(result, "V10", none, {"class": "official"}, device=cpu)
     assert trial.wrong == () and "cpu: no peak known" in trial.measured
-    assert "system/peaks.py" in official.wrong[0]
+    assert "machine/peaks.py" in official.wrong[0]
     assert checked(result, "V10", None, {"class": "official"}).wrong == ()
 
 

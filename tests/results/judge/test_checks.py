@@ -18,7 +18,7 @@ from aiperf_mpi.results.file.rows import REJECTED
 from aiperf_mpi.results.judge.checks import CHECKS
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import process
-from aiperf_mpi.search.record import seal
+from aiperf_mpi.trials.record import seal
 from tests.results.example_run import Example, example_run
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi import hdf5
-from aiperf_mpi.config import OFFICIAL_SECONDS
+from aiperf_mpi.config.config import OFFICIAL_SECONDS
 from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules

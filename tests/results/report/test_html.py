@@ -22,7 +22,7 @@ from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report import html
 from aiperf_mpi.results.report import verdict as verdict_module
 from aiperf_mpi.results.report.pictures import PICTURES
-from aiperf_mpi.search.record import PROPOSED
+from aiperf_mpi.trials.record import PROPOSED
 from tests.results.browser import CHROMIUM, Browser
 from tests.results.example_run import Example, example_run
 

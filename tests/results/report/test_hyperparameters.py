@@ -23,7 +23,7 @@ from aiperf_mpi.results.report.hyperparameters import WITH_KERNEL, WITHOUT_KERNE
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.search.cells import Cells
 from aiperf_mpi.search.hpo import BATCHES, KERNELS, make_hpo, recommend
-from aiperf_mpi.search.record import DROPPED, FAILED, OUTCOME, PROPOSED, rejection
+from aiperf_mpi.trials.record import DROPPED, FAILED, OUTCOME, PROPOSED, rejection
 from tests.results.example_run import example_run
 from tests.search.cell_landscape import INITIAL, CellLandscape, Study
 

@@ -31,7 +31,7 @@ def within_peak(e: Evidence) -> Iterator[str]:
     if math.isnan(found.total):
         yield f"= {found.source}"
         if e.attribute("class") == "official":
-            yield "an official run's devices have a peak rate in aiperf_mpi/system/peaks.py, with its source"
+            yield "an official run's devices have a peak rate in aiperf_mpi/machine/peaks.py, with its source"
     else:
         yield f"= {e.total_ops / e.attribute('core_seconds') / found.total:.3%} of {found.total:.4e} op/s"
     if len(found.replicas):

@@ -10,7 +10,7 @@ import numpy as np
 from aiperf_mpi.results.file.rows import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
 from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows_where
 from aiperf_mpi.results.judge.evidence import Evidence
-from aiperf_mpi.search.budget import budget, learning_rate, stops_after
+from aiperf_mpi.trials.budget import budget, learning_rate, stops_after
 
 
 @check("I13", "epochs_max, patience and learning rates of the round by the stored configuration")

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a run: frozen dataclasses, filled from defaults, a preset, files, flags and `--set`.
+
+Later sources win: default < preset < files (in order) < flags < `--set`. The settings themselves, and what the
+paper's rules say of them, are in :mod:`aiperf_mpi.config.sections`; :func:`classify` compares a configuration with
+the rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from aiperf_mpi.config.sections import Data, Fault, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
+from aiperf_mpi.config.setting import DEFAULT, FIXED, ConfigError, Meaning, Rule, checked, nearest, toml_value
+from aiperf_mpi.network.architecture import Base, resnet50
+from aiperf_mpi.paper import CIFAR10_IMAGES, DIGITS_IMAGES, IMAGENET_IMAGES
+
+__all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
+
+#: No run is official before the checks of an official run exist in the judge; until then every run is a trial.
+OFFICIAL_RUNS = False
+
+#: Least length of an official run's core phase in seconds (the authors' README, section 2: at least an hour).
+OFFICIAL_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a run is told. Build one with :func:`load` or :func:`from_toml`: they check it."""
+
+    run: Run = field(default_factory=Run)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    search: Search = field(default_factory=Search)
+    hpo: Hpo = field(default_factory=Hpo)
+    parallel: Parallel = field(default_factory=Parallel)
+    result: Result = field(default_factory=Result)
+    monitor: Monitor = field(default_factory=Monitor)
+    fault: Fault = field(default_factory=Fault)
+
+    @property
+    def base(self) -> Base:
+        """The network before any morph."""
+        data, model = self.data, self.model
+        return Base(data.image_size, data.channels, data.classes, model.width, model.blocks)
+
+    def to_toml(self) -> str:
+        """The whole configuration as TOML; :func:`from_toml` reads it back to an equal Config."""
+        lines = []
+        for name in _SECTIONS:
+            section = getattr(self, name)
+            lines.append(f"[{name}]")
+            lines += [f"{item.name} = {toml_value(getattr(section, item.name))}" for item in fields(section)]
+            lines.append("")
+        return "\n".join(lines)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of :meth:`to_toml`, in hexadecimal digits."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A setting that differs from what the rules name."""
+
+    key: str
+    value: Any
+    rule: Rule
+
+    def __str__(self) -> str:
+        expected = toml_value(self.rule.expected)
+        return f"{self.key} = {toml_value(self.value)} ({self.rule.kind}: {expected}; {self.rule.source})"
+
+
+_SECTIONS: Mapping[str, type] = {item.name: typing.get_type_hints(Config)[item.name] for item in fields(Config)}
+
+#: Command-line flags and the settings they set.
+FLAGS = {
+    "seed": "run.seed",
+    "time_limit": "run.time_limit",
+    "output": "run.output",
+    "view": "run.view",
+    "ranks_per_node": "parallel.ranks_per_node",
+}
+
+
+@cache
+def settings() -> Mapping[str, tuple[Any, Meaning]]:
+    """Every setting by its key (`section.name`): its type and its :class:`~aiperf_mpi.config.setting.Meaning`."""
+    return {
+        f"{name}.{item.name}": (typing.get_type_hints(section)[item.name], item.metadata["meaning"])
+        for name, section in _SECTIONS.items()
+        for item in fields(section)
+    }
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets that come with the package."""
+    names = (entry.name for entry in resources.files("aiperf_mpi.config.presets").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def load(preset: str | None = None, files: Iterable[str | Path] = (), sets: Sequence[str] = (), **flags: Any) -> Config:
+    """The configuration of a run.
+
+    Arguments:
+        preset: name of a preset; without one, the preset that a file names in `run.preset`, or none.
+        files: TOML files, later ones over earlier ones.
+        sets: texts `section.name=value`, the value in TOML (a bare word is taken for a string setting).
+        flags: values of the keys of FLAGS; None where the flag was not given.
+
+    Raises ConfigError naming the source, the key, the value and the nearest valid key.
+    """
+    from_files: list[tuple[str, str, Any]] = []
+    for path in files:
+        from_files += _assignments(_read_toml(Path(path)), str(path))
+    named = [value for _, key, value in from_files if key == "run.preset"]
+    chosen = preset if preset is not None else (named[-1] if named else "")
+
+    # Every source becomes (origin, key, value); the last one wins.
+    assignments = _preset_assignments(chosen) if chosen else []
+    assignments += from_files
+    for flag, value in flags.items():
+        if flag not in FLAGS:
+            raise ConfigError(f"--{flag}: no such flag; did you mean --{nearest(flag, FLAGS)}?")
+        if value is not None:
+            assignments.append((f"--{flag.replace('_', '-')}", FLAGS[flag], value))
+    assignments += [_parse_set(text) for text in sets]
+    assignments.append(("--preset", "run.preset", chosen))
+    return _build(assignments)
+
+
+def from_toml(text: str, origin: str = "configuration") -> Config:
+    """The configuration that :meth:`Config.to_toml` wrote; ConfigError if it is none. No preset is read."""
+    try:
+        tables = _toml(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from None
+    return _build(_assignments(tables, origin))
+
+
+def classify(config: Config) -> tuple[str, str, tuple[Departure, ...]]:
+    """Class (`official` or `trial`), division (`closed` or `open`) and all departures from the rules."""
+    departures = tuple(
+        Departure(key, value, meaning.rule)
+        for key, (_, meaning) in settings().items()
+        if meaning.rule is not None and (value := _get(config, key)) != meaning.rule.expected
+    )
+    kinds = {departure.rule.kind for departure in departures}
+    official = OFFICIAL_RUNS and FIXED not in kinds and config.run.time_limit >= OFFICIAL_SECONDS
+    return ("official" if official else "trial", "open" if DEFAULT in kinds else "closed", departures)
+
+
+# -- reading the sources ---------------------------------------------------------------------------------------------
+
+
+def _get(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text; TOMLDecodeError also where its brackets are nested deeper than Python can follow."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("nested too deeply") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return _toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8, so no TOML") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
+    names = preset_names()
+    if name not in names:
+        hint = nearest(str(name), names)
+        raise ConfigError(f"preset {name!r} is unknown; did you mean {hint!r}? Presets: {', '.join(names)}")
+    text = (resources.files("aiperf_mpi.config.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    return list(_assignments(tomllib.loads(text), f"preset {name}"))
+
+
+def _assignments(tables: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:
+    """The tables of a TOML document as (origin, key, value); a value outside of a table has no dot in its key."""
+    for section, content in tables.items():
+        if isinstance(content, dict):
+            yield from ((origin, f"{section}.{name}", value) for name, value in content.items())
+            if not content and section not in _SECTIONS:
+                yield origin, section, content
+        else:
+            yield origin, section, content
+
+
+def _parse_set(text: str) -> tuple[str, str, Any]:
+    key, equals, value = text.partition("=")
+    key, value = key.strip(), value.strip()
+    if not text.isprintable():
+        raise ConfigError(f"--set {text!r}: holds characters that cannot be printed; one --set takes one setting")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: write it as section.name=value, for example --set train.lr=0.05")
+    if key not in settings():
+        raise ConfigError(f"--set {text}: {key} is no setting; did you mean {nearest(key, settings())}?")
+    try:
+        return f"--set {text}", key, _toml(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        if settings()[key][0] is str:
+            return f"--set {text}", key, value
+        raise ConfigError(f"--set {text}: {value!r} is not a TOML value (a number, true, \"text\", [1, 2])") from None
+
+
+def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
+    known = settings()
+    values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    for origin, key, value in assignments:
+        if key not in known:
+            raise ConfigError(f"{origin}: {key} is no setting; did you mean {nearest(key, known)}?")
+        section, _, name = key.partition(".")
+        try:
+            values[section][name] = checked(key, value, *known[key])
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+
+    config = Config(**{name: section(**values[name]) for name, section in _SECTIONS.items()})
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """What no single setting shows: settings that contradict one another."""
+    data, train, search = config.data, config.train, config.search
+    _check_data(data)
+    if train.batch_per_device > data.train_images:
+        raise ConfigError(
+            f"train.batch_per_device: {train.batch_per_device} is more than data.train_images = {data.train_images}: "
+            "an epoch would have no whole batch"
+        )
+    if max(train.round_epochs) > train.epochs:
+        raise ConfigError(
+            f"train.round_epochs: {max(train.round_epochs)} is more than train.epochs = {train.epochs}: "
+            "the learning rate would fall below zero"
+        )
+    if list(train.round_epochs) != sorted(train.round_epochs):
+        raise ConfigError(f"train.round_epochs: {list(train.round_epochs)} must not fall from round to round")
+    if train.patience_base > train.patience_max:
+        raise ConfigError(
+            f"train.patience_base: {train.patience_base} is more than train.patience_max = {train.patience_max}"
+        )
+    if search.sample_size > search.population:
+        raise ConfigError(
+            f"search.sample_size: {search.sample_size} is more than search.population = {search.population}"
+        )
+    if config.hpo.enabled and max(config.hpo.batches) > data.train_images:
+        raise ConfigError(
+            f"hpo.batches: {max(config.hpo.batches)} is more than data.train_images = {data.train_images}: "
+            "an epoch would have no whole batch"
+        )
+    try:
+        initial = resnet50(config.base)
+    except ValueError as error:
+        raise ConfigError(f"data and model: {error}") from None
+    if search.max_units < initial.unit_count:
+        raise ConfigError(
+            f"search.max_units: {search.max_units} is less than the {initial.unit_count} units of the initial network"
+        )
+    if search.max_parameters < initial.parameters:
+        raise ConfigError(
+            f"search.max_parameters: {search.max_parameters} is less than the {initial.parameters} parameters of the "
+            "initial network: no child of it would fit"
+        )
+    if train.stem != "plain" and data.image_size % 2:
+        raise ConfigError(
+            f"train.stem: {train.stem} needs images of an even size, but data.image_size is {data.image_size}; "
+            'set train.stem = "plain"'
+        )
+    even = [kernel for kernel in config.hpo.kernels if kernel % 2 == 0]
+    if even:
+        raise ConfigError(f"hpo.kernels: {even[0]} is even; kernels are odd, so that they have a centre")
+
+
+def _check_data(data: Data) -> None:
+    """Data sets whose shape is known do not take another one; fewer images than they have are allowed."""
+    known: dict[str, tuple[tuple[int, int], int, tuple[int, ...], tuple[int, ...]]] = {
+        "digits": (DIGITS_IMAGES, 10, (1, 3), ()),
+        "cifar10": (CIFAR10_IMAGES, 10, (3,), (32,)),
+        "imagenet": (IMAGENET_IMAGES, 1000, (3,), ()),
+    }
+    if data.name not in known:
+        return
+    (train, val), classes, channels, sizes = known[data.name]
+    for key, value, allowed in (
+        ("classes", data.classes, (classes,)),
+        ("channels", data.channels, channels),
+        ("image_size", data.image_size, sizes),
+    ):
+        if allowed and value not in allowed:
+            wanted = " or ".join(str(choice) for choice in allowed)
+            raise ConfigError(f"data.{key}: {value} does not fit data.name = {data.name!r}, which needs {wanted}")
+    for key, value, most in (("train_images", data.train_images, train), ("val_images", data.val_images, val)):
+        if value > most:
+            raise ConfigError(f"data.{key}: {value} is more than the {most} images of data.name = {data.name!r}")

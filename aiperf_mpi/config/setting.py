@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a single setting of the configuration is: its default, its bounds, and the rule that it stands under.
+
+:mod:`aiperf_mpi.config.sections` declares the settings with :func:`setting`; :func:`checked` turns a value that a
+person wrote into the value that the benchmark uses, or says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Where the marked rows come from.
+TABLE_4 = "Table 4"
+SECTION_4_5 = "section 4.5"
+
+#: Rules that a setting can stand under (section 4.5 of the paper): a run that departs from a fixed one is no official
+#: run, one that departs from a default belongs to the open division.
+FIXED, DEFAULT = "fixed", "default"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key, the value and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the benchmark's rules say of a setting: `kind` is fixed or default, `expected` the value they name."""
+
+    kind: str
+    expected: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What is known of a setting beside its type: bounds (inclusive), choices, its rule, and one line of text."""
+
+    text: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    rule: Rule | None = None
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Iterable[Any] = (),
+    rule: str = "",
+    source: str = "",
+    expected: Any = None,
+) -> Any:
+    """A dataclass field with its :class:`Meaning` in the metadata.
+
+    `rule` is FIXED, DEFAULT or empty; `expected` is the value that the rule names (the field's default unless given),
+    `source` where the rule stands. Bounds and choices hold for every element of a tuple.
+    """
+    marked = Rule(rule, default if expected is None else expected, source) if rule else None
+    return field(default=default, metadata={"meaning": Meaning(text, low, high, tuple(choices), marked)})
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The key of `known` that was probably meant by `key`.
+
+    That is the same name in another section; else, of the keys in the same section (of all if there is no such
+    section), the one that is spelt most like it, or that is its short form (`lr` of `learning_rate`).
+    """
+    section, _, name = key.rpartition(".")
+    every = list(known)
+    same_name = [candidate for candidate in every if candidate.rpartition(".")[2] == name]
+    same_section = [candidate for candidate in every if candidate.rpartition(".")[0] == section]
+
+    def likeness(candidate: str) -> float:
+        other = candidate.rpartition(".")[2]
+        if other == "".join(part[:1] for part in name.split("_")):
+            return 3.0
+        start = len(os.path.commonprefix([name, other])) / max(1, len(name))
+        return (
+            difflib.SequenceMatcher(None, key, candidate).ratio()
+            + difflib.SequenceMatcher(None, name, other).ratio()
+            + start
+        )
+
+    return max(same_name or same_section or every, key=likeness)
+
+
+def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
+    """`value` as the setting's type `kind`, or ConfigError saying which value of which key is impossible and why.
+
+    Integers are taken for floats and lists for tuples; nothing else is converted, so that a typing error shows.
+    """
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key}: {value!r} is not a list of {_kind_name(kind)}, for example {key} = [...]")
+        if not value:
+            raise ConfigError(f"{key}: the list is empty, but needs at least one entry")
+        element = typing.get_args(kind)[0]
+        return tuple(checked(key, entry, element, meaning) for entry in value)
+
+    # A bool is an int in Python, but `seed = true` is a mistake in a configuration.
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ConfigError(f"{key}: an integer of {value.bit_length()} bits is too large for a number") from None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{key}: {value!r} is {_kind_name(type(value))}, but must be {_kind_name(kind)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}: {value!r} is not a finite number")
+    if isinstance(value, str) and not value.isprintable():
+        raise ConfigError(f"{key}: {value!r} holds characters that cannot be printed")
+
+    if meaning.choices and value not in meaning.choices:
+        if len(meaning.choices) == 1:
+            raise ConfigError(f"{key}: this version knows only {key} = {toml_value(meaning.choices[0])}")
+        options = ", ".join(str(choice) for choice in meaning.choices)
+        hint = f"; did you mean {nearest(value, meaning.choices)!r}?" if isinstance(value, str) else ""
+        raise ConfigError(f"{key}: {value!r} is none of {options}{hint}")
+    if meaning.low is not None and value < meaning.low:
+        raise ConfigError(f"{key}: {value!r} is too small, the least is {meaning.low:g}")
+    if meaning.high is not None and value > meaning.high:
+        raise ConfigError(f"{key}: {value!r} is too large, the most is {meaning.high:g}")
+    return value
+
+
+def toml_value(value: Any) -> str:
+    """A bool, int, float, string or tuple of them as TOML text."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case tuple():
+            return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
+        case _:
+            return repr(value)
+
+
+def _kind_name(kind: Any) -> str:
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list"}
+    if isinstance(kind, types.GenericAlias):
+        return {int: "integers", float: "numbers", str: "strings"}[typing.get_args(kind)[0]]
+    return names.get(kind, f"a {getattr(kind, '__name__', kind)}")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak rates of accelerators by the names that their drivers give them, as their makers state them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Types of matrix operands of 16 bits: they have one peak rate, all wider ones another.
+_HALVES = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Dense peak rates of one device in op/s: products of matrices of 16-bit numbers, the same of float32 (in whatever
+    form its matrix units take them, TF32 where there is that), and float32 outside of matrix units; memory in byte/s;
+    `source` is where the maker says so."""
+
+    matrix16_ops: float
+    matrix32_ops: float
+    float32_ops: float
+    memory_bytes_per_second: float
+    source: str
+
+    def matrix_ops(self, precision: str) -> float:
+        """The highest rate in op/s of products of matrices of `precision`, a name of numpy's or `bfloat16`.
+
+        float64 has the rate of float32, which bounds it on all devices of the table.
+        """
+        return self.matrix16_ops if precision in _HALVES else self.matrix32_ops
+
+
+_V100 = "NVIDIA V100 Tensor Core GPU, datasheet, 2020 (float16, no bfloat16, no TF32)"
+_A100 = "NVIDIA A100 Tensor Core GPU, datasheet, 2021"
+_H100 = "NVIDIA H100 Tensor Core GPU Architecture, white paper v1.04, 2023, table 2"
+_H100_NVL = "NVIDIA H100 Tensor Core GPU, datasheet, 2024; half of its rates with sparsity"
+_H200 = "NVIDIA H200 Tensor Core GPU, datasheet, 2024; half of its rates with sparsity, as the H100's white paper"
+_L40S = "NVIDIA L40S, datasheet, 2023; half of its rates with sparsity"
+_BLACKWELL = "NVIDIA Blackwell, datasheet, 2025, individual GPU; half of its rates with sparsity"
+_MI200 = "AMD ROCm documentation, MI250 microarchitecture: operations per clock of a compute unit"
+_MI300 = "AMD ROCm documentation, MI300 series microarchitecture, peak-performance table"
+
+#: Device names (whole, as regular expressions) and their rates. Sparsity counts for nothing: ResNets are dense. Where a
+#: maker prints rates with sparsity alone, half of them are the dense ones.
+PEAKS: tuple[tuple[str, Peak], ...] = (
+    (r"(NVIDIA )?(Tesla )?V100-SXM2-(16|32)GB", Peak(125e12, 15.7e12, 15.7e12, 900e9, f"{_V100}; NVLink")),
+    (r"(NVIDIA )?(Tesla )?V100-PCIE-(16|32)GB", Peak(112e12, 14e12, 14e12, 900e9, f"{_V100}; PCIe")),
+    (r"(NVIDIA )?A100-(SXM4|PCIE)-40GB", Peak(312e12, 156e12, 19.5e12, 1555e9, _A100)),
+    (r"(NVIDIA )?A100-SXM4-80GB", Peak(312e12, 156e12, 19.5e12, 2039e9, _A100)),
+    (r"NVIDIA A100 80GB PCIe", Peak(312e12, 156e12, 19.5e12, 1935e9, _A100)),
+    (r"NVIDIA H100 80GB HBM3", Peak(989.4e12, 494.7e12, 66.9e12, 3350e9, _H100)),
+    (r"NVIDIA H100 PCIe", Peak(756e12, 378e12, 51.2e12, 2000e9, _H100)),
+    # 1,671 and 835 teraFLOPS with sparsity.
+    (r"NVIDIA H100 NVL", Peak(835.5e12, 417.5e12, 60e12, 3900e9, _H100_NVL)),
+    # The H100's die: 1,979 teraFLOPS with sparsity are twice 989.4.
+    (r"NVIDIA H200", Peak(989.4e12, 494.7e12, 66.9e12, 4800e9, _H200)),
+    # Its datasheet prints 362.05 beside 733 with sparsity; the larger of 362.05 and 733 / 2 bounds what it can do.
+    (r"NVIDIA L40S", Peak(366.5e12, 183e12, 91.6e12, 864e9, _L40S)),
+    # 4.5 and 5 petaFLOPS with sparsity; TF32 at half of that, which the datasheet rounds to 2.2 and 2.5.
+    (r"NVIDIA B200", Peak(2250e12, 1125e12, 75e12, 7700e9, f"{_BLACKWELL}, HGX B200")),
+    (r"NVIDIA GB200", Peak(2500e12, 1250e12, 80e12, 8000e9, f"{_BLACKWELL}, GB200")),
+    # A device is one of a module's two dies: 104 compute units x 1024 (float16) or 256 (float32) at 1.7 GHz; X: 110.
+    (r"AMD Instinct MI2(10|50)", Peak(181e12, 45.3e12, 22.6e12, 1638.4e9, f"{_MI200} x 104 x 1.7 GHz")),
+    (r"AMD Instinct MI250X", Peak(191.5e12, 47.9e12, 23.9e12, 1638.4e9, f"{_MI200} x 110 x 1.7 GHz")),
+    (r"AMD Instinct MI300X( OAM)?", Peak(1307.4e12, 653.7e12, 163.4e12, 5300e9, _MI300)),
+    # 228 of the MI300X's compute units at its 2.1 GHz, in place of 304.
+    (r"AMD Instinct MI300A", Peak(980.6e12, 490.3e12, 122.6e12, 5300e9, f"{_MI300}: 228 compute units of 304")),
+)
+
+
+def peak_of(name: str) -> Peak | None:
+    """The peak rates of a device by its name; None for one that is not in the table."""
+    return next((peak for pattern, peak in PEAKS if re.fullmatch(pattern, name.strip())), None)
+
+
+def peak_rates(name: str) -> dict[str, Any] | str:
+    """The same for an inventory: an object of numbers and their source, or a text that says that none is known."""
+    peak = peak_of(name)
+    return f"unknown: aiperf_mpi/machine/peaks.py has no entry for {name!r}" if peak is None else asdict(peak)

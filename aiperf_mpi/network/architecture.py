@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network that a trial trains: ResNet-50 (version 1) of the paper plus an ordered list of morphs.
+
+An :class:`Architecture` is pure data: a base network and the morphs that were applied to it. Replaying the morphs
+gives the chain of *units* (convolution, batch norm, additions, ReLU), and :meth:`Architecture.layers` lists every
+layer with its shapes. The Flax module, the operation counts, the edit distance and the hash all read that one list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from aiperf_mpi.network.chain import (
+    DEFAULT_KERNEL,
+    EXPANSION,
+    MAX_KERNEL,
+    MAX_SIZE,
+    MAX_STAGES,
+    MAX_UNIT_ID,
+    OPS,
+    POOL,
+    Base,
+    Chain,
+    Edge,
+    Morph,
+    MorphError,
+    Unit,
+    base_chain,
+    json_integer,
+    replay,
+    tied_units,
+)
+
+__all__ = [
+    "DEFAULT_KERNEL", "EXPANSION", "JSON_FORMAT", "MAX_KERNEL", "MAX_SIZE", "MAX_STAGES", "MAX_UNIT_ID", "OPS", "POOL",
+    "Architecture", "Base", "Edge", "Layer", "Morph", "MorphError", "Unit", "resnet50", "tied_units",
+]
+
+JSON_FORMAT = "aiperf_mpi.architecture/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer with its shapes (height, width, channels), of one image.
+
+    `kind` is conv, batch_norm, relu, add, max_pool, global_pool, dense or softmax; `inputs` are the names of the
+    layers (or ``"input"``) whose outputs it takes; `unit` is the id of its unit, -1 outside of units.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    kernel: int = 1
+    stride: int = 1
+    unit: int = -1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A base network and the morphs applied to it, in order (immutable; raises MorphError if one cannot apply)."""
+
+    base: Base = field(default_factory=Base)
+    morphs: tuple[Morph, ...] = ()
+    _chain: Chain = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Replay now: an architecture that exists is valid.
+        object.__setattr__(self, "_chain", replay(base_chain(self.base), self.morphs))
+
+    def apply(self, *morphs: Morph) -> Architecture:
+        """The architecture after these morphs; raises MorphError where one does not fit."""
+        # The child is built without a second replay: only its own morphs are.
+        child = object.__new__(Architecture)
+        object.__setattr__(child, "base", self.base)
+        object.__setattr__(child, "morphs", self.morphs + morphs)
+        object.__setattr__(child, "_chain", replay(self._chain.copy(), morphs))
+        return child
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units in the order of the main chain."""
+        return tuple(map(self._chain.units.__getitem__, self._chain.order))
+
+    @property
+    def unit_count(self) -> int:
+        """Units of the main chain."""
+        return len(self._chain.order)
+
+    @property
+    def pool_after(self) -> int:
+        """Id of the unit behind which the stem's max-pooling stands."""
+        return self._chain.pool_after
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer in an order in which it can be computed, with shapes: the one list that all others read."""
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return _list_layers(self.base, self.units, self._chain.pool_after)
+
+    @cached_property
+    def hash(self) -> str:
+        """128-bit hash (32 hexadecimal digits) of the canonical network: layers in order, edges by position."""
+        return _canonical_hash(self.base, self.units, self._chain.pool_after)
+
+    def group(self, own: int) -> str:
+        """The hash with the kernels that hyperparameter optimisation set among the last `own` morphs reset to 3."""
+        return self.with_own_kernel(own, DEFAULT_KERNEL).hash
+
+    def own_kernel_morphs(self, own: int) -> tuple[int, ...]:
+        """Positions in `morphs` of those whose kernel hyperparameter optimisation sets.
+
+        Those are the `deeper` among the last `own` morphs (the candidate's own chain), but not one whose unit a
+        kernel morph of the same chain grows: a kernel morph wins. Raises ValueError if there are fewer morphs.
+        """
+        split = len(self.morphs) - own
+        if split < 0:
+            raise ValueError(f"architecture: {own} own morphs, but it has only {len(self.morphs)}")
+        grown = {morph.a for morph in self.morphs[split:] if morph.op == "kernel"}
+
+        # The unit of a `deeper` is numbered by how many came before it.
+        next_id = len(self._chain.order) - sum(morph.op == "deeper" for morph in self.morphs[split:])
+        positions = []
+        for position in range(split, len(self.morphs)):
+            if self.morphs[position].op == "deeper":
+                if next_id not in grown:
+                    positions.append(position)
+                next_id += 1
+        return tuple(positions)
+
+    def with_own_kernel(self, own: int, kernel: int) -> Architecture:
+        """The same architecture with `kernel` in the morphs that `own_kernel_morphs(own)` names.
+
+        Raises MorphError for an impossible kernel size.
+        """
+        changed = list(self.morphs)
+        for position in self.own_kernel_morphs(own):
+            changed[position] = Morph("deeper", self.morphs[position].a, 0, kernel)
+        morphs = tuple(changed)
+        return self if morphs == self.morphs else Architecture(self.base, morphs)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all convolutions of the forward pass for one image."""
+        return self._sums[0]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters: convolutions without bias, two per channel of a batch norm, dense with bias."""
+        return self._sums[1]
+
+    @cached_property
+    def _sums(self) -> tuple[int, int]:
+        # The same sums over `layers()` take half a millisecond; the search asks this of every network it looks at.
+        units, pool_after = self._chain.units, self._chain.pool_after
+        macs, parameters, channels, size = 0, 0, self.base.channels, self.base.image_size
+        for unit_id in self._chain.order:
+            unit = units[unit_id]
+            weights, norms, filters = unit.kernel * unit.kernel * channels, 1, unit.filters
+            for edge in unit.edges:
+                if edge.kind == "conv":
+                    weights += units[pool_after if edge.source == POOL else edge.source].filters
+                if edge.kind != "identity":
+                    norms += 1
+            if unit.stride > 1:
+                size = -(-size // unit.stride)
+            macs += weights * filters * size * size
+            parameters += (weights + 2 * norms) * filters
+            if unit_id == pool_after:
+                size = -(-size // 2)
+            channels = filters
+        return macs, parameters + (channels + 1) * self.base.classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form as a dictionary."""
+        base = {
+            "image_size": self.base.image_size,
+            "channels": self.base.channels,
+            "classes": self.base.classes,
+            "width": self.base.width,
+            "blocks": list(self.base.blocks),
+        }
+        return {"format": JSON_FORMAT, "base": base, "morphs": [m.to_dict() for m in self.morphs]}
+
+    def to_json(self) -> str:
+        """The JSON form in one line."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Architecture:
+        """An architecture from its JSON form; raises ValueError that says what is wrong, whatever the text."""
+        try:
+            data = json.loads(text)
+        except RecursionError:
+            raise ValueError("architecture: the JSON text is nested too deep") from None
+        return Architecture.from_dict(data)
+
+    @staticmethod
+    def from_dict(data: Any) -> Architecture:
+        """An architecture from its JSON form as a dictionary; raises ValueError that names the wrong key."""
+        if not isinstance(data, Mapping) or data.get("format", JSON_FORMAT) != JSON_FORMAT:
+            raise ValueError(f"architecture: expected an object with format {JSON_FORMAT!r}")
+        if unknown := set(data) - {"format", "base", "morphs"}:
+            raise ValueError(f"architecture: unknown keys {sorted(unknown)}; it takes format, base, morphs")
+
+        base, morphs = data.get("base", {}), data.get("morphs", [])
+        if not isinstance(base, Mapping) or not isinstance(morphs, list):
+            raise ValueError("architecture: base must be an object and morphs a list")
+        known = Base.__dataclass_fields__
+        if unknown := set(base) - set(known):
+            raise ValueError(f"architecture: base has unknown keys {sorted(unknown)}; it takes {', '.join(known)}")
+        values: dict[str, Any] = {key: json_integer(base, key, "base") for key in base if key != "blocks"}
+        if "blocks" in base:
+            if not isinstance(base["blocks"], list):
+                raise ValueError(f"architecture: base: blocks is {base['blocks']!r}, but must be a list")
+            values["blocks"] = tuple(json_integer(dict(enumerate(base["blocks"])), i, "base: blocks")
+                                     for i in range(len(base["blocks"])))
+        return Architecture(Base(**values), tuple(Morph.from_dict(m) for m in morphs))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and (self.base, self.morphs) == (other.base, other.morphs)
+
+    def __hash__(self) -> int:
+        return hash((self.base, self.morphs))
+
+
+def resnet50(base: Base | None = None) -> Architecture:
+    """The initial architecture of every run: the base network without a morph (Table 4 of the paper)."""
+    return Architecture(base or Base())
+
+
+# -- layers and hash -------------------------------------------------------------------------------------------------
+
+
+def _edges_by_position(unit: Unit, position: Mapping[int, int], pool_after: int) -> list[Edge]:
+    """A unit's edges ordered by where their sources stand; the max-pooling stands right behind its unit."""
+    return sorted(
+        unit.edges,
+        key=lambda e: (position[pool_after], 1) if e.source == POOL else (position[e.source], 0),
+    )
+
+
+def _list_layers(base: Base, units: tuple[Unit, ...], pool_after: int) -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    position = {unit.id: i for i, unit in enumerate(units)}
+    output: dict[int, str] = {}
+    shapes: dict[str, tuple[int, int, int]] = {"input": (base.image_size, base.image_size, base.channels)}
+
+    def add(kind: str, name: str, inputs: Iterable[str], unit: int = -1, *, filters: int = 0, kernel: int = 1,
+            stride: int = 1) -> str:
+        names = tuple(inputs)
+        height, width, channels = shape = shapes[names[0]]
+        # Padding keeps a layer's size but for its stride, so nested strides round up alike.
+        shapes[name] = (-(-height // stride), -(-width // stride), filters or channels)
+        if kind in ("global_pool", "dense", "softmax"):
+            shapes[name] = (1, 1, filters or channels)
+        layers.append(Layer(kind, name, names, shape, shapes[name], kernel, stride, unit))
+        return name
+
+    flow = "input"
+    for unit in units:
+        tag = f"unit{unit.id:03d}"
+        flow = add("conv", f"{tag}.conv", [flow], unit.id, filters=unit.filters, kernel=unit.kernel,
+                   stride=unit.stride)
+        flow = add("batch_norm", f"{tag}.norm", [flow], unit.id)
+        for edge in _edges_by_position(unit, position, pool_after):
+            origin = "pool" if edge.source == POOL else f"{edge.source:03d}"
+            branch = output[edge.source]
+            if edge.kind == "conv":
+                branch = add("conv", f"{tag}.from{origin}.conv", [branch], unit.id, filters=unit.filters,
+                             stride=edge.stride)
+            if edge.kind != "identity":
+                branch = add("batch_norm", f"{tag}.from{origin}.norm", [branch], unit.id)
+            flow = add("add", f"{tag}.from{origin}.add", [flow, branch], unit.id)
+        flow = output[unit.id] = add("relu", f"{tag}.relu", [flow], unit.id)
+        if unit.id == pool_after:
+            flow = output[POOL] = add("max_pool", "pool", [flow], kernel=3, stride=2)
+
+    flow = add("global_pool", "global_pool", [flow])
+    flow = add("dense", "dense", [flow], filters=base.classes)
+    add("softmax", "softmax", [flow])
+    return tuple(layers)
+
+
+def _canonical_hash(base: Base, units: tuple[Unit, ...], pool_after: int) -> str:
+    position = {unit.id: i for i, unit in enumerate(units)}
+    position[POOL] = -1
+    parts = [f"[{base.image_size}, {base.channels}, {base.classes}, {position[pool_after]}"]
+    for unit in units:
+        # Most units have no edge, and a search replays thousands of networks before its first proposal.
+        edges = sorted((position[e.source], e.kind, e.stride) for e in unit.edges) if unit.edges else "[]"
+        parts.append(f"({unit.kernel}, {unit.stride}, {unit.filters}, {edges})")
+    return hashlib.blake2b(f"{', '.join(parts)}]".encode(), digest_size=16).hexdigest()

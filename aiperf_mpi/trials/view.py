@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DOCSTRING."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.log import HistoryLog
+from aiperf_mpi.trials.record import Candidate, RecordError
+
+#: Finished trials before anything is learnt from them: the surrogate is asked, and candidates can be stale.
+START = 8
+
+
+class ArchitectureCache:
+    """The architectures replayed most recently, by trial id; a generator keeps one across its snapshots."""
+
+    def __init__(self, capacity: int = 2048) -> None:
+        self.capacity = capacity
+        self._entries: OrderedDict[int, Architecture] = OrderedDict()
+
+    def get(self, trial_id: int) -> Architecture | None:
+        """The architecture if it is here."""
+        if trial_id in self._entries:
+            self._entries.move_to_end(trial_id)
+        return self._entries.get(trial_id)
+
+    def put(self, trial_id: int, architecture: Architecture) -> None:
+        """Keep an architecture; the one unused for longest leaves."""
+        self._entries[trial_id] = architecture
+        self._entries.move_to_end(trial_id)
+        if len(self._entries) > self.capacity:
+            self._entries.popitem(last=False)
+
+
+class HistoryView:
+    """What the search knows at one length of the history: pure, built from summaries; records are read on demand.
+
+    Arguments:
+        summaries: the visible rows (dtype SUMMARY_DTYPE).
+        record: reads the full record of a slot, such as `HistoryLog.record`.
+        initial: the architecture of trial 0, which has no parent.
+        cache: where replayed architectures are kept; give the same one to the views of one log.
+        inherit: whether children inherit weights, so that only trials whose weights are kept may be parents.
+
+    Attributes (arrays of trial ids are int64):
+        length: rows of the history that the view is of.
+        cache: where replayed architectures are kept, which all views of one log share.
+        proposed: ids of all trials, ascending.
+        pending: ids of the trials without an outcome.
+        finished: ids of the trials that ended well with a finite value, in the order in which they ended.
+        values: the error of each finished trial that the search uses (float32; predicted in the warm-up).
+        predicted: whether that value is predicted (bool).
+        parents: ids of the finished trials that may be parents, in the same order: all, or with `inherit` those whose
+            weights are kept, and trial 0, whose initial weights its seed gives again.
+        parent_values: the error of each of them that the search uses.
+    """
+
+    def __init__(self, summaries: np.ndarray, record: Callable[[int], np.void], initial: Architecture,
+                 cache: ArchitectureCache | None = None, inherit: bool = False) -> None:
+        self.initial = initial
+        self.length = len(summaries)
+        self.summaries = summaries = np.asarray(summaries)
+        self._record = record
+        self.cache = ArchitectureCache() if cache is None else cache
+
+        # The first outcome of a proposed trial holds; there is no second one unless a writer is wrong.
+        kind = summaries["kind"]
+        self.proposed = np.flatnonzero(kind == rec.PROPOSED)
+        outcomes = np.flatnonzero(kind == rec.OUTCOME)
+        trials = summaries["trial"][outcomes]
+        known = (trials >= 0) & (trials < self.length)
+        known[known] = kind[trials[known]] == rec.PROPOSED
+        outcomes, trials = outcomes[known], trials[known]
+        self._outcome = np.full(self.length, -1, np.int64)
+        self._outcome[trials[::-1]] = outcomes[::-1]
+
+        self.pending = self.proposed[self._outcome[self.proposed] < 0]
+        first = outcomes[self._outcome[trials] == outcomes]
+        good = np.isin(summaries["status"][first], rec.SUCCESSES) & np.isfinite(summaries["value"][first])
+        self.finished = summaries["trial"][first[good]].astype(np.int64)
+        self.values = summaries["value"][first[good]]
+        self.predicted = (summaries["flags"][first[good]] & rec.PREDICTED).astype(bool)
+
+        # Weights are kept from the outcome that says so to the record that withdraws them, in whatever order those lie.
+        self._kept = np.zeros(self.length, bool)
+        kept = first[(summaries["flags"][first] & rec.KEPT).astype(bool)]
+        withdrawn = summaries["trial"][kind == rec.WITHDRAWN]
+        self._kept[summaries["trial"][kept]] = True
+        self._kept[withdrawn[(withdrawn >= 0) & (withdrawn < self.length)]] = False
+        self.parents, self.parent_values = self.finished, self.values
+        self._inherit = inherit
+        if inherit:
+            eligible = self._kept[self.finished] | (self.finished == 0)
+            self.parents, self.parent_values = self.finished[eligible], self.values[eligible]
+
+    @staticmethod
+    def of(log: HistoryLog, initial: Architecture, cache: ArchitectureCache | None = None,
+           inherit: bool = False) -> HistoryView:
+        """The snapshot of what `log` shows since its last refresh."""
+        return HistoryView(log.summaries(), log.record, initial, cache, inherit)
+
+    def may_be_parent(self, trial_id: int) -> bool:
+        """Whether a trial may have children as far as weights go. Raises KeyError if there is no such trial."""
+        return not self._inherit or trial_id == 0 or self.keeps(trial_id)
+
+    def of_parents(self) -> HistoryView:
+        """The same snapshot, but as if only `parents` had finished."""
+        view = copy.copy(self)
+        chosen = np.isin(self.finished, self.parents)
+        view.finished, view.values, view.predicted = self.parents, self.parent_values, self.predicted[chosen]
+        return view
+
+    def keeps(self, trial_id: int) -> bool:
+        """Whether the weights of a trial are kept. Raises KeyError if there is no such trial."""
+        self._require(trial_id)
+        return bool(self._kept[trial_id])
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """(trial id, error) of the finished trial with the least error, the earlier of equals; None without one."""
+        if not len(self.finished):
+            return None
+        index = int(np.argmin(self.values))
+        return int(self.finished[index]), float(self.values[index])
+
+    def status(self, trial_id: int) -> int:
+        """How a trial ended (DONE, STOPPED, ...), NONE while it is pending. Raises KeyError if there is none."""
+        self._require(trial_id)
+        outcome = self._outcome[trial_id]
+        return rec.NONE if outcome < 0 else int(self.summaries["status"][outcome])
+
+    def value(self, trial_id: int) -> float:
+        """The error of a trial that the search uses, NaN where there is none. Raises KeyError for no trial."""
+        self._require(trial_id)
+        outcome = self._outcome[trial_id]
+        return float("nan") if outcome < 0 else float(self.summaries["value"][outcome])
+
+    def children(self, trial_id: int) -> np.ndarray:
+        """Ids of the trials proposed as children of a trial, ascending (int64)."""
+        self._require(trial_id)
+        return self.proposed[self.summaries["parent"][self.proposed] == trial_id]
+
+    def record(self, trial_id: int) -> np.void:
+        """The PROPOSED record of a trial. Raises KeyError if there is no such trial."""
+        self._require(trial_id)
+        return self._record(trial_id)
+
+    def outcome(self, trial_id: int) -> np.void | None:
+        """The OUTCOME record of a trial, None while it is pending. Raises KeyError if there is no such trial."""
+        self._require(trial_id)
+        slot = int(self._outcome[trial_id])
+        return None if slot < 0 else self._record(slot)
+
+    def architecture(self, trial_id: int) -> Architecture:
+        """The architecture of a trial, replayed from the nearest ancestor that is known.
+
+        Raises KeyError if there is no such trial, RecordError if a record on the way is torn, or is not its parent's
+        child by its hash (which is left to its trainer where a trial ended well).
+        """
+        found = self.cache.get(trial_id)
+        return self._replay(trial_id) if found is None else found
+
+    def candidate(self, trial_id: int) -> Candidate:
+        """The whole candidate of a trial; raises as `architecture` does."""
+        record = self.record(trial_id)
+        parent = int(record["parent"])
+        return Candidate.from_record(record, self.initial if parent < 0 else self.architecture(parent), trial_id)
+
+    def _replay(self, trial_id: int) -> Architecture:
+        # Up to an ancestor that is known, then down again; a loop, as lineages may be longer than Python's stack.
+        lineage: list[tuple[int, np.void]] = []
+        parent, known = trial_id, None
+        while known is None:
+            self._require(parent)
+            record = self._record(parent)
+            lineage.append((parent, record))
+            above = int(record["parent"])
+            if above >= parent or (above < 0) != (parent == 0):
+                raise RecordError(f"record of trial {parent}: its parent {above} does not come before it")
+            parent = above
+            known = self.initial if parent < 0 else self.cache.get(parent)
+
+        # To compare with the hash costs more than to replay; for a trial that ended well its trainer has done so.
+        for descendant, record in reversed(lineage):
+            if self.status(descendant) in rec.SUCCESSES:
+                known = known.apply(*rec.own_morphs(record, descendant))
+            else:
+                known = Candidate.from_record(record, known, descendant).architecture
+            self.cache.put(descendant, known)
+        return known
+
+    def _require(self, trial_id: int) -> None:
+        if not 0 <= trial_id < self.length or self.summaries["kind"][trial_id] != rec.PROPOSED:
+            raise KeyError(f"history: slot {trial_id} of {self.length} is no trial")

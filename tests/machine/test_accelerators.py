@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerators: NVML's units, what a device does not tell, AMD's files, hosts without a driver."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aiperf_mpi.machine.accelerators import DeviceReading, NvidiaDevices, open_accelerators, open_nvidia
+from aiperf_mpi.machine.peaks import PEAKS, peak_of, peak_rates
+
+
+class NVMLError(Exception):
+    """As pynvml has it."""
+
+
+class Nvml:
+    """Two devices in NVML's own units (mW, mJ, MHz, byte); the second is old: it has no energy counter and does not
+    tell its use. There is no such device where the tests run, so this stands for the library."""
+
+    NVMLError = NVMLError
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def nvmlInit(self) -> None: ...
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return b"580.65.06"
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index not in (0, 1):
+            raise NVMLError("Invalid Argument")
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        return {"GPU-a": 0, "GPU-b": 1}[uuid]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return ("NVIDIA H100 80GB HBM3", "Old")[handle]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return ("GPU-a", "GPU-b")[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return SimpleNamespace(total=80 * 2**30, used=(handle + 1) * 2**30)
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: int, kind: int) -> int:
+        return {1: 1980, 2: 2619}[kind]
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
+        return 700_000
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+        if handle:
+            raise NVMLError("Not Supported")
+        return 123_456
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        if handle:
+            raise NVMLError("Not Supported")
+        return SimpleNamespace(gpu=93)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 512_500
+
+    def nvmlDeviceGetClockInfo(self, handle: int, kind: int) -> int:
+        return 1755
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
+        return 61
+
+
+def test_nvml_is_read_in_the_units_of_the_samples() -> None:
+    # 512,500 mW are 512.5 W; the counter stays in mJ.
+    first, second = open_nvidia(["0", "GPU-b"], Nvml()).read()
+    assert first == DeviceReading(93.0, float(2**30), 512.5, 1755.0, 61.0, 123_456)
+    assert math.isnan(second.percent) and second.millijoules is None and second.memory_bytes == 2**31
+
+
+def test_an_nvidia_device_is_described_without_blanks() -> None:
+    devices = open_nvidia(["0", "1"], Nvml())
+    first, second = devices.describe()
+    assert isinstance(devices, NvidiaDevices) and devices.why == ""
+    assert first["uuid"] == "GPU-a" and first["driver"] == "580.65.06" and first["power_limit_watts"] == 700.0
+    assert first["peak"]["matrix16_ops"] == 989.4e12 and first["energy_counter"] is True
+    assert second["peak"] == "unknown: aiperf_mpi/machine/peaks.py has no entry for 'Old'"
+    assert second["energy_counter"] is False
+
+
+def test_a_device_that_nvml_does_not_know_is_a_reason() -> None:
+    assert open_nvidia(["7"], Nvml()).why == "NVML: Invalid Argument"
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this host has NVIDIA's driver")
+def test_without_a_driver_the_real_library_is_a_reason() -> None:
+    found = open_nvidia(["0"])
+    assert found.why.startswith("NVML: ") and found.read() == [] == found.describe()
+    assert open_accelerators(()).why == "this node has no accelerator"
+
+
+@pytest.fixture
+def amd(tmp_path: Path) -> Path:
+    """A root with a graphics chip of another maker and two cards of AMD, the second without sensors."""
+    files = {
+        "card0/device": {"vendor": "0x1a03"},
+        "card1/device": {
+            "vendor": "0x1002", "product_name": "AMD Instinct MI210", "unique_id": "7d41f4d2", "gpu_busy_percent": "88",
+            "mem_info_vram_total": "68702699520", "mem_info_vram_used": "1048576",
+        },
+        "card1/device/hwmon/hwmon5": {
+            "power1_average": "187000000", "power1_cap": "300000000", "temp1_input": "54000",
+            "freq1_input": "1700000000",
+        },
+        "card2/device": {"vendor": "0x1002", "device": "0x740f"},
+        "card1-DP-1": {"status": "disconnected"},
+    }  # fmt: skip
+    for folder, texts in files.items():
+        path = tmp_path / "sys" / "class" / "drm" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (path / name).write_text(f"{text}\n")
+    return tmp_path
+
+
+def test_amd_is_read_from_the_kernels_files(amd: Path) -> None:
+    # µW, m°C and Hz: 187 W, 54 °C, 1700 MHz.
+    devices = open_accelerators(("0", "1"), amd)
+    first, second = devices.read()
+    assert first == DeviceReading(88.0, 1048576.0, 187.0, 1700.0, 54.0, None)
+    assert all(math.isnan(value) for value in (second.percent, second.watts, second.mhz))
+    described, other = devices.describe()
+    assert described["uuid"] == "7d41f4d2" and described["power_limit_watts"] == 300.0
+    assert described["peak"]["matrix16_ops"] == 181e12 and other["name"] == "AMD device 0x740f"
+    assert "the driver amdgpu shows 2 cards" in open_accelerators(("0", "1", "2"), amd).why
+
+
+def test_peaks_have_a_source_each_and_names_match_whole() -> None:
+    # A device multiplies half-precision numbers at least twice as fast as float32, and that at least as fast as its
+    # vector units.
+    for name, peak in PEAKS:
+        assert peak.matrix16_ops >= 2 * peak.matrix32_ops >= 2 * peak.float32_ops > 0 and len(peak.source) > 20, name
+    assert len({name for name, _ in PEAKS}) == len(PEAKS)
+    for name, matrix16 in (
+        ("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989.4e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12), ("Tesla V100-SXM2-16GB", 125e12), ("AMD Instinct MI300X OAM", 1307.4e12),
+        ("Tesla V100-PCIE-32GB", 112e12), ("NVIDIA H100 NVL", 835.5e12), ("NVIDIA GB200", 2500e12),
+    ):  # fmt: skip
+        assert (peak := peak_of(name)) is not None and peak.matrix16_ops == matrix16
+    for other in ("NVIDIA H100 PCIe MIG 1g.10gb", "NVIDIA H200 NVL", "AMD Instinct MI300X VF", "H100", ""):
+        assert peak_of(other) is None, other
+    assert "no entry for 'cpu'" in str(peak_rates("cpu"))
+
+
+def test_rates_of_amd_follow_from_their_compute_units() -> None:
+    # Operations per clock and compute unit of the maker's table x compute units x clock: 110 x 1024 x 1.7 GHz = 191.5,
+    # 104 x 1024 x 1.7 GHz = 181.0, 304 x 2048 x 2.1 GHz = 1307.4, 228 x 2048 x 2.1 GHz = 980.6 (in 1e12).
+    for name, units, per_clock, hertz in (
+        ("AMD Instinct MI250X", 110, 1024, 1.7e9), ("AMD Instinct MI210", 104, 1024, 1.7e9),
+        ("AMD Instinct MI300X", 304, 2048, 2.1e9), ("AMD Instinct MI300A", 228, 2048, 2.1e9),
+    ):  # fmt: skip
+        assert (peak := peak_of(name)) is not None
+        assert peak.matrix16_ops == pytest.approx(units * per_clock * hertz, rel=1e-3), name
+
+
+def test_the_peak_of_a_precision_is_that_of_its_matrix_units() -> None:
+    peak = peak_of("NVIDIA A100-SXM4-40GB")
+    assert peak is not None
+    rates = {name: peak.matrix_ops(name) for name in ("float16", "bfloat16", "float32", "float64")}
+    assert rates == {"float16": 312e12, "bfloat16": 312e12, "float32": 156e12, "float64": 156e12}
