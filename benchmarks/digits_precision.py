@@ -34,10 +34,10 @@ from aiperf_mpi.network.architecture import resnet50  # noqa: E402
 from aiperf_mpi.phases import PhaseTimer  # noqa: E402
 from aiperf_mpi.results.report.interval import factor  # noqa: E402
 from aiperf_mpi.streams import AUGMENT, INIT, stream  # noqa: E402
-from aiperf_mpi.training.compile import Compiled, compile_steps  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
-from aiperf_mpi.training.initial import initial_variables  # noqa: E402
-from aiperf_mpi.training.step import StepSettings  # noqa: E402
+from aiperf_mpi.training.model.initial import initial_variables  # noqa: E402
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E402
+from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
 from aiperf_mpi.trials.budget import learning_rate  # noqa: E402
 from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step of one network on one device, compiled ahead and timed in windows of steps.
 
-What is measured is what a trial runs: `aiperf_mpi.training.compile.compile_steps` makes it.
+What is measured is what a trial runs: `aiperf_mpi.training.steps.compile.compile_steps` makes it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from aiperf_mpi.data.device import place
 from aiperf_mpi.network.architecture import Architecture, Base
 from aiperf_mpi.network.morphism import eligible_morphs
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.results.report.interval import factor
-from aiperf_mpi.training.compile import compile_steps
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.devices import place
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.steps.compile import compile_steps
+from aiperf_mpi.training.steps.step import StepSettings
 from benchmarks.shape import Shape
 
 #: The morphs whose step is measured beside ResNet-50's.

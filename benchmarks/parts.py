@@ -30,14 +30,14 @@ from aiperf_mpi.config import config  # noqa: E402
 from aiperf_mpi.crosscheck.check import check_operations  # noqa: E402
 from aiperf_mpi.crosscheck.trace import train_arguments  # noqa: E402
 from aiperf_mpi.data.catalogue import open_dataset  # noqa: E402
-from aiperf_mpi.data.device import AXIS, Feed  # noqa: E402
 from aiperf_mpi.data.loader import train_batches  # noqa: E402
 from aiperf_mpi.network.architecture import Architecture  # noqa: E402
 from aiperf_mpi.opcount.analytical import operations  # noqa: E402
 from aiperf_mpi.opcount.forms import STEMS, executed_difference  # noqa: E402
-from aiperf_mpi.training.compile import compile_steps, use_compilation_cache  # noqa: E402
-from aiperf_mpi.training.dispatch import over_devices  # noqa: E402
-from aiperf_mpi.training.step import train_step  # noqa: E402
+from aiperf_mpi.training.devices import AXIS, Feed  # noqa: E402
+from aiperf_mpi.training.steps.compile import compile_steps, use_compilation_cache  # noqa: E402
+from aiperf_mpi.training.steps.dispatch import over_devices  # noqa: E402
+from aiperf_mpi.training.steps.step import train_step  # noqa: E402
 from aiperf_mpi.trials.record import Candidate  # noqa: E402
 from benchmarks.ceilings import copy_rate, matrix_rate, modelled_bytes  # noqa: E402
 from benchmarks.onestep import MORPHS, Measured, Step, in_turn, morphed, ratio, settings_of  # noqa: E402

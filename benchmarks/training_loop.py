@@ -26,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from aiperf_mpi.data.device import DeviceBatch, place  # noqa: E402
 from aiperf_mpi.network.architecture import Base, resnet50  # noqa: E402
 from aiperf_mpi.phases import PhaseTimer  # noqa: E402
-from aiperf_mpi.training.compile import Compiled, compile_steps  # noqa: E402
-from aiperf_mpi.training.dispatch import PMAP, SHARD_MAP  # noqa: E402
+from aiperf_mpi.training.devices import DeviceBatch, place  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
-from aiperf_mpi.training.initial import initial_variables  # noqa: E402
-from aiperf_mpi.training.step import StepSettings  # noqa: E402
+from aiperf_mpi.training.model.initial import initial_variables  # noqa: E402
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E402
+from aiperf_mpi.training.steps.dispatch import PMAP, SHARD_MAP  # noqa: E402
+from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
 from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 
 #: The digits' network at a width and a batch at which a step takes 40 ms and more on two cores.

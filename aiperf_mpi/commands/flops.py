@@ -149,7 +149,7 @@ def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
     from aiperf_mpi.crosscheck.check import compare
     from aiperf_mpi.crosscheck.trace import trace_eval
     from aiperf_mpi.crosscheck.xla import analyse
-    from aiperf_mpi.training.step import StepSettings
+    from aiperf_mpi.training.steps.step import StepSettings
 
     # Tracing makes next to no garbage, and spends a tenth of its time looking for it.
     settings = StepSettings(request.batch, request.precision, augment=request.augment, stem=request.stem)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from aiperf_mpi.crosscheck.trace import trace_train
 from aiperf_mpi.crosscheck.xla import XLA_RULES, estimate
-from aiperf_mpi.training.compile import Compiled
+from aiperf_mpi.training.steps.compile import Compiled
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ from aiperf_mpi.crosscheck.trace import Trace, scopes, train_arguments
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount import XLA_BAND
 from aiperf_mpi.opcount.tally import Tally
-from aiperf_mpi.training.dispatch import over_devices
-from aiperf_mpi.training.step import StepSettings, train_step
+from aiperf_mpi.training.steps.dispatch import over_devices
+from aiperf_mpi.training.steps.step import StepSettings, train_step
 
 #: Elementwise primitives that XLA counts as transcendental, not as operations.
 _TRANSCENDENTAL = frozenset(name for weight, names in ELEMENTWISE if weight >= SQRT for name in names) - {"div", "rem"}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fitting of one candidate: epochs, validations, checkpoints; model/ is the network, steps/ the compiled steps."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.resnet import expected_shapes
+from aiperf_mpi.training.model.resnet import expected_shapes
 
 FORMAT = "aiperf_mpi.checkpoint/1"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from aiperf_mpi.training.step import Metrics
+from aiperf_mpi.training.steps.step import Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ import pytest
 from aiperf_mpi import hdf5
 from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.results.output import process
-from aiperf_mpi.training.compile import compile_steps
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.resnet import module_name
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.model.resnet import module_name
+from aiperf_mpi.training.steps.compile import compile_steps
+from aiperf_mpi.training.steps.step import StepSettings
 from benchmarks import levers, pages, torch_peer
 from benchmarks.candidates import summary
 from benchmarks.ceilings import modelled_bytes

@@ -12,7 +12,7 @@ from aiperf_mpi.__main__ import main
 from aiperf_mpi.commands.reevaluation import Repetition
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.training.checkpoint import save_checkpoint
-from aiperf_mpi.training.initial import initial_variables
+from aiperf_mpi.training.model.initial import initial_variables
 from tests.results.example_run import example_run
 from tests.results.judge.test_judge import written
 from tests.training.cases import TINY

@@ -13,8 +13,8 @@ from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.opcount import XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
 from aiperf_mpi.opcount.analytical import matrix_operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
-from aiperf_mpi.training.compile import compile_steps
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.compile import compile_steps
+from aiperf_mpi.training.steps.step import StepSettings
 
 ARCHITECTURE = resnet50(Base(image_size=16, channels=1, classes=3, width=4, blocks=(1,)))
 SETTINGS = StepSettings(batch_per_device=8)

@@ -22,10 +22,10 @@ from aiperf_mpi.opcount.forms import FORMS, executed_difference
 from aiperf_mpi.opcount.tally import STEP, UPDATE
 from aiperf_mpi.search.hpo import Choice, tune
 from aiperf_mpi.search.nas import Proposal
-from aiperf_mpi.training import resnet
-from aiperf_mpi.training import step as steps
-from aiperf_mpi.training.resnet import build_shapes
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.model import resnet
+from aiperf_mpi.training.model.resnet import build_shapes
+from aiperf_mpi.training.steps import step as steps
+from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.record import CAUSE_BYTES, Candidate
 from tests.opcount.tampering import Step, with_product
 

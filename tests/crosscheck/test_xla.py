@@ -18,7 +18,7 @@ from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.opcount import XLA_BAND
 from aiperf_mpi.opcount.analytical import matrix_operations
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.step import StepSettings
 
 
 def both(function: Any, *shapes: tuple[int, ...]) -> tuple[int | None, int]:

@@ -11,9 +11,9 @@ import pytest
 
 from aiperf_mpi.config import config
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.compile import compile_steps
-from aiperf_mpi.training.memory import needed_bytes
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.compile import compile_steps
+from aiperf_mpi.training.steps.memory import needed_bytes
+from aiperf_mpi.training.steps.step import StepSettings
 from tests.end_to_end import runs
 
 pytestmark = pytest.mark.mpi

@@ -20,10 +20,10 @@ from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.streams import AUGMENT, INIT, stream
-from aiperf_mpi.training.compile import compile_steps
 from aiperf_mpi.training.fit import FitSettings, Training
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.steps.compile import compile_steps
+from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.budget import learning_rate
 from aiperf_mpi.trials.record import Candidate
 from tests import launch

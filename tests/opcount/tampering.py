@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.step import StepSettings
 
 Step = Callable[..., Any]
 

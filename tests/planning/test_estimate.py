@@ -153,7 +153,7 @@ def test_kept_activations_are_those_of_the_real_backward_pass(precision: str) ->
     import jax
     import jax.numpy as jnp
 
-    from aiperf_mpi.training.resnet import network
+    from aiperf_mpi.training.model.resnet import network
 
     model = network(resnet50(Base(32, 3, 10, 16, (2, 2, 2))), precision)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import OPS, Architecture, Base, resnet50, tied_units
 from aiperf_mpi.network.morphism import Limits, random_morph
-from aiperf_mpi.training.compile import Compiled, compile_steps
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.step import StepSettings, TrainState
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.step import StepSettings, TrainState
 
 #: One block per stage, so that every kind of block is there and compiling stays quick.
 SHALLOW = Base(image_size=32, channels=1, classes=10, width=4, blocks=(1, 1, 1, 1))

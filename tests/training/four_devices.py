@@ -12,13 +12,13 @@ import optax
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.checkpoint import digest
-from aiperf_mpi.training.compile import Compiled, compile_steps
-from aiperf_mpi.training.digest import Disagreement
-from aiperf_mpi.training.dispatch import SHARD_MAP
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
-from aiperf_mpi.training.resnet import network
-from aiperf_mpi.training.step import StepSettings, TrainState
+from aiperf_mpi.training.model.resnet import network
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.digest import Disagreement
+from aiperf_mpi.training.steps.dispatch import SHARD_MAP
+from aiperf_mpi.training.steps.step import StepSettings, TrainState
 from tests.training.cases import TINY, batches, random_batch, started
 
 DEVICES, BATCH, STEPS, RATE = 4, 8, 3, 0.05

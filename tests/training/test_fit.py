@@ -17,11 +17,11 @@ from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.streams import AUGMENT, INIT, stream
 from aiperf_mpi.training.checkpoint import digest
-from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import Diverged, FitSettings, Training
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.training.validation import validation_error
 from aiperf_mpi.trials.budget import learning_rate, should_stop
 from tests.training.cases import SHALLOW, batches, compiled_tiny, random_batch

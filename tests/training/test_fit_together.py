@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
-from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fit import Diverged, Fault
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, FailedElsewhere, Stranded
+from aiperf_mpi.training.steps.compile import Compiled
 from tests.training.cases import compiled_tiny
 from tests.training.trainings import rows_until, train_images, training
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.epoch import EpochResult
 from aiperf_mpi.training.fit import FitSettings, Training
+from aiperf_mpi.training.steps.compile import Compiled
 from tests.training.cases import TINY, batches, random_batch, started
 
 #: 40 images to train on, 10 batches of 4; 14 to validate, 3 batches of 4 and one with 2 of 4.

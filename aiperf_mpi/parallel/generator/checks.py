@@ -19,8 +19,8 @@ def checks_of(context: Context) -> Check:
     many in a row drain it. It holds no MPI, so that it can run in a thread.
     """
     from aiperf_mpi.crosscheck.check import check_operations
-    from aiperf_mpi.training.resnet import check_shapes
-    from aiperf_mpi.training.step import StepSettings
+    from aiperf_mpi.training.model.resnet import check_shapes
+    from aiperf_mpi.training.steps.step import StepSettings
 
     train, augment, devices = context.config.train, context.config.data.augment, context.n_devices
 

@@ -18,10 +18,10 @@ from aiperf_mpi.parallel.shared.context import Context, owns_best
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.results.file.rows import FINAL_ROW, new_row
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
-from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fit import Training
-from aiperf_mpi.training.initial import Variables
 from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere
+from aiperf_mpi.training.model.initial import Variables
+from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.training.validation import validation_error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.parallel.replica.scratch import fresh, remove_orphans
-from aiperf_mpi.training.compile import use_compilation_cache
+from aiperf_mpi.training.steps.compile import use_compilation_cache
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.replica.cache import Cache, open_cache
 from aiperf_mpi.parallel.replica.cluster import join
-from aiperf_mpi.training.memory import memory_limit
+from aiperf_mpi.training.steps.memory import memory_limit
 
 
 @dataclass(frozen=True)

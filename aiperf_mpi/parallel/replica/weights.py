@@ -21,8 +21,8 @@ from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.streams import INIT, stream
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
-from aiperf_mpi.training.inheritance import function_difference, inherited_variables
-from aiperf_mpi.training.initial import Variables, initial_variables
+from aiperf_mpi.training.model.inheritance import function_difference, inherited_variables
+from aiperf_mpi.training.model.initial import Variables, initial_variables
 from aiperf_mpi.trials.record import Candidate
 
 #: Validation images, the first of the set, on which a child is compared with its parent.

@@ -18,11 +18,11 @@ from aiperf_mpi.parallel.replica.weights import Beginning, missing_weights
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.trainer.state import Replica
 from aiperf_mpi.streams import AUGMENT, stream
-from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.lockstep import alone
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.compile import Compiled
+from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.budget import budget, learning_rate
 from aiperf_mpi.trials.record import Candidate
 from aiperf_mpi.trials.view import HistoryView

@@ -22,10 +22,10 @@ from aiperf_mpi.parallel.shared.queue import Taken
 from aiperf_mpi.parallel.trainer.building import begin, rebuild, step_settings
 from aiperf_mpi.parallel.trainer.state import Replica
 from aiperf_mpi.results.file.rows import MORPH_TOLERANCE
-from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.fit import Training
 from aiperf_mpi.training.lockstep import FailedElsewhere
-from aiperf_mpi.training.memory import TooLarge, compile_fitting
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.memory import TooLarge, compile_fitting
 from aiperf_mpi.trials.record import Candidate
 
 #: Why a candidate is rejected in which another trainer of the replica has found what is wrong, and has said it.

@@ -9,7 +9,7 @@ from functools import partial
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.trainer.state import Replica
-from aiperf_mpi.training.prewarm import Convolution, compile_convolution, to_compile
+from aiperf_mpi.training.steps.convolutions import Convolution, compile_convolution, to_compile
 
 
 class Prewarm:

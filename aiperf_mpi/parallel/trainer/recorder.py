@@ -14,8 +14,8 @@ from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.trainer.trial import Trial, record_end
 from aiperf_mpi.parallel.trainer.worker import Worker
-from aiperf_mpi.training.compile import Compiled
 from aiperf_mpi.training.fit import Training
+from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.trials.record import FAILED
 
 

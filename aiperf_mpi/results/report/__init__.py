@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A verdict and its rows in words, tables and pictures."""

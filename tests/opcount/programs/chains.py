@@ -16,7 +16,7 @@ import numpy as np
 from aiperf_mpi.crosscheck.check import differences
 from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph
 from aiperf_mpi.network.morphism import random_chain
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.step import StepSettings
 
 #: Most random morphs of a chain; every third gets two more.
 SHALLOW_MORPHS, DEEP_MORPHS = 6, 10

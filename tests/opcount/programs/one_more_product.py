@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from aiperf_mpi.__main__ import main
-from aiperf_mpi.training import step
+from aiperf_mpi.training.steps import step
 from tests.opcount.tampering import with_product
 
 if __name__ == "__main__":

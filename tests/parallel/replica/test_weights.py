@@ -17,7 +17,7 @@ from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.parallel.replica import weights
 from aiperf_mpi.parallel.replica.weights import Shelf, begin_with, checkpoint_path, load_parent, missing_weights
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
-from aiperf_mpi.training.initial import Variables
+from aiperf_mpi.training.model.initial import Variables
 from aiperf_mpi.trials.record import Candidate
 from tests.end_to_end.runs import TINY
 

@@ -28,10 +28,10 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.training.compile import Compiled, compile_steps
 from aiperf_mpi.training.lockstep import FailedElsewhere
-from aiperf_mpi.training.memory import TooLarge
-from aiperf_mpi.training.prewarm import Convolution
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.convolutions import Convolution
+from aiperf_mpi.training.steps.memory import TooLarge
 from aiperf_mpi.trials.record import Candidate
 from tests.parallel.past import small
 from tests.parallel.rows import Noting

@@ -12,7 +12,7 @@ import pytest
 
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
-from aiperf_mpi.training.prewarm import Convolution
+from aiperf_mpi.training.steps.convolutions import Convolution
 from tests.parallel.past import small
 from tests.parallel.rows import Noting
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Layer, Morph, resnet50
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Tail, fusions
-from aiperf_mpi.training.resnet import module_name, network
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Tail, fusions
+from aiperf_mpi.training.model.resnet import module_name, network
 from tests.training.cases import TINY, random_batch
 
 #: A morph of each kind: shortcuts by identity and by convolution, additions behind additions, a change of stage.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.training.checkpoint import digest
-from aiperf_mpi.training.compile import Compiled, convolution_precision
-from aiperf_mpi.training.initial import initial_variables
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.steps.compile import Compiled, convolution_precision
 from tests.training.cases import TINY, compiled_tiny, random_batch, started
 
 
@@ -131,7 +131,7 @@ def test_a_program_without_a_convolution_has_no_known_precision():
 
 CACHED = """
 import sys, jax
-from aiperf_mpi.training.compile import use_compilation_cache
+from aiperf_mpi.training.steps.compile import use_compilation_cache
 from tests.training.cases import compiled_tiny
 use_compilation_cache(sys.argv[1])
 hits = []

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from aiperf_mpi.training.compile import Compiled
-from aiperf_mpi.training.step import StepSettings
+from aiperf_mpi.training.steps.compile import Compiled
+from aiperf_mpi.training.steps.step import StepSettings
 
 #: What lies on a device beside the program that runs, in multiples of its arguments (the state and a batch): the next
 #: candidate's state, two more batches, and room for the allocator.

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture, resnet50
-from aiperf_mpi.training.resnet import expected_shapes, module_name
+from aiperf_mpi.training.model.resnet import expected_shapes, module_name
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.resnet import network
-from aiperf_mpi.training.stem import BlockConv, blocks_of, to_blocks
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.model.resnet import network
+from aiperf_mpi.training.model.stem import BlockConv, blocks_of, to_blocks
 from tests.training.cases import SHALLOW, TINY
 
 

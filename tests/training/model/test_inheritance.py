@@ -13,12 +13,12 @@ import pytest
 
 from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph, MorphError, resnet50
 from aiperf_mpi.network.morphism import eligible_morphs
-from aiperf_mpi.training import inheritance
-from aiperf_mpi.training.inheritance import function_difference, inherited_variables
-from aiperf_mpi.training.initial import Variables, initial_variables
-from aiperf_mpi.training.resnet import expected_shapes, network
+from aiperf_mpi.training.model import inheritance
+from aiperf_mpi.training.model.inheritance import function_difference, inherited_variables
+from aiperf_mpi.training.model.initial import Variables, initial_variables
+from aiperf_mpi.training.model.resnet import expected_shapes, network
 from tests.training.cases import ties_units
-from tests.training.test_resnet import plain_logits
+from tests.training.model.test_resnet import plain_logits
 
 #: The stated tolerance, relative to the largest logit, in float32.
 TOLERANCE = 1e-4

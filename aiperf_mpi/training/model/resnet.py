@@ -13,8 +13,8 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture, Layer
 from aiperf_mpi.opcount.forms import STEMS
-from aiperf_mpi.training.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
-from aiperf_mpi.training.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
+from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
+from aiperf_mpi.training.model.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 
 #: The activation precisions of a network; parameters, statistics and logits are float32 in all.
 PRECISIONS = ("float32", "bfloat16", "float16")

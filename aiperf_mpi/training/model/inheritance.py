@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aiperf_mpi.data.device import normalise
 from aiperf_mpi.network.architecture import Architecture, Morph
-from aiperf_mpi.training.initial import Variables
-from aiperf_mpi.training.resnet import NORM_EPSILON, Tree, expected_shapes, module_name, network
+from aiperf_mpi.training.model.images import normalise
+from aiperf_mpi.training.model.initial import Variables
+from aiperf_mpi.training.model.resnet import NORM_EPSILON, Tree, expected_shapes, module_name, network
 
 #: The larger share of a repeated channel that one of its two copies has in a consumer, at most. Equal shares would
 #: give both copies the same gradients for ever, and a channel repeated for nothing.

@@ -5,8 +5,8 @@ import jax
 import numpy as np
 
 from aiperf_mpi.network.architecture import Base, Morph, resnet50
-from aiperf_mpi.training.initial import closing_norms, initial_variables
-from aiperf_mpi.training.resnet import build_shapes
+from aiperf_mpi.training.model.initial import closing_norms, initial_variables
+from aiperf_mpi.training.model.resnet import build_shapes
 from tests.training.cases import SHALLOW, TINY
 
 

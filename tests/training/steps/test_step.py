@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Morph, resnet50
-from aiperf_mpi.training.compile import Compiled, compile_steps
-from aiperf_mpi.training.initial import closing_norms
-from aiperf_mpi.training.resnet import module_name, network
-from aiperf_mpi.training.step import FIRST_SCALE, SCALE_STEPS, LossScale, StepSettings
+from aiperf_mpi.training.model.initial import closing_norms
+from aiperf_mpi.training.model.resnet import module_name, network
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.step import FIRST_SCALE, SCALE_STEPS, LossScale, StepSettings
 from tests.training.cases import SHALLOW, TINY, compiled_tiny, random_batch, random_chains, started
 
 RATE = 0.1

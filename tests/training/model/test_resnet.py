@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Base, Layer, Morph, resnet50
-from aiperf_mpi.training.initial import initial_variables
-from aiperf_mpi.training.resnet import (
+from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.model.resnet import (
     NORM_EPSILON,
     build_shapes,
     check_shapes,
