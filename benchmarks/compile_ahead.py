@@ -32,10 +32,10 @@ from jax import export  # noqa: E402
 from aiperf_mpi.network.architecture import Architecture, Base, resnet50  # noqa: E402
 from aiperf_mpi.network.morphism import random_chain  # noqa: E402
 from aiperf_mpi.parallel.trainer.worker import SWITCH_SECONDS  # noqa: E402
-from aiperf_mpi.training.devices import AXIS  # noqa: E402
 from aiperf_mpi.training.model.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.model.resnet import expected_shapes  # noqa: E402
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E402
+from aiperf_mpi.training.steps.devices import AXIS  # noqa: E402
 from aiperf_mpi.training.steps.dispatch import SHARD_MAP, over_devices  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings, initial_state, train_step  # noqa: E402
 from benchmarks.tables import described, machine, markdown, write  # noqa: E402

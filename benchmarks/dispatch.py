@@ -37,7 +37,7 @@ def measure(process: int, address: str, calls: int) -> dict[str, list[float]]:
     import jax
     import numpy as np
 
-    from aiperf_mpi.training.devices import device_sharding, place
+    from aiperf_mpi.training.steps.devices import device_sharding, place
     from aiperf_mpi.training.steps.dispatch import PMAP, SHARD_MAP, lower, over_devices
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

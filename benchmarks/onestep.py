@@ -20,9 +20,9 @@ from aiperf_mpi.network.architecture import Architecture, Base
 from aiperf_mpi.network.morphism import eligible_morphs
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.results.report.interval import factor
-from aiperf_mpi.training.devices import place
 from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.steps.compile import compile_steps
+from aiperf_mpi.training.steps.devices import place
 from aiperf_mpi.training.steps.step import StepSettings
 from benchmarks.shape import Shape
 

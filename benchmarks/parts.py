@@ -34,8 +34,8 @@ from aiperf_mpi.data.loader import train_batches  # noqa: E402
 from aiperf_mpi.network.architecture import Architecture  # noqa: E402
 from aiperf_mpi.opcount.analytical import operations  # noqa: E402
 from aiperf_mpi.opcount.forms import STEMS, executed_difference  # noqa: E402
-from aiperf_mpi.training.devices import AXIS, Feed  # noqa: E402
 from aiperf_mpi.training.steps.compile import compile_steps, use_compilation_cache  # noqa: E402
+from aiperf_mpi.training.steps.devices import AXIS, Feed  # noqa: E402
 from aiperf_mpi.training.steps.dispatch import over_devices  # noqa: E402
 from aiperf_mpi.training.steps.step import train_step  # noqa: E402
 from aiperf_mpi.trials.record import Candidate  # noqa: E402

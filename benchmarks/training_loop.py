@@ -28,10 +28,10 @@ import numpy as np  # noqa: E402
 
 from aiperf_mpi.network.architecture import Base, resnet50  # noqa: E402
 from aiperf_mpi.phases import PhaseTimer  # noqa: E402
-from aiperf_mpi.training.devices import DeviceBatch, place  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
 from aiperf_mpi.training.model.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E402
+from aiperf_mpi.training.steps.devices import DeviceBatch, place  # noqa: E402
 from aiperf_mpi.training.steps.dispatch import PMAP, SHARD_MAP  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
 from benchmarks.tables import described, machine, markdown, write  # noqa: E402

@@ -17,13 +17,13 @@ from jax.sharding import NamedSharding
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.loader import val_batches
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge.checks.official import reload_slack
-from aiperf_mpi.results.judge.evidence import Evidence
-from aiperf_mpi.results.judge.printable import plain
 from aiperf_mpi.results.output.package import best_checkpoint
 from aiperf_mpi.training.checkpoint import Checkpoint, load_checkpoint
-from aiperf_mpi.training.devices import device_sharding
+from aiperf_mpi.training.steps.devices import device_sharding
 from aiperf_mpi.training.steps.dispatch import over_devices
 from aiperf_mpi.training.steps.step import StepSettings, eval_step
 from aiperf_mpi.training.validation import validation_error

@@ -18,9 +18,9 @@ from jax.extend.core import ClosedJaxpr
 from aiperf_mpi.crosscheck import jaxpr
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.tally import Tally
-from aiperf_mpi.training.devices import AXIS
 from aiperf_mpi.training.model.resnet import expected_shapes, module_name
 from aiperf_mpi.training.steps import step as steps
+from aiperf_mpi.training.steps.devices import AXIS
 from aiperf_mpi.training.steps.step import StepSettings
 
 #: Fields of the training state that the traversal must know; all others carry no mark.

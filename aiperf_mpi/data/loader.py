@@ -2,7 +2,7 @@
 """Batches on the host: which image comes when, split over the devices of a replica.
 
 The order of an epoch depends on the trial's seed and the epoch alone, so that a trial can be repeated anywhere. What
-runs ahead, and the way to the devices, is :class:`aiperf_mpi.training.devices.Feed`'s.
+runs ahead, and the way to the devices, is :class:`aiperf_mpi.training.steps.devices.Feed`'s.
 """
 
 from __future__ import annotations

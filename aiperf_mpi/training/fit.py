@@ -14,11 +14,11 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from aiperf_mpi.paper import MIN_DELTA
-from aiperf_mpi.training.devices import DeviceBatch, Feed
 from aiperf_mpi.training.epoch import EpochResult, Sums, result_of
 from aiperf_mpi.training.fault import Fault, disturbed
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, Agree, FailedElsewhere, Stranded, alone
 from aiperf_mpi.training.steps.compile import Compiled
+from aiperf_mpi.training.steps.devices import DeviceBatch, Feed
 from aiperf_mpi.training.steps.digest import Agreement, check
 from aiperf_mpi.training.steps.step import Metrics, TrainState
 from aiperf_mpi.trials.budget import should_stop

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import NamedSharding
 
-from aiperf_mpi.training.devices import place, replicate
+from aiperf_mpi.training.steps.devices import place, replicate
 
 
 class Evaluates(Protocol):

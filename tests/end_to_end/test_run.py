@@ -16,8 +16,8 @@ import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.planning.estimate import records
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.package import check_manifest, read_manifest

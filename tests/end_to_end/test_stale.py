@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.planning.estimate import records
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.collector import Run
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.trials.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES

@@ -24,7 +24,7 @@ from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
-from aiperf_mpi.results.judge.ceiling import NO_UUIDS
+from aiperf_mpi.results.evidence.ceiling import NO_UUIDS
 
 #: What stands for the UUIDs of a rank that drives no device.
 NO_DEVICE = f"{NO_UUIDS}no trainer"

@@ -17,15 +17,15 @@ import numpy as np
 
 from aiperf_mpi.config import classify
 from aiperf_mpi.machine.energy import NOT_MEASURED
+from aiperf_mpi.results.evidence import samples
+from aiperf_mpi.results.evidence.ceiling import UNKNOWN
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, load, open_file
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
 from aiperf_mpi.results.file.schema import ENDS
 from aiperf_mpi.results.file.score import normalised
-from aiperf_mpi.results.judge import samples
-from aiperf_mpi.results.judge.ceiling import UNKNOWN
 from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL
-from aiperf_mpi.results.judge.evidence import Evidence
-from aiperf_mpi.results.judge.printable import plain
 
 __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
 

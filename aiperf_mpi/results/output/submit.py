@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_USAGE, EXIT_VALID
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import NotAResult, Verdict
 from aiperf_mpi.results.output import package
 from aiperf_mpi.results.report.compare import repeats

@@ -22,9 +22,9 @@ from rich.text import Text
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.judge.judge import Verdict, read
-from aiperf_mpi.results.judge.printable import plain
 from aiperf_mpi.results.report import interval, scaling
 from aiperf_mpi.results.report import verdict as verdict_module
 from aiperf_mpi.results.report.interval import Estimate, Interval

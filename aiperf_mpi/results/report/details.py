@@ -15,9 +15,9 @@ from rich.text import Text
 from aiperf_mpi.network.architecture import POOL, Architecture
 from aiperf_mpi.opcount import METHOD_VERSIONS
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.judge.judge import Verdict
-from aiperf_mpi.results.judge.printable import plain
 
 #: Most lines about the machine, and characters of one of them.
 MAX_FACTS, MAX_TEXT = 150, 200

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
 
 
 @dataclass(frozen=True)

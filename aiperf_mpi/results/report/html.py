@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.printable import plain, plain_result
 from aiperf_mpi.results.judge.judge import Verdict, read
-from aiperf_mpi.results.judge.printable import plain, plain_result
 from aiperf_mpi.results.report import compare, details, pictures, text
 from aiperf_mpi.results.report import verdict as verdict_module
 

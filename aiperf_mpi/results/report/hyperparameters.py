@@ -15,8 +15,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import STATUS, UNFINISHED
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.search.cells import Cells

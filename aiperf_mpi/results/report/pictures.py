@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.collections import LineCollection
 
+from aiperf_mpi.results.evidence import samples
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge import samples
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.report import plots
 from aiperf_mpi.results.report.plots import BLUE, GREEN, ORANGE, PAPER, SEQUENCE

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.printable import plain, plain_result
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict, read
-from aiperf_mpi.results.judge.printable import plain, plain_result
 from aiperf_mpi.results.report import details, utilisation
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.results.report.gaps import gaps

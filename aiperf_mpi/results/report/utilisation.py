@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.samples import WITHOUT, has_rows, lengths, mean
 from aiperf_mpi.results.judge.judge import Verdict
-from aiperf_mpi.results.judge.samples import WITHOUT, has_rows, lengths, mean
 from aiperf_mpi.results.report.details import columns_of
 
 #: What is shown of the samples: column, title, divisor, unit.

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
+from aiperf_mpi.results.evidence.printable import PREFIX
 from aiperf_mpi.results.judge.judge import Verdict
-from aiperf_mpi.results.judge.printable import PREFIX
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.devices import device_sharding, first, replicate
 from aiperf_mpi.training.model.resnet import expected_shapes
+from aiperf_mpi.training.steps.devices import device_sharding, first, replicate
 from aiperf_mpi.training.steps.digest import Agreement, agreement
 from aiperf_mpi.training.steps.dispatch import AUTO, form_of, lower
 from aiperf_mpi.training.steps.step import (

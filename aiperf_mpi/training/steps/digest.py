@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aiperf_mpi.training.devices import AXIS
+from aiperf_mpi.training.steps.devices import AXIS
 
 #: An odd number, so that multiplying by it modulo 2^32 loses nothing (2^32 over the golden ratio; Knuth, TAOCP 3, 6.4).
 GOLDEN = np.uint32(0x9E3779B1)

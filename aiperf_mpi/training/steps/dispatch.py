@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aiperf_mpi.training.devices import AXIS, device_sharding, local_count
+from aiperf_mpi.training.steps.devices import AXIS, device_sharding, local_count
 
 #: `jax.pmap`, or `jax.jit` of `jax.shard_map`; auto is the first on one process and the second on several.
 PMAP, SHARD_MAP, AUTO = "pmap", "shard_map", "auto"

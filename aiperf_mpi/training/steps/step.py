@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of training and of evaluation on one device: pure functions that :mod:`compile` maps over the devices.
 
-Collectives run over the axis that :data:`aiperf_mpi.training.devices.AXIS` names.
+Collectives run over the axis that :data:`aiperf_mpi.training.steps.devices.AXIS` names.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import optax
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.devices import AXIS
 from aiperf_mpi.training.model.images import augment, normalise
 from aiperf_mpi.training.model.resnet import network
 from aiperf_mpi.training.model.stem import PLAIN
+from aiperf_mpi.training.steps.devices import AXIS
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ with job.job() as world:
         from aiperf_mpi.parallel.replica import cluster
         from aiperf_mpi.parallel.replica.agreements import FAILS, WELL, Exchange
         from aiperf_mpi.parallel.replica.team import Team
-        from aiperf_mpi.training.devices import AXIS, device_sharding, place
         from aiperf_mpi.training.lockstep import GO, STOP, FailedElsewhere
+        from aiperf_mpi.training.steps.devices import AXIS, device_sharding, place
         from aiperf_mpi.training.steps.dispatch import PMAP, SHARD_MAP, lower
 
         cluster.join(ranks.team)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.text import text_report

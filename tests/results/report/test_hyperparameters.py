@@ -13,9 +13,9 @@ import pytest
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import load
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import TRIAL_ROW, new_row
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report import html

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aiperf_mpi.results.evidence import samples
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.attributes import core_stop
 from aiperf_mpi.results.file.rows import SAMPLE_ROW
 from aiperf_mpi.results.file.tables import build
-from aiperf_mpi.results.judge import samples
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.report import pictures
 from aiperf_mpi.results.report.text import text_report

@@ -1,96 +1,137 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several devices: a process of its own, as the number of host devices is fixed before JAX starts."""
+import threading
+import time
 
-from __future__ import annotations
-
-import json
-import os
-import subprocess
-import sys
-
+import jax
+import numpy as np
 import pytest
+
+from aiperf_mpi.training.model.images import CROP_PADDING, augment, normalise
+from aiperf_mpi.training.steps.devices import Feed, device_sharding, first, replicate
 
 
 @pytest.fixture(scope="module")
-def measured(root) -> dict:
-    # Less optimised programs are compiled in two thirds of the time, and compute the same but for rounding.
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-           "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.training.four_devices"],
-        cwd=root, env=env, capture_output=True, text=True, timeout=200,
-    )
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.splitlines()[-1])
-    assert result["devices"] == 4
-    return result
+def sharding():
+    return device_sharding(jax.devices()[:1])
 
 
-def test_four_devices_train_like_one_that_averages_the_same_four_micro_batches(measured):
-    # float32 and another order of additions: a relative 1e-5 per step of numbers near 1, over three steps.
-    assert measured["parameter_distance"] < 1e-4
-    assert measured["loss"] == pytest.approx(measured["expected_loss"], rel=1e-4)
+def batch(value: int, valid: bool = True) -> tuple[np.ndarray, ...]:
+    return np.full((1, 2, 4, 4, 1), value, np.uint8), np.full((1, 2), value, np.int32), np.full((1, 2), valid)
 
 
-@pytest.mark.parametrize("form", ["accumulated", "synchronised"])
-def test_one_device_trains_like_four(measured, form):
-    """With the images of the four as four micro-batches, each normalised by itself; or as one batch, over which the
-    four synchronise their statistics."""
-    found = measured[form]
-    # float32 and another order of additions, as above.
-    assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-4)
-    assert found["distance"] < 1e-4
-    assert found["correct"][0] == found["correct"][1] and found["images"] == [[32] * 3] * 2
-
-    # Once the statistics are averaged, an evaluation cannot tell them apart either.
-    (correct, images, loss), (other_correct, other_images, other_loss) = found["evaluated"]
-    assert correct == other_correct and images == other_images == 30
-    assert loss == pytest.approx(other_loss, rel=1e-4)
+def taken(feed: Feed) -> list[int]:
+    values = []
+    while not feed.ended:
+        if (item := feed.take(1.0)) is not None:
+            values.append(int(item.labels[0, 0]))
+    return values
 
 
-def test_both_forms_of_dispatch_train_alike(measured):
-    assert measured["forms"] == ["shard_map", "pmap"]
-    found = measured["shard_map"]
-    # The same function of a device, and the same sums over the devices: only the compiler may order them otherwise.
-    assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-5)
-    assert found["distance"] < 1e-5 and found["correct"][0] == found["correct"][1]
-    assert found["statistics_differ"][0] == pytest.approx(found["statistics_differ"][1], rel=1e-4)
-    assert found["evaluated"][0][:2] == found["evaluated"][1][:2]
+def test_a_feed_keeps_the_order_and_ends(sharding):
+    with Feed((batch(i) for i in range(7)), sharding) as feed:
+        assert taken(feed) == list(range(7))
+        assert feed.ended and feed.take(1.0) is None
 
 
-def test_synchronised_statistics_are_the_same_on_all_devices_and_train_otherwise_than_local_ones(measured):
-    assert measured["synchronised"]["statistics_differ"] == [0, 0]
-    assert measured["synchronised"]["loss"][0] != pytest.approx(measured["loss"], rel=1e-3)
+def test_a_feed_reads_ahead_but_not_without_limit(sharding):
+    read = []
+
+    def batches():
+        for i in range(50):
+            read.append(i)
+            yield batch(i)
+
+    with Feed(batches(), sharding, ahead=2) as feed:
+        time.sleep(0.3)
+        # Two wait in the queue, a third one is on the way into it.
+        assert read == [0, 1, 2]
+        assert feed.take(1.0) is not None
+    assert len(read) <= 5
 
 
-def test_counts_over_devices_are_exact(measured):
-    assert measured["correct"] == measured["expected_correct"]
-    assert measured["images"] == [32, 32, 32]
+def test_a_slow_source_is_waited_for_no_longer_than_asked(sharding):
+    release = threading.Event()
+
+    def batches():
+        yield batch(1)
+        release.wait(10)
+        yield batch(2)
+
+    with Feed(batches(), sharding) as feed:
+        assert feed.take(5.0) is not None
+        begin = time.monotonic()
+        assert feed.take() is None and feed.take(0.05) is None and not feed.ended
+        assert time.monotonic() - begin < 1
+        release.set()
+        assert taken(feed) == [2]
 
 
-def test_statistics_are_local_until_they_are_averaged(measured):
-    assert measured["local_statistics_distance"] < 1e-4
-    assert measured["local_statistics_differ"] > 1e-3
-    assert measured["average_distance"] < 1e-6
+def test_what_the_source_raises_is_raised_where_batches_are_taken(sharding):
+    def batches():
+        yield batch(1)
+        raise OSError("shard 3 cannot be read")
+
+    with Feed(batches(), sharding) as feed:
+        assert feed.take(5.0) is not None
+        with pytest.raises(OSError, match="shard 3"):
+            feed.take(5.0)
+        assert feed.ended
 
 
-def test_all_devices_hold_the_same_bits_before_an_evaluation(measured):
-    assert len(set(measured["digests"])) == 1
+def test_a_closed_feed_closes_its_source_and_leaves_no_thread(sharding):
+    closed = []
+
+    def batches():
+        try:
+            while True:
+                yield batch(0)
+        finally:
+            closed.append(True)
+
+    before = threading.active_count()
+    with Feed(batches(), sharding) as feed:
+        feed.take(5.0)
+    assert closed == [True] and threading.active_count() == before
 
 
-def test_an_evaluation_counts_alike_on_four_devices_and_on_one_of_them(measured):
-    # Two of 32 images only fill up the batch; 40 evaluations in flight at once neither hang nor disagree.
-    correct, images, loss = measured["one"]
-    assert images == 30 and measured["one_device"] == "3"
-    assert all(entry[:2] == [correct, images] for entry in measured["four"]) and len(measured["four"]) == 40
-    assert all(entry[2] == pytest.approx(loss, rel=1e-5) for entry in measured["four"])
+def test_training_refuses_images_that_only_fill_up_a_batch(sharding):
+    with Feed([batch(1), batch(2, valid=False)], sharding, whole=True) as feed:
+        feed.take(5.0)
+        with pytest.raises(ValueError, match="has 2 images that are not valid"):
+            feed.take(5.0)
 
 
-def test_a_device_that_differs_by_one_bit_fails_the_training(measured):
-    # Undisturbed, two whole epochs of three steps; the first step's comparison, or the one behind an epoch's training.
-    whole, first, later = measured["disturbed"]
-    assert whole == [[[0, 3, False], [1, 3, False]], ""]
-    assert first[1].startswith("after the first step: the parameters differ between the 4 devices")
-    assert [row[2] for row in first[0]] in ([], [True])
-    assert later[0][0] == [0, 3, False] and later[0][1:] == [[1, 3, True]]
-    assert later[1].startswith("epoch 1, after its training: the parameters differ between the 4 devices")
+def test_replicated_arrays_come_back(sharding):
+    tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int32(4)}
+    placed = replicate(tree, sharding)
+    assert placed["a"].shape == (1, 2, 3) and placed["b"].shape == (1,)
+    back = first(placed)
+    assert np.array_equal(back["a"], tree["a"]) and back["b"] == 4
+
+
+def test_normalised_images_have_the_mean_and_deviation_taken_off():
+    # (51 / 255 - 0.1) / 0.5 = 0.2 and (255 / 255 - 0.2) / 0.4 = 2.
+    images = np.array([51, 255], np.uint8).reshape(1, 1, 1, 2)
+    np.testing.assert_allclose(normalise(images, (0.1, 0.2), (0.5, 0.4)).ravel(), [0.2, 2.0], rtol=1e-6)
+    assert normalise(images, (0.5,), (0.25,)).dtype == np.float32
+
+
+def test_augmented_images_are_shifted_or_mirrored_views_of_the_padded_ones():
+    size, pad = 6, CROP_PADDING
+    image = np.arange(1, size * size * 2 + 1, dtype=np.uint8).reshape(size, size, 2)
+    images = np.broadcast_to(image, (400, size, size, 2))
+    crops = np.asarray(jax.jit(augment)(images, jax.random.key(0)))
+    assert crops.dtype == np.uint8 and crops.shape == images.shape
+
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    views = {}
+    for i in range(2 * pad + 1):
+        for j in range(2 * pad + 1):
+            view = padded[i : i + size, j : j + size]
+            views[view.tobytes()] = (i, j, False)
+            views[np.ascontiguousarray(view[:, ::-1]).tobytes()] = (i, j, True)
+    found = [views[crop.tobytes()] for crop in crops]
+
+    # 400 draws from 81 shifts (p = 0.007 each that one is missed), half of them mirrored (standard deviation 10).
+    assert len({(i, j) for i, j, _ in found}) > 70
+    assert 150 < sum(mirrored for *_, mirrored in found) < 250

@@ -10,9 +10,9 @@ import numpy as np
 
 from aiperf_mpi.opcount import TRIAL_METHODS, XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
 from aiperf_mpi.opcount.analytical import METHOD_VERSION
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import CREDITED, DROPPED, FAILED, REJECTED, STATUS
 from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows_where, short
-from aiperf_mpi.results.judge.evidence import Evidence
 
 #: Relative difference allowed where a value went through a logarithm, whose last digit libraries differ in.
 LOG_SLACK = 1e-9

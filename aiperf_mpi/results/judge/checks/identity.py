@@ -14,10 +14,10 @@ import numpy as np
 
 from aiperf_mpi.config import classify
 from aiperf_mpi.network.architecture import DEFAULT_KERNEL
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import DROPPED, FIRST_EPOCH, REJECTED, STATUS
 from aiperf_mpi.results.file.schema import ENDS, SCHEMA, SCHEMA_VERSION, TABLES
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.streams import trial_seed
 from aiperf_mpi.trials.record import candidate_key
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config.config import OFFICIAL_SECONDS
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.score import regulated
 from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
-from aiperf_mpi.results.judge.evidence import Evidence
 
 #: Part of the core time at whose end the score must have settled, and how much it may still drift (section 5.2 of the
 #: paper: the score is stable over time).

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
-from aiperf_mpi.results.judge.evidence import Evidence
 
 #: Types of matrix operands that are at least FP-16 (Table 4, Minimum precision); bfloat16 counts as FP-16.
 PRECISIONS = ("float16", "bfloat16", "float32", "float64")

@@ -9,9 +9,9 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import DEFAULT_KERNEL
 from aiperf_mpi.network.morphism import Limits
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import REJECTED
 from aiperf_mpi.results.judge.checks.registry import check
-from aiperf_mpi.results.judge.evidence import Evidence
 
 
 @check("I19", "morphs, units, parameters, batch and kernel of every candidate by the stored configuration")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
 from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows_where
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.trials.budget import budget, learning_rate, stops_after
 
 

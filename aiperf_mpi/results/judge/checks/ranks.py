@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aiperf_mpi.results.judge.ceiling import CPU, NO_UUIDS, driven
+from aiperf_mpi.results.evidence.ceiling import CPU, NO_UUIDS, driven
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
-from aiperf_mpi.results.judge.evidence import Evidence
 
 #: How NVIDIA's UUIDs begin: those of whole devices, and of their slices.
 _NVIDIA, _UUIDS = ("NVIDIA", "Tesla"), ("GPU-", "MIG-")

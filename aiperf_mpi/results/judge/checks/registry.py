@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
 
 #: Fatal for every run, or for official ones only.
 FATAL, OFFICIAL = "fatal", "official"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.attributes import core_stop
 from aiperf_mpi.results.file.rows import DROPPED, MESSAGE_KINDS, PHASES, REJECTED, ROW_MESSAGES, UNFINISHED
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
-from aiperf_mpi.results.judge.evidence import Evidence
 
 #: Phases must sum to a rank's wall time within this part of it (V13).
 PHASE_SLACK = 0.02

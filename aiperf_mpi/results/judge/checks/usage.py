@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.schema import Columns
 from aiperf_mpi.results.judge.checks.registry import check, rows_where
 from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
-from aiperf_mpi.results.judge.evidence import Evidence
 
 #: How far the energy of a window may differ from its power times its length, in parts of it and in J.
 ENERGY_SLACK, ENERGY_SLACK_JOULES = 1e-6, 1e-3

@@ -13,12 +13,12 @@ import pytest
 
 from aiperf_mpi.config import classify, load
 from aiperf_mpi.machine.peaks import peak_rates
+from aiperf_mpi.results.evidence.ceiling import driven
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.file.rows import RANK_ROW, new_row
 from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.judge.ceiling import driven
 from aiperf_mpi.results.judge.checks import CHECKS, Outcome
-from aiperf_mpi.results.judge.evidence import Evidence
 from aiperf_mpi.results.report import compare, html, text
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.verdict import verdict_json

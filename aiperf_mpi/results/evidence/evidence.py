@@ -17,13 +17,13 @@ from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.opcount.analytical import matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
+from aiperf_mpi.results.evidence.ceiling import Ceiling, ceiling
 from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.attributes import best_validation, energy_of
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.file.rows import STATUS
 from aiperf_mpi.results.file.schema import TABLES, Columns
 from aiperf_mpi.results.file.tables import counting
-from aiperf_mpi.results.judge.ceiling import Ceiling, ceiling
 
 #: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.
 _MAX_BLOCKS = 1000

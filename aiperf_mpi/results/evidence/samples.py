@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiperf_mpi.results.judge.evidence import Evidence
+from aiperf_mpi.results.evidence.evidence import Evidence
 
 #: Name of the table, and what is said where it has no rows.
 TABLE = "samples"
