@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 
 from aiperf_mpi.search.hpo import make_hpo  # noqa: E402
 from benchmarks.tables import described, machine, markdown, write  # noqa: E402
-from tests.search.cell_landscape import GAP, CellLandscape, Study  # noqa: E402
+from tests.helpers.search.cell_landscape import GAP, CellLandscape, Study  # noqa: E402
 
 METHODS = ("random", "grid", "tpe", "bayesian")
 NOISES = (0.2, 0.4)

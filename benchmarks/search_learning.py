@@ -3,8 +3,8 @@
 
     python benchmarks/search_learning.py [--seeds 20] [--evaluations 100] [--noise 0.3] [--workers 8] [--out FOLDER]
 
-Two landscapes over architectures with interactions and noise (tests/search/landscape.py, the one that the search was
-made with, and tests/search/bottleneck.py, which was written when the search was finished), each with its own
+Two landscapes over architectures with interactions and noise (tests/helpers/search/landscape.py, the one that the search
+was made with, and tests/helpers/search/bottleneck.py, which was written when the search was finished), each with its own
 coefficients for every seed. "The top 0.1 %" are architectures better than 99.9 % of what random search draws.
 Asynchronous workers share one history, as replicas do. Prints a table, and writes it to FOLDER as .md and .json.
 """
@@ -27,8 +27,8 @@ from aiperf_mpi.search.features import features, plan_of  # noqa: E402
 from aiperf_mpi.search.nas import Search, make_search  # noqa: E402
 from aiperf_mpi.search.surrogate import Observations, learn  # noqa: E402
 from benchmarks.tables import goals, markdown, write  # noqa: E402
-from tests.search.bottleneck import Bottleneck  # noqa: E402
-from tests.search.landscape import SMALL, Landscape, error_of, population, run_search  # noqa: E402
+from tests.helpers.search.bottleneck import Bottleneck  # noqa: E402
+from tests.helpers.search.landscape import SMALL, Landscape, error_of, population, run_search  # noqa: E402
 
 #: Runs of the population whose best 0.1 % is asked for: of 400 runs it has 39,600 members, and 40 are the top.
 RUNS = 400

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import launch
-from tests.end_to_end.runs import QUICK_COMPILER
+from tests.helpers import launch
+from tests.helpers.end_to_end.runs import QUICK_COMPILER
 
 ROOT = launch.ROOT
 SLURM, PBS = ROOT / "jobscripts" / "aiperf_mpi.slurm", ROOT / "jobscripts" / "aiperf_mpi.pbs"

@@ -34,7 +34,7 @@ from benchmarks.profiling import by_operation, device_events
 from benchmarks.shape import PRESETS, Shape
 from benchmarks.tables import markdown, number
 from benchmarks.training import RUNNERS, Session
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 #: One block, 8 x 8 pixels: compiles in a few seconds.
 TINY = Shape(

@@ -18,7 +18,7 @@ import pytest
 
 from aiperf_mpi.network.architecture import OPS
 
-PROGRAM = Path(__file__).parent.parent / "opcount" / "programs" / "chains.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "crosscheck" / "chains.py"
 
 #: More processes than this would only wait for memory.
 PROCESSES = min(os.cpu_count() or 1, 4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests import launch
-from tests.end_to_end import runs
+from tests.helpers import launch
+from tests.helpers.end_to_end import runs
 
 
 @pytest.fixture(scope="module", params=["mpich", "openmpi"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.results.judge.judge import judge
-from tests.end_to_end import runs
+from tests.helpers.end_to_end import runs
 
 pytestmark = pytest.mark.mpi
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import launch
-from tests.end_to_end import runs
+from tests.helpers import launch
+from tests.helpers.end_to_end import runs
 
 pytestmark = pytest.mark.mpi
 
-PRODUCT = launch.ROOT / "tests" / "opcount" / "programs" / "one_more_product.py"
+PRODUCT = launch.ROOT / "tests" / "programs" / "crosscheck" / "one_more_product.py"
 
 
 def test_tampered_count_is_rejected(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ import pytest
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
-from tests import launch
-from tests.agreement import assert_all_agree
-from tests.end_to_end import runs
+from tests.helpers import launch
+from tests.helpers.end_to_end import runs
+from tests.helpers.results.agreement import assert_all_agree
 
 pytestmark = pytest.mark.mpi
 

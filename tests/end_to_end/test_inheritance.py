@@ -14,7 +14,7 @@ from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.trials.record import FROM_CHECKPOINT, KEPT, OUTCOME, PROPOSED, WITHDRAWN
-from tests.end_to_end import runs
+from tests.helpers.end_to_end import runs
 
 pytestmark = pytest.mark.mpi
 

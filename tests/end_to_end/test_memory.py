@@ -14,7 +14,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.steps.compile import compile_steps
 from aiperf_mpi.training.steps.memory import needed_bytes
 from aiperf_mpi.training.steps.step import StepSettings
-from tests.end_to_end import runs
+from tests.helpers.end_to_end import runs
 
 pytestmark = pytest.mark.mpi
 

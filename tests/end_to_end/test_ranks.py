@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.results.file.collector import Run
-from tests import launch
-from tests.end_to_end import runs
+from tests.helpers import launch
+from tests.helpers.end_to_end import runs
 
 pytestmark = pytest.mark.mpi
 

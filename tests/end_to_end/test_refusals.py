@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import launch
-from tests.end_to_end import runs
+from tests.helpers import launch
+from tests.helpers.end_to_end import runs
 
 pytestmark = pytest.mark.mpi
 

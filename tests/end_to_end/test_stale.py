@@ -15,7 +15,7 @@ from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import read
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.trials.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES
-from tests.end_to_end import runs
+from tests.helpers.end_to_end import runs
 
 #: Four units, and few networks within the limit: a search comes back to what was dropped. Five candidates wait, so
 #: that one made when fewer than 9 trials have finished still waits when the 9th has: 9 > 1.01 x 8.

@@ -12,7 +12,7 @@ from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED, SUCCESSES
 from aiperf_mpi.trials.view import START
-from tests.end_to_end import runs
+from tests.helpers.end_to_end import runs
 
 pytestmark = [pytest.mark.mpi, pytest.mark.full, pytest.mark.timeout(3600)]
 

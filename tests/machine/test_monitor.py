@@ -22,7 +22,7 @@ from aiperf_mpi.machine.rapl import Zone, zones
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, new_row
 from aiperf_mpi.results.judge import judge
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 #: Seconds between two samples by default, and the part of a core that sampling may take.
 SECONDS, PART = 30.0, 0.005

@@ -4,29 +4,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests import launch
-
-PROGRAMS = Path(__file__).parent / "programs"
-
-Reports = list[dict[str, Any]]
-
-
-def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) -> list[Any]:
-    """Cases for `parametrize` with the MPI in front: each under MPICH and, as Open MPI's launcher takes a second or two
-    to start and to end, those of `openmpi` under Open MPI, the rest of them with --full."""
-    unknown = set(openmpi) - set(cases)
-    if unknown:
-        raise ValueError(f"not among the cases: {unknown}")
-    return [("mpich", *case) for case in cases] + [
-        pytest.param("openmpi", *case, marks=[] if case in openmpi else pytest.mark.full) for case in cases
-    ]
+from tests.helpers import launch
+from tests.helpers.parallel.mpi import PROGRAMS, Reports, require
 
 
 @pytest.fixture(params=["mpich", "openmpi"])
@@ -41,23 +25,8 @@ def mpich() -> str:
     return require("mpich")
 
 
-def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
-    """Arguments for the launcher of `mpi` that make this machine several; skips where it lets nobody rename it."""
-    ssh = PROGRAMS / "fake_ssh"
-    if subprocess.run([ssh, "h0", "true"], capture_output=True, timeout=30).returncode:
-        pytest.skip("this machine lets nobody run a command under another host name (unshare --user --uts)")
-    names = ",".join(f"h{i}:{ranks_per_host}" for i in range(hosts))
-    if mpi == "openmpi":
-        place = f"ppr:{ranks_per_host}:node:oversubscribe"
-        return ["--prtemca", "plm_ssh_agent", str(ssh), "--host", names, "--map-by", place]
-    return ["-launcher", "ssh", "-launcher-exec", str(ssh), "-hosts", names]
 
 
-def require(mpi: str) -> str:
-    """The name of an MPI, or a skip where it has no environment."""
-    if not launch.available(mpi):
-        pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)} is missing): see bin/test")
-    return mpi
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from aiperf_mpi import hdf5
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import process
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 
 @pytest.fixture(scope="module")

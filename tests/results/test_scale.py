@@ -17,7 +17,7 @@ from aiperf_mpi import hdf5
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.output import process
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 #: Judges the file named on its command line; says how long it took in s, its peak memory in bytes, and the outcome.
 #: Trials of 60 epochs; random morphs of morphs, thousands deep, grow beyond the networks of the demo's search.

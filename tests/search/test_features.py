@@ -26,7 +26,7 @@ from aiperf_mpi.search.features import (
     plan_of,
     resolutions,
 )
-from tests.search.alignment import aligned_distance, assigned_distance
+from tests.helpers.search.alignment import aligned_distance, assigned_distance
 
 RESNET50 = Base()
 SMALL = Base(image_size=32, channels=1, classes=10, width=4, blocks=(2, 1, 3))

@@ -24,7 +24,7 @@ from aiperf_mpi.streams import HPO, stream
 from aiperf_mpi.trials.log import ArrayHistory
 from aiperf_mpi.trials.record import DONE, FAILED, STOPPED, Candidate
 from aiperf_mpi.trials.view import START, HistoryView
-from tests.search.cell_landscape import CellLandscape, Study
+from tests.helpers.search.cell_landscape import CellLandscape, Study
 
 INITIAL = Architecture(Base(image_size=32, channels=1, classes=10, width=4))
 KERNELS, BATCHES = (3, 5, 7), (16, 32)

@@ -18,7 +18,7 @@ from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.log import ArrayHistory
 from aiperf_mpi.trials.record import Candidate
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
-from tests.search.landscape import SMALL, Landscape, run_search
+from tests.helpers.search.landscape import SMALL, Landscape, run_search
 
 INITIAL = Architecture(SMALL)
 

@@ -20,7 +20,7 @@ from aiperf_mpi.search.distances import differences, tabulate
 from aiperf_mpi.search.features import LEVELS, Features, features, plan_of, resolutions
 from aiperf_mpi.search.kernel import LEAST_NOISE, Hyper, fit, stable_factor
 from aiperf_mpi.search.surrogate import PREDICTED_NOISE, Observations, Units, learn, merge
-from tests.search.landscape import SMALL, Landscape, error_of, population
+from tests.helpers.search.landscape import SMALL, Landscape, error_of, population
 
 PLAN = plan_of(SMALL)
 INITIAL = Architecture(SMALL)

@@ -10,7 +10,7 @@ import pytest
 from aiperf_mpi.network.architecture import Morph, resnet50
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from aiperf_mpi.training.model.initial import initial_variables
-from tests.training.cases import TINY
+from tests.helpers.training.cases import TINY
 
 ARCHITECTURE = resnet50(TINY).apply(Morph("deeper", 3, 0, 5), Morph("skip", 1, 8))
 

@@ -24,8 +24,8 @@ from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.training.validation import validation_error
 from aiperf_mpi.trials.budget import learning_rate, should_stop
-from tests.training.cases import SHALLOW, batches, compiled_tiny, random_batch
-from tests.training.trainings import rows_until, train_images, training, val_images
+from tests.helpers.training.cases import SHALLOW, batches, compiled_tiny, random_batch
+from tests.helpers.training.trainings import rows_until, train_images, training, val_images
 
 
 @pytest.fixture(scope="module")

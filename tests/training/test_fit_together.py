@@ -13,8 +13,8 @@ import pytest
 from aiperf_mpi.training.fit import Diverged, Fault
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, FailedElsewhere, Stranded
 from aiperf_mpi.training.steps.compile import Compiled
-from tests.training.cases import compiled_tiny
-from tests.training.trainings import rows_until, train_images, training
+from tests.helpers.training.cases import compiled_tiny
+from tests.helpers.training.trainings import rows_until, train_images, training
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 
 from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
 from aiperf_mpi.results.file.rows import DONE, FAILED, REJECTED, STOPPED, TRIAL_ROW, UNFINISHED, new_row
-from tests.parallel.rows import outcome, proposed
+from tests.helpers.parallel.rows import outcome, proposed
 
 
 def end(trial_id: int, status: int, cause: bytes = b"") -> np.void:

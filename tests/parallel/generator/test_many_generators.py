@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.record import RECORD_DTYPE
-from tests.parallel.conftest import Reports
+from tests.helpers.parallel.mpi import Reports
 
 #: One thread for each rank's linear algebra: the ranks share the cores.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

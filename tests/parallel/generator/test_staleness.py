@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.parallel.generator.staleness import is_stale
-from tests.parallel.conftest import Reports
+from tests.helpers.parallel.mpi import Reports
 
 
 def test_what_is_stale() -> None:

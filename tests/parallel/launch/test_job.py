@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import launch
-from tests.parallel.conftest import PROGRAMS, Reports, require, several_hosts, under_both
+from tests.helpers import launch
+from tests.helpers.parallel.mpi import PROGRAMS, Reports, require, several_hosts, under_both
 
 pytestmark = pytest.mark.mpi
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.footprint import claims_bytes
-from tests.parallel.conftest import Reports
+from tests.helpers.parallel.mpi import Reports
 from tests.parallel.shared.test_history import NETWORKS
 
 

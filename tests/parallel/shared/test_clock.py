@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parallel.conftest import Reports
+from tests.helpers.parallel.mpi import Reports
 
 
 @pytest.mark.mpi

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.log import ArrayClaims, ArrayHistory
-from tests.parallel import contract
-from tests.parallel.conftest import Reports
+from tests.helpers.parallel import contract
+from tests.helpers.parallel.mpi import Reports
 
 LOG_CHECKS = {**contract.HISTORY_CHECKS, **contract.HOST_CHECKS}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.footprint import history_bytes, mirror_bytes
-from tests.parallel.conftest import Reports, require, several_hosts
+from tests.helpers.parallel.mpi import Reports, require, several_hosts
 
 #: Emulations of a network on one machine, of which the sleeping target shows that every operation crosses it.
 NETWORKS = {

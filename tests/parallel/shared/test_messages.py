@@ -9,7 +9,7 @@ import pytest
 
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.results.file.rows import ROW_MESSAGES
-from tests.parallel.conftest import Reports
+from tests.helpers.parallel.mpi import Reports
 
 ROWS = 900
 

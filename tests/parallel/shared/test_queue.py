@@ -9,7 +9,7 @@ import pytest
 
 from aiperf_mpi.parallel.shared.queue import EMPTY, FILLING, Slot
 from aiperf_mpi.trials.footprint import queue_bytes
-from tests.parallel.conftest import Reports, under_both
+from tests.helpers.parallel.mpi import Reports, under_both
 from tests.parallel.shared.test_history import NETWORKS
 
 

@@ -33,8 +33,8 @@ from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.convolutions import Convolution
 from aiperf_mpi.training.steps.memory import TooLarge
 from aiperf_mpi.trials.record import Candidate
-from tests.parallel.past import small
-from tests.parallel.rows import Noting
+from tests.helpers.parallel.past import small
+from tests.helpers.parallel.rows import Noting
 
 CONFIG = small("data.train_images=64", "data.val_images=16", "data.image_size=8", "model.blocks=[1]", "model.width=2",
                "train.batch_per_device=8", "train.precision='float32'", "hpo.enabled=false")  # fmt: skip

@@ -13,8 +13,8 @@ import pytest
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.training.steps.convolutions import Convolution
-from tests.parallel.past import small
-from tests.parallel.rows import Noting
+from tests.helpers.parallel.past import small
+from tests.helpers.parallel.rows import Noting
 
 
 @pytest.mark.parametrize(("tuned", "batches"), [("true", {32, 16, 64}), ("false", {32})])

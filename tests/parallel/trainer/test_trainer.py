@@ -24,8 +24,8 @@ from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.trials.record import DONE, FAILED, KEPT, Candidate
-from tests.parallel.past import small
-from tests.training.cases import TINY, batches, compiled_tiny, random_batch, started
+from tests.helpers.parallel.past import small
+from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_batch, started
 
 COMPILED = compiled_tiny()
 IMAGES, LABELS = (x[0] for x in random_batch(TINY, 1, 12))

@@ -22,7 +22,7 @@ from aiperf_mpi.results.judge.checks import CHECKS, Outcome
 from aiperf_mpi.results.report import compare, html, text
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.verdict import verdict_json
-from tests.results.example_run import BATCH, Example, example_run
+from tests.helpers.results.example_run import BATCH, Example, example_run
 from tests.results.judge.test_judge import written
 
 A100 = "NVIDIA A100-SXM4-40GB"

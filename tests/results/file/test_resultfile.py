@@ -22,7 +22,7 @@ from aiperf_mpi.results.file.resultfile import NotAResult
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES
 from aiperf_mpi.results.file.tables import build
 from aiperf_mpi.results.output import process
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 
 @pytest.fixture(scope="module")

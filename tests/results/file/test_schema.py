@@ -11,7 +11,7 @@ import pytest
 from aiperf_mpi.results.file import rows, schema
 from aiperf_mpi.results.file.rows import EPOCH_ROW, RANK_ROW, TRIAL_ROW, RunHeader, new_row
 from aiperf_mpi.trials import record
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 
 @pytest.mark.parametrize("dtype", [EPOCH_ROW, TRIAL_ROW, RANK_ROW, rows.FINAL_ROW, rows.SAMPLE_ROW])

@@ -17,7 +17,7 @@ from aiperf_mpi.results.file.replay import Network
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, TRIAL_ROW, new_row
 from aiperf_mpi.results.file.tables import Tables, build
 from aiperf_mpi.trials.record import DROPPED, seal
-from tests.results.example_run import STEPS, VAL_IMAGES, Example, example_run
+from tests.helpers.results.example_run import STEPS, VAL_IMAGES, Example, example_run
 
 
 def credited(content: Tables) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ from aiperf_mpi.results.judge.checks import CHECKS
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.trials.record import seal
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 
 
 def written(example: Example, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import NotAResult
 from aiperf_mpi.results.judge.rules import UNCHECKED
 from aiperf_mpi.results.output import process
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 from tests.results.judge.test_judge import ATTRIBUTE_FINDS, FINDS, changed
 
 

@@ -14,7 +14,7 @@ from aiperf_mpi.results.file.rows import FAILED, UNFINISHED
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.trials.record import OUTCOME
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 from tests.results.judge.test_judge import changed, written
 
 

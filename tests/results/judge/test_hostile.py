@@ -14,7 +14,7 @@ import pytest
 
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
-from tests.agreement import command
+from tests.helpers.results.agreement import command
 from tests.results.judge.test_judge import changed
 
 #: A line as the verdict of the best official run of all times would have it.

@@ -23,7 +23,7 @@ from aiperf_mpi.results.judge.judge import NotAResult, Verdict, judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.trials.record import DROPPED, Candidate, rejection
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 
 
 @pytest.fixture(scope="module")

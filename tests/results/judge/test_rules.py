@@ -18,7 +18,7 @@ from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.judge.checks import official
 from aiperf_mpi.results.output import process
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from aiperf_mpi.results.file.collector import ROW_DTYPES, Run
 from aiperf_mpi.results.file.rows import EPOCH_ROW, RANK_ROW, TRIAL_ROW, new_row
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.journal import Journal, JournalError, decode, decode_row, encode, encode_row, replay
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 
 
 def write(path: Path, example: Example) -> None:

@@ -16,8 +16,8 @@ from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import FAILED
 from aiperf_mpi.results.output import package, process
-from tests.agreement import assert_all_agree, command
-from tests.results.example_run import example_run
+from tests.helpers.results.agreement import assert_all_agree, command
+from tests.helpers.results.example_run import example_run
 
 KINDS = ("valid trial", "invalid", "drained", "failed trial", "killed", "without an error")
 

@@ -23,7 +23,7 @@ from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.results.output.journal import replay
 from aiperf_mpi.results.output.package import MANIFEST, SUMMARY, check_manifest
 from aiperf_mpi.results.output.process import JOURNAL, PARTIAL, RESULT
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 
 START = "2026-01-02T03:04:05Z"
 
@@ -139,7 +139,7 @@ def test_rank_0_that_is_killed_leaves_journal_and_partial_result(tmp_path: Path)
     script = (
         "import sys, time\n"
         "from aiperf_mpi.results.output.client import WriterClient\n"
-        "from tests.results.example_run import example_run\n"
+        "from tests.helpers.results.example_run import example_run\n"
         "client = WriterClient.start(); example = example_run()\n"
         "client.send_open(example.header, sys.argv[1]); client.send_start('2026-01-02T03:04:05Z')\n"
         "example.send(client)\n"

@@ -17,7 +17,7 @@ from aiperf_mpi.config import from_toml
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.output import package, process
 from aiperf_mpi.results.output.submit import Refused, _together, main
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 CHECKPOINT = "checkpoints/6.h5"
 

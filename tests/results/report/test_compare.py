@@ -18,7 +18,7 @@ from aiperf_mpi.results.report import scaling
 from aiperf_mpi.results.report.compare import Entry, compare, compare_files, entry
 from aiperf_mpi.results.report.interval import Estimate
 from aiperf_mpi.results.report.verdict import known, verdict_object
-from tests.results.example_run import example_run
+from tests.helpers.results.example_run import example_run
 
 
 def written(folder: Path, name: str, run_id: str = "", damage: bool = False, **changes: object) -> Path:

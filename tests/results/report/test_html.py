@@ -23,8 +23,8 @@ from aiperf_mpi.results.report import html
 from aiperf_mpi.results.report import verdict as verdict_module
 from aiperf_mpi.results.report.pictures import PICTURES
 from aiperf_mpi.trials.record import PROPOSED
-from tests.results.browser import CHROMIUM, Browser
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.browser import CHROMIUM, Browser
+from tests.helpers.results.example_run import Example, example_run
 
 
 def written(example: Example, folder: Path) -> Path:

@@ -24,8 +24,8 @@ from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.search.cells import Cells
 from aiperf_mpi.search.hpo import BATCHES, KERNELS, make_hpo, recommend
 from aiperf_mpi.trials.record import DROPPED, FAILED, OUTCOME, PROPOSED, rejection
-from tests.results.example_run import example_run
-from tests.search.cell_landscape import INITIAL, CellLandscape, Study
+from tests.helpers.results.example_run import example_run
+from tests.helpers.search.cell_landscape import INITIAL, CellLandscape, Study
 
 SETS = (f"hpo.kernels={list(KERNELS)}", f"hpo.batches={list(BATCHES)}", "hpo.from_round=4")
 

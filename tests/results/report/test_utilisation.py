@@ -20,7 +20,7 @@ from aiperf_mpi.results.report import pictures
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.utilisation import USE
 from aiperf_mpi.results.report.verdict import verdict_json
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 from tests.results.judge.test_judge import written
 
 

@@ -24,7 +24,7 @@ from aiperf_mpi.results.judge.judge import NotAResult, Reason, Verdict, judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report.text import MAX_ROWS, text_report
 from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines, verify_code
-from tests.results.example_run import Example, example_run
+from tests.helpers.results.example_run import Example, example_run
 
 
 def written(example: Example, folder: Path) -> Path:

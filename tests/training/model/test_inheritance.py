@@ -17,7 +17,7 @@ from aiperf_mpi.training.model import inheritance
 from aiperf_mpi.training.model.inheritance import function_difference, inherited_variables
 from aiperf_mpi.training.model.initial import Variables, initial_variables
 from aiperf_mpi.training.model.resnet import expected_shapes, network
-from tests.training.cases import ties_units
+from tests.helpers.training.cases import ties_units
 from tests.training.model.test_resnet import plain_logits
 
 #: The stated tolerance, relative to the largest logit, in float32.

@@ -7,7 +7,7 @@ import numpy as np
 from aiperf_mpi.network.architecture import Base, Morph, resnet50
 from aiperf_mpi.training.model.initial import closing_norms, initial_variables
 from aiperf_mpi.training.model.resnet import build_shapes
-from tests.training.cases import SHALLOW, TINY
+from tests.helpers.training.cases import SHALLOW, TINY
 
 
 def test_one_seed_gives_one_set_of_arrays():

@@ -9,7 +9,7 @@ from aiperf_mpi.network.architecture import Layer, Morph, resnet50
 from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Tail, fusions
 from aiperf_mpi.training.model.resnet import module_name, network
-from tests.training.cases import TINY, random_batch
+from tests.helpers.training.cases import TINY, random_batch
 
 #: A morph of each kind: shortcuts by identity and by convolution, additions behind additions, a change of stage.
 MORPHED = resnet50(TINY).apply(

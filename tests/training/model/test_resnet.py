@@ -16,7 +16,7 @@ from aiperf_mpi.training.model.resnet import (
     module_name,
     network,
 )
-from tests.training.cases import TINY, random_chains, ties_units
+from tests.helpers.training.cases import TINY, random_chains, ties_units
 
 #: A morph of each kind on the tiny base network; the skip from 1 to 8 crosses the change of stage (stride 2).
 MORPHED = resnet50(TINY).apply(

@@ -13,7 +13,7 @@ from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.model.resnet import network
 from aiperf_mpi.training.model.stem import BlockConv, blocks_of, to_blocks
-from tests.training.cases import SHALLOW, TINY
+from tests.helpers.training.cases import SHALLOW, TINY
 
 
 def plain(filters: int, kernel: int, dtype: object = jnp.float32) -> nn.Conv:

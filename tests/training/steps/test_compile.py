@@ -12,7 +12,7 @@ import pytest
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.steps.compile import Compiled, convolution_precision
-from tests.training.cases import TINY, compiled_tiny, random_batch, started
+from tests.helpers.training.cases import TINY, compiled_tiny, random_batch, started
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_program_without_a_convolution_has_no_known_precision():
 CACHED = """
 import sys, jax
 from aiperf_mpi.training.steps.compile import use_compilation_cache
-from tests.training.cases import compiled_tiny
+from tests.helpers.training.cases import compiled_tiny
 use_compilation_cache(sys.argv[1])
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))

@@ -17,7 +17,7 @@ def measured(root) -> dict:
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # fmt: skip
     run = subprocess.run(
-        [sys.executable, "-m", "tests.training.four_devices"],
+        [sys.executable, "-m", "tests.programs.training.four_devices"],
         cwd=root, env=env, capture_output=True, text=True, timeout=200,
     )
     assert run.returncode == 0, run.stderr

@@ -11,7 +11,7 @@ from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.memory import TooLarge, compile_fitting, memory_limit, needed_bytes
 from aiperf_mpi.training.steps.step import StepSettings
-from tests.training.cases import random_batch, started
+from tests.helpers.training.cases import random_batch, started
 
 #: Small, but large enough that what a step holds of its images counts, and not only its parameters.
 BASE = Base(image_size=32, channels=1, classes=3, width=4, blocks=(1,))

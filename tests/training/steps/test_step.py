@@ -8,7 +8,7 @@ from aiperf_mpi.training.model.initial import closing_norms
 from aiperf_mpi.training.model.resnet import module_name, network
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.step import FIRST_SCALE, SCALE_STEPS, LossScale, StepSettings
-from tests.training.cases import SHALLOW, TINY, compiled_tiny, random_batch, random_chains, started
+from tests.helpers.training.cases import SHALLOW, TINY, compiled_tiny, random_batch, random_chains, started
 
 RATE = 0.1
 

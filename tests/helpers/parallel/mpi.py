@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which MPI the tests that start ranks use, and how one machine looks like several to its launcher."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from tests.helpers import launch
+
+#: The programs that ranks run.
+PROGRAMS = launch.ROOT / "tests" / "programs" / "parallel"
+
+#: What each rank of a program reported, by rank.
+Reports = list[dict[str, Any]]
+
+
+def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) -> list[Any]:
+    """Cases for `parametrize` with the MPI in front: each under MPICH and, as Open MPI's launcher takes a second or two
+    to start and to end, those of `openmpi` under Open MPI, the rest of them with --full."""
+    unknown = set(openmpi) - set(cases)
+    if unknown:
+        raise ValueError(f"not among the cases: {unknown}")
+    return [("mpich", *case) for case in cases] + [
+        pytest.param("openmpi", *case, marks=[] if case in openmpi else pytest.mark.full) for case in cases
+    ]
+
+
+def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
+    """Arguments for the launcher of `mpi` that make this machine several; skips where it lets nobody rename it."""
+    ssh = PROGRAMS / "fake_ssh"
+    if subprocess.run([ssh, "h0", "true"], capture_output=True, timeout=30).returncode:
+        pytest.skip("this machine lets nobody run a command under another host name (unshare --user --uts)")
+    names = ",".join(f"h{i}:{ranks_per_host}" for i in range(hosts))
+    if mpi == "openmpi":
+        place = f"ppr:{ranks_per_host}:node:oversubscribe"
+        return ["--prtemca", "plm_ssh_agent", str(ssh), "--host", names, "--map-by", place]
+    return ["-launcher", "ssh", "-launcher-exec", str(ssh), "-hosts", names]
+
+
+def require(mpi: str) -> str:
+    """The name of an MPI, or a skip where it has no environment."""
+    if not launch.available(mpi):
+        pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)} is missing): see bin/test")
+    return mpi

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks random morph chains, numbered from `first`: prints as JSON how many, their morphs by kind, and what differs.
+
+    python tests/programs/crosscheck/chains.py shallow|resnet50 FIRST COUNT
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+
+from aiperf_mpi.crosscheck.check import differences
+from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph
+from aiperf_mpi.network.morphism import random_chain
+from aiperf_mpi.training.steps.step import StepSettings
+
+#: Most random morphs of a chain; every third gets two more.
+SHALLOW_MORPHS, DEEP_MORPHS = 6, 10
+
+#: Sizes that all strides divide, and one of odd sizes. Tracing takes 16 ms for each convolution, whatever its size.
+SHALLOW = (Base(32, 3, 10, 4, (1, 1, 1, 1)), Base(224, 3, 10, 16, (1, 1)), Base(33, 1, 7, 8, (1, 1)))
+DEEP = (Base(224), Base(32, classes=10))
+
+#: Kernels of the even sizes that no search makes, for a unit chosen by chance.
+EVEN = (2, 4, 6, 8)
+
+
+def chain(kind: str, number: int) -> Architecture:
+    """Chain `number` of its kind: every third ends with even kernels, in a new unit and in an old one."""
+    rng = np.random.default_rng(np.random.SeedSequence((number, kind == "shallow")))
+    bases, longest = (SHALLOW, SHALLOW_MORPHS) if kind == "shallow" else (DEEP, DEEP_MORPHS)
+    child, _ = random_chain(Architecture(bases[number % len(bases)]), rng, int(rng.integers(1, longest + 1)))
+    if number % 3 == 0:
+        kernel = int(rng.choice(EVEN))
+        child = child.apply(Morph("deeper", int(rng.integers(child.unit_count)), 0, kernel))
+        small = [unit.id for unit in child.units if unit.kernel < kernel]
+        child = child.apply(Morph("kernel", int(rng.choice(small)), 0, kernel))
+    return child
+
+
+def check(kind: str, first: int, count: int) -> dict[str, object]:
+    """The report on `count` chains."""
+    wrong: dict[int, str] = {}
+    seen: Counter[str] = Counter()
+    # A quarter of tracing is the collection of garbage, of which there is little.
+    gc.disable()
+    for number in range(first, first + count):
+        if number % 25 == 0:
+            gc.collect()
+        architecture = chain(kind, number)
+        seen.update(morph.op for morph in architecture.morphs)
+        seen["projection"] += sum(edge.kind == "conv" for unit in architecture.units for edge in unit.edges)
+        seen["even"] += sum(unit.kernel % 2 == 0 for unit in architecture.units)
+
+        # Batch, precision and devices change too; none may matter.
+        settings = StepSettings(1 + number % 3, "bfloat16" if number % 3 == 2 else "float32")
+        if found := differences(architecture, settings, 1 + number % 8):
+            wrong[number] = f"{architecture.to_json()}: {'; '.join(map(str, found))}"
+    return {"chains": count, "seen": {op: seen[op] for op in (*OPS, "projection", "even")}, "wrong": wrong}
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

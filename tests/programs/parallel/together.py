@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two trainers of a replica prepare candidates, each at its own pace: they go the same way whatever fails on one of
+them, and whenever the other one hears of it. Arguments: folder."""
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.parallel.trainer import preparation as preparation_module
+from aiperf_mpi.parallel.trainer.preparation import Preparation
+from tests.helpers.parallel.rows import report
+
+world = job.start_mpi()
+team, exchange, pace = Team(world.Dup()), Exchange(world), random.Random(world.rank)
+replica = SimpleNamespace(exchange=exchange, team=team,
+                          context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")))  # fmt: skip
+# What the ranks say on standard error, each in its file.
+stderr = Path(sys.argv[1]) / f"{world.rank}.stderr"
+os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+
+#: What fails on which rank at the first try, beside a trial: the word "wrong", or an error of weights or of steps.
+CASES = (
+    {}, {1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))}, {0: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
+    {0: ("weights", MemoryError("none"))}, {1: ("weights", OSError("gone"))}, {0: ("wrong", None)},
+    {1: ("wrong", None)}, {0: ("wrong", None), 1: ("wrong", None)},
+    {0: ("steps", ValueError("odd")), 1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))}, {},
+)  # fmt: skip
+
+
+class Paced(Preparation):
+    """Its weights and steps take some looks, and fail as the case says, once."""
+
+    case = None
+    tries = 0
+
+    def _work(self, what):
+        for _ in range(pace.randrange(8)):
+            yield "compile"
+        if self.case is not None and self.case[0] == what:
+            (_, error), self.case = self.case, None
+            raise error
+        return what
+
+    def _find_weights(self, candidate):
+        self.tries += 1
+        return (yield from self._work("weights"))
+
+    def _compile(self, candidate, beginning, beside):
+        made = yield from self._work("steps")
+        self.training = SimpleNamespace(close=lambda: None)
+        return made
+
+
+ends = []
+for trial, case in enumerate(CASES):
+    mine = case.get(world.rank)
+    wrong = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "wrong" else ""
+    preparation_module.rebuild = lambda replica, record, wrong=wrong: (SimpleNamespace(parent_id=0), wrong)
+    made = Paced(replica, SimpleNamespace(record={"trial": trial}))
+    made.case = mine
+
+    # While a trial trains for some steps, which they agree on, and then at its turn: one comes to it before the other.
+    made.beside = True
+    for _ in range(12):
+        assert team.agree(0) == 0
+        if pace.random() < 0.7:
+            made.advance()
+    made.beside = False
+    limit = time.monotonic() + 60
+    while not made.advance():
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    ready = made.training is not None and made.failure is None
+    ends.append([made.wrong, type(made.failure).__name__, ready, made.tries])
+
+# The run ends where one has got further than the other.
+made = Paced(replica, SimpleNamespace(record=None))
+preparation_module.rebuild = lambda replica, record: (SimpleNamespace(parent_id=0), "")
+for _ in range(3 if world.rank == 0 else 0):
+    made.advance()
+exchange.settle(team)
+made.drop()
+report(sys.argv[1], world.rank, ends=ends, posted=exchange._posted, said=stderr.read_text())
+job.agreed_exit(world, 0)
