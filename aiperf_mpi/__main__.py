@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: parse the arguments, then import the one subcommand that was asked for.
 
-`python -m aiperf_mpi` alone means `run`, and only `run` touches MPI. Exit codes: 0 valid, 2 usage, 3 finished but
-invalid, 4 drained, 5 failure.
+`python -m aiperf_mpi` alone means `run`, and only `run` touches MPI. Exit codes: 0 valid, 2 usage, 3 finished
+but invalid, 4 drained, 5 failure.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Who reads has seen enough, as in `report FILE | head`; Python's own flush at the exit must not say so again.
+        # Who reads has seen enough, as in `report FILE | head`; Python's own flush at the exit must not say
+        # so again.
         _drop_output()
         return EXIT_BROKEN_PIPE
     except OSError as error:
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Whatever is still to be printed goes nowhere, so that Python's flush at the exit does not fail once more."""
+    """Whatever is still to be printed goes nowhere, so that Python's flush at the exit does not fail once
+    more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

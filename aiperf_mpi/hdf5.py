@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HDF5 beyond what h5py offers: looks at objects and strings before they are read, and writes a file as a whole."""
+"""HDF5 beyond what h5py offers: looks at objects and strings before they are read, and writes a file as a
+whole."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d
 
-#: How HDF5 stores a string of variable length: its length, and the place of its bytes (heap address and index).
+#: How HDF5 stores a string of variable length: its length, and the place of its bytes (heap address and
+#: index).
 _STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 
 
 def own(group: h5py.Group, path: str) -> Any:
-    """The object at `path` of a group, which no link may lead to another place; raises KeyError without it."""
+    """The object at `path` of a group, which no link may lead to another place; raises KeyError without
+    it."""
     for place in (path.rpartition("/")[0], path):
         if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
             raise KeyError(f"{group.name.rstrip('/')}/{place} is no object of this file")
@@ -24,7 +27,8 @@ def own(group: h5py.Group, path: str) -> Any:
 
 
 def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
-    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a whole."""
+    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a
+    whole."""
     created = dataset.id.get_create_plist()
     if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
         return "is stored in pieces or elsewhere, but must lie in the file as a whole"
@@ -51,7 +55,8 @@ def _wrong_strings(dataset: h5py.Dataset) -> str:
 
 
 def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
-    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three times."""
+    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three
+    times."""
     if attribute.shape is None:
         return np.zeros(0, attribute.dtype)
     value = np.zeros(attribute.shape, attribute.dtype)
@@ -65,7 +70,8 @@ def is_scalar_attribute(file: h5py.File, name: str) -> bool:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, sync it, and rename it to `path`; raises OSError and then leaves `path` as it was."""
+    """Write `data` beside `path`, sync it, and rename it to `path`; raises OSError and then leaves `path` as
+    it was."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)

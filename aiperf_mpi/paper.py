@@ -12,7 +12,8 @@ SCHEDULE_EPOCHS = 60
 #: Patience of round 1, its growth per round, and its end (authors' code).
 PATIENCE_BASE, PATIENCE_STEP, PATIENCE_MAX = 6, 2, 20
 
-#: A validation loss must fall by more than this to count as progress (authors' code, on the loss as Keras does).
+#: A validation loss must fall by more than this to count as progress (authors' code, on the loss as Keras
+#: does).
 MIN_DELTA = 0.001
 
 #: The published sets: kernels of the paper's section 4.2; batches around Table 4's 448, multiples of 64.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a rank's time goes: a timer that is in at most one of nine phases at any moment.
 
-Idle is a phase that the code enters, never wall time minus the rest: time that nobody accounted for stays missing
-from the sum, and a check of the sum against the wall time finds it.
+Idle is a phase that the code enters, never wall time minus the rest: time that nobody accounted for stays
+missing from the sum, and a check of the sum against the wall time finds it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PHASES = ("init", "data", "search", "compile", "train", "validate", "communicate
 class PhaseTimer:
     """Seconds in each phase, on one thread.
 
-    `with timer("train"):` enters a phase until the block ends; a phase inside another pauses the outer one, so that no
-    moment counts twice. `clock` returns seconds and never goes back.
+    `with timer("train"):` enters a phase until the block ends; a phase inside another pauses the outer one,
+    so that no moment counts twice. `clock` returns seconds and never goes back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +56,8 @@ class PhaseTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the block's time in `phase`, and go on with the outer phase behind it, also after an exception."""
+        """Count the block's time in `phase`, and go on with the outer phase behind it, also after an
+        exception."""
         outer = self.switch(phase)
         try:
             yield

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random streams: every random draw of a run comes from one seed, a named purpose and a place in the run.
 
-A stream depends on the replica, the generator and the length of the history it saw, never on an MPI rank, so the
-same seed and the same history give the same proposals whatever the number of ranks around them.
+A stream depends on the replica, the generator and the length of the history it saw, never on an MPI rank, so
+the same seed and the same history give the same proposals whatever the number of ranks around them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ HPO = 5  # hyperparameters
 PURPOSES = {"SEARCH": SEARCH, "INIT": INIT, "DATA": DATA, "AUGMENT": AUGMENT, "HPO": HPO}
 
 
-def stream(purpose: int, seed: int, replica: int = 0, generator: int = 0, length: int = 0) -> np.random.Generator:
+def stream(
+    purpose: int, seed: int, replica: int = 0, generator: int = 0, length: int = 0
+) -> np.random.Generator:
     """A generator of random numbers for one purpose at one place of a run.
 
     Arguments:
@@ -35,13 +37,16 @@ def stream(purpose: int, seed: int, replica: int = 0, generator: int = 0, length
     if purpose not in PURPOSES.values():
         raise ValueError(f"random stream: purpose {purpose} is none of {PURPOSES}")
     if min(seed, replica, generator, length) < 0:
-        raise ValueError(f"random stream: seed {seed}, replica {replica}, generator {generator} and length {length} "
-                         "must not be negative")
+        raise ValueError(
+            f"random stream: seed {seed}, replica {replica}, generator {generator} and length {length} "
+            "must not be negative"
+        )
     entropy = (int(seed), int(purpose), int(replica), int(generator), int(length))
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
 def trial_seed(seed: int, key: int) -> int:
-    """The 64-bit seed of a trial, from the run's seed and the candidate's key: one candidate, one initialisation."""
+    """The 64-bit seed of a trial, from the run's seed and the candidate's key: one candidate, one
+    initialisation."""
     text = f"{int(seed)}:{int(key)}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"trial seed").digest(), "little")

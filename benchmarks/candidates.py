@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates one after the other, as the benchmark trains them: a real run under mpirun, read from its result file.
+"""Candidates one after the other, as the benchmark trains them: a real run under mpirun, read from its result
+file.
 
     python benchmarks/candidates.py --preset gpu|cpu [--candidates 5] [--seconds 560] [--out FOLDER]
 
-A coordinator, a trainer and a generator. On an accelerator each candidate trains three epochs of 120,000 made-up
-images of ImageNet's shape; on a CPU tiny networks, which show only that it works. The run is drained once enough
-candidates have ended. `training.py --run` has this as a part.
+A coordinator, a trainer and a generator. On an accelerator each candidate trains three epochs of 120,000
+made-up images of ImageNet's shape; on a CPU tiny networks, which show only that it works. The run is drained
+once enough candidates have ended. `training.py --run` has this as a part.
 """
 
 from __future__ import annotations
@@ -37,26 +38,45 @@ from benchmarks.tables import described, machine, write  # noqa: E402
 
 RANKS, EPOCHS = 3, 3
 
-#: Settings of a run by preset. Few morphs at a time, so that candidates stay alike and what differs is the gap.
+#: Settings of a run by preset. Few morphs at a time, so that candidates stay alike and what differs is the
+#: gap.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "gpu": (
-        "data.train_images=120000", "data.val_images=5000", "train.batch_per_device=256", "hpo.batches=[256]",
-        "model.zero_gamma=true", "search.max_morphs=2",
+        "data.train_images=120000",
+        "data.val_images=5000",
+        "train.batch_per_device=256",
+        "hpo.batches=[256]",
+        "model.zero_gamma=true",
+        "search.max_morphs=2",
     ),
     "cpu": (
-        "data.image_size=16", "data.classes=4", "data.train_images=4096", "data.val_images=256", "model.blocks=[1,1]",
-        "model.width=8", "model.zero_gamma=true", "train.batch_per_device=32", "train.precision='float32'",
-        "hpo.batches=[32]", "search.max_morphs=2", "search.max_units=12", "search.max_parameters=100000",
-        "parallel.host_devices=1", "result.partial_seconds=5.0",
+        "data.image_size=16",
+        "data.classes=4",
+        "data.train_images=4096",
+        "data.val_images=256",
+        "model.blocks=[1,1]",
+        "model.width=8",
+        "model.zero_gamma=true",
+        "train.batch_per_device=32",
+        "train.precision='float32'",
+        "hpo.batches=[32]",
+        "search.max_morphs=2",
+        "search.max_units=12",
+        "search.max_parameters=100000",
+        "parallel.host_devices=1",
+        "result.partial_seconds=5.0",
     ),
-}  # fmt: skip
+}
 
 #: A whole validation at the end of each epoch is part of it; no candidate ends before its last epoch.
 COMMON = (f"train.round_epochs=[{EPOCHS}]", "train.patience_base=20", "run.tick=5.0")
 
 #: Open MPI refuses root and more ranks than cores unless told otherwise; MPICH knows none of these.
-LAUNCH = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-          "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}  # fmt: skip
+LAUNCH = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
 
 #: Seconds that are kept for a run's end: its last validation, its result file.
 ENDING = 45.0
@@ -65,7 +85,8 @@ Row = dict[str, Any]
 
 
 def launcher() -> str:
-    """The mpiexec of this Python's environment, else the first one on the path; raises RuntimeError without one."""
+    """The mpiexec of this Python's environment, else the first one on the path; raises RuntimeError without
+    one."""
     own = Path(sysconfig.get_path("scripts")) / "mpiexec"
     found = str(own) if own.is_file() else shutil.which("mpiexec") or shutil.which("mpirun")
     if not found:
@@ -74,24 +95,50 @@ def launcher() -> str:
 
 
 def train(preset: str, candidates: int, seconds: float, folder: Path) -> None:
-    """A run into `folder`, over as soon as so many candidates have ended, or in `seconds`; raises RuntimeError with
-    its last words if it fails."""
-    words = [launcher(), "-n", str(RANKS), sys.executable, "-m", "aiperf_mpi", "--preset", "imagenet-synthetic",
-             "--output", str(folder), "--view", "plain", "--time-limit", str(3600.0)]  # fmt: skip
+    """A run into `folder`, over as soon as so many candidates have ended, or in `seconds`; raises
+    RuntimeError with its last words if it fails."""
+    words = [
+        launcher(),
+        "-n",
+        str(RANKS),
+        sys.executable,
+        "-m",
+        "aiperf_mpi",
+        "--preset",
+        "imagenet-synthetic",
+        "--output",
+        str(folder),
+        "--view",
+        "plain",
+        "--time-limit",
+        str(3600.0),
+    ]
     for text in (*SETTINGS[preset], *COMMON):
         words += ["--set", text]
     errors, limit = folder.with_suffix(".log"), time.monotonic() + seconds - ENDING
     with errors.open("w") as log:
-        job = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
-                               env={**os.environ, **LAUNCH})  # fmt: skip
+        job = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, **LAUNCH},
+        )
         try:
-            while job.poll() is None and time.monotonic() < limit and ended(folder / "journal.jsonl") < candidates:
+            while (
+                job.poll() is None
+                and time.monotonic() < limit
+                and ended(folder / "journal.jsonl") < candidates
+            ):
                 time.sleep(0.5)
             if job.poll() is None:
                 job.send_signal(signal.SIGUSR1)
             job.wait(timeout=ENDING)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the run did not end within {ENDING:.0f} s of its drain: {last(errors)}") from None
+            raise RuntimeError(
+                f"the run did not end within {ENDING:.0f} s of its drain: {last(errors)}"
+            ) from None
         finally:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
@@ -109,18 +156,23 @@ def ended(path: Path) -> int:
     """Candidates that have ended well so far."""
     if not path.exists():
         return 0
-    return sum(record["kind"] == OUTCOME and record["status"] in (DONE, STOPPED) for record in
-               journal.replay(path).records)  # fmt: skip
+    return sum(
+        record["kind"] == OUTCOME and record["status"] in (DONE, STOPPED)
+        for record in journal.replay(path).records
+    )
 
 
 def summary(path: Path, candidates: int) -> Row:
-    """What the result file says of the first candidates that ended well: the gaps between them, and their rates.
+    """What the result file says of the first candidates that ended well: the gaps between them, and their
+    rates.
 
     Raises RuntimeError if there is none.
     """
     with h5py.File(path) as file:
-        trials, epochs, ranks = ({name: column[...] for name, column in file[table].items()} for table in
-                                 ("trials", "epochs", "ranks"))  # fmt: skip
+        trials, epochs, ranks = (
+            {name: column[...] for name, column in file[table].items()}
+            for table in ("trials", "epochs", "ranks")
+        )
         status = "VALID" if file.attrs["valid"] else f"INVALID ({file.attrs['invalid_reasons']})"
         images = int(file.attrs["train_images"])
     good = trials["trial_id"][np.isin(trials["status"].astype(str), ("done", "stopped"))]
@@ -133,19 +185,34 @@ def summary(path: Path, candidates: int) -> Row:
     for trial in order:
         own = epochs["trial_id"] == trial
         start, end = begins[trial], float(epochs["t_end"][own].max())
-        # An epoch is timed from before its first batch is there; a candidate's first one counts from its first step.
+        # An epoch is timed from before its first batch is there; a candidate's first one counts from its
+        # first step.
         seconds = float((epochs["t_end"] - np.maximum(epochs["t_start"], start))[own].sum())
         samples = int(epochs["train_samples"][own].sum() + epochs["val_samples"][own].sum())
-        rows.append({"trial": trial, "epochs": int(own.sum()), "start_s": start, "end_s": end,
-                     "gap_s": None if before is None else start - before,
-                     "images_per_second": samples / seconds,
-                     "ops_per_second": float(epochs["ops"][own].sum()) / seconds})  # fmt: skip
+        rows.append(
+            {
+                "trial": trial,
+                "epochs": int(own.sum()),
+                "start_s": start,
+                "end_s": end,
+                "gap_s": None if before is None else start - before,
+                "images_per_second": samples / seconds,
+                "ops_per_second": float(epochs["ops"][own].sum()) / seconds,
+            }
+        )
         before, inside = end, inside + seconds
     span = rows[-1]["end_s"] - rows[0]["start_s"]
     trainer = int(np.flatnonzero(ranks["role"].astype(str) == "trainer")[0])
     phases = ", ".join(f"{phase} {ranks[f'seconds_{phase}'][trainer]:.1f} s" for phase in PHASES)
-    return {"trials": rows, "epochs": EPOCHS, "train_images": images, "status": status, "span_s": span,
-            "share": inside / span, "phases": phases}  # fmt: skip
+    return {
+        "trials": rows,
+        "epochs": EPOCHS,
+        "train_images": images,
+        "status": status,
+        "span_s": span,
+        "share": inside / span,
+        "phases": phases,
+    }
 
 
 def measure(preset: str, candidates: int, seconds: float) -> Row:
@@ -160,7 +227,9 @@ def measure(preset: str, candidates: int, seconds: float) -> Row:
 
 def main() -> int:
     """Train, print, write; returns 1 if it failed."""
-    parser = argparse.ArgumentParser(description="Candidates one after the other under mpirun, and the gaps between.")
+    parser = argparse.ArgumentParser(
+        description="Candidates one after the other under mpirun, and the gaps between."
+    )
     parser.add_argument("--preset", choices=SETTINGS, default="cpu")
     parser.add_argument("--candidates", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=560.0, help="limit, start and end included")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process's device reaches at best: matrix products and copies, and the bytes that a step must move."""
+"""What this process's device reaches at best: matrix products and copies, and the bytes that a step must
+move."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 
 from aiperf_mpi.network.architecture import Layer
 
-#: Passes over the input x and the output y of a convolution with its batch norm and ReLU, each kernel on its own:
-#: forward x + 4 y (convolve, statistics, normalise), backward 2 x + 7 y; an addition reads two and writes one.
+#: Passes over the input x and the output y of a convolution with its batch norm and ReLU, each kernel on its
+#: own: forward x + 4 y (convolve, statistics, normalise), backward 2 x + 7 y; an addition reads two and
+#: writes one.
 INPUT_PASSES, OUTPUT_PASSES, ADDITION_PASSES = 3, 11, 3
 
 #: Seconds that a measurement takes at least, so that a device's clock has settled.
@@ -22,7 +24,8 @@ LEAST_SECONDS = 0.5
 
 
 def matrix_rate(size: int, dtype: Any, repeats: int = 5) -> float:
-    """Operations per second of products of two random matrices [size, size]; the best of `repeats` windows."""
+    """Operations per second of products of two random matrices [size, size]; the best of `repeats`
+    windows."""
     keys = jax.random.split(jax.random.key(0), 2)
     left, right = (jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys)
     product = jax.jit(lambda x, y: jax.lax.dot(x, y, preferred_element_type=dtype))
@@ -30,7 +33,8 @@ def matrix_rate(size: int, dtype: Any, repeats: int = 5) -> float:
 
 
 def copy_rate(size: int, repeats: int = 5) -> float:
-    """Bytes per second that are read and written by a pass over a float32 array of `size` bytes; the best window."""
+    """Bytes per second that are read and written by a pass over a float32 array of `size` bytes; the best
+    window."""
     array = jnp.arange(size // 4, dtype=jnp.float32)
     # A plain copy may be no pass at all; adding to each element is one, and costs nothing beside the memory.
     touch = jax.jit(lambda x: x + 1)
@@ -55,7 +59,8 @@ def modelled_bytes(layers: Sequence[Layer], itemsize: int) -> int:
 
 
 def _best_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds of one call, from the best of `repeats` windows of calls that are dispatched one after the other."""
+    """Seconds of one call, from the best of `repeats` windows of calls that are dispatched one after the
+    other."""
     jax.block_until_ready(call())
     begin = time.perf_counter()
     jax.block_until_ready(call())

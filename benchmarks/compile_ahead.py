@@ -3,10 +3,11 @@
 
     python benchmarks/compile_ahead.py [--repeat N] [--out FOLDER]
 
-What counts on an accelerator is for how long Python's interpreter lock is held beside the loop that dispatches the
-steps: tracing and lowering, as compiling releases it. The table has the processor seconds of both ways, and how long a
-step of a small network takes while another thread traces, at the usual switch interval and at the trainer's.
-jax.export takes no pmap, and needs the package flatbuffers; both are left out where that is missing.
+What counts on an accelerator is for how long Python's interpreter lock is held beside the loop that
+dispatches the steps: tracing and lowering, as compiling releases it. The table has the processor seconds of
+both ways, and how long a step of a small network takes while another thread traces, at the usual switch
+interval and at the trainer's. jax.export takes no pmap, and needs the package flatbuffers; both are left out
+where that is missing.
 """
 
 from __future__ import annotations
@@ -68,8 +69,11 @@ def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def arguments(architecture: Architecture) -> tuple[Any, ...]:
     """Shapes of a training step's arguments on one device, with the devices as their first axis."""
-    variables = jax.tree.map(lambda shape: np.zeros(shape, np.float32), expected_shapes(architecture),
-                             is_leaf=lambda node: isinstance(node, tuple))  # fmt: skip
+    variables = jax.tree.map(
+        lambda shape: np.zeros(shape, np.float32),
+        expected_shapes(architecture),
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
     state = initial_state(variables, SETTINGS, np.random.default_rng(0))
     base, batch = architecture.base, SETTINGS.batch_per_device
     images = np.zeros((batch, base.image_size, base.image_size, base.channels), np.uint8)
@@ -79,12 +83,19 @@ def arguments(architecture: Architecture) -> tuple[Any, ...]:
 
 
 def both_ways(architecture: Architecture) -> dict[str, float]:
-    """Processor seconds of tracing and lowering a training step from Flax, and of the same through jax.export."""
+    """Processor seconds of tracing and lowering a training step from Flax, and of the same through
+    jax.export."""
     given, devices = arguments(architecture), jax.devices()[:1]
 
     def step() -> Any:
-        return over_devices(train_step(architecture, SETTINGS), devices, in_axes=(0, 0, 0, None), out_axes=(0, None),
-                            donate=(0,), form=SHARD_MAP)  # fmt: skip
+        return over_devices(
+            train_step(architecture, SETTINGS),
+            devices,
+            in_axes=(0, 0, 0, None),
+            out_axes=(0, None),
+            donate=(0,),
+            form=SHARD_MAP,
+        )
 
     _, lowered = cpu(lambda: jax.jit(step()).lower(*given))
     found = {"trace_and_lower": lowered}
@@ -101,7 +112,9 @@ def both_ways(architecture: Architecture) -> dict[str, float]:
     return found
 
 
-def step_seconds(compiled: Compiled, seconds: float, interval: float, architecture: Architecture | None) -> float:
+def step_seconds(
+    compiled: Compiled, seconds: float, interval: float, architecture: Architecture | None
+) -> float:
     """Median seconds of a step for about `seconds`, while another thread traces a network, if any."""
     variables = initial_variables(compiled.architecture, np.random.default_rng(0))
     state, rate = compiled.start(variables, np.random.default_rng(0)), compiled.scalar(0.01)
@@ -116,7 +129,9 @@ def step_seconds(compiled: Compiled, seconds: float, interval: float, architectu
 
     usual, times = sys.getswitchinterval(), []
     if architecture is not None:
-        one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), arguments(architecture)[:3])
+        one_device = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), arguments(architecture)[:3]
+        )
         one_device = (*one_device, jax.ShapeDtypeStruct((), np.float32))
     thread = threading.Thread(target=trace) if architecture is not None else None
     sys.setswitchinterval(interval)
@@ -164,13 +179,24 @@ def main() -> int:
     given = parser.parse_args()
     place = machine()
     found = measure(given.repeat, given.seconds)
-    text = "\n\n".join([
-        "# Making the next candidate ready", described(place),
-        markdown(["part", "processor seconds"],
-                 [[NAMES[key], f"{value:.2f}"] for key, value in found["cpu_seconds"].items() if key != "bytes"]),
-        markdown(["a step of a small network", "ms"],
-                 [[NAMES[key], f"{value:.1f}"] for key, value in found["step_ms"].items()]),
-    ])  # fmt: skip
+    text = "\n\n".join(
+        [
+            "# Making the next candidate ready",
+            described(place),
+            markdown(
+                ["part", "processor seconds"],
+                [
+                    [NAMES[key], f"{value:.2f}"]
+                    for key, value in found["cpu_seconds"].items()
+                    if key != "bytes"
+                ],
+            ),
+            markdown(
+                ["a step of a small network", "ms"],
+                [[NAMES[key], f"{value:.1f}"] for key, value in found["step_ms"].items()],
+            ),
+        ]
+    )
     write(given.out, "compile_ahead", text, {**found, "machine": place})
     return 0
 

@@ -3,9 +3,10 @@
 
     python benchmarks/digits_precision.py [--seeds 5] [--epochs 8] [--every-rounding] [--out FOLDER]
 
-A ResNet-50 of width 4 with zero-gamma, batch 32, learning rate 0.1 that falls linearly over the epochs. A seed gives
-both trainings the same initial weights and the same order of images, so that the difference of a pair is that of the
-precision. Each precision is compiled once. The table ends with the mean difference and its 95 % interval (Student's).
+A ResNet-50 of width 4 with zero-gamma, batch 32, learning rate 0.1 that falls linearly over the epochs. A
+seed gives both trainings the same initial weights and the same order of images, so that the difference of a
+pair is that of the precision. Each precision is compiled once. The table ends with the mean difference and
+its 95 % interval (Student's).
 """
 
 from __future__ import annotations
@@ -49,18 +50,25 @@ def train(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> dict[s
     """One training: accuracy at its best and at its end, and the last epoch's losses."""
     variables = initial_variables(compiled.architecture, stream(INIT, seed), zero_gamma=True)
     begin = time.process_time()
-    rows = list(Training(
-        compiled,
-        compiled.start(variables, stream(AUGMENT, seed)),
-        lambda epoch: train_batches(digits, seed, epoch, 1, BATCH),
-        lambda: val_batches(digits, 1, BATCH),
-        FitSettings(epochs, epochs, lambda epoch: learning_rate(RATE, epoch, epochs)),
-        timer=PhaseTimer(),
-        poll=lambda: False,
-    ))  # fmt: skip
+    rows = list(
+        Training(
+            compiled,
+            compiled.start(variables, stream(AUGMENT, seed)),
+            lambda epoch: train_batches(digits, seed, epoch, 1, BATCH),
+            lambda: val_batches(digits, 1, BATCH),
+            FitSettings(epochs, epochs, lambda epoch: learning_rate(RATE, epoch, epochs)),
+            timer=PhaseTimer(),
+            poll=lambda: False,
+        )
+    )
     last = rows[-1]
-    return {"best": 1 - min(row.val_error for row in rows), "last": 1 - last.val_error, "train_loss": last.train_loss,
-            "val_loss": last.val_loss, "cpu_s": time.process_time() - begin}  # fmt: skip
+    return {
+        "best": 1 - min(row.val_error for row in rows),
+        "last": 1 - last.val_error,
+        "train_loss": last.train_loss,
+        "val_loss": last.val_loss,
+        "cpu_s": time.process_time() - begin,
+    }
 
 
 def paired(differences: list[float]) -> dict[str, float]:
@@ -75,18 +83,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="bfloat16 against float32 on digits, same seeds.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--every-rounding", action="store_true", help="no rounding to bfloat16 may be left out")
+    parser.add_argument(
+        "--every-rounding", action="store_true", help="no rounding to bfloat16 may be left out"
+    )
     parser.add_argument("--out", type=Path, help="folder for digits_precision.md and .json")
     given = parser.parse_args()
 
     preset, found = config.load("demo"), machine()
     digits, network = open_dataset(preset), resnet50(preset.base)
     steps = {
-        name: compile_steps(network, StepSettings(BATCH, name, mean=digits.mean, deviation=digits.deviation),
-                            jax.devices()[:1])
+        name: compile_steps(
+            network,
+            StepSettings(BATCH, name, mean=digits.mean, deviation=digits.deviation),
+            jax.devices()[:1],
+        )
         for name in PRECISIONS
-    }  # fmt: skip
-    found["devices"] = {"kind": jax.devices()[0].device_kind, "platform": jax.devices()[0].platform, "count": 1}
+    }
+    found["devices"] = {
+        "kind": jax.devices()[0].device_kind,
+        "platform": jax.devices()[0].platform,
+        "count": 1,
+    }
     rows: list[dict[str, dict[str, float]]] = []
     for seed in range(given.seeds):
         # Whichever comes first, the other one comes first with the next seed.
@@ -94,29 +111,64 @@ def main() -> int:
         rows.append({name: train(steps[name], digits, seed, given.epochs) for name in order})
         print(f"seed {seed}: {rows[-1]}", file=sys.stderr, flush=True)
 
-    differences = {key: paired([row["bfloat16"][key] - row["float32"][key] for row in rows])
-                   for key in ("best", "last", "train_loss", "val_loss")}  # fmt: skip
+    differences = {
+        key: paired([row["bfloat16"][key] - row["float32"][key] for row in rows])
+        for key in ("best", "last", "train_loss", "val_loss")
+    }
     within = {key: differences[key]["low"] <= 0 <= differences[key]["high"] for key in ("best", "last")}
-    table = [[seed, *(f"{row[name][key]:.4f}" for key in ("best", "last", "val_loss") for name in PRECISIONS)]
-             for seed, row in enumerate(rows)]  # fmt: skip
+    table = [
+        [seed, *(f"{row[name][key]:.4f}" for key in ("best", "last", "val_loss") for name in PRECISIONS)]
+        for seed, row in enumerate(rows)
+    ]
     lines = [
-        "# Digits at 32x32 in bfloat16 and in float32", "", described(found), "",
-        f"ResNet-50 of width {preset.model.width}, batch {BATCH}, learning rate {RATE} falling over {given.epochs} "
+        "# Digits at 32x32 in bfloat16 and in float32",
+        "",
+        described(found),
+        "",
+        f"ResNet-50 of width {preset.model.width}, batch {BATCH}, learning rate {RATE} falling over "
+        f"{given.epochs} "
         "epochs, zero-gamma; 360 images of validation, so that one image is 0.0028. Operands of the compiled "
-        "convolutions: " + ", ".join(f"{name} as {step.precision}" for name, step in steps.items())
-        + " (a CPU widens them after rounding). " + ("No rounding is left out." if EVERY_ROUNDING else
-                                                      "The compiler may leave out roundings between operations."), "",
-        markdown(["seed", "best, f32", "best, bf16", "last, f32", "last, bf16", "val. loss, f32", "val. loss, bf16"],
-                 table), "",
-    ]  # fmt: skip
-    for key, title in (("best", "best accuracy"), ("last", "last accuracy"), ("train_loss", "training loss"),
-                       ("val_loss", "validation loss")):  # fmt: skip
+        "convolutions: "
+        + ", ".join(f"{name} as {step.precision}" for name, step in steps.items())
+        + " (a CPU widens them after rounding). "
+        + (
+            "No rounding is left out."
+            if EVERY_ROUNDING
+            else "The compiler may leave out roundings between operations."
+        ),
+        "",
+        markdown(
+            [
+                "seed",
+                "best, f32",
+                "best, bf16",
+                "last, f32",
+                "last, bf16",
+                "val. loss, f32",
+                "val. loss, bf16",
+            ],
+            table,
+        ),
+        "",
+    ]
+    for key, title in (
+        ("best", "best accuracy"),
+        ("last", "last accuracy"),
+        ("train_loss", "training loss"),
+        ("val_loss", "validation loss"),
+    ):
         part = differences[key]
-        lines.append(f"- {title}, bfloat16 less float32: {part['mean']:+.4f}, 95 % interval {part['low']:+.4f} to "
-                     f"{part['high']:+.4f}")  # fmt: skip
+        lines.append(
+            f"- {title}, bfloat16 less float32: {part['mean']:+.4f}, 95 % interval {part['low']:+.4f} to "
+            f"{part['high']:+.4f}"
+        )
     lines.append(f"- equal within noise: {'met' if all(within.values()) else 'MISSED'}")
-    write(given.out, "digits_precision", "\n".join(lines),
-          {"machine": found, "seeds": rows, "differences": differences, "within_noise": within})  # fmt: skip
+    write(
+        given.out,
+        "digits_precision",
+        "\n".join(lines),
+        {"machine": found, "seeds": rows, "differences": differences, "within_noise": within},
+    )
     return not all(within.values())
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""What the dispatch of a step costs on a replica of two processes: compiled ahead, in either form, and a plain call of
-`jax.pmap`.
+"""What the dispatch of a step costs on a replica of two processes: compiled ahead, in either form, and a
+plain call of `jax.pmap`.
 
-The step does nothing but add 1 to each of as many small arrays as the state of a ResNet-50 has, on two CPU processes,
-so that nearly all of its time is dispatch. The ways take turns; medians of `--calls` calls, of the slower process.
+The step does nothing but add 1 to each of as many small arrays as the state of a ResNet-50 has, on two CPU
+processes, so that nearly all of its time is dispatch. The ways take turns; medians of `--calls` calls, of the
+slower process.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ PLAIN = "pmap, called plainly"
 
 
 def measure(process: int, address: str, calls: int) -> dict[str, list[float]]:
-    """Milliseconds of a call by way, [elapsed, processor time of the calling thread], on one of two processes."""
+    """Milliseconds of a call by way, [elapsed, processor time of the calling thread], on one of two
+    processes."""
     import jax
     import numpy as np
 
@@ -67,7 +69,9 @@ def measure(process: int, address: str, calls: int) -> dict[str, list[float]]:
     jax.distributed.shutdown()
 
     # The first call compiles where nothing was compiled ahead.
-    return {way: [1e3 * median(column) for column in zip(*pairs[1:], strict=True)] for way, pairs in spent.items()}
+    return {
+        way: [1e3 * median(column) for column in zip(*pairs[1:], strict=True)] for way, pairs in spent.items()
+    }
 
 
 def main() -> None:
@@ -87,7 +91,10 @@ def main() -> None:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, __file__, "--calls", str(given.calls), "--address", address, "--process"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    pair = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=environment) for i in (0, 1)]
+    pair = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, env=environment)
+        for i in (0, 1)
+    ]
     outputs = [process.communicate(timeout=300)[0] for process in pair]
     if any(process.returncode for process in pair):
         sys.exit("a process failed; its error is above")
@@ -97,13 +104,23 @@ def main() -> None:
     import jax
 
     rows = {way: [max(side[way][column] for side in found) for column in (0, 1)] for way in found[0]}
-    write(given.out, "dispatch", "\n\n".join([
-        "# Dispatch over two processes",
-        f"Two processes of one CPU device each, {ARRAYS} arrays, medians of {given.calls} calls in turn; "
-        f"JAX {jax.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}.",
-        markdown(["Dispatch", "ms a call", "ms of the calling thread's processor"],
-                 [[way, f"{wall:.2f}", f"{cpu:.2f}"] for way, (wall, cpu) in rows.items()]),
-    ]), rows)  # fmt: skip
+    write(
+        given.out,
+        "dispatch",
+        "\n\n".join(
+            [
+                "# Dispatch over two processes",
+                f"Two processes of one CPU device each, {ARRAYS} arrays, medians of {given.calls} calls in "
+                f"turn; "
+                f"JAX {jax.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}.",
+                markdown(
+                    ["Dispatch", "ms a call", "ms of the calling thread's processor"],
+                    [[way, f"{wall:.2f}", f"{cpu:.2f}"] for way, (wall, cpu) in rows.items()],
+                ),
+            ]
+        ),
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 
     python benchmarks/hpo.py [--seeds N] [--first K] [--out FOLDER]
 
-For each method and level of noise: of how many landscapes the recommended cell is the best one after 30 trials, with
-architectures that make no difference, and with ones whose effects are as large as the cells'. Then processor seconds of
-one suggestion with 30, 100 and 500 trials in the history, the surrogate learnt before (its first suggestion in brackets
-learns it). One thread is assumed: OPENBLAS_NUM_THREADS=1.
+For each method and level of noise: of how many landscapes the recommended cell is the best one after 30
+trials, with architectures that make no difference, and with ones whose effects are as large as the cells'.
+Then processor seconds of one suggestion with 30, 100 and 500 trials in the history, the surrogate learnt
+before (its first suggestion in brackets learns it). One thread is assumed: OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -68,25 +68,45 @@ def main() -> int:
     arguments = parser.parse_args()
 
     cases = [(noise, architectures) for architectures in (0.0, 1.0) for noise in NOISES]
-    header = ["method", *(f"noise {n}, architectures {a}" for n, a in cases), *(f"{n} trials" for n in LENGTHS)]
+    header = [
+        "method",
+        *(f"noise {n}, architectures {a}" for n, a in cases),
+        *(f"{n} trials" for n in LENGTHS),
+    ]
     place, rows, lines = machine(), {}, []
     for method in METHODS:
         seeds = range(arguments.first, arguments.first + arguments.seeds)
         hits = [found(method, noise, architectures, seeds) for noise, architectures in cases]
         seconds = [cost(method, length) for length in LENGTHS]
-        rows[method] = {"found": hits, "first_s": [a for a, _ in seconds], "median_s": [b for _, b in seconds]}
+        rows[method] = {
+            "found": hits,
+            "first_s": [a for a, _ in seconds],
+            "median_s": [b for _, b in seconds],
+        }
         cells = [f"{hit}/{arguments.seeds}" for hit in hits] + [f"{b:.3f} s ({a:.3f} s)" for a, b in seconds]
         lines.append([method, *cells])
         print(*lines[-1], file=sys.stderr, flush=True)
     best = rows["bayesian"]
     met = min(best["found"][:2]) >= GOAL_FOUND * arguments.seeds and best["median_s"][-1] <= GOAL_SECONDS
-    text = "\n\n".join([
-        "# Optimisers of hyperparameters", described(place),
-        f"Best cell of 15 recommended after {TRIALS} trials (gap to the second above {GAP} sd of the cells), and "
-        "processor seconds of a suggestion; in brackets those of the first one, which learns the surrogate.",
-        markdown(header, lines), f"Goals of the Bayesian one: {'met' if met else 'MISSED'}.",
-    ])  # fmt: skip
-    data = {"machine": place, "cases": cases, "lengths": LENGTHS, "first": arguments.first, "seeds": arguments.seeds}
+    text = "\n\n".join(
+        [
+            "# Optimisers of hyperparameters",
+            described(place),
+            f"Best cell of 15 recommended after {TRIALS} trials (gap to the second above {GAP} sd of the "
+            f"cells), and "
+            "processor seconds of a suggestion; in brackets those of the first one, which learns the "
+            "surrogate.",
+            markdown(header, lines),
+            f"Goals of the Bayesian one: {'met' if met else 'MISSED'}.",
+        ]
+    )
+    data = {
+        "machine": place,
+        "cases": cases,
+        "lengths": LENGTHS,
+        "first": arguments.first,
+        "seeds": arguments.seeds,
+    }
     write(arguments.out, "hpo", text, data | {"methods": rows})
     return not met
 

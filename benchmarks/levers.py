@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may make a step faster, one change at a time, in the order in which it is worth trying.
 
-Memory limits a step of ResNet-50: so first what keeps bytes small (batch norms, precision), then what fills the device
-(batch sizes), the stem, the channels, and last what the compiler can be told.
+Memory limits a step of ResNet-50: so first what keeps bytes small (batch norms, precision), then what fills
+the device (batch sizes), the stem, the channels, and last what the compiler can be told.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def levers(batches: tuple[int, ...], precision: str, width: int) -> list[Lever]:
         *(Lever(f"batch {batch}", {"batch_per_device": batch}) for batch in batches[1:]),
         Lever("two micro-batches a step", {"accumulate": 2}),
         Lever("stem on blocks of 2x2 pixels", {"stem": "space_to_depth"}),
-        Lever(f"width {width - max(1, width // 16)}: channels no multiples of 64",
-              network={"width": width - max(1, width // 16)}),
+        Lever(
+            f"width {width - max(1, width // 16)}: channels no multiples of 64",
+            network={"width": width - max(1, width // 16)},
+        ),
         Lever("images not augmented", {"augment": False}),
-    ]  # fmt: skip
+    ]

@@ -38,7 +38,9 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def settings_of(shape: Shape, **changes: Any) -> StepSettings:
     """Of the step; `changes` are fields of `StepSettings`. Raises ValueError where it has no such field."""
-    plain = StepSettings(shape.batches[0], shape.precision, augment=shape.augment, mean=MEAN, deviation=DEVIATION)
+    plain = StepSettings(
+        shape.batches[0], shape.precision, augment=shape.augment, mean=MEAN, deviation=DEVIATION
+    )
     if missing := set(changes) - {item.name for item in fields(plain)}:
         raise ValueError(f"this version's step has no setting {', '.join(sorted(missing))}")
     return replace(plain, **changes)
@@ -66,9 +68,12 @@ class Step:
     def __init__(self, network: Architecture, settings: StepSettings) -> None:
         self.network, self.settings = network, settings
         self.compiled = compile_steps(network, settings, jax.devices()[:1])
-        self.state = self.compiled.start(initial_variables(network, np.random.default_rng(0), zero_gamma=True),
-                                         np.random.default_rng(1))  # fmt: skip
-        self.images, self.labels = place(random_batch(network.base, settings.batch_per_device), self.compiled.sharding)
+        self.state = self.compiled.start(
+            initial_variables(network, np.random.default_rng(0), zero_gamma=True), np.random.default_rng(1)
+        )
+        self.images, self.labels = place(
+            random_batch(network.base, settings.batch_per_device), self.compiled.sharding
+        )
         self.rate = self.compiled.scalar(RATE)
         # The first steps allocate, and on some devices still choose their kernels.
         self.window(2)
@@ -114,7 +119,8 @@ def random_batch(base: Base, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def morphed(network: Architecture, op: str) -> Architecture:
-    """The network after the middle one of all morphs of this kind that it can take: the same on every machine."""
+    """The network after the middle one of all morphs of this kind that it can take: the same on every
+    machine."""
     found = eligible_morphs(network, (op,))
     return network.apply(found[len(found) // 2])
 

@@ -3,9 +3,9 @@
 
     python benchmarks/opcount.py [--repeat N] [--json]
 
-Prints processor seconds (all threads, so what one core needs) and elapsed seconds of each part: the tables, the traces
-of both steps, the traversals, and the whole check. The first candidate of a process pays for JAX's own caches; later
-ones are what a run sees. The goal is under 3 s, the traversal included.
+Prints processor seconds (all threads, so what one core needs) and elapsed seconds of each part: the tables,
+the traces of both steps, the traversals, and the whole check. The first candidate of a process pays for JAX's
+own caches; later ones are what a run sees. The goal is under 3 s, the traversal included.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ from aiperf_mpi.opcount.analytical import operations  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
 from aiperf_mpi.trials.record import Candidate  # noqa: E402
 
-#: The paper's batch size, on a node of eight devices, and a candidate as far from its parent as a record allows.
+#: The paper's batch size, on a node of eight devices, and a candidate as far from its parent as a record
+#: allows.
 BATCH, DEVICES, MORPHS = 448, 8, 8
 
 #: Seconds of one core that a candidate may cost.
 GOAL = 3.0
 
 
-def timed(times: dict[str, list[tuple[float, float]]], name: str, function: Callable[..., Any], *given: Any) -> Any:
+def timed(
+    times: dict[str, list[tuple[float, float]]], name: str, function: Callable[..., Any], *given: Any
+) -> Any:
     """The function's result for what is given; its (processor, elapsed) seconds go into `times`."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = function(*given)
@@ -58,8 +61,17 @@ def measure(repeat: int) -> dict[str, list[tuple[float, float]]]:
     for number in range(repeat):
         rng = np.random.default_rng(number)
         architecture, own = random_chain(Architecture(), rng, MORPHS) if number else (resnet50(), ())
-        candidate = Candidate.new(architecture, own, parent_id=0, replica=0, generator=0, round=1,
-                                  batch_per_device=BATCH, devices=DEVICES, seed=1)  # fmt: skip
+        candidate = Candidate.new(
+            architecture,
+            own,
+            parent_id=0,
+            replica=0,
+            generator=0,
+            round=1,
+            batch_per_device=BATCH,
+            devices=DEVICES,
+            seed=1,
+        )
 
         # The whole check first: what comes after it finds JAX's caches of these shapes warm.
         wrong = timed(times, "whole check", check_operations, candidate, settings, DEVICES)
@@ -90,15 +102,32 @@ def main() -> int:
         for name, values in times.items()
     }
     met = rows["whole check"]["cpu_s"] < GOAL
-    machine = {"python": platform.python_version(), "jax": jax.__version__, "processor": platform.machine(),
-               "cores": os.cpu_count(), "load": os.getloadavg()[0]}  # fmt: skip
+    machine = {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
     if arguments.json:
-        print(json.dumps({"machine": machine, "versions": dict(METHOD_VERSIONS), "goal_s": GOAL, "met": met,
-                          "seconds": rows}, indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "machine": machine,
+                    "versions": dict(METHOD_VERSIONS),
+                    "goal_s": GOAL,
+                    "met": met,
+                    "seconds": rows,
+                },
+                indent=2,
+            )
+        )
         return not met
 
-    print(f"ResNet-50 and {MORPHS} random morphs, batch {BATCH} on each of {DEVICES} devices; "
-          + ", ".join(f"{key} {value}" for key, value in machine.items()))  # fmt: skip
+    print(
+        f"ResNet-50 and {MORPHS} random morphs, batch {BATCH} on each of {DEVICES} devices; "
+        + ", ".join(f"{key} {value}" for key, value in machine.items())
+    )
     print(f"{'':34}{'first':>10}{'median':>10}{'elapsed':>10}")
     for name, row in rows.items():
         print(f"{name:34}" + "".join(f"{seconds:8.3f} s" for seconds in row.values()))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of `training.py`: rows of its parts as Markdown. A row that failed says so in its second column."""
+"""The tables of `training.py`: rows of its parts as Markdown. A row that failed says so in its second
+column."""
 
 from __future__ import annotations
 
@@ -17,8 +18,13 @@ MILLI, MEGA, GIGA, TERA = 1e3, 1e-6, 1e-9, 1e-12
 
 def table(heads: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Sequence[object]]) -> str:
     """A Markdown table of what `cells` makes of each row; the first column is the row's name."""
-    lines = [[row["name"], *(cells(row) if "failed" not in row else
-                             [f"failed: {row['failed']}", *[""] * (len(heads) - 2)])] for row in rows]  # fmt: skip
+    lines = [
+        [
+            row["name"],
+            *(cells(row) if "failed" not in row else [f"failed: {row['failed']}", *[""] * (len(heads) - 2)]),
+        ]
+        for row in rows
+    ]
     return markdown(heads, lines)
 
 
@@ -36,133 +42,268 @@ def throughput(rows: Sequence[Row]) -> str:
     """Images and operations per second, beside what the same process's device reaches at best."""
     tops = next((row for row in rows if row["name"] == "ceilings"), {"failed": "not measured"})
     text = "Ceilings of the same process: " + (
-        tops["failed"] if "failed" in tops else
-        f"products of matrices of {tops['matrix']:,} rows at {number(tops['bfloat16'] * TERA)} TOPS in bfloat16 and "
+        tops["failed"]
+        if "failed" in tops
+        else f"products of matrices of {tops['matrix']:,} rows at {number(tops['bfloat16'] * TERA)} TOPS in "
+        f"bfloat16 and "
         f"{number(tops['float32'] * TERA)} TOPS in float32 (as the device multiplies it by default); "
-        f"{number(tops['bytes_per_second'] * GIGA)} GB/s read and written over an array of {tops['copy_mib']:,} MiB."
-    )  # fmt: skip
+        f"{number(tops['bytes_per_second'] * GIGA)} GB/s read and written over an array of "
+        f"{tops['copy_mib']:,} MiB."
+    )
 
     def cells(row: Row) -> list[object]:
         spread = (max(row["seconds"]) - min(row["seconds"])) / median(row["seconds"])
         return [
-            row["batch"], row["precision"], number(row["images_per_second"], 4), f"{spread:.1%}",
-            number(median(row["seconds"]) * MILLI), number(row["operations"] * GIGA),
-            number(row["ops_per_second"] * TERA), share(row.get("of_matrix")),
-            number(row["modelled_bytes"] * MEGA), share(row.get("of_memory")), share(row.get("of_memory_xla")),
-            number((row["temporary_bytes"] or 0) * GIGA), f"{row['trace_s']:.1f} + {row['compile_s']:.1f}",
-        ]  # fmt: skip
+            row["batch"],
+            row["precision"],
+            number(row["images_per_second"], 4),
+            f"{spread:.1%}",
+            number(median(row["seconds"]) * MILLI),
+            number(row["operations"] * GIGA),
+            number(row["ops_per_second"] * TERA),
+            share(row.get("of_matrix")),
+            number(row["modelled_bytes"] * MEGA),
+            share(row.get("of_memory")),
+            share(row.get("of_memory_xla")),
+            number((row["temporary_bytes"] or 0) * GIGA),
+            f"{row['trace_s']:.1f} + {row['compile_s']:.1f}",
+        ]
 
-    heads = ["network", "batch", "multiplied in", "images/s", "spread", "ms a step", "GOP an image", "TOPS",
-             "of matrix rate", "MB an image", "of memory roof", "same, XLA's bytes", "GB temporary",
-             "trace + compile, s"]  # fmt: skip
+    heads = [
+        "network",
+        "batch",
+        "multiplied in",
+        "images/s",
+        "spread",
+        "ms a step",
+        "GOP an image",
+        "TOPS",
+        "of matrix rate",
+        "MB an image",
+        "of memory roof",
+        "same, XLA's bytes",
+        "GB temporary",
+        "trace + compile, s",
+    ]
     title = "## Speed of morphs" if any(row["name"] in OPS for row in rows) else "## Speed"
-    return "\n\n".join([
-        title, text,
-        table(heads, [row for row in rows if row["name"] != "ceilings"], cells),
-        "Operations are the paper's, of training an image; images/s is that of the median window, spread the range of "
-        "all windows over it. The matrix rate is that of bfloat16 unless float32 is asked for. Bytes are modelled: "
-        "each kernel reads its inputs and writes its outputs once (`ceilings.py`); beside them the share by the "
-        "compiled program's own estimate, which knows no cache. Compiled are the training and the evaluation step; the "
-        "cache may have had them.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            title,
+            text,
+            table(heads, [row for row in rows if row["name"] != "ceilings"], cells),
+            "Operations are the paper's, of training an image; images/s is that of the median window, "
+            "spread the range of "
+            "all windows over it. The matrix rate is that of bfloat16 unless float32 is asked for. Bytes "
+            "are modelled: "
+            "each kernel reads its inputs and writes its outputs once (`ceilings.py`); beside them the "
+            "share by the "
+            "compiled program's own estimate, which knows no cache. Compiled are the training and the "
+            "evaluation step; the "
+            "cache may have had them.",
+        ]
+    )
 
 
 def mapped(rows: Sequence[Row]) -> str:
     """pmap against plain jit."""
-    return "\n\n".join([
-        "## pmap against plain jit",
-        table(["", "ms, pmap", "ms, jit", "pmap to jit"], rows, lambda row: [
-            number(median(row["pmap"]) * MILLI, 4), number(median(row["jit"]) * MILLI, 4), ratio(row)]),
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## pmap against plain jit",
+            table(
+                ["", "ms, pmap", "ms, jit", "pmap to jit"],
+                rows,
+                lambda row: [
+                    number(median(row["pmap"]) * MILLI, 4),
+                    number(median(row["jit"]) * MILLI, 4),
+                    ratio(row),
+                ],
+            ),
+        ]
+    )
 
 
 def fed(rows: Sequence[Row]) -> str:
     """Batches from a loader against one that lies on the device."""
-    return "\n\n".join([
-        "## Fed against resident",
-        table(["", "ms, fed", "ms, resident", "fed to resident", "loader alone, images/s", "to demand"], rows,
-              lambda row: [number(median(row["fed"]) * MILLI, 4), number(median(row["resident"]) * MILLI, 4),
-                           ratio(row), number(row["loader_images_per_second"]), number(row["loader_to_demand"])]),
-        "Fed: made-up images in memory, read in a random order, transferred as uint8 by a thread.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Fed against resident",
+            table(
+                ["", "ms, fed", "ms, resident", "fed to resident", "loader alone, images/s", "to demand"],
+                rows,
+                lambda row: [
+                    number(median(row["fed"]) * MILLI, 4),
+                    number(median(row["resident"]) * MILLI, 4),
+                    ratio(row),
+                    number(row["loader_images_per_second"]),
+                    number(row["loader_to_demand"]),
+                ],
+            ),
+            "Fed: made-up images in memory, read in a random order, transferred as uint8 by a thread.",
+        ]
+    )
 
 
 def compilation(rows: Sequence[Row]) -> str:
     """Cold and warm compilation."""
-    text = "The training step alone, each time in a fresh process; cold with an empty cache, warm with the one it left."
+    text = (
+        "The training step alone, each time in a fresh process; cold with an empty cache, warm with the "
+        "one it left."
+    )
     good = {row["name"]: row for row in rows if "failed" not in row}
     if {"cold", "warm"} <= set(good):
         text += f" Warm to cold, of compiling: {good['warm']['compile_s'] / good['cold']['compile_s']:.3f}."
-    return "\n\n".join([
-        "## Compilation",
-        table(["", "trace, s", "lower, s", "compile, s"], rows,
-              lambda row: [f"{row[key]:.2f}" for key in ("trace_s", "lower_s", "compile_s")]), text,
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Compilation",
+            table(
+                ["", "trace, s", "lower, s", "compile, s"],
+                rows,
+                lambda row: [f"{row[key]:.2f}" for key in ("trace_s", "lower_s", "compile_s")],
+            ),
+            text,
+        ]
+    )
 
 
 def beside(rows: Sequence[Row]) -> str:
     """Steps beside a compilation."""
-    return "\n\n".join([
-        "## Steps beside a compilation",
-        table(["", "ms alone, median", "longest", "ms beside, median", "longest", "steps beside", "compilation, s"],
-              rows, lambda row: [
-                  *(number(of(row[key]) * MILLI, 4) for key in ("alone", "beside") for of in (median, max)),
-                  len(row["beside"]), number(row["compile_s"])]),
-        "Single steps, each waited for; the compilation is of a morph, in a thread, without a cache.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Steps beside a compilation",
+            table(
+                [
+                    "",
+                    "ms alone, median",
+                    "longest",
+                    "ms beside, median",
+                    "longest",
+                    "steps beside",
+                    "compilation, s",
+                ],
+                rows,
+                lambda row: [
+                    *(number(of(row[key]) * MILLI, 4) for key in ("alone", "beside") for of in (median, max)),
+                    len(row["beside"]),
+                    number(row["compile_s"]),
+                ],
+            ),
+            "Single steps, each waited for; the compilation is of a morph, in a thread, without a cache.",
+        ]
+    )
 
 
 def peer(rows: Sequence[Row]) -> str:
     """PyTorch's step against ours."""
+
     def cells(row: Row) -> list[object]:
         losses = ", ".join(f"{loss:.3f}" for loss in row["losses"])
         if row["name"] == "ours":
             return [f"{row['parameters']:,}", losses, "", "", "", ""]
-        return [f"{row['parameters']:,}", losses, number(row["ours_images_per_second"], 4),
-                number(row["theirs_images_per_second"], 4), ratio(row), number(row["start_s"])]  # fmt: skip
+        return [
+            f"{row['parameters']:,}",
+            losses,
+            number(row["ours_images_per_second"], 4),
+            number(row["theirs_images_per_second"], 4),
+            ratio(row),
+            number(row["start_s"]),
+        ]
 
-    versions = next((f"PyTorch {row['torch']} on {row['device']}, cuDNN {row['cudnn']}" for row in rows
-                     if "torch" in row), "PyTorch did not run")  # fmt: skip
-    return "\n\n".join([
-        "## The same step in PyTorch",
-        table(["", "parameters", "losses of the first steps", "ours, images/s", "PyTorch, images/s", "ours to PyTorch",
-               "start, s"], rows, cells),
-        f"{versions}. Both: ResNet-50 v1, channels last, no augmentation, the same precision of activations, SGD with "
-        "momentum 0.9, label smoothing 0.1, a batch of random uint8 images on the device, each its own random weights; "
-        "windows in turn, in two processes.",
-    ])  # fmt: skip
+    versions = next(
+        (
+            f"PyTorch {row['torch']} on {row['device']}, cuDNN {row['cudnn']}"
+            for row in rows
+            if "torch" in row
+        ),
+        "PyTorch did not run",
+    )
+    return "\n\n".join(
+        [
+            "## The same step in PyTorch",
+            table(
+                [
+                    "",
+                    "parameters",
+                    "losses of the first steps",
+                    "ours, images/s",
+                    "PyTorch, images/s",
+                    "ours to PyTorch",
+                    "start, s",
+                ],
+                rows,
+                cells,
+            ),
+            f"{versions}. Both: ResNet-50 v1, channels last, no augmentation, the same precision of "
+            f"activations, SGD with "
+            "momentum 0.9, label smoothing 0.1, a batch of random uint8 images on the device, each its own "
+            "random weights; "
+            "windows in turn, in two processes.",
+        ]
+    )
 
 
 def levers(rows: Sequence[Row]) -> str:
     """Changes of the step against the default, each pair in one process and in turn."""
-    return "\n\n".join([
-        "## Levers",
-        table(["change", "default, images/s", "changed, images/s", "speed, changed to default", "multiplied in", "TOPS",
-               "executed more", "GB temporary", "compile, s"], rows,
-              lambda row: [number(row["default_images_per_second"], 4), number(row["changed_images_per_second"], 4),
-                           ratio(row), row["precision"], number(row["ops_per_second"] * TERA),
-                           f"{row['executed_more'] / row['operations']:.2%}",
-                           number((row["temporary_bytes"] or 0) * GIGA), number(row["compile_s"])]),
-        "One change at a time; speed in credited operations per second, so that other networks compare, with its 95 % "
-        "interval. Executed more: operations beyond the plain form's, which is credited; checked without tolerance "
-        "against the traced step.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Levers",
+            table(
+                [
+                    "change",
+                    "default, images/s",
+                    "changed, images/s",
+                    "speed, changed to default",
+                    "multiplied in",
+                    "TOPS",
+                    "executed more",
+                    "GB temporary",
+                    "compile, s",
+                ],
+                rows,
+                lambda row: [
+                    number(row["default_images_per_second"], 4),
+                    number(row["changed_images_per_second"], 4),
+                    ratio(row),
+                    row["precision"],
+                    number(row["ops_per_second"] * TERA),
+                    f"{row['executed_more'] / row['operations']:.2%}",
+                    number((row["temporary_bytes"] or 0) * GIGA),
+                    number(row["compile_s"]),
+                ],
+            ),
+            "One change at a time; speed in credited operations per second, so that other networks compare, "
+            "with its 95 % "
+            "interval. Executed more: operations beyond the plain form's, which is credited; checked "
+            "without tolerance "
+            "against the traced step.",
+        ]
+    )
 
 
 def flags(rows: Sequence[Row]) -> str:
     """Flags of XLA, each in a process of its own."""
-    base = [row["images_per_second"] for row in rows if row["name"].startswith("default") and "failed" not in row]
+    base = [
+        row["images_per_second"] for row in rows if row["name"].startswith("default") and "failed" not in row
+    ]
     usual = sum(base) / len(base) if base else None
-    return "\n\n".join([
-        "## Flags of XLA",
-        table(["flags", "images/s", "to default", "ms a step", "GB temporary", "compile, s"], rows,
-              lambda row: [number(row["images_per_second"], 4),
-                           share(row["images_per_second"] / usual if usual else None),
-                           number(median(row["seconds"]) * MILLI), number((row["temporary_bytes"] or 0) * GIGA),
-                           number(row["compile_s"])]),
-        "Each in a process of its own, beside the mean of the default before and after them all: what those two differ "
-        "by is noise.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            "## Flags of XLA",
+            table(
+                ["flags", "images/s", "to default", "ms a step", "GB temporary", "compile, s"],
+                rows,
+                lambda row: [
+                    number(row["images_per_second"], 4),
+                    share(row["images_per_second"] / usual if usual else None),
+                    number(median(row["seconds"]) * MILLI),
+                    number((row["temporary_bytes"] or 0) * GIGA),
+                    number(row["compile_s"]),
+                ],
+            ),
+            "Each in a process of its own, beside the mean of the default before and after them all: what "
+            "those two differ "
+            "by is noise.",
+        ]
+    )
 
 
 def profile(rows: Sequence[Row]) -> str:
@@ -174,12 +315,18 @@ def profile(rows: Sequence[Row]) -> str:
             continue
         parts += [
             f"{row['steps']} steps, {number(row['total_ms'])} ms of operations on the device.",
-            markdown(["made from", "ms", "share"],
-                     [[kind["kind"], number(kind["ms"]), f"{kind['share']:.1%}"] for kind in row["kinds"][:15]]),
-            markdown(["operation", "made from", "times", "ms", "share"],
-                     [[op["operation"], op["origin"], op["times"], number(op["ms"]), f"{op['share']:.1%}"]
-                      for op in row["operations"]]),
-        ]  # fmt: skip
+            markdown(
+                ["made from", "ms", "share"],
+                [[kind["kind"], number(kind["ms"]), f"{kind['share']:.1%}"] for kind in row["kinds"][:15]],
+            ),
+            markdown(
+                ["operation", "made from", "times", "ms", "share"],
+                [
+                    [op["operation"], op["origin"], op["times"], number(op["ms"]), f"{op['share']:.1%}"]
+                    for op in row["operations"]
+                ],
+            ),
+        ]
     return "\n\n".join(parts)
 
 
@@ -191,18 +338,30 @@ def run(rows: Sequence[Row]) -> str:
             parts.append(f"failed: {row['failed']}")
             continue
         parts += [
-            f"{len(row['trials'])} candidates of {row['epochs']} epochs of {row['train_images']:,} images under "
-            f"mpirun, {row['status']}. From the first to the last step {number(row['span_s'])} s, of which epochs "
+            f"{len(row['trials'])} candidates of {row['epochs']} epochs of {row['train_images']:,} images "
+            f"under "
+            f"mpirun, {row['status']}. From the first to the last step {number(row['span_s'])} s, of which "
+            f"epochs "
             f"take {row['share']:.4f}; the trainer's phases in the whole run: {row['phases']}.",
-            markdown(["trial", "gap before it, s", "epochs", "images/s, training and validation", "TOPS"],
-                     [[trial["trial"], number(trial["gap_s"]), trial["epochs"],
-                       number(trial["images_per_second"], 4), number(trial["ops_per_second"] * TERA)]
-                      for trial in row["trials"]]),
+            markdown(
+                ["trial", "gap before it, s", "epochs", "images/s, training and validation", "TOPS"],
+                [
+                    [
+                        trial["trial"],
+                        number(trial["gap_s"]),
+                        trial["epochs"],
+                        number(trial["images_per_second"], 4),
+                        number(trial["ops_per_second"] * TERA),
+                    ]
+                    for trial in row["trials"]
+                ],
+            ),
             "A gap is from the end of one candidate's last validation to the next one's first step.",
-        ]  # fmt: skip
+        ]
     return "\n\n".join(parts)
 
 
 PAGES: Mapping[str, Callable[[Sequence[Row]], str]] = {
-    page.__name__: page for page in (throughput, mapped, fed, compilation, beside, peer, levers, flags, profile, run)
+    page.__name__: page
+    for page in (throughput, mapped, fed, compilation, beside, peer, levers, flags, profile, run)
 } | {"morphs": throughput}

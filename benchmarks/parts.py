@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measurements of `training.py`, each in a process of its own, which prints one row of JSON after another.
+"""The measurements of `training.py`, each in a process of its own, which prints one row of JSON after
+another.
 
     python benchmarks/parts.py PART OPTIONS      (OPTIONS: JSON with the shape, and what else the part takes)
 
@@ -53,7 +54,8 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Steps that a training dispatches ahead of the one that computes (the default of `train.in_flight_steps`).
 IN_FLIGHT = 2
 
-#: How long Python's interpreter lock is kept beside a compiling thread: at its default, tracing starves the steps.
+#: How long Python's interpreter lock is kept beside a compiling thread: at its default, tracing starves the
+#: steps.
 SWITCH_SECONDS = 2e-4
 
 #: Steps of a profile.
@@ -72,7 +74,7 @@ def attempt(name: str, work: Callable[[], Row]) -> Row:
         gc.collect()
 
 
-# -- speed ------------------------------------------------------------------------------------------------------------
+# -- speed -----------------------------------------------------------------------------------------
 
 
 def ceilings(shape: Shape) -> Row:
@@ -107,9 +109,13 @@ def _speeds(shape: Shape, cases: Sequence[tuple[str, Architecture, int]]) -> Ite
         row["ops_per_second"] = found.rate * row["operations"]
         row["modelled_bytes"] = modelled_bytes(network.layers(), ITEMSIZE[shape.precision])
         if "failed" not in tops:
-            row["of_matrix"] = row["ops_per_second"] / tops["float32" if shape.precision == "float32" else "bfloat16"]
+            row["of_matrix"] = (
+                row["ops_per_second"] / tops["float32" if shape.precision == "float32" else "bfloat16"]
+            )
             row["of_memory"] = found.rate * row["modelled_bytes"] / tops["bytes_per_second"]
-            row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * found.rate / tops["bytes_per_second"] or None
+            row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * found.rate / tops[
+                "bytes_per_second"
+            ] or None
         return row
 
     for name, network, batch in cases:
@@ -146,19 +152,32 @@ def mapped(shape: Shape) -> Iterator[Row]:
 
 
 def fed(shape: Shape) -> Iterator[Row]:
-    """The step on batches that a loader reads and a thread transfers, and on one that lies on the device, in turn."""
+    """The step on batches that a loader reads and a thread transfers, and on one that lies on the device, in
+    turn."""
 
     def measure() -> Row:
         batch = shape.batches[0]
-        data = open_dataset(config.load("imagenet-synthetic", sets=[
-            f"data.image_size={shape.image}", f"data.classes={shape.classes}", f"data.train_images={shape.fed_images}",
-            f"data.val_images={batch}", f"train.batch_per_device={batch}", f"hpo.batches=[{batch}]",
-            f"model.width={shape.width}", f"model.blocks={list(shape.blocks)}",
-        ]))  # fmt: skip
+        data = open_dataset(
+            config.load(
+                "imagenet-synthetic",
+                sets=[
+                    f"data.image_size={shape.image}",
+                    f"data.classes={shape.classes}",
+                    f"data.train_images={shape.fed_images}",
+                    f"data.val_images={batch}",
+                    f"train.batch_per_device={batch}",
+                    f"hpo.batches=[{batch}]",
+                    f"model.width={shape.width}",
+                    f"model.blocks={list(shape.blocks)}",
+                ],
+            )
+        )
         step = Step(shape.network, settings_of(shape))
 
         def batches() -> Iterator[Any]:
-            return itertools.chain.from_iterable(train_batches(data, 0, epoch, 1, batch) for epoch in itertools.count())
+            return itertools.chain.from_iterable(
+                train_batches(data, 0, epoch, 1, batch) for epoch in itertools.count()
+            )
 
         with Feed(batches(), step.compiled.sharding, whole=True) as feed:
 
@@ -168,8 +187,8 @@ def fed(shape: Shape) -> Iterator[Row]:
                 return found
 
             def window() -> float:
-                # As a training does: the metrics of a step are fetched while the next ones are under way. The batches
-                # that arrived before the window are used up outside of it.
+                # As a training does: the metrics of a step are fetched while the next ones are under way. The
+                # batches that arrived before the window are used up outside of it.
                 pending: deque[Any] = deque()
                 for count in range(shape.steps + IN_FLIGHT):
                     if count == IN_FLIGHT:
@@ -191,8 +210,12 @@ def fed(shape: Shape) -> Iterator[Row]:
                 take()
             alone = shape.steps * batch / (time.perf_counter() - begin)
         resident = Measured(batch, found["resident"]).rate
-        return {**found, **ratio(found["resident"], found["fed"]), "loader_images_per_second": alone,
-                "loader_to_demand": alone / resident}  # fmt: skip
+        return {
+            **found,
+            **ratio(found["resident"], found["fed"]),
+            "loader_images_per_second": alone,
+            "loader_to_demand": alone / resident,
+        }
 
     yield attempt("fed to resident, images per second", measure)
 
@@ -204,8 +227,13 @@ def compilation(shape: Shape) -> Iterator[Row]:
         network, settings = shape.network, settings_of(shape)
         *on_device, rate = train_arguments(network, settings).shapes
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), on_device)
-        step = over_devices(train_step(network, settings), jax.devices()[:1], in_axes=(0, 0, 0, None),
-                            out_axes=(0, None), donate=(0,))  # fmt: skip
+        step = over_devices(
+            train_step(network, settings),
+            jax.devices()[:1],
+            in_axes=(0, 0, 0, None),
+            out_axes=(0, None),
+            donate=(0,),
+        )
         times = [time.perf_counter()]
         # Lowering takes up the trace that the first line makes.
         for work in (lambda: jax.make_jaxpr(step)(*shapes, rate), lambda: step.lower(*shapes, rate)):
@@ -226,7 +254,9 @@ def beside(shape: Shape) -> Iterator[Row]:
         step = Step(shape.network, settings_of(shape))
         alone = [step.window(1) for _ in range(shape.steps)]
         found: list[float] = []
-        thread = threading.Thread(target=lambda: found.append(compile_seconds(morphed(shape.network, "wider"))))
+        thread = threading.Thread(
+            target=lambda: found.append(compile_seconds(morphed(shape.network, "wider")))
+        )
         jax.config.update("jax_enable_compilation_cache", False)
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -248,7 +278,7 @@ def beside(shape: Shape) -> Iterator[Row]:
     yield attempt("a step beside a compilation", measure)
 
 
-# -- levers -----------------------------------------------------------------------------------------------------------
+# -- levers ----------------------------------------------------------------------------------------
 
 
 def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
@@ -262,27 +292,45 @@ def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
         other = Shape.of({**shape.__dict__, **network})
         usual = Step(shape.network, settings_of(shape))
         changed = Step(other.network, settings_of(other, **changes))
-        found = in_turn({"default": lambda: usual.window(shape.steps), "changed": lambda: changed.window(shape.steps)},
-                        shape.repeats)  # fmt: skip
-        rates = {key: Measured(step.settings.batch_per_device, found[key]).rate
-                 for key, step in (("default", usual), ("changed", changed))}  # fmt: skip
+        found = in_turn(
+            {"default": lambda: usual.window(shape.steps), "changed": lambda: changed.window(shape.steps)},
+            shape.repeats,
+        )
+        rates = {
+            key: Measured(step.settings.batch_per_device, found[key]).rate
+            for key, step in (("default", usual), ("changed", changed))
+        }
         # Per image, so that other batch sizes compare; in operations, so that other networks do.
         parts = [
             [seconds / step.settings.batch_per_device / operations(step.network)[0] for seconds in found[key]]
             for key, step in (("default", usual), ("changed", changed))
         ]
-        row = {**found, **ratio(*parts), **{f"{key}_images_per_second": rate for key, rate in rates.items()},
-               **changed.described()}  # fmt: skip
+        row = {
+            **found,
+            **ratio(*parts),
+            **{f"{key}_images_per_second": rate for key, rate in rates.items()},
+            **changed.described(),
+        }
         return {**row, "ops_per_second": rates["changed"] * row["operations"], **counted(changed)}
 
     yield attempt(name, measure)
 
 
 def counted(step: Step) -> Row:
-    """Operations per image that the step executes more than it is credited with; raises where they are not exact."""
+    """Operations per image that the step executes more than it is credited with; raises where they are not
+    exact."""
     network, settings = step.network, step.settings
-    candidate = Candidate.new(network, (), parent_id=-1, replica=0, generator=0, round=1, seed=0,
-                              batch_per_device=settings.batch_per_device, devices=1)  # fmt: skip
+    candidate = Candidate.new(
+        network,
+        (),
+        parent_id=-1,
+        replica=0,
+        generator=0,
+        round=1,
+        seed=0,
+        batch_per_device=settings.batch_per_device,
+        devices=1,
+    )
     if wrong := check_operations(candidate, settings, 1):
         raise ArithmeticError(wrong)
     return {"executed_more": sum(executed_difference(network.layers(), STEMS[settings.stem]).values())}
@@ -299,20 +347,29 @@ def plain_step(shape: Shape, name: str) -> Iterator[Row]:
     yield attempt(name, measure)
 
 
-# -- peer -------------------------------------------------------------------------------------------------------------
+# -- peer ------------------------------------------------------------------------------------------
 
 
 def peer(shape: Shape) -> Iterator[Row]:
     """This step without augmentation, and PyTorch's in each of its ways, in turn."""
     step = Step(shape.network, settings_of(shape, augment=False))
     losses = [float(step.run(step.images, step.labels).loss) / shape.batches[0] for _ in range(3)]
-    form = {"batch": shape.batches[0], "image": shape.image, "width": shape.width, "blocks": list(shape.blocks),
-            "classes": shape.classes, "precision": shape.precision}  # fmt: skip
+    form = {
+        "batch": shape.batches[0],
+        "image": shape.image,
+        "width": shape.width,
+        "blocks": list(shape.blocks),
+        "classes": shape.classes,
+        "precision": shape.precision,
+    }
     other = Peer(shape.peer_python)
 
     def measure(way: str) -> Row:
         made = other.ask(way=way, shape=form)
-        ours, theirs = (lambda: step.window(shape.steps)), (lambda: other.ask(way=way, steps=shape.steps)["seconds"])
+        ours, theirs = (
+            (lambda: step.window(shape.steps)),
+            (lambda: other.ask(way=way, steps=shape.steps)["seconds"]),
+        )
         found = in_turn({"ours": ours, "theirs": theirs}, shape.repeats)
         rates = {f"{key}_images_per_second": Measured(shape.batches[0], found[key]).rate for key in found}
         return {**made, **found, **rates, **ratio(found["theirs"], found["ours"])}
@@ -325,7 +382,7 @@ def peer(shape: Shape) -> Iterator[Row]:
         other.end()
 
 
-# -- profile ----------------------------------------------------------------------------------------------------------
+# -- profile ---------------------------------------------------------------------------------------
 
 
 def profile(shape: Shape, folder: str) -> Iterator[Row]:
@@ -343,8 +400,8 @@ def profile(shape: Shape, folder: str) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[..., Iterator[Row]]] = {
-    part.__name__: part for part in
-    (throughput, morphs, mapped, fed, compilation, beside, lever, plain_step, peer, profile)
+    part.__name__: part
+    for part in (throughput, morphs, mapped, fed, compilation, beside, lever, plain_step, peer, profile)
 }
 
 

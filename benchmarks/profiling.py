@@ -16,7 +16,8 @@ _ORIGIN = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{[^}]*?op_name=\
 def device_events(data: Any) -> list[tuple[str, float]]:
     """Operation of the compiled program and its nanoseconds, for each of its executions on the device.
 
-    An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams count there.
+    An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams
+    count there.
     """
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
     streams = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
@@ -32,7 +33,8 @@ def device_events(data: Any) -> list[tuple[str, float]]:
 
 
 def by_operation(events: list[tuple[str, float]], program: str) -> dict[str, Any]:
-    """Sums of the events by operation, the largest first, and by the primitive that an operation was made from."""
+    """Sums of the events by operation, the largest first, and by the primitive that an operation was made
+    from."""
     origins = dict(_ORIGIN.findall(program))
     sums: dict[str, list[float]] = {}
     kinds: dict[str, float] = {}
@@ -47,10 +49,17 @@ def by_operation(events: list[tuple[str, float]], program: str) -> dict[str, Any
     return {
         "total_ms": total / 1e6,
         "operations": [
-            {"operation": name, "origin": "/".join(origins.get(name, "").split("/")[-2:]), "times": len(times),
-             "ms": sum(times) / 1e6, "share": sum(times) / total}
+            {
+                "operation": name,
+                "origin": "/".join(origins.get(name, "").split("/")[-2:]),
+                "times": len(times),
+                "ms": sum(times) / 1e6,
+                "share": sum(times) / total,
+            }
             for name, times in rows[:ROWS]
         ],
-        "kinds": [{"kind": kind, "ms": time / 1e6, "share": time / total}
-                  for kind, time in sorted(kinds.items(), key=lambda item: -item[1])[:ROWS]],
-    }  # fmt: skip
+        "kinds": [
+            {"kind": kind, "ms": time / 1e6, "share": time / total}
+            for kind, time in sorted(kinds.items(), key=lambda item: -item[1])[:ROWS]
+        ],
+    }

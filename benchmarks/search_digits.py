@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three searches on real images: the whole benchmark on scikit-learn's digits, same seeds, same number of trials.
+"""The three searches on real images: the whole benchmark on scikit-learn's digits, same seeds, same number of
+trials.
 
     python benchmarks/search_digits.py [--seeds 5] [--trials 20] [--ranks 4] [--out FOLDER]
 
-Each run is `mpirun -n 4 python -m aiperf_mpi` (a coordinator, one trainer, two generators) with small networks of 16 x
-16 pixels; it is drained when enough trials have ended, and the first ones of its result file count. The methods take
-turns, so that other work on the machine meets all of them. Prints a table after each seed, and writes it.
+Each run is `mpirun -n 4 python -m aiperf_mpi` (a coordinator, one trainer, two generators) with small
+networks of 16 x 16 pixels; it is drained when enough trials have ended, and the first ones of its result file
+count. The methods take turns, so that other work on the machine meets all of them. Prints a table after each
+seed, and writes it.
 """
 
 from __future__ import annotations
@@ -34,22 +36,51 @@ from benchmarks.tables import markdown, write  # noqa: E402
 
 METHODS = ("bayesian", "evolution", "random")
 
-#: Networks of 7 units at first; four epochs of 45 steps, the same for all rounds, so that trials can be compared.
+#: Networks of 7 units at first; four epochs of 45 steps, the same for all rounds, so that trials can be
+#: compared.
 SETTINGS = (
-    "data.image_size=16", "data.workers=1", "model.blocks=[1,1]", "model.width=4", "train.epochs=4",
-    "train.round_epochs=[4,4]", "search.max_morphs=8", "search.max_units=24", "search.max_parameters=100000",
-    "search.population=12", "search.sample_size=4", "hpo.batches=[16,32]", "run.tick=5.0",
-)  # fmt: skip
+    "data.image_size=16",
+    "data.workers=1",
+    "model.blocks=[1,1]",
+    "model.width=4",
+    "train.epochs=4",
+    "train.round_epochs=[4,4]",
+    "search.max_morphs=8",
+    "search.max_units=24",
+    "search.max_parameters=100000",
+    "search.population=12",
+    "search.sample_size=4",
+    "hpo.batches=[16,32]",
+    "run.tick=5.0",
+)
 
 #: Seconds that a run may take, start and end included.
 LIMIT = 900.0
 
 
 def run(method: str, seed: int, trials: int, ranks: int, folder: Path) -> list[float]:
-    """Best validation errors of the first `trials` trials that ended well, in the order in which they ended."""
-    words = [str(Path(sysconfig.get_path("scripts")) / "mpiexec"), "-n", str(ranks), sys.executable, "-m", "aiperf_mpi",
-             "--preset", "demo", "--output", str(folder), "--seed", str(seed), "--time-limit", str(LIMIT),
-             "--view", "plain", "--set", f"search.method='{method}'"]  # fmt: skip
+    """Best validation errors of the first `trials` trials that ended well, in the order in which they
+    ended."""
+    words = [
+        str(Path(sysconfig.get_path("scripts")) / "mpiexec"),
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-m",
+        "aiperf_mpi",
+        "--preset",
+        "demo",
+        "--output",
+        str(folder),
+        "--seed",
+        str(seed),
+        "--time-limit",
+        str(LIMIT),
+        "--view",
+        "plain",
+        "--set",
+        f"search.method='{method}'",
+    ]
     for text in SETTINGS:
         words += ["--set", text]
     job = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -63,7 +94,9 @@ def run(method: str, seed: int, trials: int, ranks: int, folder: Path) -> list[f
         raise SystemExit(f"{method}, seed {seed}: exit code {job.returncode}\n{errors}")
     with h5py.File(folder / "result.h5") as file:
         table = {name: file["trials"][name][...] for name in ("t_end", "status", "best_error")}
-    good = np.flatnonzero(np.isin(table["status"].astype(str), ("done", "stopped")) & np.isfinite(table["best_error"]))
+    good = np.flatnonzero(
+        np.isin(table["status"].astype(str), ("done", "stopped")) & np.isfinite(table["best_error"])
+    )
     return table["best_error"][good[np.argsort(table["t_end"][good])]][:trials].tolist()
 
 
@@ -81,12 +114,17 @@ def table_of(rows: list[dict], trials: int) -> str:
     for method in METHODS:
         errors = [np.array(row["errors"]) for row in rows if row["search"] == method]
         best = [1 - error.min() for error in errors]
-        lines.append([
-            method, f"{statistics.median(best):.4f} ({', '.join(f'{b:.4f}' for b in best)})",
-            f"{statistics.mean(1 - error.mean() for error in errors):.4f}",
-            f"{statistics.mean(1 - error[trials // 2 :].mean() for error in errors):.4f}",
-        ])  # fmt: skip
-    return markdown(["search", "best accuracy, median (each seed)", "mean accuracy", "of the last half"], lines)
+        lines.append(
+            [
+                method,
+                f"{statistics.median(best):.4f} ({', '.join(f'{b:.4f}' for b in best)})",
+                f"{statistics.mean(1 - error.mean() for error in errors):.4f}",
+                f"{statistics.mean(1 - error[trials // 2 :].mean() for error in errors):.4f}",
+            ]
+        )
+    return markdown(
+        ["search", "best accuracy, median (each seed)", "mean accuracy", "of the last half"], lines
+    )
 
 
 def main() -> int:
@@ -104,14 +142,24 @@ def main() -> int:
                 place, start = Path(folder) / f"{method}-{seed}", time.monotonic()
                 errors = run(method, seed, given.trials, given.ranks, place)
                 shutil.rmtree(place)
-                rows.append({"search": method, "seed": seed, "errors": errors, "seconds": time.monotonic() - start})
-                print(f"{method:10} seed {seed}: {len(errors)} trials, best accuracy {1 - min(errors):.4f}, "
-                      f"{rows[-1]['seconds']:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
-            text = "\n\n".join([
-                "# The searches on digits",
-                f"{seed + 1} seeds, {given.trials} trials of one replica each, {given.ranks} ranks, {os.cpu_count()} "
-                "cores.", table_of(rows, given.trials),
-            ])  # fmt: skip
+                rows.append(
+                    {"search": method, "seed": seed, "errors": errors, "seconds": time.monotonic() - start}
+                )
+                print(
+                    f"{method:10} seed {seed}: {len(errors)} trials, best accuracy {1 - min(errors):.4f}, "
+                    f"{rows[-1]['seconds']:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            text = "\n\n".join(
+                [
+                    "# The searches on digits",
+                    f"{seed + 1} seeds, {given.trials} trials of one replica each, {given.ranks} ranks, "
+                    f"{os.cpu_count()} "
+                    "cores.",
+                    table_of(rows, given.trials),
+                ]
+            )
             write(given.out, "search_digits", text, rows)
     return int(any(len(row["errors"]) < given.trials for row in rows))
 

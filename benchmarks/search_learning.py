@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does the search learn? Bayesian search, regularised evolution and random search on made-up landscapes.
 
-    python benchmarks/search_learning.py [--seeds 20] [--evaluations 100] [--noise 0.3] [--workers 8] [--out FOLDER]
+    python benchmarks/search_learning.py [--seeds 20] [--evaluations 100] [--noise 0.3] [--workers 8] [--out
+    FOLDER]
 
-Two landscapes over architectures with interactions and noise (tests/helpers/search/landscape.py, the one that the search
-was made with, and tests/helpers/search/bottleneck.py, which was written when the search was finished), each with its own
-coefficients for every seed. "The top 0.1 %" are architectures better than 99.9 % of what random search draws.
-Asynchronous workers share one history, as replicas do. Prints a table, and writes it to FOLDER as .md and .json.
+Two landscapes over architectures with interactions and noise (tests/helpers/search/landscape.py, the one that
+the search was made with, and tests/helpers/search/bottleneck.py, which was written when the search was
+finished), each with its own coefficients for every seed. "The top 0.1 %" are architectures better than 99.9 %
+of what random search draws. Asynchronous workers share one history, as replicas do. Prints a table, and
+writes it to FOLDER as .md and .json.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from benchmarks.tables import goals, markdown, write  # noqa: E402
 from tests.helpers.search.bottleneck import Bottleneck  # noqa: E402
 from tests.helpers.search.landscape import SMALL, Landscape, error_of, population, run_search  # noqa: E402
 
-#: Runs of the population whose best 0.1 % is asked for: of 400 runs it has 39,600 members, and 40 are the top.
+#: Runs of the population whose best 0.1 % is asked for: of 400 runs it has 39,600 members, and 40 are the
+#: top.
 RUNS = 400
 
 #: Evaluations until when a top one shall be found, and observations that the surrogate ranks others after.
@@ -40,7 +43,8 @@ LANDSCAPES = {"sum of parts": Landscape, "weakest stage": Bottleneck}
 
 
 def searches() -> dict[str, Search]:
-    """The three searches; a population that fits runs of 100 evaluations, as the default of 100 would never fill."""
+    """The three searches; a population that fits runs of 100 evaluations, as the default of 100 would never
+    fill."""
     return {
         "bayesian": make_search("bayesian"),
         "evolution": make_search("evolution", population=20, sample_size=5),
@@ -49,7 +53,8 @@ def searches() -> dict[str, Search]:
 
 
 def rank_correlation(landscape: Landscape | Bottleneck, seed: int) -> float:
-    """Spearman's between expected and true error of 300 architectures, after 60 noisy observations of others."""
+    """Spearman's between expected and true error of 300 architectures, after 60 noisy observations of
+    others."""
     everything, rng = population(SMALL), np.random.default_rng((seed, 5))
     drawn = [everything[i] for i in rng.choice(len(everything), OBSERVED + HELD_OUT, replace=False)]
     rows = tuple(map(features, drawn))
@@ -70,28 +75,49 @@ def study(seeds: int, evaluations: int, noise: float, workers: int) -> list[dict
             for method, search in searches().items():
                 start = time.process_time()
                 outcome = run_search(search, landscape, seed, evaluations, workers)
-                rows.append({
-                    "landscape": name, "seed": seed, "search": method,
-                    "top": top, "first_top": outcome.first_above(top),
-                    "best": max(outcome.scores), "mean": float(np.mean(outcome.scores)),
-                    "rank_correlation": correlation if method == "bayesian" else None,
-                    "cpu_s": time.process_time() - start,
-                })  # fmt: skip
-                print("{landscape:14} seed {seed:2} {search:10} first top {first_top:3} best {best:6.2f}".format(
-                    **rows[-1]), file=sys.stderr, flush=True)  # fmt: skip
+                rows.append(
+                    {
+                        "landscape": name,
+                        "seed": seed,
+                        "search": method,
+                        "top": top,
+                        "first_top": outcome.first_above(top),
+                        "best": max(outcome.scores),
+                        "mean": float(np.mean(outcome.scores)),
+                        "rank_correlation": correlation if method == "bayesian" else None,
+                        "cpu_s": time.process_time() - start,
+                    }
+                )
+                print(
+                    "{landscape:14} seed {seed:2} {search:10} first top {first_top:3} best "
+                    "{best:6.2f}".format(**rows[-1]),
+                    file=sys.stderr,
+                    flush=True,
+                )
     return rows
 
 
 def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
     """The table as Markdown, and which of the goals of the first landscape are met."""
-    heads = ["landscape", "search", f"a top 0.1 % within {FOUND_WITHIN}", "median evaluations until then",
-             f"median best of {evaluations}", "mean of all", "beats random", "beats evolution", "rank correlation",
-             "CPU s"]  # fmt: skip
+    heads = [
+        "landscape",
+        "search",
+        f"a top 0.1 % within {FOUND_WITHIN}",
+        "median evaluations until then",
+        f"median best of {evaluations}",
+        "mean of all",
+        "beats random",
+        "beats evolution",
+        "rank correlation",
+        "CPU s",
+    ]
     lines = []
     met: dict[str, bool] = {}
     for landscape in LANDSCAPES:
-        by = {method: [row for row in rows if (row["landscape"], row["search"]) == (landscape, method)]
-              for method in searches()}
+        by = {
+            method: [row for row in rows if (row["landscape"], row["search"]) == (landscape, method)]
+            for method in searches()
+        }
         best = {method: np.array([row["best"] for row in found]) for method, found in by.items()}
         for method, found in by.items():
             first = np.array([row["first_top"] for row in found])
@@ -99,19 +125,31 @@ def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
             above = [float(np.mean(best[method] > best[other])) for other in ("random", "evolution")]
             ranks = [row["rank_correlation"] for row in found if row["rank_correlation"] is not None]
             middle = np.median(first)
-            lines.append([
-                landscape, method, f"{within:.0%}", f"{middle:.0f}" if middle <= evaluations else "none",
-                f"{np.median(best[method]):.2f}", f"{np.mean([row['mean'] for row in found]):.2f}",
-                *("" if other == method else f"{share:.0%}"
-                  for other, share in zip(("random", "evolution"), above, strict=True)),
-                f"{np.median(ranks):.2f} (least {min(ranks):.2f})" if ranks else "",
-                f"{np.median([row['cpu_s'] for row in found]):.1f}",
-            ])  # fmt: skip
+            lines.append(
+                [
+                    landscape,
+                    method,
+                    f"{within:.0%}",
+                    f"{middle:.0f}" if middle <= evaluations else "none",
+                    f"{np.median(best[method]):.2f}",
+                    f"{np.mean([row['mean'] for row in found]):.2f}",
+                    *(
+                        "" if other == method else f"{share:.0%}"
+                        for other, share in zip(("random", "evolution"), above, strict=True)
+                    ),
+                    f"{np.median(ranks):.2f} (least {min(ranks):.2f})" if ranks else "",
+                    f"{np.median([row['cpu_s'] for row in found]):.1f}",
+                ]
+            )
             if landscape == "sum of parts" and method == "bayesian":
                 met = {
-                    f"a top 0.1 % within {FOUND_WITHIN} evaluations in at least 80 % of the seeds": within >= 0.8,
+                    f"a top 0.1 % within {FOUND_WITHIN} evaluations in at least 80 % of the seeds": within
+                    >= 0.8,
                     "best above random's in at least 90 % of the seeds": above[0] >= 0.9,
-                    "best above evolution's in the median": float(np.median(best["bayesian"] - best["evolution"])) > 0,
+                    "best above evolution's in the median": float(
+                        np.median(best["bayesian"] - best["evolution"])
+                    )
+                    > 0,
                     "rank correlation above 0.6 in the median": float(np.median(ranks)) > 0.6,
                 }
     return markdown(heads, lines), met
@@ -128,11 +166,15 @@ def main() -> int:
     given = parser.parse_args()
     rows = study(given.seeds, given.evaluations, given.noise, given.workers)
     table, met = summary(rows, given.evaluations)
-    text = "\n\n".join([
-        "# Does the search learn?",
-        f"{given.seeds} seeds, {given.evaluations} evaluations by {given.workers} asynchronous workers, "
-        f"noise {given.noise} standard deviations.", table, goals(met),
-    ])  # fmt: skip
+    text = "\n\n".join(
+        [
+            "# Does the search learn?",
+            f"{given.seeds} seeds, {given.evaluations} evaluations by {given.workers} asynchronous workers, "
+            f"noise {given.noise} standard deviations.",
+            table,
+            goals(met),
+        ]
+    )
     write(given.out, "search_learning", text, {"goals": met, "rows": rows})
     return not all(met.values())
 

@@ -56,7 +56,9 @@ class Shape:
     @staticmethod
     def of(data: Mapping[str, Any]) -> Shape:
         """From what `dataclasses.asdict` gives, or JSON of it."""
-        return Shape(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        return Shape(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        )
 
 
 #: A machine with an accelerator, and the smallest shape that shows that everything runs.

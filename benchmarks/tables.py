@@ -17,20 +17,28 @@ import psutil
 from aiperf_mpi.machine.inventory import cpu, packages, source
 
 #: Environment variables that change how fast a step is.
-FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION",
-         "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+FLAGS = (
+    "XLA_FLAGS",
+    "JAX_PLATFORMS",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, first column to the left and all others to the right; raises ValueError for a row that has not
-    as many cells as `heads`."""
+    """A Markdown table, first column to the left and all others to the right; raises ValueError for a row
+    that has not as many cells as `heads`."""
     lines = [list(map(str, row)) for row in rows]
     for line in lines:
         if len(line) != len(heads):
             raise ValueError(f"a table of {len(heads)} columns: a row of {len(line)}: {line}")
     rule = ["---"] + ["---:"] * (len(heads) - 1)
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
-                     for line in [list(heads), rule, *lines])  # fmt: skip
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
+        for line in [list(heads), rule, *lines]
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -48,7 +56,8 @@ def goals(met: Mapping[str, bool]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Hardware and software that a number depends on; nothing that names the host, its folders or its users."""
+    """Hardware and software that a number depends on; nothing that names the host, its folders or its
+    users."""
     processor = cpu()
     return {
         "processor": processor["model"],
@@ -65,13 +74,29 @@ def machine() -> dict[str, Any]:
 
 def described(found: dict[str, Any]) -> str:
     """One paragraph of `machine()`, with the devices if a part has added them."""
-    versions = ", ".join(f"{name} {found['packages'][name]}" for name in ("jax", "flax") if name in found["packages"])
-    commit = (found["source"]["commit"] or "unknown")[:12] + (" with changes" if found["source"]["dirty"] else "")
-    text = (f"{found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB, load {found['load']} at the "
-            f"start; Python {found['python']}, {versions}; source {commit}")  # fmt: skip
+    versions = ", ".join(
+        f"{name} {found['packages'][name]}" for name in ("jax", "flax") if name in found["packages"]
+    )
+    commit = (found["source"]["commit"] or "unknown")[:12] + (
+        " with changes" if found["source"]["dirty"] else ""
+    )
+    text = (
+        f"{found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB, load {found['load']} at "
+        f"the "
+        f"start; Python {found['python']}, {versions}; source {commit}"
+    )
     devices = found.get("devices")
-    flags = "; " + ", ".join(f"{name}={value}" for name, value in found["flags"].items()) if found["flags"] else ""
-    return text + (f"; {devices['count']} x {devices['kind']} ({devices['platform']})" if devices else "") + flags + "."
+    flags = (
+        "; " + ", ".join(f"{name}={value}" for name, value in found["flags"].items())
+        if found["flags"]
+        else ""
+    )
+    return (
+        text
+        + (f"; {devices['count']} x {devices['kind']} ({devices['platform']})" if devices else "")
+        + flags
+        + "."
+    )
 
 
 def write(folder: Path | None, name: str, text: str, data: Any, quiet: bool = False) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peer: the same training step in PyTorch, as a process that `training.py` starts and asks for windows.
 
-It reads one line of JSON for each question from standard input and answers with one line. The network is ResNet-50
-version 1 (a stage's stride is in the first 1x1 of its first block), channels last, activations in the given precision
-by autocast, stochastic gradient descent with momentum 0.9, cross entropy with label smoothing 0.1; the images lie on
-the device as uint8 and are normalised there. `eager` runs it as it stands, any other way through `torch.compile`.
-Needs PyTorch (the extra `bench`) and nothing of this project.
+It reads one line of JSON for each question from standard input and answers with one line. The network is
+ResNet-50 version 1 (a stage's stride is in the first 1x1 of its first block), channels last, activations in
+the given precision by autocast, stochastic gradient descent with momentum 0.9, cross entropy with label
+smoothing 0.1; the images lie on the device as uint8 and are normalised there. `eager` runs it as it stands,
+any other way through `torch.compile`. Needs PyTorch (the extra `bench`) and nothing of this project.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def resnet50(width: int, blocks: list[int], classes: int) -> Any:
-    """ResNet-50 version 1 for images of 3 channels, He-normal weights, each block's last batch norm at zero."""
+    """ResNet-50 version 1 for images of 3 channels, He-normal weights, each block's last batch norm at
+    zero."""
     from torch import nn
 
     class Block(nn.Module):
@@ -33,21 +34,31 @@ def resnet50(width: int, blocks: list[int], classes: int) -> Any:
             outputs = 4 * inner
             self.relu = nn.ReLU(inplace=True)
             self.branch = nn.Sequential(
-                nn.Conv2d(inputs, inner, 1, stride, bias=False), nn.BatchNorm2d(inner), nn.ReLU(inplace=True),
-                nn.Conv2d(inner, inner, 3, 1, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(inplace=True),
-                nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs),
-            )  # fmt: skip
+                nn.Conv2d(inputs, inner, 1, stride, bias=False),
+                nn.BatchNorm2d(inner),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(inner, inner, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(inner),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(inner, outputs, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
             self.shortcut = nn.Sequential()
             if stride != 1 or inputs != outputs:
-                self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                                              nn.BatchNorm2d(outputs))  # fmt: skip
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                )
             nn.init.zeros_(self.branch[-1].weight)
 
         def forward(self, x: Any) -> Any:
             return self.relu(self.branch(x) + self.shortcut(x))
 
-    layers = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-              nn.MaxPool2d(3, 2, 1)]  # fmt: skip
+    layers = [
+        nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     channels = width
     for stage, count in enumerate(blocks):
         for block in range(count):
@@ -81,9 +92,12 @@ class Step:
         # Images as a loader delivers them, [B, H, W, C]: seen as [B, C, H, W] they are channels last already.
         self.images = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8).to(self.device)
         self.labels = torch.randint(0, shape["classes"], (batch,)).to(self.device)
-        self.optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM,
-                                         fused=self.device.type == "cuda")  # fmt: skip
-        mean, deviation = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+        self.optimiser = torch.optim.SGD(
+            model.parameters(), lr=RATE, momentum=MOMENTUM, fused=self.device.type == "cuda"
+        )
+        mean, deviation = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, DEVIATION)
+        )
         precision = getattr(torch, shape["precision"])
 
         def loss_of(images: Any, labels: Any) -> Any:
@@ -116,10 +130,14 @@ def answer(question: dict[str, Any], made: dict[str, Step]) -> dict[str, Any]:
         made[way] = step = Step(question["shape"], MODES[way])
         losses = [step.window(1)[1] for _ in range(3)]
         cuda = torch.cuda.is_available()
-        return {"torch": torch.__version__, "parameters": step.parameters, "losses": losses,
-                "device": torch.cuda.get_device_name() if cuda else "cpu",
-                "cudnn": torch.backends.cudnn.version() if cuda else None,
-                "start_s": time.perf_counter() - begin}  # fmt: skip
+        return {
+            "torch": torch.__version__,
+            "parameters": step.parameters,
+            "losses": losses,
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "cudnn": torch.backends.cudnn.version() if cuda else None,
+            "start_s": time.perf_counter() - begin,
+        }
     seconds, loss = made[way].window(question["steps"])
     return {"seconds": seconds, "loss": loss}
 

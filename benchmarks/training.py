@@ -3,14 +3,14 @@
 
     python benchmarks/training.py --preset gpu|cpu [--levers] [--flags] [--profile] [--run] [--out FOLDER]
 
-Without more words: images/s and OPS beside the same process's matrix products and copies; pmap against plain jit; fed
-against resident batches; cold against warm compilation, and what a compilation costs the steps beside it; the same step
-in PyTorch, in turn with ours. `--levers` and `--flags` try what may make the step faster, one change at a time;
-`--profile` says where its time goes; `--run` trains candidates under mpirun and reads the gaps between them from the
-result file. `--only` names the parts to run.
+Without more words: images/s and OPS beside the same process's matrix products and copies; pmap against plain
+jit; fed against resident batches; cold against warm compilation, and what a compilation costs the steps
+beside it; the same step in PyTorch, in turn with ours. `--levers` and `--flags` try what may make the step
+faster, one change at a time; `--profile` says where its time goes; `--run` trains candidates under mpirun and
+reads the gaps between them from the result file. `--only` names the parts to run.
 
-Every part runs in a process of its own, with a limit of its own; the tables are written after each of them, so what
-was measured stays if a later part fails or the time is up.
+Every part runs in a process of its own, with a limit of its own; the tables are written after each of them,
+so what was measured stays if a later part fails or the time is up.
 """
 
 from __future__ import annotations
@@ -52,11 +52,15 @@ class Session:
     def __init__(self, given: argparse.Namespace, shape: Shape) -> None:
         self.given, self.shape = given, shape
         self.end = time.monotonic() + given.seconds
-        self.found: Row = {"machine": machine(), "parts": {}, "shape": {
-            key: value for key, value in dataclasses.asdict(shape).items() if key not in LOCAL
-        }}  # fmt: skip
+        self.found: Row = {
+            "machine": machine(),
+            "parts": {},
+            "shape": {key: value for key, value in dataclasses.asdict(shape).items() if key not in LOCAL},
+        }
 
-    def part(self, title: str, part: str, environ: Row | None = None, cache: str | None = None, **options: Any) -> None:
+    def part(
+        self, title: str, part: str, environ: Row | None = None, cache: str | None = None, **options: Any
+    ) -> None:
         """Runs a part of PARTS in `parts.py` and adds its rows to those of the table `title`."""
         shape = self.shape if cache is None else dataclasses.replace(self.shape, cache=cache)
         rows = self.found["parts"].setdefault(title, [])
@@ -96,11 +100,15 @@ class Session:
     def text(self) -> str:
         """The page: a paragraph on the machine and a table for each part."""
         tables = [pages.PAGES[title](rows) for title, rows in self.found["parts"].items()]
-        shape = ", ".join(f"{key} {value}" for key, value in self.found["shape"].items() if value not in ("", None))
-        return "\n\n".join([f"# {self.given.title}", described(self.found["machine"]), f"Shape: {shape}.", *tables])
+        shape = ", ".join(
+            f"{key} {value}" for key, value in self.found["shape"].items() if value not in ("", None)
+        )
+        return "\n\n".join(
+            [f"# {self.given.title}", described(self.found["machine"]), f"Shape: {shape}.", *tables]
+        )
 
 
-# -- the parts, each with the processes that it takes ------------------------------------------------------------------
+# -- the parts, each with the processes that it takes ----------------------------------------------
 
 
 def run_compilation(session: Session) -> None:
@@ -121,7 +129,9 @@ def run_levers(session: Session) -> None:
     """Changes of the program, each in one process with the default."""
     shape = session.shape
     for lever in levers(shape.batches, shape.precision, shape.width):
-        session.part("levers", "lever", name=lever.name, changes=dict(lever.settings), network=dict(lever.network))
+        session.part(
+            "levers", "lever", name=lever.name, changes=dict(lever.settings), network=dict(lever.network)
+        )
 
 
 def run_flags(session: Session) -> None:
@@ -152,15 +162,17 @@ def run_candidates(session: Session) -> None:
 
 
 RUNNERS: dict[str, Callable[[Session], None]] = {
-    **{name: partial(Session.part, title=name, part=name)
-       for name in ("throughput", "morphs", "mapped", "fed", "beside")},
+    **{
+        name: partial(Session.part, title=name, part=name)
+        for name in ("throughput", "morphs", "mapped", "fed", "beside")
+    },
     "compilation": run_compilation,
     "peer": run_peer,
     "levers": run_levers,
     "flags": run_flags,
     "profile": run_profile,
     "run": run_candidates,
-}  # fmt: skip
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -185,7 +197,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-python", help="the Python that has PyTorch (default: this one)")
     parser.add_argument("--cache", help="folder of the compilation cache (default: one for this run)")
     parser.add_argument("--candidates", type=int, default=5, help="of --run (default 5)")
-    parser.add_argument("--run-seconds", type=float, default=560.0, help="limit of --run, start and end included")
+    parser.add_argument(
+        "--run-seconds", type=float, default=560.0, help="limit of --run, start and end included"
+    )
     parser.add_argument("--limit", type=float, default=900.0, help="most seconds of one part's process")
     parser.add_argument("--seconds", type=float, default=36_000.0, help="most seconds of it all")
     parser.add_argument("--name", default="training", help="of the files in --out (default training)")
@@ -197,14 +211,23 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, write; 2 for a part that is none, else 0: a table with failures is a result."""
     given = arguments()
-    chosen = given.only.split(",") if given.only else [*USUAL, *(name for name in ASKED if getattr(given, name))]
+    chosen = (
+        given.only.split(",") if given.only else [*USUAL, *(name for name in ASKED if getattr(given, name))]
+    )
     if unknown := set(chosen) - set(RUNNERS):
-        print(f"training.py: no part {', '.join(sorted(unknown))}; parts: {', '.join(RUNNERS)}", file=sys.stderr)
+        print(
+            f"training.py: no part {', '.join(sorted(unknown))}; parts: {', '.join(RUNNERS)}", file=sys.stderr
+        )
         return 2
     asked = {item.name: getattr(given, item.name, None) for item in dataclasses.fields(Shape)}
-    shape = dataclasses.replace(PRESETS[given.preset], **{
-        key: tuple(value) if isinstance(value, list) else value for key, value in asked.items() if value is not None
-    })  # fmt: skip
+    shape = dataclasses.replace(
+        PRESETS[given.preset],
+        **{
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in asked.items()
+            if value is not None
+        },
+    )
     with tempfile.TemporaryDirectory() as folder:
         session = Session(given, dataclasses.replace(shape, cache=shape.cache or folder))
         for name in chosen:

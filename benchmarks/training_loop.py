@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our training loop costs beside a bare loop of the same compiled step, and pmap beside plain jit, on one device.
+"""What our training loop costs beside a bare loop of the same compiled step, and pmap beside plain jit, on
+one device.
 
     python benchmarks/training_loop.py [--pairs N] [--steps K] [--out FOLDER]
 
-Both sides of a pair take K steps of the same compiled program, one right after the other and in turns first, so that
-other work on the machine meets both. The ratio of a pair is of elapsed seconds; the table has the median of the ratios
-with the bounds that 95 of 100 bootstrap samples of the pairs keep (one-sided). Processor seconds stand beside them: on
-a busy machine they are the surer number. Goals: at most 1.05 at steps of at least 40 ms on two cores.
+Both sides of a pair take K steps of the same compiled program, one right after the other and in turns first,
+so that other work on the machine meets both. The ratio of a pair is of elapsed seconds; the table has the
+median of the ratios with the bounds that 95 of 100 bootstrap samples of the pairs keep (one-sided). Processor
+seconds stand beside them: on a busy machine they are the surer number. Goals: at most 1.05 at steps of at
+least 40 ms on two cores.
 """
 
 from __future__ import annotations
@@ -56,10 +58,13 @@ def images_of(steps: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, n
     rng = np.random.default_rng(seed)
     shape = (1, BATCH, BASE.image_size, BASE.image_size, BASE.channels)
     return [
-        (rng.integers(0, 256, shape, dtype=np.uint8), rng.integers(0, BASE.classes, shape[:2], dtype=np.int32),
-         np.ones(shape[:2], bool))
+        (
+            rng.integers(0, 256, shape, dtype=np.uint8),
+            rng.integers(0, BASE.classes, shape[:2], dtype=np.int32),
+            np.ones(shape[:2], bool),
+        )
         for _ in range(steps)
-    ]  # fmt: skip
+    ]
 
 
 def started(compiled: Compiled) -> Any:
@@ -81,7 +86,8 @@ def bare(compiled: Compiled, batches: list[Any]) -> Spent:
 
 
 def ours(compiled: Compiled, batches: list[Any]) -> Spent:
-    """An epoch of our loop: batches come from the host through the feed, each step is counted, MPI is polled."""
+    """An epoch of our loop: batches come from the host through the feed, each step is counted, MPI is
+    polled."""
     marks: list[tuple[float, float]] = []
 
     def mark() -> None:
@@ -99,9 +105,14 @@ def ours(compiled: Compiled, batches: list[Any]) -> Spent:
         return iter(batches)
 
     training = Training(
-        compiled, started(compiled), train_batches, lambda: iter(batches[:1]), FitSettings(1, 1, lambda epoch: 0.01),
-        timer=Timer(), poll=lambda: False,
-    )  # fmt: skip
+        compiled,
+        started(compiled),
+        train_batches,
+        lambda: iter(batches[:1]),
+        FitSettings(1, 1, lambda epoch: 0.01),
+        timer=Timer(),
+        poll=lambda: False,
+    )
     training.open()
     time.sleep(0.05)
     mark()
@@ -148,23 +159,32 @@ def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
         ("pmap / plain jit", lambda: bare(pmap, batches), lambda: bare(jit, batches)),
     ):
         found = paired(first, second, pairs)
-        rows.append({
-            "comparison": name, "pairs": pairs, "steps": steps,
-            "step_ms": float(np.median([b.wall for _, b in found]) / steps * 1e3),
-            "step_cpu_ms": float(np.median([b.cpu for _, b in found]) / steps * 1e3),
-            "wall": ratio(found, "wall"), "cpu": ratio(found, "cpu"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "comparison": name,
+                "pairs": pairs,
+                "steps": steps,
+                "step_ms": float(np.median([b.wall for _, b in found]) / steps * 1e3),
+                "step_cpu_ms": float(np.median([b.cpu for _, b in found]) / steps * 1e3),
+                "wall": ratio(found, "wall"),
+                "cpu": ratio(found, "cpu"),
+            }
+        )
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
+
     def interval(found: dict[str, float]) -> str:
         return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
     return markdown(
         ["comparison", "ms a step", "ratio, elapsed (95 % bounds)", "ratio, processor (95 % bounds)"],
-        [[row["comparison"], f"{row['step_ms']:.1f}", interval(row["wall"]), interval(row["cpu"])] for row in rows],
+        [
+            [row["comparison"], f"{row['step_ms']:.1f}", interval(row["wall"]), interval(row["cpu"])]
+            for row in rows
+        ],
     )
 
 

@@ -11,12 +11,14 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Before JAX is imported, and inherited by every process that a test starts: compiling is most of the tests' time.
+# Before JAX is imported, and inherited by every process that a test starts: compiling is most of the tests'
+# time.
 os.environ.setdefault("AIPERF_MPI_CACHE", str(ROOT / ".cache"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["AIPERF_MPI_CACHE"]) / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-# Two tests run at a time on as few as two cores: threads of linear algebra that wait for each other would take both.
+# Two tests run at a time on as few as two cores: threads of linear algebra that wait for each other would
+# take both.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
@@ -26,7 +28,9 @@ settings.load_profile("aiperf_mpi")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the long sets of tests whole, not just a sample")
+    parser.addoption(
+        "--full", action="store_true", help="run the long sets of tests whole, not just a sample"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts that people run: job scripts with the environment that Slurm and PBS set, and the shell's own checks."""
+"""The scripts that people run: job scripts with the environment that Slurm and PBS set, and the shell's own
+checks."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ SCRIPTS = sorted([*(ROOT / "bin").iterdir(), *(ROOT / "jobscripts").iterdir(), R
 #: Seconds that a run of the demo may take beside its core phase, on a loaded machine.
 AROUND = 150
 
-#: Stands in for srun on a machine without Slurm: MPICH's launcher starts its proxy with it. Options come first, then
-#: the command with its path; the proxy asks for the number of its node.
+#: Stands in for srun on a machine without Slurm: MPICH's launcher starts its proxy with it. Options come
+#: first, then the command with its path; the proxy asks for the number of its node.
 SRUN = """#!/usr/bin/env bash
 while [ "${1#/}" = "$1" ]; do shift; done
 export SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
@@ -35,7 +36,7 @@ exec "$@"
 """
 
 
-# -- how they are written ----------------------------------------------------------------------------------------------
+# -- how they are written --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -68,7 +69,15 @@ def variable(script: Path, name: str) -> int:
 
 def test_slurm_directives() -> None:
     given = dict(line.removeprefix("--").split("=") for line in directives(SLURM, "#SBATCH"))
-    assert {"nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "time", "output", "job-name"} <= set(given)
+    assert {
+        "nodes",
+        "ntasks-per-node",
+        "cpus-per-task",
+        "gpus-per-node",
+        "time",
+        "output",
+        "job-name",
+    } <= set(given)
     assert given["signal"] == "B:USR1@120"
     assert seconds(given["time"]) >= variable(SLURM, "time_limit") + 120 + 300
 
@@ -81,11 +90,12 @@ def test_pbs_directives_agree_with_the_script() -> None:
     assert walltime == variable(PBS, "walltime") >= variable(PBS, "time_limit") + 120 + 300
 
 
-# -- what they do ------------------------------------------------------------------------------------------------------
+# -- what they do ----------------------------------------------------------------------------------
 
 
 class Job:
-    """One job script, started as the batch system starts it: its variables, and the folder it was submitted from."""
+    """One job script, started as the batch system starts it: its variables, and the folder it was submitted
+    from."""
 
     def __init__(self, script: Path, folder: Path, variables: dict[str, str], time_limit: float) -> None:
         tools = folder / "tools"
@@ -94,7 +104,8 @@ class Job:
         (tools / "srun").chmod(0o755)
         # A network of seven units, so that a machine with other work soon comes to its first step.
         arguments = (
-            f"--time-limit {time_limit} --set run.tick=2 --set train.round_epochs=[1,1] --set model.blocks=[1,1] "
+            f"--time-limit {time_limit} --set run.tick=2 --set train.round_epochs=[1,1] --set "
+            f"model.blocks=[1,1] "
             "--set data.image_size=16"
         )
         env = {
@@ -140,7 +151,8 @@ class Job:
 
 
 def drains(job: Job, name: str, sent: signal.Signals) -> str:
-    """The output of a job that gets a signal in its core time, drains within 30 s, and says so by exit code 4."""
+    """The output of a job that gets a signal in its core time, drains within 30 s, and says so by exit code
+    4."""
     job.wait_for_core(name)
     start = time.monotonic()
     job.process.send_signal(sent)
@@ -196,7 +208,8 @@ def test_slurm_job_runs_to_its_verdict(tmp_path: Path, slurm: dict[str, str]) ->
 
 @pytest.mark.mpi
 def test_slurm_job_drains_on_the_signal_before_its_end(tmp_path: Path, slurm: dict[str, str]) -> None:
-    """Slurm sends USR1 to the batch shell alone (--signal=B:USR1@120); exit code 4 says that the run was drained."""
+    """Slurm sends USR1 to the batch shell alone (--signal=B:USR1@120); exit code 4 says that the run was
+    drained."""
     with Job(SLURM, tmp_path, slurm, time_limit=600) as job:
         drains(job, "slurm-4711", signal.SIGUSR1)
     assert (tmp_path / "runs" / "slurm-4711" / "result.h5").is_file()

@@ -48,7 +48,9 @@ def modules(root: Path) -> dict[str, list[str]]:
 
 def test_every_package_is_seen(root: Path) -> None:
     found = modules(root)
-    assert {f"{PACKAGE}.search.nas", f"{PACKAGE}.config", f"{PACKAGE}.opcount.analytical"} <= set(found["pure"])
+    assert {f"{PACKAGE}.search.nas", f"{PACKAGE}.config", f"{PACKAGE}.opcount.analytical"} <= set(
+        found["pure"]
+    )
     assert "aiperf_mpi.training.model.resnet" in found["JAX"]
     above = (f"{PACKAGE}.parallel", f"{PACKAGE}.commands", f"{PACKAGE}.__main__")
     assert all(name.startswith(above) for name in found["MPI"])
@@ -57,12 +59,24 @@ def test_every_package_is_seen(root: Path) -> None:
 @pytest.mark.parametrize("room", [room for room, (_, blocked) in ROOMS.items() if blocked])
 def test_a_room_imports_nothing_that_is_blocked_there(room: str, root: Path) -> None:
     names, blocked = modules(root)[room], ROOMS[room][1]
-    done = subprocess.run([sys.executable, "-c", PROBE, ",".join(blocked), *names], cwd=root, capture_output=True,
-                          text=True, timeout=240)
-    assert done.returncode == 0, f"{room} modules need one of {', '.join(blocked)}:\n{done.stdout}{done.stderr}"
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, ",".join(blocked), *names],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, (
+        f"{room} modules need one of {', '.join(blocked)}:\n{done.stdout}{done.stderr}"
+    )
 
 
 def test_the_probe_finds_an_import_of_what_is_blocked(root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", PROBE, "json", f"{PACKAGE}.network.architecture"], cwd=root,
-                          capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "json", f"{PACKAGE}.network.architecture"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 1 and "json" in done.stdout

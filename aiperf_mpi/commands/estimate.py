@@ -13,18 +13,32 @@ from aiperf_mpi.commands.refusal import refuse
 
 def add_estimate(commands: Any) -> None:
     """Add `estimate` to the subparsers: the options of the configuration, and the machine."""
-    estimate = commands.add_parser("estimate", help="what a run will take on a described machine (no MPI needed)")
+    estimate = commands.add_parser(
+        "estimate", help="what a run will take on a described machine (no MPI needed)"
+    )
     estimate.add_argument("--preset", help="demo, cifar10, imagenet or imagenet-synthetic")
-    estimate.add_argument("--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again")
-    estimate.add_argument("--set", action="append", default=[], dest="sets", metavar="a.b=c", help="set one value")
+    estimate.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again"
+    )
+    estimate.add_argument(
+        "--set", action="append", default=[], dest="sets", metavar="a.b=c", help="set one value"
+    )
     estimate.add_argument("--time-limit", type=float, metavar="SECONDS", help="length of the core phase")
     estimate.add_argument("--nodes", type=int, required=True, metavar="N", help="nodes of the machine")
-    estimate.add_argument("--devices-per-node", type=int, default=1, metavar="D", help="accelerators of a node (1)")
-    estimate.add_argument("--ranks-per-node", type=int, default=3, metavar="K", help="trainers and generators (3)")
+    estimate.add_argument(
+        "--devices-per-node", type=int, default=1, metavar="D", help="accelerators of a node (1)"
+    )
+    estimate.add_argument(
+        "--ranks-per-node", type=int, default=3, metavar="K", help="trainers and generators (3)"
+    )
     rate = estimate.add_mutually_exclusive_group()
     rate.add_argument("--ops-per-device", type=float, metavar="X", help="op/s at which a device trains")
-    rate.add_argument("--images-per-second", type=float, metavar="X",
-                      help="images of the initial network that a device trains in a second")  # fmt: skip
+    rate.add_argument(
+        "--images-per-second",
+        type=float,
+        metavar="X",
+        help="images of the initial network that a device trains in a second",
+    )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
     estimate.set_defaults(handler=estimate_command)
 
@@ -37,9 +51,13 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     try:
         config = load(arguments.preset, arguments.config, arguments.sets, time_limit=arguments.time_limit)
         machine = read_machine(
-            config, arguments.nodes, arguments.devices_per_node, arguments.ranks_per_node, arguments.ops_per_device,
+            config,
+            arguments.nodes,
+            arguments.devices_per_node,
+            arguments.ranks_per_node,
+            arguments.ops_per_device,
             arguments.images_per_second,
-        )  # fmt: skip
+        )
         numbers = estimate(config, machine)
     except ConfigError as error:
         return refuse(error)

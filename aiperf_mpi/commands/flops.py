@@ -33,42 +33,60 @@ WIDTH = 110
 
 #: Why a kind's count by the traced step, or by XLA, is not the tables'.
 REASONS = {
-    "conv": "The tables add the update of the parameters (one MAC each) to every image's BP; the step executes it "
+    "conv": "The tables add the update of the parameters (one MAC each) to every image's BP; the step "
+    "executes it "
     "once, see update. XLA counts no taps that fall into padding.",
     "dense": "As conv: the update, which the step executes once, is in every image's BP.",
-    "batch_norm": "The step also computes the batch's statistics and their running averages, and its BP has several "
-    "operations per element, where the authors' profiler has 36 per layer of any size. XLA weighs a division 1 and a "
+    "batch_norm": "The step also computes the batch's statistics and their running averages, and its BP has "
+    "several "
+    "operations per element, where the authors' profiler has 36 per layer of any size. XLA weighs a "
+    "division 1 and a "
     "root 0.",
-    "relu": "The step's FP also notes where the input is positive, and its BP selects by that; the tables have no BP.",
-    "max_pool": "The step's BP finds the largest of each window again, and adds there; the tables have no BP. XLA "
+    "relu": "The step's FP also notes where the input is positive, and its BP selects by that; the tables "
+    "have no BP.",
+    "max_pool": "The step's BP finds the largest of each window again, and adds there; the tables have no "
+    "BP. XLA "
     "needs one comparison less for each window.",
     "global_pool": "The step's BP divides the gradient; the tables have no BP. XLA weighs a division 1.",
     "add": "The step's BP adds the gradients where an output has several consumers; the tables have no BP.",
-    "softmax": "The step's loss is the cross entropy of the logarithm of the softmax with smoothed labels. XLA counts "
+    "softmax": "The step's loss is the cross entropy of the logarithm of the softmax with smoothed labels. "
+    "XLA counts "
     "exp and log apart.",
-    "update": "Per step, not per image. The tables have one MAC for each parameter of convolutions and dense layers; "
+    "update": "Per step, not per image. The tables have one MAC for each parameter of convolutions and "
+    "dense layers; "
     "momentum takes a second one, and the parameters of batch norms are updated too.",
 }
 
 
 def add_flops(commands: Any) -> None:
     """Add `flops` to the subparsers."""
-    flops = commands.add_parser("flops", help="count the operations of a network by three methods (no MPI needed)")
+    flops = commands.add_parser(
+        "flops", help="count the operations of a network by three methods (no MPI needed)"
+    )
     network = flops.add_mutually_exclusive_group()
-    network.add_argument("--arch", metavar="FILE", help="architecture in its JSON form (docs/architecture-json.md)")
-    network.add_argument("--preset", help="initial network and data of a preset (default: the paper's ResNet-50)")
+    network.add_argument(
+        "--arch", metavar="FILE", help="architecture in its JSON form (docs/architecture-json.md)"
+    )
+    network.add_argument(
+        "--preset", help="initial network and data of a preset (default: the paper's ResNet-50)"
+    )
     flops.add_argument("--image-size", type=int, metavar="N", help="height and width of the images in pixels")
     flops.add_argument("--classes", type=int, metavar="N", help="number of classes")
-    flops.add_argument("--batch", type=int, default=1, metavar="N", help="images of the traced step (default 1)")
+    flops.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="images of the traced step (default 1)"
+    )
     flops.add_argument("--per-layer", action="store_true", help="list every layer")
-    flops.add_argument("--analytical", action="store_true", help="the analytical count alone, without importing JAX")
+    flops.add_argument(
+        "--analytical", action="store_true", help="the analytical count alone, without importing JAX"
+    )
     flops.add_argument("--json", action="store_true", help="print one JSON object, integers per image")
     flops.set_defaults(handler=flops_command)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be counted: a network, training and validation images of an epoch, and what the step depends on."""
+    """What is to be counted: a network, training and validation images of an epoch, and what the step depends
+    on."""
 
     architecture: Architecture
     images: tuple[int, int]
@@ -164,7 +182,12 @@ def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
 
 def _print_json(request: Request, analytical: bool) -> int:
     counts = count(request.architecture.layers())
-    found: dict[str, Any] = {"rules": "paper", "analytical": as_counts(counts.kinds), "jaxpr": None, "xla": None}
+    found: dict[str, Any] = {
+        "rules": "paper",
+        "analytical": as_counts(counts.kinds),
+        "jaxpr": None,
+        "xla": None,
+    }
     wrong: tuple[Difference, ...] = ()
     if not analytical:
         analysis, wrong = measure(request)
@@ -178,7 +201,8 @@ def _print_json(request: Request, analytical: bool) -> int:
 
 
 def per_image(kinds: dict[str, tuple[int, int]], batch: int) -> dict[str, tuple[int, int]]:
-    """Counts of a step of `batch` images for one of them, rounded to integers (those of matrix products are exact)."""
+    """Counts of a step of `batch` images for one of them, rounded to integers (those of matrix products are
+    exact)."""
     return {kind: (round(fp / batch), round(bp / batch)) for kind, (fp, bp) in kinds.items()}
 
 
@@ -198,14 +222,18 @@ class _Page:
         train, val = operations(architecture)
         executed = count(architecture.layers(), "executed")
         self._print(describe(architecture))
-        self._print(f"Per image by the paper's rules, which are credited: training {train:,}, validation {val:,}")
+        self._print(
+            f"Per image by the paper's rules, which are credited: training {train:,}, validation {val:,}"
+        )
         self._print(
             f"Table 1 verbatim, update apart (rules `executed`): FP {executed.fp:,}, BP {executed.bp:,}, "
             f"update {executed.update:,} per step\n"
         )
 
         self._print("Operations per image (Table 3)")
-        self._paper(("Layer", "FP", "BP", "BP/FP", "Total"), table_3(architecture), is_the_papers(architecture))
+        self._paper(
+            ("Layer", "FP", "BP", "BP/FP", "Total"), table_3(architecture), is_the_papers(architecture)
+        )
         self._print(
             f"Operations per epoch of {images[0]:,} training and {images[1]:,} validation images (Table A1)"
         )
@@ -221,7 +249,9 @@ class _Page:
         for layer in architecture.layers():
             forward, backward, _ = count_layer(layer)
             shapes = ("x".join(map(str, shape)) for shape in (layer.in_shape, layer.out_shape))
-            form = f"{layer.kernel}x{layer.kernel}/{layer.stride}" if layer.kind in ("conv", "max_pool") else ""
+            form = (
+                f"{layer.kernel}x{layer.kernel}/{layer.stride}" if layer.kind in ("conv", "max_pool") else ""
+            )
             rows.append((layer.name, layer.kind, *shapes, form, f"{forward:,}", f"{backward:,}"))
         self._print("Operations per image and layer")
         self._table(("Layer", "Kind", "Input", "Output", "Kernel", "FP", "BP"), rows)
@@ -262,7 +292,8 @@ class _Page:
         update = analysis.executed.passes("update")[1]
         rest = sum(sum(analysis.executed.passes(kind)) for kind in ("all_reduce", "other"))
         self._print(
-            f"update: {stated:,} per step by the tables; {update:,} in the step, where momentum and batch norms "
+            f"update: {stated:,} per step by the tables; {update:,} in the step, where momentum and batch "
+            f"norms "
             f"make it {update_operations(architecture):,}"
         )
         self._print(f"other: {rest:,} per step in no table: normalised images, metrics, biases, collectives")
@@ -273,12 +304,15 @@ class _Page:
             return
         within = "within" if agreement.agrees else "OUTSIDE of"
         self._print(
-            f"XLA: cost_analysis() of the lowered step says {agreement.estimate:,}, the model of its rules, from "
-            f"which its column is, {agreement.model:,} ({agreement.deviation:+.4%}, {within} the band of 0.1 %)"
+            f"XLA: cost_analysis() of the lowered step says {agreement.estimate:,}, the model of its rules, "
+            f"from "
+            f"which its column is, {agreement.model:,} ({agreement.deviation:+.4%}, {within} the band of "
+            f"0.1 %)"
         )
 
     def _paper(self, heads: tuple[str, ...], rows: tuple[Row, ...], printed: bool) -> None:
-        """A table of the paper; beside it, if `printed`, what the paper prints where that is something else."""
+        """A table of the paper; beside it, if `printed`, what the paper prints where that is something
+        else."""
         cells = []
         for row in rows:
             paper = " ".join(row.paper) + " *" if row.contradicted else "the same"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""V03 again, by anybody: the best model of a result, loaded from its checkpoint and validated on the same images.
+"""V03 again, by anybody: the best model of a result, loaded from its checkpoint and validated on the same
+images.
 
 A checkpoint and a result file are all that is needed, and the data set; no MPI, and any device.
 """
@@ -43,7 +44,8 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Repetition:
-    """The error that was measured now on `images`, the one that the result states, and whether they are near enough."""
+    """The error that was measured now on `images`, the one that the result states, and whether they are near
+    enough."""
 
     trial: int
     error: float
@@ -57,8 +59,11 @@ class Repetition:
 
     def __str__(self) -> str:
         outcome = "passed" if self.agrees else "FAILED"
-        return (f"V03 repeated {outcome}: trial {self.trial}, error {self.error:.6f} now, {self.stated:.6f} in the "
-                f"result; limit: a difference of {reload_slack(self.images):.2g}")  # fmt: skip
+        return (
+            f"V03 repeated {outcome}: trial {self.trial}, error {self.error:.6f} now, {self.stated:.6f} in "
+            f"the "
+            f"result; limit: a difference of {reload_slack(self.images):.2g}"
+        )
 
 
 def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
@@ -69,7 +74,8 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
         folder: where its checkpoints are, the run's output folder or the unpacked archive.
         data_path: where the data set lies here, in place of `data.path` of the run.
 
-    Raises ReevaluationError where the checkpoint is missing, damaged or of another trial, or the images are others.
+    Raises ReevaluationError where the checkpoint is missing, damaged or of another trial, or the images are
+    others.
     """
     evidence = Evidence(result)
     error, best = evidence.best
@@ -86,14 +92,19 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
     except ConfigError as problem:
         raise ReevaluationError(f"{problem} (or name its place here with --data)") from None
     if dataset.sha256 != (expected := evidence.attribute("dataset_sha256")):
-        raise ReevaluationError(f"the data set here has the hash {dataset.sha256[:16]}..., that of the run "
-                                f"{str(expected)[:16]}...: these are other images")  # fmt: skip
+        raise ReevaluationError(
+            f"the data set here has the hash {dataset.sha256[:16]}..., that of the run "
+            f"{str(expected)[:16]}...: these are other images"
+        )
 
     # One device is enough, and its batch changes no image's answer.
     devices, batch = jax.local_devices()[:1], config.train.batch_per_device
-    settings = StepSettings(batch, config.train.precision, stem=config.train.stem, mean=dataset.mean,
-                            deviation=dataset.deviation)  # fmt: skip
-    step = over_devices(eval_step(checkpoint.architecture, settings), devices, in_axes=(0,) * 5, out_axes=None)
+    settings = StepSettings(
+        batch, config.train.precision, stem=config.train.stem, mean=dataset.mean, deviation=dataset.deviation
+    )
+    step = over_devices(
+        eval_step(checkpoint.architecture, settings), devices, in_axes=(0,) * 5, out_axes=None
+    )
     evaluator = Evaluator(device_sharding(devices), step)
     error = validation_error(evaluator, checkpoint.variables, val_batches(dataset, 1, batch))
     return Repetition(trial, error, stated, len(dataset.val_labels))
@@ -109,7 +120,9 @@ def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:
     try:
         checkpoint = load_checkpoint(folder / name, expected)
     except (OSError, ValueError) as error:
-        raise ReevaluationError(plain(f"{error}: trial {trial} of the result cannot be validated again")) from None
+        raise ReevaluationError(
+            plain(f"{error}: trial {trial} of the result cannot be validated again")
+        ) from None
     if checkpoint.trial_id != trial:
         raise ReevaluationError(f"{folder / name}: it is of trial {checkpoint.trial_id}, not {trial}")
     return checkpoint

@@ -16,7 +16,8 @@ SILENT_SECONDS = 2.0
 def refuse(error: Exception, launched: bool = False) -> int:
     """One line on standard error; returns the exit code of a usage error.
 
-    A `launched` command, `run`, says it from one process of the job alone; the others run where there is no MPI.
+    A `launched` command, `run`, says it from one process of the job alone; the others run where there is no
+    MPI.
     """
     silent = False
     if launched:

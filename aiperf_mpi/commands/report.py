@@ -14,22 +14,29 @@ def add_report(commands: Any) -> None:
     """Add `report` to the subparsers."""
     report = commands.add_parser("report", help="print the report of a result file")
     report.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
-    report.add_argument("others", nargs="*", metavar="FILE", help="further runs, to be put beside the first one")
+    report.add_argument(
+        "others", nargs="*", metavar="FILE", help="further runs, to be put beside the first one"
+    )
     report.add_argument("--html", metavar="OUT", help="write the report as one HTML file instead")
     report.set_defaults(handler=report_command)
 
 
 def add_compare(commands: Any) -> None:
     """Add `compare` to the subparsers."""
-    compare = commands.add_parser("compare", help="put runs side by side: ratios, their intervals, weak scaling")
-    compare.add_argument("files", nargs="+", metavar="FILE", help="result files; the first valid one is the base")
+    compare = commands.add_parser(
+        "compare", help="put runs side by side: ratios, their intervals, weak scaling"
+    )
+    compare.add_argument(
+        "files", nargs="+", metavar="FILE", help="result files; the first valid one is the base"
+    )
     compare.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     compare.add_argument("--html", metavar="OUT", help="write the comparison as one HTML file instead")
     compare.set_defaults(handler=compare_command)
 
 
 def report_command(arguments: argparse.Namespace) -> int:
-    """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is valid."""
+    """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is
+    valid."""
     from aiperf_mpi.results.judge.judge import NotAResult
 
     try:
@@ -43,7 +50,9 @@ def report_command(arguments: argparse.Namespace) -> int:
         if arguments.others:
             from aiperf_mpi.results.report.compare import compare, entry, to_text
 
-            print(f"\n{to_text(compare([entry(path) for path in (arguments.file, *arguments.others)]))}", end="")
+            print(
+                f"\n{to_text(compare([entry(path) for path in (arguments.file, *arguments.others)]))}", end=""
+            )
     except NotAResult as error:
         return refuse(error)
     return 0

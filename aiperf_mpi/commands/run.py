@@ -14,12 +14,16 @@ def add_run(commands: Any) -> None:
     """Add `run` to the subparsers; what its options set is checked by the configuration, not here."""
     run = commands.add_parser("run", help="run the benchmark (the default; under mpirun or srun)")
     run.add_argument("--preset", help="demo, cifar10, imagenet or imagenet-synthetic")
-    run.add_argument("--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again")
+    run.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again"
+    )
     run.add_argument("--set", action="append", default=[], dest="sets", metavar="a.b=c", help="set one value")
     run.add_argument("--seed", type=int, help="seed of every random stream")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="length of the core phase")
     run.add_argument("--output", metavar="FOLDER", help="new folder for the result, seen by all ranks")
-    run.add_argument("--ranks-per-node", type=int, metavar="K", help="cut ranks 1, 2, ... into nodes of K ranks")
+    run.add_argument(
+        "--ranks-per-node", type=int, metavar="K", help="cut ranks 1, 2, ... into nodes of K ranks"
+    )
     run.add_argument("--view", choices=("auto", "live", "plain"), help="what rank 0 shows on standard error")
     run.add_argument("--check", action="store_true", help="check the configuration, print it, and stop")
     run.set_defaults(handler=run_command)
@@ -29,7 +33,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     """`run`: read the configuration, then hand over to MPI."""
     from aiperf_mpi.parallel.launch.drain import Drain
 
-    # Heard from the first moment on: imports can take minutes on a slow file system, and a batch system does not wait.
+    # Heard from the first moment on: imports can take minutes on a slow file system, and a batch system does
+    # not wait.
     drain = Drain() if arguments.check else Drain().install()
 
     from aiperf_mpi.config import ConfigError, load

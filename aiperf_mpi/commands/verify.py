@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`verify`: judges a result file alone; --repair makes one from a journal, --reevaluate validates its model too."""
+"""`verify`: judges a result file alone; --repair makes one from a journal, --reevaluate validates its model
+too."""
 
 from __future__ import annotations
 
@@ -14,14 +15,28 @@ from aiperf_mpi.exits import EXIT_INVALID
 
 def add_verify(commands: Any) -> None:
     """Add `verify` to the subparsers."""
-    verify = commands.add_parser("verify", help="judge a result file: exit 0 if it is valid, 3 if not, 2 if it is none")
+    verify = commands.add_parser(
+        "verify", help="judge a result file: exit 0 if it is valid, 3 if not, 2 if it is none"
+    )
     verify.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
-    verify.add_argument("--json", action="store_true", help="print the verdict and its checks as one JSON object")
-    verify.add_argument("--repair", action="store_true", help="FILE is a run's folder, or a file in it: write a new "
-                        "result from its journal, beside the old files, and judge that")  # fmt: skip
-    verify.add_argument("--reevaluate", action="store_true", help="also load the best model from checkpoints/ beside "
-                        "FILE and validate it again (V03): exit 3 if its error is another one")  # fmt: skip
-    verify.add_argument("--data", default="", metavar="PATH", help="where the data set lies here, for --reevaluate")
+    verify.add_argument(
+        "--json", action="store_true", help="print the verdict and its checks as one JSON object"
+    )
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="FILE is a run's folder, or a file in it: write a new "
+        "result from its journal, beside the old files, and judge that",
+    )
+    verify.add_argument(
+        "--reevaluate",
+        action="store_true",
+        help="also load the best model from checkpoints/ beside "
+        "FILE and validate it again (V03): exit 3 if its error is another one",
+    )
+    verify.add_argument(
+        "--data", default="", metavar="PATH", help="where the data set lies here, for --reevaluate"
+    )
     verify.set_defaults(handler=verify_command)
 
 
@@ -58,10 +73,10 @@ def verify_command(arguments: argparse.Namespace) -> int:
 def verify_again(file: Path, data_path: str) -> int:
     """V03 once more, from the checkpoint beside a result; says on standard error what came of it."""
     from aiperf_mpi.commands.reevaluation import ReevaluationError, reevaluate
-    from aiperf_mpi.results.judge.judge import read
+    from aiperf_mpi.results.judge.judge import judge_file
 
     try:
-        found = reevaluate(read(file)[0], file.parent, data_path)
+        found = reevaluate(judge_file(file)[0], file.parent, data_path)
     except ReevaluationError as error:
         return refuse(error)
     except (KeyError, ValueError) as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration of a run: frozen dataclasses, filled from defaults, a preset, files, flags and `--set`.
 
-Later sources win: default < preset < files (in order) < flags < `--set`. The settings themselves, and what the
-paper's rules say of them, are in :mod:`aiperf_mpi.config.sections`; :func:`classify` compares a configuration with
-the rules.
+Later sources win: default < preset < files (in order) < flags < `--set`. The settings themselves, and what
+the paper's rules say of them, are in :mod:`aiperf_mpi.config.sections`; :func:`classify` compares a
+configuration with the rules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from aiperf_mpi.paper import CIFAR10_IMAGES, DIGITS_IMAGES, IMAGENET_IMAGES
 
 __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
 
-#: No run is official before the checks of an official run exist in the judge; until then every run is a trial.
+#: No run is official before the checks of an official run exist in the judge; until then every run is a
+#: trial.
 OFFICIAL_RUNS = False
 
 #: Least length of an official run's core phase in seconds (the authors' README, section 2: at least an hour).
@@ -82,7 +83,9 @@ class Departure:
         return f"{self.key} = {toml_value(self.value)} ({self.rule.kind}: {expected}; {self.rule.source})"
 
 
-_SECTIONS: Mapping[str, type] = {item.name: typing.get_type_hints(Config)[item.name] for item in fields(Config)}
+_SECTIONS: Mapping[str, type] = {
+    item.name: typing.get_type_hints(Config)[item.name] for item in fields(Config)
+}
 
 #: Command-line flags and the settings they set.
 FLAGS = {
@@ -96,7 +99,8 @@ FLAGS = {
 
 @cache
 def settings() -> Mapping[str, tuple[Any, Meaning]]:
-    """Every setting by its key (`section.name`): its type and its :class:`~aiperf_mpi.config.setting.Meaning`."""
+    """Every setting by its key (`section.name`): its type and its
+    :class:`~aiperf_mpi.config.setting.Meaning`."""
     return {
         f"{name}.{item.name}": (typing.get_type_hints(section)[item.name], item.metadata["meaning"])
         for name, section in _SECTIONS.items()
@@ -110,7 +114,9 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
-def load(preset: str | None = None, files: Iterable[str | Path] = (), sets: Sequence[str] = (), **flags: Any) -> Config:
+def load(
+    preset: str | None = None, files: Iterable[str | Path] = (), sets: Sequence[str] = (), **flags: Any
+) -> Config:
     """The configuration of a run.
 
     Arguments:
@@ -161,7 +167,7 @@ def classify(config: Config) -> tuple[str, str, tuple[Departure, ...]]:
     return ("official" if official else "trial", "open" if DEFAULT in kinds else "closed", departures)
 
 
-# -- reading the sources ---------------------------------------------------------------------------------------------
+# -- reading the sources ---------------------------------------------------------------------------
 
 
 def _get(config: Config, key: str) -> Any:
@@ -170,7 +176,8 @@ def _get(config: Config, key: str) -> Any:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text; TOMLDecodeError also where its brackets are nested deeper than Python can follow."""
+    """The tables of a TOML text; TOMLDecodeError also where its brackets are nested deeper than Python can
+    follow."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -198,7 +205,8 @@ def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
 
 
 def _assignments(tables: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:
-    """The tables of a TOML document as (origin, key, value); a value outside of a table has no dot in its key."""
+    """The tables of a TOML document as (origin, key, value); a value outside of a table has no dot in its
+    key."""
     for section, content in tables.items():
         if isinstance(content, dict):
             yield from ((origin, f"{section}.{name}", value) for name, value in content.items())
@@ -212,7 +220,9 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not text.isprintable():
-        raise ConfigError(f"--set {text!r}: holds characters that cannot be printed; one --set takes one setting")
+        raise ConfigError(
+            f"--set {text!r}: holds characters that cannot be printed; one --set takes one setting"
+        )
     if not equals or not key:
         raise ConfigError(f"--set {text}: write it as section.name=value, for example --set train.lr=0.05")
     if key not in settings():
@@ -222,7 +232,9 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
     except tomllib.TOMLDecodeError:
         if settings()[key][0] is str:
             return f"--set {text}", key, value
-        raise ConfigError(f"--set {text}: {value!r} is not a TOML value (a number, true, \"text\", [1, 2])") from None
+        raise ConfigError(
+            f'--set {text}: {value!r} is not a TOML value (a number, true, "text", [1, 2])'
+        ) from None
 
 
 def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
@@ -248,7 +260,8 @@ def _check_together(config: Config) -> None:
     _check_data(data)
     if train.batch_per_device > data.train_images:
         raise ConfigError(
-            f"train.batch_per_device: {train.batch_per_device} is more than data.train_images = {data.train_images}: "
+            f"train.batch_per_device: {train.batch_per_device} is more than data.train_images = "
+            f"{data.train_images}: "
             "an epoch would have no whole batch"
         )
     if max(train.round_epochs) > train.epochs:
@@ -260,7 +273,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"train.round_epochs: {list(train.round_epochs)} must not fall from round to round")
     if train.patience_base > train.patience_max:
         raise ConfigError(
-            f"train.patience_base: {train.patience_base} is more than train.patience_max = {train.patience_max}"
+            f"train.patience_base: {train.patience_base} is more than train.patience_max = "
+            f"{train.patience_max}"
         )
     if search.sample_size > search.population:
         raise ConfigError(
@@ -277,16 +291,19 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"data and model: {error}") from None
     if search.max_units < initial.unit_count:
         raise ConfigError(
-            f"search.max_units: {search.max_units} is less than the {initial.unit_count} units of the initial network"
+            f"search.max_units: {search.max_units} is less than the {initial.unit_count} units of the "
+            f"initial network"
         )
     if search.max_parameters < initial.parameters:
         raise ConfigError(
-            f"search.max_parameters: {search.max_parameters} is less than the {initial.parameters} parameters of the "
+            f"search.max_parameters: {search.max_parameters} is less than the {initial.parameters} "
+            f"parameters of the "
             "initial network: no child of it would fit"
         )
     if train.stem != "plain" and data.image_size % 2:
         raise ConfigError(
-            f"train.stem: {train.stem} needs images of an even size, but data.image_size is {data.image_size}; "
+            f"train.stem: {train.stem} needs images of an even size, but data.image_size is "
+            f"{data.image_size}; "
             'set train.stem = "plain"'
         )
     even = [kernel for kernel in config.hpo.kernels if kernel % 2 == 0]
@@ -311,7 +328,14 @@ def _check_data(data: Data) -> None:
     ):
         if allowed and value not in allowed:
             wanted = " or ".join(str(choice) for choice in allowed)
-            raise ConfigError(f"data.{key}: {value} does not fit data.name = {data.name!r}, which needs {wanted}")
-    for key, value, most in (("train_images", data.train_images, train), ("val_images", data.val_images, val)):
+            raise ConfigError(
+                f"data.{key}: {value} does not fit data.name = {data.name!r}, which needs {wanted}"
+            )
+    for key, value, most in (
+        ("train_images", data.train_images, train),
+        ("val_images", data.val_images, val),
+    ):
         if value > most:
-            raise ConfigError(f"data.{key}: {value} is more than the {most} images of data.name = {data.name!r}")
+            raise ConfigError(
+                f"data.{key}: {value} is more than the {most} images of data.name = {data.name!r}"
+            )

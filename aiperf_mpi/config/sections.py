@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a run, section by section, each with its default, its bounds and the rule that it stands under.
+"""The settings of a run, section by section, each with its default, its bounds and the rule that it stands
+under.
 
-The defaults are the benchmark's rules: section 4.5 and Table 4 of the paper (Ren et al., 2021), and where the paper
-is silent the authors' code. A setting without a rule is free.
+The defaults are the benchmark's rules: section 4.5 and Table 4 of the paper (Ren et al., 2021), and where the
+paper is silent the authors' code. A setting without a rule is free.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ class Run:
     preset: str = setting("", "name of the preset below the other sources; empty for the defaults alone")
     seed: int = setting(2021, "seed of every random stream", low=0, high=_INT64)
     time_limit: float = setting(3600.0, "length of the core phase in seconds", low=1, high=_LONGEST)
-    output: str = setting("", "folder of the result: new, on a file system that every rank sees; empty: named by time")
-    tick: float = setting(360.0, "seconds between samples of the score", low=0.1, rule=FIXED, source=SECTION_4_5)
+    output: str = setting(
+        "", "folder of the result: new, on a file system that every rank sees; empty: named by time"
+    )
+    tick: float = setting(
+        360.0, "seconds between samples of the score", low=0.1, rule=FIXED, source=SECTION_4_5
+    )
     view: str = setting("auto", "what rank 0 shows while it runs", choices=("auto", "live", "plain"))
 
 
@@ -55,9 +60,13 @@ class Data:
         source=f"{TABLE_4}, Dataset",
     )
     path: str = setting("", "folder or file of the data set; empty for sets that need none")
-    image_size: int = setting(224, "height and width in pixels", low=8, high=4096, rule=FIXED, source=SECTION_4_5)
+    image_size: int = setting(
+        224, "height and width in pixels", low=8, high=4096, rule=FIXED, source=SECTION_4_5
+    )
     channels: int = setting(3, "channels of an image", low=1, high=16, rule=FIXED, source=SECTION_4_5)
-    classes: int = setting(1000, "classes of the labels", low=2, high=2**31 - 1, rule=FIXED, source=SECTION_4_5)
+    classes: int = setting(
+        1000, "classes of the labels", low=2, high=2**31 - 1, rule=FIXED, source=SECTION_4_5
+    )
     train_images: int = setting(
         IMAGENET_IMAGES[0], "images trained in an epoch", low=1, high=2**40, rule=FIXED, source=SECTION_4_5
     )
@@ -66,7 +75,12 @@ class Data:
     )
     augment: bool = setting(True, "random crop and flip while training", rule=DEFAULT, source="authors' code")
     workers: int = setting(
-        48, "threads that prepare images", low=1, high=4096, rule=DEFAULT, source=f"{TABLE_4}, Parallel transformation"
+        48,
+        "threads that prepare images",
+        low=1,
+        high=4096,
+        rule=DEFAULT,
+        source=f"{TABLE_4}, Parallel transformation",
     )
 
 
@@ -107,14 +121,26 @@ class Train:
     """How a candidate is trained: SGD with momentum, linear decay, categorical cross entropy."""
 
     batch_per_device: int = setting(
-        448, "images in a step on one device", low=1, high=2**20, rule=DEFAULT, source=f"{TABLE_4}, Batch size"
+        448,
+        "images in a step on one device",
+        low=1,
+        high=2**20,
+        rule=DEFAULT,
+        source=f"{TABLE_4}, Batch size",
     )
     lr: float = setting(
         0.1, "initial learning rate", low=1e-12, high=1e3, rule=DEFAULT, source=f"{TABLE_4}, Learning rate"
     )
-    momentum: float = setting(0.9, "momentum", low=0, high=0.9999, rule=DEFAULT, source=f"{TABLE_4}, Optimizer")
+    momentum: float = setting(
+        0.9, "momentum", low=0, high=0.9999, rule=DEFAULT, source=f"{TABLE_4}, Optimizer"
+    )
     label_smoothing: float = setting(
-        0.1, "label smoothing of the loss", low=0, high=0.99, rule=DEFAULT, source="authors' code, Loss function"
+        0.1,
+        "label smoothing of the loss",
+        low=0,
+        high=0.99,
+        rule=DEFAULT,
+        source="authors' code, Loss function",
     )
     epochs: int = setting(
         SCHEDULE_EPOCHS,
@@ -133,7 +159,12 @@ class Train:
         source="authors' code",
     )
     patience_base: int = setting(
-        PATIENCE_BASE, "patience of round 1 in epochs", low=1, high=100_000, rule=DEFAULT, source="authors' code"
+        PATIENCE_BASE,
+        "patience of round 1 in epochs",
+        low=1,
+        high=100_000,
+        rule=DEFAULT,
+        source="authors' code",
     )
     patience_step: int = setting(
         PATIENCE_STEP,
@@ -147,7 +178,12 @@ class Train:
         PATIENCE_MAX, "largest patience", low=1, high=100_000, rule=DEFAULT, source="authors' code"
     )
     min_delta: float = setting(
-        MIN_DELTA, "improvement that counts as progress", low=0, high=100, rule=DEFAULT, source="authors' code"
+        MIN_DELTA,
+        "improvement that counts as progress",
+        low=0,
+        high=100,
+        rule=DEFAULT,
+        source="authors' code",
     )
     precision: str = setting(
         "bfloat16",
@@ -155,7 +191,9 @@ class Train:
         choices=("float32", "bfloat16", "float16"),
     )
     #: Free, as it is the same function of the same weights: the paper credits an optimisation as speed.
-    stem: str = setting("plain", "how the first convolution is computed; the plain form is credited", choices=STEMS)
+    stem: str = setting(
+        "plain", "how the first convolution is computed; the plain form is credited", choices=STEMS
+    )
     sync_statistics: bool = setting(
         False,
         "batch norms use the statistics of all devices' images in a step",
@@ -180,19 +218,26 @@ class Search:
     morphs: tuple[str, ...] = setting(
         OPS, "morph operations in use", choices=OPS, rule=FIXED, source=f"{TABLE_4}, NAS method"
     )
-    max_morphs: int = setting(8, "most morphs in one proposal", low=1, high=8, rule=DEFAULT, source="authors' code")
-    max_units: int = setting(300, "most units of a network", low=1, high=4096, rule=DEFAULT, source="authors' code")
+    max_morphs: int = setting(
+        8, "most morphs in one proposal", low=1, high=8, rule=DEFAULT, source="authors' code"
+    )
+    max_units: int = setting(
+        300, "most units of a network", low=1, high=4096, rule=DEFAULT, source="authors' code"
+    )
     max_parameters: int = setting(
         2**30, "most parameters of a network", low=1, high=2**40, rule=DEFAULT, source="authors' code"
     )
     population: int = setting(100, "youngest results among which evolution samples", low=1, high=10**6)
     sample_size: int = setting(25, "results in a tournament", low=1, high=10**6)
     queue_depth: int = setting(2, "candidates that wait for each replica", low=1, high=64)
-    #: A multiple, as the surrogate changes by what is new in proportion, and as a replacement on the largest machine
-    #: must not fill the history: a slot is refilled at most log(trials) times.
+    #: A multiple, as the surrogate changes by what is new in proportion, and as a replacement on the largest
+    #: machine must not fill the history: a slot is refilled at most log(trials) times.
     stale_after: float = setting(
-        1.5, "replace a waiting candidate when more than this many times as many trials have finished as it knew of",
-        low=1, high=1e9,
+        1.5,
+        "replace a waiting candidate when more than this many times as many trials have finished as it knew "
+        "of",
+        low=1,
+        high=1e9,
     )
 
 
@@ -200,7 +245,9 @@ class Search:
 class Hpo:
     """Hyperparameter optimisation: which values it may choose, and from which round on."""
 
-    enabled: bool = setting(True, "optimise kernel and batch size", rule=FIXED, source=f"{TABLE_4}, HPO method")
+    enabled: bool = setting(
+        True, "optimise kernel and batch size", rule=FIXED, source=f"{TABLE_4}, HPO method"
+    )
     method: str = setting(
         "bayesian",
         "how they are chosen; tpe needs the extra of that name",
@@ -209,9 +256,16 @@ class Hpo:
         source=f"{TABLE_4}, HPO method",
         expected="bayesian",
     )
-    from_round: int = setting(FROM_ROUND, "first round it works in", low=1, high=10**6, rule=FIXED, source=SECTION_4_5)
+    from_round: int = setting(
+        FROM_ROUND, "first round it works in", low=1, high=10**6, rule=FIXED, source=SECTION_4_5
+    )
     kernels: tuple[int, ...] = setting(
-        KERNELS, "kernel sizes of inserted convolutions", low=1, high=MAX_KERNEL, rule=DEFAULT, source="authors' code"
+        KERNELS,
+        "kernel sizes of inserted convolutions",
+        low=1,
+        high=MAX_KERNEL,
+        rule=DEFAULT,
+        source="authors' code",
     )
     batches: tuple[int, ...] = setting(BATCHES, "batch sizes per device", low=1, high=2**20)
 
@@ -227,11 +281,16 @@ class Parallel:
         "how steps run on a replica's devices; auto: pmap on one process, shard_map on several",
         choices=("auto", "pmap", "shard_map"),
     )
-    ranks_per_node: int = setting(0, "cut hosts into nodes of this many ranks; 0: by shared memory", low=0, high=2**20)
-    host_devices: int = setting(0, "CPU devices of a trainer without accelerators; 0: as JAX finds", low=0, high=1024)
+    ranks_per_node: int = setting(
+        0, "cut hosts into nodes of this many ranks; 0: by shared memory", low=0, high=2**20
+    )
+    host_devices: int = setting(
+        0, "CPU devices of a trainer without accelerators; 0: as JAX finds", low=0, high=1024
+    )
     history_capacity: int = setting(2**17, "records in the history window", low=16, high=2**31)
     compile_ahead: str = setting(
-        "auto", "make the next candidate ready while the present one trains; auto: where CPUs are not what trains",
+        "auto",
+        "make the next candidate ready while the present one trains; auto: where CPUs are not what trains",
         choices=("auto", "on", "off"),
     )
     cache: str = setting(
@@ -240,7 +299,9 @@ class Parallel:
     prewarm: bool = setting(
         False, "compile the convolutions that morphs can reach while the first trials train: for accelerators"
     )
-    memory_limit: int = setting(0, "bytes of a device that a step may use; 0: as the device says", low=0, high=2**50)
+    memory_limit: int = setting(
+        0, "bytes of a device that a step may use; 0: as the device says", low=0, high=2**50
+    )
     poll_seconds: float = setting(0.05, "longest time between two looks at MPI", low=0.001, high=1)
 
 
@@ -252,7 +313,12 @@ class Result:
     partial_seconds: float = setting(30.0, "least time between two partial results", low=1, high=3600)
     keep_checkpoints: int = setting(1, "best weights that each replica keeps", low=1, high=1000)
     max_error: float = setting(
-        0.30, "largest best error of an official result", low=0, high=1, rule=FIXED, source=f"{TABLE_4}, Maximum error"
+        0.30,
+        "largest best error of an official result",
+        low=0,
+        high=1,
+        rule=FIXED,
+        source=f"{TABLE_4}, Maximum error",
     )
 
 
@@ -261,7 +327,9 @@ class Monitor:
     """What is measured of the machine while it works."""
 
     #: RAPL's counters wrap: on some processors at 65.5 kJ, which 500 W reach in 131 s.
-    seconds: float = setting(30.0, "seconds between two samples of use and power on a node; 0: none", low=0, high=60)
+    seconds: float = setting(
+        30.0, "seconds between two samples of use and power on a node; 0: none", low=0, high=60
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +342,11 @@ class Fault:
     raise_replica: int = setting(0, "replica of the trial that raises", low=0)
     raise_trainer: int = setting(0, "which of the replica's trainers raises", low=0)
     disturb_in_round: int = setting(
-        0, "a device of a trial of this round loses a bit; 0: none", low=0, rule=FIXED, source="no injected fault"
+        0,
+        "a device of a trial of this round loses a bit; 0: none",
+        low=0,
+        rule=FIXED,
+        source="no injected fault",
     )
     disturb_replica: int = setting(0, "replica of the trial that loses it", low=0)
     nan_in_round: int = setting(

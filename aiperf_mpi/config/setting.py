@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a single setting of the configuration is: its default, its bounds, and the rule that it stands under.
 
-:mod:`aiperf_mpi.config.sections` declares the settings with :func:`setting`; :func:`checked` turns a value that a
-person wrote into the value that the benchmark uses, or says what is wrong with it.
+:mod:`aiperf_mpi.config.sections` declares the settings with :func:`setting`; :func:`checked` turns a value
+that a person wrote into the value that the benchmark uses, or says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 TABLE_4 = "Table 4"
 SECTION_4_5 = "section 4.5"
 
-#: Rules that a setting can stand under (section 4.5 of the paper): a run that departs from a fixed one is no official
-#: run, one that departs from a default belongs to the open division.
+#: Rules that a setting can stand under (section 4.5 of the paper): a run that departs from a fixed one is no
+#: official run, one that departs from a default belongs to the open division.
 FIXED, DEFAULT = "fixed", "default"
 
 
@@ -31,7 +31,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the benchmark's rules say of a setting: `kind` is fixed or default, `expected` the value they name."""
+    """What the benchmark's rules say of a setting: `kind` is fixed or default, `expected` the value they
+    name."""
 
     kind: str
     expected: Any
@@ -40,7 +41,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What is known of a setting beside its type: bounds (inclusive), choices, its rule, and one line of text."""
+    """What is known of a setting beside its type: bounds (inclusive), choices, its rule, and one line of
+    text."""
 
     text: str
     low: float | None = None
@@ -62,8 +64,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its :class:`Meaning` in the metadata.
 
-    `rule` is FIXED, DEFAULT or empty; `expected` is the value that the rule names (the field's default unless given),
-    `source` where the rule stands. Bounds and choices hold for every element of a tuple.
+    `rule` is FIXED, DEFAULT or empty; `expected` is the value that the rule names (the field's default unless
+    given), `source` where the rule stands. Bounds and choices hold for every element of a tuple.
     """
     marked = Rule(rule, default if expected is None else expected, source) if rule else None
     return field(default=default, metadata={"meaning": Meaning(text, low, high, tuple(choices), marked)})
@@ -72,8 +74,8 @@ def setting(
 def nearest(key: str, known: Iterable[str]) -> str:
     """The key of `known` that was probably meant by `key`.
 
-    That is the same name in another section; else, of the keys in the same section (of all if there is no such
-    section), the one that is spelt most like it, or that is its short form (`lr` of `learning_rate`).
+    That is the same name in another section; else, of the keys in the same section (of all if there is no
+    such section), the one that is spelt most like it, or that is its short form (`lr` of `learning_rate`).
     """
     section, _, name = key.rpartition(".")
     every = list(known)
@@ -95,13 +97,17 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
-    """`value` as the setting's type `kind`, or ConfigError saying which value of which key is impossible and why.
+    """`value` as the setting's type `kind`, or ConfigError saying which value of which key is impossible and
+    why.
 
-    Integers are taken for floats and lists for tuples; nothing else is converted, so that a typing error shows.
+    Integers are taken for floats and lists for tuples; nothing else is converted, so that a typing error
+    shows.
     """
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key}: {value!r} is not a list of {_kind_name(kind)}, for example {key} = [...]")
+            raise ConfigError(
+                f"{key}: {value!r} is not a list of {_kind_name(kind)}, for example {key} = [...]"
+            )
         if not value:
             raise ConfigError(f"{key}: the list is empty, but needs at least one entry")
         element = typing.get_args(kind)[0]
@@ -112,7 +118,9 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
         try:
             value = float(value)
         except OverflowError:
-            raise ConfigError(f"{key}: an integer of {value.bit_length()} bits is too large for a number") from None
+            raise ConfigError(
+                f"{key}: an integer of {value.bit_length()} bits is too large for a number"
+            ) from None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{key}: {value!r} is {_kind_name(type(value))}, but must be {_kind_name(kind)}")
     if isinstance(value, float) and not math.isfinite(value):

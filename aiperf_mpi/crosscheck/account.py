@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a trial's own training step executes, by the two methods that the tables are checked with.
 
-Generators compare a candidate's step with the tables before it is READY. A trainer counts the step that it has compiled
-itself, and the numbers lie in the result, where the judge compares them with the tables again.
+Generators compare a candidate's step with the tables before it is READY. A trainer counts the step that it
+has compiled itself, and the numbers lie in the result, where the judge compares them with the tables again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class StepAccount:
 
 
 def account(compiled: Compiled) -> StepAccount:
-    """Counts a compiled training step, its micro-batches included; raises CountError where it cannot be counted.
+    """Counts a compiled training step, its micro-batches included; raises CountError where it cannot be
+    counted.
 
     XLA's estimate is of what was compiled; the jaxpr is that of the same function, traced again.
     """

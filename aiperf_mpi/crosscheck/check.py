@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A candidate's counts against the step that trains it: equal to the last operation, or the candidate is rejected.
+"""A candidate's counts against the step that trains it: equal to the last operation, or the candidate is
+rejected.
 
-Compared are the matrix products of convolutions and dense layers (forward, input gradient, weight gradient, per
-image) and the update of the parameters (per step) of the training step, the forward pass of the evaluation step, and
-the counts that the candidate's record states. All else, less than 2 % of a step, is reported by `flops` only.
+Compared are the matrix products of convolutions and dense layers (forward, input gradient, weight gradient,
+per image) and the update of the parameters (per step) of the training step, the forward pass of the
+evaluation step, and the counts that the candidate's record states. All else, less than 2 % of a step, is
+reported by `flops` only.
 """
 
 from __future__ import annotations
@@ -51,13 +53,14 @@ def check_operations(candidate: Candidate, settings: StepSettings, n_devices: in
         settings: of the steps, as the trainer compiles them.
         n_devices: devices of the replica.
 
-    Returns what differs, with both numbers, the most telling 64 characters first; "" where nothing does. Raises
-    whatever Flax raises for a network that cannot be built.
+    Returns what differs, with both numbers, the most telling 64 characters first; "" where nothing does.
+    Raises whatever Flax raises for a network that cannot be built.
     """
     batch = settings.batch_per_device
     if (candidate.batch_per_device, candidate.batch_global) != (batch, batch * n_devices):
         return (
-            f"batch: the candidate states {candidate.batch_per_device} and {candidate.batch_global}, but its step "
+            f"batch: the candidate states {candidate.batch_per_device} and {candidate.batch_global}, but "
+            f"its step "
             f"takes {batch} on each of {n_devices} devices"
         )
 
@@ -78,7 +81,8 @@ def check_operations(candidate: Candidate, settings: StepSettings, n_devices: in
 def differences(architecture: Architecture, settings: StepSettings, n_devices: int) -> tuple[Difference, ...]:
     """What the tables and the traced training and evaluation step count differently; arguments as above.
 
-    Raises CountError if a step cannot be counted, and whatever Flax raises for a network that cannot be built.
+    Raises CountError if a step cannot be counted, and whatever Flax raises for a network that cannot be
+    built.
     """
     train = trace_train(architecture, settings, n_devices).count()
     evaluate = trace_eval(architecture, settings, n_devices).count()
@@ -102,7 +106,9 @@ def compare(
 
     found = []
     for step, tally, expected in (("train", train, executed), ("eval", evaluate, forward)):
-        found += [Difference(step, key, Fraction(tally[key], batch), count) for key, count in expected.items()]
+        found += [
+            Difference(step, key, Fraction(tally[key], batch), count) for key, count in expected.items()
+        ]
     update = (UPDATE, STEP)
     found.append(Difference("train", update, Fraction(train[update]), update_operations(architecture)))
     found.append(Difference("eval", update, Fraction(evaluate[update]), 0))

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations of a traced program: a traversal of its jaxpr that says what each equation is for.
 
-What an equation is for follows from what it depends on, not from names or from the order of dimensions, which change
-with versions of JAX and with optimisations. The inputs of a step are marked (:data:`PARAMETERS`, :data:`IMAGES`, ...)
-and the marks follow the values. The forward pass never sees the labels, so a matrix product that depends on them is
-backward; the input gradient multiplies by a function of the parameters alone, the weight gradient does not; all that
-depends on the momenta or the learning rate updates the parameters.
+What an equation is for follows from what it depends on, not from names or from the order of dimensions, which
+change with versions of JAX and with optimisations. The inputs of a step are marked (:data:`PARAMETERS`,
+:data:`IMAGES`, ...) and the marks follow the values. The forward pass never sees the labels, so a matrix
+product that depends on them is backward; the input gradient multiplies by a function of the parameters alone,
+the weight gradient does not; all that depends on the momenta or the learning rate updates the parameters.
 
-Other jaxprs are descended into: `jit`, `shard_map` (and with it `pmap`), `remat`, `custom_jvp` and `custom_vjp` count
-once; `scan` counts `length` times; `while` as often as a counter with known bounds says, else it raises; the branches
-of `cond` must have the same matrix products, and the most expensive one counts.
+Other jaxprs are descended into: `jit`, `shard_map` (and with it `pmap`), `remat`, `custom_jvp` and
+`custom_vjp` count once; `scan` counts `length` times; `while` as often as a counter with known bounds says,
+else it raises; the branches of `cond` must have the same matrix products, and the most expensive one counts.
 """
 
 from __future__ import annotations
@@ -35,9 +35,23 @@ PARALLEL = COLLECTIVES | {"optimization_barrier", "copy", "device_put", "pvary",
 
 #: Primitives that call one jaxpr with their own operands, and the parameters that may hold it.
 CALLS = frozenset(
-    ("jit", "pjit", "closed_call", "core_call", "xla_call", "xla_pmap", "shard_map", "checkpoint", "remat", "remat2",
-     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin")
-)  # fmt: skip
+    (
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "xla_call",
+        "xla_pmap",
+        "shard_map",
+        "checkpoint",
+        "remat",
+        "remat2",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "custom_lin",
+    )
+)
 CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 _WORD = re.compile(r"[\w.]+")
@@ -59,11 +73,13 @@ def count(
     Arguments:
         program: what `jax.make_jaxpr` returns.
         marks: the mark of each of its inputs, 0 for none (the default: all matrix products are then forward).
-        scopes: name of a scope (a Flax module or `jax.named_scope`) -> kind of layer, for all but matrix products.
+        scopes: name of a scope (a Flax module or `jax.named_scope`) -> kind of layer, for all but matrix
+            products.
         rules: primitive -> rule.
         loops_once: count the body of a loop once, as XLA does.
 
-    Raises CountError for an unknown primitive, a loop of unknown length, and branches with different matrix products.
+    Raises CountError for an unknown primitive, a loop of unknown length, and branches with different matrix
+    products.
     """
     inputs = program.jaxpr.invars
     if marks is None:
@@ -75,7 +91,8 @@ def count(
 
 
 class _Walk:
-    """One traversal. Values are known by the marks they carry, and by what integer they are, if that is known."""
+    """One traversal. Values are known by the marks they carry, and by what integer they are, if that is
+    known."""
 
     def __init__(self, scopes: Mapping[str, str], rules: Mapping[str, Rule], loops_once: bool) -> None:
         self._scopes, self._rules, self._loops_once = scopes, rules, loops_once
@@ -101,8 +118,11 @@ class _Walk:
         marked = dict.fromkeys(jaxpr.constvars, 0) | dict(zip(jaxpr.invars, marks, strict=True))
         known: dict[Any, int] = {v: n for v, n in zip(jaxpr.invars, numbers, strict=True) if n is not None}
         if isinstance(program, ClosedJaxpr):
-            known |= {v: n for v, c in zip(jaxpr.constvars, program.consts, strict=True)
-                      if (n := _integer(c)) is not None}  # fmt: skip
+            known |= {
+                v: n
+                for v, c in zip(jaxpr.constvars, program.consts, strict=True)
+                if (n := _integer(c)) is not None
+            }
 
         classes: _Classes = {}
         for eqn in jaxpr.eqns:
@@ -151,12 +171,14 @@ class _Walk:
         return kind, role
 
     def _place(self, scope: str) -> tuple[str, str]:
-        """Kind of layer and part of the step of a scope such as `transpose(jvp(Network))/.../unit003_norm`."""
+        """Kind of layer and part of the step of a scope such as
+        `transpose(jvp(Network))/.../unit003_norm`."""
         if scope not in self._places:
             words = _WORD.findall(scope)
             found = next((self._scopes[word] for word in reversed(words) if word in self._scopes), None)
             if found is None:
-                # Only the loss is differentiated outside of layers: logarithm of the softmax, and cross entropy.
+                # Only the loss is differentiated outside of layers: logarithm of the softmax, and cross
+                # entropy.
                 found = "softmax" if "jvp" in words and "softmax" in self._scopes.values() else OTHER
             role = BACKWARD if "transpose" in words else FORWARD
             self._places[scope] = found, (STEP if found == OTHER else role)
@@ -213,10 +235,13 @@ class _Walk:
         self, eqn: Any, marks: list[int], numbers: list[int | None], scope: str
     ) -> tuple[_Classes, list[int]]:
         branches = [self.closed(branch, marks[1:], numbers[1:], scope) for branch in eqn.params["branches"]]
-        matrices = [{key: n for key, n in classes.items() if key[0] in MATRIX_KINDS} for classes, _ in branches]
+        matrices = [
+            {key: n for key, n in classes.items() if key[0] in MATRIX_KINDS} for classes, _ in branches
+        ]
         if any(matrix != matrices[0] for matrix in matrices):
             raise CountError(
-                f"operation count: the branches of a cond have different matrix products, {matrices}, so which one "
+                f"operation count: the branches of a cond have different matrix products, {matrices}, so "
+                f"which one "
                 f"runs decides the count ({where(eqn)})"
             )
         largest = max((classes for classes, _ in branches), key=lambda classes: sum(classes.values()))
@@ -227,7 +252,8 @@ class _Walk:
 
 
 def _scan_inputs(parameters: Mapping[str, Any]) -> tuple[int, int]:
-    """How many of a scan's inputs are constants, and how many it carries: JAX 0.10 says so, 0.11 has a tree of them."""
+    """How many of a scan's inputs are constants, and how many it carries: JAX 0.10 says so, 0.11 has a tree
+    of them."""
     if "num_consts" in parameters:
         return parameters["num_consts"], parameters["num_carry"]
     constants, carried, _ = parameters["ft_in"].unpack()
@@ -251,8 +277,9 @@ def _value(variable: Any, known: Mapping[Any, int]) -> int | None:
 
 
 def _trips(eqn: Any, numbers: Sequence[int | None]) -> int:
-    """How often a `while` runs: its test is `counter < bound`, its body adds a positive constant to the counter, and
-    where the counter starts and the bound are known (`fori_loop` makes such loops). Raises CountError otherwise."""
+    """How often a `while` runs: its test is `counter < bound`, its body adds a positive constant to the
+    counter, and where the counter starts and the bound are known (`fori_loop` makes such loops). Raises
+    CountError otherwise."""
     test, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = numbers[n_test + n_body :]
@@ -272,7 +299,10 @@ def _trips(eqn: Any, numbers: Sequence[int | None]) -> int:
     else:
         position = test.invars.index(bound)
         end = numbers[position] if position < n_test else carry[position - n_test]
-        if position >= n_test and body.outvars[position - n_test] is not body.invars[n_body + position - n_test]:
+        if (
+            position >= n_test
+            and body.outvars[position - n_test] is not body.invars[n_body + position - n_test]
+        ):
             raise error
 
     # The step: the counter plus a literal.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each JAX primitive costs: a registry of rules, with the weights of the paper's section 4.4.
 
-A rule takes an equation of a jaxpr and returns its weighted operations. Primitives without a rule raise: a count that
-skips what it does not know is worth nothing. (Primitives that hold other jaxprs are in :mod:`jaxpr`.)
+A rule takes an equation of a jaxpr and returns its weighted operations. Primitives without a rule raise: a
+count that skips what it does not know is worth nothing. (Primitives that hold other jaxprs are in
+:mod:`jaxpr`.)
 """
 
 from __future__ import annotations
@@ -36,18 +37,50 @@ def elements(variable: Any) -> int:
     return prod(variable.aval.shape)
 
 
-# -- per element of the result -----------------------------------------------------------------------------------------
+# -- per element of the result ---------------------------------------------------------------------
 
-#: Weights of elementwise primitives. Functions that are no arithmetic (log, tanh, erf, ...) weigh as much as exp; a
-#: reciprocal square root is a square root and a division.
+#: Weights of elementwise primitives. Functions that are no arithmetic (log, tanh, erf, ...) weigh as much as
+#: exp; a reciprocal square root is a square root and a division.
 ELEMENTWISE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (
         ADD,
         (
-            "add", "add_any", "sub", "mul", "square", "neg", "abs", "sign", "max", "min", "clamp", "select_n",
-            "eq", "ne", "lt", "le", "gt", "ge", "is_finite", "and", "or", "xor", "not", "floor", "ceil", "round",
-            "shift_left", "shift_right_logical", "shift_right_arithmetic", "population_count", "clz", "nextafter",
-            "mulhi", "eq_to", "le_to", "lt_to",
+            "add",
+            "add_any",
+            "sub",
+            "mul",
+            "square",
+            "neg",
+            "abs",
+            "sign",
+            "max",
+            "min",
+            "clamp",
+            "select_n",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "is_finite",
+            "and",
+            "or",
+            "xor",
+            "not",
+            "floor",
+            "ceil",
+            "round",
+            "shift_left",
+            "shift_right_logical",
+            "shift_right_arithmetic",
+            "population_count",
+            "clz",
+            "nextafter",
+            "mulhi",
+            "eq_to",
+            "le_to",
+            "lt_to",
         ),
     ),
     (MAC, ("one_minus_square",)),
@@ -57,38 +90,116 @@ ELEMENTWISE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (
         EXP,
         (
-            "exp", "exp2", "log", "log2", "log1p", "expm1", "pow", "cbrt", "logistic", "sin", "cos", "tan", "tanh",
-            "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv",
-            "lgamma", "digamma",
+            "exp",
+            "exp2",
+            "log",
+            "log2",
+            "log1p",
+            "expm1",
+            "pow",
+            "cbrt",
+            "logistic",
+            "sin",
+            "cos",
+            "tan",
+            "tanh",
+            "asin",
+            "acos",
+            "atan",
+            "atan2",
+            "sinh",
+            "cosh",
+            "asinh",
+            "acosh",
+            "atanh",
+            "erf",
+            "erfc",
+            "erf_inv",
+            "lgamma",
+            "digamma",
         ),
     ),
-)  # fmt: skip
+)
 
 #: Primitives that move, copy, name or reinterpret values, and compute nothing.
 FREE = frozenset(
     (
-        "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "dynamic_slice",
-        "dynamic_update_slice", "pad", "concatenate", "gather", "scatter", "split", "unstack", "stack", "tile", "iota",
-        "convert_element_type", "bitcast_convert_type", "reduce_precision", "copy", "copy_p", "stop_gradient",
-        "optimization_barrier", "device_put", "sharding_constraint", "layout_constraint", "reshard", "mesh_cast",
-        "pvary", "pcast", "pbroadcast", "axis_index", "axis_size", "all_gather", "all_gather_invariant", "all_to_all",
-        "ppermute", "tie",
-        "random_wrap", "random_unwrap", "random_clone", "create_token", "after_all", "name", "empty", "empty2",
-        "real", "imag", "full", "dce_sink",
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "squeeze",
+        "expand_dims",
+        "rev",
+        "slice",
+        "dynamic_slice",
+        "dynamic_update_slice",
+        "pad",
+        "concatenate",
+        "gather",
+        "scatter",
+        "split",
+        "unstack",
+        "stack",
+        "tile",
+        "iota",
+        "convert_element_type",
+        "bitcast_convert_type",
+        "reduce_precision",
+        "copy",
+        "copy_p",
+        "stop_gradient",
+        "optimization_barrier",
+        "device_put",
+        "sharding_constraint",
+        "layout_constraint",
+        "reshard",
+        "mesh_cast",
+        "pvary",
+        "pcast",
+        "pbroadcast",
+        "axis_index",
+        "axis_size",
+        "all_gather",
+        "all_gather_invariant",
+        "all_to_all",
+        "ppermute",
+        "tie",
+        "random_wrap",
+        "random_unwrap",
+        "random_clone",
+        "create_token",
+        "after_all",
+        "name",
+        "empty",
+        "empty2",
+        "real",
+        "imag",
+        "full",
+        "dce_sink",
     )
-)  # fmt: skip
+)
 
 #: n terms take n - 1 operations.
-REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor",
-              "argmax", "argmin")  # fmt: skip
+REDUCTIONS = (
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_prod",
+    "reduce_and",
+    "reduce_or",
+    "reduce_xor",
+    "argmax",
+    "argmin",
+)
 
 #: One operation per element: running sums, additions at indices, and this device's share of an all-reduce.
 CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 SCATTERS = ("scatter-add", "scatter_add", "scatter-mul", "scatter_mul", "scatter-min", "scatter-max")
 COLLECTIVES = frozenset(("psum", "psum2", "psum_invariant", "pmax", "pmin", "reduce_scatter", "psum_scatter"))
 
-#: Threefry-2x32 on one pair of words: 20 rounds of an addition, a rotation (2 shifts, or) and xor; 2 additions before
-#: and 3 in each of the 5 injections of the key; 2 xor for the third word of the key (Salmon et al., SC 2011).
+#: Threefry-2x32 on one pair of words: 20 rounds of an addition, a rotation (2 shifts, or) and xor; 2
+#: additions before and 3 in each of the 5 injections of the key; 2 xor for the third word of the key (Salmon
+#: et al., SC 2011).
 THREEFRY = 20 * 5 + 2 + 5 * 3 + 2
 
 
@@ -109,7 +220,8 @@ def _collective(eqn: Any) -> int:
 
 
 def _integer_pow(eqn: Any) -> int:
-    """By repeated squaring: one multiplication for each bit of the exponent but the first, and for each further 1."""
+    """By repeated squaring: one multiplication for each bit of the exponent but the first, and for each
+    further 1."""
     exponent = abs(eqn.params["y"])
     products = max(exponent.bit_length() + exponent.bit_count() - 2, 0)
     return (products + (DIV if eqn.params["y"] < 0 else 0)) * elements(eqn.outvars[0])
@@ -141,7 +253,7 @@ def _sort(eqn: Any) -> int:
     return elements(eqn.invars[0]) * max(length - 1, 0).bit_length()
 
 
-# -- matrix products and convolutions ----------------------------------------------------------------------------------
+# -- matrix products and convolutions --------------------------------------------------------------
 
 
 def dot_macs(eqn: Any) -> int:
@@ -153,13 +265,14 @@ def dot_macs(eqn: Any) -> int:
 def conv_macs(eqn: Any) -> int:
     """Multiply-accumulates of a `conv_general_dilated`, padding included, inserted zeros not.
 
-    Without dilation of the left operand each result takes every tap of the kernel and every input feature of its
-    group (the kernel's shape has them; a batch group's results are fewer by themselves).
+    Without dilation of the left operand each result takes every tap of the kernel and every input feature of
+    its group (the kernel's shape has them; a batch group's results are fewer by themselves).
 
-    With it, as in the input gradient of a strided convolution, most taps of a result meet zeros that the dilation
-    inserted. What is left is 1 / prod(lhs_dilation) of them where the strides divide the size; in general each
-    *element of the left operand* meets every tap once for each output feature of its group. That is the forward count
-    whatever the size. Raises CountError for a dilated operand with strides, if the quotient is no integer.
+    With it, as in the input gradient of a strided convolution, most taps of a result meet zeros that the
+    dilation inserted. What is left is 1 / prod(lhs_dilation) of them where the strides divide the size; in
+    general each *element of the left operand* meets every tap once for each output feature of its group. That
+    is the forward count whatever the size. Raises CountError for a dilated operand with strides, if the
+    quotient is no integer.
     """
     numbers, parameters = eqn.params["dimension_numbers"], eqn.params
     left, kernel = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps that are trained and validated, traced for counting: the very functions, for one of a replica's devices.
+"""The steps that are trained and validated, traced for counting: the very functions, for one of a replica's
+devices.
 
-Nothing is computed, and no device is needed: the collectives run along an abstract axis of as many devices as the
-trainer has, so that a rank on CPUs counts what an accelerator will execute.
+Nothing is computed, and no device is needed: the collectives run along an abstract axis of as many devices as
+the trainer has, so that a rank on CPUs counts what an accelerator will execute.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ STATE_MARKS = {"params": jaxpr.PARAMETERS, "momenta": jaxpr.MOMENTA}
 
 @dataclass(frozen=True)
 class Arguments:
-    """Shapes of a step's arguments on one device, and beside each array the mark by which its uses are known."""
+    """Shapes of a step's arguments on one device, and beside each array the mark by which its uses are
+    known."""
 
     shapes: tuple[Any, ...]
     marks: tuple[int, ...]
@@ -55,7 +57,8 @@ class Trace:
 
 
 def trace_train(architecture: Architecture, settings: StepSettings, devices: int = 1) -> Trace:
-    """The training step of one of `devices` devices; raises whatever Flax raises for a network that cannot be."""
+    """The training step of one of `devices` devices; raises whatever Flax raises for a network that cannot
+    be."""
     arguments = train_arguments(architecture, settings)
     return _trace(architecture, steps.train_step(architecture, settings), arguments, devices)
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """XLA's own estimate of a step, and a model of how it counts: the third opinion.
 
-XLA's `cost_analysis()` of a lowered step is one number. It differs from the tables in known ways: a convolution's taps
-that fall into padding are not counted, an elementwise operation weighs 1 (a division too), a conversion of types
-1, a function such as exp or rsqrt nothing (they are counted apart), and the body of a loop counts once. The model is
-the same traversal as :mod:`jaxpr` with XLA's rules instead of the paper's, so it also says which kind of layer the
-number is made of. Model and estimate must agree within `opcount.XLA_BAND`; if they do, the differences between XLA's
-number and the tables are explained to that accuracy.
+XLA's `cost_analysis()` of a lowered step is one number. It differs from the tables in known ways: a
+convolution's taps that fall into padding are not counted, an elementwise operation weighs 1 (a division too),
+a conversion of types 1, a function such as exp or rsqrt nothing (they are counted apart), and the body of a
+loop counts once. The model is the same traversal as :mod:`jaxpr` with XLA's rules instead of the paper's, so
+it also says which kind of layer the number is made of. Model and estimate must agree within
+`opcount.XLA_BAND`; if they do, the differences between XLA's number and the tables are explained to that
+accuracy.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ from aiperf_mpi.training.steps.dispatch import over_devices
 from aiperf_mpi.training.steps.step import StepSettings, train_step
 
 #: Elementwise primitives that XLA counts as transcendental, not as operations.
-_TRANSCENDENTAL = frozenset(name for weight, names in ELEMENTWISE if weight >= SQRT for name in names) - {"div", "rem"}
+_TRANSCENDENTAL = frozenset(name for weight, names in ELEMENTWISE if weight >= SQRT for name in names) - {
+    "div",
+    "rem",
+}
 
 #: Comparisons and selections of value and index that JAX lowers one step of an argmax to.
 _ARGMAX_STEP = 9
@@ -85,8 +89,16 @@ def estimate(lowered: Any) -> int | None:
     return round(operations) if operations > 0 else None
 
 
-def valid_taps(size: int, kernel: int, *, stride: int = 1, before: int = 0, after: int = 0, size_dilation: int = 1,
-               kernel_dilation: int = 1) -> int:
+def valid_taps(
+    size: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    before: int = 0,
+    after: int = 0,
+    size_dilation: int = 1,
+    kernel_dilation: int = 1,
+) -> int:
     """Pairs of an output place and a tap of the kernel, in one dimension, whose input place exists.
 
     A place does not exist in the padding, nor between the elements of an input that is dilated.
@@ -103,12 +115,19 @@ def conv_taps(eqn: Any) -> int:
     parameters, numbers = eqn.params, eqn.params["dimension_numbers"]
     left, kernel, out = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
     taps = [
-        valid_taps(left[a], kernel[b], stride=stride, before=low, after=high, size_dilation=ld, kernel_dilation=kd)
-        for a, b, stride, (low, high), ld, kd in zip(
-            numbers.lhs_spec[2:], numbers.rhs_spec[2:], parameters["window_strides"], parameters["padding"],
-            parameters["lhs_dilation"], parameters["rhs_dilation"], strict=True
+        valid_taps(
+            left[a], kernel[b], stride=stride, before=low, after=high, size_dilation=ld, kernel_dilation=kd
         )
-    ]  # fmt: skip
+        for a, b, stride, (low, high), ld, kd in zip(
+            numbers.lhs_spec[2:],
+            numbers.rhs_spec[2:],
+            parameters["window_strides"],
+            parameters["padding"],
+            parameters["lhs_dilation"],
+            parameters["rhs_dilation"],
+            strict=True,
+        )
+    ]
     batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
     return prod(taps) * batch * features * kernel[numbers.rhs_spec[1]]
 
@@ -179,7 +198,10 @@ def analyse(architecture: Architecture, settings: StepSettings) -> Analysis:
     *mapped, rate = arguments.shapes
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), mapped)
     step = over_devices(
-        train_step(architecture, settings), jax.local_devices()[:1], in_axes=(0, 0, 0, None), out_axes=(0, None)
+        train_step(architecture, settings),
+        jax.local_devices()[:1],
+        in_axes=(0, 0, 0, None),
+        out_axes=(0, None),
     )
 
     # Lowering takes up the trace that the first line made.

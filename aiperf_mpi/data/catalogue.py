@@ -8,7 +8,8 @@ from aiperf_mpi.data.dataset import Dataset
 
 
 def check_dataset(config: Config) -> None:
-    """Look whether the data set of `config` can be opened, without reading its images: cheap, before every launch.
+    """Look whether the data set of `config` can be opened, without reading its images: cheap, before every
+    launch.
 
     Raises ConfigError naming the path and what to do.
     """
@@ -26,7 +27,8 @@ def check_dataset(config: Config) -> None:
 def open_dataset(config: Config) -> Dataset:
     """The data set of `config`, cut to `data.train_images` and `data.val_images`.
 
-    Raises ConfigError naming the path and what to do where the images are missing or are not what they should be.
+    Raises ConfigError naming the path and what to do where the images are missing or are not what they should
+    be.
     """
     # Each set is imported only where it is used: scikit-learn alone takes a second.
     match config.data.name:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CIFAR-10 in its published binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
 
-Six files of 10,000 records; a record is one byte of label and 3072 bytes of pixels, colour by colour, row by row.
+Six files of 10,000 records; a record is one byte of label and 3072 bytes of pixels, colour by colour, row by
+row.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ VAL_FILE = "test_batch.bin"
 _SIDE, _CHANNELS, _CLASSES, _RECORDS = 32, 3, 10, 10_000
 _RECORD_BYTES = 1 + _CHANNELS * _SIDE * _SIDE
 _FETCH = (
-    "download the binary version, cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html, unpack it, "
+    "download the binary version, cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html, "
+    "unpack it, "
     f"and pass --set data.path=.../{FOLDER}"
 )
 
@@ -45,7 +47,8 @@ def find_files(path: str) -> list[Path]:
             raise ConfigError(f"data.path: {file} is missing; {_FETCH}")
         if (size := file.stat().st_size) != _RECORDS * _RECORD_BYTES:
             raise ConfigError(
-                f"data.path: {file} has {size} bytes instead of {_RECORDS * _RECORD_BYTES}: it is damaged, or not the "
+                f"data.path: {file} has {size} bytes instead of {_RECORDS * _RECORD_BYTES}: it is damaged, "
+                f"or not the "
                 f"binary version; {_FETCH}"
             )
     return files
@@ -60,7 +63,9 @@ def load_cifar10(config: Config) -> Dataset:
         digest.update(raw)
         records = np.frombuffer(raw, dtype=np.uint8).reshape(_RECORDS, _RECORD_BYTES)
         if records[:, 0].max() >= _CLASSES:
-            raise ConfigError(f"data.path: {file} holds the label {records[:, 0].max()}, but CIFAR-10 has {_CLASSES}")
+            raise ConfigError(
+                f"data.path: {file} holds the label {records[:, 0].max()}, but CIFAR-10 has {_CLASSES}"
+            )
         labels.append(records[:, 0].astype(np.int32))
         images.append(records[:, 1:].reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1))
 

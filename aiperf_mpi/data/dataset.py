@@ -43,9 +43,13 @@ class Dataset:
             ("validation", self.val_images, self.val_labels),
         ):
             if images.dtype != np.uint8 or images.ndim != 4:
-                raise ValueError(f"{self.name}: {split} images are {images.dtype} {images.shape}, not uint8 [N,H,W,C]")
+                raise ValueError(
+                    f"{self.name}: {split} images are {images.dtype} {images.shape}, not uint8 [N,H,W,C]"
+                )
             if labels.dtype != np.int32 or labels.shape != images.shape[:1] or not len(labels):
-                raise ValueError(f"{self.name}: {split} labels are {labels.dtype} {labels.shape}, not int32 [N]")
+                raise ValueError(
+                    f"{self.name}: {split} labels are {labels.dtype} {labels.shape}, not int32 [N]"
+                )
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise ValueError(f"{self.name}: a {split} label lies outside of 0..{self.classes - 1}")
         if self.train_images.shape[1:] != self.val_images.shape[1:]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 1,797 handwritten digits that come with scikit-learn: real images, on every machine, without a download."""
+"""The 1,797 handwritten digits that come with scikit-learn: real images, on every machine, without a
+download."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _WHITE = 16
 
 
 def load_digits(config: Config) -> Dataset:
-    """The digits, enlarged to `data.image_size`, in a fixed split of 1437 for training and 360 for validation."""
+    """The digits, enlarged to `data.image_size`, in a fixed split of 1437 for training and 360 for
+    validation."""
     from sklearn.datasets import load_digits as sklearn_digits
 
     data = config.data
@@ -29,7 +31,8 @@ def load_digits(config: Config) -> Dataset:
 
 
 def validation_split(labels: np.ndarray, count: int) -> np.ndarray:
-    """Mask (bool [N]) of `count` images for validation: of each class its share, evenly spaced in the file's order.
+    """Mask (bool [N]) of `count` images for validation: of each class its share, evenly spaced in the file's
+    order.
 
     No random numbers, so that the split is the same with every version of every library.
     """
@@ -47,7 +50,8 @@ def validation_split(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def enlarge(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Square grey images (float [N, S, S], 0 to 255) as uint8 [N, size, size, channels], interpolated linearly."""
+    """Square grey images (float [N, S, S], 0 to 255) as uint8 [N, size, size, channels], interpolated
+    linearly."""
     weights = _interpolation(images.shape[1], size)
     larger = np.einsum("ai,nij,bj->nab", weights, images, weights, optimize=True)
     grey = np.clip(np.rint(larger), 0, 255).astype(np.uint8)
@@ -55,7 +59,8 @@ def enlarge(images: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def _interpolation(old: int, new: int) -> np.ndarray:
-    """Matrix [new, old] of linear interpolation between pixel centres; beyond the outermost it repeats them."""
+    """Matrix [new, old] of linear interpolation between pixel centres; beyond the outermost it repeats
+    them."""
     centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     left = np.minimum(centres.astype(int), old - 2)
     weights = np.zeros((new, old))

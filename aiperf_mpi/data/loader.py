@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches on the host: which image comes when, split over the devices of a replica.
 
-The order of an epoch depends on the trial's seed and the epoch alone, so that a trial can be repeated anywhere. What
-runs ahead, and the way to the devices, is :class:`aiperf_mpi.training.steps.devices.Feed`'s.
+The order of an epoch depends on the trial's seed and the epoch alone, so that a trial can be repeated
+anywhere. What runs ahead, and the way to the devices, is :class:`aiperf_mpi.training.steps.devices.Feed`'s.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from aiperf_mpi.streams import DATA, stream
 
 
 class Batch(NamedTuple):
-    """Images uint8 [devices, batch, H, W, C], labels int32 [devices, batch], and `valid` bool [devices, batch]:
-    false for images that only fill up the last batch of a validation."""
+    """Images uint8 [devices, batch, H, W, C], labels int32 [devices, batch], and `valid` bool [devices,
+    batch]: false for images that only fill up the last batch of a validation."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -33,7 +33,8 @@ def train_steps(dataset: Dataset, devices: int, batch: int) -> int:
     steps = len(dataset.train_labels) // (devices * batch)
     if not steps:
         raise ValueError(
-            f"{dataset.name}: {len(dataset.train_labels)} training images are fewer than one batch of {batch} on each "
+            f"{dataset.name}: {len(dataset.train_labels)} training images are fewer than one batch of "
+            f"{batch} on each "
             f"of {devices} devices; lower train.batch_per_device"
         )
     return steps
@@ -77,8 +78,8 @@ def _train_batches(dataset: Dataset, rows: np.ndarray) -> Iterator[Batch]:
 
 
 def val_batches(dataset: Dataset, devices: int, batch: int, mine: slice = ALL) -> Iterator[Batch]:
-    """The validation images in their order, each once and valid; zeros that are not valid fill up the last batch.
-    `mine` as in `train_batches`."""
+    """The validation images in their order, each once and valid; zeros that are not valid fill up the last
+    batch. `mine` as in `train_batches`."""
     images, labels, size = dataset.val_images, dataset.val_labels, devices * batch
     for start in range(0, len(labels), size):
         valid = np.arange(start, start + size) < len(labels)
@@ -90,7 +91,8 @@ def val_batches(dataset: Dataset, devices: int, batch: int, mine: slice = ALL) -
 
 
 def _padded(array: np.ndarray, size: int, devices: int) -> np.ndarray:
-    """`array` with zeros behind it up to `size` rows, as [devices, size / devices, ...]; no copy if it is whole."""
+    """`array` with zeros behind it up to `size` rows, as [devices, size / devices, ...]; no copy if it is
+    whole."""
     if len(array) < size:
         array = np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
     return array.reshape(devices, size // devices, *array.shape[1:])

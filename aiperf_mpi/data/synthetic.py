@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Made-up images of any shape, to measure a machine without a data set.
 
-Each class has a coarse random pattern, and an image is half that pattern, half noise: a network can learn it, so that
-everything behaves as in training, but its error says nothing. A run on these images is at best a valid trial.
+Each class has a coarse random pattern, and an image is half that pattern, half noise: a network can learn it,
+so that everything behaves as in training, but its error says nothing. A run on these images is at best a
+valid trial.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ def make_synthetic(config: Config) -> Dataset:
     needed = (data.train_images + data.val_images) * data.image_size**2 * data.channels
     if needed > (free := available_bytes()):
         raise ConfigError(
-            f"data.train_images: {data.train_images} made-up images of {data.image_size} x {data.image_size} x "
-            f"{data.channels} take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free; lower it"
+            f"data.train_images: {data.train_images} made-up images of {data.image_size} x "
+            f"{data.image_size} x "
+            f"{data.channels} take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free; "
+            f"lower it"
         )
 
     shape = (data.image_size, data.image_size, data.channels)
@@ -53,7 +56,8 @@ def make_synthetic(config: Config) -> Dataset:
 def _make(
     patterns: np.ndarray, count: int, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` images (uint8) and their labels (int32): every class as often as the others, in a random order."""
+    """`count` images (uint8) and their labels (int32): every class as often as the others, in a random
+    order."""
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(patterns)).astype(np.int32)
     cells = np.arange(shape[0]) * _CELLS // shape[0]
     images = np.empty((count, *shape), dtype=np.uint8)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What accelerators say of themselves: NVIDIA's by NVML, AMD's by the kernel's files.
 
-Both are opened by the names that a launcher or the kernel gives a node's devices. What a device does not tell is NaN
-in a reading, and a reason in a description; a device that cannot be opened is no error of the run.
+Both are opened by the names that a launcher or the kernel gives a node's devices. What a device does not tell
+is NaN in a reading, and a reason in a description; a device that cannot be opened is no error of the run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from aiperf_mpi.machine.peaks import peak_rates
 
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
-    """One device now: use in %, memory in use in bytes, power in W, SM clock in MHz, temperature in °C (NaN: not told),
-    and its energy counter in mJ since some moment (None: there is none)."""
+    """One device now: use in %, memory in use in bytes, power in W, SM clock in MHz, temperature in °C (NaN:
+    not told), and its energy counter in mJ since some moment (None: there is none)."""
 
     percent: float = math.nan
     memory_bytes: float = math.nan
@@ -58,7 +58,8 @@ class NoAccelerators:
 
 
 def open_accelerators(names: Sequence[str], root: Path = Path("/")) -> Accelerators:
-    """The accelerators `names` of this node, as CUDA_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES would name them."""
+    """The accelerators `names` of this node, as CUDA_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES would name
+    them."""
     if not names:
         return NoAccelerators("this node has no accelerator")
     if (root / "dev" / "nvidiactl").exists():
@@ -67,7 +68,7 @@ def open_accelerators(names: Sequence[str], root: Path = Path("/")) -> Accelerat
     return devices if not devices.why else NoAccelerators(devices.why)
 
 
-# -- NVIDIA ------------------------------------------------------------------------------------------------------------
+# -- NVIDIA ----------------------------------------------------------------------------------------
 
 
 def open_nvidia(names: Sequence[str], nvml: Any = None) -> Accelerators:
@@ -85,7 +86,8 @@ def open_nvidia(names: Sequence[str], nvml: Any = None) -> Accelerators:
 
 
 class NvidiaDevices:
-    """Devices opened by NVML, which must be initialised; raises NVMLError for a name that it does not know."""
+    """Devices opened by NVML, which must be initialised; raises NVMLError for a name that it does not
+    know."""
 
     def __init__(self, names: Sequence[str], nvml: Any) -> None:
         self.why = ""
@@ -105,8 +107,12 @@ class NvidiaDevices:
                 "memory_bytes": self._told(lambda h: int(nvml.nvmlDeviceGetMemoryInfo(h).total), handle),
                 "max_mhz": self._told(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
                 "max_memory_mhz": self._told(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM),
-                "power_limit_watts": self._told(lambda h: nvml.nvmlDeviceGetEnforcedPowerLimit(h) / 1000, handle),
-                "energy_counter": isinstance(self._told(nvml.nvmlDeviceGetTotalEnergyConsumption, handle), int),
+                "power_limit_watts": self._told(
+                    lambda h: nvml.nvmlDeviceGetEnforcedPowerLimit(h) / 1000, handle
+                ),
+                "energy_counter": isinstance(
+                    self._told(nvml.nvmlDeviceGetTotalEnergyConsumption, handle), int
+                ),
                 "peak": peak_rates(str(name)),
             }
             for handle in self._handles
@@ -121,7 +127,9 @@ class NvidiaDevices:
                 memory_bytes=self._number(lambda h: nvml.nvmlDeviceGetMemoryInfo(h).used, handle),
                 watts=self._number(lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1000, handle),
                 mhz=self._number(lambda h: nvml.nvmlDeviceGetClockInfo(h, nvml.NVML_CLOCK_SM), handle),
-                celsius=self._number(lambda h: nvml.nvmlDeviceGetTemperature(h, nvml.NVML_TEMPERATURE_GPU), handle),
+                celsius=self._number(
+                    lambda h: nvml.nvmlDeviceGetTemperature(h, nvml.NVML_TEMPERATURE_GPU), handle
+                ),
                 millijoules=self._counter(handle),
             )
             for handle in self._handles
@@ -144,24 +152,29 @@ class NvidiaDevices:
         return None if isinstance(answer, str) else int(answer)
 
 
-# -- AMD ---------------------------------------------------------------------------------------------------------------
+# -- AMD -------------------------------------------------------------------------------------------
 
 _AMD = "0x1002"
 
 
 class AmdDevices:
-    """AMD's devices as the driver amdgpu shows them below `root`, by their numbers in the order of their cards."""
+    """AMD's devices as the driver amdgpu shows them below `root`, by their numbers in the order of their
+    cards."""
 
     def __init__(self, names: Sequence[str], root: Path = Path("/")) -> None:
         self._root = root
-        cards = [path for path in (root / "sys" / "class" / "drm").glob("card[0-9]*") if path.name[4:].isdigit()]
+        cards = [
+            path for path in (root / "sys" / "class" / "drm").glob("card[0-9]*") if path.name[4:].isdigit()
+        ]
         folders = [path / "device" for path in sorted(cards, key=lambda path: int(path.name[4:]))]
         folders = [folder for folder in folders if _text(folder / "vendor") == _AMD]
         wanted = [int(name) for name in names if name.strip().isdigit()]
         self._folders = [folders[number] for number in wanted if number < len(folders)]
         self.why = ""
         if len(self._folders) != len(names):
-            self.why = f"the driver amdgpu shows {len(folders)} cards, but the node's devices are {', '.join(names)}"
+            self.why = (
+                f"the driver amdgpu shows {len(folders)} cards, but the node's devices are {', '.join(names)}"
+            )
 
     def describe(self) -> list[dict[str, Any]]:
         """See Accelerators."""
@@ -169,7 +182,9 @@ class AmdDevices:
         return [self._description(folder, driver) for folder in self._folders]
 
     def _description(self, folder: Path, driver: str) -> dict[str, Any]:
-        name = _text(folder / "product_name") or f"AMD device {_text(folder / 'device') or 'without a number'}"
+        name = (
+            _text(folder / "product_name") or f"AMD device {_text(folder / 'device') or 'without a number'}"
+        )
         cap = _number(_hwmon(folder, "power1_cap"))
         memory = _number(folder / "mem_info_vram_total")
         return {

@@ -18,7 +18,8 @@ def cpus_of_process() -> tuple[int, ...]:
 def ranges(numbers: Iterable[int], most: int = 0) -> str:
     """Numbers as a list of ranges, as the kernel writes them: `0-3,8`.
 
-    Of a text longer than `most` characters (0: any) whole ranges are kept, and `...` says that there are more.
+    Of a text longer than `most` characters (0: any) whole ranges are kept, and `...` says that there are
+    more.
     """
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Energy from what devices report: counters that wrap, power over time, and the energy of the core time.
 
-What devices say of themselves leaves out fans, power supplies, network, and memory where RAPL shows no counter of it.
-It is called level 0 here, below the levels of the EE HPC Working Group's methodology (level 1 begins with a
-meter outside of the node).
+What devices say of themselves leaves out fans, power supplies, network, and memory where RAPL shows no
+counter of it. It is called level 0 here, below the levels of the EE HPC Working Group's methodology (level 1
+begins with a meter outside of the node).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ LEVEL = "level 0: device only"
 #: How an energy that is not known is called.
 NOT_MEASURED = "not measured"
 
-#: Part of the core time that a node's samples may leave uncovered at its end; that part counts with their last power.
+#: Part of the core time that a node's samples may leave uncovered at its end; that part counts with their
+#: last power.
 UNCOVERED_PART = 0.01
 
 
@@ -38,7 +39,8 @@ def counted(before: int, after: int, span: int = 0) -> int:
 
 @dataclass
 class Count:
-    """Joules since the first reading of a counter of `unit` J that begins anew at `span` counts (0: never)."""
+    """Joules since the first reading of a counter of `unit` J that begins anew at `span` counts (0:
+    never)."""
 
     unit: float
     span: int = 0
@@ -55,8 +57,8 @@ class Count:
 
 @dataclass
 class Integral:
-    """Joules since the first reading of a power, by the trapezoidal rule. A reading that is missing is left out, so
-    that a straight line between its neighbours stands for it."""
+    """Joules since the first reading of a power, by the trapezoidal rule. A reading that is missing is left
+    out, so that a straight line between its neighbours stands for it."""
 
     joules: float = 0.0
     last: tuple[float, float] | None = None
@@ -70,10 +72,11 @@ class Integral:
 
 
 def energy_at(t: np.ndarray, energy: np.ndarray, at: float) -> float:
-    """The energy (J) at time `at` of readings since core start: `energy` (J) at ascending times `t` (s), 0 at 0.
+    """The energy (J) at time `at` of readings since core start: `energy` (J) at ascending times `t` (s), 0 at
+    0.
 
-    Between readings it grows evenly, behind the last one with the power before it. NaN without a reading, and where
-    more than UNCOVERED_PART of the time lies behind the last one.
+    Between readings it grows evenly, behind the last one with the power before it. NaN without a reading, and
+    where more than UNCOVERED_PART of the time lies behind the last one.
     """
     known = np.isfinite(energy)
     times, joules = np.append(0.0, t[known]), np.append(0.0, energy[known])
@@ -88,12 +91,13 @@ def energy_at(t: np.ndarray, energy: np.ndarray, at: float) -> float:
 def core_energy(
     samples: Mapping[str, np.ndarray], hosts: Mapping[int, str], core_seconds: float, sources: Iterable[str]
 ) -> tuple[float, str]:
-    """Energy (J) of the core time over all nodes, NaN if any host's is unknown, and in words its level or why.
+    """Energy (J) of the core time over all nodes, NaN if any host's is unknown, and in words its level or
+    why.
 
     Arguments:
         samples: the columns t, node and energy_joules of /samples, ordered by node.
-        hosts: name of the host of each node; -1 is the coordinator. Every node that measured counts, whatever its
-            host is called; a node that measured nothing is excused where another one of its host did.
+        hosts: name of the host of each node; -1 is the coordinator. Every node that measured counts, whatever
+            its host is called; a node that measured nothing is excused where another one of its host did.
         core_seconds: length of the core time.
         sources: what the nodes' inventories say of their power, each text once.
     """

@@ -15,12 +15,14 @@ _MOUNTS = Path("/proc/self/mounts")
 def file_systems(places: Mapping[str, str], mounts: Path = _MOUNTS) -> dict[str, dict[str, Any] | str]:
     """The file system of each place (name -> path; an empty path: none is needed), or why it is not known."""
     table = _mounts(mounts)
-    return {name: _file_system(path, table) if path else "none: no path is set" for name, path in places.items()}
+    return {
+        name: _file_system(path, table) if path else "none: no path is set" for name, path in places.items()
+    }
 
 
 def places(output: str, data: str) -> dict[str, str]:
-    """The places that every node uses: the output folder, the data set, shared memory, and temporary files (empty where
-    there is no place for these)."""
+    """The places that every node uses: the output folder, the data set, shared memory, and temporary files
+    (empty where there is no place for these)."""
     try:
         temporary = tempfile.gettempdir()
     except OSError:
@@ -41,9 +43,11 @@ def _file_system(path: str, table: list[tuple[str, str, str]]) -> dict[str, Any]
     real = os.path.realpath(place)
     # The mount whose path is the longest beginning of this one; of equals the last, which covers the others.
     inside = [row for row in table if real == row[1] or real.startswith(row[1].rstrip("/") + "/")]
-    device, mount, kind = max(enumerate(inside), key=lambda item: (len(item[1][1]), item[0]))[1] if inside else (
-        "not told", "not told", "not told by the system",
-    )  # fmt: skip
+    device, mount, kind = (
+        max(enumerate(inside), key=lambda item: (len(item[1][1]), item[0]))[1]
+        if inside
+        else ("not told", "not told", "not told by the system")
+    )
     return {
         "path": path,
         "mount": mount,

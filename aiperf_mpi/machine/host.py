@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host and this process do now: processors, memory, disks, network, fabric; what was moved since it was first
-asked."""
+"""What a host and this process do now: processors, memory, disks, network, fabric; what was moved since it
+was first asked."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _FABRIC = Path("/sys/class/infiniband")
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """One host now: seconds of all CPUs, busy and in all; CPU seconds and clock of this process; bytes of memory in use
-    by the host and this process; bytes moved by disks, network and fabric since the first reading (NaN: not told)."""
+    """One host now: seconds of all CPUs, busy and in all; CPU seconds and clock of this process; bytes of
+    memory in use by the host and this process; bytes moved by disks, network and fabric since the first
+    reading (NaN: not told)."""
 
     busy_seconds: float
     cpu_seconds: float
@@ -41,8 +42,8 @@ UNREAD = HostReading(*(math.nan for _ in fields(HostReading)))
 
 
 class Moved:
-    """What counters of several names have counted since each was first seen. One that went back, as its device was
-    taken away or began anew, has counted nothing meanwhile: the sum only grows."""
+    """What counters of several names have counted since each was first seen. One that went back, as its
+    device was taken away or began anew, has counted nothing meanwhile: the sum only grows."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
@@ -65,8 +66,8 @@ class Host:
         self._counters = [port / name for port in ports for name in ("port_xmit_data", "port_rcv_data")]
 
     def read(self) -> HostReading:
-        """What the host does now; raises OSError, NotImplementedError or psutil.Error where processors or memory cannot
-        be read. Disks or interfaces that cannot be read are NaN."""
+        """What the host does now; raises OSError, NotImplementedError or psutil.Error where processors or
+        memory cannot be read. Disks or interfaces that cannot be read are NaN."""
         times = psutil.cpu_times()
         waiting = times.idle + getattr(times, "iowait", 0.0)
         # Guests' time is counted in user's and nice's already.

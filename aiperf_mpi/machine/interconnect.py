@@ -28,7 +28,8 @@ def interfaces(root: Path = Path("/")) -> list[dict[str, Any]] | str:
 
 
 def rdma_devices(root: Path = Path("/")) -> list[dict[str, Any]] | str:
-    """Every port of every InfiniBand or RoCE device: device, port, state, rate, link layer, firmware; or why none."""
+    """Every port of every InfiniBand or RoCE device: device, port, state, rate, link layer, firmware; or why
+    none."""
     folder = root / _RDMA
     found = [
         {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run ran on, written down by the program: hardware, software, source, and the environment that matters.
+"""What a run ran on, written down by the program: hardware, software, source, and the environment that
+matters.
 
 `inventory` is of rank 0's host and the program; it starts a process (git), so rank 0 takes it before MPI is
 initialised. `describe_node` is of a node's host. What is absent says why. Nothing here imports JAX or MPI.
@@ -80,12 +81,14 @@ def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor: model, architecture, sockets, cores, threads and NUMA nodes of the host, its clock, and how many
-    threads this process may use."""
+    """The processor: model, architecture, sockets, cores, threads and NUMA nodes of the host, its clock, and
+    how many threads this process may use."""
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = re.findall(r"^(?:model name|cpu|Processor)\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE)
+        names = re.findall(
+            r"^(?:model name|cpu|Processor)\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE
+        )
         model = names[0].strip() if names else model
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     return {
@@ -104,7 +107,8 @@ def cpu() -> dict[str, Any]:
 def describe_node(
     places: Mapping[str, str], accelerators: Accelerators, zones: Sequence[Zone], why_no_zones: str
 ) -> dict[str, Any]:
-    """What a node is, apart from its names: the same on nodes that are alike, so that a result holds each kind once.
+    """What a node is, apart from its names: the same on nodes that are alike, so that a result holds each
+    kind once.
 
     Arguments:
         places: paths whose file systems matter, by name.
@@ -174,7 +178,8 @@ def packages() -> dict[str, str]:
 
 
 def source(folder: Path | None = None) -> dict[str, Any]:
-    """Commit and state of the source that runs: `commit` is empty where it is no git checkout, or git is missing.
+    """Commit and state of the source that runs: `commit` is empty where it is no git checkout, or git is
+    missing.
 
     `dirty` is true where tracked files differ from the commit, and None where that is not known.
     """
@@ -190,9 +195,12 @@ def source(folder: Path | None = None) -> dict[str, Any]:
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that launchers, MPI, JAX and thread libraries listen to, less any that may be a secret."""
+    """The variables that launchers, MPI, JAX and thread libraries listen to, less any that may be a
+    secret."""
     return {
-        name: value for name, value in sorted(environ.items()) if _RELEVANT.search(name) and not _SECRET.search(name)
+        name: value
+        for name, value in sorted(environ.items())
+        if _RELEVANT.search(name) and not _SECRET.search(name)
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 
-#: Memory limit and use of the control group that containers and batch systems put a job in (version 2 and version 1).
+#: Memory limit and use of the control group that containers and batch systems put a job in (version 2 and
+#: version 1).
 _CGROUP_FILES = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -18,7 +19,8 @@ _CGROUP_FILES = (
 
 
 def available_bytes() -> int:
-    """Bytes of memory left to this process: what the host has free, and less where a control group allows less."""
+    """Bytes of memory left to this process: what the host has free, and less where a control group allows
+    less."""
     available = int(psutil.virtual_memory().available)
     for limit_file, used_file in _CGROUP_FILES:
         try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples of a node's use and power while it works, from a thread that makes no MPI call.
 
-A row stands for a window of one or more measurements and is of a fixed width whatever the number of devices, so that
-its rank hands it to rank 0 like any other row. Energy is integrated here, over every measurement.
+A row stands for a window of one or more measurements and is of a fixed width whatever the number of devices,
+so that its rank hands it to rank 0 like any other row. Energy is integrated here, over every measurement.
 """
 
 from __future__ import annotations
@@ -42,17 +42,19 @@ class Probe:
 
 
 def stride(n_nodes: int, time_limit: float, seconds: float) -> int:
-    """Measurements that a row stands for, so that a run of `time_limit` s on `n_nodes` has at most MAX_ROWS rows."""
+    """Measurements that a row stands for, so that a run of `time_limit` s on `n_nodes` has at most MAX_ROWS
+    rows."""
     return max(1, math.ceil(n_nodes * time_limit / seconds / MAX_ROWS))
 
 
 class PowerMeter:
     """Energy (J) of a node's accelerators, and of all that is read of it, since the first measurement.
 
-    The accelerators' energy is that of all of them, or unknown (NaN): by their counters, else by their power, as each
-    says at the first measurement; one that says neither then is not measured. A node with accelerators that are not
-    read has no known energy; RAPL's is added where it can be read, and where that fails later, the sum is not known any
-    more. A counter that went back ends the measurement of its kind, and `warn` says so.
+    The accelerators' energy is that of all of them, or unknown (NaN): by their counters, else by their power,
+    as each says at the first measurement; one that says neither then is not measured. A node with
+    accelerators that are not read has no known energy; RAPL's is added where it can be read, and where that
+    fails later, the sum is not known any more. A counter that went back ends the measurement of its kind, and
+    `warn` says so.
     """
 
     def __init__(self, probe: Probe, warn: Callable[[str], None]) -> None:
@@ -88,7 +90,9 @@ class PowerMeter:
             # What a device was read by first, it is read by to the end; all of them count from core start.
             silent = [n for n, d in enumerate(devices) if d.millijoules is None and math.isnan(d.watts)]
             if silent:
-                raise ValueError(f"accelerators {silent} of the node tell neither energy nor power at core start")
+                raise ValueError(
+                    f"accelerators {silent} of the node tell neither energy nor power at core start"
+                )
             self._devices = [Integral() if d.millijoules is None else Count(_MILLIJOULE) for d in devices]
         total = 0.0
         for device, meter in zip(devices, self._devices, strict=True):
@@ -101,11 +105,14 @@ class PowerMeter:
     def _read_packages(self) -> float:
         if not self._packages:
             return math.nan
-        return sum(meter.add(zone.read()) for meter, zone in zip(self._packages, self._probe.zones, strict=True))
+        return sum(
+            meter.add(zone.read()) for meter, zone in zip(self._packages, self._probe.zones, strict=True)
+        )
 
 
 class Sampler:
-    """Measures a node, and makes a row of the measurements since the last row. No thread, no clock of its own.
+    """Measures a node, and makes a row of the measurements since the last row. No thread, no clock of its
+    own.
 
     Arguments:
         node: the node's index.
@@ -138,7 +145,8 @@ class Sampler:
         self._cost += time.thread_time() - spent
 
     def _host(self) -> HostReading:
-        """What the host does now; all NaN, and said once, where it cannot be asked: a run does not end for that."""
+        """What the host does now; all NaN, and said once, where it cannot be asked: a run does not end for
+        that."""
         if self._unread:
             return UNREAD
         try:
@@ -162,16 +170,27 @@ class Sampler:
             name: float(np.mean([getattr(reading, name) for reading, _ in self._readings]))
             for name in ("memory_bytes", "process_bytes")
         }
-        values |= {name: getattr(host, name) for name in ("read_bytes", "write_bytes", "net_bytes", "fabric_bytes")}
+        values |= {
+            name: getattr(host, name) for name in ("read_bytes", "write_bytes", "net_bytes", "fabric_bytes")
+        }
         spent = max(host.cpu_seconds - before.cpu_seconds, 1e-9)
         row = dict(
-            t=t1, node=self._node, window=self._window, count=len(self._readings),
+            t=t1,
+            node=self._node,
+            window=self._window,
+            count=len(self._readings),
             devices=len(self._readings[-1][1]),
             cpu_percent=min(100 * max(host.busy_seconds - before.busy_seconds, 0.0) / spent, 100.0),
-            process_percent=100 * (host.process_seconds - before.process_seconds) / max(host.at - before.at, 1e-9),
-            device_watts=(devices1 - devices0) / (t1 - t0), power_watts=(energy1 - energy0) / (t1 - t0),
-            energy_joules=energy1, sample_seconds=self._cost, **values, **self._of_devices(),
-        )  # fmt: skip
+            process_percent=100
+            * (host.process_seconds - before.process_seconds)
+            / max(host.at - before.at, 1e-9),
+            device_watts=(devices1 - devices0) / (t1 - t0),
+            power_watts=(energy1 - energy0) / (t1 - t0),
+            energy_joules=energy1,
+            sample_seconds=self._cost,
+            **values,
+            **self._of_devices(),
+        )
         self._begun = (t1, host, devices1, energy1)
         self._readings, self._cost, self._window = [], 0.0, self._window + 1
         return row
@@ -214,7 +233,13 @@ class Monitor:
         delay: float,
         post: Callable[[dict[str, float]], object],
     ) -> None:
-        self._sampler, self._clock, self._seconds, self._every, self._post = sampler, clock, seconds, every, post
+        self._sampler, self._clock, self._seconds, self._every, self._post = (
+            sampler,
+            clock,
+            seconds,
+            every,
+            post,
+        )
         self._due, self._left = delay, every
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="monitor", daemon=True)

@@ -13,9 +13,9 @@ _HALVES = ("float16", "bfloat16")
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Dense peak rates of one device in op/s: products of matrices of 16-bit numbers, the same of float32 (in whatever
-    form its matrix units take them, TF32 where there is that), and float32 outside of matrix units; memory in byte/s;
-    `source` is where the maker says so."""
+    """Dense peak rates of one device in op/s: products of matrices of 16-bit numbers, the same of float32 (in
+    whatever form its matrix units take them, TF32 where there is that), and float32 outside of matrix units;
+    memory in byte/s; `source` is where the maker says so."""
 
     matrix16_ops: float
     matrix32_ops: float
@@ -35,14 +35,16 @@ _V100 = "NVIDIA V100 Tensor Core GPU, datasheet, 2020 (float16, no bfloat16, no 
 _A100 = "NVIDIA A100 Tensor Core GPU, datasheet, 2021"
 _H100 = "NVIDIA H100 Tensor Core GPU Architecture, white paper v1.04, 2023, table 2"
 _H100_NVL = "NVIDIA H100 Tensor Core GPU, datasheet, 2024; half of its rates with sparsity"
-_H200 = "NVIDIA H200 Tensor Core GPU, datasheet, 2024; half of its rates with sparsity, as the H100's white paper"
+_H200 = (
+    "NVIDIA H200 Tensor Core GPU, datasheet, 2024; half of its rates with sparsity, as the H100's white paper"
+)
 _L40S = "NVIDIA L40S, datasheet, 2023; half of its rates with sparsity"
 _BLACKWELL = "NVIDIA Blackwell, datasheet, 2025, individual GPU; half of its rates with sparsity"
 _MI200 = "AMD ROCm documentation, MI250 microarchitecture: operations per clock of a compute unit"
 _MI300 = "AMD ROCm documentation, MI300 series microarchitecture, peak-performance table"
 
-#: Device names (whole, as regular expressions) and their rates. Sparsity counts for nothing: ResNets are dense. Where a
-#: maker prints rates with sparsity alone, half of them are the dense ones.
+#: Device names (whole, as regular expressions) and their rates. Sparsity counts for nothing: ResNets are
+#: dense. Where a maker prints rates with sparsity alone, half of them are the dense ones.
 PEAKS: tuple[tuple[str, Peak], ...] = (
     (r"(NVIDIA )?(Tesla )?V100-SXM2-(16|32)GB", Peak(125e12, 15.7e12, 15.7e12, 900e9, f"{_V100}; NVLink")),
     (r"(NVIDIA )?(Tesla )?V100-PCIE-(16|32)GB", Peak(112e12, 14e12, 14e12, 900e9, f"{_V100}; PCIe")),
@@ -55,17 +57,22 @@ PEAKS: tuple[tuple[str, Peak], ...] = (
     (r"NVIDIA H100 NVL", Peak(835.5e12, 417.5e12, 60e12, 3900e9, _H100_NVL)),
     # The H100's die: 1,979 teraFLOPS with sparsity are twice 989.4.
     (r"NVIDIA H200", Peak(989.4e12, 494.7e12, 66.9e12, 4800e9, _H200)),
-    # Its datasheet prints 362.05 beside 733 with sparsity; the larger of 362.05 and 733 / 2 bounds what it can do.
+    # Its datasheet prints 362.05 beside 733 with sparsity; the larger of 362.05 and 733 / 2 bounds what it
+    # can do.
     (r"NVIDIA L40S", Peak(366.5e12, 183e12, 91.6e12, 864e9, _L40S)),
     # 4.5 and 5 petaFLOPS with sparsity; TF32 at half of that, which the datasheet rounds to 2.2 and 2.5.
     (r"NVIDIA B200", Peak(2250e12, 1125e12, 75e12, 7700e9, f"{_BLACKWELL}, HGX B200")),
     (r"NVIDIA GB200", Peak(2500e12, 1250e12, 80e12, 8000e9, f"{_BLACKWELL}, GB200")),
-    # A device is one of a module's two dies: 104 compute units x 1024 (float16) or 256 (float32) at 1.7 GHz; X: 110.
+    # A device is one of a module's two dies: 104 compute units x 1024 (float16) or 256 (float32) at 1.7 GHz;
+    # X: 110.
     (r"AMD Instinct MI2(10|50)", Peak(181e12, 45.3e12, 22.6e12, 1638.4e9, f"{_MI200} x 104 x 1.7 GHz")),
     (r"AMD Instinct MI250X", Peak(191.5e12, 47.9e12, 23.9e12, 1638.4e9, f"{_MI200} x 110 x 1.7 GHz")),
     (r"AMD Instinct MI300X( OAM)?", Peak(1307.4e12, 653.7e12, 163.4e12, 5300e9, _MI300)),
     # 228 of the MI300X's compute units at its 2.1 GHz, in place of 304.
-    (r"AMD Instinct MI300A", Peak(980.6e12, 490.3e12, 122.6e12, 5300e9, f"{_MI300}: 228 compute units of 304")),
+    (
+        r"AMD Instinct MI300A",
+        Peak(980.6e12, 490.3e12, 122.6e12, 5300e9, f"{_MI300}: 228 compute units of 304"),
+    ),
 )
 
 
@@ -75,6 +82,7 @@ def peak_of(name: str) -> Peak | None:
 
 
 def peak_rates(name: str) -> dict[str, Any] | str:
-    """The same for an inventory: an object of numbers and their source, or a text that says that none is known."""
+    """The same for an inventory: an object of numbers and their source, or a text that says that none is
+    known."""
     peak = peak_of(name)
     return f"unknown: aiperf_mpi/machine/peaks.py has no entry for {name!r}" if peak is None else asdict(peak)

@@ -29,9 +29,9 @@ class Zone:
 def zones(folder: Path = POWERCAP) -> tuple[tuple[Zone, ...], str]:
     """The packages and their memories that `folder` shows, and why there are none ("" where there are).
 
-    All of them can be read, or none is used: a part of a host's power would pass for the whole. A package counts its
-    cores and graphics, but not its memory; `psys` counts packages again and is left out, and so are the second views
-    (mmio) of the same packages.
+    All of them can be read, or none is used: a part of a host's power would pass for the whole. A package
+    counts its cores and graphics, but not its memory; `psys` counts packages again and is left out, and so
+    are the second views (mmio) of the same packages.
     """
     found: list[Zone] = []
     for path in sorted(folder.glob("intel-rapl:*")):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network that a trial trains: ResNet-50 (version 1) of the paper plus an ordered list of morphs.
 
-An :class:`Architecture` is pure data: a base network and the morphs that were applied to it. Replaying the morphs
-gives the chain of *units* (convolution, batch norm, additions, ReLU), and :meth:`Architecture.layers` lists every
-layer with its shapes. The Flax module, the operation counts, the edit distance and the hash all read that one list.
+An :class:`Architecture` is pure data: a base network and the morphs that were applied to it. Replaying the
+morphs gives the chain of *units* (convolution, batch norm, additions, ReLU), and :meth:`Architecture.layers`
+lists every layer with its shapes. The Flax module, the operation counts, the edit distance and the hash all
+read that one list.
 """
 
 from __future__ import annotations
@@ -37,8 +38,24 @@ from aiperf_mpi.network.chain import (
 )
 
 __all__ = [
-    "DEFAULT_KERNEL", "EXPANSION", "JSON_FORMAT", "MAX_KERNEL", "MAX_SIZE", "MAX_STAGES", "MAX_UNIT_ID", "OPS", "POOL",
-    "Architecture", "Base", "Edge", "Layer", "Morph", "MorphError", "Unit", "resnet50", "tied_units",
+    "DEFAULT_KERNEL",
+    "EXPANSION",
+    "JSON_FORMAT",
+    "MAX_KERNEL",
+    "MAX_SIZE",
+    "MAX_STAGES",
+    "MAX_UNIT_ID",
+    "OPS",
+    "POOL",
+    "Architecture",
+    "Base",
+    "Edge",
+    "Layer",
+    "Morph",
+    "MorphError",
+    "Unit",
+    "resnet50",
+    "tied_units",
 ]
 
 JSON_FORMAT = "aiperf_mpi.architecture/1"
@@ -48,8 +65,8 @@ JSON_FORMAT = "aiperf_mpi.architecture/1"
 class Layer:
     """One layer with its shapes (height, width, channels), of one image.
 
-    `kind` is conv, batch_norm, relu, add, max_pool, global_pool, dense or softmax; `inputs` are the names of the
-    layers (or ``"input"``) whose outputs it takes; `unit` is the id of its unit, -1 outside of units.
+    `kind` is conv, batch_norm, relu, add, max_pool, global_pool, dense or softmax; `inputs` are the names of
+    the layers (or ``"input"``) whose outputs it takes; `unit` is the id of its unit, -1 outside of units.
     """
 
     kind: str
@@ -64,7 +81,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A base network and the morphs applied to it, in order (immutable; raises MorphError if one cannot apply)."""
+    """A base network and the morphs applied to it, in order (immutable; raises MorphError if one cannot
+    apply)."""
 
     base: Base = field(default_factory=Base)
     morphs: tuple[Morph, ...] = ()
@@ -99,7 +117,8 @@ class Architecture:
         return self._chain.pool_after
 
     def layers(self) -> tuple[Layer, ...]:
-        """Every layer in an order in which it can be computed, with shapes: the one list that all others read."""
+        """Every layer in an order in which it can be computed, with shapes: the one list that all others
+        read."""
         return self._layers
 
     @cached_property
@@ -108,18 +127,21 @@ class Architecture:
 
     @cached_property
     def hash(self) -> str:
-        """128-bit hash (32 hexadecimal digits) of the canonical network: layers in order, edges by position."""
+        """128-bit hash (32 hexadecimal digits) of the canonical network: layers in order, edges by
+        position."""
         return _canonical_hash(self.base, self.units, self._chain.pool_after)
 
     def group(self, own: int) -> str:
-        """The hash with the kernels that hyperparameter optimisation set among the last `own` morphs reset to 3."""
+        """The hash with the kernels that hyperparameter optimisation set among the last `own` morphs reset to
+        3."""
         return self.with_own_kernel(own, DEFAULT_KERNEL).hash
 
     def own_kernel_morphs(self, own: int) -> tuple[int, ...]:
         """Positions in `morphs` of those whose kernel hyperparameter optimisation sets.
 
-        Those are the `deeper` among the last `own` morphs (the candidate's own chain), but not one whose unit a
-        kernel morph of the same chain grows: a kernel morph wins. Raises ValueError if there are fewer morphs.
+        Those are the `deeper` among the last `own` morphs (the candidate's own chain), but not one whose unit
+        a kernel morph of the same chain grows: a kernel morph wins. Raises ValueError if there are fewer
+        morphs.
         """
         split = len(self.morphs) - own
         if split < 0:
@@ -154,12 +176,14 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters: convolutions without bias, two per channel of a batch norm, dense with bias."""
+        """Trainable parameters: convolutions without bias, two per channel of a batch norm, dense with
+        bias."""
         return self._sums[1]
 
     @cached_property
     def _sums(self) -> tuple[int, int]:
-        # The same sums over `layers()` take half a millisecond; the search asks this of every network it looks at.
+        # The same sums over `layers()` take half a millisecond; the search asks this of every network it
+        # looks at.
         units, pool_after = self._chain.units, self._chain.pool_after
         macs, parameters, channels, size = 0, 0, self.base.channels, self.base.image_size
         for unit_id in self._chain.order:
@@ -196,7 +220,8 @@ class Architecture:
 
     @staticmethod
     def from_json(text: str) -> Architecture:
-        """An architecture from its JSON form; raises ValueError that says what is wrong, whatever the text."""
+        """An architecture from its JSON form; raises ValueError that says what is wrong, whatever the
+        text."""
         try:
             data = json.loads(text)
         except RecursionError:
@@ -216,13 +241,17 @@ class Architecture:
             raise ValueError("architecture: base must be an object and morphs a list")
         known = Base.__dataclass_fields__
         if unknown := set(base) - set(known):
-            raise ValueError(f"architecture: base has unknown keys {sorted(unknown)}; it takes {', '.join(known)}")
+            raise ValueError(
+                f"architecture: base has unknown keys {sorted(unknown)}; it takes {', '.join(known)}"
+            )
         values: dict[str, Any] = {key: json_integer(base, key, "base") for key in base if key != "blocks"}
         if "blocks" in base:
             if not isinstance(base["blocks"], list):
                 raise ValueError(f"architecture: base: blocks is {base['blocks']!r}, but must be a list")
-            values["blocks"] = tuple(json_integer(dict(enumerate(base["blocks"])), i, "base: blocks")
-                                     for i in range(len(base["blocks"])))
+            values["blocks"] = tuple(
+                json_integer(dict(enumerate(base["blocks"])), i, "base: blocks")
+                for i in range(len(base["blocks"]))
+            )
         return Architecture(Base(**values), tuple(Morph.from_dict(m) for m in morphs))
 
     def __eq__(self, other: object) -> bool:
@@ -237,14 +266,13 @@ def resnet50(base: Base | None = None) -> Architecture:
     return Architecture(base or Base())
 
 
-# -- layers and hash -------------------------------------------------------------------------------------------------
+# -- layers and hash -------------------------------------------------------------------------------
 
 
 def _edges_by_position(unit: Unit, position: Mapping[int, int], pool_after: int) -> list[Edge]:
     """A unit's edges ordered by where their sources stand; the max-pooling stands right behind its unit."""
     return sorted(
-        unit.edges,
-        key=lambda e: (position[pool_after], 1) if e.source == POOL else (position[e.source], 0),
+        unit.edges, key=lambda e: (position[pool_after], 1) if e.source == POOL else (position[e.source], 0)
     )
 
 
@@ -254,8 +282,16 @@ def _list_layers(base: Base, units: tuple[Unit, ...], pool_after: int) -> tuple[
     output: dict[int, str] = {}
     shapes: dict[str, tuple[int, int, int]] = {"input": (base.image_size, base.image_size, base.channels)}
 
-    def add(kind: str, name: str, inputs: Iterable[str], unit: int = -1, *, filters: int = 0, kernel: int = 1,
-            stride: int = 1) -> str:
+    def add(
+        kind: str,
+        name: str,
+        inputs: Iterable[str],
+        unit: int = -1,
+        *,
+        filters: int = 0,
+        kernel: int = 1,
+        stride: int = 1,
+    ) -> str:
         names = tuple(inputs)
         height, width, channels = shape = shapes[names[0]]
         # Padding keeps a layer's size but for its stride, so nested strides round up alike.
@@ -268,15 +304,28 @@ def _list_layers(base: Base, units: tuple[Unit, ...], pool_after: int) -> tuple[
     flow = "input"
     for unit in units:
         tag = f"unit{unit.id:03d}"
-        flow = add("conv", f"{tag}.conv", [flow], unit.id, filters=unit.filters, kernel=unit.kernel,
-                   stride=unit.stride)
+        flow = add(
+            "conv",
+            f"{tag}.conv",
+            [flow],
+            unit.id,
+            filters=unit.filters,
+            kernel=unit.kernel,
+            stride=unit.stride,
+        )
         flow = add("batch_norm", f"{tag}.norm", [flow], unit.id)
         for edge in _edges_by_position(unit, position, pool_after):
             origin = "pool" if edge.source == POOL else f"{edge.source:03d}"
             branch = output[edge.source]
             if edge.kind == "conv":
-                branch = add("conv", f"{tag}.from{origin}.conv", [branch], unit.id, filters=unit.filters,
-                             stride=edge.stride)
+                branch = add(
+                    "conv",
+                    f"{tag}.from{origin}.conv",
+                    [branch],
+                    unit.id,
+                    filters=unit.filters,
+                    stride=edge.stride,
+                )
             if edge.kind != "identity":
                 branch = add("batch_norm", f"{tag}.from{origin}.norm", [branch], unit.id)
             flow = add("add", f"{tag}.from{origin}.add", [flow, branch], unit.id)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chain of units that a network is: ResNet's own, and how each morph changes it.
 
-A unit is a convolution with its batch norm, the additions behind that, and a ReLU; it may have edges from earlier
-units (shortcuts and skips). Its id is its creation ordinal, so ids never shift whatever is inserted.
+A unit is a convolution with its batch norm, the additions behind that, and a ReLU; it may have edges from
+earlier units (shortcuts and skips). Its id is its creation ordinal, so ids never shift whatever is inserted.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ DEFAULT_KERNEL = 3
 MAX_UNIT_ID = (1 << 12) - 1
 MAX_KERNEL = (1 << 5) - 1
 
-#: Bounds of the base network; far beyond any use, they keep a forged description from eating the reader's memory.
+#: Bounds of the base network; far beyond any use, they keep a forged description from eating the reader's
+#: memory.
 MAX_SIZE = 1 << 16
 MAX_STAGES = 8
 
 # Keys of a morph's JSON form beside "op"; the first is its unit `a`.
-_JSON_KEYS = {"deeper": ("after", "kernel"), "wider": ("unit",), "skip": ("source", "target"),
-              "kernel": ("unit", "kernel")}
+_JSON_KEYS = {
+    "deeper": ("after", "kernel"),
+    "wider": ("unit",),
+    "skip": ("source", "target"),
+    "kernel": ("unit", "kernel"),
+}
 
 
 class MorphError(ValueError):
@@ -88,12 +93,15 @@ class Morph:
 
     @staticmethod
     def from_dict(data: Any) -> Morph:
-        """A morph from its JSON form; raises MorphError on an unknown operation, or a missing, wrong or unknown key."""
+        """A morph from its JSON form; raises MorphError on an unknown operation, or a missing, wrong or
+        unknown key."""
         if not isinstance(data, Mapping) or data.get("op") not in OPS:
             raise MorphError(f"morph {data!r}: expected an object with an op of {', '.join(OPS)}")
         op, keys = data["op"], _JSON_KEYS[data["op"]]
         if unknown := set(data) - {"op", *keys}:
-            raise MorphError(f"morph {dict(data)}: unknown keys {sorted(unknown)}; {op} takes {', '.join(keys)}")
+            raise MorphError(
+                f"morph {dict(data)}: unknown keys {sorted(unknown)}; {op} takes {', '.join(keys)}"
+            )
         values = {"kernel": DEFAULT_KERNEL} if op == "deeper" else {}
         values |= {key: json_integer(data, key, f"morph {dict(data)}") for key in keys if key in data}
         if missing := set(keys) - set(values):
@@ -106,8 +114,9 @@ class Morph:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What is added behind a unit's batch norm: the output of `source`, as it is (``identity``, only in the base
-    network), behind a batch norm (``norm``), or behind a strided 1x1 convolution and a batch norm (``conv``)."""
+    """What is added behind a unit's batch norm: the output of `source`, as it is (``identity``, only in the
+    base network), behind a batch norm (``norm``), or behind a strided 1x1 convolution and a batch norm
+    (``conv``)."""
 
     source: int
     kind: str
@@ -127,7 +136,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The network before any morph: ResNet version 1, its first 1x1 convolution of a stage carrying the stride.
+    """The network before any morph: ResNet version 1, its first 1x1 convolution of a stage carrying the
+    stride.
 
     Arguments:
         image_size: height and width of the square input in pixels.
@@ -146,12 +156,18 @@ class Base:
     def __post_init__(self) -> None:
         for name in ("image_size", "channels", "classes", "width"):
             if not 1 <= getattr(self, name) <= MAX_SIZE:
-                raise ValueError(f"base network: {name} is {getattr(self, name)}, but must be from 1 to {MAX_SIZE}")
+                raise ValueError(
+                    f"base network: {name} is {getattr(self, name)}, but must be from 1 to {MAX_SIZE}"
+                )
         if not 1 <= len(self.blocks) <= MAX_STAGES or min(self.blocks) < 1:
-            raise ValueError(f"base network: blocks is {self.blocks}, but it takes 1 to {MAX_STAGES} stages of at "
-                             "least 1 block each")
+            raise ValueError(
+                f"base network: blocks is {self.blocks}, but it takes 1 to {MAX_STAGES} stages of at "
+                "least 1 block each"
+            )
         if 3 * sum(self.blocks) > MAX_UNIT_ID:
-            raise ValueError(f"base network: {sum(self.blocks)} blocks are too many, at most {MAX_UNIT_ID // 3} fit")
+            raise ValueError(
+                f"base network: {sum(self.blocks)} blocks are too many, at most {MAX_UNIT_ID // 3} fit"
+            )
 
 
 @dataclass(slots=True)
@@ -167,11 +183,12 @@ class Chain:
         return Chain(self.order.copy(), self.units.copy(), self.pool_after)
 
 
-# -- the base network ------------------------------------------------------------------------------------------------
+# -- the base network ------------------------------------------------------------------------------
 
 
 def base_chain(base: Base) -> Chain:
-    """ResNet version 1: a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1 convolutions.
+    """ResNet version 1: a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1
+    convolutions.
 
     The chains of one base share its units, so that a unit that no morph has changed is known by its identity.
     """
@@ -199,17 +216,20 @@ def _base_units(base: Base) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-# -- the morphs: each checks first, then changes the chain in place --------------------------------------------------
+# -- the morphs: each checks first, then changes the chain in place --------------------------------
 
 
 def _require_unit(chain: Chain, morph: Morph, unit_id: int) -> Unit:
     if unit_id not in chain.units:
-        raise MorphError(f"morph {morph}: there is no unit {unit_id} (ids run from 0 to {len(chain.order) - 1})")
+        raise MorphError(
+            f"morph {morph}: there is no unit {unit_id} (ids run from 0 to {len(chain.order) - 1})"
+        )
     return chain.units[unit_id]
 
 
 def _replace(unit: Unit, **changes: Any) -> Unit:
-    """`unit` with some fields changed (dataclasses.replace at a third of its cost, in the search's inner loop)."""
+    """`unit` with some fields changed (dataclasses.replace at a third of its cost, in the search's inner
+    loop)."""
     return Unit(
         unit.id,
         changes.get("kernel", unit.kernel),
@@ -228,7 +248,9 @@ def _deeper(chain: Chain, morph: Morph) -> None:
     if new_id > MAX_UNIT_ID:
         raise MorphError(f"morph {morph}: more than {MAX_UNIT_ID + 1} units")
 
-    consumers = {unit.id: unit for unit in chain.units.values() for edge in unit.edges if edge.source == morph.a}
+    consumers = {
+        unit.id: unit for unit in chain.units.values() for edge in unit.edges if edge.source == morph.a
+    }
     for unit in consumers.values():
         moved = tuple(Edge(new_id, e.kind, e.stride) if e.source == morph.a else e for e in unit.edges)
         chain.units[unit.id] = _replace(unit, edges=moved)
@@ -239,7 +261,8 @@ def _deeper(chain: Chain, morph: Morph) -> None:
 
 
 def _wider(chain: Chain, morph: Morph) -> None:
-    """The filters of unit `a` double, and with them those of all units that additions without projection tie to it."""
+    """The filters of unit `a` double, and with them those of all units that additions without projection tie
+    to it."""
     _require_unit(chain, morph, morph.a)
     if morph.a == chain.order[-1]:
         raise MorphError(f"morph {morph}: the last convolution of the main chain is not widened")
@@ -249,7 +272,8 @@ def _wider(chain: Chain, morph: Morph) -> None:
 
 
 def _skip(chain: Chain, morph: Morph) -> None:
-    """The output of unit `a` is added behind the batch norm of unit `b`, projected where the shapes differ."""
+    """The output of unit `a` is added behind the batch norm of unit `b`, projected where the shapes
+    differ."""
     source, target = _require_unit(chain, morph, morph.a), _require_unit(chain, morph, morph.b)
     start, end = chain.order.index(source.id), chain.order.index(target.id)
     if start < 1:
@@ -291,7 +315,8 @@ def replay(chain: Chain, morphs: Iterable[Morph]) -> Chain:
 
 
 def tied_units(units: Mapping[int, Unit], start: int) -> set[int]:
-    """Ids of the units whose outputs are added to that of `start` without a projection, `start` among them."""
+    """Ids of the units whose outputs are added to that of `start` without a projection, `start` among
+    them."""
     ties: dict[int, list[int]] = {}
     for unit in units.values():
         for edge in unit.edges:

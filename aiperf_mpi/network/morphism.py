@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which morphs an architecture can take, and random ones among them (sections 4.1 of the paper, the authors' code).
+"""Which morphs an architecture can take, and random ones among them (sections 4.1 of the paper, the authors'
+code).
 
-Eligible are, as in the authors' code: `deeper` behind every ReLU of the main chain, `wider` for every convolution of
-the main chain but the last, `skip` from the ReLU of every unit but the first to the batch norm of every later one.
-The paper's kernel morph, which their code lacks, grows a convolution of the main chain to the next of 3, 5, 7.
+Eligible are, as in the authors' code: `deeper` behind every ReLU of the main chain, `wider` for every
+convolution of the main chain but the last, `skip` from the ReLU of every unit but the first to the batch norm
+of every later one. The paper's kernel morph, which their code lacks, grows a convolution of the main chain to
+the next of 3, 5, 7.
 """
 
 from __future__ import annotations
@@ -85,13 +87,19 @@ _ELIGIBLE = {
 
 
 def _joined(source: Unit, target: Unit) -> bool:
-    """Whether the output of `source` is already added to `target`; the authors refuse such a double as illegal."""
+    """Whether the output of `source` is already added to `target`; the authors refuse such a double as
+    illegal."""
     return any(edge.source == source.id for edge in target.edges)
 
 
-def random_morph(architecture: Architecture, rng: np.random.Generator, ops: Sequence[str] = OPS,
-                 limits: Limits = PAPER_LIMITS) -> Morph | None:
-    """An operation uniformly among `ops`, then uniformly one of its eligible morphs that stays within the limits.
+def random_morph(
+    architecture: Architecture,
+    rng: np.random.Generator,
+    ops: Sequence[str] = OPS,
+    limits: Limits = PAPER_LIMITS,
+) -> Morph | None:
+    """An operation uniformly among `ops`, then uniformly one of its eligible morphs that stays within the
+    limits.
 
     Returns None if 16 picks found none.
     """
@@ -99,9 +107,15 @@ def random_morph(architecture: Architecture, rng: np.random.Generator, ops: Sequ
     return None if found is None else found[0]
 
 
-def random_chain(architecture: Architecture, rng: np.random.Generator, length: int, ops: Sequence[str] = OPS,
-                 limits: Limits = PAPER_LIMITS) -> tuple[Architecture, tuple[Morph, ...]]:
-    """A descendant and the at most `length` random morphs that lead to it; fewer where the limits leave none."""
+def random_chain(
+    architecture: Architecture,
+    rng: np.random.Generator,
+    length: int,
+    ops: Sequence[str] = OPS,
+    limits: Limits = PAPER_LIMITS,
+) -> tuple[Architecture, tuple[Morph, ...]]:
+    """A descendant and the at most `length` random morphs that lead to it; fewer where the limits leave
+    none."""
     child, chain = architecture, []
     for _ in range(length):
         found = _random_child(child, rng, ops, limits)
@@ -112,8 +126,9 @@ def random_chain(architecture: Architecture, rng: np.random.Generator, length: i
     return child, tuple(chain)
 
 
-def _random_child(architecture: Architecture, rng: np.random.Generator, ops: Sequence[str],
-                  limits: Limits) -> tuple[Morph, Architecture] | None:
+def _random_child(
+    architecture: Architecture, rng: np.random.Generator, ops: Sequence[str], limits: Limits
+) -> tuple[Morph, Architecture] | None:
     units = architecture.units
     for _ in range(ATTEMPTS):
         morph = _RANDOM[ops[int(rng.integers(len(ops)))]](units, rng)
@@ -133,7 +148,8 @@ def _random_wider(units: Sequence[Unit], rng: np.random.Generator) -> Morph | No
 
 
 def _random_skip(units: Sequence[Unit], rng: np.random.Generator) -> Morph | None:
-    # Two different places drawn uniformly and put in order are a pair drawn uniformly; a double is drawn again.
+    # Two different places drawn uniformly and put in order are a pair drawn uniformly; a double is drawn
+    # again.
     if len(units) < 3:
         return None
     first, second = int(rng.integers(1, len(units))), int(rng.integers(1, len(units) - 1))

@@ -3,10 +3,13 @@
 
 Two sets of rules:
 
-- ``paper``, the official one, reproduces the authors' profiler: ResNet-50 on 224x224x3 images and 1000 classes takes
-  7,806,583,495 operations forward and 23,053,458,315 forward and backward per image. Where the paper contradicts its
-  own Table 1 (global pooling, softmax) it follows the profiler; the update of the parameters counts once per image.
-- ``executed`` takes Table 1 verbatim for global pooling and softmax (7,806,585,544 forward) and counts the update of
+- ``paper``, the official one, reproduces the authors' profiler: ResNet-50 on 224x224x3 images and 1000
+classes takes
+  7,806,583,495 operations forward and 23,053,458,315 forward and backward per image. Where the paper
+  contradicts its own Table 1 (global pooling, softmax) it follows the profiler; the update of the parameters
+  counts once per image.
+- ``executed`` takes Table 1 verbatim for global pooling and softmax (7,806,585,544 forward) and counts the
+update of
   the parameters of convolutions and dense layers apart, once per step, as it is executed.
 """
 
@@ -25,12 +28,13 @@ METHOD_VERSION = METHOD_VERSIONS["analytical"]
 
 RULES = ("paper", "executed")
 
-#: The kinds of layers that multiply matrices, nearly all of the work, and the three products that training one takes.
+#: The kinds of layers that multiply matrices, nearly all of the work, and the three products that training
+#: one takes.
 MATRIX_KINDS = ("conv", "dense")
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = MATRIX_ROLES = ("forward", "input gradient", "weight gradient")
 
-#: The optimiser's MACs for each parameter: momentum times its sum plus the gradient, parameter less rate times that.
-#: The paper's Table 2 has one, and none for the parameters of batch norms.
+#: The optimiser's MACs for each parameter: momentum times its sum plus the gradient, parameter less rate
+#: times that. The paper's Table 2 has one, and none for the parameters of batch norms.
 OPTIMISER_MACS = 2
 
 #: Kinds of layers, in the order of the paper's Table 3.
@@ -41,8 +45,8 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
     {"mac": 2, "add": 1, "sub": 1, "mul": 1, "compare": 1, "div": 4, "sqrt": 4, "exp": 8}
 )
 
-#: Backward operations of a batch norm in the authors' profiler, (29 B + 7) / B for a batch of B. They set B = 1
-#: whatever the layer's size, which gives the paper's 1.91e3 for the 53 of ResNet-50 (Table 3).
+#: Backward operations of a batch norm in the authors' profiler, (29 B + 7) / B for a batch of B. They set B =
+#: 1 whatever the layer's size, which gives the paper's 1.91e3 for the 53 of ResNet-50 (Table 3).
 BATCH_NORM_BACKWARD = 29 + 7
 
 # A term is an operation of WEIGHTS and how often a layer executes it for one image.
@@ -102,7 +106,11 @@ TABLE_1: Mapping[str, tuple[Term, ...]] = MappingProxyType(
 PROFILER_FORWARD: Mapping[str, tuple[Term, ...]] = MappingProxyType(
     {
         "global_pool": (("add", lambda layer: _inputs(layer) - _channels_in(layer)), ("div", _channels_in)),
-        "softmax": (("exp", _channels_out), ("add", lambda layer: _channels_out(layer) - 1), ("div", _channels_out)),
+        "softmax": (
+            ("exp", _channels_out),
+            ("add", lambda layer: _channels_out(layer) - 1),
+            ("div", _channels_out),
+        ),
     }
 )
 
@@ -114,7 +122,8 @@ TABLE_2_GRADIENTS: Mapping[str, tuple[Term, ...]] = MappingProxyType(
     }
 )
 
-#: The first convolution has no input gradient: the data need none (in the profiler and in Table 3, not in Table 2).
+#: The first convolution has no input gradient: the data need none (in the profiler and in Table 3, not in
+#: Table 2).
 FIRST_CONV_GRADIENTS: tuple[Term, ...] = (("mac", _conv_macs),)
 
 #: Table 2 of the paper, second summand: the update of the parameters, one MAC for each.
@@ -128,7 +137,8 @@ TABLE_2_UPDATE: Mapping[str, tuple[Term, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Counts:
-    """Operations per image of each kind of layer, forward and backward, as exact integers; counts add up with ``+``.
+    """Operations per image of each kind of layer, forward and backward, as exact integers; counts add up with
+    ``+``.
 
     `kinds` maps each kind to (forward, backward). `update` is the update of the parameters per step under the
     ``executed`` rules; under the ``paper`` rules it is part of the backward operations, and `update` is 0.
@@ -184,14 +194,31 @@ def count_layer(layer: Layer, rules: str = "paper") -> tuple[int, int, int]:
         raise ValueError(f"operation count: layer {layer.name} is of unknown kind {layer.kind!r}")
 
     first = layer.inputs == ("input",)
-    return _count_form(layer.kind, first, len(layer.inputs), layer.in_shape, layer.out_shape, layer.kernel,
-                       layer.stride, rules)  # fmt: skip
+    return _count_form(
+        layer.kind,
+        first,
+        len(layer.inputs),
+        layer.in_shape,
+        layer.out_shape,
+        layer.kernel,
+        layer.stride,
+        rules,
+    )
 
 
 @lru_cache(maxsize=_FORMS)
-def _count_form(kind: str, first: bool, inputs: int, in_shape: tuple[int, int, int], out_shape: tuple[int, int, int],
-                kernel: int, stride: int, rules: str) -> tuple[int, int, int]:
-    """Operations of all layers of one form, whatever their names: ten thousand networks share a few thousand forms."""
+def _count_form(
+    kind: str,
+    first: bool,
+    inputs: int,
+    in_shape: tuple[int, int, int],
+    out_shape: tuple[int, int, int],
+    kernel: int,
+    stride: int,
+    rules: str,
+) -> tuple[int, int, int]:
+    """Operations of all layers of one form, whatever their names: ten thousand networks share a few thousand
+    forms."""
     layer = Layer(kind, "", ("input" if first else "",) * inputs, in_shape, out_shape, kernel, stride)
     forward = TABLE_1[layer.kind]
     if rules == "paper":
@@ -222,10 +249,11 @@ def count(layers: Iterable[Layer], rules: str = "paper") -> Counts:
 
 
 def matrix_operations(layers: Iterable[Layer]) -> dict[tuple[str, str], int]:
-    """Operations per image of convolutions and dense layers by (kind, one of MATRIX_ROLES), without the update.
+    """Operations per image of convolutions and dense layers by (kind, one of MATRIX_ROLES), without the
+    update.
 
-    Table 2 has both gradients in one row; each takes as many operations as the forward pass, but for the first
-    convolution, which has no input gradient.
+    Table 2 has both gradients in one row; each takes as many operations as the forward pass, but for the
+    first convolution, which has no input gradient.
     """
     found = {(kind, role): 0 for kind in MATRIX_KINDS for role in MATRIX_ROLES}
     for layer in layers:
@@ -238,7 +266,8 @@ def matrix_operations(layers: Iterable[Layer]) -> dict[tuple[str, str], int]:
 
 
 def update_operations(architecture: Architecture) -> int:
-    """Operations per step to update all parameters as it is executed, momentum and batch norms' parameters included."""
+    """Operations per step to update all parameters as it is executed, momentum and batch norms' parameters
+    included."""
     return WEIGHTS["mac"] * OPTIMISER_MACS * architecture.parameters
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Tables 3 and A1 from counts, as rows of text, with what the paper prints and why it may differ."""
+"""The paper's Tables 3 and A1 from counts, as rows of text, with what the paper prints and why it may
+differ."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ _SMALL_RATIO = 0.001
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: its title, its cells, and what the paper prints in their place (empty if it prints none)."""
+    """A row of a table: its title, its cells, and what the paper prints in their place (empty if it prints
+    none)."""
 
     title: str
     cells: tuple[str, ...]
@@ -96,8 +98,8 @@ def table_3(architecture: Architecture) -> tuple[Row, ...]:
 
 
 def table_a1(architecture: Architecture, images: tuple[int, int]) -> tuple[Row, ...]:
-    """Operations of an epoch of `images` (training, validation) images, by the `paper` rules; the paper's column is
-    there for the paper's network (and belongs to ImageNet's images)."""
+    """Operations of an epoch of `images` (training, validation) images, by the `paper` rules; the paper's
+    column is there for the paper's network (and belongs to ImageNet's images)."""
     counts, (training, validation) = count(architecture.layers()), images
     train, val = training * counts.train, validation * counts.val
     cells = (
@@ -110,7 +112,8 @@ def table_a1(architecture: Architecture, images: tuple[int, int]) -> tuple[Row, 
     )
     printed = PAPER_TABLE_A1 if is_the_papers(architecture) else ("",) * len(cells)
     return tuple(
-        Row(title, (cell,), (paper,) if paper else ()) for (title, cell), paper in zip(cells, printed, strict=True)
+        Row(title, (cell,), (paper,) if paper else ())
+        for (title, cell), paper in zip(cells, printed, strict=True)
     )
 
 
@@ -118,7 +121,8 @@ def footnotes(architecture: Architecture) -> tuple[str, ...]:
     """Where the paper contradicts its own formulas: all values of these rows, and where each comes from."""
     by_paper, executed = count(architecture.layers()), count(architecture.layers(), "executed")
     notes = [
-        f"{TITLES[kind]}: the paper's Table 1 gives {executed.kinds[kind][0]:,} ({formula}), the authors' profiler "
+        f"{TITLES[kind]}: the paper's Table 1 gives {executed.kinds[kind][0]:,} ({formula}), the authors' "
+        f"profiler "
         f"{by_paper.kinds[kind][0]:,} ({profiler}), which counts here."
         for kind, formula, profiler in (
             ("global_pool", "Hi Wi Ci additions, Ci divisions", "(Hi Wi - 1) Ci additions, Ci divisions"),
@@ -129,7 +133,9 @@ def footnotes(architecture: Architecture) -> tuple[str, ...]:
         additions = _pooled(architecture)
         notes[0] += f" Its Table 3 prints 1.00e5, which is the {additions:,} additions without the divisions."
         notes[1] += " Its Table 3 prints 2.10e4, 21 for each class, which follows from neither."
-        notes.append("BP/FP: the paper prints 1.9531 in Table 3 and 1.9533 in Table A1; both are of the same network.")
+        notes.append(
+            "BP/FP: the paper prints 1.9531 in Table 3 and 1.9533 in Table A1; both are of the same network."
+        )
     return tuple(notes)
 
 
@@ -141,7 +147,11 @@ def _pooled(architecture: Architecture) -> int:
 def describe(architecture: Architecture) -> str:
     """One line: which network this is, its input, layers and parameters."""
     base = architecture.base
-    name = "ResNet-50" if is_the_papers(resnet_of(architecture)) else f"ResNet of {base.blocks}, width {base.width}"
+    name = (
+        "ResNet-50"
+        if is_the_papers(resnet_of(architecture))
+        else f"ResNet of {base.blocks}, width {base.width}"
+    )
     morphs = f" and {len(architecture.morphs)} morphs" if architecture.morphs else ""
     return (
         f"{name}{morphs}, {base.image_size}x{base.image_size}x{base.channels}, {base.classes} classes: "

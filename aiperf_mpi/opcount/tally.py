@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counted operations by class: what kind of layer they belong to, and in which part of a step they are executed."""
+"""Counted operations by class: what kind of layer they belong to, and in which part of a step they are
+executed."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from dataclasses import dataclass, field
 
 from aiperf_mpi.opcount.analytical import FORWARD, KINDS, MATRIX_KINDS, MATRIX_ROLES
 
-#: Parts of a step beside those of analytical.MATRIX_ROLES, for kinds whose gradients are not told apart: all that
-#: follows the loss, and what belongs to no pass.
+#: Parts of a step beside those of analytical.MATRIX_ROLES, for kinds whose gradients are not told apart: all
+#: that follows the loss, and what belongs to no pass.
 BACKWARD, STEP = "backward", "step"
 
-#: Kinds beside those of layers: the optimiser, the collectives, and the rest (normalising images, metrics, biases).
+#: Kinds beside those of layers: the optimiser, the collectives, and the rest (normalising images, metrics,
+#: biases).
 UPDATE, ALL_REDUCE, OTHER = "update", "all_reduce", "other"
 STEP_KINDS = (UPDATE, ALL_REDUCE, OTHER)
 
@@ -36,7 +38,9 @@ class Tally:
         return iter(self.classes)
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally({key: self[key] + other[key] for key in (*self, *(key for key in other if key not in self))})
+        return Tally(
+            {key: self[key] + other[key] for key in (*self, *(key for key in other if key not in self))}
+        )
 
     def __mul__(self, times: int) -> Tally:
         return Tally({key: count * times for key, count in self.classes.items()})
@@ -56,5 +60,6 @@ class Tally:
         return forward, sum(count for (k, _), count in self.classes.items() if k == kind) - forward
 
     def kinds(self) -> dict[str, tuple[int, int]]:
-        """(forward, backward) of every kind of layer, in the order of the paper's Table 3, also where it is 0."""
+        """(forward, backward) of every kind of layer, in the order of the paper's Table 3, also where it is
+        0."""
         return {kind: self.passes(kind) for kind in KINDS}

@@ -33,8 +33,8 @@ class Facts:
 def check_all(config: Config, ranks: Ranks) -> Config:
     """Look for everything that would end the run later: data, wall time, output folder. Collective.
 
-    Returns the configuration with the absolute path of the output folder, made by rank 0. Raises LaunchError on all
-    ranks where anything is wrong on one of them.
+    Returns the configuration with the absolute path of the output folder, made by rank 0. Raises LaunchError
+    on all ranks where anything is wrong on one of them.
     """
     wrong, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
     try:
@@ -44,7 +44,13 @@ def check_all(config: Config, ranks: Ranks) -> Config:
             check_dataset(config)
     except ConfigError as error:
         wrong = f"{host}: {error}" if ranks.rank else str(error)
-    if wrong is None and ranks.rank and config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
+    if (
+        wrong is None
+        and ranks.rank
+        and config.hpo.enabled
+        and config.hpo.method == "tpe"
+        and (lacking := missing())
+    ):
         wrong = f"{host}: {lacking}"
     job.raise_alike(ranks.world, wrong)
 
@@ -56,7 +62,9 @@ def check_all(config: Config, ranks: Ranks) -> Config:
         wrong = str(error)
     job.raise_alike(ranks.world, wrong)
     output = ranks.world.bcast(output, root=0)
-    unseen = f"{host} does not see the output folder {output}: it must lie on a file system that all nodes share"
+    unseen = (
+        f"{host} does not see the output folder {output}: it must lie on a file system that all nodes share"
+    )
     job.raise_alike(ranks.world, None if os.path.isdir(output) else unseen)
     return replace(config, run=replace(config.run, output=output))
 
@@ -76,8 +84,11 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
         trainer, shared = max(ranks.node_rank, 0), offers
         if ranks.role == TRAINER and not parallel.host_devices:
             trainer, shared = host_share(ranks.places, ranks.rank, every)
-        os.environ.update(role_environment(ranks.role, trainer, shared, parallel.host_devices,
-                                           together=parallel.trainers_per_replica > 1))  # fmt: skip
+        os.environ.update(
+            role_environment(
+                ranks.role, trainer, shared, parallel.host_devices, together=parallel.trainers_per_replica > 1
+            )
+        )
     except launcher.LaunchError as error:
         wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
     job.raise_alike(ranks.world, wrong)
@@ -88,10 +99,11 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
 
 
 def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
-    """This trainer's devices and images, None on other ranks, and what all trainers have in common. Collective.
+    """This trainer's devices and images, None on other ranks, and what all trainers have in common.
+    Collective.
 
-    Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or other
-    devices or images than the first one.
+    Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or
+    other devices or images than the first one.
     """
     workshop, facts, wrong = None, Facts(), None
     if ranks.role == TRAINER:
@@ -100,8 +112,13 @@ def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
         try:
             workshop = prepare(config, ranks.replica, ranks.team)
             data = workshop.dataset
-            facts = Facts(workshop.device, len(workshop.devices), data.sha256, len(data.train_labels),
-                          len(data.val_labels))  # fmt: skip
+            facts = Facts(
+                workshop.device,
+                len(workshop.devices),
+                data.sha256,
+                len(data.train_labels),
+                len(data.val_labels),
+            )
         except ConfigError as error:
             wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
 
@@ -112,7 +129,8 @@ def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     common = ranks.world.bcast(facts, root=root)
     if ranks.role == TRAINER and facts != common:
         wrong = (
-            f"rank {ranks.rank} on {ranks.host} has {facts}, but rank {root} has {common}: all replicas need the same "
+            f"rank {ranks.rank} on {ranks.host} has {facts}, but rank {root} has {common}: all replicas "
+            f"need the same "
             "devices and the same images"
         )
     job.raise_alike(ranks.world, wrong)

@@ -21,7 +21,8 @@ def send_rank_row(context: Context, device: str, uuids: str) -> None:
 
 
 def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
-    """The row of this rank (RANK_ROW): its place, its seconds by phase up to now, its messages and window traffic."""
+    """The row of this rank (RANK_ROW): its place, its seconds by phase up to now, its messages and window
+    traffic."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
     messages, history, claims = windows.messages, windows.history, windows.claims
     cpus = cpus_of_process()
@@ -33,11 +34,21 @@ def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
     moved = dict(zip(ROW_MESSAGES, (messages.sent_bytes + messages.received_bytes).tolist(), strict=True))
     if ranks.rank:
         sent["rank"], moved["rank"] = sent["rank"] + 1, moved["rank"] + RANK_ROW.itemsize
-    sent |= {"history": history.appended, "claim": claims.claimed + claims.refused,
-             "candidate": sum(queue.published for queue in windows.queues)}  # fmt: skip
-    received |= {"history": history.fetched, "claim": 0, "candidate": sum(queue.taken for queue in windows.queues)}
-    moved |= {"history": history.bytes, "claim": 8 * claims.probes,
-              "candidate": queue_bytes(1, 1) * (sent["candidate"] + received["candidate"])}  # fmt: skip
+    sent |= {
+        "history": history.appended,
+        "claim": claims.claimed + claims.refused,
+        "candidate": sum(queue.published for queue in windows.queues),
+    }
+    received |= {
+        "history": history.fetched,
+        "claim": 0,
+        "candidate": sum(queue.taken for queue in windows.queues),
+    }
+    moved |= {
+        "history": history.bytes,
+        "claim": 8 * claims.probes,
+        "candidate": queue_bytes(1, 1) * (sent["candidate"] + received["candidate"]),
+    }
     return new_row(
         RANK_ROW,
         rank=ranks.rank,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One launch from start to end: writer, MPI, split, checks, devices, data, windows, roles, result, verdict."""
+"""One launch from start to end: writer, MPI, split, checks, devices, data, windows, roles, result,
+verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.drain import Drain
 from aiperf_mpi.parallel.launch.job import write_error
-from aiperf_mpi.parallel.launch.machine import NO_DEVICE, Sight, look
+from aiperf_mpi.parallel.launch.machine import NO_DEVICE, NodeSurvey, survey_nodes
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import split
 from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_workshop
@@ -38,14 +39,12 @@ from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
 
-#: Seconds that a compilation may go on behind the end of a run (half of the wall time that is kept back for validating
-#: and writing), and behind a drain, which must end soon.
+#: Seconds that a compilation may go on behind the end of a run (half of the wall time that is kept back for
+#: validating and writing), and behind a drain, which must end soon.
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
 
 #: Exit codes of runs whose result could not be written: drained as asked, or failed.
 EXIT_WITHOUT_RESULT = {"drained": EXIT_DRAINED, "time_limit": EXIT_FAILURE}
-
-
 
 
 def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
@@ -66,7 +65,8 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
     machine = inventory() if first else {}
 
     with job.job() as world:
-        # Behind MPI only where the launcher did not say who is first, or said it of another one than MPI does.
+        # Behind MPI only where the launcher did not say who is first, or said it of another one than MPI
+        # does.
         if world.rank == 0:
             writer, machine = writer or WriterClient.start(), machine or inventory()
         elif writer is not None:
@@ -74,12 +74,16 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
             writer = None
         config = from_toml(world.bcast(config.to_toml() if world.rank == 0 else None))
         parallel = config.parallel
-        ranks = split(world, parallel.ranks_per_node, parallel.trainers_per_node,
-                           trainers_per_replica=parallel.trainers_per_replica)  # fmt: skip
+        ranks = split(
+            world,
+            parallel.ranks_per_node,
+            parallel.trainers_per_node,
+            trainers_per_replica=parallel.trainers_per_replica,
+        )
         found = os.path.isdir(os.path.expanduser(config.run.output))
         config = check_all(config, ranks)
         try:
-            sight = look(config, ranks, bind_devices(config, ranks))
+            survey = survey_nodes(config, ranks, bind_devices(config, ranks))
             with timer("data"):
                 workshop, facts = open_workshop(config, ranks)
             windows = open_windows(config, ranks)
@@ -91,19 +95,18 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
         context = Context(config, ranks, windows, timer, started, start_core_clock(ranks), facts.n_devices)
 
         if writer is not None:
-            code, clean = lead(context, writer, drain, header_of(context, facts, argv, machine | sight.inventory)), True
+            code, clean = (
+                coordinate_run(
+                    context, writer, drain, header_of(context, facts, argv, machine | survey.inventory)
+                ),
+                True,
+            )
         else:
-            code, clean = EXIT_VALID, work(context, workshop, facts, sight)
+            code, clean = EXIT_VALID, work(context, workshop, facts, survey)
         job.agreed_exit(world, code, clean)
 
 
-# -- before the core time ----------------------------------------------------------------------------------------------
-
-
-
-
-
-
+# -- before the core time --------------------------------------------------------------------------
 
 
 def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict[str, Any]) -> RunHeader:
@@ -139,18 +142,23 @@ def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict
     )
 
 
-# -- the core time -----------------------------------------------------------------------------------------------------
+# -- the core time ---------------------------------------------------------------------------------
 
 
-def lead(context: Context, writer: WriterClient, drain: Drain, header: RunHeader) -> int:
+def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header: RunHeader) -> int:
     """Rank 0's part, from its first word to the verdict; returns its exit code."""
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
-    writer.send_open(header, Path(config.run.output), config.result.fsync_seconds, config.result.partial_seconds)
+    writer.send_open(
+        header, Path(config.run.output), config.result.fsync_seconds, config.result.partial_seconds
+    )
     commit_initial(context)
     context = start(context)
     writer.send_start(utc_now())
-    view.log(f"core time starts: {header.n_replicas} replicas, {header.n_devices} devices, {config.run.time_limit:g} s")
+    view.log(
+        f"core time starts: {header.n_replicas} replicas, {header.n_devices} devices, "
+        f"{config.run.time_limit:g} s"
+    )
     sleep_untimed(context)
     end = coordinate(context, writer, drain, view)
 
@@ -180,12 +188,12 @@ def conclude(status: WriterStatus, end: End) -> int:
     return code
 
 
-def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
-    """The part of a trainer or generator, from the start of the core time to its farewell; whether it may exit now, as
-    nothing runs in it any more."""
+def work(context: Context, workshop: Any, facts: Facts, survey: NodeSurvey) -> bool:
+    """The part of a trainer or generator, from the start of the core time to its farewell; whether it may
+    exit now, as nothing runs in it any more."""
     clean, trains = True, context.ranks.role == TRAINER
     context = start(context)
-    monitor = start_monitor(context, sight.probe)
+    monitor = start_monitor(context, survey.probe)
     sleep_untimed(context)
 
     if trains:
@@ -207,7 +215,7 @@ def work(context: Context, workshop: Any, facts: Facts, sight: Sight) -> bool:
         if reached_limit(context):
             with context.timer("idle"):
                 owns_best(context.ranks)
-    send_rank_row(context, facts.device if trains else "", sight.uuids)
+    send_rank_row(context, facts.device if trains else "", survey.uuids)
     context.windows.close()
     if trains:
         from aiperf_mpi.parallel.replica import cluster
@@ -242,7 +250,8 @@ def reached_limit(context: Context) -> bool:
 
 
 def sleep_untimed(context: Context) -> None:
-    """The injected fault of that name: a sleep that no phase accounts for, which the sum of the phases must show."""
+    """The injected fault of that name: a sleep that no phase accounts for, which the sum of the phases must
+    show."""
     fault = context.config.fault
     if fault.untimed_sleep_seconds and fault.untimed_sleep_rank == context.ranks.rank:
         phase = context.timer.switch(None)

@@ -14,13 +14,15 @@ from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.machine.monitor import stride
 from aiperf_mpi.network.architecture import resnet50
 
-#: Bytes of one float32 parameter, and of what a batch norm keeps beside its parameters, per parameter (an upper bound).
+#: Bytes of one float32 parameter, and of what a batch norm keeps beside its parameters, per parameter (an
+#: upper bound).
 _BYTES_PER_PARAMETER = 6
 
 #: How much larger than the initial network the best one may become: two doublings of everything.
 _GROWTH = 4
 
-#: Bytes that a record or trial, an epoch, and a sample take in journal and HDF5 files together (upper bounds).
+#: Bytes that a record or trial, an epoch, and a sample take in journal and HDF5 files together (upper
+#: bounds).
 _BYTES_PER_RECORD, _BYTES_PER_EPOCH, _BYTES_PER_SAMPLE = 8192, 1024, 1024
 
 #: Fewest seconds that an epoch takes: bounds the number of rows by the time limit.
@@ -37,8 +39,8 @@ def default_output(now: float | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes that a run writes into its output folder, estimated from above: weights, rows of records, trials and
-    epochs, samples of the machine's use, and room that is never used up."""
+    """Bytes that a run writes into its output folder, estimated from above: weights, rows of records, trials
+    and epochs, samples of the machine's use, and room that is never used up."""
 
     checkpoints: int
     rows: int
@@ -59,9 +61,10 @@ def estimate_bytes(config: Config, replicas: int) -> int:
 def storage(config: Config, replicas: int) -> Storage:
     """The same by what is written.
 
-    Each replica keeps `result.keep_checkpoints` weights, and one more while a file is replaced; where weights are
-    inherited, also those that were pushed out last, as many as candidates wait in a queue. Rows are bounded by the
-    history's capacity and by the time limit, samples by the nodes, each of which has a trainer.
+    Each replica keeps `result.keep_checkpoints` weights, and one more while a file is replaced; where weights
+    are inherited, also those that were pushed out last, as many as candidates wait in a queue. Rows are
+    bounded by the history's capacity and by the time limit, samples by the nodes, each of which has a
+    trainer.
     """
     parameters = min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
     files = config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
@@ -76,24 +79,31 @@ def storage(config: Config, replicas: int) -> Storage:
     if seconds > 0:
         nodes = replicas * config.parallel.trainers_per_replica
         samples = nodes * (math.ceil(limit / (seconds * stride(nodes, limit, seconds))) + 1)
-    return Storage(weights, records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH, samples * _BYTES_PER_SAMPLE)
+    return Storage(
+        weights, records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH, samples * _BYTES_PER_SAMPLE
+    )
 
 
 def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
     """Creates the output folder and returns its absolute path.
 
-    An existing folder is taken if it is empty. Raises ConfigError, naming the path and what to do, where there is
-    something in it, where it cannot be created or written, or where fewer bytes are free than the run will write.
+    An existing folder is taken if it is empty. Raises ConfigError, naming the path and what to do, where
+    there is something in it, where it cannot be created or written, or where fewer bytes are free than the
+    run will write.
     """
     folder = Path(path).expanduser().absolute()
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(f"--output {folder}: not empty; a run writes into a new folder, name another one")
+            raise ConfigError(
+                f"--output {folder}: not empty; a run writes into a new folder, name another one"
+            )
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--output {folder}: a file of this name exists; name another folder")
         created = _create(folder)
     except OSError as error:
-        raise ConfigError(f"--output {folder}: cannot be created: {error.strerror}; name another folder") from None
+        raise ConfigError(
+            f"--output {folder}: cannot be created: {error.strerror}; name another folder"
+        ) from None
 
     # What was created for a run that is refused goes away again.
     try:
@@ -114,7 +124,8 @@ def _create(folder: Path) -> list[Path]:
 
 
 def _probe(folder: Path) -> None:
-    """Writes, syncs and removes a small file: permissions alone do not show a read-only or full file system."""
+    """Writes, syncs and removes a small file: permissions alone do not show a read-only or full file
+    system."""
     probe = folder / f".writable-{os.getpid()}"
     try:
         with probe.open("wb") as file:
@@ -124,13 +135,17 @@ def _probe(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         probe.unlink(missing_ok=True)
-        raise ConfigError(f"--output {folder}: cannot be written: {error.strerror}; name another folder") from None
+        raise ConfigError(
+            f"--output {folder}: cannot be written: {error.strerror}; name another folder"
+        ) from None
 
 
 def _check_space(config: Config, replicas: int, folder: Path) -> None:
     needed, free = estimate_bytes(config, replicas), shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"--output {folder}: the run may write {needed / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are free; make "
-            "room, name a folder on another file system, or lower result.keep_checkpoints or search.max_parameters"
+            f"--output {folder}: the run may write {needed / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are "
+            f"free; make "
+            "room, name a folder on another file system, or lower result.keep_checkpoints or "
+            "search.max_parameters"
         )

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from aiperf_mpi.config import ConfigError
 
-#: Seconds kept between the core phase's end and the job's: validating the best model again, writing the result.
+#: Seconds kept between the core phase's end and the job's: validating the best model again, writing the
+#: result.
 DEFAULT_RESERVE = 120.0
 
 
@@ -39,15 +40,19 @@ def check_limit(
     environ: Mapping[str, str] = os.environ,
     now: float | None = None,
 ) -> str | None:
-    """What is wrong if a core phase of `time_limit` seconds, with `reserve` seconds behind it, does not fit into the
-    job's remaining time; None if it fits, or if the batch system does not say."""
+    """What is wrong if a core phase of `time_limit` seconds, with `reserve` seconds behind it, does not fit
+    into the job's remaining time; None if it fits, or if the batch system does not say."""
     left = remaining(environ, now)
     if left is None or time_limit + reserve <= left:
         return None
     fitting = int(left - reserve)
-    advice = f"pass --time-limit {fitting} at most, or ask for a longer job" if fitting >= 1 else "ask for a longer job"
+    advice = (
+        f"pass --time-limit {fitting} at most, or ask for a longer job"
+        if fitting >= 1
+        else "ask for a longer job"
+    )
     return (
-        f"--time-limit {time_limit:g} s and {reserve:g} s to validate and write the result do not fit into the "
+        f"--time-limit {time_limit:g} s and {reserve:g} s to validate and write the result do not fit into "
+        f"the "
         f"{left:.0f} s that this job has left; {advice}"
     )
-

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where to look next: simulated annealing over chains of morphs for the best upper confidence bound.
 
-Chains begin at finished trials and grow morph by morph (section 4.1 of the paper; Jin et al., 2019, algorithm 1); each
-step grows a few of the chains found so far, the better the more likely, and asks the surrogate about all new ones in
-one batch. The bound is of the accuracy, so the lower one of the error: gain = -(expected error) + kappa uncertainty.
+Chains begin at finished trials and grow morph by morph (section 4.1 of the paper; Jin et al., 2019, algorithm
+1); each step grows a few of the chains found so far, the better the more likely, and asks the surrogate about
+all new ones in one batch. The bound is of the accuracy, so the lower one of the error: gain = -(expected
+error) + kappa uncertainty.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.search.features import Features, child_features
 from aiperf_mpi.search.surrogate import Process
 
-#: The exploration weight kappa: at least this, and what is drawn from an exponential distribution of this mean. With
-#: less than the least, annealing ends beside the best known trial, where the expectation is highest and nothing new.
+#: The exploration weight kappa: at least this, and what is drawn from an exponential distribution of this
+#: mean. With less than the least, annealing ends beside the best known trial, where the expectation is
+#: highest and nothing new.
 LEAST_EXPLORATION, EXPLORATION = 0.5, 1.5
 
-#: The annealing: steps, chains grown in a step, morphs tried on each; temperature in standard deviations of the
-#: errors, and what is left of it after each step.
+#: The annealing: steps, chains grown in a step, morphs tried on each; temperature in standard deviations of
+#: the errors, and what is left of it after each step.
 STEPS, GROWN, MORPHS = 12, 4, 8
 TEMPERATURE, COOLING = 1.0, 0.6
 
 #: Where it starts: finished trials of the least expected error, and random ones.
 BEST_ROOTS, RANDOM_ROOTS = 8, 2
 
-#: Digits to which gains are compared: the last bits of a sum depend on how many rows a product of matrices has, and
-#: must not decide between two equal children.
+#: Digits to which gains are compared: the last bits of a sum depend on how many rows a product of matrices
+#: has, and must not decide between two equal children.
 DIGITS = 9
 
 
@@ -55,13 +57,16 @@ class Moves:
 
 
 def exploration(rng: np.random.Generator) -> float:
-    """An exploration weight for one proposal: how many deviations the accuracy's bound lies above its expectation."""
+    """An exploration weight for one proposal: how many deviations the accuracy's bound lies above its
+    expectation."""
     return LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
 
 
-def roots_among(process: Process, finished: Sequence[Chain], eligible: np.ndarray,
-                rng: np.random.Generator) -> list[Chain]:
-    """The finished trials that annealing starts from: the best by expected error, and random ones of the others.
+def roots_among(
+    process: Process, finished: Sequence[Chain], eligible: np.ndarray, rng: np.random.Generator
+) -> list[Chain]:
+    """The finished trials that annealing starts from: the best by expected error, and random ones of the
+    others.
 
     Arguments:
         finished: what the process has observed, in the same order.
@@ -74,9 +79,11 @@ def roots_among(process: Process, finished: Sequence[Chain], eligible: np.ndarra
     return [finished[int(i)] for i in (*best, *drawn)]
 
 
-def anneal(process: Process, roots: Sequence[Chain], moves: Moves, kappa: float,
-           rng: np.random.Generator) -> list[Chain]:
-    """Children of the roots, all that were looked at, by falling gain; empty if there is no root that takes a morph.
+def anneal(
+    process: Process, roots: Sequence[Chain], moves: Moves, kappa: float, rng: np.random.Generator
+) -> list[Chain]:
+    """Children of the roots, all that were looked at, by falling gain; empty if there is no root that takes a
+    morph.
 
     Arguments:
         process: the surrogate, pending trials imagined.

@@ -18,7 +18,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cells:
-    """The published sets as a table: `kernels` down, `batches` across; a single row where no kernel can be chosen.
+    """The published sets as a table: `kernels` down, `batches` across; a single row where no kernel can be
+    chosen.
 
     Arguments:
         kernels, batches: ascending, without duplicates.
@@ -37,10 +38,14 @@ class Cells:
     def choice(self, cell: int) -> Choice:
         """The hyperparameters of a cell, as Python's own integers; cells are counted row by row."""
         row, column = divmod(int(cell), len(self.batches))
-        return Choice(int(self.kernels[row]) if self.tunes_kernel else DEFAULT_KERNEL, int(self.batches[column]))
+        return Choice(
+            int(self.kernels[row]) if self.tunes_kernel else DEFAULT_KERNEL, int(self.batches[column])
+        )
 
     def cell(self, kernel: int, batch: int) -> int:
         """The cell of a kernel and a batch, -1 if they are not in the sets."""
         if batch not in self.batches or (self.tunes_kernel and kernel not in self.kernels):
             return -1
-        return (self.kernels.index(kernel) * len(self.batches) if self.tunes_kernel else 0) + self.batches.index(batch)
+        return (
+            self.kernels.index(kernel) * len(self.batches) if self.tunes_kernel else 0
+        ) + self.batches.index(batch)

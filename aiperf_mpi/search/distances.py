@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L1 distances between architectures at every resolution of :mod:`aiperf_mpi.search.features`, as matrix products."""
+"""L1 distances between architectures at every resolution of :mod:`aiperf_mpi.search.features`, as matrix
+products."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from aiperf_mpi.search.features import LEVELS, Features, Plan, resolutions
 class Table:
     """Rows at every resolution, ready for distances.
 
-    The L1 distance of counts is |a| + |b| - 2 sum min(a, b), and the sum of minima is a product of matrices if each
-    count is written as that many ones. Only counts between the least and the largest of the reference rows need
-    columns; what lies outside of that box adds its own distance to it. All sums are of small integers, so they are
-    exact in float32.
+    The L1 distance of counts is |a| + |b| - 2 sum min(a, b), and the sum of minima is a product of matrices
+    if each count is written as that many ones. Only counts between the least and the largest of the reference
+    rows need columns; what lies outside of that box adds its own distance to it. All sums are of small
+    integers, so they are exact in float32.
 
     Attributes:
         ones: per level with counts the columns, float32 [rows, columns], those of the reference's thresholds.
@@ -38,8 +39,13 @@ class Table:
 
     def part(self, rows: slice | np.ndarray) -> Table:
         """Some of the rows."""
-        return Table(tuple(a[rows] for a in self.ones), tuple(a[rows] for a in self.inside),
-                     tuple(a[rows] for a in self.outside), self.size[rows], self.thresholds)
+        return Table(
+            tuple(a[rows] for a in self.ones),
+            tuple(a[rows] for a in self.inside),
+            tuple(a[rows] for a in self.outside),
+            self.size[rows],
+            self.thresholds,
+        )
 
 
 def tabulate(rows: Sequence[Features], plan: Plan, reference: Table | None = None) -> Table:
@@ -70,7 +76,11 @@ def differences(first: Table, second: Table) -> np.ndarray:
     """
     found = np.empty((len(LEVELS), len(first), len(second)))
     for level, (a, b) in enumerate(zip(first.ones, second.ones, strict=True)):
-        beside = (first.inside[level] + first.outside[level])[:, None] + second.inside[level] + second.outside[level]
+        beside = (
+            (first.inside[level] + first.outside[level])[:, None]
+            + second.inside[level]
+            + second.outside[level]
+        )
         found[level] = beside - 2.0 * (a @ b.T)
     found[-1] = np.abs(first.size[:, None, :] - second.size[None, :, :]).sum(axis=2)
     return found

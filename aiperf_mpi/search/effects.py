@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the history says of each cell of hyperparameters.
 
-A candidate trains once, and its error is mostly its architecture's. What counts for a cell is therefore the error less
-what the surrogate of the architecture search expects from all other trials. Both are estimated together, by
-generalised least squares: the errors are the effects of the cells, plus something that is correlated between
-similar architectures as the surrogate has learnt it, plus noise. The baseline is the same surrogate whatever the
-search. Trials of the warm-up tell about architectures alone.
+A candidate trains once, and its error is mostly its architecture's. What counts for a cell is therefore the
+error less what the surrogate of the architecture search expects from all other trials. Both are estimated
+together, by generalised least squares: the errors are the effects of the cells, plus something that is
+correlated between similar architectures as the surrogate has learnt it, plus noise. The baseline is the same
+surrogate whatever the search. Trials of the warm-up tell about architectures alone.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from aiperf_mpi.search.surrogate import Process
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.view import HistoryView
 
-#: Variance that an effect may have over that of the errors: so large that it takes nothing from what was observed.
+#: Variance that an effect may have over that of the errors: so large that it takes nothing from what was
+#: observed.
 EFFECT_VARIANCE = 100.0
 
-#: A trial that failed (diverged, out of memory) counts as that many standard deviations worse than the average, or its
-#: cell would stay unknown and be tried for ever; failed trials that are looked at, the youngest.
+#: A trial that failed (diverged, out of memory) counts as that many standard deviations worse than the
+#: average, or its cell would stay unknown and be tried for ever; failed trials that are looked at, the
+#: youngest.
 FAILED_VALUE, MOST_FAILED = 3.0, 64
 
 #: Bounds of the estimated noise over what the surrogate takes for noise: few trials must not make it 0.
@@ -56,8 +58,11 @@ class Observed:
 
     @cached_property
     def trial_values(self) -> np.ndarray:
-        """Of each observed trial its cell's effect and what the other trials leave unexplained (float64 [trials])."""
-        inverse = solve_triangular(self._process.lower, np.eye(len(self._process)), lower=True, check_finite=False)
+        """Of each observed trial its cell's effect and what the other trials leave unexplained (float64
+        [trials])."""
+        inverse = solve_triangular(
+            self._process.lower, np.eye(len(self._process)), lower=True, check_finite=False
+        )
         alone = (self._remainder / np.einsum("ij,ij->j", inverse, inverse))[self._rows[self._rows >= 0]]
         failed = np.zeros(np.count_nonzero(self._rows < 0))
         settled = np.where(self._rows >= 0, self.values[self.of_trial], FAILED_VALUE)
@@ -70,15 +75,17 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
     Arguments:
         view: a snapshot of the history.
         known: what the search knows at it, `knowledge.learn_from`.
-        cells: which table; the one with kernels is told by trials with a tuned kernel alone, the single row by all
-            (the effects of their kernels are estimated beside it, and left out).
+        cells: which table; the one with kernels is told by trials with a tuned kernel alone, the single row
+            by all (the effects of their kernels are estimated beside it, and left out).
         from_round: first round whose trials count.
     """
     process, count = known.process, cells.shape[0] * cells.shape[1]
     design, of_trial, rows = _design(view, known, cells, from_round)
 
     # Generalised least squares, where the factor of the process whitens the errors.
-    half = solve_triangular(process.lower, np.column_stack([design, process.values]), lower=True, check_finite=False)
+    half = solve_triangular(
+        process.lower, np.column_stack([design, process.values]), lower=True, check_finite=False
+    )
     information = half[:, :-1].T @ half[:, :-1]
     prior = np.append(np.full(design.shape[1] - 1, 1.0 / EFFECT_VARIANCE), 1e-9)
     effects = np.linalg.solve(information + np.diag(prior), half[:, :-1].T @ half[:, -1])
@@ -98,16 +105,24 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
         of_trial.append(cell)
         rows.append(-1)
     remainder = solve_triangular(process.lower, left, lower=True, trans="T", check_finite=False)
-    return Observed(values, weights, _pending(view, known, cells, from_round), np.array(of_trial, np.int64), noise,
-                    remainder, np.array(rows, np.int64), process)
+    return Observed(
+        values,
+        weights,
+        _pending(view, known, cells, from_round),
+        np.array(of_trial, np.int64),
+        noise,
+        remainder,
+        np.array(rows, np.int64),
+        process,
+    )
 
 
 def _design(
     view: HistoryView, known: Knowledge, cells: Cells, from_round: int
 ) -> tuple[np.ndarray, list[int], list[int]]:
-    """Which effects are in the value of each row of the process (float64 [rows, effects]): the cells, then what is not
-    asked for, kernel or batch of the other trials, and the constant mean. Beside it, of each observed trial its cell
-    and its row."""
+    """Which effects are in the value of each row of the process (float64 [rows, effects]): the cells, then
+    what is not asked for, kernel or batch of the other trials, and the constant mean. Beside it, of each
+    observed trial its cell and its row."""
     count, row_of = cells.shape[0] * cells.shape[1], _rows_of(known)
     extra = Cells(cells.kernels, cells.batches, False)
     width = max(len(cells.kernels), len(cells.batches))
@@ -118,7 +133,8 @@ def _design(
     of_trial, rows = [], []
     for place, chain in enumerate(known.finished):
         summary, row = view.summaries[chain.parent_id], row_of[place]
-        # Of a long history those that were chosen as the best ones would tell of their luck: the youngest count.
+        # Of a long history those that were chosen as the best ones would tell of their luck: the youngest
+        # count.
         if summary["round"] < from_round or place < oldest:
             continue
         kernel, batch = int(summary["kernel_size"]), int(summary["batch_per_device"])
@@ -149,7 +165,8 @@ def _pending(view: HistoryView, known: Knowledge, cells: Cells, from_round: int)
 
 
 def _rows_of(known: Knowledge) -> np.ndarray:
-    """The row of the process for each finished trial: duplicates among those learnt at the anchor share one (int64)."""
+    """The row of the process for each finished trial: duplicates among those learnt at the anchor share one
+    (int64)."""
     rows = known.process.rows
     first: dict[tuple[bytes, int, int], int] = {}
     for index, row in enumerate(rows):
@@ -165,7 +182,9 @@ def _rows_of(known: Knowledge) -> np.ndarray:
 def _failed_cells(view: HistoryView, cells: Cells, from_round: int) -> list[int]:
     """The cells of the youngest failed trials."""
     rows = view.summaries
-    rows = rows[(rows["kind"] == rec.OUTCOME) & (rows["status"] == rec.FAILED) & (rows["round"] >= from_round)]
+    rows = rows[
+        (rows["kind"] == rec.OUTCOME) & (rows["status"] == rec.FAILED) & (rows["round"] >= from_round)
+    ]
     rows = rows[-MOST_FAILED:]
     if cells.tunes_kernel:
         rows = rows[(rows["flags"] & rec.TAKES_KERNEL) > 0]

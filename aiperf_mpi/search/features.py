@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architectures as numbers: counts at stable addresses, seen at several resolutions, and the edit distance between two.
+"""Architectures as numbers: counts at stable addresses, seen at several resolutions, and the edit distance
+between two.
 
-Every architecture descends from the base network, so a unit has an address that never shifts: the base unit behind
-which it stands (its *slot*), and how many inserted units are in between. What was done to the network is counted
-there, in seven channels; sums over a block, a stage and the whole network are the coarser resolutions. The same
-addresses align two networks without a search, which gives the edit distance in closed form.
+Every architecture descends from the base network, so a unit has an address that never shifts: the base unit
+behind which it stands (its *slot*), and how many inserted units are in between. What was done to the network
+is counted there, in seven channels; sums over a block, a stage and the whole network are the coarser
+resolutions. The same addresses align two networks without a search, which gives the edit distance in closed
+form.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import POOL, Architecture, Base, Morph, Unit
 
-#: What is counted in a slot: doublings of the base unit's filters; steps of two by which its kernel grew; units
-#: inserted behind it, the sum of their doublings and of their kernels' steps over 1x1; added edges that start and end
-#: in it.
+#: What is counted in a slot: doublings of the base unit's filters; steps of two by which its kernel grew;
+#: units inserted behind it, the sum of their doublings and of their kernels' steps over 1x1; added edges that
+#: start and end in it.
 CHANNELS = ("width", "kernel", "inserted", "inserted_width", "inserted_kernel", "skip_out", "skip_in")
 WIDTH, KERNEL, INSERTED, INSERTED_WIDTH, INSERTED_KERNEL, SKIP_OUT, SKIP_IN = range(len(CHANNELS))
 
-#: Resolutions from the finest to the coarsest; `size` holds the logarithms of multiply-accumulates and parameters.
+#: Resolutions from the finest to the coarsest; `size` holds the logarithms of multiply-accumulates and
+#: parameters.
 LEVELS = ("slot", "block", "stage", "total", "size")
 
-#: Attributes of a unit that the edit distance compares: filters, kernel and stride (authors' code, layer_distance).
-#: The stride is that of the address, so its difference is always 0.
+#: Attributes of a unit that the edit distance compares: filters, kernel and stride (authors' code,
+#: layer_distance). The stride is that of the address, so its difference is always 0.
 COMPARED = 3
 
 
@@ -74,8 +77,13 @@ def plan_of(base: Base) -> Plan:
     units = Architecture(base).units
     blocks = [0, *range(1, len(units), 3)]
     stages = [0, *(1 + 3 * sum(base.blocks[:stage]) for stage in range(len(base.blocks)))]
-    return Plan(units, tuple(u.filters for u in units), tuple(u.kernel for u in units), np.array(blocks),
-                np.array(stages))
+    return Plan(
+        units,
+        tuple(u.filters for u in units),
+        tuple(u.kernel for u in units),
+        np.array(blocks),
+        np.array(stages),
+    )
 
 
 def features(architecture: Architecture) -> Features:
@@ -86,7 +94,8 @@ def features(architecture: Architecture) -> Features:
         slot_of[unit.id] = slot
         base = plan.units[slot]
         if unit is base:
-            # Its counts are 0: a search counts thousands of networks before its first proposal, and most units so.
+            # Its counts are 0: a search counts thousands of networks before its first proposal, and most
+            # units so.
             continue
         if unit.id == slot:
             table[WIDTH, slot] = _doublings(plan, slot, unit)
@@ -95,7 +104,11 @@ def features(architecture: Architecture) -> Features:
                 table[SKIP_OUT, max(edge.source, 0)] -= 1
                 table[SKIP_IN, slot] -= 1
         else:
-            table[INSERTED : INSERTED_KERNEL + 1, slot] += (1, _doublings(plan, slot, unit), (unit.kernel - 1) // 2)
+            table[INSERTED : INSERTED_KERNEL + 1, slot] += (
+                1,
+                _doublings(plan, slot, unit),
+                (unit.kernel - 1) // 2,
+            )
         for edge in unit.edges:
             table[SKIP_OUT, slot_of[edge.source]] += 1
             table[SKIP_IN, slot] += 1
@@ -112,7 +125,11 @@ def child_features(parent: Features, before: Architecture, morph: Morph, child: 
     table = parent.slots.copy()
     if morph.op == "deeper":
         slot, unit = next((s, u) for s, u in _in_slots(plan, units) if u.id == morph.a)
-        table[INSERTED : INSERTED_KERNEL + 1, slot] += (1, _doublings(plan, slot, unit), (morph.kernel - 1) // 2)
+        table[INSERTED : INSERTED_KERNEL + 1, slot] += (
+            1,
+            _doublings(plan, slot, unit),
+            (morph.kernel - 1) // 2,
+        )
     elif morph.op == "wider":
         for (slot, old), new in zip(_in_slots(plan, units), child.units, strict=True):
             if old is not new:
@@ -130,7 +147,8 @@ def child_features(parent: Features, before: Architecture, morph: Morph, child: 
 
 
 def _in_slots(plan: Plan, units: Iterable[Unit]) -> Iterable[tuple[int, Unit]]:
-    """Each unit along the main chain with its slot: the base unit that it is, or behind which it was inserted."""
+    """Each unit along the main chain with its slot: the base unit that it is, or behind which it was
+    inserted."""
     slot, count = 0, len(plan.filters)
     for unit in units:
         if unit.id < count:
@@ -142,11 +160,12 @@ def _doublings(plan: Plan, slot: int, unit: Unit) -> int:
     return (unit.filters // plan.filters[slot]).bit_length() - 1
 
 
-# -- many architectures at once --------------------------------------------------------------------------------------
+# -- many architectures at once --------------------------------------------------------------------
 
 
 def resolutions(rows: Sequence[Features], plan: Plan) -> dict[str, np.ndarray]:
-    """The rows at every resolution: arrays [rows, columns], int16 for counts, float64 for the logarithms of `size`."""
+    """The rows at every resolution: arrays [rows, columns], int16 for counts, float64 for the logarithms of
+    `size`."""
     slots = np.stack([row.slots for row in rows])
     levels = {
         "slot": slots,
@@ -158,16 +177,17 @@ def resolutions(rows: Sequence[Features], plan: Plan) -> dict[str, np.ndarray]:
     return flat | {"size": np.log2([[row.macs, row.parameters] for row in rows])}
 
 
-# -- the edit distance -----------------------------------------------------------------------------------------------
+# -- the edit distance -----------------------------------------------------------------------------
 
 
 def edit_distance(first: Architecture, second: Architecture) -> float:
     """The edit distance between two architectures of one base, in closed form.
 
-    Units at the same address are compared as the authors' `layer_distance` does, (|dw| / max w + |dk| / max k) / 3
-    with the filters w and the kernel k; one without a counterpart costs 1. That alignment is one of those among
-    which the edit distance proper takes the best, so it is never below it. Added edges count by how far their ends
-    must be moved along the chain, in slots over the number of slots, and 1 for each that only one of both has.
+    Units at the same address are compared as the authors' `layer_distance` does, (|dw| / max w + |dk| / max
+    k) / 3 with the filters w and the kernel k; one without a counterpart costs 1. That alignment is one of
+    those among which the edit distance proper takes the best, so it is never below it. Added edges count by
+    how far their ends must be moved along the chain, in slots over the number of slots, and 1 for each that
+    only one of both has.
 
     Raises ValueError for architectures of different bases.
     """
@@ -180,7 +200,9 @@ def edit_distance(first: Architecture, second: Architecture) -> float:
         (w1, k1), (w2, k2) = left[address], right[address]
         total += (abs(w1 - w2) / max(w1, w2) + abs(k1 - k2) / max(k1, k2)) / COMPARED
 
-    ends = [features(architecture).slots[[SKIP_OUT, SKIP_IN]].astype(np.int64) for architecture in (first, second)]
+    ends = [
+        features(architecture).slots[[SKIP_OUT, SKIP_IN]].astype(np.int64) for architecture in (first, second)
+    ]
     moved = np.abs(np.cumsum(ends[0] - ends[1], axis=1)).sum() / len(plan.filters)
     return total + float(moved) + abs(int(ends[0][0].sum() - ends[1][0].sum()))
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameter optimisation: the batch size per device and the kernel size of the convolutions that a candidate's
-own `deeper` morphs add, from the fourth round of a replica (sections 4.2 and 4.5 of the paper).
+"""Hyperparameter optimisation: the batch size per device and the kernel size of the convolutions that a
+candidate's own `deeper` morphs add, from the fourth round of a replica (sections 4.2 and 4.5 of the paper).
 
-The kernel is part of the network, of its hash and of its operation count. Where no own `deeper` takes one (there is
-none, or a kernel morph grows it), that dimension falls away and the candidate keeps the default. A suggestion is a
-pure function of the snapshot, the proposal and the random stream.
+The kernel is part of the network, of its hash and of its operation count. Where no own `deeper` takes one
+(there is none, or a kernel morph grows it), that dimension falls away and the candidate keeps the default. A
+suggestion is a pure function of the snapshot, the proposal and the random stream.
 """
 
 from __future__ import annotations
@@ -27,22 +27,35 @@ from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.trials.record import PROPOSED, TAKES_KERNEL
 from aiperf_mpi.trials.view import START, HistoryView
 
-__all__ = ["BATCHES", "FROM_ROUND", "KERNELS", "OPTIMISERS", "Cells", "Choice", "Hpo", "Known", "Space",
-           "make_hpo", "recommend", "tune"]
+__all__ = [
+    "BATCHES",
+    "FROM_ROUND",
+    "KERNELS",
+    "OPTIMISERS",
+    "Cells",
+    "Choice",
+    "Hpo",
+    "Known",
+    "Space",
+    "make_hpo",
+    "recommend",
+    "tune",
+]
 
-#: How many deviations the bound lies below the expected error: at least this, and what is drawn from an exponential
-#: distribution of this mean for each suggestion, so that generators which see the same history go different ways.
+#: How many deviations the bound lies below the expected error: at least this, and what is drawn from an
+#: exponential distribution of this mean for each suggestion, so that generators which see the same history go
+#: different ways.
 LEAST_EXPLORATION, EXPLORATION = 1.0, 1.0
 
-#: Bounds of the process over cells: standard deviation of the effects in those of the errors, and length scales, where
-#: 1 is the whole length of a dimension. They keep a likelihood of few cells from an extreme.
+#: Bounds of the process over cells: standard deviation of the effects in those of the errors, and length
+#: scales, where 1 is the whole length of a dimension. They keep a likelihood of few cells from an extreme.
 EFFECT_SPREAD, LENGTHS = (0.05, 3.0), (0.2, 1.0)
 
 #: Trials, at most, that are spread over the cells before the bound is asked.
 MOST_FIRST = 15
 
-#: Points at which skopt looks for the best acquisition, for each cell of the table: it draws them at random, and misses
-#: one of 15 cells with a chance of exp(-64).
+#: Points at which skopt looks for the best acquisition, for each cell of the table: it draws them at random,
+#: and misses one of 15 cells with a chance of exp(-64).
 POINTS_PER_CELL = 64
 
 
@@ -131,7 +144,8 @@ class LearningHpo:
 
 
 def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-    """The cell with the lowest confidence bound of the error, by a process over the cells (scikit-optimize)."""
+    """The cell with the lowest confidence bound of the error, by a process over the cells
+    (scikit-optimize)."""
     kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
     if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
         # A bound that was fitted to few cells stays with the best of those; each is looked at first.
@@ -149,8 +163,9 @@ class Known:
     observed: int
 
 
-def recommend(view: HistoryView, cells: Cells, from_round: int = FROM_ROUND,
-              memory: Memory | None = None) -> Known | None:
+def recommend(
+    view: HistoryView, cells: Cells, from_round: int = FROM_ROUND, memory: Memory | None = None
+) -> Known | None:
     """The best known cell of a table: the least posterior mean, whatever method has chosen the trials.
 
     None as long as no trial of an optimised round has ended.
@@ -163,7 +178,7 @@ def recommend(view: HistoryView, cells: Cells, from_round: int = FROM_ROUND,
     return Known(cells.choice(best), int(np.count_nonzero(observed.of_trial == best)), len(observed.of_trial))
 
 
-# -- the start -------------------------------------------------------------------------------------------------------
+# -- the start -------------------------------------------------------------------------------------
 
 
 def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) -> Observed | None:
@@ -173,9 +188,11 @@ def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) 
     return observe(view, learn_from(view, START, memory), cells, from_round)
 
 
-def _first(view: HistoryView, proposal: Proposal, cells: Cells, from_round: int, rng: np.random.Generator) -> int:
-    """A cell before anything is observed: the parent's, which is the best that is known, every second time; else one
-    that was proposed least often."""
+def _first(
+    view: HistoryView, proposal: Proposal, cells: Cells, from_round: int, rng: np.random.Generator
+) -> int:
+    """A cell before anything is observed: the parent's, which is the best that is known, every second time;
+    else one that was proposed least often."""
     if view.length > proposal.parent_id:
         parent = view.summaries[proposal.parent_id]
         cell = cells.cell(int(parent["kernel_size"]), int(parent["batch_per_device"]))
@@ -186,29 +203,39 @@ def _first(view: HistoryView, proposal: Proposal, cells: Cells, from_round: int,
 
 
 def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
-    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone; the table with kernels
-    leaves out the trials that could not take one."""
+    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone; the table with
+    kernels leaves out the trials that could not take one."""
     rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)]
     if cells.tunes_kernel:
         rows = rows[(rows["flags"] & TAKES_KERNEL) > 0]
     choices = [cells.choice(cell) for cell in range(cells.shape[0] * cells.shape[1])]
-    return np.array([np.count_nonzero((rows["batch_per_device"] == choice.batch_per_device)
-                                      & ((rows["kernel_size"] == choice.kernel_size) | (not cells.tunes_kernel)))
-                     for choice in choices])
+    return np.array(
+        [
+            np.count_nonzero(
+                (rows["batch_per_device"] == choice.batch_per_device)
+                & ((rows["kernel_size"] == choice.kernel_size) | (not cells.tunes_kernel))
+            )
+            for choice in choices
+        ]
+    )
 
 
-# -- the process over cells ------------------------------------------------------------------------------------------
+# -- the process over cells ------------------------------------------------------------------------
 
 
 def _positions(cells: Cells) -> np.ndarray:
-    """The place of each cell in the dimensions that have more than one value, 0 to 1, float64 [cells, dimensions]."""
+    """The place of each cell in the dimensions that have more than one value, 0 to 1, float64 [cells,
+    dimensions]."""
     axes = [np.linspace(0.0, 1.0, count) for count in cells.shape if count > 1]
     count = cells.shape[0] * cells.shape[1]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(count, -1) if axes else np.zeros((1, 1))
+    return (
+        np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(count, -1) if axes else np.zeros((1, 1))
+    )
 
 
 def _process(cells: Cells, noise: np.ndarray, kernel: Any = None) -> Any:
-    """skopt's process with the noise of each told cell; hyperparameters are fitted unless a kernel brings its own."""
+    """skopt's process with the noise of each told cell; hyperparameters are fitted unless a kernel brings its
+    own."""
     from skopt.learning import GaussianProcessRegressor
     from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
 
@@ -231,8 +258,8 @@ def _fitted(cells: Cells, observed: Observed) -> Any:
 
 
 def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The fitted process, and values and weights of the cells (float64 [cells]) as if each pending trial had ended with
-    what the process expects of it, which moves no expectation and lowers the doubt."""
+    """The fitted process, and values and weights of the cells (float64 [cells]) as if each pending trial had
+    ended with what the process expects of it, which moves no expectation and lowers the doubt."""
     fitted, more = _fitted(cells, observed), observed.pending / observed.noise
     weights = observed.weights + more
     sums = observed.weights * observed.values + more * fitted.predict(_positions(cells))
@@ -240,10 +267,12 @@ def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.nda
 
 
 def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generator) -> int:
-    """skopt's suggestion after it was told each cell once, those that are pending with what the process expects.
+    """skopt's suggestion after it was told each cell once, those that are pending with what the process
+    expects.
 
-    Told are finite means alone: skopt keeps a NaN and fails for ever. Duplicates are allowed, as it would replace them
-    by random points, and an optimiser is made for each suggestion, so that nothing grows with the trials.
+    Told are finite means alone: skopt keeps a NaN and fails for ever. Duplicates are allowed, as it would
+    replace them by random points, and an optimiser is made for each suggestion, so that nothing grows with
+    the trials.
     """
     from skopt import Optimizer
     from skopt.space import Integer
@@ -257,14 +286,26 @@ def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generato
     if not np.isfinite(values).all():
         raise ValueError("hpo: the effect of a cell is not finite")
 
-    table = [[index for index, count in zip(divmod(int(cell), cells.shape[1]), cells.shape, strict=True) if count > 1]
-             for cell in told]
+    table = [
+        [
+            index
+            for index, count in zip(divmod(int(cell), cells.shape[1]), cells.shape, strict=True)
+            if count > 1
+        ]
+        for cell in told
+    ]
     optimiser = Optimizer(
-        dimensions, base_estimator=_process(cells, 1.0 / weights, fitted.kernel_), n_initial_points=1, acq_func="LCB",
-        acq_func_kwargs={"kappa": kappa}, acq_optimizer="sampling", random_state=int(rng.integers(2**31)),
-        acq_optimizer_kwargs={"n_points": POINTS_PER_CELL * cells.shape[0] * cells.shape[1]}, model_queue_size=1,
+        dimensions,
+        base_estimator=_process(cells, 1.0 / weights, fitted.kernel_),
+        n_initial_points=1,
+        acq_func="LCB",
+        acq_func_kwargs={"kappa": kappa},
+        acq_optimizer="sampling",
+        random_state=int(rng.integers(2**31)),
+        acq_optimizer_kwargs={"n_points": POINTS_PER_CELL * cells.shape[0] * cells.shape[1]},
+        model_queue_size=1,
         avoid_duplicates=False,
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimiser.tell(table, [float(value) for value in values])
@@ -273,7 +314,7 @@ def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generato
     return row * cells.shape[1] + (asked[-1] if cells.shape[1] > 1 else 0)
 
 
-# -- by name ---------------------------------------------------------------------------------------------------------
+# -- by name ---------------------------------------------------------------------------------------
 
 #: The optimisers by name (`hpo.method` of the configuration).
 OPTIMISERS: dict[str, Callable[[Space, Memory], Hpo]] = {
@@ -284,9 +325,16 @@ OPTIMISERS: dict[str, Callable[[Space, Memory], Hpo]] = {
 }
 
 
-def make_hpo(method: str, *, kernels: Sequence[int] = KERNELS, batches: Sequence[int] = BATCHES,
-             from_round: int = FROM_ROUND, memory: Memory | None = None) -> Hpo:
-    """The optimiser named `method`; raises ValueError for another name, an empty set, or a library that is missing."""
+def make_hpo(
+    method: str,
+    *,
+    kernels: Sequence[int] = KERNELS,
+    batches: Sequence[int] = BATCHES,
+    from_round: int = FROM_ROUND,
+    memory: Memory | None = None,
+) -> Hpo:
+    """The optimiser named `method`; raises ValueError for another name, an empty set, or a library that is
+    missing."""
     if method not in OPTIMISERS:
         raise ValueError(f"hpo.method: {method!r} is none of {', '.join(OPTIMISERS)}")
     if method == "tpe" and (wrong := tpe.missing()):
@@ -297,7 +345,8 @@ def make_hpo(method: str, *, kernels: Sequence[int] = KERNELS, batches: Sequence
 def tune(proposal: Proposal, choice: Choice, limits: Limits = PAPER_LIMITS) -> tuple[Architecture, int]:
     """The proposal's network with the chosen kernel, and the kernel that it really has.
 
-    The default kernel stays where no own `deeper` takes another one, or where the chosen one would break the limits.
+    The default kernel stays where no own `deeper` takes another one, or where the chosen one would break the
+    limits.
     """
     own = len(proposal.morphs)
     if not proposal.architecture.own_kernel_morphs(own):

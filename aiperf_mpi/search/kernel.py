@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel of the surrogate and its hyperparameters.
 
-Kernel: s2 exp(-sum_g gamma_g L1_g(a, b)) over the resolutions g of :mod:`aiperf_mpi.search.features`. An L1 distance
-is conditionally negative definite, a non-negative sum of such distances is, too, and so the kernel is positive
-definite (Schoenberg, 1938), whatever the gammas. Hyperparameters are those of the largest marginal likelihood under a
-weak prior.
+Kernel: s2 exp(-sum_g gamma_g L1_g(a, b)) over the resolutions g of :mod:`aiperf_mpi.search.features`. An L1
+    distance
+is conditionally negative definite, a non-negative sum of such distances is, too, and so the kernel is
+positive definite (Schoenberg, 1938), whatever the gammas. Hyperparameters are those of the largest marginal
+likelihood under a weak prior.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ FIT_STEPS = 40
 #: Rows whose covariances with those before them are computed at once.
 BLOCK = 256
 
-#: Prior of the hyperparameters, normal in their logarithms: what share of the median distance's decay each level
-#: causes, signal and noise variance for values of variance 1, and how far (in logarithms) data must speak to move them.
+#: Prior of the hyperparameters, normal in their logarithms: what share of the median distance's decay each
+#: level causes, signal and noise variance for values of variance 1, and how far (in logarithms) data must
+#: speak to move them.
 PRIOR_DECAY, PRIOR_SIGNAL, PRIOR_NOISE = 0.1, 1.0, 0.1
 PRIOR_SPREAD = np.array([0.7] * len(LEVELS) + [0.7, 1.0])
 
@@ -58,9 +60,13 @@ class Hyper:
         *counted, size = self.gamma
 
         # What belongs to one row alone, then the common ones of both (see Table) level by level.
-        beside = [sum(gamma * (inside.astype(np.float64) + outside)
-                      for gamma, inside, outside in zip(counted, table.inside, table.outside, strict=True))
-                  for table in (first, second)]  # fmt: skip
+        beside = [
+            sum(
+                gamma * (inside.astype(np.float64) + outside)
+                for gamma, inside, outside in zip(counted, table.inside, table.outside, strict=True)
+            )
+            for table in (first, second)
+        ]
         total = beside[0][:, None] + beside[1]
         scratch = np.empty_like(total)
         for gamma, a, b in zip(counted, first.ones, second.ones, strict=True):
@@ -75,7 +81,8 @@ class Hyper:
         return total
 
     def among(self, table: Table, noise: np.ndarray) -> np.ndarray:
-        """Covariances of the rows of one table with noise on the whole diagonal; only the lower triangle is filled.
+        """Covariances of the rows of one table with noise on the whole diagonal; only the lower triangle is
+        filled.
 
         Arguments:
             noise: variance of each row's noise over that of one measured value, float64 [rows].
@@ -103,7 +110,8 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
     flat = distances.reshape(len(LEVELS), -1)
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        """Negative log of likelihood times prior, and its gradient; the constant mean is the best one for each x."""
+        """Negative log of likelihood times prior, and its gradient; the constant mean is the best one for
+        each x."""
         hyper = _hyper(x)
         signal = hyper.kernel(distances)
         covariance = signal + np.diag(hyper.noise * noise)
@@ -112,7 +120,7 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
         mean = (inverse @ values).sum() / inverse.sum()
         weights = inverse @ (values - mean)
         pull = (x - mode) / PRIOR_SPREAD
-        value = (0.5 * (values - mean) @ weights + np.log(np.diag(factor)).sum() + 0.5 * pull @ pull)
+        value = 0.5 * (values - mean) @ weights + np.log(np.diag(factor)).sum() + 0.5 * pull @ pull
 
         # d loss / d theta = -1/2 tr((w w' - K^-1) dK / d theta), where dK / d log gamma = -gamma L1 K.
         outer = (inverse - np.outer(weights, weights)) * 0.5
@@ -133,7 +141,8 @@ def _hyper(x: np.ndarray) -> Hyper:
 
 
 def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
-    """Lower Cholesky factor, with as little added to the diagonal as it needs (0 at first); and how much that is.
+    """Lower Cholesky factor, with as little added to the diagonal as it needs (0 at first); and how much that
+    is.
 
     Raises ValueError if the matrix is not finite.
     """
@@ -142,14 +151,18 @@ def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
     jitter = 0.0
     while True:
         try:
-            lower = cholesky(covariance + jitter * np.eye(len(covariance)) if jitter else covariance, lower=True,
-                             check_finite=False)
+            lower = cholesky(
+                covariance + jitter * np.eye(len(covariance)) if jitter else covariance,
+                lower=True,
+                check_finite=False,
+            )
             return lower, jitter
         except LinAlgError:
             jitter = max(jitter * 10.0, 1e-10 * float(np.abs(np.diag(covariance)).max()), 1e-12)
 
 
 def inverse_of(factor: np.ndarray) -> np.ndarray:
-    """The inverse of the symmetric matrix whose lower Cholesky factor is given, both triangles (LAPACK's dpotri)."""
+    """The inverse of the symmetric matrix whose lower Cholesky factor is given, both triangles (LAPACK's
+    dpotri)."""
     lower, _ = dpotri(factor, lower=1)
     return lower + np.tril(lower, -1).T

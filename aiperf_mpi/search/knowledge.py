@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the search knows at one length of the history: the surrogate, and the trials that it has learnt from.
 
-A function of the history alone. Hyperparameters and factor are learnt at certain numbers of finished trials (anchors),
-later trials are appended to them, so that generators which have looked at the history at different times, or never
-before, know the same; and what they keep from an earlier look saves them work, no more.
+A function of the history alone. Hyperparameters and factor are learnt at certain numbers of finished trials
+(anchors), later trials are appended to them, so that generators which have looked at the history at different
+times, or never before, know the same; and what they keep from an earlier look saves them work, no more.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 #: Finished trials between two anchors, at most; else an eighth of those at the earlier one.
 LONGEST_STEP = 128
 
-#: Finished trials that the surrogate learns from at an anchor, and pending ones, the youngest, that it counts in.
+#: Finished trials that the surrogate learns from at an anchor, and pending ones, the youngest, that it counts
+#: in.
 MOST_ROWS, MOST_PENDING = 1500, 256
 
 
 class Memory:
     """What a generator keeps from one proposal to the next; it saves time and changes no number.
 
-    Chains are kept by the views' cache, which belongs to one log, and a process with the very data it was learnt
-    from, so that nothing of another history is ever taken for this one.
+    Chains are kept by the views' cache, which belongs to one log, and a process with the very data it was
+    learnt from, so that nothing of another history is ever taken for this one.
 
     Arguments:
         capacity: chains kept, well over those that one proposal needs.
@@ -71,7 +72,8 @@ class Knowledge:
 
     Attributes:
         process: the surrogate after all finished trials that it learns from.
-        finished, pending: the trials, as chains without morphs; the finished ones in the order in which they ended.
+        finished, pending: the trials, as chains without morphs; the finished ones in the order in which they
+            ended.
         eligible: places in `finished` of those that may be parents, ascending (int64).
     """
 
@@ -82,7 +84,8 @@ class Knowledge:
 
     def holds(self, child: Chain) -> bool:
         """Whether one of their architectures is that of `child`."""
-        # The same network has the same size, so that few hashes are needed; each costs more than all else here.
+        # The same network has the same size, so that few hashes are needed; each costs more than all else
+        # here.
         alike = self._by_size.get((child.features.macs, child.features.parameters), ())
         return any(chain.architecture.hash == child.architecture.hash for chain in alike)
 
@@ -96,7 +99,7 @@ class Knowledge:
 
 def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
     """What is known at `view`, which has at least `start` >= 1 finished trials."""
-    length = anchor(len(view.finished), start)
+    length = refit_length(len(view.finished), start)
     first, later = chosen(view, length), np.arange(length, len(view.finished))
     finished = [memory.chain(view, int(trial)) for trial in view.finished[[*first, *later]]]
     pending = []
@@ -117,8 +120,9 @@ def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
     return Knowledge(process, finished, pending, eligible)
 
 
-def anchor(finished: int, start: int) -> int:
-    """Of how many finished trials hyperparameters and factor are learnt anew; those that ended later are appended.
+def refit_length(finished: int, start: int) -> int:
+    """Of how many finished trials hyperparameters and factor are learnt anew; those that ended later are
+    appended.
 
     From `start` on an eighth more each time, at most 128.
     """
@@ -151,4 +155,3 @@ def chosen(view: HistoryView, length: int) -> np.ndarray:
     drawn = MOST_ROWS - np.count_nonzero(taken)
     taken[rest[np.argpartition(word, drawn - 1)[:drawn]]] = True
     return np.flatnonzero(taken)
-

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neural architecture search: from a snapshot of the history to a parent and the morphs that make its child.
 
-A search is a pure function of the snapshot and of a random stream, so the same seed, history and generator index
-give the same proposal on any number of ranks. Nothing is told to it apart from that: what ended, what failed and
-what is still pending is all in the snapshot.
+A search is a pure function of the snapshot and of a random stream, so the same seed, history and generator
+index give the same proposal on any number of ranks. Nothing is told to it apart from that: what ended, what
+failed and what is still pending is all in the snapshot.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Space:
         if not self.ops:
             raise ValueError("search: no morph operation is in use")
         if not 1 <= self.max_morphs <= MAX_OWN_MORPHS:
-            raise ValueError(f"search: max_morphs is {self.max_morphs}, but must be from 1 to {MAX_OWN_MORPHS}")
+            raise ValueError(
+                f"search: max_morphs is {self.max_morphs}, but must be from 1 to {MAX_OWN_MORPHS}"
+            )
 
 
 class Search(Protocol):
@@ -87,8 +89,8 @@ class Random:
 
     Arguments:
         space: where the search may go.
-        long: whether chains of 1 to `max_morphs` are all equally likely, as where a surrogate wants to see a wide
-            variety first; else short ones are, as mutations should be.
+        long: whether chains of 1 to `max_morphs` are all equally likely, as where a surrogate wants to see a
+            wide variety first; else short ones are, as mutations should be.
     """
 
     space: Space = Space()
@@ -107,8 +109,8 @@ class Random:
 class Evolution:
     """Regularised evolution (Real et al., 2019), asynchronous over the history.
 
-    The population are the trials that finished last, so that old ones die whatever their error; the best of a random
-    sample of it is the parent, and a random chain of morphs the mutation.
+    The population are the trials that finished last, so that old ones die whatever their error; the best of a
+    random sample of it is the parent, and a random chain of morphs the mutation.
 
     Arguments:
         space: where the search may go.
@@ -122,8 +124,10 @@ class Evolution:
 
     def __post_init__(self) -> None:
         if not 1 <= self.sample_size <= self.population:
-            raise ValueError(f"search: sample_size is {self.sample_size}, but must be from 1 to the population of "
-                             f"{self.population}")
+            raise ValueError(
+                f"search: sample_size is {self.sample_size}, but must be from 1 to the population of "
+                f"{self.population}"
+            )
 
     def propose(self, view: HistoryView, rng: np.random.Generator) -> Proposal:
         """See Search."""
@@ -133,7 +137,8 @@ class Evolution:
         def parent() -> int:
             if not len(alive):
                 return 0
-            # A young population has tournaments of its own proportion, or its first good trial would father all.
+            # A young population has tournaments of its own proportion, or its first good trial would father
+            # all.
             size = max(1, self.sample_size * len(alive) // self.population)
             sample = rng.choice(len(alive), size, replace=False)
             return int(alive[sample[np.argmin(values[sample])]])
@@ -141,9 +146,11 @@ class Evolution:
         return _child_of(view, rng, self.space, parent)
 
 
-def _child_of(view: HistoryView, rng: np.random.Generator, space: Space, parent: Callable[[], int],
-              long: bool = False) -> Proposal:
-    """A random child of the parent that `parent()` draws, of the initial architecture if several cannot grow."""
+def _child_of(
+    view: HistoryView, rng: np.random.Generator, space: Space, parent: Callable[[], int], long: bool = False
+) -> Proposal:
+    """A random child of the parent that `parent()` draws, of the initial architecture if several cannot
+    grow."""
     for attempt in range(PARENT_ATTEMPTS + 1):
         parent_id = parent() if attempt < PARENT_ATTEMPTS else 0
         architecture = view.initial if parent_id == 0 else view.architecture(parent_id)
@@ -152,9 +159,11 @@ def _child_of(view: HistoryView, rng: np.random.Generator, space: Space, parent:
         child, morphs = random_chain(architecture, rng, length, space.ops, space.limits)
         if morphs:
             return Proposal(parent_id, morphs, child)
-    raise NoProposal(f"search: neither {PARENT_ATTEMPTS} drawn parents nor the initial architecture can take a morph "
-                     f"of {', '.join(space.ops)} within {space.limits.units} units and {space.limits.parameters} "
-                     "parameters; raise search.max_units or search.max_parameters")
+    raise NoProposal(
+        f"search: neither {PARENT_ATTEMPTS} drawn parents nor the initial architecture can take a morph "
+        f"of {', '.join(space.ops)} within {space.limits.units} units and {space.limits.parameters} "
+        "parameters; raise search.max_units or search.max_parameters"
+    )
 
 
 def chain_length(rng: np.random.Generator, longest: int) -> int:
@@ -162,22 +171,23 @@ def chain_length(rng: np.random.Generator, longest: int) -> int:
     return min(int(rng.geometric(0.5)), longest)
 
 
-# -- Bayesian optimisation -------------------------------------------------------------------------------------------
+# -- Bayesian optimisation -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Bayesian:
     """The paper's search: network morphism guided by Bayesian optimisation (section 4.1; Jin et al., 2019).
 
-    A Gaussian process learns the errors of the finished trials, pending ones lower its uncertainty, and annealing over
-    chains of morphs looks for the child with the best upper confidence bound. How much uncertainty counts is drawn
-    for each proposal, so that generators which see the same history go different ways. Until `start` trials have
-    ended, children are random.
+    A Gaussian process learns the errors of the finished trials, pending ones lower its uncertainty, and
+    annealing over chains of morphs looks for the child with the best upper confidence bound. How much
+    uncertainty counts is drawn for each proposal, so that generators which see the same history go different
+    ways. Until `start` trials have ended, children are random.
 
     Arguments:
         space: where the search may go.
         start: finished trials before the surrogate is asked.
-        memory: what is kept between proposals; it makes the same ones, sooner. One thread at a time may use it.
+        memory: what is kept between proposals; it makes the same ones, sooner. One thread at a time may use
+            it.
     """
 
     space: Space = Space()
@@ -206,10 +216,19 @@ SEARCHES: dict[str, Callable[[Space, int, int, Memory], Search]] = {
 }
 
 
-def make_search(method: str, *, ops: Sequence[str] = OPS, max_morphs: int = MAX_OWN_MORPHS,
-                limits: Limits = PAPER_LIMITS, population: int = 100, sample_size: int = 25,
-                memory: Memory | None = None) -> Search:
+def make_search(
+    method: str,
+    *,
+    ops: Sequence[str] = OPS,
+    max_morphs: int = MAX_OWN_MORPHS,
+    limits: Limits = PAPER_LIMITS,
+    population: int = 100,
+    sample_size: int = 25,
+    memory: Memory | None = None,
+) -> Search:
     """The search named `method`; raises ValueError that lists the names for another one."""
     if method not in SEARCHES:
         raise ValueError(f"search.method: {method!r} is none of {', '.join(SEARCHES)}")
-    return SEARCHES[method](Space(tuple(ops), max_morphs, limits), population, sample_size, memory or Memory())
+    return SEARCHES[method](
+        Space(tuple(ops), max_morphs, limits), population, sample_size, memory or Memory()
+    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surrogate of the search: a Gaussian process over architectures, exact, with noise on the whole diagonal.
+"""The surrogate of the search: a Gaussian process over architectures, exact, with noise on the whole
+diagonal.
 
 Everything here is a function of its arguments: the same data give the same numbers.
 """
@@ -22,8 +23,8 @@ FIT_ROWS = 200
 #: Variance of a predicted value's noise (warm-up) over that of a measured one: twice the standard deviation.
 PREDICTED_NOISE = 4.0
 
-#: Values worse than the median by more than this many (normalised) median deviations count as just that bad: a
-#: diverged trial says "bad", and must not stretch the scale on which the good ones are told apart.
+#: Values worse than the median by more than this many (normalised) median deviations count as just that bad:
+#: a diverged trial says "bad", and must not stretch the scale on which the good ones are told apart.
 WORST_DEVIATIONS = 4.0
 
 
@@ -90,10 +91,11 @@ class Process:
         units, hyper: as learnt from the rows it was first given.
         rows, table: features of all rows.
         lower: Cholesky factor of their covariance with noise, float64 [n, n].
-        values, noise: standardised values of the observed rows, and the variance of their noise over that of one
-            measured value, float64 [observed].
+        values, noise: standardised values of the observed rows, and the variance of their noise over that of
+            one measured value, float64 [observed].
         places: the row of each observation, as duplicates share one, int64 [observations].
-        weights: of the observed rows in the posterior mean, covariance^-1 (values - mean), float64 [observed].
+        weights: of the observed rows in the posterior mean, covariance^-1 (values - mean), float64
+            [observed].
         mean: the constant mean, by generalised least squares.
     """
 
@@ -121,7 +123,8 @@ class Process:
         return self.units.centre + self.units.scale * mean, self.units.scale * np.sqrt(variance)
 
     def expected(self) -> np.ndarray:
-        """Posterior mean of the noise-free error at each observation, in their order (float64 [observations]).
+        """Posterior mean of the noise-free error at each observation, in their order (float64
+        [observations]).
 
         What `predict` says of their rows, without a distance: (K + N) w = y - m, so m + K w = y - N w.
         """
@@ -129,7 +132,8 @@ class Process:
         return self.units.centre + self.units.scale * mean[self.places]
 
     def append(self, seen: Observations) -> Process:
-        """The process after more observations, hyperparameters kept. Raises ValueError if it holds fantasies."""
+        """The process after more observations, hyperparameters kept. Raises ValueError if it holds
+        fantasies."""
         if len(self.values) != len(self):
             raise ValueError("surrogate: observations cannot come behind fantasies")
         if not len(seen):
@@ -137,14 +141,23 @@ class Process:
         table, lower = self._extended(seen.rows, seen.noise)
         values = np.concatenate([self.values, self.units.standardise(seen.values)])
         mean, weights = _posterior(lower, values)
-        return replace(self, rows=self.rows + seen.rows, table=table, lower=lower, values=values, weights=weights,
-                       mean=mean, noise=np.concatenate([self.noise, seen.noise]),
-                       places=np.concatenate([self.places, np.arange(len(self), len(table))]))
+        return replace(
+            self,
+            rows=self.rows + seen.rows,
+            table=table,
+            lower=lower,
+            values=values,
+            weights=weights,
+            mean=mean,
+            noise=np.concatenate([self.noise, seen.noise]),
+            places=np.concatenate([self.places, np.arange(len(self), len(table))]),
+        )
 
     def imagine(self, rows: Sequence[Features]) -> Process:
         """The process as if these rows had been observed, too, each with the value that it expects.
 
-        Such a fantasy (kriging believer) leaves every posterior mean where it is and lowers the uncertainty around.
+        Such a fantasy (kriging believer) leaves every posterior mean where it is and lowers the uncertainty
+        around.
         """
         if not rows:
             return self
@@ -164,7 +177,8 @@ class Process:
 
 
 def learn(seen: Observations, plan: Plan) -> Process:
-    """A process from scratch: duplicates merged, hyperparameters fitted on at most 200 rows, all rows factorised.
+    """A process from scratch: duplicates merged, hyperparameters fitted on at most 200 rows, all rows
+    factorised.
 
     Arguments:
         seen: at least one observation.
@@ -173,8 +187,10 @@ def learn(seen: Observations, plan: Plan) -> Process:
     Raises ValueError without an observation, or for a value that is not finite.
     """
     if not len(seen) or not np.isfinite(seen.values).all():
-        raise ValueError(f"surrogate: {len(seen)} observations, of which "
-                         f"{int(np.isfinite(seen.values).sum())} have a finite value; it needs one, and all finite")
+        raise ValueError(
+            f"surrogate: {len(seen)} observations, of which "
+            f"{int(np.isfinite(seen.values).sum())} have a finite value; it needs one, and all finite"
+        )
     units = Units.of(seen.values)
     places, rows, values, noise = merge(seen.rows, units.standardise(seen.values), seen.noise)
     table, chosen = tabulate(rows, plan), _spread(values, FIT_ROWS)
@@ -185,10 +201,12 @@ def learn(seen: Observations, plan: Plan) -> Process:
     return Process(plan, units, hyper, rows, table, lower, values, noise, places, weights, mean)
 
 
-def merge(rows: Sequence[Features], values: np.ndarray,
-          noise: np.ndarray) -> tuple[np.ndarray, tuple[Features, ...], np.ndarray, np.ndarray]:
-    """(places, rows, values, noise) without duplicates, rows in the order of their first appearance, and at which of
-    them each given row is now; values are averaged by precision, the variance of the noise falls with their number."""
+def merge(
+    rows: Sequence[Features], values: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, tuple[Features, ...], np.ndarray, np.ndarray]:
+    """(places, rows, values, noise) without duplicates, rows in the order of their first appearance, and at
+    which of them each given row is now; values are averaged by precision, the variance of the noise falls
+    with their number."""
     first: dict[tuple[bytes, int, int], int] = {}
     place = np.array([first.setdefault(row.key, len(first)) for row in rows])
     unique = [rows[int(i)] for i in np.unique(place, return_index=True)[1]]
@@ -197,7 +215,8 @@ def merge(rows: Sequence[Features], values: np.ndarray,
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` rows for the fit: every k-th by value, so that good and bad ones are there (int64, ascending)."""
+    """At most `count` rows for the fit: every k-th by value, so that good and bad ones are there (int64,
+    ascending)."""
     if len(values) <= count:
         return np.arange(len(values))
     ranks = np.linspace(0, len(values) - 1, count).round().astype(np.int64)

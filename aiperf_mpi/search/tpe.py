@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameters by a tree-structured Parzen estimator (Bergstra et al., 2011), the paper's own method, from Optuna.
+"""Hyperparameters by a tree-structured Parzen estimator (Bergstra et al., 2011), the paper's own method, from
+Optuna.
 
 Optuna is an optional extra and imported by this method alone.
 """
@@ -23,9 +24,10 @@ INSTALL = "pip install 'aiperf_mpi[tpe]'"
 #: Observed trials before the estimator is asked; until then it draws at random.
 START = 10
 
-#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: at least this, and as
-#: many more as an exponential distribution of this mean says, drawn for each suggestion. With Optuna's 24 of 15 cells
-#: nearly all generators with the same history get the very same cell; with few it learns less about the best one.
+#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: at least
+#: this, and as many more as an exponential distribution of this mean says, drawn for each suggestion. With
+#: Optuna's 24 of 15 cells nearly all generators with the same history get the very same cell; with few it
+#: learns less about the best one.
 LEAST_CANDIDATES, MORE_CANDIDATES = 3, 8.0
 
 
@@ -39,33 +41,47 @@ def missing() -> str:
 def ask(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
     """The cell that the estimator suggests.
 
-    A study of its own for each suggestion, so that it depends on its arguments alone; pending trials run in it, and
-    the estimator lies about them (constant liar).
+    A study of its own for each suggestion, so that it depends on its arguments alone; pending trials run in
+    it, and the estimator lies about them (constant liar).
     """
     import optuna
     from optuna.trial import TrialState, create_trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = {"row": cells.shape[0], "column": cells.shape[1]}
-    space = {name: optuna.distributions.IntDistribution(0, count - 1) for name, count in names.items() if count > 1}
+    space = {
+        name: optuna.distributions.IntDistribution(0, count - 1) for name, count in names.items() if count > 1
+    }
     if not space:
         return 0
 
     def trial(cell: int, value: float | None) -> optuna.trial.FrozenTrial:
         place = dict(zip(names, (int(i) for i in divmod(cell, cells.shape[1])), strict=True))
         state = TrialState.RUNNING if value is None else TrialState.COMPLETE
-        return create_trial(state=state, value=value, params={name: place[name] for name in space},
-                            distributions=dict(space))
+        return create_trial(
+            state=state, value=value, params={name: place[name] for name in space}, distributions=dict(space)
+        )
 
     candidates = LEAST_CANDIDATES + int(rng.exponential(MORE_CANDIDATES))
     with warnings.catch_warnings():
         # Both options are marked experimental, as their numbers may change from one version to the next.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), n_startup_trials=START, multivariate=True,
-                                             n_ei_candidates=candidates, constant_liar=True)
+        sampler = optuna.samplers.TPESampler(
+            seed=int(rng.integers(2**31)),
+            n_startup_trials=START,
+            multivariate=True,
+            n_ei_candidates=candidates,
+            constant_liar=True,
+        )
     study = optuna.create_study(sampler=sampler)
-    study.add_trials([trial(int(cell), float(value))
-                      for cell, value in zip(observed.of_trial, observed.trial_values, strict=True)])
-    study.add_trials([trial(int(cell), None) for cell in np.repeat(np.arange(len(observed.pending)), observed.pending)])
+    study.add_trials(
+        [
+            trial(int(cell), float(value))
+            for cell, value in zip(observed.of_trial, observed.trial_values, strict=True)
+        ]
+    )
+    study.add_trials(
+        [trial(int(cell), None) for cell in np.repeat(np.arange(len(observed.pending)), observed.pending)]
+    )
     params = study.ask(dict(space)).params
     return int(params.get("row", 0)) * cells.shape[1] + int(params.get("column", 0))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in an HDF5 file that is whole or absent, and a digest that tells whether two sets of weights are equal."""
+"""Weights in an HDF5 file that is whole or absent, and a digest that tells whether two sets of weights are
+equal."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: the trial, its architecture, and the collections `params` and `batch_stats` (float32)."""
+    """What a file holds: the trial, its architecture, and the collections `params` and `batch_stats`
+    (float32)."""
 
     trial_id: int
     architecture: Architecture
@@ -33,7 +35,8 @@ class Checkpoint:
 
 
 def digest(variables: Mapping[str, Any]) -> str:
-    """128-bit hash (32 hexadecimal digits) of the names, shapes, dtypes and bits of a tree of numpy arrays."""
+    """128-bit hash (32 hexadecimal digits) of the names, shapes, dtypes and bits of a tree of numpy
+    arrays."""
     total = hashlib.blake2b(digest_size=16)
     for path, array in _leaves(variables):
         total.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
@@ -41,12 +44,15 @@ def digest(variables: Mapping[str, Any]) -> str:
     return total.hexdigest()
 
 
-def save_checkpoint(path: str | Path, trial_id: int, architecture: Architecture, variables: Mapping[str, Any]) -> str:
-    """Writes the file under a temporary name, syncs and renames it, so that readers find it whole; returns the digest.
+def save_checkpoint(
+    path: str | Path, trial_id: int, architecture: Architecture, variables: Mapping[str, Any]
+) -> str:
+    """Writes the file under a temporary name, syncs and renames it, so that readers find it whole; returns
+    the digest.
 
-    `variables` are the collections `params` and `batch_stats`, as numpy arrays of float32. Raises ValueError for
-    another dtype, OSError where the file cannot be written. HDF5 builds it in memory: on a full disk it would raise
-    anything, and crash the process where its own last bytes do not fit.
+    `variables` are the collections `params` and `batch_stats`, as numpy arrays of float32. Raises ValueError
+    for another dtype, OSError where the file cannot be written. HDF5 builds it in memory: on a full disk it
+    would raise anything, and crash the process where its own last bytes do not fit.
     """
     path, value = Path(path), digest(variables)
     with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=_BLOCK) as file:
@@ -69,11 +75,13 @@ def save_checkpoint(path: str | Path, trial_id: int, architecture: Architecture,
 
 
 def load_checkpoint(path: str | Path, architecture: Architecture | None = None) -> Checkpoint:
-    """Reads a file of `save_checkpoint`, which holds the weights of its network and nothing else, all of it in itself.
+    """Reads a file of `save_checkpoint`, which holds the weights of its network and nothing else, all of it
+    in itself.
 
     Arguments:
-        architecture: the only network that the file may hold. Without it the file is believed which one it holds: not
-            for files that somebody else gives, as a text may describe a network that fills the memory.
+        architecture: the only network that the file may hold. Without it the file is believed which one it
+            holds: not for files that somebody else gives, as a text may describe a network that fills the
+                memory.
 
     Raises OSError if HDF5 cannot read it, ValueError if it is not what was saved; each says so in one line.
     """
@@ -101,7 +109,9 @@ def _first_line(error: BaseException) -> str:
 def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
     facts = {}
     for name in ("format", "trial_id", "arch_json", "arch_hash", "digest"):
-        facts[name] = file.attrs[name] if name in file.attrs and hdf5.is_scalar_attribute(file, name) else None
+        facts[name] = (
+            file.attrs[name] if name in file.attrs and hdf5.is_scalar_attribute(file, name) else None
+        )
         if name == "format" and facts[name] != FORMAT:
             raise ValueError(f"no checkpoint of format {FORMAT}, but {str(facts[name])[:60]!r}")
     trial_id, text = facts["trial_id"], facts["arch_json"]
@@ -111,7 +121,9 @@ def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
         raise ValueError("it holds another network")
     architecture = only or Architecture.from_json(text)
     if architecture.hash != facts["arch_hash"]:
-        raise ValueError(f"its architecture hashes to {architecture.hash}, not {str(facts['arch_hash'])[:60]}")
+        raise ValueError(
+            f"its architecture hashes to {architecture.hash}, not {str(facts['arch_hash'])[:60]}"
+        )
     variables = _read(file, "", expected_shapes(architecture))
     if facts["digest"] != (found := digest(variables)):
         saved = str(facts["digest"])[:60]
@@ -130,8 +142,8 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, np.n
 
 
 def _read(file: h5py.File, path: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays below `path`: those of `shapes`, a tree of shapes, and no others; raises ValueError for anything that
-    does not lie in the file as float32 of its shape."""
+    """The arrays below `path`: those of `shapes`, a tree of shapes, and no others; raises ValueError for
+    anything that does not lie in the file as float32 of its shape."""
     group = file[path or "/"]
     names = set(group) if isinstance(group, h5py.Group) else set()
     if names != set(shapes):

@@ -13,8 +13,9 @@ from aiperf_mpi.training.steps.step import Metrics
 class EpochResult:
     """What one epoch (counted from 0) completed; times are the clock's.
 
-    Losses are means over the images that completed, `val_loss` and `val_error` NaN unless the validation is whole;
-    `partial` means that the epoch's training or validation is not. `t_end` is when its last counted batch completed.
+    Losses are means over the images that completed, `val_loss` and `val_error` NaN unless the validation is
+    whole; `partial` means that the epoch's training or validation is not. `t_end` is when its last counted
+    batch completed.
     """
 
     epoch: int

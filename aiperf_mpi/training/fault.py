@@ -28,8 +28,9 @@ class Fault:
 
 
 def disturbed(params: Any) -> Any:
-    """The parameters with one bit turned of the last device's, on the process that drives it: the highest of the
-    mantissa of its last array's largest number, as training would round a lower one of a smaller one away."""
+    """The parameters with one bit turned of the last device's, on the process that drives it: the highest of
+    the mantissa of its last array's largest number, as training would round a lower one of a smaller one
+    away."""
     leaves, structure = jax.tree.flatten(params)
     parts = [shard.data for shard in leaves[-1].addressable_shards]
     if leaves[-1].sharding.mesh.devices.flat[-1] not in parts[-1].devices():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of one candidate: epochs of steps and validations, of which only what really completed counts."""
+"""The training of one candidate: epochs of steps and validations, of which only what really completed
+counts."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from aiperf_mpi.trials.budget import should_stop
 #: Seconds after which a rank that waits for data returns to MPI.
 POLL_SECONDS = 0.05
 
-#: Why a training ended: all epochs done, no better validation loss for too long, asked to stop, or out of time.
+#: Why a training ended: all epochs done, no better validation loss for too long, asked to stop, or out of
+#: time.
 END_EPOCHS, END_PATIENCE, END_STOPPED, END_DEADLINE = "epochs", "patience", "stopped", "deadline"
 
 #: What a training that is cut short ends by, for the word that its processes agreed on.
@@ -75,11 +77,11 @@ class Timer(Protocol):
 class Training:
     """One training: iterate over it for its epochs' results, once; then ask it for the rest.
 
-    Iteration raises, behind the result of what had completed: Diverged; Disagreement, as after the first step all
-    devices must hold the same parameters, and after each epoch's training the same averaged statistics too; what an
-    injected fault raises, and whatever the data or the devices raise. Where a replica has several processes, they agree
-    before each step, and leave at the same one: FailedElsewhere on those that had no error of their own, and Stranded
-    on one whose step fails after that.
+    Iteration raises, behind the result of what had completed: Diverged; Disagreement, as after the first step
+    all devices must hold the same parameters, and after each epoch's training the same averaged statistics
+    too; what an injected fault raises, and whatever the data or the devices raise. Where a replica has
+    several processes, they agree before each step, and leave at the same one: FailedElsewhere on those that
+    had no error of their own, and Stranded on one whose step fails after that.
 
     Attributes:
         end: why it ended (one of the END_ constants); empty before, and after an exception.
@@ -223,7 +225,9 @@ class Training:
                 self._timer.switch("io")
                 best.append(compiled.variables(self._state))
 
-        self._pass(f"epoch {epoch}, validation", dispatch, sums, lambda: self._open_train_feed(epoch + 1), last=last)
+        self._pass(
+            f"epoch {epoch}, validation", dispatch, sums, lambda: self._open_train_feed(epoch + 1), last=last
+        )
         for variables in best:
             self.best_variables, self.best_error, self.best_epoch = variables, sums.error, epoch
 
@@ -242,9 +246,9 @@ class Training:
         before: Callable[[int], None] = lambda step: None,
         last: Callable[[], None] = lambda: None,
     ) -> None:
-        """Puts all batches of the open feed through `dispatch`, and calls `then` before it waits for the last ones;
-        `before` is called with the number of each step, and what it raises is raised instead of the step. `last` is
-        called when all are complete, before the processes agree that the pass is whole.
+        """Puts all batches of the open feed through `dispatch`, and calls `then` before it waits for the last
+        ones; `before` is called with the number of each step, and what it raises is raised instead of the
+        step. `last` is called when all are complete, before the processes agree that the pass is whole.
 
         Counts what completes in `sums`; raises _Cut when it is to stop or out of time.
         """
@@ -283,7 +287,8 @@ class Training:
                     complete_oldest()
                 before(step)
 
-            # Alone, a process leaves as soon as it is to; one of several waits for the next step to agree on it.
+            # Alone, a process leaves as soon as it is to; one of several waits for the next step to agree on
+            # it.
             word = max(word, STOP if self._poll() else GO, LATE if self._clock() > self._deadline else GO)
             if batch is not None or (word != GO and self._agree is alone):
                 agree()
@@ -301,15 +306,16 @@ class Training:
         sums.whole = True
 
     def _leave(self, word: int) -> int:
-        """Tell the replica's other processes, unless they know, that this one ends the training; what all agree on."""
+        """Tell the replica's other processes, unless they know, that this one ends the training; what all
+        agree on."""
         if self._known:
             return word
         self._known = True
         return self._agree(word)
 
     def _shared(self, what: str, work: Callable[[], T]) -> T:
-        """`work`, in which the devices of all processes of the replica meet; where it fails on one, those of the others
-        wait for it there, and none of them would hear a word."""
+        """`work`, in which the devices of all processes of the replica meet; where it fails on one, those of
+        the others wait for it there, and none of them would hear a word."""
         try:
             return work()
         except Exception as error:
@@ -319,8 +325,8 @@ class Training:
             raise Stranded(f"{what} failed on one process of its replica: {error}") from error
 
     def _complete(self, metrics: Metrics, sums: Sums) -> float:
-        """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the deadline, and
-        Disagreement if a comparison that is under way fails."""
+        """Waits for a batch, counts it and returns its mean loss; raises _Cut if it completed after the
+        deadline, and Disagreement if a comparison that is under way fails."""
         compared, self._compared = self._compared, None
         found = None if compared is None else compared[0]
         # What fails on a device while it runs is raised here.

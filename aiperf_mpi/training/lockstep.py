@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the processes of a replica say to one another before each step, so that all take it or none does.
 
-A step has collectives in it: a process that left its training alone would let the devices of the others wait forever.
+A step has collectives in it: a process that left its training alone would let the devices of the others wait
+forever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Words, the highest of which holds for all: take the step, or end here because the run stops, time is over, or the
-#: trial has failed.
+#: Words, the highest of which holds for all: take the step, or end here because the run stops, time is over,
+#: or the trial has failed.
 GO, STOP, LATE, BROKEN = range(4)
 
 #: From this process's word to the highest of its replica's; every process calls it equally often.
@@ -21,7 +22,8 @@ class FailedElsewhere(RuntimeError):
 
 
 class Stranded(RuntimeError):
-    """A step failed on this process after all had agreed on it: the others' devices wait for it, so the run ends."""
+    """A step failed on this process after all had agreed on it: the others' devices wait for it, so the run
+    ends."""
 
 
 def alone(word: int) -> int:

@@ -27,7 +27,8 @@ def validation_error(compiled: Evaluates, variables: Mapping[str, Any], batches:
     Arguments:
         compiled: the steps of the weights' architecture.
         variables: collections `params` and `batch_stats`, as a checkpoint gives them.
-        batches: host arrays (images, labels, valid) of the whole validation set, see `data.loader.val_batches`.
+        batches: host arrays (images, labels, valid) of the whole validation set, see
+            `data.loader.val_batches`.
 
     Raises ValueError where the batches hold no valid image.
     """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a trial may train: epochs and patience by round, the learning rate, and the early stop (sections 4.3 and
-4.5 of the paper, the constants from the authors' code).
+"""How long a trial may train: epochs and patience by round, the learning rate, and the early stop (sections
+4.3 and 4.5 of the paper, the constants from the authors' code).
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiperf_mpi.paper import MIN_DELTA, PATIENCE_BASE, PATIENCE_MAX, PATIENCE_STEP, ROUND_EPOCHS, SCHEDULE_EPOCHS
+from aiperf_mpi.paper import (
+    MIN_DELTA,
+    PATIENCE_BASE,
+    PATIENCE_MAX,
+    PATIENCE_STEP,
+    ROUND_EPOCHS,
+    SCHEDULE_EPOCHS,
+)
 
 
 class TrainRules(Protocol):
@@ -35,8 +42,8 @@ class Budget:
     Arguments:
         epochs_max: most epochs.
         patience: epochs without progress after which it stops.
-        warm_up: whether its round trains less than the schedule's length, so that the search is told a predicted
-            accuracy (rounds 1 to 3 of the paper).
+        warm_up: whether its round trains less than the schedule's length, so that the search is told a
+            predicted accuracy (rounds 1 to 3 of the paper).
     """
 
     epochs_max: int
@@ -81,16 +88,18 @@ def learning_rate(lr0: float, epoch: int, schedule: int = SCHEDULE_EPOCHS) -> fl
 
 
 def should_stop(val_losses: Sequence[float], patience: int, min_delta: float = MIN_DELTA) -> bool:
-    """Whether a trial with these validation losses, one per epoch, has waited `patience` epochs without progress.
+    """Whether a trial with these validation losses, one per epoch, has waited `patience` epochs without
+    progress.
 
-    Progress is a loss below the best one by more than `min_delta`; a NaN is none. The first epoch is progress over
-    nothing, so a trial never stops before epoch `patience` + 1.
+    Progress is a loss below the best one by more than `min_delta`; a NaN is none. The first epoch is progress
+    over nothing, so a trial never stops before epoch `patience` + 1.
     """
     return [0, *_waited(val_losses, min_delta)][-1] >= patience
 
 
 def stops_after(val_losses: Sequence[float], patience: int, min_delta: float = MIN_DELTA) -> int:
-    """The number of epochs after which a trial with these validation losses stops; 0 where it has not stopped yet."""
+    """The number of epochs after which a trial with these validation losses stops; 0 where it has not stopped
+    yet."""
     for epochs, waited in enumerate(_waited(val_losses, min_delta), start=1):
         if waited >= patience:
             return epochs

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the windows are through which ranks share the history, the claims and the candidates, and how many records
-a run writes into the first.
+"""How large the windows are through which ranks share the history, the claims and the candidates, and how
+many records a run writes into the first.
 
 The ranks allocate by these numbers, and an estimate without MPI states them.
 """
@@ -15,8 +15,8 @@ from aiperf_mpi.trials.view import START
 #: Bytes of one 64-bit word, the unit of all atomic operations.
 WORD = 8
 
-#: Places of the table of claims for each record of the history: a trial has one key and at least one record, and a
-#: table that is at most half full takes two swaps for a claim.
+#: Places of the table of claims for each record of the history: a trial has one key and at least one record,
+#: and a table that is at most half full takes two swaps for a claim.
 CLAIMS_PER_RECORD = 2
 
 #: A claim is a key and its state.
@@ -25,7 +25,8 @@ CLAIM_BYTES = 2 * WORD
 #: Records of the history that a candidate takes, whatever becomes of it: its proposal and its outcome.
 RECORDS_PER_CANDIDATE = 2
 
-#: Part of the history's slots beyond which nothing is replaced any more: the rest is for candidates that are trained.
+#: Part of the history's slots beyond which nothing is replaced any more: the rest is for candidates that are
+#: trained.
 REPLACING_PART = 0.5
 
 #: Bytes before the rows of a node's mirror: its lock and its count.
@@ -65,11 +66,13 @@ def queue_bytes(depth: int, crew_size: int) -> int:
 
 
 def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> int:
-    """Candidates of a replica that are replaced while they wait, at most, where all replicas keep the same pace.
+    """Candidates of a replica that are replaced while they wait, at most, where all replicas keep the same
+    pace.
 
-    A candidate waits for `depth` trials of its replica. When it is thought of, `made` trials of the machine have
-    finished, and `taken` when it is taken, or at the end if it waits then; each candidate in between knew more than
-    `stale_after` times as many as the one that it replaces, and at least one more; fewer than START count as so many.
+    A candidate waits for `depth` trials of its replica. When it is thought of, `made` trials of the machine
+    have finished, and `taken` when it is taken, or at the end if it waits then; each candidate in between
+    knew more than `stale_after` times as many as the one that it replaces, and at least one more; fewer than
+    START count as so many.
 
     Arguments:
         trials: trials that each replica has begun.

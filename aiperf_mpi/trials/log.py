@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history of all trials: the interfaces of log and claims, their in-memory twins, and a pure snapshot of them.
+"""The history of all trials: the interfaces of log and claims, their in-memory twins, and a pure snapshot of
+them.
 
-The log is append-only. A writer reserves a slot, fills it and commits it; a slot whose writer died is abandoned.
-Readers see the longest prefix in which every slot is committed or abandoned, so a snapshot is described by its
-length alone, and two readers at the same length have seen the same.
+The log is append-only. A writer reserves a slot, fills it and commits it; a slot whose writer died is
+abandoned. Readers see the longest prefix in which every slot is committed or abandoned, so a snapshot is
+described by its length alone, and two readers at the same length have seen the same.
 """
 
 from __future__ import annotations
@@ -28,29 +29,33 @@ class HistoryLog(Protocol):
         """Write a sealed record; returns its slot. Raises HistoryFull if there is none left."""
 
     def refresh(self) -> int:
-        """Look for rows that have become visible; returns how many are new. Nothing else extends what is seen."""
+        """Look for rows that have become visible; returns how many are new. Nothing else extends what is
+        seen."""
 
     def __len__(self) -> int:
         """Rows visible since the last refresh."""
 
     def summaries(self) -> np.ndarray:
-        """The visible rows (dtype SUMMARY_DTYPE, one per slot, read-only); abandoned slots have kind ABANDONED."""
+        """The visible rows (dtype SUMMARY_DTYPE, one per slot, read-only); abandoned slots have kind
+        ABANDONED."""
 
     def record(self, slot: int) -> np.void:
-        """The full record of a visible, committed slot. Raises IndexError beyond it, KeyError if abandoned."""
+        """The full record of a visible, committed slot. Raises IndexError beyond it, KeyError if
+        abandoned."""
 
 
 class ClaimTable(Protocol):
     """Keys of candidates, of which every process may claim one that nobody else has."""
 
     def claim(self, key: int) -> bool:
-        """Claim a non-zero key; True for exactly one caller until it is released. Raises HistoryFull if full."""
+        """Claim a non-zero key; True for exactly one caller until it is released. Raises HistoryFull if
+        full."""
 
     def release(self, key: int) -> None:
         """Give a claimed key back, so that it can be claimed again. Raises KeyError if it is not claimed."""
 
 
-# -- the in-memory twins ---------------------------------------------------------------------------------------------
+# -- the in-memory twins ---------------------------------------------------------------------------
 
 _EMPTY, _COMMITTED, _ABANDONED = range(3)
 
@@ -94,12 +99,15 @@ class ArrayHistory:
         """Take the next slot; until it is committed or abandoned no reader sees it or any later one."""
         with self._storage.lock:
             if self._storage.reserved == self.capacity:
-                raise HistoryFull(f"history: all {self.capacity} slots are taken; raise parallel.history_capacity")
+                raise HistoryFull(
+                    f"history: all {self.capacity} slots are taken; raise parallel.history_capacity"
+                )
             self._storage.reserved += 1
             return self._storage.reserved - 1
 
     def commit(self, slot: int, record: np.void) -> bool:
-        """Fill a reserved slot; False if it was abandoned meanwhile. Raises ValueError for an unsealed record."""
+        """Fill a reserved slot; False if it was abandoned meanwhile. Raises ValueError for an unsealed
+        record."""
         if not rec.check(record):
             raise ValueError(f"history: the record for slot {slot} is not sealed, or torn")
         with self._storage.lock:
@@ -161,7 +169,8 @@ class ArrayHistory:
 
 
 class ArrayClaims:
-    """A ClaimTable in one process's memory, safe between threads. A released key keeps its place in the table.
+    """A ClaimTable in one process's memory, safe between threads. A released key keeps its place in the
+    table.
 
     Arguments:
         capacity: different keys that the table can hold.
@@ -182,7 +191,9 @@ class ArrayClaims:
             if self._claimed.get(key, False):
                 return False
             if key not in self._claimed and len(self._claimed) == self.capacity:
-                raise HistoryFull(f"claims: all {self.capacity} places are taken; raise parallel.history_capacity")
+                raise HistoryFull(
+                    f"claims: all {self.capacity} places are taken; raise parallel.history_capacity"
+                )
             self._claimed[key] = True
             return True
 
@@ -194,8 +205,4 @@ class ArrayClaims:
             self._claimed[key] = False
 
 
-# -- the snapshot ----------------------------------------------------------------------------------------------------
-
-
-
-
+# -- the snapshot ----------------------------------------------------------------------------------

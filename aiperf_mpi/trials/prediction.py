@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accuracy that the search is told of a trial in the warm-up, which trains too few epochs: the authors' fit of the
-learning curve (section 4.5 of the paper, the constants from the authors' code).
+"""The accuracy that the search is told of a trial in the warm-up, which trains too few epochs: the authors'
+fit of the learning curve (section 4.5 of the paper, the constants from the authors' code).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 
 from aiperf_mpi.paper import SCHEDULE_EPOCHS
 
-#: Prior of the authors' learning-curve fit: an accuracy of 0.75 at epoch 120, twice the schedule. It belongs to
-#: ResNet-50 on ImageNet; on an easier data set it only makes the prediction fall back to what was observed.
+#: Prior of the authors' learning-curve fit: an accuracy of 0.75 at epoch 120, twice the schedule. It belongs
+#: to ResNet-50 on ImageNet; on an easier data set it only makes the prediction fall back to what was
+#: observed.
 PRIOR_ACCURACY = 0.75
 PRIOR_SCHEDULES = 2.0
 
@@ -34,7 +35,8 @@ class Prediction:
     """The error that the search is told of a trial.
 
     Arguments:
-        error: predicted error, or the best observed one where `predicted` is false; NaN without an observation.
+        error: predicted error, or the best observed one where `predicted` is false; NaN without an
+            observation.
         predicted: whether the fit was used.
         residual: root mean square of the fit's residuals in accuracy, NaN if there was no fit.
     """
@@ -47,11 +49,11 @@ class Prediction:
 def predict_error(val_errors: Sequence[float], schedule: int = SCHEDULE_EPOCHS) -> Prediction:
     """The error that a trial of a warm-up round would reach, from its validation error after each epoch.
 
-    As the authors do it, accuracies get the prior (epoch 120, accuracy 0.75) as one more point, a log2(x + b) + c is
-    fitted by least squares, and the prediction is its value at epoch 90 less twice the root mean square residual; if
-    that is below the best observed accuracy or above 1, the best observed one is taken. Both epochs scale with
-    `schedule` (60 in the paper). Epochs with a NaN are left out. A curve of fewer than three epochs, or one that
-    goes beyond the target epoch, keeps its best; nothing raises.
+    As the authors do it, accuracies get the prior (epoch 120, accuracy 0.75) as one more point, a log2(x + b)
+    + c is fitted by least squares, and the prediction is its value at epoch 90 less twice the root mean
+    square residual; if that is below the best observed accuracy or above 1, the best observed one is taken.
+    Both epochs scale with `schedule` (60 in the paper). Epochs with a NaN are left out. A curve of fewer than
+    three epochs, or one that goes beyond the target epoch, keeps its best; nothing raises.
 
     Arguments:
         val_errors: fractions, one per epoch from the first on.
@@ -80,8 +82,9 @@ def predict_error(val_errors: Sequence[float], schedule: int = SCHEDULE_EPOCHS) 
 def fit_log_curve(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:
     """Least squares of y = a log2(x + b) + c: (a, b, c, root mean square residual).
 
-    For a given b the rest is linear, so only b is searched: over a grid of -min(x) + s with s from 1e-6 to 1e6,
-    then finer around the best three times. The global minimum within these bounds, and the same on every machine.
+    For a given b the rest is linear, so only b is searched: over a grid of -min(x) + s with s from 1e-6 to
+    1e6, then finer around the best three times. The global minimum within these bounds, and the same on every
+    machine.
 
     Arguments:
         x: abscissae, float64 [n], n >= 2, not all equal.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fixed-width records of the history, and the candidate that one of them describes.
 
-A candidate's life leaves two records in the log: PROPOSED, by the generator before anybody trains it, and OUTCOME,
-when it is over. Both hold all of its fields; the architecture is stored as what distinguishes it from its parent's
-(at most eight morphs), so it is replayed from the parent and checked against its hash. Where weights are inherited, a
-third one, WITHDRAWN, says that the weights of a trial are kept no longer.
+A candidate's life leaves two records in the log: PROPOSED, by the generator before anybody trains it, and
+OUTCOME, when it is over. Both hold all of its fields; the architecture is stored as what distinguishes it
+from its parent's (at most eight morphs), so it is replayed from the parent and checked against its hash.
+Where weights are inherited, a third one, WITHDRAWN, says that the weights of a trial are kept no longer.
 """
 
 from __future__ import annotations
@@ -20,29 +20,34 @@ from aiperf_mpi.network.architecture import DEFAULT_KERNEL, Architecture, Morph
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.streams import trial_seed
 
-#: Version of the layout below; stored in each record, so that a journal of another version is refused, not misread.
+#: Version of the layout below; stored in each record, so that a journal of another version is refused, not
+#: misread.
 RECORD_FORMAT = 1
 
-# Kinds of records. ABANDONED is never written as a record: it is how a summary shows a slot whose writer died.
+# Kinds of records. ABANDONED is never written as a record: it is how a summary shows a slot whose writer
+# died.
 PROPOSED, OUTCOME, ABANDONED, WITHDRAWN = 1, 2, 3, 4
 
-# How a candidate ended (NONE in a PROPOSED record). STOPPED is the early stop by patience, a success as DONE is.
+# How a candidate ended (NONE in a PROPOSED record). STOPPED is the early stop by patience, a success as DONE
+# is.
 NONE, DONE, STOPPED, FAILED, REJECTED, DROPPED = range(6)
 STATUS_NAMES = ("none", "done", "stopped", "failed", "rejected", "dropped")
 SUCCESSES = (DONE, STOPPED)
 
-# Bits in `flags`. In an OUTCOME: the value that the search uses is predicted from a learning curve, not measured; the
-# trial's best weights are kept, so that children may inherit them. In both records of a candidate: it starts from the
-# weights that were kept of its parent; a `deeper` of its own has the kernel size that the record says, where without
-# this bit that number stands for nothing in the network.
+# Bits in `flags`. In an OUTCOME: the value that the search uses is predicted from a learning curve, not
+# measured; the trial's best weights are kept, so that children may inherit them. In both records of a
+# candidate: it starts from the weights that were kept of its parent; a `deeper` of its own has the kernel
+# size that the record says, where without this bit that number stands for nothing in the network.
 PREDICTED, KEPT, FROM_CHECKPOINT, TAKES_KERNEL = 1, 2, 4, 8
 
-#: Morphs between a candidate and its parent (section 4.1 of the paper takes the authors' chains; theirs are short).
+#: Morphs between a candidate and its parent (section 4.1 of the paper takes the authors' chains; theirs are
+#: short).
 MAX_OWN_MORPHS = 8
 
 CAUSE_BYTES = 64
 
-#: One record: 256 bytes, little-endian, each field aligned to its size, the checksum of all before it at the end.
+#: One record: 256 bytes, little-endian, each field aligned to its size, the checksum of all before it at the
+#: end.
 RECORD_DTYPE = np.dtype(
     [
         ("kind", "u1"),
@@ -56,7 +61,10 @@ RECORD_DTYPE = np.dtype(
         ("batch_global", "<i4"),
         ("kernel_size", "<i4"),
         ("epochs", "<i4"),  # epochs trained; 0 in a PROPOSED record
-        ("trial", "<i8"),  # the slot of the PROPOSED record; -1 in that record itself, as no writer knows it yet
+        (
+            "trial",
+            "<i8",
+        ),  # the slot of the PROPOSED record; -1 in that record itself, as no writer knows it yet
         ("parent", "<i8"),  # trial id of the parent; -1 for the initial architecture
         ("key", "<u8"),
         ("seed", "<u8"),
@@ -85,7 +93,10 @@ SUMMARY_DTYPE = np.dtype(
         ("round", "<i4"),
         ("trial", "<i8"),
         ("parent", "<i8"),
-        ("value", "<f4"),  # error that the search uses: predicted where there is one, else best; NaN without success
+        (
+            "value",
+            "<f4",
+        ),  # error that the search uses: predicted where there is one, else best; NaN without success
         ("batch_per_device", "<u2"),  # cut off at 65535
         ("kernel_size", "u1"),
         ("spare", "u1"),
@@ -114,7 +125,8 @@ def seal(record: np.void) -> np.void:
 
 
 def check(record: np.void) -> bool:
-    """Whether `record` is whole: checksum and version fit, and kind, status and number of morphs are possible."""
+    """Whether `record` is whole: checksum and version fit, and kind, status and number of morphs are
+    possible."""
     data = record.tobytes()
     return (
         zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
@@ -179,15 +191,19 @@ def abandoned_summary() -> np.void:
 
 
 def own_morphs(record: np.void, trial_id: int) -> tuple[Morph, ...]:
-    """The morphs that lead from the parent of a record's trial to it. Raises RecordError if the record is torn."""
+    """The morphs that lead from the parent of a record's trial to it. Raises RecordError if the record is
+    torn."""
     if not check(record):
-        raise RecordError(f"record of trial {trial_id}: checksum, version or kind is wrong, so it is torn or of "
-                          "another format")
+        raise RecordError(
+            f"record of trial {trial_id}: checksum, version or kind is wrong, so it is torn or of "
+            "another format"
+        )
     return tuple(map(Morph.unpack, record["morphs"][: record["n_morphs"]].tolist()))
 
 
 def candidate_key(arch_hash: str, batch_global: int) -> int:
-    """The 64-bit key, never 0, by which a candidate is claimed: its network (kernels are in it) and global batch.
+    """The 64-bit key, never 0, by which a candidate is claimed: its network (kernels are in it) and global
+    batch.
 
     Arguments:
         arch_hash: `Architecture.hash`, 32 hexadecimal digits.
@@ -199,11 +215,13 @@ def candidate_key(arch_hash: str, batch_global: int) -> int:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture with its hyperparameters: all that a trainer must know, final before anybody may take it.
+    """An architecture with its hyperparameters: all that a trainer must know, final before anybody may take
+    it.
 
-    `trial_id` is the slot of its PROPOSED record (-1 before that is written); `own_morphs` lead from the parent's
-    architecture to its own; `train_ops` and `val_ops` are operations per image by the paper's tables. Where weights are
-    inherited, `from_checkpoint` says that they are those kept of its parent; without it they are the initial ones.
+    `trial_id` is the slot of its PROPOSED record (-1 before that is written); `own_morphs` lead from the
+    parent's architecture to its own; `train_ops` and `val_ops` are operations per image by the paper's
+    tables. Where weights are inherited, `from_checkpoint` says that they are those kept of its parent;
+    without it they are the initial ones.
     """
 
     trial_id: int
@@ -231,8 +249,17 @@ class Candidate:
         """The sealed PROPOSED record; `t` in seconds since core start."""
         return seal(self._fill(PROPOSED, NONE, t))
 
-    def outcome(self, status: int, t: float, *, epochs: int = 0, best_error: float = math.nan,
-                predicted_error: float = math.nan, kept: bool = False, cause: str = "") -> np.void:
+    def outcome(
+        self,
+        status: int,
+        t: float,
+        *,
+        epochs: int = 0,
+        best_error: float = math.nan,
+        predicted_error: float = math.nan,
+        kept: bool = False,
+        cause: str = "",
+    ) -> np.void:
         """The sealed OUTCOME record.
 
         Arguments:
@@ -260,12 +287,24 @@ class Candidate:
 
     def _fill(self, kind: int, status: int, t: float) -> np.void:
         if len(self.own_morphs) > MAX_OWN_MORPHS:
-            raise ValueError(f"candidate of trial {self.parent_id}: {len(self.own_morphs)} morphs, but a record "
-                             f"holds {MAX_OWN_MORPHS}")
+            raise ValueError(
+                f"candidate of trial {self.parent_id}: {len(self.own_morphs)} morphs, but a record "
+                f"holds {MAX_OWN_MORPHS}"
+            )
         record = new_record()
         record["kind"], record["status"], record["t"] = kind, status, t
-        for name in ("replica", "generator", "round", "batch_per_device", "batch_global", "kernel_size", "key",
-                     "seed", "train_ops", "val_ops"):
+        for name in (
+            "replica",
+            "generator",
+            "round",
+            "batch_per_device",
+            "batch_global",
+            "kernel_size",
+            "key",
+            "seed",
+            "train_ops",
+            "val_ops",
+        ):
             record[name] = getattr(self, name)
         record["parent"] = self.parent_id
         takes_kernel = bool(self.architecture.own_kernel_morphs(len(self.own_morphs)))
@@ -277,10 +316,22 @@ class Candidate:
         return record
 
     @staticmethod
-    def new(architecture: Architecture, own_morphs: tuple[Morph, ...], *, parent_id: int, replica: int,
-            generator: int, round: int, batch_per_device: int, devices: int, seed: int,
-            kernel_size: int = DEFAULT_KERNEL, from_checkpoint: bool = False) -> Candidate:
-        """A candidate with its key, seed and operation counts derived; it gets its trial id when it is proposed.
+    def new(
+        architecture: Architecture,
+        own_morphs: tuple[Morph, ...],
+        *,
+        parent_id: int,
+        replica: int,
+        generator: int,
+        round: int,
+        batch_per_device: int,
+        devices: int,
+        seed: int,
+        kernel_size: int = DEFAULT_KERNEL,
+        from_checkpoint: bool = False,
+    ) -> Candidate:
+        """A candidate with its key, seed and operation counts derived; it gets its trial id when it is
+        proposed.
 
         Arguments:
             architecture: the network, `kernel_size` already applied to its own `deeper` morphs.
@@ -290,14 +341,30 @@ class Candidate:
             seed: the run's seed.
             from_checkpoint: whether it starts from the weights that were kept of its parent.
         """
-        if own_morphs and architecture.morphs[-len(own_morphs):] != own_morphs:
-            raise ValueError(f"candidate of trial {parent_id}: own morphs {[str(m) for m in own_morphs]} are not the "
-                             "last ones of its architecture")
+        if own_morphs and architecture.morphs[-len(own_morphs) :] != own_morphs:
+            raise ValueError(
+                f"candidate of trial {parent_id}: own morphs {[str(m) for m in own_morphs]} are not the "
+                "last ones of its architecture"
+            )
         key = candidate_key(architecture.hash, batch_per_device * devices)
         train_ops, val_ops = operations(architecture)
-        return Candidate(-1, parent_id, replica, generator, round, architecture, own_morphs, batch_per_device,
-                         batch_per_device * devices, kernel_size, trial_seed(seed, key), key, train_ops, val_ops,
-                         from_checkpoint)
+        return Candidate(
+            -1,
+            parent_id,
+            replica,
+            generator,
+            round,
+            architecture,
+            own_morphs,
+            batch_per_device,
+            batch_per_device * devices,
+            kernel_size,
+            trial_seed(seed, key),
+            key,
+            train_ops,
+            val_ops,
+            from_checkpoint,
+        )
 
     @staticmethod
     def from_record(record: np.void, parent: Architecture, trial_id: int) -> Candidate:
@@ -308,20 +375,34 @@ class Candidate:
             parent: the parent's architecture (for trial 0, which has no morphs, the initial one).
             trial_id: slot of the PROPOSED record.
 
-        Raises RecordError if the record is torn, or if its hash or key is not that of the replayed architecture.
+        Raises RecordError if the record is torn, or if its hash or key is not that of the replayed
+        architecture.
         """
         where, own = f"record of trial {trial_id}", own_morphs(record, trial_id)
         architecture = parent.apply(*own)
         stored = record["arch_hash"].tobytes().hex()
         if architecture.hash != stored:
-            raise RecordError(f"{where}: replay from its parent {int(record['parent'])} gives network "
-                              f"{architecture.hash}, but the record says {stored}; is that the right parent?")
+            raise RecordError(
+                f"{where}: replay from its parent {int(record['parent'])} gives network "
+                f"{architecture.hash}, but the record says {stored}; is that the right parent?"
+            )
         key = int(record["key"])
         if key != candidate_key(stored, int(record["batch_global"])):
             raise RecordError(f"{where}: key {key:#x} does not belong to its network and batch")
         return Candidate(
-            trial_id, int(record["parent"]), int(record["replica"]), int(record["generator"]), int(record["round"]),
-            architecture, own, int(record["batch_per_device"]), int(record["batch_global"]),
-            int(record["kernel_size"]), int(record["seed"]), key, int(record["train_ops"]), int(record["val_ops"]),
+            trial_id,
+            int(record["parent"]),
+            int(record["replica"]),
+            int(record["generator"]),
+            int(record["round"]),
+            architecture,
+            own,
+            int(record["batch_per_device"]),
+            int(record["batch_global"]),
+            int(record["kernel_size"]),
+            int(record["seed"]),
+            key,
+            int(record["train_ops"]),
+            int(record["val_ops"]),
             bool(record["flags"] & FROM_CHECKPOINT),
         )

@@ -40,7 +40,8 @@ class ArchitectureCache:
 
 
 class HistoryView:
-    """What the search knows at one length of the history: pure, built from summaries; records are read on demand.
+    """What the search knows at one length of the history: pure, built from summaries; records are read on
+    demand.
 
     Arguments:
         summaries: the visible rows (dtype SUMMARY_DTYPE).
@@ -57,13 +58,19 @@ class HistoryView:
         finished: ids of the trials that ended well with a finite value, in the order in which they ended.
         values: the error of each finished trial that the search uses (float32; predicted in the warm-up).
         predicted: whether that value is predicted (bool).
-        parents: ids of the finished trials that may be parents, in the same order: all, or with `inherit` those whose
-            weights are kept, and trial 0, whose initial weights its seed gives again.
+        parents: ids of the finished trials that may be parents, in the same order: all, or with `inherit`
+            those whose weights are kept, and trial 0, whose initial weights its seed gives again.
         parent_values: the error of each of them that the search uses.
     """
 
-    def __init__(self, summaries: np.ndarray, record: Callable[[int], np.void], initial: Architecture,
-                 cache: ArchitectureCache | None = None, inherit: bool = False) -> None:
+    def __init__(
+        self,
+        summaries: np.ndarray,
+        record: Callable[[int], np.void],
+        initial: Architecture,
+        cache: ArchitectureCache | None = None,
+        inherit: bool = False,
+    ) -> None:
         self.initial = initial
         self.length = len(summaries)
         self.summaries = summaries = np.asarray(summaries)
@@ -88,7 +95,8 @@ class HistoryView:
         self.values = summaries["value"][first[good]]
         self.predicted = (summaries["flags"][first[good]] & rec.PREDICTED).astype(bool)
 
-        # Weights are kept from the outcome that says so to the record that withdraws them, in whatever order those lie.
+        # Weights are kept from the outcome that says so to the record that withdraws them, in whatever order
+        # those lie.
         self._kept = np.zeros(self.length, bool)
         kept = first[(summaries["flags"][first] & rec.KEPT).astype(bool)]
         withdrawn = summaries["trial"][kind == rec.WITHDRAWN]
@@ -101,13 +109,15 @@ class HistoryView:
             self.parents, self.parent_values = self.finished[eligible], self.values[eligible]
 
     @staticmethod
-    def of(log: HistoryLog, initial: Architecture, cache: ArchitectureCache | None = None,
-           inherit: bool = False) -> HistoryView:
+    def of(
+        log: HistoryLog, initial: Architecture, cache: ArchitectureCache | None = None, inherit: bool = False
+    ) -> HistoryView:
         """The snapshot of what `log` shows since its last refresh."""
         return HistoryView(log.summaries(), log.record, initial, cache, inherit)
 
     def may_be_parent(self, trial_id: int) -> bool:
-        """Whether a trial may have children as far as weights go. Raises KeyError if there is no such trial."""
+        """Whether a trial may have children as far as weights go. Raises KeyError if there is no such
+        trial."""
         return not self._inherit or trial_id == 0 or self.keeps(trial_id)
 
     def of_parents(self) -> HistoryView:
@@ -124,20 +134,23 @@ class HistoryView:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(trial id, error) of the finished trial with the least error, the earlier of equals; None without one."""
+        """(trial id, error) of the finished trial with the least error, the earlier of equals; None without
+        one."""
         if not len(self.finished):
             return None
         index = int(np.argmin(self.values))
         return int(self.finished[index]), float(self.values[index])
 
     def status(self, trial_id: int) -> int:
-        """How a trial ended (DONE, STOPPED, ...), NONE while it is pending. Raises KeyError if there is none."""
+        """How a trial ended (DONE, STOPPED, ...), NONE while it is pending. Raises KeyError if there is
+        none."""
         self._require(trial_id)
         outcome = self._outcome[trial_id]
         return rec.NONE if outcome < 0 else int(self.summaries["status"][outcome])
 
     def value(self, trial_id: int) -> float:
-        """The error of a trial that the search uses, NaN where there is none. Raises KeyError for no trial."""
+        """The error of a trial that the search uses, NaN where there is none. Raises KeyError for no
+        trial."""
         self._require(trial_id)
         outcome = self._outcome[trial_id]
         return float("nan") if outcome < 0 else float(self.summaries["value"][outcome])
@@ -153,7 +166,8 @@ class HistoryView:
         return self._record(trial_id)
 
     def outcome(self, trial_id: int) -> np.void | None:
-        """The OUTCOME record of a trial, None while it is pending. Raises KeyError if there is no such trial."""
+        """The OUTCOME record of a trial, None while it is pending. Raises KeyError if there is no such
+        trial."""
         self._require(trial_id)
         slot = int(self._outcome[trial_id])
         return None if slot < 0 else self._record(slot)
@@ -161,8 +175,8 @@ class HistoryView:
     def architecture(self, trial_id: int) -> Architecture:
         """The architecture of a trial, replayed from the nearest ancestor that is known.
 
-        Raises KeyError if there is no such trial, RecordError if a record on the way is torn, or is not its parent's
-        child by its hash (which is left to its trainer where a trial ended well).
+        Raises KeyError if there is no such trial, RecordError if a record on the way is torn, or is not its
+        parent's child by its hash (which is left to its trainer where a trial ended well).
         """
         found = self.cache.get(trial_id)
         return self._replay(trial_id) if found is None else found
@@ -171,10 +185,13 @@ class HistoryView:
         """The whole candidate of a trial; raises as `architecture` does."""
         record = self.record(trial_id)
         parent = int(record["parent"])
-        return Candidate.from_record(record, self.initial if parent < 0 else self.architecture(parent), trial_id)
+        return Candidate.from_record(
+            record, self.initial if parent < 0 else self.architecture(parent), trial_id
+        )
 
     def _replay(self, trial_id: int) -> Architecture:
-        # Up to an ancestor that is known, then down again; a loop, as lineages may be longer than Python's stack.
+        # Up to an ancestor that is known, then down again; a loop, as lineages may be longer than Python's
+        # stack.
         lineage: list[tuple[int, np.void]] = []
         parent, known = trial_id, None
         while known is None:
@@ -187,7 +204,8 @@ class HistoryView:
             parent = above
             known = self.initial if parent < 0 else self.cache.get(parent)
 
-        # To compare with the hash costs more than to replay; for a trial that ended well its trainer has done so.
+        # To compare with the hash costs more than to replay; for a trial that ended well its trainer has done
+        # so.
         for descendant, record in reversed(lineage):
             if self.status(descendant) in rec.SUCCESSES:
                 known = known.apply(*rec.own_morphs(record, descendant))

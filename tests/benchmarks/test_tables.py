@@ -14,7 +14,8 @@ from benchmarks.tables import goals, markdown, write
 def test_a_table_has_as_many_cells_in_every_row_as_heads() -> None:
     # A bar in a cell would begin another one.
     assert markdown(["a", "b"], [[1, "x|y"], ["", 2.5]]) == "\n".join(
-        ["| a | b |", "| --- | ---: |", "| 1 | x/y |", "|  | 2.5 |"])  # fmt: skip
+        ["| a | b |", "| --- | ---: |", "| 1 | x/y |", "|  | 2.5 |"]
+    )
     with pytest.raises(ValueError, match="a table of 2 columns: a row of 3"):
         markdown(["a", "b"], [[1, 2, 3]])
 

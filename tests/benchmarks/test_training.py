@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of the training step: what it computes, what its tables say, and that a failure stays in them."""
+"""The benchmark of the training step: what it computes, what its tables say, and that a failure stays in
+them."""
 
 from __future__ import annotations
 
@@ -38,13 +39,25 @@ from tests.helpers.results.example_run import example_run
 
 #: One block, 8 x 8 pixels: compiles in a few seconds.
 TINY = Shape(
-    8, 2, 3, (1,), (4, 8), "float32", steps=2, repeats=2, matrix=64, copy_mib=1, fed_images=64, peers=("eager",)
+    8,
+    2,
+    3,
+    (1,),
+    (4, 8),
+    "float32",
+    steps=2,
+    repeats=2,
+    matrix=64,
+    copy_mib=1,
+    fed_images=64,
+    peers=("eager",),
 )
 
 
 def test_bytes_of_a_step_by_hand() -> None:
-    # Stem 8x8x1 -> 4x4x2, pooled to 2x2x2; then 1x1 to 2x2x2, 3x3 to 2x2x2, 1x1 to 2x2x8, the projection to 2x2x8,
-    # and their addition. 3 inputs + 11 outputs of each: 3*64 + 11*32, twice 3*8 + 11*8, twice 3*8 + 11*32; 3*32.
+    # Stem 8x8x1 -> 4x4x2, pooled to 2x2x2; then 1x1 to 2x2x2, 3x3 to 2x2x2, 1x1 to 2x2x8, the projection to
+    # 2x2x8, and their addition. 3 inputs + 11 outputs of each: 3*64 + 11*32, twice 3*8 + 11*8, twice 3*8 +
+    # 11*32; 3*32.
     layers = resnet50(Base(8, 1, 3, 2, (1,))).layers()
     assert modelled_bytes(layers, 2) == 2 * (544 + 2 * 112 + 2 * 376 + 96)
     # What a roof of 4.3 TB/s allows ResNet-50 in bfloat16 is some 13,000 images a second.
@@ -87,36 +100,56 @@ def test_every_lever_is_a_setting_of_the_step_or_a_network() -> None:
 
 
 def test_operations_of_a_profile_are_summed_and_named_by_what_made_them() -> None:
-    program = ('  %fusion.1 = f32[4]{0} fusion(%x), metadata={op_name="jit(step)/unit000_norm/mul" stack_frame_id=3}\n'
-               '  ROOT %conv = f32[4]{0} convolution(%x, %y), '
-               'metadata={op_name="jit(step)/transpose(jvp(N))/unit000_conv/conv_general_dilated"}\n')  # fmt: skip
+    program = (
+        '  %fusion.1 = f32[4]{0} fusion(%x), metadata={op_name="jit(step)/unit000_norm/mul" '
+        "stack_frame_id=3}\n"
+        "  ROOT %conv = f32[4]{0} convolution(%x, %y), "
+        'metadata={op_name="jit(step)/transpose(jvp(N))/unit000_conv/conv_general_dilated"}\n'
+    )
     found = by_operation([("conv", 3e6), ("fusion.1", 1e6), ("conv", 5e6), ("other", 1e6)], program)
     assert found["total_ms"] == 10
     assert [(row["operation"], row["times"], row["share"]) for row in found["operations"]] == [
-        ("conv", 2, 0.8), ("fusion.1", 1, 0.1), ("other", 1, 0.1)]  # fmt: skip
+        ("conv", 2, 0.8),
+        ("fusion.1", 1, 0.1),
+        ("other", 1, 0.1),
+    ]
     assert found["operations"][1]["origin"] == "unit000_norm/mul"
     assert [row["kind"] for row in found["kinds"]] == [
-        "conv_general_dilated, backward", "mul, forward or update", "unknown, forward or update"]  # fmt: skip
+        "conv_general_dilated, backward",
+        "mul, forward or update",
+        "unknown, forward or update",
+    ]
 
 
 def test_operations_on_an_accelerator_are_those_of_its_streams() -> None:
     def line(name: str, *events: tuple[str, float, dict[str, str]]) -> SimpleNamespace:
-        return SimpleNamespace(name=name, events=[
-            SimpleNamespace(name=event, duration_ns=ns, stats=list(stats.items())) for event, ns, stats in events
-        ])  # fmt: skip
+        return SimpleNamespace(
+            name=name,
+            events=[
+                SimpleNamespace(name=event, duration_ns=ns, stats=list(stats.items()))
+                for event, ns, stats in events
+            ],
+        )
 
     named = {"hlo_op": "conv", "hlo_module": "jit_step"}
-    host = SimpleNamespace(name="/host:CPU", lines=[line("thread", ("conv", 7.0, named), ("python", 9.0, {}))])
-    device = SimpleNamespace(name="/device:GPU:0", lines=[
-        line("Stream #13", ("kernel<float>", 5.0, named), ("memcpy", 2.0, {})), line("XLA Ops", ("conv", 5.0, named)),
-    ])  # fmt: skip
+    host = SimpleNamespace(
+        name="/host:CPU", lines=[line("thread", ("conv", 7.0, named), ("python", 9.0, {}))]
+    )
+    device = SimpleNamespace(
+        name="/device:GPU:0",
+        lines=[
+            line("Stream #13", ("kernel<float>", 5.0, named), ("memcpy", 2.0, {})),
+            line("XLA Ops", ("conv", 5.0, named)),
+        ],
+    )
     assert device_events(SimpleNamespace(planes=[host])) == [("conv", 7.0)]
     assert device_events(SimpleNamespace(planes=[host, device])) == [("conv", 5.0), ("memcpy", 2.0)]
 
 
 def test_gaps_between_candidates_are_read_from_a_result(tmp_path: Path) -> None:
-    # Three epochs of a second each, one trial behind the other; a trial's first step comes half a second after its
-    # start, and the last trial is unfinished. Of the first two seconds count 2.5 each, of 5.5 from first to last step.
+    # Three epochs of a second each, one trial behind the other; a trial's first step comes half a second
+    # after its start, and the last trial is unfinished. Of the first two seconds count 2.5 each, of 5.5 from
+    # first to last step.
     hdf5.write(tmp_path / "result.h5", process.final_image(example_run(replicas=1).run()))
     found = summary(tmp_path / "result.h5", 5)
     assert [(row["epochs"], row["gap_s"]) for row in found["trials"]] == [(3, None), (3, 0.5)]
@@ -125,12 +158,26 @@ def test_gaps_between_candidates_are_read_from_a_result(tmp_path: Path) -> None:
     assert len(summary(tmp_path / "result.h5", 1)["trials"]) == 1
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
-STEP = {"batch": 8, "precision": "float32", "seconds": [0.1, 0.2], "images_per_second": 80.0, "operations": 9 * 10**8,
-        "ops_per_second": 7.2e10, "of_matrix": 0.5, "modelled_bytes": 10**8, "of_memory": 0.2, "of_memory_xla": None,
-        "temporary_bytes": 2**30, "trace_s": 1.0, "compile_s": 2.0, "executed_more": 9 * 10**6, "parameters": 7,
-        "losses": [2.3, 2.2]}  # fmt: skip
+STEP = {
+    "batch": 8,
+    "precision": "float32",
+    "seconds": [0.1, 0.2],
+    "images_per_second": 80.0,
+    "operations": 9 * 10**8,
+    "ops_per_second": 7.2e10,
+    "of_matrix": 0.5,
+    "modelled_bytes": 10**8,
+    "of_memory": 0.2,
+    "of_memory_xla": None,
+    "temporary_bytes": 2**30,
+    "trace_s": 1.0,
+    "compile_s": 2.0,
+    "executed_more": 9 * 10**6,
+    "parameters": 7,
+    "losses": [2.3, 2.2],
+}
 PAIR = {"ratio": 1.5, "low": 1.4, "high": None or 1.6}
 
 #: A good row of each page; a bad one is added to each.
@@ -138,20 +185,55 @@ ROWS: dict[str, dict[str, Any]] = {
     "throughput": {"name": "ResNet-50", **STEP},
     "morphs": {"name": "wider", **STEP},
     "mapped": {"name": "x", "pmap": [0.1], "jit": [0.1], **PAIR},
-    "fed": {"name": "x", "fed": [0.1], "resident": [0.1], **PAIR, "loader_images_per_second": 9.0,
-            "loader_to_demand": 2.0},
+    "fed": {
+        "name": "x",
+        "fed": [0.1],
+        "resident": [0.1],
+        **PAIR,
+        "loader_images_per_second": 9.0,
+        "loader_to_demand": 2.0,
+    },
     "compilation": {"name": "cold", "trace_s": 1.0, "lower_s": 1.0, "compile_s": 1.0},
     "beside": {"name": "x", "alone": [0.1], "beside": [0.2], "compile_s": 3.0},
-    "peer": {"name": "PyTorch, eager", **STEP, **PAIR, "torch": "2", "device": "cpu", "cudnn": None, "start_s": 1.0,
-             "ours_images_per_second": 3.0, "theirs_images_per_second": 2.0},
-    "levers": {"name": "x", **STEP, **PAIR, "default_images_per_second": 3.0, "changed_images_per_second": 2.0},
+    "peer": {
+        "name": "PyTorch, eager",
+        **STEP,
+        **PAIR,
+        "torch": "2",
+        "device": "cpu",
+        "cudnn": None,
+        "start_s": 1.0,
+        "ours_images_per_second": 3.0,
+        "theirs_images_per_second": 2.0,
+    },
+    "levers": {
+        "name": "x",
+        **STEP,
+        **PAIR,
+        "default_images_per_second": 3.0,
+        "changed_images_per_second": 2.0,
+    },
     "flags": {"name": "default, before", **STEP},
-    "profile": {"name": "profile", "steps": 3, "total_ms": 1.0, "kinds": [{"kind": "k", "ms": 1.0, "share": 1.0}],
-                "operations": [{"operation": "o", "origin": "a|b", "times": 1, "ms": 1.0, "share": 1.0}]},
-    "run": {"name": "run", "epochs": 3, "train_images": 120, "status": "VALID", "span_s": 3.0, "share": 0.98,
-            "phases": "train 2.0 s", "trials": [{"trial": 0, "gap_s": None, "epochs": 3, "images_per_second": 5.0,
-                                                 "ops_per_second": 1e12}]},
-}  # fmt: skip
+    "profile": {
+        "name": "profile",
+        "steps": 3,
+        "total_ms": 1.0,
+        "kinds": [{"kind": "k", "ms": 1.0, "share": 1.0}],
+        "operations": [{"operation": "o", "origin": "a|b", "times": 1, "ms": 1.0, "share": 1.0}],
+    },
+    "run": {
+        "name": "run",
+        "epochs": 3,
+        "train_images": 120,
+        "status": "VALID",
+        "span_s": 3.0,
+        "share": 0.98,
+        "phases": "train 2.0 s",
+        "trials": [
+            {"trial": 0, "gap_s": None, "epochs": 3, "images_per_second": 5.0, "ops_per_second": 1e12}
+        ],
+    },
+}
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
@@ -173,11 +255,19 @@ def test_numbers_and_tables_are_what_people_read() -> None:
     assert markdown(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x/y | 1 |"
 
 
-# -- processes --------------------------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------------------
 
 
 def session(tmp_path: Path, **changes: Any) -> Session:
-    given = {"seconds": 300.0, "limit": 300.0, "out": tmp_path, "name": "t", "title": "T", "preset": "cpu", **changes}
+    given = {
+        "seconds": 300.0,
+        "limit": 300.0,
+        "out": tmp_path,
+        "name": "t",
+        "title": "T",
+        "preset": "cpu",
+        **changes,
+    }
     return Session(argparse.Namespace(**given), TINY)
 
 
@@ -185,7 +275,11 @@ def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) 
     at_work = session(tmp_path)
     at_work.part("flags", "plain_step", {"XLA_FLAGS": "--xla_no_such_flag=1"}, name="unknown")
     (row,) = at_work.found["parts"]["flags"]
-    assert row["name"] == "unknown" and "ended with status" in row["failed"] and "xla_no_such_flag" in row["failed"]
+    assert (
+        row["name"] == "unknown"
+        and "ended with status" in row["failed"]
+        and "xla_no_such_flag" in row["failed"]
+    )
     assert "unknown | failed" in (tmp_path / "t.md").read_text()
     assert json.loads((tmp_path / "t.json").read_text())["parts"]["flags"] == [row]
 
@@ -200,7 +294,14 @@ def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) 
 
 def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() -> None:
     peer = Peer("")
-    form = {"batch": 2, "image": 32, "width": 64, "blocks": [3, 4, 6, 3], "classes": 1000, "precision": "float32"}
+    form = {
+        "batch": 2,
+        "image": 32,
+        "width": 64,
+        "blocks": [3, 4, 6, 3],
+        "classes": 1000,
+        "precision": "float32",
+    }
     try:
         if importlib.util.find_spec("torch") is None:
             with pytest.raises(RuntimeError, match="No module named 'torch'"):
@@ -226,45 +327,69 @@ def test_pytorch_has_the_same_loss_and_gradients_from_the_same_weights() -> None
     state = compiled.start(variables, np.random.default_rng(4))
     state, metrics = compiled.train(state, images, labels, compiled.scalar(0.1))
 
-    # Both list convolutions and batch norms in the same order, the shortcut's behind those of the block's branch.
+    # Both list convolutions and batch norms in the same order, the shortcut's behind those of the block's
+    # branch.
     model = torch_peer.resnet50(4, [2, 1], 10).train()
-    names = [module_name(layer.name) for layer in network.layers() if layer.kind in ("conv", "batch_norm", "dense")]
+    names = [
+        module_name(layer.name) for layer in network.layers() if layer.kind in ("conv", "batch_norm", "dense")
+    ]
     modules = [module for module in model.modules() if hasattr(module, "weight")]
     tensors = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     for name, module in zip(names, modules, strict=True):
         for tensor, array in variables["params"][name].items():
-            getattr(module, tensors[tensor]).data = torch.from_numpy(array.T if array.ndim == 2 else
-                                                                     array.transpose(3, 2, 0, 1) if array.ndim == 4 else
-                                                                     array).contiguous()  # fmt: skip
+            getattr(module, tensors[tensor]).data = torch.from_numpy(
+                array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            ).contiguous()
     mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
     inputs = (torch.from_numpy(images[0]).permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-    loss = torch.nn.functional.cross_entropy(model(inputs), torch.from_numpy(labels[0]).long(),
-                                             label_smoothing=torch_peer.SMOOTHING)  # fmt: skip
+    loss = torch.nn.functional.cross_entropy(
+        model(inputs), torch.from_numpy(labels[0]).long(), label_smoothing=torch_peer.SMOOTHING
+    )
     loss.backward()
     assert float(metrics.loss) / 8 == pytest.approx(float(loss.detach()), rel=1e-5)
 
-    # Momenta begin at zero, so after one step they are the gradients. Float32 through some 20 layers: a few 1e-5.
+    # Momenta begin at zero, so after one step they are the gradients. Float32 through some 20 layers: a few
+    # 1e-5.
     for name, module in zip(names, modules, strict=True):
         for tensor, array in state.momenta.trace[name].items():
             ours, theirs = np.asarray(array[0]), getattr(module, tensors[tensor]).grad.numpy()
-            theirs = theirs.T if ours.ndim == 2 else theirs.transpose(2, 3, 1, 0) if ours.ndim == 4 else theirs
+            theirs = (
+                theirs.T if ours.ndim == 2 else theirs.transpose(2, 3, 1, 0) if ours.ndim == 4 else theirs
+            )
             assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs) + 1e-6, (name, tensor)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "benchmarks/training.py", "--preset", "cpu", "--levers", "--flags", "--profile", "--run",
-             "--candidates", "2", "--out", str(tmp_path)]  # fmt: skip
+    words = [
+        sys.executable,
+        "benchmarks/training.py",
+        "--preset",
+        "cpu",
+        "--levers",
+        "--flags",
+        "--profile",
+        "--run",
+        "--candidates",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     for item in fields(Shape):
         value = getattr(TINY, item.name)
         if item.name not in ("augment", "cache", "peer_python"):
-            words += [f"--{item.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+            words += [
+                f"--{item.name.replace('_', '-')}",
+                *map(str, value if isinstance(value, tuple) else (value,)),
+            ]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "training.json").read_text())["parts"]
     failed = [(name, row) for name, rows in found.items() for row in rows if "failed" in row]
-    assert {name for name, _ in failed} <= ({"peer"} if importlib.util.find_spec("torch") is None else set()), failed
+    assert {name for name, _ in failed} <= (
+        {"peer"} if importlib.util.find_spec("torch") is None else set()
+    ), failed
     assert set(found) == set(RUNNERS)
     assert found["levers"][0]["executed_more"] == 0
     assert all(0 < row["of_matrix"] for row in found["throughput"] if row["name"] != "ceilings")
@@ -272,7 +397,9 @@ def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["sleep"], ["speed"], ["speed", "somewhere", "huge"]])
-def test_the_script_for_accelerators_says_how_it_is_called(root: Path, words: list[str], tmp_path: Path) -> None:
+def test_the_script_for_accelerators_says_how_it_is_called(
+    root: Path, words: list[str], tmp_path: Path
+) -> None:
     script = str(root / "benchmarks" / "accelerator.sh")
     done = subprocess.run([script, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "speed" in done.stderr and not list(tmp_path.iterdir())

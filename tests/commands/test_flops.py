@@ -17,8 +17,10 @@ from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import KINDS, count, matrix_operations
 
 #: Runs the command line with MPI, and what else is named, missing.
-BLOCKED = "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); " \
-          "from aiperf_mpi.__main__ import main; sys.exit(main())"  # fmt: skip
+BLOCKED = (
+    "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); "
+    "from aiperf_mpi.__main__ import main; sys.exit(main())"
+)
 
 
 def run(root: Path, *arguments: str, missing: str = "mpi4py") -> subprocess.CompletedProcess[str]:
@@ -53,8 +55,8 @@ def test_resnet50_in_json(root: Path) -> None:
             assert all(type(found[method][kind][part]) is int for kind in KINDS)
             assert found[method]["total"][part] == sum(found[method][kind][part] for kind in KINDS)
 
-    # The authors' integers; and the step's matrix products are the tables', the update (2 operations for each of the
-    # 23,454,912 weights of convolutions, 2,049,000 of the dense layer) apart.
+    # The authors' integers; and the step's matrix products are the tables', the update (2 operations for each
+    # of the 23,454,912 weights of convolutions, 2,049,000 of the dense layer) apart.
     tables, step = found["analytical"], found["jaxpr"]
     assert tables["total"]["fp"] == 7_806_583_495
     assert tables["total"]["fp"] + tables["total"]["bp"] == 23_053_458_315
@@ -129,7 +131,10 @@ def test_wrong_arguments_are_a_usage_error(root: Path, arguments: list[str], mes
 
 def test_a_file_that_is_no_architecture(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.json"
-    for text, message in (("{", "--arch"), ('{"morphs": [{"op": "wider", "unit": 999}]}', "there is no unit 999")):
+    for text, message in (
+        ("{", "--arch"),
+        ('{"morphs": [{"op": "wider", "unit": 999}]}', "there is no unit 999"),
+    ):
         path.write_text(text)
         done = run(root, "--arch", str(path))
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
@@ -139,11 +144,14 @@ def test_methods_that_differ_are_an_error(root: Path) -> None:
     # A network whose first convolution is executed with another kernel than its list of layers says.
     program = (
         "import sys; from aiperf_mpi.opcount import analytical as a; from aiperf_mpi.__main__ import main; "
-        "t = dict(a.TABLE_1); t['dense'] = (('mac', lambda layer: 1 + layer.in_shape[2] * layer.out_shape[2]),); "
+        "t = dict(a.TABLE_1); t['dense'] = (('mac', lambda layer: 1 + layer.in_shape[2] * "
+        "layer.out_shape[2]),); "
         "a.TABLE_1 = t; sys.exit(main(['flops', '--preset', 'demo', '--json']))"
     )
     environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=240, env=environment
+    )
     assert done.returncode == 3
     assert "DIFFERENT train dense forward: 2560 != 2562 by the tables" in done.stderr
 

@@ -25,7 +25,9 @@ def test_one_image_of_a_small_set_may_fall_to_the_other_side(wrong: int, agrees:
     assert not Repetition(6, float("nan"), 63 / 360, 360).agrees
 
 
-def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # The example's best trial is 6, a child of ResNet-50.
     result = written(example_run(), tmp_path)
     checkpoint = tmp_path / "checkpoints" / "6.h5"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: what it takes from where, what it refuses and how it says so, and what the rules say of it."""
+"""The configuration: what it takes from where, what it refuses and how it says so, and what the rules say of
+it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def write(folder: Path, text: str, name: str = "site.toml") -> Path:
     return path
 
 
-# -- sources and their order -------------------------------------------------------------------------------------------
+# -- sources and their order -----------------------------------------------------------------------
 
 
 def test_every_preset_resolves_and_reads_back() -> None:
@@ -55,7 +56,9 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_a_flag_that_was_not_given_changes_nothing() -> None:
-    assert load("demo", seed=None, time_limit=None, output=None, view=None, ranks_per_node=None) == load("demo")
+    assert load("demo", seed=None, time_limit=None, output=None, view=None, ranks_per_node=None) == load(
+        "demo"
+    )
 
 
 def test_a_resolved_configuration_names_its_preset(tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_set_takes_toml_values_and_bare_words() -> None:
     assert config.run.tick == 3.0 and isinstance(config.run.tick, float)
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,10 @@ def test_set_takes_toml_values_and_bare_words() -> None:
         ("search.sample_size=50", ["search.sample_size", "50", "population = 12"]),
         ("train.stem='winograd'", ["train.stem", "winograd", "plain, space_to_depth"]),
         ("search.max_units=48", ["search.max_units", "48", "49"]),
-        ("search.max_parameters=1", ["search.max_parameters", "1 is less", "parameters of the initial network"]),
+        (
+            "search.max_parameters=1",
+            ["search.max_parameters", "1 is less", "parameters of the initial network"],
+        ),
         ("hpo.batches=[16, 1438]", ["hpo.batches", "1438", "1437"]),
         ("model.blocks=[1,1,1,1,1,1,1,1,1]", ["blocks", "8 stages"]),
         ("data.classes=11", ["data.classes", "11", "10"]),
@@ -168,7 +174,11 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, part: str) -> None:
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'[run]\noutput = "\xe9"\n')
-    for path, part in ((tmp_path / "none", "No such file"), (tmp_path, "directory"), (tmp_path / "latin", "UTF-8")):
+    for path, part in (
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "directory"),
+        (tmp_path / "latin", "UTF-8"),
+    ):
         with pytest.raises(ConfigError) as caught:
             load("demo", [path])
         assert str(path) in str(caught.value) and part in str(caught.value)
@@ -180,7 +190,7 @@ def test_settings_are_frozen() -> None:
         config.train.lr = 1.0  # type: ignore[misc]
 
 
-# -- TOML --------------------------------------------------------------------------------------------------------------
+# -- TOML ------------------------------------------------------------------------------------------
 
 _VALUES = st.one_of(
     st.booleans(),
@@ -214,7 +224,7 @@ def test_the_hash_follows_every_setting() -> None:
     assert load("demo").sha256 != load("demo", sets=["train.lr=0.11"]).sha256
 
 
-# -- the rules ---------------------------------------------------------------------------------------------------------
+# -- the rules -------------------------------------------------------------------------------------
 
 
 def test_the_rows_of_table_4_are_the_defaults() -> None:
@@ -264,11 +274,15 @@ def test_no_run_is_official_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {classify(load(name))[0] for name in preset_names()} == {"trial"}
     assert classify(load("imagenet"))[1] == "closed"
 
-    # Once runs can be official, a departure from a fixed row still makes a trial, one from a default does not.
+    # Once runs can be official, a departure from a fixed row still makes a trial, one from a default does
+    # not.
     monkeypatch.setattr(configuration, "OFFICIAL_RUNS", True)
     assert classify(load("imagenet"))[0] == "official" and not classify(load("imagenet"))[2]
     other = classify(load("imagenet", sets=["hpo.method=random", "search.method=random"]))
-    assert other[0] == "trial" and {departure.key for departure in other[2]} == {"hpo.method", "search.method"}
+    assert other[0] == "trial" and {departure.key for departure in other[2]} == {
+        "hpo.method",
+        "search.method",
+    }
 
 
 def test_an_injected_fault_departs() -> None:

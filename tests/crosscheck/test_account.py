@@ -21,11 +21,13 @@ SETTINGS = StepSettings(batch_per_device=8)
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"accumulate": 4}, {"precision": "bfloat16", "augment": True, "stem": "space_to_depth"}], ids=str
+    "changes",
+    [{}, {"accumulate": 4}, {"precision": "bfloat16", "augment": True, "stem": "space_to_depth"}],
+    ids=str,
 )
 def test_a_compiled_step_is_counted_three_ways(changes: dict) -> None:
-    """The products of eight images, whatever parts they are computed in, with what a faster form adds; and XLA's
-    estimate of that very program, whose loop over the parts it counts once, as the model does."""
+    """The products of eight images, whatever parts they are computed in, with what a faster form adds; and
+    XLA's estimate of that very program, whose loop over the parts it counts once, as the model does."""
     settings = replace(SETTINGS, **changes)
     found = account(compile_steps(ARCHITECTURE, settings, jax.devices()[:1]))
 

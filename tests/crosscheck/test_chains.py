@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The traced steps equal the tables to the last operation, on random morph chains.
 
-All four morphs, even kernels, projections, strides, odd sizes, 32x32, 33x33 and 224x224 images, both precisions, 1 to 8
-devices. To trace a chain takes 0.4 s of a core, so a few processes share them: 200 chains take 40 s on 2 idle cores.
+All four morphs, even kernels, projections, strides, odd sizes, 32x32, 33x33 and 224x224 images, both
+precisions, 1 to 8 devices. To trace a chain takes 0.4 s of a core, so a few processes share them: 200 chains
+take 40 s on 2 idle cores.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ def check(root: Path, kind: str, first: int, count: int) -> dict[str, Any]:
     running = [
         subprocess.Popen(
             [sys.executable, PROGRAM, kind, str(start), str(min(share, first + count - start))],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+            env=environment,
         )
         for start in starts
-    ]  # fmt: skip
+    ]
     total: dict[str, Any] = {"chains": 0, "seen": {}, "wrong": {}}
     try:
         for process in running:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traced steps against the tables: equal on ResNet-50, and different as soon as either is tampered with."""
+"""The traced steps against the tables: equal on ResNet-50, and different as soon as either is tampered
+with."""
 
 from __future__ import annotations
 
@@ -35,16 +36,26 @@ FORM = "space_to_depth_stem"
 
 
 def candidate(architecture: Architecture = SMALL, batch: int = 4, devices: int = 2) -> Candidate:
-    return Candidate.new(architecture, architecture.morphs, parent_id=0, replica=0, generator=0, round=1,
-                         batch_per_device=batch, devices=devices, seed=1)  # fmt: skip
+    return Candidate.new(
+        architecture,
+        architecture.morphs,
+        parent_id=0,
+        replica=0,
+        generator=0,
+        round=1,
+        batch_per_device=batch,
+        devices=devices,
+        seed=1,
+    )
 
 
-# -- equal -------------------------------------------------------------------------------------------------------------
+# -- equal -----------------------------------------------------------------------------------------
 
 
 def test_resnet50_by_hand() -> None:
-    # The two gradients of the tables are 2 * 7,711,850,496 less the first convolution's input gradient, which is as
-    # much as its forward pass: 2 * 49 * 3 * 64 * 112 * 112 = 236,027,904. Dense: 2 * 2048 * 1000 for each product.
+    # The two gradients of the tables are 2 * 7,711,850,496 less the first convolution's input gradient, which
+    # is as much as its forward pass: 2 * 49 * 3 * 64 * 112 * 112 = 236,027,904. Dense: 2 * 2048 * 1000 for
+    # each product.
     expected = {
         ("conv", "forward"): 7_711_850_496,
         ("conv", "input gradient"): 7_711_850_496 - 236_027_904,
@@ -61,7 +72,8 @@ def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
     train = trace_train(resnet50(), StepSettings(448, "bfloat16", augment=True), 8).count()
     evaluate = trace_eval(resnet50(), StepSettings(448), 8).count()
     assert compare(resnet50(), 448, train, evaluate) == ()
-    # Per step, not per image: momentum's MAC and the step's for each of 25,557,032 parameters; 4 * 25,557,032.
+    # Per step, not per image: momentum's MAC and the step's for each of 25,557,032 parameters; 4 *
+    # 25,557,032.
     assert train[UPDATE, STEP] == update_operations(resnet50()) == 102_228_128
     # The replica's step is that of its devices: 8 * 448 images.
     expected = {key: 3584 * n for key, n in matrix_operations(resnet50().layers()).items()}
@@ -70,10 +82,17 @@ def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
     assert train["all_reduce", "step"] == 25_557_032 + 3
 
 
-@pytest.mark.parametrize("settings", [StepSettings(12, accumulate=4), StepSettings(12, augment=True, accumulate=12),
-                                      StepSettings(12, "float16", accumulate=2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        StepSettings(12, accumulate=4),
+        StepSettings(12, augment=True, accumulate=12),
+        StepSettings(12, "float16", accumulate=2),
+    ],
+)
 def test_accumulation_and_scaling_of_the_loss_add_no_operations(settings: StepSettings) -> None:
-    # The loop's body counts as often as it runs: 4 times 3 images are 12, and the parameters are updated once.
+    # The loop's body counts as often as it runs: 4 times 3 images are 12, and the parameters are updated
+    # once.
     child = SMALL.apply(Morph("skip", 1, 6))
     assert differences(child, settings, 2) == ()
     assert trace_train(child, settings, 2).count()["all_reduce", "step"] == child.parameters + 3
@@ -98,7 +117,13 @@ def test_reduced_width_and_odd_sizes(width: int, size: int) -> None:
 
 @pytest.mark.parametrize(
     "morph",
-    [Morph("deeper", 3, 0, 4), Morph("wider", 2), Morph("skip", 1, 6), Morph("skip", 4, 6), Morph("kernel", 1, 0, 6)],
+    [
+        Morph("deeper", 3, 0, 4),
+        Morph("wider", 2),
+        Morph("skip", 1, 6),
+        Morph("skip", 4, 6),
+        Morph("kernel", 1, 0, 6),
+    ],
     ids=str,
 )
 def test_each_morph(morph: Morph) -> None:
@@ -108,7 +133,8 @@ def test_each_morph(morph: Morph) -> None:
 
 
 def test_a_tuned_kernel_is_in_the_step_that_is_trained() -> None:
-    # What hyperparameter optimisation chooses for the candidate's own `deeper`: unit 7 behind unit 2, 4 filters, 8 x 8.
+    # What hyperparameter optimisation chooses for the candidate's own `deeper`: unit 7 behind unit 2, 4
+    # filters, 8 x 8.
     own = (Morph("deeper", 2, 0, 3), Morph("wider", 5))
     proposal, found = Proposal(0, own, SMALL.apply(*own)), {}
     for kernel in (3, 5, 7):
@@ -116,10 +142,15 @@ def test_a_tuned_kernel_is_in_the_step_that_is_trained() -> None:
         weights = build_shapes(tuned)[0]["params"]
         assert taken == kernel and weights["unit007_conv"]["kernel"] == (kernel, kernel, 4, 4)
         counted = trace_train(tuned, SETTINGS, 2).count().matrix()
-        assert counted == {key: SETTINGS.batch_per_device * n for key, n in matrix_operations(tuned.layers()).items()}
+        assert counted == {
+            key: SETTINGS.batch_per_device * n for key, n in matrix_operations(tuned.layers()).items()
+        }
         found[kernel] = counted["conv", "forward"], operations(tuned)[0]
     # 4 images, 2 operations for each of the 16 (24 more) taps that are new, 4 x 4 channels, 8 x 8 places.
-    assert found[5][0] - found[3][0] == 4 * 2 * 16 * 16 * 64 and found[7][0] - found[5][0] == 4 * 2 * 24 * 16 * 64
+    assert (
+        found[5][0] - found[3][0] == 4 * 2 * 16 * 16 * 64
+        and found[7][0] - found[5][0] == 4 * 2 * 24 * 16 * 64
+    )
     assert found[3][1] < found[5][1] < found[7][1]
 
 
@@ -132,11 +163,13 @@ def test_the_marks_are_those_of_the_steps_arguments() -> None:
     leaves = jax.tree.leaves(arguments.shapes)
     assert len(leaves) == len(arguments.marks)
     for mark in (PARAMETERS, MOMENTA):
-        sizes = [np.prod(leaf.shape) for leaf, its in zip(leaves, arguments.marks, strict=True) if its == mark]
+        sizes = [
+            np.prod(leaf.shape) for leaf, its in zip(leaves, arguments.marks, strict=True) if its == mark
+        ]
         assert sum(sizes) == SMALL.parameters
 
 
-# -- different ---------------------------------------------------------------------------------------------------------
+# -- different -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["train_ops", "val_ops"])
@@ -149,7 +182,9 @@ def test_a_tampered_record_is_found(name: str) -> None:
 
 def test_both_numbers_of_a_large_network_fit_into_a_record() -> None:
     # The longest name of a class, and counts a thousand times those of ResNet-50.
-    difference = Difference("train", ("conv", "weight gradient"), Fraction(7_711_850_496_001), 7_711_850_496_000)
+    difference = Difference(
+        "train", ("conv", "weight gradient"), Fraction(7_711_850_496_001), 7_711_850_496_000
+    )
     assert "7711850496001 != 7711850496000" in str(difference)[:CAUSE_BYTES]
 
 
@@ -160,8 +195,8 @@ def test_a_step_of_another_batch_is_found() -> None:
 
 def test_one_more_matrix_product_in_the_trained_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "train_step", with_product(steps.train_step))
-    # 4 x 4 results of 32 * 32 * 3 MACs, for 4 images: 2 * 16 * 3072 / 4 = 24,576 per image, beside the dense layer's
-    # 2 * 32 * 10 = 640.
+    # 4 x 4 results of 32 * 32 * 3 MACs, for 4 images: 2 * 16 * 3072 / 4 = 24,576 per image, beside the dense
+    # layer's 2 * 32 * 10 = 640.
     wrong = check_operations(candidate(), SETTINGS, 2)
     assert wrong == "train dense forward: 25216 != 640 by the tables"
 
@@ -174,6 +209,7 @@ def test_one_more_product_in_the_evaluation_step_is_found(monkeypatch: pytest.Mo
 
         def more(params: Any, stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Any:
             return step(params, stats, images + (labels[:, None] @ labels[None, :])[0, 0], labels, valid)
+
         return more
 
     monkeypatch.setattr(steps, "eval_step", tampered)
@@ -216,11 +252,13 @@ def test_what_cannot_be_counted_is_a_difference(monkeypatch: pytest.MonkeyPatch)
     assert "primitive 'lu' has no rule" in check_operations(candidate(), SETTINGS, 2)
 
 
-# -- faster forms ------------------------------------------------------------------------------------------------------
+# -- faster forms ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", [7, 8, 9, 11])
-def test_a_space_to_depth_stem_is_checked_less_its_difference(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_to_depth_stem_is_checked_less_its_difference(
+    kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = SMALL if kernel == 7 else SMALL.apply(Morph("kernel", 0, 0, kernel))
     blocks = replace(SETTINGS, stem="space_to_depth")
     assert check_operations(candidate(network), blocks, 2) == ""
@@ -228,8 +266,10 @@ def test_a_space_to_depth_stem_is_checked_less_its_difference(kernel: int, monke
     # The credit stays that of the plain form, whose count the step then exceeds.
     train, evaluate = trace_train(network, blocks, 2).count(), trace_eval(network, blocks, 2).count()
     assert [str(item).split(":")[0] for item in compare(network, 4, train, evaluate)] == [
-        "train conv forward", "train conv weight gradient", "eval conv forward"
-    ]  # fmt: skip
+        "train conv forward",
+        "train conv weight gradient",
+        "eval conv forward",
+    ]
 
     # A setting that the step does not follow is found out.
     monkeypatch.setattr(resnet, "BlockConv", _plain)
@@ -243,8 +283,8 @@ def _plain(filters: int, kernel: int, dtype: Any, name: str) -> nn.Conv:
 
 
 def test_the_difference_of_the_form_by_hand() -> None:
-    # The 7x7 kernel on 3 channels becomes 4x4 on 12: 192 products instead of 147 for each of 112 * 112 * 64 results,
-    # forward and for the weight gradient: 2 * 45 * 802,816 = 72,253,440.
+    # The 7x7 kernel on 3 channels becomes 4x4 on 12: 192 products instead of 147 for each of 112 * 112 * 64
+    # results, forward and for the weight gradient: 2 * 45 * 802,816 = 72,253,440.
     difference = executed_difference(resnet50().layers(), [FORM])
     assert difference == {("conv", "forward"): 72_253_440, ("conv", "weight gradient"): 72_253_440}
     assert executed_difference(resnet50().layers(), []) == {}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traversal: loops, branches, calls, and what the marks of a program's inputs say of its matrix products."""
+"""The traversal: loops, branches, calls, and what the marks of a program's inputs say of its matrix
+products."""
 
 from __future__ import annotations
 
@@ -32,11 +33,14 @@ def products(function: Callable[..., Any], *shapes: Any) -> float:
     return tally(function, *shapes)["dense", "forward"] / PRODUCT
 
 
-# -- loops -------------------------------------------------------------------------------------------------------------
+# -- loops -----------------------------------------------------------------------------------------
 
 
 def test_a_product_in_a_scan_of_length_10_counts_ten_times() -> None:
-    assert products(lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], MATRIX, MATRIX) == 10
+    assert (
+        products(lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], MATRIX, MATRIX)
+        == 10
+    )
 
 
 def test_scans_multiply() -> None:
@@ -52,8 +56,8 @@ def test_the_gradient_of_a_scan() -> None:
     def loss(w: jax.Array, x: jax.Array) -> jax.Array:
         return lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0].sum()
 
-    # 10 forward, 10 weight gradients, 10 input gradients: the first of them, of x, is asked for by nobody, but the
-    # body of the loop is the same for all.
+    # 10 forward, 10 weight gradients, 10 input gradients: the first of them, of x, is asked for by nobody,
+    # but the body of the loop is the same for all.
     assert products(jax.grad(loss), MATRIX, MATRIX) == 30
 
 
@@ -87,7 +91,9 @@ def test_a_while_loop_whose_bound_is_carried_through_a_jit() -> None:
         lambda x, w, n: lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] @ w), (0, x)),
         lambda x, w, n: lax.while_loop(lambda c: c[1][0, 0] < 3, lambda c: (c[0] + 1, c[1] @ w), (0, x)),
         lambda x, w, n: lax.while_loop(lambda c: c[0] < 9, lambda c: (c[0] * 2, c[1] @ w), (1, x)),
-        lambda x, w, n: lax.while_loop(lambda c: c[0] < c[2], lambda c: (c[0] + 1, c[1] @ w, c[2] - 1), (0, x, 9)),
+        lambda x, w, n: lax.while_loop(
+            lambda c: c[0] < c[2], lambda c: (c[0] + 1, c[1] @ w, c[2] - 1), (0, x, 9)
+        ),
     ],
     ids=["bound-is-an-input", "test-of-a-value", "counter-is-doubled", "bound-moves"],
 )
@@ -96,7 +102,7 @@ def test_a_loop_of_unknown_length_raises(loop: Callable[..., Any]) -> None:
         tally(loop, MATRIX, MATRIX, jax.ShapeDtypeStruct((), np.int32))
 
 
-# -- branches and calls ------------------------------------------------------------------------------------------------
+# -- branches and calls ----------------------------------------------------------------------------
 
 
 def test_branches_with_the_same_products_count_as_the_largest() -> None:
@@ -161,7 +167,7 @@ def test_pmap_and_shard_map_count_one_device() -> None:
         assert found["all_reduce", "step"] == 16
 
 
-# -- marks -------------------------------------------------------------------------------------------------------------
+# -- marks -----------------------------------------------------------------------------------------
 
 
 def _regression(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -179,7 +185,8 @@ def test_products_are_told_apart_by_what_they_depend_on() -> None:
     marks = [PARAMETERS] * 2 + [MOMENTA] * 2 + [RATE, IMAGES, LABELS]
     found = tally(step, pair, pair, jax.ShapeDtypeStruct((), np.float32), MATRIX, MATRIX, marks=marks)
 
-    # Two products forward, two weight gradients, and the input gradient of the second alone: the data need none.
+    # Two products forward, two weight gradients, and the input gradient of the second alone: the data need
+    # none.
     assert found["dense", "forward"] == 2 * PRODUCT
     assert found["dense", "weight gradient"] == 2 * PRODUCT
     assert found["dense", "input gradient"] == PRODUCT
@@ -211,7 +218,7 @@ def test_marks_must_fit_the_program() -> None:
         tally(jnp.matmul, MATRIX, MATRIX, marks=[0])
 
 
-# -- tallies -----------------------------------------------------------------------------------------------------------
+# -- tallies ---------------------------------------------------------------------------------------
 
 
 def test_tallies_add_up_and_repeat() -> None:

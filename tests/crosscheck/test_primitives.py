@@ -34,14 +34,18 @@ def equations(function: Callable[..., Any], *shapes: Any) -> dict[str, Any]:
 
 def conv(stride: int = 1, before: int = 1, after: int = 1, groups: int = 1) -> Callable[..., Any]:
     """A two-dimensional convolution of x [N, H, W, C] with w [K, K, C / groups, O]."""
+
     def apply(x: jax.Array, w: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, w, (stride, stride), ((before, after),) * 2, dimension_numbers=NHWC,
-                                        feature_group_count=groups)
+        return lax.conv_general_dilated(
+            x, w, (stride, stride), ((before, after),) * 2, dimension_numbers=NHWC, feature_group_count=groups
+        )
+
     return apply
 
 
 def three_products(function: Callable[..., Any], x: Any, w: Any) -> list[int]:
     """Multiply-accumulates of a convolution and its two gradients, without the operations around them."""
+
     def step(x: jax.Array, w: jax.Array, y: jax.Array) -> Any:
         return jax.vjp(function, x, w)[1](y)
 
@@ -53,7 +57,7 @@ def three_products(function: Callable[..., Any], x: Any, w: Any) -> list[int]:
     return found if len(found) == 3 else found[1:]
 
 
-# -- convolutions ------------------------------------------------------------------------------------------------------
+# -- convolutions ----------------------------------------------------------------------------------
 
 
 def test_a_convolution() -> None:
@@ -63,10 +67,10 @@ def test_a_convolution() -> None:
 
 @pytest.mark.parametrize("size", [8, 7])
 def test_a_strided_convolution_and_its_input_gradient(size: int) -> None:
-    # 8x8 (or 7x7) -> 4x4 with stride 2, 3x3, 3 -> 4: 16 * 9 * 3 * 4 = 1728 MACs, and as many for each gradient. By
-    # results times taps the input gradient would be 64 * 9 * 4 * 3 = 6912, four times too much: three of four taps
-    # meet a zero that the dilation inserted. On 7x7 a quarter of 49 * 9 * 4 * 3 would be 1323, not the 1728 that the
-    # forward pass has.
+    # 8x8 (or 7x7) -> 4x4 with stride 2, 3x3, 3 -> 4: 16 * 9 * 3 * 4 = 1728 MACs, and as many for each
+    # gradient. By results times taps the input gradient would be 64 * 9 * 4 * 3 = 6912, four times too much:
+    # three of four taps meet a zero that the dilation inserted. On 7x7 a quarter of 49 * 9 * 4 * 3 would be
+    # 1323, not the 1728 that the forward pass has.
     assert three_products(conv(stride=2), array(1, size, size, 3), array(3, 3, 3, 4)) == [1728] * 3
 
 
@@ -82,20 +86,21 @@ def test_an_even_kernel() -> None:
 
 @pytest.mark.parametrize(("stride", "macs"), [(1, 2700), (2, 972)])
 def test_a_grouped_convolution(stride: int, macs: int) -> None:
-    # 4 -> 6 features in 2 groups: each result takes 3x3 taps of 4 / 2 = 2 features. 5x5 out: 25 * 6 * 9 * 2 = 2700;
-    # with stride 2 3x3 out: 9 * 6 * 9 * 2 = 972.
+    # 4 -> 6 features in 2 groups: each result takes 3x3 taps of 4 / 2 = 2 features. 5x5 out: 25 * 6 * 9 * 2 =
+    # 2700; with stride 2 3x3 out: 9 * 6 * 9 * 2 = 972.
     assert three_products(conv(stride, groups=2), array(1, 5, 5, 4), array(3, 3, 2, 6)) == [macs] * 3
 
 
 @pytest.mark.parametrize(("stride", "macs"), [(1, 3600), (2, 1296)])
 def test_a_depthwise_convolution(stride: int, macs: int) -> None:
-    # Two images, 4 features, each with 2 results of its own: 2 * 25 * 8 * 9 * 1 = 3600; stride 2: 2 * 9 * 8 * 9 = 1296.
+    # Two images, 4 features, each with 2 results of its own: 2 * 25 * 8 * 9 * 1 = 3600; stride 2: 2 * 9 * 8 *
+    # 9 = 1296.
     assert three_products(conv(stride, groups=4), array(2, 5, 5, 4), array(3, 3, 1, 8)) == [macs] * 3
 
 
 def test_batch_groups() -> None:
-    # 4 images in 2 groups, 6 kernels: the first 3 are applied to the first 2 images, the others to the last 2. The
-    # result is 2 x 3x3 x 6, each of 3x3 taps of 5 features: 2 * 9 * 6 * 45 = 4860 MACs.
+    # 4 images in 2 groups, 6 kernels: the first 3 are applied to the first 2 images, the others to the last
+    # 2. The result is 2 x 3x3 x 6, each of 3x3 taps of 5 features: 2 * 9 * 6 * 45 = 4860 MACs.
     def grouped(x: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=NHWC, batch_group_count=2)
 
@@ -107,7 +112,9 @@ def test_batch_groups() -> None:
 def test_random_convolutions_take_the_same_products_forward_and_for_both_gradients() -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
-        batch, size, kernel, stride, groups, c, o = (int(rng.integers(1, high)) for high in (4, 12, 8, 4, 4, 4, 4))
+        batch, size, kernel, stride, groups, c, o = (
+            int(rng.integers(1, high)) for high in (4, 12, 8, 4, 4, 4, 4)
+        )
         out = -(-size // stride)
         macs = batch * out * out * kernel * kernel * c * (o * groups)
         before = (kernel - 1) // 2
@@ -119,17 +126,21 @@ def test_random_convolutions_take_the_same_products_forward_and_for_both_gradien
 def test_a_dilated_operand_with_strides_needs_whole_numbers() -> None:
     def dilated(size: int, kernel: int) -> int:
         def apply(x: jax.Array, w: jax.Array) -> jax.Array:
-            return lax.conv_general_dilated(x, w, (3, 3), ((0, 0),) * 2, lhs_dilation=(2, 2), dimension_numbers=NHWC)
+            return lax.conv_general_dilated(
+                x, w, (3, 3), ((0, 0),) * 2, lhs_dilation=(2, 2), dimension_numbers=NHWC
+            )
+
         return operations(apply, array(1, size, size, 1), array(kernel, kernel, 1, 1))
 
-    # 6 places become 11, which have (11 - 2) // 3 + 1 = 4 results a side of 2x2 taps; a quarter is real: 16 MACs.
+    # 6 places become 11, which have (11 - 2) // 3 + 1 = 4 results a side of 2x2 taps; a quarter is real: 16
+    # MACs.
     assert dilated(6, 2) == 32
     # 3 places become 5, which have 1 result of 3x3 taps; a quarter of 9 is no number of MACs.
     with pytest.raises(CountError, match="9 products are no multiple of 4 .*test_primitives.py"):
         dilated(3, 3)
 
 
-# -- matrix products and the rest --------------------------------------------------------------------------------------
+# -- matrix products and the rest ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -188,5 +199,7 @@ def test_random_numbers_count_as_the_generators_rounds() -> None:
 
 def test_an_unknown_primitive_raises_with_its_name_and_line() -> None:
     # No layer of the networks is a triangular solve.
-    with pytest.raises(CountError, match=r"primitive 'triangular_solve' has no rule \(.*test_primitives\.py:\d+"):
+    with pytest.raises(
+        CountError, match=r"primitive 'triangular_solve' has no rule \(.*test_primitives\.py:\d+"
+    ):
         operations(lambda a, b: lax.linalg.triangular_solve(a, b, left_side=True), array(3, 3), array(3, 2))

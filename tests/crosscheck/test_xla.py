@@ -28,10 +28,12 @@ def both(function: Any, *shapes: tuple[int, ...]) -> tuple[int | None, int]:
     return estimate(jax.jit(function).lower(*arrays)), modelled
 
 
-@pytest.mark.parametrize(("size", "kernel", "taps"), [(7, 3, 19), (56, 3, 166), (7, 1, 7), (7, 5, 29), (5, 4, 16)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "taps"), [(7, 3, 19), (56, 3, 166), (7, 1, 7), (7, 5, 29), (5, 4, 16)]
+)
 def test_taps_that_are_not_padding(size: int, kernel: int, taps: int) -> None:
-    # 3 taps, 1 before: all 7 places have 3, but the first and the last 2: 19. 5 taps: 5 * 7 - 2 * (2 + 1) = 29.
-    # 4 taps, 1 before and 2 behind: 4 * 5 - 1 - (1 + 2) = 16.
+    # 3 taps, 1 before: all 7 places have 3, but the first and the last 2: 19. 5 taps: 5 * 7 - 2 * (2 + 1) =
+    # 29. 4 taps, 1 before and 2 behind: 4 * 5 - 1 - (1 + 2) = 16.
     before = (kernel - 1) // 2
     assert valid_taps(size, kernel, before=before, after=kernel - 1 - before) == taps
 
@@ -53,9 +55,12 @@ def test_strided_grouped_and_dilated_convolutions() -> None:
         size, kernel, stride, groups = (int(rng.integers(1, high)) for high in (12, 6, 4, 4))
 
         convolve = partial(
-            lax.conv_general_dilated, window_strides=(stride,) * 2, feature_group_count=groups,
-            padding=(((kernel - 1) // 2, kernel // 2),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+            lax.conv_general_dilated,
+            window_strides=(stride,) * 2,
+            feature_group_count=groups,
+            padding=(((kernel - 1) // 2, kernel // 2),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
 
         # The value and both gradients of its sum; the sum is of the results, less one addition.
         shapes = (2, size, size, 3 * groups), (kernel, kernel, 3, 2 * groups)
@@ -65,7 +70,9 @@ def test_strided_grouped_and_dilated_convolutions() -> None:
 
 
 def test_the_body_of_a_scan_counts_once() -> None:
-    found, modelled = both(lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], (4, 4), (4, 4))
+    found, modelled = both(
+        lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], (4, 4), (4, 4)
+    )
     # One product of 128; XLA also counts the loop's counter and its test, which no jaxpr has.
     assert modelled == 128 and found is not None and 128 <= found <= 128 + 4
 
@@ -113,7 +120,9 @@ def test_a_model_that_misses_a_convolution_is_outside_of_the_band() -> None:
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 8, 8, 3), (3, 3, 3, 4))]
 
     def step(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jnp.sum(lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+        return jnp.sum(
+            lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
 
     found = estimate(jax.jit(step).lower(*shapes))
     assert not Agreement(found, count(jax.make_jaxpr(step)(*shapes), rules=rules).total).agrees

@@ -19,7 +19,8 @@ def config(path: Path | str, *sets: str) -> Config:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """Files in the layout of https://www.cs.toronto.edu/~kriz/cifar.html, of random pixels; all of their records."""
+    """Files in the layout of https://www.cs.toronto.edu/~kriz/cifar.html, of random pixels; all of their
+    records."""
     folder = tmp_path_factory.mktemp("cifar") / cifar10.FOLDER
     folder.mkdir()
     records = np.random.default_rng(0).integers(0, 256, (60_000, 3073), dtype=np.uint8)
@@ -32,7 +33,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarra
 def test_every_pixel_and_label_arrives(published: tuple[Path, np.ndarray]) -> None:
     folder, records = published
     dataset = open_dataset(config(folder))
-    assert dataset.train_images.shape == (50_000, 32, 32, 3) and dataset.val_images.shape == (10_000, 32, 32, 3)
+    assert dataset.train_images.shape == (50_000, 32, 32, 3) and dataset.val_images.shape == (
+        10_000,
+        32,
+        32,
+        3,
+    )
     np.testing.assert_array_equal(dataset.train_labels, records[:50_000, 0])
     np.testing.assert_array_equal(dataset.val_labels, records[50_000:, 0])
 
@@ -50,7 +56,9 @@ def test_the_folder_above_and_fewer_images_do_as_well(published: tuple[Path, np.
     check_dataset(config(folder))
 
 
-def test_missing_damaged_and_foreign_files_are_named(published: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+def test_missing_damaged_and_foreign_files_are_named(
+    published: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
     folder = tmp_path / cifar10.FOLDER
     cases = [("", "it is empty"), (tmp_path / "nowhere", f"{tmp_path}/nowhere is no folder")]
     for path, part in cases:

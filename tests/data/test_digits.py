@@ -25,7 +25,8 @@ def test_shapes_and_types(digits: Dataset) -> None:
 
 
 def test_the_split_never_changes(digits: Dataset) -> None:
-    """The hash of 32 pixel images was computed once, with numpy 2.4 and scikit-learn 1.9; it holds for all versions."""
+    """The hash of 32 pixel images was computed once, with numpy 2.4 and scikit-learn 1.9; it holds for all
+    versions."""
     assert digits.sha256 == "d887b026937c204d826340c4757bb1bda28885fbfa68b4af77e476171b6ec443"
 
 
@@ -54,8 +55,9 @@ def test_enlarging_keeps_a_flat_image_and_a_gradient() -> None:
     flat = np.full((1, 8, 8), 100.0)
     np.testing.assert_array_equal(enlarge(flat, 30, 3), np.full((1, 30, 30, 3), 100))
 
-    # A horizontal ramp 0, 10, ..., 70 at pixel centres (i + 0.5): doubled, the centres lie a quarter pixel beside
-    # them, so the values are 2.5 below or above, and the outermost repeat the border: rint(2.5) = 2, rint(7.5) = 8.
+    # A horizontal ramp 0, 10, ..., 70 at pixel centres (i + 0.5): doubled, the centres lie a quarter pixel
+    # beside them, so the values are 2.5 below or above, and the outermost repeat the border: rint(2.5) = 2,
+    # rint(7.5) = 8.
     ramp = np.tile(np.arange(8) * 10.0, (8, 1))[None]
     row = enlarge(ramp, 16, 1)[0, 5, :, 0]
     np.testing.assert_array_equal(row[:5], [0, 2, 8, 12, 18])
@@ -63,13 +65,15 @@ def test_enlarging_keeps_a_flat_image_and_a_gradient() -> None:
 
 
 def test_fewer_images_and_three_channels() -> None:
-    dataset = open_dataset(load("demo", sets=["data.train_images=200", "data.val_images=50", "data.channels=3"]))
+    dataset = open_dataset(
+        load("demo", sets=["data.train_images=200", "data.val_images=50", "data.channels=3"])
+    )
     assert dataset.train_images.shape == (200, 32, 32, 3) and len(dataset.val_labels) == 50
     np.testing.assert_array_equal(dataset.train_images[..., 0], dataset.train_images[..., 2])
     assert set(dataset.train_labels.tolist()) == set(range(10))
 
 
-# -- what every data set promises --------------------------------------------------------------------------------------
+# -- what every data set promises ------------------------------------------------------------------
 
 
 def test_a_wrong_dtype_shape_or_label_is_refused(digits: Dataset) -> None:

@@ -85,5 +85,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_too_few_images_say_so_before_the_first_batch() -> None:
-    with pytest.raises(ValueError, match="70 training images are fewer than one batch of 40 on each of 2 devices"):
+    with pytest.raises(
+        ValueError, match="70 training images are fewer than one batch of 40 on each of 2 devices"
+    ):
         train_batches(numbered(70, 1), 0, 0, 2, 40)

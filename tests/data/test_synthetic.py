@@ -10,7 +10,13 @@ from aiperf_mpi.config import Config, ConfigError, load
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.dataset import Dataset
 
-SMALL = ("data.image_size=24", "data.train_images=600", "data.val_images=100", "data.classes=7", "data.channels=2")
+SMALL = (
+    "data.image_size=24",
+    "data.train_images=600",
+    "data.val_images=100",
+    "data.classes=7",
+    "data.channels=2",
+)
 
 
 def small(*sets: str, seed: int = 1) -> Config:
@@ -46,5 +52,7 @@ def test_a_class_can_be_told_from_its_images() -> None:
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"data.train_images: 1073741824 .* GiB of memory are free; lower it"):
+    with pytest.raises(
+        ConfigError, match=r"data.train_images: 1073741824 .* GiB of memory are free; lower it"
+    ):
         open_dataset(small("data.train_images=1073741824", "data.image_size=224"))

@@ -13,12 +13,15 @@ from tests.helpers.end_to_end import runs
 def mpi(request: pytest.FixtureRequest) -> str:
     """Each MPI that has an environment here."""
     if not launch.available(request.param):
-        pytest.skip(f"there is no environment for {request.param} ({launch.launcher(request.param)}): see bin/test")
+        pytest.skip(
+            f"there is no environment for {request.param} ({launch.launcher(request.param)}): see bin/test"
+        )
     return request.param
 
 
 @pytest.fixture(scope="module")
 def ended(mpi: str, tmp_path_factory: pytest.TempPathFactory) -> runs.Ended:
-    """A run of four ranks: coordinator, trainer, two generators. Several of its trials must end on a loaded machine."""
+    """A run of four ranks: coordinator, trainer, two generators. Several of its trials must end on a loaded
+    machine."""
     folder = tmp_path_factory.mktemp(mpi) / "run"
     return runs.run(4, folder, seconds=runs.SECONDS, mpi=mpi)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates that are made ready while the one before them trains: what they cost, and that every contract holds."""
+"""Candidates that are made ready while the one before them trains: what they cost, and that every contract
+holds."""
 
 from __future__ import annotations
 
@@ -15,14 +16,17 @@ pytestmark = pytest.mark.mpi
 
 #: Trials long enough that the next one can be made ready meanwhile, though two cores do both.
 AHEAD = (
-    "parallel.compile_ahead='on'", "data.train_images=65536", "train.round_epochs=[2]", "search.max_morphs=1",
+    "parallel.compile_ahead='on'",
+    "data.train_images=65536",
+    "train.round_epochs=[2]",
+    "search.max_morphs=1",
     "hpo.from_round=1000",
-)  # fmt: skip
+)
 
 
 def gaps(ended: runs.Ended) -> np.ndarray:
-    """Seconds between the last counted batch of each trial and the dispatch of the next one's first step; NaN behind a
-    trial that has none."""
+    """Seconds between the last counted batch of each trial and the dispatch of the next one's first step; NaN
+    behind a trial that has none."""
     trials, epochs = ended.table("trials"), ended.table("epochs")
     used = np.flatnonzero(np.isfinite(trials["t_first_step"]))
     used = used[np.argsort(trials["t_start"][used])]
@@ -34,11 +38,14 @@ def gaps(ended: runs.Ended) -> np.ndarray:
 @pytest.mark.full
 @pytest.mark.timeout(700)
 def test_the_next_candidate_waits_ready(tmp_path: Path) -> None:
-    """Behind a trial that lasts longer than the next one's compilation the devices wait for a few steps' time; a
-    candidate with a false count is rejected meanwhile, and one that raises fails at its turn."""
+    """Behind a trial that lasts longer than the next one's compilation the devices wait for a few steps'
+    time; a candidate with a false count is rejected meanwhile, and one that raises fails at its turn."""
     sets = (*AHEAD, "fault.tamper_in_round=2", "fault.raise_in_round=4")
     ended = runs.run_until(
-        lambda run: any(record["round"] >= 5 for record in runs.trained(run).values()), 4, tmp_path / "run", sets,
+        lambda run: any(record["round"] >= 5 for record in runs.trained(run).values()),
+        4,
+        tmp_path / "run",
+        sets,
         timeout=500,
     )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts in a real run: a wrong one, and a step that does more than its network, are found before any training."""
+"""Counts in a real run: a wrong one, and a step that does more than its network, are found before any
+training."""
 
 from __future__ import annotations
 
@@ -19,17 +20,22 @@ PRODUCT = launch.ROOT / "tests" / "programs" / "crosscheck" / "one_more_product.
 
 
 def test_tampered_count_is_rejected(tmp_path: Path) -> None:
-    """One candidate of round 2 states one operation too many: it is rejected with both numbers, its round refilled."""
+    """One candidate of round 2 states one operation too many: it is rejected with both numbers, its round
+    refilled."""
     ended = runs.run_until(
         lambda run: any(record["round"] >= 2 for record in runs.trained(run).values()),
-        4, tmp_path / "run", ("fault.tamper_in_round=2",),
-    )  # fmt: skip
+        4,
+        tmp_path / "run",
+        ("fault.tamper_in_round=2",),
+    )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     trials = ended.table("trials")
     rejected = np.flatnonzero(trials["status"] == "rejected")
     assert len(rejected) == 1, list(zip(trials["status"], trials["cause"], strict=True))
     row = rejected[0]
-    assert trials["round"][row] == 2 and trials["train_samples"][row] == 0 and trials["ops_credited"][row] == "0"
+    assert (
+        trials["round"][row] == 2 and trials["train_samples"][row] == 0 and trials["ops_credited"][row] == "0"
+    )
 
     # Both numbers are recorded: what the record stated, one too many, and what the tables say.
     stated, counted = (int(word) for word in trials["cause"][row].split() if word.isdigit())
@@ -43,8 +49,8 @@ def test_tampered_count_is_rejected(tmp_path: Path) -> None:
 
 
 def test_one_more_product_in_the_step_stops_the_run(tmp_path: Path) -> None:
-    """What is counted is the step that is trained: with one matrix product more in it, no candidate is trained, and
-    the run ends before the node-hours are gone."""
+    """What is counted is the step that is trained: with one matrix product more in it, no candidate is
+    trained, and the run ends before the node-hours are gone."""
     words = runs.arguments(tmp_path / "run", seconds=300)
     done = launch.mpirun(3, [PRODUCT, *words[2:]], timeout=200)
     ended = runs.Ended(done.returncode, done.stdout, done.stderr, tmp_path / "run")

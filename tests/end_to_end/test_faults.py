@@ -27,11 +27,14 @@ pytestmark = pytest.mark.mpi
 
 
 def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
-    """The trial of round 2 raises, that of round 3 turns NaN; the replica goes on, and neither earns anything. Each is
-    made ready while the one before it trains."""
+    """The trial of round 2 raises, that of round 3 turns NaN; the replica goes on, and neither earns
+    anything. Each is made ready while the one before it trains."""
     sets = ("fault.raise_in_round=2", "fault.nan_in_round=3", "parallel.compile_ahead='on'")
     ended = runs.run_until(
-        lambda run: any(record["round"] >= 4 for record in runs.trained(run).values()), 4, tmp_path / "run", sets
+        lambda run: any(record["round"] >= 4 for record in runs.trained(run).values()),
+        4,
+        tmp_path / "run",
+        sets,
     )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
 
@@ -54,7 +57,8 @@ def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
 
 
 def test_time_that_nobody_accounts_for_is_found(tmp_path: Path) -> None:
-    """Idle has its own timer: two seconds of sleep outside of every phase break the sum, and the run is INVALID."""
+    """Idle has its own timer: two seconds of sleep outside of every phase break the sum, and the run is
+    INVALID."""
     sets = ("fault.untimed_sleep_seconds=2.0", "fault.untimed_sleep_rank=1")
     ended = runs.run(3, tmp_path / "run", sets, seconds=10)
     assert ended.code == 3, ended.text()
@@ -66,9 +70,9 @@ def test_time_that_nobody_accounts_for_is_found(tmp_path: Path) -> None:
     assert missing[1] == pytest.approx(2.0, abs=0.3) and abs(missing[0]) < 0.3 and abs(missing[2]) < 0.3
 
 
-@pytest.mark.parametrize(("mpi", "number"), [
-    ("mpich", signal.SIGUSR1), ("mpich", signal.SIGINT), ("openmpi", signal.SIGUSR1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mpi", "number"), [("mpich", signal.SIGUSR1), ("mpich", signal.SIGINT), ("openmpi", signal.SIGUSR1)]
+)
 def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
     """A signal to the launcher: partial work is recorded, the file judged, exit 4 within 30 s."""
     if not launch.available(mpi):
@@ -101,9 +105,12 @@ def test_history_full_drains(tmp_path: Path) -> None:
         assert "history is full" in file.attrs["end_cause"]
 
 
-@pytest.mark.parametrize("moment", [pytest.param(i, marks=[pytest.mark.full] if i > 1 else []) for i in range(10)])
+@pytest.mark.parametrize(
+    "moment", [pytest.param(i, marks=[pytest.mark.full] if i > 1 else []) for i in range(10)]
+)
 def test_kill_at_a_random_moment(moment: int, tmp_path: Path) -> None:
-    """SIGKILL of launcher, ranks and writer: the journal has all that ended 2 s before, the partial file opens."""
+    """SIGKILL of launcher, ranks and writer: the journal has all that ended 2 s before, the partial file
+    opens."""
     rng = random.Random(f"moment {moment}")
     folder = tmp_path / "run"
     job = runs.start(4, folder, seconds=600)
@@ -119,8 +126,11 @@ def test_kill_at_a_random_moment(moment: int, tmp_path: Path) -> None:
         except psutil.NoSuchProcess:
             continue
     ended = runs.finish(job, folder, timeout=60)
-    told = [(_stamp(line), int(number)) for line in ended.err.splitlines()
-            for number in re.findall(r"trial (\d+) (?:done|stopped|failed)", line)]  # fmt: skip
+    told = [
+        (_stamp(line), int(number))
+        for line in ended.err.splitlines()
+        for number in re.findall(r"trial (\d+) (?:done|stopped|failed)", line)
+    ]
 
     run = journal.replay(folder / "journal.jsonl")
     assert {number for stamp, number in told if stamp < killed - 2} <= set(run.trials["trial_id"].tolist())

@@ -67,8 +67,11 @@ def test_children_begin_where_their_parents_were(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_only_kept_weights_have_children(tmp_path: Path) -> None:
-    """Two replicas keep one each; what a better one pushed out is told to all, and is nobody's parent from then on."""
-    ended = runs.run(5, tmp_path / "run", (INHERIT, "search.queue_depth=1"), "--ranks-per-node", "2", seconds=50)
+    """Two replicas keep one each; what a better one pushed out is told to all, and is nobody's parent from
+    then on."""
+    ended = runs.run(
+        5, tmp_path / "run", (INHERIT, "search.queue_depth=1"), "--ranks-per-node", "2", seconds=50
+    )
     assert ended.code == 0, ended.text()
     found = records(ended)
     kept = set(found["trial"][(found["kind"] == OUTCOME) & (found["flags"] & KEPT > 0)].tolist())
@@ -81,7 +84,9 @@ def test_only_kept_weights_have_children(tmp_path: Path) -> None:
     # Left are the best of each replica; trials that core stop cut short may have been written, too.
     trials = ended.table("trials")
     names = {int(path.stem) for path in (ended.folder / "checkpoints").iterdir()}
-    assert len(names) == 2 and names <= kept | set(trials["trial_id"][trials["status"] == "unfinished"].tolist())
+    assert len(names) == 2 and names <= kept | set(
+        trials["trial_id"][trials["status"] == "unfinished"].tolist()
+    )
     for name in names:
         own = trials["replica"] == trials["replica"][trials["trial_id"] == name]
         assert trials["best_error"][trials["trial_id"] == name] == np.nanmin(trials["best_error"][own])
@@ -89,7 +94,8 @@ def test_only_kept_weights_have_children(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_weights_that_vanish_cost_their_children_only(tmp_path: Path) -> None:
-    """Whatever is kept is removed at once: children are rejected or fail, the search turns to the initial weights."""
+    """Whatever is kept is removed at once: children are rejected or fail, the search turns to the initial
+    weights."""
     folder, over = tmp_path / "run", threading.Event()
     sets = (INHERIT, "result.keep_checkpoints=4")
 
@@ -103,8 +109,13 @@ def test_weights_that_vanish_cost_their_children_only(tmp_path: Path) -> None:
     thread.start()
     try:
         job = runs.start(4, folder, sets, seconds=600)
-        wait_for(folder, lambda trials: sum(b"gone" in cause for cause in trials["cause"]) >= 2
-                 and np.count_nonzero(np.isin(trials["status"], (1, 2))) >= 3)  # fmt: skip
+        wait_for(
+            folder,
+            lambda trials: (
+                sum(b"gone" in cause for cause in trials["cause"]) >= 2
+                and np.count_nonzero(np.isin(trials["status"], (1, 2))) >= 3
+            ),
+        )
         job.terminate()
         ended = runs.finish(job, folder)
     finally:

@@ -22,19 +22,28 @@ pytestmark = pytest.mark.mpi
 @pytest.mark.full
 @pytest.mark.timeout(700)
 def test_a_trial_that_would_not_fit_accumulates(tmp_path: Path) -> None:
-    """With three quarters of what the initial network needs whole, it trains in parts: the same batch, all credited."""
+    """With three quarters of what the initial network needs whole, it trains in parts: the same batch, all
+    credited."""
     base = config.load("demo", sets=runs.TINY).base
     needed = needed_bytes(compile_steps(Architecture(base), StepSettings(32), jax.devices()[:1]).train)
     limit = needed.fixed + needed.temporary * 3 // 4
     ended = runs.run_until(
-        lambda run: len(run.trials) >= 1, 4, tmp_path / "run",
-        (f"parallel.memory_limit={limit}", "search.max_morphs=1"), timeout=500,
-    )  # fmt: skip
+        lambda run: len(run.trials) >= 1,
+        4,
+        tmp_path / "run",
+        (f"parallel.memory_limit={limit}", "search.max_morphs=1"),
+        timeout=500,
+    )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     trials = ended.table("trials")
-    first = {name: trials[name][0] for name in ("micro_batch", "accumulation", "batch_per_device", "train_samples")}
+    first = {
+        name: trials[name][0] for name in ("micro_batch", "accumulation", "batch_per_device", "train_samples")
+    }
     # 256 images in two epochs of eight steps.
-    assert first["accumulation"] > 1 and first["micro_batch"] * first["accumulation"] == 32 == first["batch_per_device"]
+    assert (
+        first["accumulation"] > 1
+        and first["micro_batch"] * first["accumulation"] == 32 == first["batch_per_device"]
+    )
     assert first["train_samples"] == 512 and trials["ops_credited"][0] == trials["ops"][0] != "0"
 
 
@@ -42,9 +51,12 @@ def test_a_trial_that_would_not_fit_accumulates(tmp_path: Path) -> None:
 @pytest.mark.timeout(700)
 def test_what_never_fits_fails_alone_and_the_replica_goes_on(tmp_path: Path) -> None:
     ended = runs.run_until(
-        lambda run: np.count_nonzero(run.trials["cause"] != b"") >= 2, 4, tmp_path / "run",
-        ("parallel.memory_limit=1000",), timeout=500,
-    )  # fmt: skip
+        lambda run: np.count_nonzero(run.trials["cause"] != b"") >= 2,
+        4,
+        tmp_path / "run",
+        ("parallel.memory_limit=1000",),
+        timeout=500,
+    )
     assert ended.code == 4, ended.text()
     trials = ended.table("trials")
     failed = trials["status"] == "failed"

@@ -15,10 +15,9 @@ from tests.helpers.end_to_end import runs
 pytestmark = pytest.mark.mpi
 
 
-@pytest.mark.parametrize(("ranks", "roles"), [
-    (2, ["coordinator", "trainer"]),
-    (3, ["coordinator", "trainer", "generator"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ranks", "roles"), [(2, ["coordinator", "trainer"]), (3, ["coordinator", "trainer", "generator"])]
+)
 def test_few_ranks(ranks: int, roles: list[str], tmp_path: Path) -> None:
     """With two ranks the trainer makes its own candidates, in a thread."""
     ended = runs.run_until(lambda run: len(runs.trained(run)) >= 2, ranks, tmp_path / "run")
@@ -28,12 +27,15 @@ def test_few_ranks(ranks: int, roles: list[str], tmp_path: Path) -> None:
     assert np.sum(trials["train_samples"] > 0) >= 2, trials
 
 
-@pytest.mark.parametrize(("mpi", "per_node", "replicas"), [
-    ("mpich", 2, 3),
-    ("openmpi", 3, 2),
-    pytest.param("mpich", 3, 2, marks=pytest.mark.full),
-    pytest.param("openmpi", 2, 3, marks=pytest.mark.full),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mpi", "per_node", "replicas"),
+    [
+        ("mpich", 2, 3),
+        ("openmpi", 3, 2),
+        pytest.param("mpich", 3, 2, marks=pytest.mark.full),
+        pytest.param("openmpi", 2, 3, marks=pytest.mark.full),
+    ],
+)
 def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_path: Path) -> None:
     """Seven ranks, cut into nodes: replicas train children of trials that other replicas trained."""
     if not launch.available(mpi):
@@ -43,7 +45,9 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
         """Every replica has trained, and one of them a child of another's trial."""
         trained = runs.trained(run)
         replica_of = {trial: int(record["replica"]) for trial, record in trained.items()}
-        foreign = [t for t, r in trained.items() if replica_of.get(int(r["parent"]), replica_of[t]) != replica_of[t]]
+        foreign = [
+            t for t, r in trained.items() if replica_of.get(int(r["parent"]), replica_of[t]) != replica_of[t]
+        ]
         return set(replica_of.values()) == set(range(replicas)) and bool(foreign)
 
     ended = runs.run_until(shared, 7, tmp_path / "run", (), "--ranks-per-node", str(per_node), mpi=mpi)
@@ -54,9 +58,13 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
     trained = np.isfinite(trials["t_start"]) & (trials["train_samples"] > 0)
     assert set(trials["replica"][trained]) == set(range(replicas)), ended.text()
     replica_of = dict(zip(trials["trial_id"], trials["replica"], strict=True))
-    others = [t for t, p, r in zip(trials["trial_id"][trained], trials["parent_id"][trained],
-                                   trials["replica"][trained], strict=True)
-              if p >= 0 and replica_of[p] != r]  # fmt: skip
+    others = [
+        t
+        for t, p, r in zip(
+            trials["trial_id"][trained], trials["parent_id"][trained], trials["replica"][trained], strict=True
+        )
+        if p >= 0 and replica_of[p] != r
+    ]
     assert others, "no replica trained a child of another replica's trial"
 
     # Rounds count in each replica from 1, without a gap.
@@ -70,7 +78,9 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
     assert set(messages["kind"][direct]) <= {"epoch", "trial", "rank", "final", "sample", "stop"}
     to_rank_0 = direct & (messages["kind"] != "stop")
     assert np.sum(messages["sent"][to_rank_0 & (messages["rank"] == 0)]) == 0
-    assert np.sum(messages["sent"][to_rank_0]) == np.sum(messages["received"][to_rank_0 & (messages["rank"] == 0)])
+    assert np.sum(messages["sent"][to_rank_0]) == np.sum(
+        messages["received"][to_rank_0 & (messages["rank"] == 0)]
+    )
 
 
 def test_four_devices(tmp_path: Path) -> None:
@@ -89,8 +99,10 @@ def test_two_trainers_on_a_node(tmp_path: Path) -> None:
     sets = ("parallel.trainers_per_node=2", "parallel.host_devices=2")
     ended = runs.run_until(
         lambda run: {int(record["replica"]) for record in runs.trained(run).values()} == {0, 1},
-        4, tmp_path / "run", sets,
-    )  # fmt: skip
+        4,
+        tmp_path / "run",
+        sets,
+    )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert ended.lines["nodes"] == "1" and ended.lines["replicas"] == "2"
     trials = ended.table("trials")

@@ -31,7 +31,10 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "unknown option": (["--preset", "demo", "--tiem-limit", "5"], ["--tiem-limit", "--help"]),
     "no number": (["--preset", "demo", "--time-limit", "soon"], ["--time-limit", "soon"]),
     "unknown preset": (["--preset", "dmo"], ["dmo", "demo"]),
-    "unknown key": (["--preset", "demo", "--set", "train.batch=3"], ["train.batch", "train.batch_per_device"]),
+    "unknown key": (
+        ["--preset", "demo", "--set", "train.batch=3"],
+        ["train.batch", "train.batch_per_device"],
+    ),
     "wrong type": (["--preset", "demo", "--set", 'train.lr="fast"'], ["train.lr", "fast"]),
     "impossible value": (["--preset", "demo", "--set", "train.epochs=0"], ["train.epochs"]),
     "broken TOML": (["--config", "broken.toml"], ["broken.toml", "TOML"]),
@@ -49,14 +52,24 @@ def test_bad_input(name: str, tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[run\nseed = 1")
     done = launch.mpirun(3, ["-m", "aiperf_mpi", *words], cwd=tmp_path, timeout=90)
     refused(done, *expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml"], "a refused run left something behind"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml"], (
+        "a refused run left something behind"
+    )
 
 
-@pytest.mark.parametrize(("batch", "least"), [("train.batch_per_device=32", 128), ("hpo.batches=[8,64]", 256)])
+@pytest.mark.parametrize(
+    ("batch", "least"), [("train.batch_per_device=32", 128), ("hpo.batches=[8,64]", 256)]
+)
 def test_a_batch_over_all_devices_beyond_the_data(tmp_path: Path, batch: str, least: int) -> None:
     """How many devices there are is known in the run alone; a trial of such a batch could only fail."""
     key = batch.partition("=")[0]
-    sets = ("train.batch_per_device=8", "hpo.batches=[8]", "data.train_images=100", "parallel.host_devices=4", batch)
+    sets = (
+        "train.batch_per_device=8",
+        "hpo.batches=[8]",
+        "data.train_images=100",
+        "parallel.host_devices=4",
+        batch,
+    )
     done = launch.mpirun(3, runs.arguments(tmp_path / "run", sets), timeout=90)
     refused(done, key, "4 devices", str(least), "100 training images")
     assert not (tmp_path / "run").exists(), "a refused run left something behind"
@@ -66,11 +79,15 @@ def test_a_batch_over_all_devices_beyond_the_data(tmp_path: Path, batch: str, le
 def test_too_little_space(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True, timeout=10)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True, timeout=10
+    )
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
     try:
-        done = launch.mpirun(3, ["-m", "aiperf_mpi", "--preset", "demo", "--output", small / "run"], timeout=90)
+        done = launch.mpirun(
+            3, ["-m", "aiperf_mpi", "--preset", "demo", "--output", small / "run"], timeout=90
+        )
         refused(done, "--output", "free")
     finally:
         subprocess.run(["umount", small], check=True, timeout=10)
@@ -98,9 +115,12 @@ def test_time_limit_beyond_the_job(tmp_path: Path) -> None:
 def test_help_and_check_need_no_mpi() -> None:
     """`--help`, `--version` and `run --check` work where neither MPI nor JAX can be imported."""
     block = (
-        "import sys; sys.modules['mpi4py.MPI'] = sys.modules['jax'] = None; from aiperf_mpi.__main__ import main; "
+        "import sys; sys.modules['mpi4py.MPI'] = sys.modules['jax'] = None; from aiperf_mpi.__main__ import "
+        "main; "
         "sys.exit(main(sys.argv[1:]))"
     )
     for words in (["--version"], ["--help"], ["run", "--preset", "demo", "--check"]):
-        done = subprocess.run([sys.executable, "-c", block, *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", block, *words], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0 and done.stdout, done.stderr

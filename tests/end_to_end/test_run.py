@@ -18,7 +18,7 @@ from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.planning.estimate import records
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge.judge import read
+from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.package import check_manifest, read_manifest
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
@@ -39,7 +39,8 @@ def test_everything_that_speaks_of_the_run_says_the_same(ended: Ended) -> None:
 
 
 def test_the_best_model_is_validated_again_by_anybody(ended: Ended, tmp_path: Path) -> None:
-    """`verify --reevaluate`: the checkpoint gives the stated error; another checkpoint does not pass for it."""
+    """`verify --reevaluate`: the checkpoint gives the stated error; another checkpoint does not pass for
+    it."""
     done = command("verify", "--reevaluate", ended.result)
     assert done.returncode == 0 and "V03 repeated passed" in done.stderr, done.stderr
 
@@ -48,8 +49,12 @@ def test_the_best_model_is_validated_again_by_anybody(ended: Ended, tmp_path: Pa
     with h5py.File(ended.result) as file:
         trial = int(file.attrs["error_final_trial"])
     saved = load_checkpoint(ended.folder / "checkpoints" / f"{trial}.h5")
-    worse = {"params": {name: {k: -v for k, v in leaf.items()} for name, leaf in saved.variables["params"].items()},
-             "batch_stats": saved.variables["batch_stats"]}  # fmt: skip
+    worse = {
+        "params": {
+            name: {k: -v for k, v in leaf.items()} for name, leaf in saved.variables["params"].items()
+        },
+        "batch_stats": saved.variables["batch_stats"],
+    }
     save_checkpoint(tmp_path / "checkpoints" / f"{trial}.h5", trial, saved.architecture, worse)
     done = command("verify", "--reevaluate", tmp_path / "result.h5")
     assert done.returncode == 3 and "V03 repeated FAILED" in done.stderr, done.stderr
@@ -61,25 +66,35 @@ def test_verdict_is_printed_once(ended: Ended) -> None:
 
 
 def test_trials_form_a_tree(ended: Ended) -> None:
-    """Every parent exists, every child is its parent with the child's own morphs, no candidate is trained twice."""
+    """Every parent exists, every child is its parent with the child's own morphs, no candidate is trained
+    twice."""
     trials = ended.table("trials")
-    architectures = {i: Architecture.from_json(text) for i, text in zip(trials["trial_id"], trials["arch_json"],
-                                                                         strict=True)}  # fmt: skip
+    architectures = {
+        i: Architecture.from_json(text)
+        for i, text in zip(trials["trial_id"], trials["arch_json"], strict=True)
+    }
     assert np.sum(trials["parent_id"] == -1) == 1 and trials["trial_id"][trials["parent_id"] == -1] == 0
     for trial, parent, morphs in zip(trials["trial_id"], trials["parent_id"], trials["morphs"], strict=True):
         if parent >= 0:
             own = tuple(Morph.from_dict(morph) for morph in json.loads(morphs))
             assert own and architectures[parent].apply(*own) == architectures[trial]
 
-    trained = [key for key, n in zip(zip(trials["arch_hash"], trials["batch_global"], strict=True),
-                                     trials["train_samples"], strict=True) if n]  # fmt: skip
+    trained = [
+        key
+        for key, n in zip(
+            zip(trials["arch_hash"], trials["batch_global"], strict=True),
+            trials["train_samples"],
+            strict=True,
+        )
+        if n
+    ]
     assert len(trained) >= 3 and len(trained) == len(set(trained)), trained
 
 
 def test_the_history_took_no_more_records_than_estimated(ended: Ended) -> None:
-    """Of as many trials as this replica came to the end of: two records each, and what was trained, waited or was
-    replaced."""
-    config = Evidence(read(ended.result)[0]).config
+    """Of as many trials as this replica came to the end of: two records each, and what was trained, waited or
+    was replaced."""
+    config = Evidence(judge_file(ended.result)[0]).config
     status, run = ended.table("trials")["status"], journal.replay(ended.folder / "journal.jsonl")
     whole = int(np.isin(status, ("done", "stopped", "failed")).sum())
     needed, replaced = records(config, 1, whole + 1)
@@ -106,15 +121,18 @@ def test_time_is_accounted_for(ended: Ended) -> None:
 
 
 def test_messages_carry_rows_only(ended: Ended) -> None:
-    """Point-to-point messages are rows to rank 0 and stop messages from it; history and candidates use windows."""
+    """Point-to-point messages are rows to rank 0 and stop messages from it; history and candidates use
+    windows."""
     messages = ended.table("messages")
     point_to_point = messages["channel"] == "point-to-point"
     assert set(messages["kind"][point_to_point]) <= {"epoch", "trial", "rank", "final", "sample", "stop"}
     assert {"history", "candidate", "claim"} <= set(messages["kind"][~point_to_point])
 
     # One row an epoch, one a trial that ended or was cut short, one farewell from each rank but 0.
-    received = {k: int(np.sum(messages["received"][(messages["rank"] == 0) & (messages["kind"] == k)]))
-                for k in ("epoch", "trial", "rank", "final", "sample")}  # fmt: skip
+    received = {
+        k: int(np.sum(messages["received"][(messages["rank"] == 0) & (messages["kind"] == k)]))
+        for k in ("epoch", "trial", "rank", "final", "sample")
+    }
     trials = ended.table("trials")
     assert received["epoch"] == len(ended.table("epochs")["epoch"])
     assert received["trial"] == np.sum(np.isfinite(trials["t_start"]))
@@ -123,7 +141,8 @@ def test_messages_carry_rows_only(ended: Ended) -> None:
 
 
 def test_use_of_the_machine_is_sampled(ended: Ended) -> None:
-    """A sample every 2 s up to core stop, by a thread that takes less than half a percent of a core at one in 30 s."""
+    """A sample every 2 s up to core stop, by a thread that takes less than half a percent of a core at one in
+    30 s."""
     samples, ranks = ended.table("samples"), ended.table("ranks")
     assert 8 <= len(samples["t"]) <= 16 and SECONDS - 0.01 <= samples["t"][-1]
     assert samples["sample_seconds"].sum() / samples["count"].sum() / 30 < 0.005
@@ -175,7 +194,9 @@ def test_report_and_verify_read_the_file_alone(ended: Ended, tmp_path: Path) -> 
     command = [sys.executable, "-m", "aiperf_mpi"]
     verify = subprocess.run([*command, "verify", moved], capture_output=True, text=True, timeout=60)
     report = subprocess.run([*command, "report", moved], capture_output=True, text=True, timeout=60)
-    assert verify.returncode == 0 and "AIPERF_MPI status: VALID" in verify.stdout, verify.stdout + verify.stderr
+    assert verify.returncode == 0 and "AIPERF_MPI status: VALID" in verify.stdout, (
+        verify.stdout + verify.stderr
+    )
     assert report.returncode == 0 and "VALID" in report.stdout, report.stdout + report.stderr
 
 

@@ -33,17 +33,29 @@ from tests.helpers.end_to_end import runs
 pytestmark = pytest.mark.mpi
 
 #: Four trainers with a device each, two by two; networks of one block, so that they compile quickly.
-TEAMS = ("parallel.host_devices=4", "parallel.trainers_per_node=4", "parallel.trainers_per_replica=2",
-         "model.blocks=[1]", "model.width=2", "data.image_size=8", "search.max_parameters=2000",
-         "train.batch_per_device=8", "hpo.enabled=false")  # fmt: skip
+TEAMS = (
+    "parallel.host_devices=4",
+    "parallel.trainers_per_node=4",
+    "parallel.trainers_per_replica=2",
+    "model.blocks=[1]",
+    "model.width=2",
+    "data.image_size=8",
+    "search.max_parameters=2000",
+    "train.batch_per_device=8",
+    "hpo.enabled=false",
+)
 
 #: What goes wrong: in replica 1 the second of its two processes raises, in replica 0 a device loses a bit.
-FAULTS = ("fault.raise_in_round=1", "fault.raise_replica=1", "fault.raise_trainer=1", "fault.disturb_in_round=2",
-          "fault.disturb_replica=0")  # fmt: skip
+FAULTS = (
+    "fault.raise_in_round=1",
+    "fault.raise_replica=1",
+    "fault.raise_trainer=1",
+    "fault.disturb_in_round=2",
+    "fault.disturb_replica=0",
+)
 
 #: Programs that are compiled in less time, and compute the same but for rounding.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
 
 
 def enough(run: Run) -> bool:
@@ -54,23 +66,27 @@ def enough(run: Run) -> bool:
 
 
 def alone(ended: runs.Ended) -> list[tuple[float, float, float]]:
-    """Training loss, validation loss and error of the first trial's epochs, trained again in this process: one device
-    that accumulates what the two of replica 0 have each."""
+    """Training loss, validation loss and error of the first trial's epochs, trained again in this process:
+    one device that accumulates what the two of replica 0 have each."""
     run = journal.replay(ended.folder / "journal.jsonl")
     config = configuration.from_toml(run.header.config_toml)
     candidate = Candidate.from_record(runs.trained(run)[0], Architecture(config.base), 0)
     dataset, batch = open_dataset(config), 2 * candidate.batch_per_device
     settings = StepSettings(batch, accumulate=2, mean=dataset.mean, deviation=dataset.deviation)
     compiled = compile_steps(candidate.architecture, settings, jax.devices()[:1])
-    variables = initial_variables(candidate.architecture, stream(INIT, candidate.seed), config.model.zero_gamma)
+    variables = initial_variables(
+        candidate.architecture, stream(INIT, candidate.seed), config.model.zero_gamma
+    )
     epochs = int(np.sum(run.epochs["trial_id"] == 0))
     training = Training(
-        compiled, compiled.start(variables, stream(AUGMENT, candidate.seed)),
+        compiled,
+        compiled.start(variables, stream(AUGMENT, candidate.seed)),
         lambda epoch: train_batches(dataset, candidate.seed, epoch, 1, batch),
         lambda: val_batches(dataset, 1, batch),
         FitSettings(epochs, epochs, lambda epoch: learning_rate(config.train.lr, epoch, config.train.epochs)),
-        timer=PhaseTimer(), poll=lambda: False,
-    )  # fmt: skip
+        timer=PhaseTimer(),
+        poll=lambda: False,
+    )
     return [(row.train_loss, row.val_loss, row.val_error) for row in training]
 
 
@@ -97,10 +113,15 @@ def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
         assert trials["status"][found[place]] in ("done", "stopped")
     assert sum(trials["status"] == "failed") == 2
 
-    # Each replica's rows come from one process, and count what both trained; both were at work at the same time.
-    whole = (epochs["partial"] == 0) & np.isin(epochs["trial_id"], trials["trial_id"][[found[0, 1], found[1, 2]]])
+    # Each replica's rows come from one process, and count what both trained; both were at work at the same
+    # time.
+    whole = (epochs["partial"] == 0) & np.isin(
+        epochs["trial_id"], trials["trial_id"][[found[0, 1], found[1, 2]]]
+    )
     assert set(epochs["train_samples"][whole]) == {256} and set(epochs["val_samples"][whole]) == {60}
-    assert len({(t, e) for t, e in zip(epochs["trial_id"], epochs["epoch"], strict=True)}) == len(epochs["epoch"])
+    assert len({(t, e) for t, e in zip(epochs["trial_id"], epochs["epoch"], strict=True)}) == len(
+        epochs["epoch"]
+    )
     first, second = found[0, 1], found[1, 2]
     spans = [(trials["t_start"][i], trials["t_end"][i]) for i in (found[1, 1], second)]
     assert any(begin < trials["t_end"][first] and trials["t_start"][first] < end for begin, end in spans)
@@ -122,8 +143,11 @@ def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_team_validates_its_best_model_again_though_it_could_not_be_written_at_first(tmp_path: Path) -> None:
-    """The first trainer cannot write the first trial's weights, which are the best ones at least for a while."""
+def test_a_team_validates_its_best_model_again_though_it_could_not_be_written_at_first(
+    tmp_path: Path,
+) -> None:
+    """The first trainer cannot write the first trial's weights, which are the best ones at least for a
+    while."""
     folder = tmp_path / "run"
     sets = (*TEAMS, "parallel.host_devices=2", "parallel.trainers_per_node=2")
     job = runs.start(4, folder, sets, seconds=60, env=QUICK)
@@ -132,33 +156,54 @@ def test_a_team_validates_its_best_model_again_though_it_could_not_be_written_at
         time.sleep(0.01)
     blocked, path = folder / "checkpoints", folder / "journal.jsonl"
     blocked.write_text("a file where the folder should be")
-    while not (path.exists() and len(journal.replay(path).trials)) and job.poll() is None and time.monotonic() < limit:
+    while (
+        not (path.exists() and len(journal.replay(path).trials))
+        and job.poll() is None
+        and time.monotonic() < limit
+    ):
         time.sleep(0.3)
     blocked.unlink()
     ended = runs.finish(job, folder, timeout=300)
     assert ended.code == 0 and ended.lines["status"] == "VALID", ended.text()
     trials = ended.table("trials")
-    assert trials["status"][0] == "done" and trials["cause"][0].startswith("its weights are not kept: File exists")
+    assert trials["status"][0] == "done" and trials["cause"][0].startswith(
+        "its weights are not kept: File exists"
+    )
     assert math.isfinite(float(ended.lines["error_final"])), ended.text()
 
 
 #: A replica of two processes, whose trials last longer than it takes to make the next one ready.
-AHEAD = (*TEAMS, "parallel.host_devices=2", "parallel.trainers_per_node=2", "parallel.compile_ahead='on'",
-         "train.round_epochs=[2]", "data.train_images=16384", "search.max_morphs=1", "fault.tamper_in_round=2",
-         "fault.raise_in_round=4", "fault.raise_trainer=1")  # fmt: skip
+AHEAD = (
+    *TEAMS,
+    "parallel.host_devices=2",
+    "parallel.trainers_per_node=2",
+    "parallel.compile_ahead='on'",
+    "train.round_epochs=[2]",
+    "data.train_images=16384",
+    "search.max_morphs=1",
+    "fault.tamper_in_round=2",
+    "fault.raise_in_round=4",
+    "fault.raise_trainer=1",
+)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
 def test_a_team_makes_its_next_candidate_ready_ahead(mpi: str, tmp_path: Path) -> None:
-    """Both processes prepare the same next one while they train: behind a trial the devices wait for a few steps' time;
-    one with a false count is rejected by both meanwhile, one that raises on one of them fails on both at its turn."""
+    """Both processes prepare the same next one while they train: behind a trial the devices wait for a few
+    steps' time; one with a false count is rejected by both meanwhile, one that raises on one of them fails on
+    both at its turn."""
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
     ended = runs.run_until(
-        lambda run: any(record["round"] >= 6 for record in runs.trained(run).values()), 4, tmp_path / "run", AHEAD,
-        mpi=mpi, env=QUICK, timeout=550,
+        lambda run: any(record["round"] >= 6 for record in runs.trained(run).values()),
+        4,
+        tmp_path / "run",
+        AHEAD,
+        mpi=mpi,
+        env=QUICK,
+        timeout=550,
     )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     trials, ranks = ended.table("trials"), ended.table("ranks")
@@ -185,20 +230,30 @@ def test_the_generators_of_all_nodes_of_a_replica_make_its_candidates(mpi: str, 
     """Two nodes of a trainer and a generator each, cut from this host, with one replica on both."""
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
-    sets = (*TEAMS, "parallel.host_devices=1", "parallel.trainers_per_node=1", "parallel.ranks_per_node=2",
-            "search.queue_depth=8")  # fmt: skip
+    sets = (
+        *TEAMS,
+        "parallel.host_devices=1",
+        "parallel.trainers_per_node=1",
+        "parallel.ranks_per_node=2",
+        "search.queue_depth=8",
+    )
     ended = runs.run_until(
-        lambda run: len(run.trials) >= 2 and len(run.records) >= 10, 5, tmp_path / "run", sets, mpi=mpi, env=QUICK,
+        lambda run: len(run.trials) >= 2 and len(run.records) >= 10,
+        5,
+        tmp_path / "run",
+        sets,
+        mpi=mpi,
+        env=QUICK,
         timeout=350,
-    )  # fmt: skip
+    )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert (ended.lines["replicas"], ended.lines["nodes"]) == ("1", "2")
     ranks, trials = ended.table("ranks"), ended.table("trials")
     assert ranks["role"].tolist() == ["coordinator", "trainer", "generator", "trainer", "generator"]
     assert ranks["node"].tolist() == [-1, 0, 0, 1, 1] and ranks["replica"].tolist() == [-1, 0, -1, 0, -1]
 
-    # Both have put some of the candidates behind the initial network, which is the first trainer's, into the queue that
-    # is on the first node; their rounds are trained in order.
+    # Both have put some of the candidates behind the initial network, which is the first trainer's, into the
+    # queue that is on the first node; their rounds are trained in order.
     carried = ended.table("messages")
     queued = (carried["kind"] == "candidate") & (carried["sent"] > 0)
     assert set(carried["rank"][queued].tolist()) == {1, 2, 4}, carried

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting ranks in a test: the launcher of either MPI wheel, with a time limit that leaves no process behind."""
+"""Starting ranks in a test: the launcher of either MPI wheel, with a time limit that leaves no process
+behind."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Environment of each MPI: bin/setup-environment makes both.
 ENVIRONMENTS = {"mpich": ROOT / ".venv", "openmpi": ROOT / ".venv-openmpi"}
 
-#: Open MPI refuses root and more ranks than cores unless told otherwise; its one-sided UCX component needs a network.
+#: Open MPI refuses root and more ranks than cores unless told otherwise; its one-sided UCX component needs a
+#: network.
 OPENMPI_VARIABLES = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -27,7 +29,8 @@ OPENMPI_VARIABLES = {
 
 @cache
 def available(mpi: str) -> bool:
-    """Whether the environment of this MPI has its launcher; without the two environments, this Python's own counts."""
+    """Whether the environment of this MPI has its launcher; without the two environments, this Python's own
+    counts."""
     return launcher(mpi).is_file()
 
 
@@ -74,7 +77,8 @@ def start(
 
 
 def finish(job: subprocess.Popen[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Waits for a job; one that is not over after `timeout` seconds is killed whole and raises TimeoutExpired."""
+    """Waits for a job; one that is not over after `timeout` seconds is killed whole and raises
+    TimeoutExpired."""
     try:
         out, err = job.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as late:
@@ -85,7 +89,8 @@ def finish(job: subprocess.Popen[str], timeout: float = 120) -> subprocess.Compl
 
 
 def kill(job: subprocess.Popen[str]) -> None:
-    """SIGKILL for the launcher and every rank of its process group; nothing happens if they are gone already."""
+    """SIGKILL for the launcher and every rank of its process group; nothing happens if they are gone
+    already."""
     try:
         os.killpg(job.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -19,8 +19,8 @@ class NVMLError(Exception):
 
 
 class Nvml:
-    """Two devices in NVML's own units (mW, mJ, MHz, byte); the second is old: it has no energy counter and does not
-    tell its use. There is no such device where the tests run, so this stands for the library."""
+    """Two devices in NVML's own units (mW, mJ, MHz, byte); the second is old: it has no energy counter and
+    does not tell its use. There is no such device where the tests run, so this stands for the library."""
 
     NVMLError = NVMLError
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
@@ -106,16 +106,22 @@ def amd(tmp_path: Path) -> Path:
     files = {
         "card0/device": {"vendor": "0x1a03"},
         "card1/device": {
-            "vendor": "0x1002", "product_name": "AMD Instinct MI210", "unique_id": "7d41f4d2", "gpu_busy_percent": "88",
-            "mem_info_vram_total": "68702699520", "mem_info_vram_used": "1048576",
+            "vendor": "0x1002",
+            "product_name": "AMD Instinct MI210",
+            "unique_id": "7d41f4d2",
+            "gpu_busy_percent": "88",
+            "mem_info_vram_total": "68702699520",
+            "mem_info_vram_used": "1048576",
         },
         "card1/device/hwmon/hwmon5": {
-            "power1_average": "187000000", "power1_cap": "300000000", "temp1_input": "54000",
+            "power1_average": "187000000",
+            "power1_cap": "300000000",
+            "temp1_input": "54000",
             "freq1_input": "1700000000",
         },
         "card2/device": {"vendor": "0x1002", "device": "0x740f"},
         "card1-DP-1": {"status": "disconnected"},
-    }  # fmt: skip
+    }
     for folder, texts in files.items():
         path = tmp_path / "sys" / "class" / "drm" / folder
         path.mkdir(parents=True, exist_ok=True)
@@ -137,16 +143,24 @@ def test_amd_is_read_from_the_kernels_files(amd: Path) -> None:
 
 
 def test_peaks_have_a_source_each_and_names_match_whole() -> None:
-    # A device multiplies half-precision numbers at least twice as fast as float32, and that at least as fast as its
-    # vector units.
+    # A device multiplies half-precision numbers at least twice as fast as float32, and that at least as fast
+    # as its vector units.
     for name, peak in PEAKS:
-        assert peak.matrix16_ops >= 2 * peak.matrix32_ops >= 2 * peak.float32_ops > 0 and len(peak.source) > 20, name
+        assert (
+            peak.matrix16_ops >= 2 * peak.matrix32_ops >= 2 * peak.float32_ops > 0 and len(peak.source) > 20
+        ), name
     assert len({name for name, _ in PEAKS}) == len(PEAKS)
     for name, matrix16 in (
-        ("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989.4e12),
-        ("NVIDIA A100-SXM4-40GB", 312e12), ("Tesla V100-SXM2-16GB", 125e12), ("AMD Instinct MI300X OAM", 1307.4e12),
-        ("Tesla V100-PCIE-32GB", 112e12), ("NVIDIA H100 NVL", 835.5e12), ("NVIDIA GB200", 2500e12),
-    ):  # fmt: skip
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("Tesla V100-SXM2-16GB", 125e12),
+        ("AMD Instinct MI300X OAM", 1307.4e12),
+        ("Tesla V100-PCIE-32GB", 112e12),
+        ("NVIDIA H100 NVL", 835.5e12),
+        ("NVIDIA GB200", 2500e12),
+    ):
         assert (peak := peak_of(name)) is not None and peak.matrix16_ops == matrix16
     for other in ("NVIDIA H100 PCIe MIG 1g.10gb", "NVIDIA H200 NVL", "AMD Instinct MI300X VF", "H100", ""):
         assert peak_of(other) is None, other
@@ -154,12 +168,15 @@ def test_peaks_have_a_source_each_and_names_match_whole() -> None:
 
 
 def test_rates_of_amd_follow_from_their_compute_units() -> None:
-    # Operations per clock and compute unit of the maker's table x compute units x clock: 110 x 1024 x 1.7 GHz = 191.5,
-    # 104 x 1024 x 1.7 GHz = 181.0, 304 x 2048 x 2.1 GHz = 1307.4, 228 x 2048 x 2.1 GHz = 980.6 (in 1e12).
+    # Operations per clock and compute unit of the maker's table x compute units x clock: 110 x 1024 x 1.7 GHz
+    # = 191.5, 104 x 1024 x 1.7 GHz = 181.0, 304 x 2048 x 2.1 GHz = 1307.4, 228 x 2048 x 2.1 GHz = 980.6 (in
+    # 1e12).
     for name, units, per_clock, hertz in (
-        ("AMD Instinct MI250X", 110, 1024, 1.7e9), ("AMD Instinct MI210", 104, 1024, 1.7e9),
-        ("AMD Instinct MI300X", 304, 2048, 2.1e9), ("AMD Instinct MI300A", 228, 2048, 2.1e9),
-    ):  # fmt: skip
+        ("AMD Instinct MI250X", 110, 1024, 1.7e9),
+        ("AMD Instinct MI210", 104, 1024, 1.7e9),
+        ("AMD Instinct MI300X", 304, 2048, 2.1e9),
+        ("AMD Instinct MI300A", 228, 2048, 2.1e9),
+    ):
         assert (peak := peak_of(name)) is not None
         assert peak.matrix16_ops == pytest.approx(units * per_clock * hertz, rel=1e-3), name
 

@@ -53,7 +53,9 @@ def test_the_energy_at_core_stop_lies_between_samples() -> None:
     assert energy_at(t, energy, 60.5) == 9100.0
     # A second and more than a hundredth is not known.
     assert math.isnan(energy_at(t, energy, 61.0))
-    assert math.isnan(energy_at(t, np.full(2, math.nan), 45.0)) and math.isnan(energy_at(t[:0], energy[:0], 45.0))
+    assert math.isnan(energy_at(t, np.full(2, math.nan), 45.0)) and math.isnan(
+        energy_at(t[:0], energy[:0], 45.0)
+    )
 
 
 def samples(*rows: tuple[int, float, float]) -> dict[str, np.ndarray]:
@@ -70,7 +72,8 @@ def test_every_node_that_measured_counts_whatever_its_host_is_called() -> None:
 
 
 def test_a_node_without_power_is_excused_by_its_host_alone() -> None:
-    # Node 0 takes 100 W, node 2 50 W; node 1 is on node 0's host and measures no power. At 10 s: 1000 + 500 J.
+    # Node 0 takes 100 W, node 2 50 W; node 1 is on node 0's host and measures no power. At 10 s: 1000 + 500
+    # J.
     rows = samples((0, 12, 1200), (1, 12, math.nan), (2, 6, 300), (2, 12, 600))
     hosts = {-1: "a", 0: "a", 1: "a", 2: "b"}
     assert core_energy(rows, hosts, 10.0, ["RAPL"]) == (1500.0, "level 0: device only: RAPL")

@@ -23,10 +23,12 @@ def root(tmp_path: Path) -> Path:
         "sys/class/net/lo": {"operstate": "unknown", "mtu": "65536"},
         "sys/class/infiniband/mlx5_0": {"fw_ver": "28.39.1002"},
         "sys/class/infiniband/mlx5_0/ports/1": {
-            "state": "4: ACTIVE", "rate": "400 Gb/sec (4X NDR)", "link_layer": "InfiniBand",
+            "state": "4: ACTIVE",
+            "rate": "400 Gb/sec (4X NDR)",
+            "link_layer": "InfiniBand",
         },
         "sys/class/infiniband/mlx5_0/ports/1/counters": {"port_xmit_data": "1000", "port_rcv_data": "500"},
-    }  # fmt: skip
+    }
     for folder, texts in files.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -36,12 +38,24 @@ def root(tmp_path: Path) -> Path:
 
 def test_interfaces_and_fabric_are_listed(root: Path) -> None:
     assert interfaces(root) == [
-        {"name": "eth0", "state": "up", "mbit_per_second": 25000, "mtu": "9000", "driver": "virtual: it has no device"}
+        {
+            "name": "eth0",
+            "state": "up",
+            "mbit_per_second": 25000,
+            "mtu": "9000",
+            "driver": "virtual: it has no device",
+        }
     ]
     assert rdma_devices(root) == [
-        {"device": "mlx5_0", "port": "1", "state": "4: ACTIVE", "rate": "400 Gb/sec (4X NDR)",
-         "link_layer": "InfiniBand", "firmware": "28.39.1002"}
-    ]  # fmt: skip
+        {
+            "device": "mlx5_0",
+            "port": "1",
+            "state": "4: ACTIVE",
+            "rate": "400 Gb/sec (4X NDR)",
+            "link_layer": "InfiniBand",
+            "firmware": "28.39.1002",
+        }
+    ]
 
 
 def test_what_is_absent_says_why(tmp_path: Path) -> None:
@@ -50,7 +64,8 @@ def test_what_is_absent_says_why(tmp_path: Path) -> None:
 
 
 def test_fabric_counts_words_of_four_bytes(root: Path, tmp_path: Path) -> None:
-    # 1000 words sent and 500 received before the first reading count nothing; 200 and 50 later are 1000 bytes.
+    # 1000 words sent and 500 received before the first reading count nothing; 200 and 50 later are 1000
+    # bytes.
     folder = root / "sys" / "class" / "infiniband"
     host, counters = Host(folder), folder / "mlx5_0" / "ports" / "1" / "counters"
     assert host.read().fabric_bytes == 0.0
@@ -71,7 +86,9 @@ def test_a_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
         f"tmpfs {str(tmp_path)[:-1]} tmpfs rw 0 0\nnone {tmp_path}/with\\040blank nfs4 rw 0 0\n"
     )
     (tmp_path / "with blank").mkdir()
-    found = file_systems({"a": f"{tmp_path}/not/there/yet", "b": f"{tmp_path}/with blank", "c": "/", "d": ""}, mounts)
+    found = file_systems(
+        {"a": f"{tmp_path}/not/there/yet", "b": f"{tmp_path}/with blank", "c": "/", "d": ""}, mounts
+    )
     kinds = {name: one["type"] for name, one in found.items() if isinstance(one, dict)}
     assert kinds == {"a": "lustre", "b": "nfs4", "c": "ext4"} and found["d"] == "none: no path is set"
 

@@ -46,7 +46,14 @@ def test_secrets_stay_out_and_settings_of_launchers_come_in() -> None:
         "AWS_SECRET_ACCESS_KEY": "x",
         "OMPI_COMM_WORLD_SIZE": "4",
     }
-    kept = {"SLURM_JOB_ID", "JAX_PLATFORMS", "XLA_FLAGS", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "OMPI_COMM_WORLD_SIZE"}
+    kept = {
+        "SLURM_JOB_ID",
+        "JAX_PLATFORMS",
+        "XLA_FLAGS",
+        "OMP_NUM_THREADS",
+        "LD_LIBRARY_PATH",
+        "OMPI_COMM_WORLD_SIZE",
+    }
     assert set(environment(given)) == kept
 
 

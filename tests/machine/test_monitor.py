@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor: real samples of this host, power by hand from counters that are written, its cost, its rows' number."""
+"""The monitor: real samples of this host, power by hand from counters that are written, its cost, its rows'
+number."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def zone(tmp_path: Path) -> Zone:
     return found
 
 
-# -- rows --------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 def test_a_sample_of_this_host_is_real() -> None:
@@ -99,7 +100,7 @@ def test_several_measurements_make_a_row_that_means_them(zone: Zone) -> None:
         row_of(sampler)
 
 
-# -- power -------------------------------------------------------------------------------------------------------------
+# -- power -----------------------------------------------------------------------------------------
 
 
 def test_accelerators_count_by_their_counters_else_by_their_power() -> None:
@@ -123,7 +124,10 @@ def test_a_node_with_an_accelerator_that_is_not_read_has_no_energy(zone: Zone) -
 
 
 def test_the_second_node_of_a_host_measures_no_power(zone: Zone) -> None:
-    assert all(math.isnan(joules) for joules in PowerMeter(probe(counters=(zone,), power=False), silent).read(0.0, []))
+    assert all(
+        math.isnan(joules)
+        for joules in PowerMeter(probe(counters=(zone,), power=False), silent).read(0.0, [])
+    )
 
 
 def test_a_counter_that_breaks_ends_its_measurement_once(zone: Zone) -> None:
@@ -190,7 +194,8 @@ def test_counters_that_break_leave_energy_unknown_and_the_run_valid(zone: Zone) 
 
 @pytest.mark.parametrize("when", [0, 1, 2, 3])
 def test_a_power_that_is_not_told_once_leaves_the_run_valid(when: int) -> None:
-    # At core start it is the reason why nothing is measured; later a straight line stands for it, or for its end.
+    # At core start it is the reason why nothing is measured; later a straight line stands for it, or for its
+    # end.
     said: list[str] = []
     watts = [math.nan if number == when else 100.0 for number in range(4)]
     rows = measured(Probe(Host(), Telling(*watts), 1, ()), said.append, lambda number: None)
@@ -199,18 +204,22 @@ def test_a_power_that_is_not_told_once_leaves_the_run_valid(when: int) -> None:
     verdict = judged(rows)
     assert verdict.valid, verdict.reasons
     # Core stop is at 5.5 s: 550 J, also across the gap.
-    assert math.isnan(verdict.energy_joules) if when in (0, 3) else verdict.energy_joules == pytest.approx(550.0)
+    assert (
+        math.isnan(verdict.energy_joules) if when in (0, 3) else verdict.energy_joules == pytest.approx(550.0)
+    )
 
 
 def test_an_interface_that_goes_away_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 1 kB are sent on each of two interfaces, the second disappears with its 9 kB, and comes again from 0 with 4 kB.
+    # 1 kB are sent on each of two interfaces, the second disappears with its 9 kB, and comes again from 0
+    # with 4 kB.
     told = [{"a": 1000, "b": 8000}, {"a": 2000, "b": 9000}, {"a": 2500}, {"a": 2500, "b": 4000}]
 
     def card(amount: int) -> SimpleNamespace:
         return SimpleNamespace(bytes_sent=amount, bytes_recv=0)
 
     monkeypatch.setattr(
-        "psutil.net_io_counters", lambda pernic: {name: card(n) for name, n in told.pop(0).items()} | {"lo": card(7)}
+        "psutil.net_io_counters",
+        lambda pernic: {name: card(n) for name, n in told.pop(0).items()} | {"lo": card(7)},
     )
     rows = measured(probe(), silent, lambda number: None)
     assert rows["net_bytes"].tolist() == [2000.0, 2500.0, 2500.0]
@@ -235,22 +244,29 @@ def test_a_host_that_hides_its_counters_is_no_end_of_the_run(monkeypatch: pytest
     assert verdict.valid, verdict.reasons
 
 
-# -- the thread --------------------------------------------------------------------------------------------------------
+# -- the thread ------------------------------------------------------------------------------------
 
 
 def test_the_thread_measures_on_time_and_a_last_time_at_the_end() -> None:
-    # First at 0.1 s, then every 0.2 s, two measurements a row: rows at 0.3 s, 0.7 s, and what is left at the end.
+    # First at 0.1 s, then every 0.2 s, two measurements a row: rows at 0.3 s, 0.7 s, and what is left at the
+    # end.
     rows: list[tuple[str, dict[str, float]]] = []
     start = time.monotonic()
     monitor = Monitor(
-        Sampler(0, probe(), silent), lambda: time.monotonic() - start, 0.2, 2, 0.1,
+        Sampler(0, probe(), silent),
+        lambda: time.monotonic() - start,
+        0.2,
+        2,
+        0.1,
         lambda row: rows.append((threading.current_thread().name, row)),
-    )  # fmt: skip
+    )
     monitor.start()
     time.sleep(1.0)
     monitor.finish()
     threads, values = zip(*rows, strict=True)
-    assert len(rows) >= 3 and set(threads[:-1]) == {"monitor"} and threads[-1] == threading.current_thread().name
+    assert (
+        len(rows) >= 3 and set(threads[:-1]) == {"monitor"} and threads[-1] == threading.current_thread().name
+    )
     assert [row["window"] for row in values] == list(range(len(rows)))
     assert all(row["count"] == 2 for row in values[:-1]) and values[0]["t"] >= 0.3
     assert np.all(np.diff([row["t"] for row in values]) > 0) and 1.0 <= values[-1]["t"] < 3.0
@@ -274,9 +290,11 @@ def test_sampling_costs_less_than_a_half_percent_of_a_core() -> None:
     [
         (1, 86_400.0, 1),
         # 10,000 nodes x 100 samples in 50 minutes fit; 720 samples each in 6 hours are 7.2 million: 7 a row.
-        (10_000, 3000.0, 1), (10_000, 21_600.0, 7), (100_000, 3600.0, 12),
+        (10_000, 3000.0, 1),
+        (10_000, 21_600.0, 7),
+        (100_000, 3600.0, 12),
     ],
-)  # fmt: skip
+)
 def test_large_machines_have_no_more_than_a_million_rows(nodes: int, time_limit: float, every: int) -> None:
     assert stride(nodes, time_limit, SECONDS) == every
     assert nodes * time_limit / (every * SECONDS) <= MAX_ROWS

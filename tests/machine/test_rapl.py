@@ -15,10 +15,14 @@ from aiperf_mpi.machine.rapl import zones
 def tree(tmp_path: Path) -> Path:
     """Two packages with memory and cores, the platform, and the first package's second view."""
     for zone, name, energy in (
-        ("intel-rapl:0", "package-0", 1_000), ("intel-rapl:0:0", "core", 300), ("intel-rapl:0:1", "dram", 200),
-        ("intel-rapl:1", "package-1", 5_000), ("intel-rapl:1:0", "dram", 400), ("intel-rapl:2", "psys", 9_000),
+        ("intel-rapl:0", "package-0", 1_000),
+        ("intel-rapl:0:0", "core", 300),
+        ("intel-rapl:0:1", "dram", 200),
+        ("intel-rapl:1", "package-1", 5_000),
+        ("intel-rapl:1:0", "dram", 400),
+        ("intel-rapl:2", "psys", 9_000),
         ("intel-rapl-mmio:0", "package-0", 1_000),
-    ):  # fmt: skip
+    ):
         folder = tmp_path / zone
         folder.mkdir()
         (folder / "name").write_text(f"{name}\n")

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiperf_mpi.network.architecture import MAX_UNIT_ID, Architecture, Base, Edge, Layer, Morph, MorphError, resnet50
+from aiperf_mpi.network.architecture import (
+    MAX_UNIT_ID,
+    Architecture,
+    Base,
+    Edge,
+    Layer,
+    Morph,
+    MorphError,
+    resnet50,
+)
 from aiperf_mpi.network.morphism import eligible_morphs, random_chain
 
 SMALL = Base(image_size=32, channels=1, classes=10, width=4)
@@ -37,13 +46,22 @@ def canonical(architecture: Architecture) -> tuple[Layer, ...]:
         return name
 
     return tuple(
-        Layer(x.kind, rename(x.name), tuple(rename(n) for n in x.inputs), x.in_shape, x.out_shape, x.kernel, x.stride)
+        Layer(
+            x.kind,
+            rename(x.name),
+            tuple(rename(n) for n in x.inputs),
+            x.in_shape,
+            x.out_shape,
+            x.kernel,
+            x.stride,
+        )
         for x in architecture.layers()
     )
 
 
 def well_formed(architecture: Architecture) -> None:
-    """Every layer reads what comes before it, in the shape that it was left in, and ADDs join equal shapes."""
+    """Every layer reads what comes before it, in the shape that it was left in, and ADDs join equal
+    shapes."""
     shapes = {"input": (architecture.base.image_size,) * 2 + (architecture.base.channels,)}
     for layer in architecture.layers():
         assert layer.name not in shapes, f"{layer.name} appears twice"
@@ -59,17 +77,24 @@ def well_formed(architecture: Architecture) -> None:
     assert shapes["softmax"] == (1, 1, architecture.base.classes)
 
 
-# -- the base network ------------------------------------------------------------------------------------------------
+# -- the base network ------------------------------------------------------------------------------
 
 
 def test_resnet50_has_its_published_size() -> None:
-    # 1 stem + 16 blocks of 3 convolutions + 4 projections = 53; a ReLU behind each but the projections = 49; 16 ADDs.
-    # 25,557,032 parameters is the number that every framework reports for ResNet-50 with 1000 classes (its
-    # convolutions without bias): the stride's place does not change it.
+    # 1 stem + 16 blocks of 3 convolutions + 4 projections = 53; a ReLU behind each but the projections = 49;
+    # 16 ADDs. 25,557,032 parameters is the number that every framework reports for ResNet-50 with 1000
+    # classes (its convolutions without bias): the stride's place does not change it.
     architecture = resnet50()
     kinds = [layer.kind for layer in architecture.layers()]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "conv": 53, "batch_norm": 53, "relu": 49, "add": 16, "max_pool": 1, "global_pool": 1, "dense": 1, "softmax": 1
+        "conv": 53,
+        "batch_norm": 53,
+        "relu": 49,
+        "add": 16,
+        "max_pool": 1,
+        "global_pool": 1,
+        "dense": 1,
+        "softmax": 1,
     }
     assert architecture.parameters == 25_557_032
     well_formed(architecture)
@@ -88,15 +113,22 @@ def test_version_1_strides_in_the_first_convolution_of_a_stage() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"image_size": 0}, {"width": 1 << 17}, {"blocks": ()}, {"blocks": (1, 0)}, {"blocks": (1366,)}, {"classes": -1},
-     {"blocks": (1,) * 9}],
+    [
+        {"image_size": 0},
+        {"width": 1 << 17},
+        {"blocks": ()},
+        {"blocks": (1, 0)},
+        {"blocks": (1366,)},
+        {"classes": -1},
+        {"blocks": (1,) * 9},
+    ],
 )
 def test_an_impossible_base_is_refused(changes: dict) -> None:
     with pytest.raises(ValueError, match="base network"):
         Base(**changes)
 
 
-# -- the morphs ------------------------------------------------------------------------------------------------------
+# -- the morphs ------------------------------------------------------------------------------------
 
 
 def test_deeper_takes_over_all_consumers() -> None:
@@ -122,12 +154,19 @@ def test_deeper_behind_the_stem_takes_over_the_pooling() -> None:
 
 
 def test_deeper_after_a_deeper_stands_between() -> None:
-    assert order(resnet50().apply(Morph("deeper", 5, 0, 3), Morph("deeper", 5, 0, 3)))[4:9] == [4, 5, 50, 49, 6]
+    assert order(resnet50().apply(Morph("deeper", 5, 0, 3), Morph("deeper", 5, 0, 3)))[4:9] == [
+        4,
+        5,
+        50,
+        49,
+        6,
+    ]
 
 
 def test_wider_doubles_what_additions_tie() -> None:
-    # The identity shortcuts of stage 1 tie the last units of its blocks, 3, 6 and 9; 3 gets a projection from the
-    # pooling, and 12 one from 9, so neither the stem nor stage 2 is tied. Their neighbours change input only.
+    # The identity shortcuts of stage 1 tie the last units of its blocks, 3, 6 and 9; 3 gets a projection from
+    # the pooling, and 12 one from 9, so neither the stem nor stage 2 is tied. Their neighbours change input
+    # only.
     after = resnet50().apply(Morph("wider", 6))
     filters = {unit.id: unit.filters for unit in after.units}
     assert [filters[i] for i in (3, 6, 9)] == [512, 512, 512]
@@ -173,8 +212,9 @@ def test_deeper_unties_the_unit_before_it() -> None:
         (1, 48, "conv", 8, (7, 7, 2048)),  # all three; the pooling is before unit 1
     ],
 )
-def test_skip_is_projected_over_what_lies_between(source: int, target: int, kind: str, stride: int,
-                                                  shape: tuple[int, int, int]) -> None:
+def test_skip_is_projected_over_what_lies_between(
+    source: int, target: int, kind: str, stride: int, shape: tuple[int, int, int]
+) -> None:
     after = resnet50().apply(Morph("skip", source, target))
     assert {u.id: u for u in after.units}[target].edges[-1] == Edge(source, kind, stride)
     layers = by_name(after)
@@ -186,7 +226,8 @@ def test_skip_is_projected_over_what_lies_between(source: int, target: int, kind
 
 
 def test_skip_over_the_pooling_has_its_stride() -> None:
-    # A unit behind the stem stands before the pooling (112x112); stage 2 is at 28x28: 2 (pooling) * 2 (unit 10) = 4.
+    # A unit behind the stem stands before the pooling (112x112); stage 2 is at 28x28: 2 (pooling) * 2 (unit
+    # 10) = 4.
     after = resnet50().apply(Morph("deeper", 0, 0, 3), Morph("skip", 49, 11))
     layer = by_name(after)["unit011.from049.conv"]
     assert (layer.stride, layer.in_shape, layer.out_shape) == (4, (112, 112, 64), (28, 28, 128))
@@ -195,7 +236,9 @@ def test_skip_over_the_pooling_has_its_stride() -> None:
 
 def test_skip_strides_round_as_the_chain_does_on_odd_sizes() -> None:
     # 50 pixels: stem 25, pooling 13, stages 13, 7, 4, 2. A stride of 8 from 13 must give 2 = ceil(13 / 8).
-    architecture = Architecture(Base(image_size=50, channels=1, classes=10, width=4)).apply(Morph("skip", 1, 48))
+    architecture = Architecture(Base(image_size=50, channels=1, classes=10, width=4)).apply(
+        Morph("skip", 1, 48)
+    )
     assert by_name(architecture)["unit048.from001.conv"].out_shape[:2] == (2, 2)
     well_formed(architecture)
 
@@ -235,10 +278,13 @@ def test_ids_end_where_twelve_bits_do() -> None:
         full.apply(Morph("deeper", 0, 0, 1))
 
 
-# -- any chain -------------------------------------------------------------------------------------------------------
+# -- any chain -------------------------------------------------------------------------------------
 
-chains = st.tuples(st.sampled_from([SMALL, TINY, Base(48, 3, 7, 3, (2, 1, 3))]), st.integers(0, 2**32 - 1),
-                   st.integers(0, 24))
+chains = st.tuples(
+    st.sampled_from([SMALL, TINY, Base(48, 3, 7, 3, (2, 1, 3))]),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 24),
+)
 
 
 @given(chains)
@@ -252,8 +298,11 @@ def test_any_chain_gives_a_network_that_holds_together(chain: tuple[Base, int, i
     total = 0
     for layer in architecture.layers():
         channels_in, channels_out = layer.in_shape[2], layer.out_shape[2]
-        total += {"conv": layer.kernel**2 * channels_in * channels_out, "batch_norm": 2 * channels_out,
-                  "dense": (channels_in + 1) * channels_out}.get(layer.kind, 0)
+        total += {
+            "conv": layer.kernel**2 * channels_in * channels_out,
+            "batch_norm": 2 * channels_out,
+            "dense": (channels_in + 1) * channels_out,
+        }.get(layer.kind, 0)
     assert architecture.parameters == total
 
     # JSON and the packed form come back the same, and a full replay equals the incremental one.
@@ -299,8 +348,13 @@ def test_equal_hash_means_equal_network(seed: int) -> None:
 
 
 def test_morphs_that_commute_hash_alike() -> None:
-    independent = [Morph("deeper", 8, 0, 3), Morph("deeper", 30, 0, 3), Morph("wider", 20), Morph("kernel", 41, 0, 5),
-                   Morph("skip", 2, 15)]
+    independent = [
+        Morph("deeper", 8, 0, 3),
+        Morph("deeper", 30, 0, 3),
+        Morph("wider", 20),
+        Morph("kernel", 41, 0, 5),
+        Morph("skip", 2, 15),
+    ]
     shuffled, rng, hashes = list(independent), random.Random(1), set()
     for _ in range(20):
         rng.shuffle(shuffled)
@@ -311,8 +365,16 @@ def test_morphs_that_commute_hash_alike() -> None:
 def test_what_differs_hashes_differently() -> None:
     plain = Architecture(SMALL)
     children = [plain.apply(morph) for morph in eligible_morphs(plain)]
-    bases = [Architecture(Base(**{**vars_of(SMALL), name: value})) for name, value in
-             (("image_size", 33), ("channels", 3), ("classes", 11), ("width", 5), ("blocks", (3, 4, 6, 4)))]
+    bases = [
+        Architecture(Base(**{**vars_of(SMALL), name: value}))
+        for name, value in (
+            ("image_size", 33),
+            ("channels", 3),
+            ("classes", 11),
+            ("width", 5),
+            ("blocks", (3, 4, 6, 4)),
+        )
+    ]
     networks = {canonical(network) for network in [plain, *children]}
     assert len({network.hash for network in [plain, *children]}) == len(networks)
     assert len({network.hash for network in [plain, *bases]}) == 6
@@ -323,7 +385,8 @@ def vars_of(base: Base) -> dict:
 
 
 def test_most_swaps_of_neighbours_commute() -> None:
-    # The prototypes found 1721 of 1739. Below 90 % the hash would miss duplicates that the claims should catch.
+    # The prototypes found 1721 of 1739. Below 90 % the hash would miss duplicates that the claims should
+    # catch.
     rng, same, pairs = np.random.default_rng(7), 0, 0
     for _ in range(150):
         architecture, morphs = random_chain(Architecture(SMALL), rng, 6)
@@ -339,7 +402,7 @@ def test_most_swaps_of_neighbours_commute() -> None:
     assert same / pairs > 0.9, (same, pairs)
 
 
-# -- kernels of hyperparameter optimisation --------------------------------------------------------------------------
+# -- kernels of hyperparameter optimisation --------------------------------------------------------
 
 
 def test_own_kernels_are_those_of_own_deepers() -> None:
@@ -354,7 +417,9 @@ def test_own_kernels_are_those_of_own_deepers() -> None:
 
 
 def test_a_kernel_morph_wins() -> None:
-    child = Architecture(SMALL).apply(Morph("deeper", 5, 0, 3), Morph("deeper", 9, 0, 3), Morph("kernel", 49, 0, 5))
+    child = Architecture(SMALL).apply(
+        Morph("deeper", 5, 0, 3), Morph("deeper", 9, 0, 3), Morph("kernel", 49, 0, 5)
+    )
     kernels = {unit.id: unit.kernel for unit in child.with_own_kernel(3, 7).units}
     assert (kernels[49], kernels[50]) == (5, 7)
 

@@ -10,8 +10,11 @@ import pytest
 from aiperf_mpi.network.architecture import MAX_UNIT_ID, POOL, Architecture, Base, Morph, MorphError, resnet50
 
 SMALL = Base(image_size=32, channels=1, classes=10, width=4)
-GOOD = Architecture(SMALL).apply(Morph("deeper", 5, 0, 5), Morph("skip", 1, 9), Morph("wider", 8),
-                                 Morph("kernel", 4, 0, 3)).to_dict()
+GOOD = (
+    Architecture(SMALL)
+    .apply(Morph("deeper", 5, 0, 5), Morph("skip", 1, 9), Morph("wider", 8), Morph("kernel", 4, 0, 3))
+    .to_dict()
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,9 @@ def test_the_json_form_is_plain_and_documented() -> None:
         {"op": "kernel", "unit": 4, "kernel": 3},
     ]
     assert Architecture.from_dict({}) == resnet50()
-    assert Architecture.from_dict({"morphs": [{"op": "deeper", "after": 5}]}).morphs == (Morph("deeper", 5, 0, 3),)
+    assert Architecture.from_dict({"morphs": [{"op": "deeper", "after": 5}]}).morphs == (
+        Morph("deeper", 5, 0, 3),
+    )
 
 
 @pytest.mark.parametrize("word", [4 << 29, 7 << 29, 1 << 29 | 1, 2 << 29 | 1 << 24, 0 << 29 | 3 << 24 | 9])

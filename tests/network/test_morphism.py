@@ -18,14 +18,16 @@ TINY = Architecture(Base(image_size=16, channels=1, classes=4, width=2, blocks=(
 
 
 def test_eligible_morphs_of_resnet50() -> None:
-    # 49 ReLUs; all 49 convolutions but the last; pairs of the 48 units behind the stem, 48 * 47 / 2 = 1128, less the
-    # 15 that a block's shortcut joins already (16 blocks, the first one's starts at the pooling); 48 convolutions
-    # below 7x7 (the stem has 7x7).
+    # 49 ReLUs; all 49 convolutions but the last; pairs of the 48 units behind the stem, 48 * 47 / 2 = 1128,
+    # less the 15 that a block's shortcut joins already (16 blocks, the first one's starts at the pooling); 48
+    # convolutions below 7x7 (the stem has 7x7).
     counts = {op: len(eligible_morphs(resnet50(), (op,))) for op in OPS}
     assert counts == {"deeper": 49, "wider": 48, "skip": 1113, "kernel": 48}
 
 
-@pytest.mark.parametrize(("kernel", "grown"), [(1, 3), (2, 3), (3, 5), (4, 5), (5, 7), (6, 7), (7, None), (9, None)])
+@pytest.mark.parametrize(
+    ("kernel", "grown"), [(1, 3), (2, 3), (3, 5), (4, 5), (5, 7), (6, 7), (7, None), (9, None)]
+)
 def test_kernels_grow_to_the_next_of_3_5_7(kernel: int, grown: int | None) -> None:
     assert next_kernel(kernel) == grown
 
@@ -50,8 +52,9 @@ def test_eligible_is_exactly_what_can_be_applied(seed: int) -> None:
 
 
 def test_a_random_morph_is_uniform_over_operations_then_places() -> None:
-    # 6,000 draws over 4 operations: 1,500 each, standard deviation 34; within an operation its places are equally
-    # likely. A chi-squared statistic over 4 + 3 + 3 + 3 places of TINY (4 units): far below 100 unless it is wrong.
+    # 6,000 draws over 4 operations: 1,500 each, standard deviation 34; within an operation its places are
+    # equally likely. A chi-squared statistic over 4 + 3 + 3 + 3 places of TINY (4 units): far below 100
+    # unless it is wrong.
     rng = np.random.default_rng(0)
     drawn = Counter(random_morph(TINY, rng) for _ in range(6000))
     pools = {op: eligible_morphs(TINY, (op,)) for op in OPS}

@@ -21,7 +21,7 @@ def digits(value: float) -> str:
     return f"{value:.2e}".replace("e+0", "e").replace("e+", "e")
 
 
-# -- the authors' integers -------------------------------------------------------------------------------------------
+# -- the authors' integers -------------------------------------------------------------------------
 
 
 def test_the_authors_profiler_on_resnet50() -> None:
@@ -32,16 +32,16 @@ def test_the_authors_profiler_on_resnet50() -> None:
 
 
 def test_table_1_verbatim_on_resnet50() -> None:
-    # Global pooling: 7 * 7 * 2048 additions instead of (49 - 1) * 2048, + 2048. Softmax: 1000 additions instead of
-    # 999, + 1. Together 7,806,583,495 + 2049.
+    # Global pooling: 7 * 7 * 2048 additions instead of (49 - 1) * 2048, + 2048. Softmax: 1000 additions
+    # instead of 999, + 1. Together 7,806,583,495 + 2049.
     assert EXECUTED.fp == 7_806_585_544
-    # The update, one MAC per weight of convolutions and dense, moves from each image to each step. Of 25,557,032
-    # parameters 53,120 belong to batch norms: 2 * (25,557,032 - 53,120) = 51,007,824.
+    # The update, one MAC per weight of convolutions and dense, moves from each image to each step. Of
+    # 25,557,032 parameters 53,120 belong to batch norms: 2 * (25,557,032 - 53,120) = 51,007,824.
     assert EXECUTED.update == 51_007_824
     assert EXECUTED.bp == PAPER.bp - 51_007_824
 
 
-# -- Table 3 and Table A1 of the paper -------------------------------------------------------------------------------
+# -- Table 3 and Table A1 of the paper -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,8 @@ def test_table_3_ratios_and_total() -> None:
 
 def test_the_two_rows_of_table_3_that_contradict_table_1() -> None:
     # The paper prints 1.00e5 and 2.10e4. Its Table 1 gives 7 * 7 * 2048 * 1 + 2048 * 4 = 108,544 and
-    # 1000 * (8 + 1 + 4) = 13,000; the authors' profiler 48 * 2048 + 8192 = 106,496 and 8000 + 999 + 4000 = 12,999.
+    # 1000 * (8 + 1 + 4) = 13,000; the authors' profiler 48 * 2048 + 8192 = 106,496 and 8000 + 999 + 4000 =
+    # 12,999.
     assert (PAPER.kinds["global_pool"], PAPER.kinds["softmax"]) == ((106_496, 0), (12_999, 0))
     assert (EXECUTED.kinds["global_pool"], EXECUTED.kinds["softmax"]) == ((108_544, 0), (13_000, 0))
 
@@ -92,14 +93,14 @@ def test_an_epoch_of_the_authors_score() -> None:
     assert 1_280_000 * PAPER.train + 50_000 * PAPER.val == 29_898_755_817_950_000
 
 
-# -- single layers by hand -------------------------------------------------------------------------------------------
+# -- single layers by hand -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("layer", "paper", "executed"),
     [
-        # Even kernel 4, 3 -> 5 channels, 9x7 in, 5x4 out (stride 2): 16*15*20 = 4800 MACs. Forward 9600. Backward
-        # input and weight gradient 2 * 4800 MACs = 19200; update 240 weights = 480.
+        # Even kernel 4, 3 -> 5 channels, 9x7 in, 5x4 out (stride 2): 16*15*20 = 4800 MACs. Forward 9600.
+        # Backward input and weight gradient 2 * 4800 MACs = 19200; update 240 weights = 480.
         (Layer("conv", "c", ("x",), (9, 7, 3), (5, 4, 5), 4, 2), (9600, 19680, 0), (9600, 19200, 480)),
         # The same as the first layer of a network: only the weight gradient, 9600.
         (Layer("conv", "c", ("input",), (9, 7, 3), (5, 4, 5), 4, 2), (9600, 10080, 0), (9600, 9600, 480)),
@@ -123,15 +124,15 @@ def test_one_layer_by_hand(layer: Layer, paper: tuple[int, int, int], executed: 
 
 
 def test_what_a_morph_adds() -> None:
-    # A deeper behind unit 3 at 56x56x256: conv 2 * 9 * 256 * 256 * 3136 = 3,699,376,128 forward, 2 * that + 2 * 9 *
-    # 65536 = 1,179,648 backward; batch norm 7 * 802,816 and 36; ReLU 802,816.
+    # A deeper behind unit 3 at 56x56x256: conv 2 * 9 * 256 * 256 * 3136 = 3,699,376,128 forward, 2 * that + 2
+    # * 9 * 65536 = 1,179,648 backward; batch norm 7 * 802,816 and 36; ReLU 802,816.
     more = operations(resnet50().apply(Morph("deeper", 3, 0, 3)))
     forward = 3_699_376_128 + 8 * 802_816
     assert more[1] - PAPER.fp == forward
     assert more[0] - PAPER.train == forward + 2 * 3_699_376_128 + 1_179_648 + 36
 
 
-# -- properties ------------------------------------------------------------------------------------------------------
+# -- properties ------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32 - 1))

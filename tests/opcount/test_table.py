@@ -12,7 +12,8 @@ IMAGENET = (1_281_167, 50_000)
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (7_711_850_496, "7.71e9"), (1908, "1.91e3"), (9.996e6, "1.00e7"), (5, "5.00e0")]
+    ("value", "text"),
+    [(0, "0"), (7_711_850_496, "7.71e9"), (1908, "1.91e3"), (9.996e6, "1.00e7"), (5, "5.00e0")],
 )
 def test_three_digits(value: float, text: str) -> None:
     assert scientific(value) == text
@@ -27,8 +28,17 @@ def test_ratios() -> None:
 
 def test_table_3_is_the_papers_but_for_the_two_rows_that_contradict_table_1() -> None:
     rows = {row.title: row for row in table_3(resnet50())}
-    assert list(rows) == ["Convolutional", "Dense", "Batch normalization", "ReLU", "Max-pooling", "Average-pooling",
-                          "Add", "Softmax", "Total"]  # fmt: skip
+    assert list(rows) == [
+        "Convolutional",
+        "Dense",
+        "Batch normalization",
+        "ReLU",
+        "Max-pooling",
+        "Average-pooling",
+        "Add",
+        "Softmax",
+        "Total",
+    ]
     assert {title for title, row in rows.items() if row.contradicted} == {"Average-pooling", "Softmax"}
     # Ours: the authors' profiler, 48 * 2048 + 4 * 2048 = 106,496 and 8000 + 999 + 4000 = 12,999.
     assert rows["Average-pooling"].cells == ("1.06e5", "0", "0", "1.06e5")
@@ -45,7 +55,17 @@ def test_table_a1_is_the_papers_but_for_the_ratio() -> None:
 
 def test_footnotes_have_all_values() -> None:
     text = "\n".join(footnotes(resnet50()))
-    for value in ("108,544", "106,496", "1.00e5", "100,352", "13,000", "12,999", "2.10e4", "1.9531", "1.9533"):
+    for value in (
+        "108,544",
+        "106,496",
+        "1.00e5",
+        "100,352",
+        "13,000",
+        "12,999",
+        "2.10e4",
+        "1.9531",
+        "1.9533",
+    ):
         assert value in text
 
 
@@ -64,5 +84,7 @@ def test_what_a_network_is_called() -> None:
 
 def test_the_json_form_adds_up() -> None:
     assert as_counts({"conv": (3, 6), "add": (1, 0)}) == {
-        "conv": {"fp": 3, "bp": 6}, "add": {"fp": 1, "bp": 0}, "total": {"fp": 4, "bp": 6},
-    }  # fmt: skip
+        "conv": {"fp": 3, "bp": 6},
+        "add": {"fp": 1, "bp": 0},
+        "total": {"fp": 4, "bp": 6},
+    }

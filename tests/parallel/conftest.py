@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the tests that start ranks: which MPI, and a way to run a program of `programs/` and read its reports."""
+"""Fixtures of the tests that start ranks: which MPI, and a way to run a program of `programs/` and read its
+reports."""
 
 from __future__ import annotations
 
@@ -25,19 +26,20 @@ def mpich() -> str:
     return require("mpich")
 
 
-
-
-
-
 @pytest.fixture
 def run_program(tmp_path: Path) -> Callable[..., Reports]:
-    """`run_program(mpi, ranks, name, *arguments, env=None, launcher=())` runs programs/<name>.py, which must end with
-    0, and returns what each rank reported, by rank."""
+    """`run_program(mpi, ranks, name, *arguments, env=None, launcher=())` runs programs/<name>.py, which must
+    end with 0, and returns what each rank reported, by rank."""
 
     def run(
-        mpi: str, ranks: int, name: str, *arguments: object, env: Mapping[str, str] | None = None,
-        launcher: Sequence[str] = (), timeout: float = 120,
-    ) -> Reports:  # fmt: skip
+        mpi: str,
+        ranks: int,
+        name: str,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        timeout: float = 120,
+    ) -> Reports:
         folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         command = [PROGRAMS / f"{name}.py", folder, *(str(argument) for argument in arguments)]

@@ -32,22 +32,28 @@ def test_an_epoch_has_the_papers_operations() -> None:
     # 1,280,000 images in 400 steps of 8 x 400: 23,053,458,315 x 1.28e6 + 7,806,583,495 x 5e4 = 2.98988e16.
     found = numbers(MACHINE, "data.train_images=1280000", "train.batch_per_device=400")
     assert found["an epoch"] == pytest.approx(2.98988e16 / (8 * 100e12), rel=1e-5)
-    epochs = [n.value for n in estimate(load("imagenet", sets=("data.train_images=1280000",
-                                                              "train.batch_per_device=400")), MACHINE)
-              if n.name == "an epoch"]  # fmt: skip
+    epochs = [
+        n.value
+        for n in estimate(
+            load("imagenet", sets=("data.train_images=1280000", "train.batch_per_device=400")), MACHINE
+        )
+        if n.name == "an epoch"
+    ]
     assert epochs[0] == 29_898_755_817_950_000 and f"{epochs[0]:.5e}" == "2.98988e+16"
 
 
 def test_whole_batches_alone_count() -> None:
     # 1,281,167 // (8 x 448) = 357 steps, so 357 x 3584 = 1,279,488 images of ImageNet.
-    number = next(n for n in estimate(load("imagenet"), MACHINE) if (n.group, n.name) == ("operations", "an epoch"))
+    number = next(
+        n for n in estimate(load("imagenet"), MACHINE) if (n.group, n.name) == ("operations", "an epoch")
+    )
     assert number.value == 23_053_458_315 * 1_279_488 + 7_806_583_495 * 50_000
     assert number.assumption.startswith("1279488 images")
 
 
 def test_windows_follow_from_the_records_size() -> None:
-    # 131,072 slots of 8 + 32 + 256 bytes behind 64; two places of 16 bytes each; a mirror of 32 bytes a slot behind 64,
-    # and 2 slots of 8 bytes with a record for each of 3 ranks.
+    # 131,072 slots of 8 + 32 + 256 bytes behind 64; two places of 16 bytes each; a mirror of 32 bytes a slot
+    # behind 64, and 2 slots of 8 bytes with a record for each of 3 ranks.
     found = numbers()
     assert found["history window"] == 64 + 131_072 * 296 == 38_797_376
     assert found["claims table"] == 2 * 131_072 * 16 == 4_194_304
@@ -55,38 +61,43 @@ def test_windows_follow_from_the_records_size() -> None:
 
 
 def test_time_and_score_follow_from_the_rate() -> None:
-    # An epoch of 2.98870e16 op at 8 x 100 Top/s: 37.359 s, so 43,200 s hold 1156.4 epochs, or 925.1 in 80 % of it.
+    # An epoch of 2.98870e16 op at 8 x 100 Top/s: 37.359 s, so 43,200 s hold 1156.4 epochs, or 925.1 in 80 %
+    # of it.
     found = numbers()
     low, high = found["epochs of a replica"]
     assert (low, high) == pytest.approx((925.09, 1156.36), abs=0.01)
     # 128 devices: 12.8 Pop/s at most, 10.24 at least; -ln(0.3) = 1.20397.
     assert found["rate of the machine"] == pytest.approx((10.24e15, 12.8e15))
-    assert found["regulated at an error of 0.3"] == pytest.approx((1.20397 * 10.24e15, 1.20397 * 12.8e15), rel=1e-5)
+    assert found["regulated at an error of 0.3"] == pytest.approx(
+        (1.20397 * 10.24e15, 1.20397 * 12.8e15), rel=1e-5
+    )
     # 300 + 43,200 + 120 s on 16 nodes.
     assert found["node-hours"] == pytest.approx(43_620 * 16 / 3600)
-    # All epochs: 15 + 30 + 45 = 90, and 925.09 - 90 hold 13 times 60. By patience: 7, 9, ... 19 = 91 in 7 rounds, and
-    # 1156.36 - 91 hold 50 times 21.
+    # All epochs: 15 + 30 + 45 = 90, and 925.09 - 90 hold 13 times 60. By patience: 7, 9, ... 19 = 91 in 7
+    # rounds, and 1156.36 - 91 hold 50 times 21.
     assert found["trials of a replica"] == (3 + 13, 7 + 50)
-    # Two records for each of 57 trials, the one that trains, two that wait and eight that were replaced (see below), in
-    # 16 replicas.
+    # Two records for each of 57 trials, the one that trains, two that wait and eight that were replaced (see
+    # below), in 16 replicas.
     assert found["records of the history"] == 2 * 16 * (57 + 1 + 2 + 8)
 
 
 def test_candidates_are_replaced_as_often_as_the_history_outgrows_them() -> None:
-    # 16 replicas, two candidates waiting for each. When the n-th trial is taken, 16 (n - 1) have finished; when it was
-    # thought of, 16 (n - 3), or too few: 8. The ratios are 16/8, 32/8, 48/16, 64/32, 80/48, 96/64: 2, 4, 3, 2, 1.67 and
-    # 1.5, which 1.5 goes into 1, 3, 2, 1, 1 and 0 times (it must grow by more), and less from there on: 8 in all. At
-    # the end two wait: the next one's ratio, and 16/8 or 32/16 after one or two trials, 1.5 and less after more.
+    # 16 replicas, two candidates waiting for each. When the n-th trial is taken, 16 (n - 1) have finished;
+    # when it was thought of, 16 (n - 3), or too few: 8. The ratios are 16/8, 32/8, 48/16, 64/32, 80/48,
+    # 96/64: 2, 4, 3, 2, 1.67 and 1.5, which 1.5 goes into 1, 3, 2, 1, 1 and 0 times (it must grow by more),
+    # and less from there on: 8 in all. At the end two wait: the next one's ratio, and 16/8 or 32/16 after one
+    # or two trials, 1.5 and less after more.
     assert [replacements(trials, 16, 2, 1.5) for trials in range(1, 9)] == [2, 5, 6, 7, 8, 8, 8, 8]
     assert replacements(58, 16, 2, 1.5) == replacements(10_000, 16, 2, 1.5) == 8
-    # One replica: 8 trials teach nothing. With the 9th finished both who wait know one too few; from then on it is one
-    # for the one that has just been made, and two for the other, whose place it will have.
+    # One replica: 8 trials teach nothing. With the 9th finished both who wait know one too few; from then on
+    # it is one for the one that has just been made, and two for the other, whose place it will have.
     assert [replacements(trials, 1, 2, 1.0) for trials in range(8, 14)] == [0, 2, 4, 6, 8, 10]
     # Neither more often than trials finish, however little it takes to be stale.
     every = sum(min(n, 50) - max(n - 5, 8) for n in range(9, 55))
     assert replacements(50, 1, 5, 1.01) <= replacements(50, 1, 5, 1.0) == every
 
-    # Random search replaces nothing; half of the history's room is not for replacements; kept weights are withdrawn.
+    # Random search replaces nothing; half of the history's room is not for replacements; kept weights are
+    # withdrawn.
     assert records(load("imagenet", sets=("search.method='random'",)), 16, 58) == (2 * 16 * 60, 0)
     small = load("imagenet", sets=("parallel.history_capacity=64", "search.stale_after=1"))
     assert records(small, 16, 58) == (2 * (16 * 60 + 32), 32)
@@ -98,10 +109,17 @@ def test_candidates_are_replaced_as_often_as_the_history_outgrows_them() -> None
     ("seconds", "whole", "earliest"),
     [
         # Rounds take 15, 30, 45, 60, ... epochs of a second, or 7, 9, 11, 13, 15, 17, 19, 21, 21, ...
-        (14.9, 0, 1), (15, 1, 1), (16, 1, 2), (89.9, 2, 6), (90, 3, 6), (91, 3, 7), (112, 3, 8), (150, 4, 9),
+        (14.9, 0, 1),
+        (15, 1, 1),
+        (16, 1, 2),
+        (89.9, 2, 6),
+        (90, 3, 6),
+        (91, 3, 7),
+        (112, 3, 8),
+        (150, 4, 9),
         (1000, 18, 50),
     ],
-)  # fmt: skip
+)
 def test_trials_are_counted_whole(seconds: float, whole: int, earliest: int) -> None:
     # 1000 = 90 + 15 x 60 + 10; 1000 = 91 + 43 x 21 + 6, so 7 + 43.
     config = load("imagenet")
@@ -117,13 +135,17 @@ def test_a_rate_in_images_is_the_same_as_one_in_operations() -> None:
 
 
 def test_trainers_of_several_nodes_can_make_one_replica() -> None:
-    # 16 nodes in replicas of two: 8 replicas of 16 devices, whose epoch takes half the time; 1,281,167 // 7168 = 178.
+    # 16 nodes in replicas of two: 8 replicas of 16 devices, whose epoch takes half the time; 1,281,167 //
+    # 7168 = 178.
     config = load("imagenet", sets=("parallel.trainers_per_replica=2",))
     found = {(n.group, n.name): n for n in estimate(config, MACHINE)}
     assert found["operations", "an epoch"].assumption.startswith(f"{178 * 7168} images")
     assert found["time", "an epoch"].value == pytest.approx(37.359 / 2, rel=5e-3)
     assert "each of 8 replicas" in found["storage", "checkpoints"].assumption
-    assert found["storage", "samples in journal and results"].value == numbers()["samples in journal and results"]
+    assert (
+        found["storage", "samples in journal and results"].value
+        == numbers()["samples in journal and results"]
+    )
 
 
 def test_without_a_rate_there_is_neither_time_nor_score() -> None:
@@ -133,8 +155,8 @@ def test_without_a_rate_there_is_neither_time_nor_score() -> None:
 
 
 def test_device_memory_is_weights_and_kept_activations() -> None:
-    # Convolutions 10,587,136, ReLUs 9,081,856, pools 200,704 + 2,048 and the input 150,528 values of 2 bytes an image;
-    # 25,557,032 parameters of 12 bytes.
+    # Convolutions 10,587,136, ReLUs 9,081,856, pools 200,704 + 2,048 and the input 150,528 values of 2 bytes
+    # an image; 25,557,032 parameters of 12 bytes.
     each = 2 * (10_587_136 + 9_081_856 + 200_704 + 2_048 + 150_528)
     assert activation_bytes(load("imagenet")) == each == 40_044_544
     assert numbers()["a device"] == (25_557_032 * 12 + 448 * each, 25_557_032 * 12 + 512 * each)
@@ -142,14 +164,17 @@ def test_device_memory_is_weights_and_kept_activations() -> None:
 
 @pytest.mark.full
 def test_half_precision_of_either_kind_takes_half() -> None:
-    each = [activation_bytes(load("demo", sets=[f'train.precision="{name}"'])) for name in ("float32", "bfloat16",
-                                                                                         "float16")]
+    each = [
+        activation_bytes(load("demo", sets=[f'train.precision="{name}"']))
+        for name in ("float32", "bfloat16", "float16")
+    ]
     assert each[0] == 2 * each[1] == 2 * each[2]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_kept_activations_are_those_of_the_real_backward_pass(precision: str) -> None:
-    # What JAX keeps for the backward pass of two images and not of one, within 3 %: a few values of each layer more.
+    # What JAX keeps for the backward pass of two images and not of one, within 3 %: a few values of each
+    # layer more.
     import jax
     import jax.numpy as jnp
 
@@ -163,7 +188,9 @@ def test_kept_activations_are_those_of_the_real_backward_pass(precision: str) ->
 
         def backward(params: Any, stats: Any, x: Any) -> Any:
             def loss(params: Any) -> Any:
-                out, _ = model.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+                out, _ = model.apply(
+                    {"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"]
+                )
                 return out.astype(jnp.float32).sum()
 
             return jax.vjp(loss, params)[1]
@@ -171,22 +198,49 @@ def test_kept_activations_are_those_of_the_real_backward_pass(precision: str) ->
         shapes = jax.eval_shape(backward, variables["params"], variables["batch_stats"], x)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
-    sets = ("data.name='synthetic'", "data.image_size=32", "data.classes=10", "model.width=16", "model.blocks=[2,2,2]")
+    sets = (
+        "data.name='synthetic'",
+        "data.image_size=32",
+        "data.classes=10",
+        "model.width=16",
+        "model.blocks=[2,2,2]",
+    )
     estimated = activation_bytes(load("imagenet", sets=(*sets, f"train.precision='{precision}'")))
     assert kept(2) - kept(1) == pytest.approx(estimated, rel=0.03)
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def test_json_has_every_number_with_its_unit_and_assumption() -> None:
-    words = ["--preset", "imagenet", "--nodes", "16", "--devices-per-node", "8", "--ops-per-device", "1e14", "--json"]
+    words = [
+        "--preset",
+        "imagenet",
+        "--nodes",
+        "16",
+        "--devices-per-node",
+        "8",
+        "--ops-per-device",
+        "1e14",
+        "--json",
+    ]
     done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, check=True)
     found = json.loads(done.stdout)
-    assert found["machine"] == {"nodes": 16, "devices_per_node": 8, "ranks_per_node": 3, "ops_per_device": 1e14}
+    assert found["machine"] == {
+        "nodes": 16,
+        "devices_per_node": 8,
+        "ranks_per_node": 3,
+        "ops_per_device": 1e14,
+    }
     assert {number["name"]: number["value"] for number in found["numbers"]}["history window"] == 38_797_376
     assert all(number["unit"] and len(number["assumption"]) > 20 for number in found["numbers"])
-    assert {number["group"] for number in found["numbers"]} == {"operations", "time", "score", "memory", "storage"}
+    assert {number["group"] for number in found["numbers"]} == {
+        "operations",
+        "time",
+        "score",
+        "memory",
+        "storage",
+    }
 
 
 def test_it_takes_less_than_a_second_and_imports_neither_mpi_nor_jax() -> None:
@@ -222,14 +276,15 @@ def test_it_takes_less_than_a_second_and_imports_neither_mpi_nor_jax() -> None:
         ("--nodes 2 --preset imagnet", "did you mean 'imagenet'?"),
         ("--nodes 2 --set train.bath=1", "train.batch"),
         ("--nodes 2 --preset demo --devices-per-node 64", "an epoch would have no whole batch"),
-        ("--nodes 2 --devices-per-node 3 --set parallel.trainers_per_node=2", "does not divide among the 2 trainers"),
+        (
+            "--nodes 2 --devices-per-node 3 --set parallel.trainers_per_node=2",
+            "does not divide among the 2 trainers",
+        ),
         ("--nodes 3 --set parallel.trainers_per_replica=2", "3 trainers do not divide into replicas"),
         ("--nodes 2 --ranks-per-node 1 --set parallel.trainers_per_node=2 --devices-per-node 2", "less than"),
     ],
 )
-def test_nonsense_is_refused_in_one_line(
-    words: str, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nonsense_is_refused_in_one_line(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     from aiperf_mpi.__main__ import main
 
     try:
@@ -242,7 +297,9 @@ def test_nonsense_is_refused_in_one_line(
 
 def test_a_history_that_is_too_small_is_said() -> None:
     sets = ("parallel.history_capacity=1024",)
-    number = next(n for n in estimate(load("imagenet", sets=sets), MACHINE) if n.name == "records of the history")
+    number = next(
+        n for n in estimate(load("imagenet", sets=sets), MACHINE) if n.name == "records of the history"
+    )
     assert "TOO MANY" in number.assumption
     with pytest.raises(ConfigError, match="no whole batch"):
         estimate(load("demo"), Machine(2, 64))

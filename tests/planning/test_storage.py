@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder: what is accepted, what is refused before anything runs, and what a refusal leaves behind."""
+"""The output folder: what is accepted, what is refused before anything runs, and what a refusal leaves
+behind."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def test_a_file_or_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     """/proc takes no files, from nobody: permissions alone would not stop a super-user."""
-    with pytest.raises(ConfigError, match=r"--output /proc/aiperf_mpi: cannot be created: .*; name another folder"):
+    with pytest.raises(
+        ConfigError, match=r"--output /proc/aiperf_mpi: cannot be created: .*; name another folder"
+    ):
         prepare_output(DEMO, 1, "/proc/aiperf_mpi")
 
 
@@ -55,7 +58,8 @@ def test_too_little_space_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_estimate_counts_every_replicas_weights() -> None:
-    """Another replica adds its weights, kept and in replacement (float32 alone: 4 bytes a parameter), and rows."""
+    """Another replica adds its weights, kept and in replacement (float32 alone: 4 bytes a parameter), and
+    rows."""
     parameters = resnet50(DEMO.base).parameters
     one, two, three = (estimate_bytes(DEMO, replicas) for replicas in (1, 2, 3))
     assert two - one == three - two >= 2 * 4 * parameters

@@ -29,7 +29,9 @@ def test_a_run_that_does_not_fit_is_told_what_would() -> None:
     # 4000 s are left: 3880 s and a reserve of 120 s fit exactly.
     assert check_limit(3880, 120, environ, now=1000) is None
     text = check_limit(3881, 120, environ, now=1000)
-    assert text is not None and "3881 s and 120 s" in text and "4000 s" in text and "--time-limit 3880" in text
+    assert (
+        text is not None and "3881 s and 120 s" in text and "4000 s" in text and "--time-limit 3880" in text
+    )
     late = check_limit(10, 120, environ, now=4900)
     assert late is not None and "ask for a longer job" in late and "pass --time-limit" not in late
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A result of version 0.1 (schema 1.0), a demo run, reads today as it did then, and so does its journal.
 
-`result-0.1.expected.json` holds what version 0.1 said of it, by its own command line: `verify --json`, the verdict's
-lines, `compare --json` of the file with itself, and the same for what `verify --repair` makes of the whole journal and
-of its first 90 lines (a run that was killed). Words may differ; identifiers, severities, outcomes, numbers, keys and
-exit codes may not.
+`result-0.1.expected.json` holds what version 0.1 said of it, by its own command line: `verify --json`, the
+verdict's lines, `compare --json` of the file with itself, and the same for what `verify --repair` makes of
+the whole journal and of its first 90 lines (a run that was killed). Words may differ; identifiers,
+severities, outcomes, numbers, keys and exit codes may not.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def without_words(value: Any, key: str = "") -> Any:
-    """A JSON value whose texts for people are left out; of what a check measured the numbers stay, of what it found
-    wrong how many there are."""
+    """A JSON value whose texts for people are left out; of what a check measured the numbers stay, of what it
+    found wrong how many there are."""
     if key in WORDS:
         return None
     if key == "measured":
@@ -67,7 +67,9 @@ def test_the_comparison_reads_as_before(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_the_journal_is_repaired_as_before(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_journal_is_repaired_as_before(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = JOURNAL.read_bytes().splitlines(keepends=True)
     (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[: LINES[name]]))
     code = main(["verify", str(tmp_path), "--repair"])
@@ -81,4 +83,7 @@ def test_what_is_compared_holds_numbers() -> None:
     verdict = without_words(EXPECTED["result"]["json"])
     assert verdict["total_ops"] == "309223670120"
     assert [found["id"] for found in verdict["findings"]].count("V05") == 1
-    assert next(found for found in verdict["findings"] if found["id"] == "V02")["measured"] == ["140.000", "140.000"]
+    assert next(found for found in verdict["findings"] if found["id"] == "V02")["measured"] == [
+        "140.000",
+        "140.000",
+    ]

@@ -19,11 +19,18 @@ from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.output import process
 from tests.helpers.results.example_run import example_run
 
-#: Judges the file named on its command line; says how long it took in s, its peak memory in bytes, and the outcome.
-#: Trials of 60 epochs; random morphs of morphs, thousands deep, grow beyond the networks of the demo's search.
-SETS = ("train.epochs=60", "train.round_epochs=[60]", "search.max_units=300", "search.max_parameters=1000000000")
+#: Judges the file named on its command line; says how long it took in s, its peak memory in bytes, and the
+#: outcome. Trials of 60 epochs; random morphs of morphs, thousands deep, grow beyond the networks of the
+#: demo's search.
+SETS = (
+    "train.epochs=60",
+    "train.round_epochs=[60]",
+    "search.max_units=300",
+    "search.max_parameters=1000000000",
+)
 
-#: VmHWM is of this program alone; getrusage's ru_maxrss also holds that of the process which started it, however large.
+#: VmHWM is of this program alone; getrusage's ru_maxrss also holds that of the process which started it,
+#: however large.
 PROBE = """
 import json, pathlib, sys, time
 start = time.monotonic()
@@ -31,7 +38,8 @@ from aiperf_mpi.results.judge.judge import judge
 verdict = judge(sys.argv[1])
 status = pathlib.Path("/proc/self/status").read_text()
 memory = int(status.split("VmHWM:")[1].split()[0]) * 1024
-print(json.dumps([time.monotonic() - start, memory, verdict.valid, verdict.trials, [str(r) for r in verdict.reasons]]))
+reasons = [str(reason) for reason in verdict.reasons]
+print(json.dumps([time.monotonic() - start, memory, verdict.valid, verdict.trials, reasons]))
 """
 
 
@@ -63,10 +71,13 @@ def test_the_page_of_a_large_run_takes_a_minute_and_little_memory(tmp_path: Path
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("replicas", "seconds"), [(10, 10), pytest.param(1000, 20, marks=pytest.mark.full)], ids=["100 trials", "10,000"]
+    ("replicas", "seconds"),
+    [(10, 10), pytest.param(1000, 20, marks=pytest.mark.full)],
+    ids=["100 trials", "10,000"],
 )
 def test_verify_takes_seconds_and_little_memory(replicas: int, seconds: float, tmp_path: Path) -> None:
-    # Ten trials of 60 epochs on each replica: with a thousand of them 10,000 trials and 600,000 rows of epochs.
+    # Ten trials of 60 epochs on each replica: with a thousand of them 10,000 trials and 600,000 rows of
+    # epochs.
     example = example_run(replicas=replicas, trials_each=10, epochs_each=60, sets=SETS)
     path = tmp_path / "result.h5"
     hdf5.write(path, process.final_image(example.run()))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architectures as numbers: counts by hand, in step with the morphs, at every resolution; the edit distance against
-the alignment that it does without.
+"""Architectures as numbers: counts by hand, in step with the morphs, at every resolution; the edit distance
+against the alignment that it does without.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def chains(base: Base, count: int, longest: int, seed: int = 0) -> list[Architec
     return [random_chain(initial, rng, int(rng.integers(1, longest + 1)))[0] for _ in range(count)]
 
 
-# -- counts ----------------------------------------------------------------------------------------------------------
+# -- counts ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -50,12 +50,19 @@ def test_the_initial_architecture_is_all_zeros(base: Base) -> None:
 
 
 def test_each_morph_counts_where_it_was_made() -> None:
-    # Unit 5 is the 3x3 of the second block (units 4, 5, 6; 64 filters): wider doubles it alone, as no addition ties
-    # it. The unit 49 behind it starts with its 128 filters; a kernel morph grows it from 3 to 5 (2 steps over 1x1).
-    # Unit 50 stands behind 49, so in slot 5, too. The skip starts in slot 5 and ends in slot 20.
+    # Unit 5 is the 3x3 of the second block (units 4, 5, 6; 64 filters): wider doubles it alone, as no
+    # addition ties it. The unit 49 behind it starts with its 128 filters; a kernel morph grows it from 3 to 5
+    # (2 steps over 1x1). Unit 50 stands behind 49, so in slot 5, too. The skip starts in slot 5 and ends in
+    # slot 20.
     initial = Architecture(RESNET50)
-    child = initial.apply(Morph("wider", 5), Morph("deeper", 5, 0, 3), Morph("kernel", 49, 0, 5),
-                          Morph("deeper", 49, 0, 1), Morph("kernel", 12, 0, 3), Morph("skip", 50, 20))
+    child = initial.apply(
+        Morph("wider", 5),
+        Morph("deeper", 5, 0, 3),
+        Morph("kernel", 49, 0, 5),
+        Morph("deeper", 49, 0, 1),
+        Morph("kernel", 12, 0, 3),
+        Morph("skip", 50, 20),
+    )
     row = features(child).slots
     expected = np.zeros_like(row)
     expected[WIDTH, 5] = 1
@@ -66,13 +73,15 @@ def test_each_morph_counts_where_it_was_made() -> None:
 
 
 def test_wider_counts_at_every_unit_that_it_doubles() -> None:
-    # The three blocks of the first stage end in units 3, 6, 9, whose sums are tied; their shortcut has a projection.
+    # The three blocks of the first stage end in units 3, 6, 9, whose sums are tied; their shortcut has a
+    # projection.
     row = features(Architecture(RESNET50).apply(Morph("wider", 6))).slots
     assert {int(slot) for slot in np.flatnonzero(row[WIDTH])} == {3, 6, 9} and row.sum() == 3
 
 
 def test_a_moved_shortcut_is_no_new_edge() -> None:
-    # `deeper` behind unit 3 takes over its consumers, the next block's shortcut among them; behind unit 0 the pooling.
+    # `deeper` behind unit 3 takes over its consumers, the next block's shortcut among them; behind unit 0 the
+    # pooling.
     for after in (0, 3):
         row = features(Architecture(RESNET50).apply(Morph("deeper", after, 0, 3))).slots
         assert row[INSERTED, after] == 1 and not row[[SKIP_OUT, SKIP_IN]].any()
@@ -98,8 +107,11 @@ def test_a_child_in_step_is_the_child_from_scratch(base: Base) -> None:
 @pytest.mark.parametrize("base", BASES)
 def test_multiply_accumulates_are_those_of_the_layers(base: Base) -> None:
     for architecture in (Architecture(base), *chains(base, 10, 12)):
-        total = sum(layer.kernel**2 * layer.in_shape[2] * layer.out_shape[0] * layer.out_shape[1] * layer.out_shape[2]
-                    for layer in architecture.layers() if layer.kind == "conv")
+        total = sum(
+            layer.kernel**2 * layer.in_shape[2] * layer.out_shape[0] * layer.out_shape[1] * layer.out_shape[2]
+            for layer in architecture.layers()
+            if layer.kind == "conv"
+        )
         assert architecture.macs == total
 
 
@@ -117,16 +129,20 @@ def test_coarser_resolutions_are_sums(base: Base) -> None:
     assert np.array_equal(levels["total"], slots.sum(axis=2))
     # The stem alone, then three units for each block; a stage is its blocks.
     edges = np.cumsum([0, 1, *[3] * sum(base.blocks)])
-    blocks = np.stack([slots[:, :, a:b].sum(axis=2) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=2)
+    blocks = np.stack(
+        [slots[:, :, a:b].sum(axis=2) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=2
+    )
     assert np.array_equal(levels["block"], blocks.reshape(20, -1))
     edges = np.cumsum([0, 1, *(3 * count for count in base.blocks)])
-    stages = np.stack([slots[:, :, a:b].sum(axis=2) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=2)
+    stages = np.stack(
+        [slots[:, :, a:b].sum(axis=2) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=2
+    )
     assert np.array_equal(levels["stage"], stages.reshape(20, -1))
     assert np.allclose(levels["size"], np.log2([[row.macs, row.parameters] for row in rows]))
     assert levels["slot"].shape[1] == len(CHANNELS) * (1 + 3 * sum(base.blocks))
 
 
-# -- the edit distance -----------------------------------------------------------------------------------------------
+# -- the edit distance -----------------------------------------------------------------------------
 
 
 def test_the_edit_distance_by_hand() -> None:
@@ -158,14 +174,20 @@ def pairs(longest: int, count: int, ops: tuple[str, ...]) -> list[tuple[Architec
     return found
 
 
-# Measured over these 60 pairs: 0.924 and 0.926 for chains of 1 to 8 morphs, 0.851 and 0.934 for up to 54, where the
-# search for an alignment may shift many units at once (over 100 pairs 0.94, 0.94, 0.80, 0.93).
-@pytest.mark.parametrize(("longest", "ops", "least"), [
-    (8, ("deeper", "wider", "kernel"), 0.9), (8, ("deeper", "wider", "skip", "kernel"), 0.9),
-    (54, ("deeper", "wider", "kernel"), 0.8), (54, ("deeper", "wider", "skip", "kernel"), 0.9),
-])  # fmt: skip
-def test_the_closed_form_follows_the_alignment_and_is_never_below_it(longest: int, ops: tuple[str, ...],
-                                                                     least: float) -> None:
+# Measured over these 60 pairs: 0.924 and 0.926 for chains of 1 to 8 morphs, 0.851 and 0.934 for up to 54,
+# where the search for an alignment may shift many units at once (over 100 pairs 0.94, 0.94, 0.80, 0.93).
+@pytest.mark.parametrize(
+    ("longest", "ops", "least"),
+    [
+        (8, ("deeper", "wider", "kernel"), 0.9),
+        (8, ("deeper", "wider", "skip", "kernel"), 0.9),
+        (54, ("deeper", "wider", "kernel"), 0.8),
+        (54, ("deeper", "wider", "skip", "kernel"), 0.9),
+    ],
+)
+def test_the_closed_form_follows_the_alignment_and_is_never_below_it(
+    longest: int, ops: tuple[str, ...], least: float
+) -> None:
     closed, searched = [], []
     for first, second in pairs(longest, 60, ops):
         alignment = aligned_distance(first, second)

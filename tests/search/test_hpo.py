@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameters: which cells are chosen, and that a chosen kernel really is in the network and in its count."""
+"""Hyperparameters: which cells are chosen, and that a chosen kernel really is in the network and in its
+count."""
 
 from __future__ import annotations
 
@@ -64,30 +65,55 @@ def test_the_grid_is_filled_evenly_and_ignores_the_warm_up() -> None:
     def record(choice: Choice, round: int, unit: int) -> None:
         own = (Morph("deeper", unit, 0, 3),)
         architecture, kernel = tune(proposal(*own), choice)
-        log.append(Candidate.new(architecture, architecture.morphs, parent_id=0, replica=0, generator=0, round=round,
-                                 batch_per_device=choice.batch_per_device, devices=1, seed=0,
-                                 kernel_size=kernel).to_record(0.0))
+        log.append(
+            Candidate.new(
+                architecture,
+                architecture.morphs,
+                parent_id=0,
+                replica=0,
+                generator=0,
+                round=round,
+                batch_per_device=choice.batch_per_device,
+                devices=1,
+                seed=0,
+                kernel_size=kernel,
+            ).to_record(0.0)
+        )
         log.refresh()
 
     for unit in range(6):
         record(Choice(3, 16), 1, unit)
     chosen = []
     for unit in range(12):
-        chosen.append(hpo.suggest(HistoryView.of(log, INITIAL), proposal(Morph("deeper", 5, 0, 3)),
-                                  np.random.default_rng(unit)))
+        chosen.append(
+            hpo.suggest(
+                HistoryView.of(log, INITIAL), proposal(Morph("deeper", 5, 0, 3)), np.random.default_rng(unit)
+            )
+        )
         record(chosen[-1], 4, unit)
     assert set(Counter(chosen).values()) == {2} and len(set(chosen)) == 6
     assert len(set(chosen[:6])) == 6
 
 
 def test_the_grid_counts_only_trials_that_could_take_a_kernel() -> None:
-    # 9 trials of batch 16 without a `deeper` say kernel 3 in their records, which is nobody's choice: in the table with
-    # kernels nothing has been tried, in the row of batches 16 nine times.
+    # 9 trials of batch 16 without a `deeper` say kernel 3 in their records, which is nobody's choice: in the
+    # table with kernels nothing has been tried, in the row of batches 16 nine times.
     log, hpo = ArrayHistory(64), make_hpo("grid", kernels=KERNELS, batches=BATCHES, from_round=4)
     for unit in range(9):
         own = (Morph("wider", unit),)
-        log.append(Candidate.new(INITIAL.apply(*own), own, parent_id=0, replica=0, generator=0, round=4,
-                                 batch_per_device=16, devices=1, seed=0).to_record(0.0))
+        log.append(
+            Candidate.new(
+                INITIAL.apply(*own),
+                own,
+                parent_id=0,
+                replica=0,
+                generator=0,
+                round=4,
+                batch_per_device=16,
+                devices=1,
+                seed=0,
+            ).to_record(0.0)
+        )
     log.refresh()
     view, deeper = HistoryView.of(log, INITIAL), proposal(Morph("deeper", 5, 0, 3))
     drawn = {hpo.suggest(view, deeper, np.random.default_rng(seed)) for seed in range(60)}
@@ -102,8 +128,8 @@ def test_the_kernel_is_in_the_network_its_hash_and_its_count() -> None:
     assert kernel == 5
     assert {u.id: u.kernel for u in tuned.units if u.id >= 49} == {49: 5, 50: 5}
     assert tuned.hash != plain.architecture.hash and tuned.group(3) == plain.architecture.group(3)
-    # Two 3x3 convolutions became 5x5: 16 more taps for each input, output and place, 2 operations a MAC forward and
-    # 2 * 2 backward (input and weight gradient), and 2 for the update of each weight.
+    # Two 3x3 convolutions became 5x5: 16 more taps for each input, output and place, 2 operations a MAC
+    # forward and 2 * 2 backward (input and weight gradient), and 2 for the update of each weight.
     shapes = {layer.name: layer for layer in tuned.layers()}
     more = 0
     for name in ("unit049.conv", "unit050.conv"):
@@ -134,7 +160,7 @@ def test_an_impossible_optimiser_is_refused() -> None:
     assert dataclasses.asdict(Choice(3, 16)) == {"kernel_size": 3, "batch_per_device": 16}
 
 
-# -- learning --------------------------------------------------------------------------------------------------------
+# -- learning --------------------------------------------------------------------------------------
 
 
 def studied(method: str, seed: int, noise: float, trials: int = 30, architectures: float = 0.0) -> Study:
@@ -164,7 +190,8 @@ def test_a_suggestion_at_500_observations_is_cheap(method: str) -> None:
     study = studied("random", 3, 0.4, 500)
     seconds = []
     for seed in range(5):
-        # Nothing is kept from one suggestion to the next but the libraries' imports and what the search has learnt.
+        # Nothing is kept from one suggestion to the next but the libraries' imports and what the search has
+        # learnt.
         hpo = make_hpo(method)
         hpo.suggest(study.view(), study.proposal(), np.random.default_rng(seed))
         before = time.process_time()
@@ -191,7 +218,9 @@ def test_generators_with_the_same_snapshot_do_not_all_get_one_cell(method: str) 
         study = studied(method, 5, 0.4, trials)
         view, child, hpo = study.view(), study.proposal(), study.hpo
         assert hpo is not None
-        drawn = Counter(hpo.suggest(view, child, stream(HPO, 5, generator, 0, view.length)) for generator in range(32))
+        drawn = Counter(
+            hpo.suggest(view, child, stream(HPO, 5, generator, 0, view.length)) for generator in range(32)
+        )
         assert len(drawn) >= 2 and max(drawn.values()) <= 30, drawn
 
 
@@ -208,8 +237,8 @@ def test_a_pending_trial_changes_no_expectation_and_lowers_the_doubt() -> None:
         means, covariance = process.fit(positions, values).predict(positions, return_cov=True)
         return means, covariance
 
-    # One trial of cell 7, whose mean is told again with the noise N of one trial: with the covariance C of the cells
-    # the variance of cell i falls by C[i, 7]^2 / (C[7, 7] + N).
+    # One trial of cell 7, whose mean is told again with the noise N of one trial: with the covariance C of
+    # the cells the variance of cell i falls by C[i, 7]^2 / (C[7, 7] + N).
     (means, covariance), (imagined, after) = posterior(0), posterior(1)
     assert (observed.weights > 0).all() and np.allclose(imagined, means, atol=1e-6)
     expected = np.diag(covariance) - covariance[:, 7] ** 2 / (covariance[7, 7] + observed.noise)
@@ -235,7 +264,8 @@ def test_no_error_that_is_not_finite_is_ever_told(method: str) -> None:
 
 
 def test_a_cell_whose_trials_fail_is_left() -> None:
-    """As where a batch is too large for the memory: nothing was ever measured there, and nobody must go on trying."""
+    """As where a batch is too large for the memory: nothing was ever measured there, and nobody must go on
+    trying."""
     study = studied("bayesian", 7, 0.2, 10)
     failed = 0
     for _ in range(25):
@@ -243,8 +273,9 @@ def test_a_cell_whose_trials_fail_is_left() -> None:
         broken = candidate.batch_per_device == 512
         failed += broken
         error = study.landscape.measure(candidate, study.space, study.noise)
-        study.log.append(candidate.outcome(FAILED if broken else DONE, 1.0,
-                                           best_error=math.nan if broken else error))
+        study.log.append(
+            candidate.outcome(FAILED if broken else DONE, 1.0, best_error=math.nan if broken else error)
+        )
     # A random choice among the 15 cells, 3 of them broken, would lose 25 * 3 / 15 = 5 trials on average.
     best = recommend(study.view(), Space().cells(study.proposal()))
     assert best is not None and best.choice.batch_per_device != 512

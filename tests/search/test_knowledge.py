@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the search knows at a view: anchors, the subset beyond 1,500 trials, and that what is kept changes nothing."""
+"""What the search knows at a view: anchors, the subset beyond 1,500 trials, and that what is kept changes
+nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search.acquisition import Chain
 from aiperf_mpi.search.features import features
-from aiperf_mpi.search.knowledge import LONGEST_STEP, MOST_ROWS, Knowledge, Memory, anchor, chosen, learn_from
+from aiperf_mpi.search.knowledge import (
+    LONGEST_STEP,
+    MOST_ROWS,
+    Knowledge,
+    Memory,
+    chosen,
+    learn_from,
+    refit_length,
+)
 from aiperf_mpi.search.nas import Bayesian
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.log import ArrayHistory
@@ -24,12 +33,22 @@ INITIAL = Architecture(SMALL)
 
 
 def log_of(finished: int, pending: int = 0, kept: tuple[int, ...] = (), seed: int = 0) -> ArrayHistory:
-    """Trial 0 and children of it; all but the last `pending` have ended, the weights of the `kept` ones are kept."""
+    """Trial 0 and children of it; all but the last `pending` have ended, the weights of the `kept` ones are
+    kept."""
     log, rng = ArrayHistory(2 * (finished + pending)), np.random.default_rng(seed)
     for index in range(finished + pending):
         architecture, own = random_chain(INITIAL, rng, int(rng.integers(1, 9))) if index else (INITIAL, ())
-        candidate = Candidate.new(architecture, own, parent_id=0 if index else -1, replica=0, generator=0, round=1,
-                                  batch_per_device=32, devices=1, seed=0)
+        candidate = Candidate.new(
+            architecture,
+            own,
+            parent_id=0 if index else -1,
+            replica=0,
+            generator=0,
+            round=1,
+            batch_per_device=32,
+            devices=1,
+            seed=0,
+        )
         candidate = dataclasses.replace(candidate, trial_id=log.append(candidate.to_record(0.0)))
         if index < finished:
             error = 0.5 - 0.2 * np.tanh(len(own) / 4) + 0.02 * rng.normal()
@@ -43,13 +62,18 @@ def hashes(known: Knowledge) -> set[str]:
 
 
 def test_anchors_come_an_eighth_apart_and_at_most_128() -> None:
-    anchors = sorted({anchor(finished, 8) for finished in range(8, 5000)})
+    anchors = sorted({refit_length(finished, 8) for finished in range(8, 5000)})
     assert anchors[:12] == [8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22]
     steps = np.diff(anchors)
-    assert (steps <= np.clip(np.array(anchors[:-1]) // 8, 1, LONGEST_STEP)).all() and steps.max() == LONGEST_STEP
-    assert all(anchor(finished, 8) <= finished < anchor(finished, 8) + LONGEST_STEP for finished in range(8, 5000))
+    assert (
+        steps <= np.clip(np.array(anchors[:-1]) // 8, 1, LONGEST_STEP)
+    ).all() and steps.max() == LONGEST_STEP
+    assert all(
+        refit_length(finished, 8) <= finished < refit_length(finished, 8) + LONGEST_STEP
+        for finished in range(8, 5000)
+    )
     # An anchor of a length is that of every later one up to the next anchor.
-    assert all(anchor(a, 8) == a for a in anchors)
+    assert all(refit_length(a, 8) == a for a in anchors)
 
 
 class Values:
@@ -65,7 +89,8 @@ def test_beyond_1500_the_best_the_youngest_and_some_by_chance() -> None:
     assert len(places) == MOST_ROWS == 1500 and (np.diff(places) > 0).all()
     taken = set(places.tolist())
     assert set(range(3500, 4000)) <= taken and set(np.argsort(values)[:500].tolist()) <= taken
-    # The others: 500 of 3,000 and more, from everywhere: 250 are expected in each half, with a deviation of 11.
+    # The others: 500 of 3,000 and more, from everywhere: 250 are expected in each half, with a deviation of
+    # 11.
     rest = taken - set(range(3500, 4000)) - set(np.argsort(values)[:500].tolist())
     assert abs(sum(place < 1750 for place in rest) - len(rest) / 2) < 50
     # As the history grows, most of what is learnt from stays: only then are kept features of use.
@@ -117,7 +142,8 @@ def test_a_small_memory_forgets_and_still_knows() -> None:
 
 
 def test_only_trials_with_kept_weights_are_parents_where_children_inherit() -> None:
-    # Ids are slots: with an outcome behind each proposal the trials are 0, 2, 4, ... The weights of two are kept.
+    # Ids are slots: with an outcome behind each proposal the trials are 0, 2, 4, ... The weights of two are
+    # kept.
     view = HistoryView.of(log_of(30, kept=(3, 7)), INITIAL, inherit=True)
     eligible = {0, 6, 14}
     assert set(view.parents.tolist()) == eligible
@@ -131,8 +157,9 @@ def test_only_trials_with_kept_weights_are_parents_where_children_inherit() -> N
 
 
 @pytest.mark.parametrize("kept", [(), (5,)])
-def test_children_can_be_proposed_even_if_no_parent_is_learnt_from(kept: tuple[int, ...],
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_can_be_proposed_even_if_no_parent_is_learnt_from(
+    kept: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     view = HistoryView.of(log_of(30, kept=kept), INITIAL, inherit=True)
     monkeypatch.setattr(HistoryView, "may_be_parent", lambda self, trial_id: False)
     assert learn_from(view, 8, Memory()).eligible.tolist() == []
@@ -140,7 +167,8 @@ def test_children_can_be_proposed_even_if_no_parent_is_learnt_from(kept: tuple[i
 
 
 def test_removing_an_observation_changes_the_next_proposal() -> None:
-    # A run of 40 evaluations; then one outcome of it is taken back, its trial pending again: another proposal follows.
+    # A run of 40 evaluations; then one outcome of it is taken back, its trial pending again: another proposal
+    # follows.
     outcome = run_search(Bayesian(), Landscape(1, runs=4), 1, 40)
     log = outcome.log
     assert log is not None
@@ -151,7 +179,9 @@ def test_removing_an_observation_changes_the_next_proposal() -> None:
     for end in ends[-4:]:
         less = whole.copy()
         less["kind"][end] = rec.ABANDONED
-        before, after = (Bayesian().propose(HistoryView(rows, log.record, INITIAL), np.random.default_rng(3))
-                         for rows in (whole, less))
+        before, after = (
+            Bayesian().propose(HistoryView(rows, log.record, INITIAL), np.random.default_rng(3))
+            for rows in (whole, less)
+        )
         changed += before != after
     assert changed == 4

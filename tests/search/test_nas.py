@@ -31,8 +31,17 @@ def history(values: list[float], statuses: list[int] | None = None) -> HistoryVi
             rng = np.random.default_rng(index)
             proposal = Random(Space(max_morphs=2)).propose(HistoryView.of(log, INITIAL), rng)
             own, architecture = proposal.morphs, proposal.architecture
-        candidate = Candidate.new(architecture, own, parent_id=0 if index else -1, replica=0, generator=0, round=1,
-                                  batch_per_device=32, devices=1, seed=0)
+        candidate = Candidate.new(
+            architecture,
+            own,
+            parent_id=0 if index else -1,
+            replica=0,
+            generator=0,
+            round=1,
+            batch_per_device=32,
+            devices=1,
+            seed=0,
+        )
         candidate = dataclasses.replace(candidate, trial_id=log.append(candidate.to_record(0.0)))
         status = statuses[index] if statuses else rec.DONE
         log.append(candidate.outcome(status, 1.0, best_error=value))
@@ -94,7 +103,9 @@ def test_evolution_forgets_the_old() -> None:
     # The best trial ended first; with the 3 youngest alive it fathers nothing, the best of those does.
     view = history([0.01, 0.4, 0.3, 0.2, 0.6, 0.7])
     young = Evolution(population=3, sample_size=3)
-    assert {young.propose(view, np.random.default_rng(s)).parent_id for s in range(20)} == {int(view.finished[3])}
+    assert {young.propose(view, np.random.default_rng(s)).parent_id for s in range(20)} == {
+        int(view.finished[3])
+    }
 
 
 def test_a_grown_parent_gives_way_to_one_that_can_grow() -> None:
@@ -105,7 +116,9 @@ def test_a_grown_parent_gives_way_to_one_that_can_grow() -> None:
         proposal = search.propose(view, np.random.default_rng(seed))
         assert proposal.architecture.unit_count == 50
     with pytest.raises(NoProposal, match="raise search.max_units"):
-        make_search("evolution", ops=("deeper",), limits=Limits(units=49)).propose(view, np.random.default_rng(0))
+        make_search("evolution", ops=("deeper",), limits=Limits(units=49)).propose(
+            view, np.random.default_rng(0)
+        )
 
 
 def test_chains_are_short_but_reach_the_longest() -> None:
@@ -130,25 +143,29 @@ def test_an_impossible_search_is_refused(settings: dict, message: str) -> None:
         make_search(**settings)
 
 
-# -- learning --------------------------------------------------------------------------------------------------------
+# -- learning --------------------------------------------------------------------------------------
 
 
 @pytest.mark.full
 def test_evolution_learns_and_random_search_does_not() -> None:
-    # 16 landscapes and seeds, 80 evaluations by 8 asynchronous workers, noise 0.3 of the landscape's own spread.
-    # Were both equally good, 14 or more wins would have a chance of (120 + 16 + 1) / 2**16 = 0.2 %.
-    best = {method: [max(run_search(make_search(method), Landscape(seed), seed, 80).scores) for seed in range(16)]
-            for method in ("evolution", "random")}
+    # 16 landscapes and seeds, 80 evaluations by 8 asynchronous workers, noise 0.3 of the landscape's own
+    # spread. Were both equally good, 14 or more wins would have a chance of (120 + 16 + 1) / 2**16 = 0.2 %.
+    best = {
+        method: [max(run_search(make_search(method), Landscape(seed), seed, 80).scores) for seed in range(16)]
+        for method in ("evolution", "random")
+    }
     wins = sum(e > r for e, r in zip(best["evolution"], best["random"], strict=True))
     assert wins >= 14, best
 
 
 def test_bayesian_search_learns_more_than_random_search() -> None:
-    # A sample of the study in benchmarks/search_learning.py: 8 landscapes and seeds, 40 evaluations each, of which the
-    # first 15 are random (8 before anything has ended, 8 until the surrogate is asked). Were both equally good, 8 wins
-    # of 8 would have a chance of 1 / 256.
-    best = {method: [max(run_search(make_search(method), Landscape(seed), seed, 40).scores) for seed in range(8)]
-            for method in ("bayesian", "random")}
+    # A sample of the study in benchmarks/search_learning.py: 8 landscapes and seeds, 40 evaluations each, of
+    # which the first 15 are random (8 before anything has ended, 8 until the surrogate is asked). Were both
+    # equally good, 8 wins of 8 would have a chance of 1 / 256.
+    best = {
+        method: [max(run_search(make_search(method), Landscape(seed), seed, 40).scores) for seed in range(8)]
+        for method in ("bayesian", "random")
+    }
     assert all(b > r for b, r in zip(best["bayesian"], best["random"], strict=True)), best
 
 
@@ -162,7 +179,9 @@ def test_a_simulated_run_makes_a_tree_without_duplicates() -> None:
     parents = view.summaries["parent"][view.proposed]
     assert parents[0] == -1 and (parents[1:] >= 0).all() and (parents[1:] < view.proposed[1:]).all()
     assert {view.status(int(p)) for p in parents[1:]} <= {rec.DONE, rec.NONE}
-    assert set(OPS) == {morph.op for trial in view.proposed for morph in view.candidate(int(trial)).own_morphs}
+    assert set(OPS) == {
+        morph.op for trial in view.proposed for morph in view.candidate(int(trial)).own_morphs
+    }
 
 
 def test_a_simulated_run_repeats() -> None:

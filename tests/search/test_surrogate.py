@@ -28,23 +28,36 @@ INITIAL = Architecture(SMALL)
 
 def some_rows(count: int, longest: int = 12, seed: int = 0, base: Base = SMALL) -> tuple[Features, ...]:
     rng = np.random.default_rng(seed)
-    return tuple(features(random_chain(Architecture(base), rng, int(rng.integers(1, longest + 1)))[0])
-                 for _ in range(count))
+    return tuple(
+        features(random_chain(Architecture(base), rng, int(rng.integers(1, longest + 1)))[0])
+        for _ in range(count)
+    )
 
 
-def observed(rows: tuple[Features, ...], values: np.ndarray, predicted: np.ndarray | None = None) -> Observations:
-    return Observations(rows, np.asarray(values, float),
-                        np.zeros(len(rows), bool) if predicted is None else predicted)
+def observed(
+    rows: tuple[Features, ...], values: np.ndarray, predicted: np.ndarray | None = None
+) -> Observations:
+    return Observations(
+        rows, np.asarray(values, float), np.zeros(len(rows), bool) if predicted is None else predicted
+    )
 
 
 def made_up(rows: tuple[Features, ...], seed: int = 0, noise: float = 0.0) -> np.ndarray:
-    """Errors that depend on size and on what was done to the network's first half; their deviation is about 0.02."""
+    """Errors that depend on size and on what was done to the network's first half; their deviation is about
+    0.02."""
     rng, origin = np.random.default_rng(seed), np.log2(features(INITIAL).macs)
-    return np.array([0.4 + 0.1 * np.tanh((np.log2(row.macs) - origin) / 4) - 0.005 * row.slots[:, :25].sum()
-                     + noise * rng.normal() for row in rows])
+    return np.array(
+        [
+            0.4
+            + 0.1 * np.tanh((np.log2(row.macs) - origin) / 4)
+            - 0.005 * row.slots[:, :25].sum()
+            + noise * rng.normal()
+            for row in rows
+        ]
+    )
 
 
-# -- distances and kernel --------------------------------------------------------------------------------------------
+# -- distances and kernel --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", [SMALL, Base(image_size=16, channels=2, classes=3, width=2, blocks=(2, 1))])
@@ -78,7 +91,7 @@ def test_the_squared_distance_would_not_be() -> None:
     assert np.linalg.eigvalsh(np.exp(-(total**2)))[0] < -0.1
 
 
-# -- hyperparameters -------------------------------------------------------------------------------------------------
+# -- hyperparameters -------------------------------------------------------------------------------
 
 
 def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +119,8 @@ def test_noise_is_told_from_signal(noise: float) -> None:
     rows = some_rows(200, seed=3)
     clean, noisy = (made_up(rows, noise=n) for n in (0.0, noise))
     found = [learn(observed(rows, values), PLAN).hyper.noise for values in (clean, noisy)]
-    # The noise's share of the variance is 0 and noise^2 / var; some of it may pass as signal of the finest level.
+    # The noise's share of the variance is 0 and noise^2 / var; some of it may pass as signal of the finest
+    # level.
     share = noise**2 / noisy.var()
     assert found[0] < 0.01 and share / 2 < found[1] < share * 1.5
 
@@ -120,7 +134,7 @@ def test_at_most_200_rows_are_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert sizes == [(len(LEVELS), 200, 200)]
 
 
-# -- the process -----------------------------------------------------------------------------------------------------
+# -- the process -----------------------------------------------------------------------------------
 
 
 def test_predictions_are_those_of_the_textbook() -> None:
@@ -135,7 +149,9 @@ def test_predictions_are_those_of_the_textbook() -> None:
     inverse, ones = np.linalg.inv(known), np.ones(60)
     mean = ones @ inverse @ standard / (ones @ inverse @ ones)
     expected = mean + covariance[asked, :60] @ inverse @ (standard - mean)
-    variance = hyper.signal - np.einsum("ij,jk,ik->i", covariance[asked, :60], inverse, covariance[asked, :60])
+    variance = hyper.signal - np.einsum(
+        "ij,jk,ik->i", covariance[asked, :60], inverse, covariance[asked, :60]
+    )
     found, deviation = process.predict(others)
     assert np.allclose(found, process.units.centre + process.units.scale * expected, atol=1e-9)
     assert np.allclose(deviation, process.units.scale * np.sqrt(variance), atol=1e-9)
@@ -165,7 +181,9 @@ def test_fantasies_leave_the_mean_and_lower_the_uncertainty_around() -> None:
     assert (after[1][30:] < 0.8 * before[1][30:]).all()
     # Kriging believer: the same as observing what it expects, which the mean shows.
     believed = process.append(observed(pending, process.predict(pending)[0])).predict(others)
-    assert np.allclose(believed[0], after[0][:30], atol=1e-9) and np.allclose(believed[1], after[1][:30], atol=1e-9)
+    assert np.allclose(believed[0], after[0][:30], atol=1e-9) and np.allclose(
+        believed[1], after[1][:30], atol=1e-9
+    )
     with pytest.raises(ValueError, match="behind fantasies"):
         imagined.append(observed(pending, np.zeros(6)))
     assert process.imagine([]) is process and process.append(observed((), np.zeros(0))) is process
@@ -195,7 +213,9 @@ def test_duplicates_are_merged_and_count_as_often_as_they_were_seen() -> None:
     assert again.mean == pytest.approx(mean)
     cross = process.hyper.kernel(differences(table, table))
     expected = mean + cross @ inverse @ (merged - mean)
-    assert np.allclose(again.predict(rows)[0], process.units.centre + process.units.scale * expected, atol=1e-9)
+    assert np.allclose(
+        again.predict(rows)[0], process.units.centre + process.units.scale * expected, atol=1e-9
+    )
 
 
 def test_what_is_expected_of_the_observed_needs_no_distances() -> None:
@@ -214,8 +234,13 @@ def test_a_predicted_value_moves_the_surrogate_less() -> None:
     values = made_up(rows, noise=0.01)
     base = learn(observed(rows[:39], values[:39]), PLAN)
     before = base.predict(rows[39:])[0][0]
-    moved = [abs(base.append(observed(rows[39:], np.array([before + 0.1]), np.array([p]))).predict(rows[39:])[0][0]
-                 - before) for p in (False, True)]
+    moved = [
+        abs(
+            base.append(observed(rows[39:], np.array([before + 0.1]), np.array([p]))).predict(rows[39:])[0][0]
+            - before
+        )
+        for p in (False, True)
+    ]
     assert 0 < moved[1] < 0.8 * moved[0]
 
 

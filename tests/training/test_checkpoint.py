@@ -105,7 +105,8 @@ print("whole")
 
 
 def test_wherever_the_room_ends_it_is_an_oserror_and_the_older_file_stays(root, tmp_path, variables):
-    # HDF5 itself, writing to a file that may not grow, raises this and that, and crashes at the last of its own bytes.
+    # HDF5 itself, writing to a file that may not grow, raises this and that, and crashes at the last of its
+    # own bytes.
     save_checkpoint(tmp_path / "1.h5", 1, ARCHITECTURE, variables)
     command = [sys.executable, "-c", FULL, str(tmp_path / "1.h5")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
@@ -113,7 +114,7 @@ def test_wherever_the_room_ends_it_is_an_oserror_and_the_older_file_stays(root, 
     assert [file.name for file in tmp_path.iterdir()] == ["1.h5"]
 
 
-# -- files that somebody else gives ------------------------------------------------------------------------------------
+# -- files that somebody else gives ----------------------------------------------------------------
 
 
 def link_elsewhere(file: h5py.File) -> None:
@@ -193,12 +194,30 @@ def speaking_digest(file: h5py.File) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [link_elsewhere, bytes_elsewhere, terabytes, huge_items, cycle, another_array, huge_network, speaking_digest,
-     *(pytest.param(change, marks=pytest.mark.full) for change in (
-         link_inside, never_written, compressed, another_shape, group_in_place_of_an_array, brackets,
-         list_of_attributes))],
+    [
+        link_elsewhere,
+        bytes_elsewhere,
+        terabytes,
+        huge_items,
+        cycle,
+        another_array,
+        huge_network,
+        speaking_digest,
+        *(
+            pytest.param(change, marks=pytest.mark.full)
+            for change in (
+                link_inside,
+                never_written,
+                compressed,
+                another_shape,
+                group_in_place_of_an_array,
+                brackets,
+                list_of_attributes,
+            )
+        ),
+    ],
     ids=lambda function: function.__name__,
-)  # fmt: skip
+)
 def test_a_hostile_file_is_one_line(tmp_path, variables, change):
     path = tmp_path / "1.h5"
     save_checkpoint(path, 1, ARCHITECTURE, variables)
@@ -210,7 +229,9 @@ def test_a_hostile_file_is_one_line(tmp_path, variables, change):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.full) for n in range(3, 30))])
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(n, marks=pytest.mark.full) for n in range(3, 30))]
+)
 def test_random_damage_is_refused_in_one_line_or_changes_nothing(tmp_path, variables, seed):
     rng, path = np.random.default_rng(seed), tmp_path / "1.h5"
     saved = save_checkpoint(path, 1, ARCHITECTURE, variables)

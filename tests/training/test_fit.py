@@ -33,7 +33,7 @@ def tiny() -> Compiled:
     return compiled_tiny()
 
 
-# -- whole epochs ----------------------------------------------------------------------------------------------------
+# -- whole epochs ----------------------------------------------------------------------------------
 
 
 def test_epochs_count_what_was_trained_and_validated(tiny):
@@ -100,7 +100,7 @@ def test_at_most_two_steps_are_in_flight():
     assert len(ready) == 20 and all(ready)
 
 
-# -- epochs that are cut short ---------------------------------------------------------------------------------------
+# -- epochs that are cut short ---------------------------------------------------------------------
 
 
 def test_a_stop_keeps_what_was_dispatched(tiny):
@@ -162,7 +162,7 @@ def test_a_validation_that_the_deadline_cuts_gives_no_error(tiny):
     assert math.isnan(run.best_error) and run.best_variables is None and run.epochs == 0
 
 
-# -- failures --------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def test_an_injected_fault_raises_behind_what_had_completed(tiny):
@@ -212,7 +212,7 @@ def test_no_thread_is_left_however_a_training_ends(tiny, fault):
     assert threading.active_count() == before
 
 
-# -- time by kind ----------------------------------------------------------------------------------------------------
+# -- time by kind ----------------------------------------------------------------------------------
 
 
 def test_phases_hold_all_of_the_time_but_an_untimed_sleep(tiny):
@@ -247,7 +247,7 @@ def test_time_without_a_batch_is_the_datas_and_polling_goes_on(tiny):
     assert next(polls) >= 18
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", [None, Fault(raise_at=(0, 3))])
@@ -264,12 +264,12 @@ def test_a_training_that_has_ended_leaves_nothing_on_the_device(tiny, fault):
     assert left == [] and (run.best_variables is not None) == (fault is None)
 
 
-# -- digits ------------------------------------------------------------------------------------------------------------
+# -- digits ----------------------------------------------------------------------------------------
 
 
 def test_the_digits_are_learnt_within_a_few_epochs():
-    # A reduced-width ResNet-50 at 32 x 32 pixels. After 8 epochs four of five seeds are above 0.96, this one among them
-    # already after 3; the fifth, 3, is at 0.85.
+    # A reduced-width ResNet-50 at 32 x 32 pixels. After 8 epochs four of five seeds are above 0.96, this one
+    # among them already after 3; the fifth, 3, is at 0.85.
     digits = open_dataset(config.load("demo"))
     base = Base(image_size=32, channels=1, classes=10, width=4)
     settings = StepSettings(32, mean=digits.mean, deviation=digits.deviation)

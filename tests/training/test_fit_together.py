@@ -23,7 +23,8 @@ def tiny() -> Compiled:
 
 
 class Others:
-    """The other processes: they agree with this one until their `answer` to one of its words, counted from 1."""
+    """The other processes: they agree with this one until their `answer` to one of its words, counted from
+    1."""
 
     def __init__(self, number: int = 0, answer: int = GO) -> None:
         self.words: list[int] = []
@@ -50,8 +51,9 @@ def test_a_stop_of_another_process_keeps_what_was_dispatched(tiny):
 
 
 def test_what_diverges_behind_a_stop_is_told(tiny):
-    # The parameters are NaN behind step 2, so the loss is in step 3, the last one under way when all are to stop.
-    # It is under way still if the next batch is there, as it is when the loader is asked for the one behind it.
+    # The parameters are NaN behind step 2, so the loss is in step 3, the last one under way when all are to
+    # stop. It is under way still if the next batch is there, as it is when the loader is asked for the one
+    # behind it.
     others, ahead, steps = Others(5, STOP), threading.Event(), itertools.count()
 
     def loader(epoch: int):
@@ -79,7 +81,9 @@ def test_a_failure_of_another_process_ends_the_training_at_the_same_step(tiny, n
 
 def test_a_process_that_fails_says_so_once_and_before_the_step(tiny):
     others = Others()
-    rows = rows_until(training(tiny, agree=others.agree, fault=Fault(raise_at=(0, 3))), RuntimeError, "injected fault")
+    rows = rows_until(
+        training(tiny, agree=others.agree, fault=Fault(raise_at=(0, 3))), RuntimeError, "injected fault"
+    )
     assert others.words == [GO] * 3 + [BROKEN] and [row.partial for row in rows] == [True]
 
 
@@ -92,7 +96,9 @@ def test_a_process_out_of_time_says_so_once(tiny):
 
     changed = dataclasses.replace(tiny, train=train)
     run = training(changed, agree=others.agree, clock=lambda: float(late.is_set()), deadline=0.5)
-    assert [row.partial for row in run] == [True] and run.end == "deadline" and others.words == [GO] * 4 + [LATE]
+    assert (
+        [row.partial for row in run] == [True] and run.end == "deadline" and others.words == [GO] * 4 + [LATE]
+    )
 
 
 def test_a_step_that_fails_after_all_have_agreed_on_it_cannot_be_survived(tiny):
@@ -101,7 +107,9 @@ def test_a_step_that_fails_after_all_have_agreed_on_it_cannot_be_survived(tiny):
 
     others = Others()
     changed = dataclasses.replace(tiny, train=train)
-    rows_until(training(changed, agree=others.agree), Stranded, "step 0 failed on one process .* a device is gone")
+    rows_until(
+        training(changed, agree=others.agree), Stranded, "step 0 failed on one process .* a device is gone"
+    )
     assert others.words == [GO]
 
 
@@ -127,7 +135,9 @@ def test_an_average_that_fails_cannot_be_survived(tiny):
         raise ValueError("a device is gone")
 
     others, changed = Others(), dataclasses.replace(tiny, average=average)
-    rows_until(training(changed, agree=others.agree), Stranded, "the average of epoch 0 failed .* a device is gone")
+    rows_until(
+        training(changed, agree=others.agree), Stranded, "the average of epoch 0 failed .* a device is gone"
+    )
     assert others.words == [GO] * 11
 
 
@@ -147,7 +157,9 @@ def test_weights_that_one_process_cannot_fetch_fail_the_trial_on_all(tiny):
             raise MemoryError("no host memory")
 
     full = Full(**{field.name: getattr(tiny, field.name) for field in dataclasses.fields(tiny)})
-    runs = [training(steps, epochs=1, agree=functools.partial(agree, me)) for me, steps in enumerate((tiny, full))]
+    runs = [
+        training(steps, epochs=1, agree=functools.partial(agree, me)) for me, steps in enumerate((tiny, full))
+    ]
 
     def process(me: int) -> None:
         try:

@@ -15,7 +15,7 @@ from aiperf_mpi.config import load
 from aiperf_mpi.trials.budget import Budget, DefaultRules, budget, learning_rate, should_stop
 from aiperf_mpi.trials.prediction import fit_log_curve, predict_error
 
-# -- rounds ----------------------------------------------------------------------------------------------------------
+# -- rounds ----------------------------------------------------------------------------------------
 
 
 def test_budgets_of_the_paper() -> None:
@@ -29,7 +29,11 @@ def test_budgets_of_the_paper() -> None:
 def test_budgets_of_a_configuration() -> None:
     assert [budget(r, load().train) for r in (1, 4, 40)] == [budget(r) for r in (1, 4, 40)]
     rules = DefaultRules(epochs=8, round_epochs=(6, 8), patience_base=4, patience_step=3, patience_max=8)
-    assert [budget(r, rules) for r in (1, 2, 3)] == [Budget(6, 4, True), Budget(8, 7, False), Budget(8, 8, False)]
+    assert [budget(r, rules) for r in (1, 2, 3)] == [
+        Budget(6, 4, True),
+        Budget(8, 7, False),
+        Budget(8, 8, False),
+    ]
 
 
 @pytest.mark.parametrize("round", [0, -1])
@@ -47,7 +51,7 @@ def test_learning_rate_falls_on_a_line() -> None:
             learning_rate(0.1, epoch)
 
 
-# -- the early stop --------------------------------------------------------------------------------------------------
+# -- the early stop --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -69,12 +73,13 @@ def test_stop_after_patience_without_progress(losses: list[float], patience: int
     assert should_stop(losses, patience) is stops
 
 
-# -- the predicted accuracy ------------------------------------------------------------------------------------------
+# -- the predicted accuracy ------------------------------------------------------------------------
 
 
 def authors_prediction(accuracy: np.ndarray) -> float:
-    """What the authors' formula gives with their optimiser: a point (120, 0.75) more, least squares, value at 90 less
-    twice the root mean square residual, or the best observed accuracy where that is below it or above 1."""
+    """What the authors' formula gives with their optimiser: a point (120, 0.75) more, least squares, value at
+    90 less twice the root mean square residual, or the best observed accuracy where that is below it or above
+    1."""
     x, y = np.append(np.arange(1, len(accuracy) + 1), 120.0), np.append(accuracy, 0.75)
 
     def curve(x: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
@@ -86,7 +91,9 @@ def authors_prediction(accuracy: np.ndarray) -> float:
     return float(best if prediction < best or prediction > 1 else prediction)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # curve_fit tries logarithms of negative numbers
+@pytest.mark.filterwarnings(
+    "ignore:invalid value:RuntimeWarning"
+)  # curve_fit tries logarithms of negative numbers
 @pytest.mark.parametrize("seed", range(12))
 def test_prediction_is_the_authors(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -23,8 +23,17 @@ INITIAL = Architecture(SMALL)
 def propose(log: ArrayHistory, parent: Candidate | None, *own: Morph) -> Candidate:
     """A candidate behind `parent` (None for the initial one), proposed in `log`."""
     architecture = parent.architecture.apply(*own) if parent else INITIAL
-    candidate = Candidate.new(architecture, own, parent_id=parent.trial_id if parent else -1, replica=0, generator=0,
-                              round=1, batch_per_device=32, devices=1, seed=0)
+    candidate = Candidate.new(
+        architecture,
+        own,
+        parent_id=parent.trial_id if parent else -1,
+        replica=0,
+        generator=0,
+        round=1,
+        batch_per_device=32,
+        devices=1,
+        seed=0,
+    )
     return dataclasses.replace(candidate, trial_id=log.append(candidate.to_record(0.0)))
 
 
@@ -35,7 +44,7 @@ def numbered(number: int) -> np.void:
     return rec.seal(record)
 
 
-# -- the log ---------------------------------------------------------------------------------------------------------
+# -- the log ---------------------------------------------------------------------------------------
 
 
 def test_the_twins_keep_the_interface() -> None:
@@ -150,7 +159,7 @@ def test_a_storm_of_threads_loses_and_tears_nothing() -> None:
     assert all(rec.check(reader.record(slot)) for slot in range(seen))
 
 
-# -- claims ----------------------------------------------------------------------------------------------------------
+# -- claims ----------------------------------------------------------------------------------------
 
 
 def test_a_key_is_claimed_once_until_released() -> None:
@@ -201,7 +210,7 @@ def test_threads_share_one_winner_per_key() -> None:
     assert sum(wins) == 500
 
 
-# -- the snapshot ----------------------------------------------------------------------------------------------------
+# -- the snapshot ----------------------------------------------------------------------------------
 
 
 def test_what_a_view_knows() -> None:
@@ -229,7 +238,14 @@ def test_what_a_view_knows() -> None:
     assert list(view.predicted) == [True, False, False]
     assert view.best == (warm.trial_id, 0.125)
     assert list(view.children(root.trial_id)) == [1, 2, 5] and list(view.children(good.trial_id)) == [3, 4]
-    assert [view.status(i) for i in range(6)] == [rec.DONE, rec.STOPPED, rec.FAILED, rec.DONE, rec.NONE, rec.DONE]
+    assert [view.status(i) for i in range(6)] == [
+        rec.DONE,
+        rec.STOPPED,
+        rec.FAILED,
+        rec.DONE,
+        rec.NONE,
+        rec.DONE,
+    ]
     assert np.isnan([view.value(i) for i in (2, 4, 5)]).all() and view.value(1) == 0.25
     assert [view.candidate(i) for i in range(6)] == [root, good, failed, warm, waiting, diverged]
     outcome = view.outcome(failed.trial_id)
@@ -253,7 +269,8 @@ def test_parents_where_weights_are_inherited() -> None:
     assert list(view.parents) == [kept.trial_id, lost.trial_id] and list(view.parent_values) == [0.5, 0.25]
     assert list(view.finished) == [kept.trial_id, lost.trial_id, never.trial_id]
 
-    # What is withdrawn is no parent any more, yet a result; trial 0 is one as soon as it has a result, kept or not.
+    # What is withdrawn is no parent any more, yet a result; trial 0 is one as soon as it has a result, kept
+    # or not.
     log.append(rec.withdrawal(lost.trial_id, 0, 4.0))
     log.append(rec.withdrawal(77, 0, 4.0))  # of no trial
     log.append(root.outcome(rec.DONE, 5.0, best_error=0.125))
@@ -300,7 +317,9 @@ def test_abandoned_slots_and_stray_outcomes_are_nobody() -> None:
     log = ArrayHistory(8)
     root = propose(log, None)
     log.abandon(log.reserve())
-    log.append(dataclasses.replace(root, trial_id=1).outcome(rec.DONE, 1.0, best_error=0.125))  # of an abandoned slot
+    log.append(
+        dataclasses.replace(root, trial_id=1).outcome(rec.DONE, 1.0, best_error=0.125)
+    )  # of an abandoned slot
     log.append(dataclasses.replace(root, trial_id=77).outcome(rec.DONE, 1.0, best_error=0.125))  # of none
     log.append(root.outcome(rec.DONE, 1.0, best_error=0.5))
     log.append(root.outcome(rec.DONE, 2.0, best_error=0.25))  # a second end: the first holds
@@ -342,15 +361,17 @@ def test_a_small_cache_only_costs_time() -> None:
 
 
 def test_a_lineage_may_be_longer_than_pythons_stack() -> None:
-    # 1,050 generations of one skip each, of the 1,113 that ResNet-50 can take; Python's stack holds 1,000 calls.
+    # 1,050 generations of one skip each, of the 1,113 that ResNet-50 can take; Python's stack holds 1,000
+    # calls.
     skips = eligible_morphs(INITIAL, ("skip",))[:1050]
     log = ArrayHistory(1200)
     candidate = propose(log, None)
     for skip in skips:
         architecture = candidate.architecture.apply(skip)
         key = rec.candidate_key(architecture.hash, 32)
-        candidate = dataclasses.replace(candidate, parent_id=candidate.trial_id, architecture=architecture,
-                                        own_morphs=(skip,), key=key)
+        candidate = dataclasses.replace(
+            candidate, parent_id=candidate.trial_id, architecture=architecture, own_morphs=(skip,), key=key
+        )
         candidate = dataclasses.replace(candidate, trial_id=log.append(candidate.to_record(0.0)))
     log.refresh()
     assert HistoryView.of(log, INITIAL).architecture(1050) == candidate.architecture

@@ -23,11 +23,19 @@ OWN = (Morph("deeper", 5, 0, 3), Morph("skip", 1, 9), Morph("wider", 8))
 
 
 def child(parent: Architecture | None = None, own: tuple[Morph, ...] = OWN, **changes: int) -> Candidate:
-    fields = {"parent_id": 0, "replica": 3, "generator": 1, "round": 2, "batch_per_device": 32, "devices": 4, "seed": 7}
+    fields = {
+        "parent_id": 0,
+        "replica": 3,
+        "generator": 1,
+        "round": 2,
+        "batch_per_device": 32,
+        "devices": 4,
+        "seed": 7,
+    }
     return Candidate.new((parent or Architecture(SMALL)).apply(*own), own, **(fields | changes))
 
 
-# -- layout ----------------------------------------------------------------------------------------------------------
+# -- layout ----------------------------------------------------------------------------------------
 
 
 def test_widths_are_fixed_and_fields_aligned() -> None:
@@ -73,7 +81,7 @@ def test_seal_leaves_the_original_alone() -> None:
     assert record.tobytes() == before
 
 
-# -- candidates ------------------------------------------------------------------------------------------------------
+# -- candidates ------------------------------------------------------------------------------------
 
 
 def test_a_candidate_comes_back_from_its_record() -> None:
@@ -91,7 +99,8 @@ def test_what_a_new_candidate_derives() -> None:
     assert candidate.batch_global == 32 * 4
     assert (candidate.train_ops, candidate.val_ops) == operations(candidate.architecture)
     assert candidate.key == rec.candidate_key(candidate.architecture.hash, 128) != 0
-    # One network, one global batch: one claim and one initialisation, whoever proposes it; another batch: another.
+    # One network, one global batch: one claim and one initialisation, whoever proposes it; another batch:
+    # another.
     twin = child(replica=9, generator=0, round=4, batch_per_device=64, devices=2)
     assert (twin.key, twin.seed) == (candidate.key, candidate.seed)
     assert child(devices=2).key != candidate.key
@@ -102,8 +111,18 @@ def test_group_joins_what_differs_in_the_kernel_only() -> None:
     plain = child()
     tuned_architecture = plain.architecture.with_own_kernel(3, 7)
     own = tuned_architecture.morphs
-    tuned = Candidate.new(tuned_architecture, own, parent_id=0, replica=0, generator=0, round=4, batch_per_device=32,
-                          devices=4, seed=7, kernel_size=7)
+    tuned = Candidate.new(
+        tuned_architecture,
+        own,
+        parent_id=0,
+        replica=0,
+        generator=0,
+        round=4,
+        batch_per_device=32,
+        devices=4,
+        seed=7,
+        kernel_size=7,
+    )
     assert tuned.group == plain.group == plain.architecture.hash != tuned_architecture.hash
     assert tuned.train_ops > plain.train_ops
     assert tuned.to_record(0.0)["group"].tobytes() == plain.to_record(0.0)["group"].tobytes()
@@ -135,16 +154,30 @@ def test_nine_morphs_do_not_fit() -> None:
 
 def test_own_morphs_must_be_the_last_ones() -> None:
     with pytest.raises(ValueError, match="not the last ones"):
-        Candidate.new(Architecture(SMALL, OWN), OWN[:1], parent_id=0, replica=0, generator=0, round=1,
-                      batch_per_device=1, devices=1, seed=0)
+        Candidate.new(
+            Architecture(SMALL, OWN),
+            OWN[:1],
+            parent_id=0,
+            replica=0,
+            generator=0,
+            round=1,
+            batch_per_device=1,
+            devices=1,
+            seed=0,
+        )
 
 
-# -- outcomes and summaries ------------------------------------------------------------------------------------------
+# -- outcomes and summaries ------------------------------------------------------------------------
 
 
 def test_summary_of_a_proposal() -> None:
     summary = rec.summarise(child().to_record(0.0))
-    assert (summary["kind"], summary["status"], summary["n_morphs"], summary["round"]) == (rec.PROPOSED, rec.NONE, 3, 2)
+    assert (summary["kind"], summary["status"], summary["n_morphs"], summary["round"]) == (
+        rec.PROPOSED,
+        rec.NONE,
+        3,
+        2,
+    )
     assert (summary["trial"], summary["parent"]) == (-1, 0)
     assert (summary["batch_per_device"], summary["kernel_size"]) == (32, 3)
     assert math.isnan(summary["value"])
@@ -155,14 +188,22 @@ def test_summary_of_a_proposal() -> None:
     [
         (rec.DONE, 0.25, math.nan, 0.25, 0),
         (rec.STOPPED, 0.5, math.nan, 0.5, 0),
-        (rec.DONE, 0.5, 0.25, 0.25, rec.PREDICTED),  # the warm-up: the search sees the prediction, and that it is one
+        (
+            rec.DONE,
+            0.5,
+            0.25,
+            0.25,
+            rec.PREDICTED,
+        ),  # the warm-up: the search sees the prediction, and that it is one
         (rec.FAILED, 0.25, math.nan, math.nan, 0),  # a failed trial is worth nothing, whatever it reached
         (rec.REJECTED, math.nan, math.nan, math.nan, 0),
         (rec.DROPPED, math.nan, math.nan, math.nan, 0),
         (rec.DONE, math.nan, math.nan, math.nan, 0),
     ],
 )
-def test_value_that_the_search_uses(status: int, best: float, predicted: float, value: float, flags: int) -> None:
+def test_value_that_the_search_uses(
+    status: int, best: float, predicted: float, value: float, flags: int
+) -> None:
     candidate = dataclasses.replace(child(), trial_id=4)
     record = candidate.outcome(status, 9.0, epochs=3, best_error=best, predicted_error=predicted)
     assert rec.check(record)
@@ -191,15 +232,27 @@ def test_flags_of_inherited_and_kept_weights() -> None:
     [
         ((Morph("deeper", 2, 0, 3),), True),
         ((Morph("wider", 2), Morph("kernel", 1, 0, 3), Morph("skip", 1, 3)), False),
-        ((Morph("deeper", 2, 0, 3), Morph("kernel", 7, 0, 5)), False),  # a kernel morph of the same chain wins
+        (
+            (Morph("deeper", 2, 0, 3), Morph("kernel", 7, 0, 5)),
+            False,
+        ),  # a kernel morph of the same chain wins
         ((Morph("deeper", 2, 0, 3), Morph("kernel", 7, 0, 5), Morph("deeper", 7, 0, 3)), True),
     ],
 )
 def test_a_record_says_whether_the_kernel_size_is_in_the_network(own: tuple[Morph, ...], takes: bool) -> None:
     # Seven units, so the first `deeper` makes unit 7.
     initial = Architecture(Base(image_size=16, channels=1, classes=4, width=2, blocks=(1, 1)))
-    candidate = Candidate.new(initial.apply(*own), own, parent_id=0, replica=0, generator=0, round=4,
-                              batch_per_device=32, devices=1, seed=0)
+    candidate = Candidate.new(
+        initial.apply(*own),
+        own,
+        parent_id=0,
+        replica=0,
+        generator=0,
+        round=4,
+        batch_per_device=32,
+        devices=1,
+        seed=0,
+    )
     summary = rec.summarise(candidate.to_record(0.0))
     assert summary["flags"] == (rec.TAKES_KERNEL if takes else 0) and summary["kernel_size"] == 3
 
@@ -227,7 +280,12 @@ def test_a_rejection_keeps_what_was_wrong() -> None:
     proposed["train_ops"] = 7  # a tampered count, under a good checksum
     record = rec.rejection(rec.seal(proposed), 4, 9.0, "analytical 8 against 7 executed")
     assert rec.check(record)
-    assert (record["kind"], record["status"], record["trial"], record["t"]) == (rec.OUTCOME, rec.REJECTED, 4, 9.0)
+    assert (record["kind"], record["status"], record["trial"], record["t"]) == (
+        rec.OUTCOME,
+        rec.REJECTED,
+        4,
+        9.0,
+    )
     assert (record["train_ops"], record["cause"]) == (7, b"analytical 8 against 7 executed")
     assert np.isnan(rec.summarise(record)["value"])
 
@@ -239,7 +297,7 @@ def test_an_outcome_needs_an_end_and_an_id() -> None:
         child().outcome(rec.DONE, 0.0)
 
 
-# -- replay ----------------------------------------------------------------------------------------------------------
+# -- replay ----------------------------------------------------------------------------------------
 
 
 def lineages(count: int) -> Iterator[tuple[Architecture, list[Candidate]]]:
@@ -249,8 +307,19 @@ def lineages(count: int) -> Iterator[tuple[Architecture, list[Candidate]]]:
         architecture, line = Architecture(SMALL), []
         for _generation in range(int(rng.integers(1, 5))):
             architecture, own = random_chain(architecture, rng, int(rng.integers(1, 9)))
-            line.append(Candidate.new(architecture, own, parent_id=0, replica=0, generator=0, round=1,
-                                      batch_per_device=32, devices=1, seed=0))
+            line.append(
+                Candidate.new(
+                    architecture,
+                    own,
+                    parent_id=0,
+                    replica=0,
+                    generator=0,
+                    round=1,
+                    batch_per_device=32,
+                    devices=1,
+                    seed=0,
+                )
+            )
         yield Architecture(SMALL), line
 
 

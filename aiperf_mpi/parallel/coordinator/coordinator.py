@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rank 0: hosts the windows, keeps the time, hands all rows and records to the writer, and trains nothing.
 
-It returns to MPI every millisecond and runs no long Python, as other ranks' one-sided operations may wait for it.
+It returns to MPI every millisecond and runs no long Python, as other ranks' one-sided operations may wait for
+it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,9 @@ TURN_SECONDS = 0.001
 #: Seconds between two looks for new records, and for slots whose writers died.
 RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
 
-#: Seconds that ranks have for their last rows, the validation of the best model among them, before the job is ended.
+#: Seconds that ranks have for their last rows, the validation of the best model among them, before the job is
+#: ended.
 FAREWELL_SECONDS = 3600.0
-
-
-
 
 
 class RanksMissing(RuntimeError):
@@ -48,15 +47,20 @@ class End:
     cause: str
 
 
-
-
 def commit_initial(context: Context) -> None:
     """Claim and commit trial 0, the initial architecture for replica 0, before any search."""
     config = context.config
     candidate = Candidate.new(
-        Architecture(config.base), (), parent_id=-1, replica=0, generator=0, round=1,
-        batch_per_device=config.train.batch_per_device, devices=context.n_devices, seed=config.run.seed,
-    )  # fmt: skip
+        Architecture(config.base),
+        (),
+        parent_id=-1,
+        replica=0,
+        generator=0,
+        round=1,
+        batch_per_device=config.train.batch_per_device,
+        devices=context.n_devices,
+        seed=config.run.seed,
+    )
     context.windows.claims.claim(candidate.key)
     slot = context.windows.history.append(candidate.to_record(0.0))
     if slot != 0:
@@ -99,7 +103,9 @@ def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View)
                 view.log(cause or "the time limit is reached")
         elif now - stopped_at > FAREWELL_SECONDS:
             missing = sorted(set(range(1, ranks.size)) - progress.farewells)
-            raise RanksMissing(f"ranks {missing[:16]} have not ended {FAREWELL_SECONDS:g} s after the run's end")
+            raise RanksMissing(
+                f"ranks {missing[:16]} have not ended {FAREWELL_SECONDS:g} s after the run's end"
+            )
         context.pause(TURN_SECONDS)
 
     # Slots of writers that never committed end with the run; what came last is taken over.
@@ -111,21 +117,23 @@ def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View)
 
 
 def why_end(context: Context, writer: WriterClient, drain: Drain, progress: Progress) -> tuple[Reason, str]:
-    """The reason to end the run now and its cause in words; no cause where only the time limit will end it."""
+    """The reason to end the run now and its cause in words; no cause where only the time limit will end
+    it."""
     errors = writer.status().errors
     if drain.signal:
         return Reason.DRAIN, f"signal {drain.signal} asked the run to drain"
     if errors:
         return Reason.DRAIN, errors[0]
-    if context.windows.history.reserved >= room(context):
+    if context.windows.history.reserved >= drain_threshold(context):
         return Reason.FULL, "the history is full; raise parallel.history_capacity"
     if cause := progress.hopeless():
         return Reason.DRAIN, cause
     return Reason.LIMIT, ""
 
 
-def room(context: Context) -> int:
-    """Slots of the history after which the run drains: what is left takes the outcomes of those that still train."""
+def drain_threshold(context: Context) -> int:
+    """Slots of the history after which the run drains: what is left takes the outcomes of those that still
+    train."""
     capacity, depth = context.windows.history.capacity, context.config.search.queue_depth
     return capacity - min(2 * context.ranks.n_replicas * (depth + 2), capacity // 4)
 

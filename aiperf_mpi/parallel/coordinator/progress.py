@@ -13,9 +13,9 @@ from aiperf_mpi.parallel.coordinator.view import ViewSnapshot
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, STATUS, UNFINISHED
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
-#: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the program or the
-#: machine and not of a candidate: at least so many, and so many for each replica, as thousands of replicas may have
-#: some each before the first trial ends.
+#: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the
+#: program or the machine and not of a candidate: at least so many, and so many for each replica, as thousands
+#: of replicas may have some each before the first trial ends.
 LOST_IN_A_ROW, LOST_BY_REPLICA = 64, 4
 
 
@@ -68,7 +68,8 @@ class Progress:
 
     @property
     def busy(self) -> int:
-        """Replicas that have a candidate to compile, train or validate: they take it as soon as it is there."""
+        """Replicas that have a candidate to compile, train or validate: they take it as soon as it is
+        there."""
         return len(set(self.proposed.values()))
 
     def epoch(self, row: np.void) -> None:
@@ -105,7 +106,8 @@ class Progress:
         return line
 
     def hopeless(self) -> str:
-        """Why no further candidate is worth its time, "" while there is hope: a night of failures has no score."""
+        """Why no further candidate is worth its time, "" while there is hope: a night of failures has no
+        score."""
         if self.lost < max(LOST_IN_A_ROW, LOST_BY_REPLICA * self.replicas):
             return ""
         return f"{self.lost} candidates in a row were rejected or failed, at last: {self.last_cause}"
@@ -116,6 +118,14 @@ class Progress:
         # What waits in the queues at the end is never taken.
         busy = 0 if phase == ENDING else self.busy
         return ViewSnapshot(
-            elapsed, time_limit, self.replicas, busy, self.ended, self.failed, best,
-            self.total / elapsed if elapsed > 0 else 0.0, tuple(self.lines), phase,
-        )  # fmt: skip
+            elapsed,
+            time_limit,
+            self.replicas,
+            busy,
+            self.ended,
+            self.failed,
+            best,
+            self.total / elapsed if elapsed > 0 else 0.0,
+            tuple(self.lines),
+            phase,
+        )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person sees while the benchmark runs: a live table on a terminal, plain lines in a batch log.
 
-Rank 0 alone has a view, on stderr; the verdict goes to stdout. Plain lines carry a time stamp and come at most once a
-second, however much happens. Neither mode starts a thread: what is shown changes in `update` and `log`.
+Rank 0 alone has a view, on stderr; the verdict goes to stdout. Plain lines carry a time stamp and come at
+most once a second, however much happens. Neither mode starts a thread: what is shown changes in `update` and
+`log`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _STATUS_LINES, _STATUS_SECONDS = 20, 60.0
 #: Events that a plain line, and candidates and events that the live view, shows at most.
 _EVENTS_PER_LINE, _CANDIDATES, _EVENTS = 4, 6, 3
 
-#: Set by launchers in the ranks they start. Some give a rank a terminal of its own that nobody looks at, and others
-#: pass a real terminal's output on, so that under any of them isatty says nothing.
+#: Set by launchers in the ranks they start. Some give a rank a terminal of its own that nobody looks at, and
+#: others pass a real terminal's output on, so that under any of them isatty says nothing.
 _LAUNCHER_VARIABLES = (
     "OMPI_COMM_WORLD_RANK",
     "PMI_RANK",
@@ -70,7 +71,8 @@ class ViewSnapshot:
 
 
 def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
-    """`live` or `plain` for a mode of MODES: `auto` is live on a terminal that no launcher stands in front of.
+    """`live` or `plain` for a mode of MODES: `auto` is live on a terminal that no launcher stands in front
+    of.
 
     Raises ValueError for another mode.
     """
@@ -83,7 +85,8 @@ def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.envi
 
 
 class View:
-    """Shows a run on `stream`. Call `update` as often as is convenient, `log` for events, and `close` at the end.
+    """Shows a run on `stream`. Call `update` as often as is convenient, `log` for events, and `close` at the
+    end.
 
     Arguments:
         mode: one of MODES.
@@ -112,10 +115,15 @@ class View:
             width, height = (int(number) if number.isdigit() else None for number in size)
             term = environ.get("TERM", "dumb")
             console = Console(
-                file=stream, force_terminal=True, width=width, height=height,
+                file=stream,
+                force_terminal=True,
+                width=width,
+                height=height,
                 _environ={**environ, "TERM": "xterm-256color" if term == "dumb" else term},
-            )  # fmt: skip
-            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            )
+            self._live = Live(
+                console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            )
             self._live.start()
 
     def update(self, snapshot: ViewSnapshot) -> None:
@@ -137,7 +145,8 @@ class View:
             self._write_line()
 
     def trial(self, line: str) -> None:
-        """Show how a trial ended: an event in plain mode; the live view has it among the candidates of its state."""
+        """Show how a trial ended: an event in plain mode; the live view has it among the candidates of its
+        state."""
         if self._live is None:
             self.log(line)
 
@@ -151,10 +160,11 @@ class View:
         elif self._events:
             self._write(self._take_events())
 
-    # -- plain lines -------------------------------------------------------------------------------------------------
+    # -- plain lines -------------------------------------------------------------------------------
 
     def _write_line(self) -> None:
-        """Write one line, of waiting events or else of the status, unless the last one was less than a second ago."""
+        """Write one line, of waiting events or else of the status, unless the last one was less than a second
+        ago."""
         now = self._clock()
         if now - self._last_line < _LINE_SECONDS:
             return
@@ -168,8 +178,8 @@ class View:
                 self._write(status_line(snapshot))
 
     def _take_events(self) -> str:
-        """The waiting events in one line; of many the first ones, how many more there were, and the last one, which may
-        be the reason why the run ends."""
+        """The waiting events in one line; of many the first ones, how many more there were, and the last one,
+        which may be the reason why the run ends."""
         *events, last = self._events
         self._events.clear()
         shown, more = events[: _EVENTS_PER_LINE - 1], len(events) - (_EVENTS_PER_LINE - 1)
@@ -181,7 +191,7 @@ class View:
         self._stream.write(f"{stamp} aiperf_mpi: {text}\n")
         self._stream.flush()
 
-    # -- the live view -----------------------------------------------------------------------------------------------
+    # -- the live view -----------------------------------------------------------------------------
 
     def _draw(self, force: bool) -> None:
         now = self._clock()
@@ -204,7 +214,11 @@ def format_rate(rate: float) -> str:
     """Operations per second with a decimal prefix, for example 56.1 TOPS."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= factor:
-            return f"{rate / factor:.3g} {prefix}OPS" if rate < 999.5 * factor else f"{rate / factor:.0f} {prefix}OPS"
+            return (
+                f"{rate / factor:.3g} {prefix}OPS"
+                if rate < 999.5 * factor
+                else f"{rate / factor:.0f} {prefix}OPS"
+            )
     return f"{rate:.3g} OPS"
 
 
@@ -241,6 +255,9 @@ def _picture(snapshot: ViewSnapshot | None, events: tuple[str, ...]) -> Group:
         ):
             numbers.add_row(Text(name, style="dim"), Text(value))
         parts += [bar, numbers]
-        parts += [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in snapshot.candidates[-_CANDIDATES:]]
+        parts += [
+            Text(f"  {line}", no_wrap=True, overflow="ellipsis")
+            for line in snapshot.candidates[-_CANDIDATES:]
+        ]
     parts += [Text(line, style="yellow", no_wrap=True, overflow="ellipsis") for line in events]
     return Group(*parts)

@@ -13,10 +13,11 @@ Check = Callable[[Candidate], str]
 
 
 def checks_of(context: Context) -> Check:
-    """What a candidate must pass before it is trained: it is built, and its step counted, without computing anything.
+    """What a candidate must pass before it is trained: it is built, and its step counted, without computing
+    anything.
 
-    The check returns what differs, or what was raised, "" where nothing was: one odd candidate does not end a run, and
-    many in a row drain it. It holds no MPI, so that it can run in a thread.
+    The check returns what differs, or what was raised, "" where nothing was: one odd candidate does not end a
+    run, and many in a row drain it. It holds no MPI, so that it can run in a thread.
     """
     from aiperf_mpi.crosscheck.check import check_operations
     from aiperf_mpi.training.model.resnet import check_shapes
@@ -27,9 +28,14 @@ def checks_of(context: Context) -> Check:
     def check(candidate: Candidate) -> str:
         batch = candidate.batch_per_device
         settings = StepSettings(
-            batch, train.precision, train.momentum, train.label_smoothing, augment, stem=train.stem,
+            batch,
+            train.precision,
+            train.momentum,
+            train.label_smoothing,
+            augment,
+            stem=train.stem,
             synchronised=train.sync_statistics,
-        )  # fmt: skip
+        )
         try:
             check_shapes(candidate.architecture)
         except Exception as error:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generator rank: fills the queues of its crew's replicas until the run ends. It never sees an accelerator."""
+"""A generator rank: fills the queues of its queue group's replicas until the run ends. It never sees an
+accelerator."""
 
 from __future__ import annotations
 
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.checks import checks_of
-from aiperf_mpi.parallel.generator.maker import Generation
+from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.trials.record import Candidate
 
@@ -16,8 +17,8 @@ WORKING_SECONDS, WAITING_SECONDS = 0.002, 0.05
 def generate(context: Context) -> None:
     """Make candidates until rank 0 says that the run ends, or the time is over."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
-    served = tuple(zip(ranks.crew_replicas, windows.queues, strict=True))
-    generation = Generation(context, checks_of(context), ranks.crew_generator, served)
+    served = tuple(zip(ranks.queue_group_replicas, windows.queues, strict=True))
+    generation = CandidateMaker(context, checks_of(context), ranks.queue_group_generator, served)
     while not context.over():
         with timer("communicate"):
             moved = generation.advance()
@@ -33,9 +34,14 @@ def warm_up(context: Context) -> None:
     """Import what the checks need, and count the initial architecture once, before the core time starts."""
     initial = Architecture(context.config.base)
     counted = Candidate.new(
-        initial, (), parent_id=-1, replica=0, generator=0, round=1, seed=context.config.run.seed,
-        batch_per_device=context.config.train.batch_per_device, devices=context.n_devices,
-    )  # fmt: skip
+        initial,
+        (),
+        parent_id=-1,
+        replica=0,
+        generator=0,
+        round=1,
+        seed=context.config.run.seed,
+        batch_per_device=context.config.train.batch_per_device,
+        devices=context.n_devices,
+    )
     checks_of(context)(counted)
-
-

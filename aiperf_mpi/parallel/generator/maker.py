@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The making of one candidate after another: a state machine whose thinking runs in a thread and whose MPI does not.
+"""The making of one candidate after another: a state machine whose thinking runs in a thread and whose MPI
+does not.
 
     reserve a ticket -> think (thread) -> claim -> propose -> check (thread) -> publish, or reject and refill
 
-When all places are taken, a candidate that waits and has become stale is replaced in the same way; it stays where it is
-until its replacement is ready, and the two change places in a moment, so that no trainer waits for it.
+When all places are taken, a candidate that waits and has become stale is replaced in the same way; it stays
+where it is until its replacement is ready, and the two change places in a moment, so that no trainer waits
+for it.
 
-Only the main thread calls MPI, so `advance` is called by it again and again, returns at once, and serves the records
-that the thinking thread asks for. A generator rank calls it in a loop, a first trainer whose crew has no
-generators between its steps.
+Only the main thread calls MPI, so `advance` is called by it again and again, returns at once, and serves the
+records that the thinking thread asks for. A generator rank calls it in a loop, a first trainer whose queue
+group has no generators between its steps.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.network.architecture import DEFAULT_KERNEL, Architecture
 from aiperf_mpi.network.morphism import Limits
 from aiperf_mpi.parallel.generator.checks import Check
-from aiperf_mpi.parallel.generator.reading import RecordDesk, learnt_slots
+from aiperf_mpi.parallel.generator.reading import RecordReader, learnt_slots
 from aiperf_mpi.parallel.generator.staleness import stalest
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
@@ -51,12 +53,12 @@ RENEW_SECONDS = 60.0
 STALE_SECONDS = 1.0
 
 
-
 @dataclass(frozen=True)
-class Place:
+class Vacancy:
     """For whom a candidate is made: replica, queue, the reserved slot (its ticket is the round), and by whom.
 
-    With `replacing` the slot is not reserved: it was seen READY with a stale candidate, which may still be taken.
+    With `replacing` the slot is not reserved: it was seen READY with a stale candidate, which may still be
+    taken.
     """
 
     replica: int
@@ -66,13 +68,15 @@ class Place:
     replacing: bool = False
 
 
-class Generation:
-    """One generator: makes candidates for the replicas of its crew whenever a place in a queue is free.
+class CandidateMaker:
+    """One generator: makes candidates for the replicas of its queue group whenever a place in a queue is
+    free.
 
     Arguments:
         context: this rank's.
         check: builds and counts a candidate, see Check.
-        generator: index of this generator in its crew; two of them never draw from the same random stream.
+        generator: index of this generator in its queue group; two of them never draw from the same random
+            stream.
         replicas: the replicas it serves, with their queues.
 
     Attributes:
@@ -83,7 +87,8 @@ class Generation:
     def __init__(
         self, context: Context, check: Check, generator: int, replicas: tuple[tuple[int, CandidateQueue], ...]
     ) -> None:
-        # Ranks share a node's cores, and how many threads sum a product must not decide a proposal's last bits.
+        # Ranks share a node's cores, and how many threads sum a product must not decide a proposal's last
+        # bits.
         threadpool_limits(limits=1, user_api="blas")
         self._context, self._check, self._generator, self._replicas = context, check, generator, replicas
         self._history, self._claims = context.windows.history, context.windows.claims
@@ -91,9 +96,9 @@ class Generation:
         memory = Memory()
         self._search, self._hpo = search_of(context.config, memory), hpo_of(context.config, memory)
         self._initial, self._cache = Architecture(context.config.base), ArchitectureCache()
-        self._desk = RecordDesk(self._history.records)
+        self._reader = RecordReader(self._history.records)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="generation")
-        self._place: Place | None = None
+        self._place: Vacancy | None = None
         self._thought: Future[Candidate] | None = None
         self._checked: Future[str] | None = None
         self._candidate: Candidate | None = None
@@ -108,9 +113,10 @@ class Generation:
         return self._thought is not None or self._checked is not None
 
     def advance(self) -> bool:
-        """Do what can be done now without waiting; returns whether anything was. Raises what the thinking raised."""
+        """Do what can be done now without waiting; returns whether anything was. Raises what the thinking
+        raised."""
         try:
-            self._desk.serve()
+            self._reader.serve()
             if self.full:
                 return False
             self._renew()
@@ -127,7 +133,7 @@ class Generation:
     def close(self) -> None:
         """End the thread; what it is thinking is finished, and forgotten."""
         while self.busy:
-            self._desk.serve()
+            self._reader.serve()
             if all(future is None or future.done() for future in (self._thought, self._checked)):
                 break
             time.sleep(0.001)
@@ -136,7 +142,8 @@ class Generation:
     # -- the stages, on the main thread
 
     def _begin(self) -> bool:
-        """Reserve the free place whose replica is nearest to waiting, and start to think of a candidate for it."""
+        """Reserve the free place whose replica is nearest to waiting, and start to think of a candidate for
+        it."""
         if self._place is None:
             if self._context.clock.now() < self._retry_at:
                 return False
@@ -147,14 +154,14 @@ class Generation:
         self._think(self._place)
         return True
 
-    def _reserve(self) -> Place | None:
+    def _reserve(self) -> Vacancy | None:
         hungry = sorted(self._replicas, key=lambda item: item[1].count())
         for replica, candidates in hungry:
             if (slot := candidates.reserve()) is not None:
-                return Place(replica, self._generator, candidates, slot)
+                return Vacancy(replica, self._generator, candidates, slot)
         return None
 
-    def _stale(self) -> Place | None:
+    def _stale(self) -> Vacancy | None:
         """A waiting candidate that can be replaced by one that knows more, now and then looked for."""
         context, search = self._context, self._context.config.search
         now = time.monotonic()
@@ -164,32 +171,39 @@ class Generation:
         self._history.refresh()
         if len(self._history) > REPLACING_PART * self._history.capacity:
             return None
-        generators = max(1, context.ranks.crew_generators)
+        generators = max(1, context.ranks.queue_group_generators)
         summaries = self._history.summaries()
         found = stalest(self._replicas, summaries, search.stale_after, self._generator, generators)
         if found is None:
             return None
         replica, candidates, waiting = found
-        return Place(replica, self._generator, candidates, waiting.slot, replacing=True)
+        return Vacancy(replica, self._generator, candidates, waiting.slot, replacing=True)
 
-    def _outdated(self, place: Place) -> bool:
-        """Whether a replacement is not wanted any more: its slot has moved on, or a free place comes first."""
+    def _outdated(self, place: Vacancy) -> bool:
+        """Whether a replacement is not wanted any more: its slot has moved on, or a free place comes
+        first."""
         if not place.replacing:
             return False
-        return not place.queue.still(place.slot) or any(candidates.count(EMPTY) for _, candidates in self._replicas)
+        return not place.queue.still(place.slot) or any(
+            candidates.count(EMPTY) for _, candidates in self._replicas
+        )
 
-    def _think(self, place: Place) -> None:
+    def _think(self, place: Vacancy) -> None:
         self._history.refresh()
         context = self._context
         inherit = context.config.model.inherits
-        view = HistoryView(self._history.summaries(), self._desk.record, self._initial, self._cache, inherit)
-        self._thought = self._executor.submit(self._think_ahead, view, place, context.n_devices, self._attempts)
+        view = HistoryView(
+            self._history.summaries(), self._reader.record, self._initial, self._cache, inherit
+        )
+        self._thought = self._executor.submit(
+            self._think_ahead, view, place, context.n_devices, self._attempts
+        )
 
-    def _think_ahead(self, view: HistoryView, place: Place, n_devices: int, attempt: int) -> Candidate:
+    def _think_ahead(self, view: HistoryView, place: Vacancy, n_devices: int, attempt: int) -> Candidate:
         """What the thread does: fetch the records that the search learns from together, then think."""
         config = self._context.config
         if config.search.method == "bayesian":
-            self._desk.read_ahead(learnt_slots(view))
+            self._reader.read_ahead(learnt_slots(view))
         return think(config, self._search, self._hpo, view, place, n_devices, attempt)
 
     def _after_thought(self, thought: Future[Candidate]) -> bool:
@@ -240,12 +254,16 @@ class Generation:
             return True
         if place.replacing:
             self._replace(place, candidate)
-        elif not place.queue.publish(place.slot, candidate.to_record(self._context.now()), candidate.trial_id):
-            self._drop(candidate.to_record(self._context.now()), candidate.trial_id, "its slot was taken away")
+        elif not place.queue.publish(
+            place.slot, candidate.to_record(self._context.now()), candidate.trial_id
+        ):
+            self._drop(
+                candidate.to_record(self._context.now()), candidate.trial_id, "its slot was taken away"
+            )
         self._place = self._candidate = None
         return True
 
-    def _replace(self, place: Place, candidate: Candidate) -> None:
+    def _replace(self, place: Vacancy, candidate: Candidate) -> None:
         """Put a candidate where a stale one waits; the one of the two that no trainer gets is dropped."""
         record = candidate.to_record(self._context.now())
         stale = place.queue.retract(place.slot)
@@ -274,30 +292,34 @@ class Generation:
     def _tampered(self, candidate: Candidate) -> Candidate:
         """The candidate, or, once, one whose stated count is wrong: the injected fault of that name."""
         fault = self._context.config.fault
-        if self._spoilt or (candidate.round, candidate.replica) != (fault.tamper_in_round, fault.tamper_replica):
+        if self._spoilt or (candidate.round, candidate.replica) != (
+            fault.tamper_in_round,
+            fault.tamper_replica,
+        ):
             return candidate
         self._spoilt = True
         return replace(candidate, train_ops=candidate.train_ops + 1)
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, place: Vacancy) -> None:
         """Give the place back, and look again when the history may have grown."""
         if not place.replacing:
             place.queue.give_up(place.slot)
         self._place, self._retry_at = None, self._context.clock.now() + RETRY_SECONDS
 
-    def _require_place(self) -> Place:
+    def _require_place(self) -> Vacancy:
         if self._place is None:
             raise RuntimeError("generation: a thought without a place")
         return self._place
 
 
 def think(
-    config: Config, search: Search, hpo: Hpo, view: HistoryView, place: Place, n_devices: int, attempt: int
+    config: Config, search: Search, hpo: Hpo, view: HistoryView, place: Vacancy, n_devices: int, attempt: int
 ) -> Candidate:
-    """The candidate for a place: parent and morphs by the search, hyperparameters by HPO from its round on. Pure.
+    """The candidate for a place: parent and morphs by the search, hyperparameters by HPO from its round on.
+    Pure.
 
-    Its random streams depend on seed, replica, generator and length of the history; a further attempt at the same
-    history (the candidate was claimed by another) goes on in the same streams.
+    Its random streams depend on seed, replica, generator and length of the history; a further attempt at the
+    same history (the candidate was claimed by another) goes on in the same streams.
     """
     seed, replica, generator = config.run.seed, place.replica, place.generator
     rng = stream(SEARCH, seed, replica, generator, view.length)
@@ -314,19 +336,25 @@ def think(
         batch = choice.batch_per_device
     own = architecture.morphs[len(architecture.morphs) - len(proposal.morphs) :]
     return Candidate.new(
-        architecture, own, parent_id=proposal.parent_id, replica=replica, generator=generator, round=round_number,
-        batch_per_device=batch, devices=n_devices, seed=seed, kernel_size=kernel,
+        architecture,
+        own,
+        parent_id=proposal.parent_id,
+        replica=replica,
+        generator=generator,
+        round=round_number,
+        batch_per_device=batch,
+        devices=n_devices,
+        seed=seed,
+        kernel_size=kernel,
         from_checkpoint=config.model.inherits and view.keeps(proposal.parent_id),
-    )  # fmt: skip
+    )
 
 
 def propose(search: Search, view: HistoryView, rng: np.random.Generator) -> Proposal:
-    """What the search proposes; if that is a child of a trial without weights to inherit, what it proposes where only
-    those trials have finished that have some."""
+    """What the search proposes; if that is a child of a trial without weights to inherit, what it proposes
+    where only those trials have finished that have some."""
     proposal = search.propose(view, rng)
     return proposal if view.may_be_parent(proposal.parent_id) else search.propose(view.of_parents(), rng)
-
-
 
 
 def limits_of(config: Config) -> Limits:
@@ -335,13 +363,23 @@ def limits_of(config: Config) -> Limits:
 
 
 def search_of(config: Config, memory: Memory | None = None) -> Search:
-    """The search that the configuration names; `memory` is what it keeps between proposals, its own if None."""
+    """The search that the configuration names; `memory` is what it keeps between proposals, its own if
+    None."""
     search = config.search
-    return make_search(search.method, ops=search.morphs, max_morphs=search.max_morphs, limits=limits_of(config),
-                       population=search.population, sample_size=search.sample_size, memory=memory)  # fmt: skip
+    return make_search(
+        search.method,
+        ops=search.morphs,
+        max_morphs=search.max_morphs,
+        limits=limits_of(config),
+        population=search.population,
+        sample_size=search.sample_size,
+        memory=memory,
+    )
 
 
 def hpo_of(config: Config, memory: Memory | None = None) -> Hpo:
     """The optimiser of hyperparameters; `memory` as in `search_of`."""
     hpo = config.hpo
-    return make_hpo(hpo.method, kernels=hpo.kernels, batches=hpo.batches, from_round=hpo.from_round, memory=memory)
+    return make_hpo(
+        hpo.method, kernels=hpo.kernels, batches=hpo.batches, from_round=hpo.from_round, memory=memory
+    )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of the history for a thread that may not call MPI: it asks, and the main thread answers.
 
-Asking one by one costs a poll of the main thread each, so a search that learns from many trials says beforehand which
-records it will read, and gets them in a few answers.
+Asking one by one costs a poll of the main thread each, so a search that learns from many trials says
+beforehand which records it will read, and gets them in a few answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from aiperf_mpi.search.knowledge import MOST_PENDING, anchor, chosen
+from aiperf_mpi.search.knowledge import MOST_PENDING, chosen, refit_length
 from aiperf_mpi.trials.record import ABANDONED
 from aiperf_mpi.trials.view import START, HistoryView
 
@@ -21,11 +21,12 @@ from aiperf_mpi.trials.view import START, HistoryView
 BATCH = 256
 
 
-class RecordDesk:
+class RecordReader:
     """Where the thinking thread asks for records.
 
     Arguments:
-        read: the records of several visible slots, such as `WindowHistory.records`; called on the main thread alone.
+        read: the records of several visible slots, such as `WindowHistory.records`; called on the main thread
+            alone.
 
     Attributes:
         answers: times that the main thread has answered.
@@ -45,7 +46,8 @@ class RecordDesk:
         return self._ask([slot])[0] if kept is None else kept.copy()
 
     def read_ahead(self, slots: Sequence[int]) -> None:
-        """Fetch what will be asked for; what an earlier call has fetched is forgotten. Raises as `record` does."""
+        """Fetch what will be asked for; what an earlier call has fetched is forgotten. Raises as `record`
+        does."""
         self._ahead = {}
         for first in range(0, len(slots), BATCH):
             batch = slots[first : first + BATCH]
@@ -73,11 +75,11 @@ class RecordDesk:
 
 
 def learnt_slots(view: HistoryView) -> list[int]:
-    """Slots whose records the Bayesian search reads at `view`, ascending: those of the trials that it learns from, and
-    of the ancestors that lead to them from what has been replayed already."""
+    """Slots whose records the Bayesian search reads at `view`, ascending: those of the trials that it learns
+    from, and of the ancestors that lead to them from what has been replayed already."""
     if len(view.finished) < START:
         return []
-    length = anchor(len(view.finished), START)
+    length = refit_length(len(view.finished), START)
     trials = np.concatenate(
         (view.finished[chosen(view, length)], view.finished[length:], view.pending[-MOST_PENDING:])
     )

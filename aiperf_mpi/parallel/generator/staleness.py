@@ -3,8 +3,8 @@
 
 A candidate that its trainer makes ready ahead waits no longer: it is TAKEN, and nobody replaces it.
 
-How much a candidate knew is counted in the history: the trials that had finished before its own record. The few that
-finished while it was thought of count as known, too.
+How much a candidate knew is counted in the history: the trials that had finished before its own record. The
+few that finished while it was thought of count as known, too.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from aiperf_mpi.trials.view import START
 
 
 def is_stale(known: int, finished: int, stale_after: float) -> bool:
-    """Whether a candidate that knew `known` finished trials is stale when `finished` have; as fewer than START teach
-    the search nothing, it counts as if it had known at least so many."""
+    """Whether a candidate that knew `known` finished trials is stale when `finished` have; as fewer than
+    START teach the search nothing, it counts as if it had known at least so many."""
     return finished > stale_after * max(known, START)
 
 
 def stalest(
-    queues: Sequence[tuple[int, CandidateQueue]], summaries: np.ndarray, stale_after: float, generator: int,
+    queues: Sequence[tuple[int, CandidateQueue]],
+    summaries: np.ndarray,
+    stale_after: float,
+    generator: int,
     generators: int,
-) -> tuple[int, CandidateQueue, Taken] | None:  # fmt: skip
+) -> tuple[int, CandidateQueue, Taken] | None:
     """The waiting candidate that knows least, with its replica and queue; None where none is stale.
 
     Arguments:
-        queues: the replicas of the crew with their queues.
+        queues: the replicas of the queue group with their queues.
         summaries: the visible rows of the history (dtype SUMMARY_DTYPE).
         stale_after: the setting of that name.
-        generator, generators: index of this generator in its crew, and how many there are; each looks after tickets of
-            its own, so that no two of them replace the same candidate.
+        generator, generators: index of this generator in its queue group, and how many there are; each looks
+            after tickets of its own, so that no two of them replace the same candidate.
     """
     ended = (summaries["kind"] == OUTCOME) & np.isin(summaries["status"], SUCCESSES)
     finished, found = int(np.count_nonzero(ended)), []
@@ -45,7 +48,11 @@ def stalest(
         for waiting in candidates.waiting():
             trial = int(waiting.record["trial"])
             # The initial architecture is trained whatever is known, and one that is not visible yet is young.
-            if int(waiting.record["parent"]) < 0 or trial >= len(summaries) or waiting.ticket % generators != generator:
+            if (
+                int(waiting.record["parent"]) < 0
+                or trial >= len(summaries)
+                or waiting.ticket % generators != generator
+            ):
                 continue
             known = int(np.count_nonzero(ended[:trial]))
             if is_stale(known, finished, stale_after):

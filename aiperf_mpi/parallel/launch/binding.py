@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a role's environment must hold before JAX is imported: which devices this process may see.
 
-JAX reads `JAX_PLATFORMS` when it is imported, and a process that once initialised an accelerator keeps a share of
-its memory: the coordinator and the generators never see one.
+JAX reads `JAX_PLATFORMS` when it is imported, and a process that once initialised an accelerator keeps a
+share of its memory: the coordinator and the generators never see one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from aiperf_mpi.parallel.launch.launcher import LaunchError
 from aiperf_mpi.parallel.launch.placement import TRAINER, Place
 
-#: The variables by which a launcher or a user hands devices to a process: NVIDIA, AMD (driver), AMD (runtime).
+#: The variables by which a launcher or a user hands devices to a process: NVIDIA, AMD (driver), AMD
+#: (runtime).
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
@@ -24,23 +25,29 @@ _SHARDED_TUNING = "--xla_gpu_shard_autotuning"
 
 
 def local_devices(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tuple[str, ...]:
-    """Names of the accelerators of this host as `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES` would name them:
-    those that the environment lists, else the NVIDIA or AMD devices that the kernel shows; empty without any."""
+    """Names of the accelerators of this host as `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES` would name
+    them: those that the environment lists, else the NVIDIA or AMD devices that the kernel shows; empty
+        without any."""
     for variable in DEVICE_VARIABLES:
         if variable in environ:
             return tuple(name for name in environ[variable].split(",") if name.strip())
     nvidia = [path for path in root.glob("dev/nvidia[0-9]*") if path.name[6:].isdigit()]
     if nvidia:
         return tuple(str(index) for index in range(len(nvidia)))
-    amd = [path for path in root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id") if path.read_text().strip() != "0"]
+    amd = [
+        path
+        for path in root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")
+        if path.read_text().strip() != "0"
+    ]
     return tuple(str(index) for index in range(len(amd)))
 
 
 def host_share(
     places: Sequence[Place], rank: int, offers: Sequence[Sequence[str]]
 ) -> tuple[int, tuple[Sequence[str], ...]]:
-    """Index of a trainer among those of its host, and what each of them was offered: nodes that --ranks-per-node cuts
-    from one host must share its devices. `offers` are the `local_devices` of all ranks."""
+    """Index of a trainer among those of its host, and what each of them was offered: nodes that
+    --ranks-per-node cuts from one host must share its devices. `offers` are the `local_devices` of all
+    ranks."""
     host = places[rank].host
     trainers = [place.rank for place in places if place.host == host and place.role == TRAINER]
     return trainers.index(rank), tuple(offers[trainer] for trainer in trainers)
@@ -90,8 +97,8 @@ def role_environment(
 
 
 def _tuned_apart(environ: Mapping[str, str]) -> dict[str, str]:
-    """XLA's processes divide the tuning of a program and exchange what they found while they compile; one that has the
-    program in its cache does not come, and the others would wait for it."""
+    """XLA's processes divide the tuning of a program and exchange what they found while they compile; one
+    that has the program in its cache does not come, and the others would wait for it."""
     flags = environ.get("XLA_FLAGS", "").split()
     if any(flag.startswith(_SHARDED_TUNING) for flag in flags):
         return {}
@@ -106,8 +113,10 @@ def _bound_by_slurm(environ: Mapping[str, str]) -> bool:
 def _share(trainer: int, trainers: int, devices: Sequence[str]) -> Sequence[str]:
     if not devices or len(devices) % trainers:
         raise LaunchError(
-            f"{len(devices)} devices ({','.join(devices[:16])}) do not divide among the {trainers} trainers of a node "
-            "or, with --ranks-per-node, of a host: set parallel.trainers_per_node to a number that divides them, or "
+            f"{len(devices)} devices ({','.join(devices[:16])}) do not divide among the {trainers} trainers "
+            f"of a node "
+            "or, with --ranks-per-node, of a host: set parallel.trainers_per_node to a number that divides "
+            "them, or "
             "start fewer nodes on a host"
         )
     each = len(devices) // trainers

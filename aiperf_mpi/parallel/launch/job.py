@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the launch to the agreed end: MPI's initialisation, the split into roles, and the two ways out.
 
-A job ends either by a code that all ranks agreed on, or, where something raised, by `Abort`: a rank that leaves alone
-lets the others hang.
+A job ends either by a code that all ranks agreed on, or, where something raised, by `Abort`: a rank that
+leaves alone lets the others hang.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ except (ImportError, RuntimeError) as error:
         "'aiperf_mpi[mpich]', or on a cluster load its MPI's module and install mpi4py again"
     ) from error
 
-#: Seconds between two looks at something that is not there yet: a waiting rank must not take a core from another.
+#: Seconds between two looks at something that is not there yet: a waiting rank must not take a core from
+#: another.
 LOOK_SECONDS = 0.001
 
-#: How long the silent ranks of a job without communication let the speaking one print before they end, in seconds.
+#: How long the silent ranks of a job without communication let the speaking one print before they end, in
+#: seconds.
 _SILENT_SECONDS = 2.0
 
-#: How long a rank that is about to end the job waits for the launcher to have read its last words, in seconds.
+#: How long a rank that is about to end the job waits for the launcher to have read its last words, in
+#: seconds.
 _READ_SECONDS = 5.0
 
 #: How long a rank that raises a LaunchError waits for the others to raise it too, in seconds.
@@ -54,13 +57,12 @@ class AgreedExit(SystemExit):
     """The end that all ranks agreed on; the only exit of one rank that does not abort the others."""
 
 
-
-
-# -- in ----------------------------------------------------------------------------------------------------------------
+# -- in --------------------------------------------------------------------------------------------
 
 
 def initialise() -> MPI.Intracomm:
-    """COMM_WORLD after MPI's initialisation for one calling thread, with the hooks that end the job on an error.
+    """COMM_WORLD after MPI's initialisation for one calling thread, with the hooks that end the job on an
+    error.
 
     Raises LaunchError for one rank, for a launcher of another MPI, and for an MPI without funneled threads.
     """
@@ -70,14 +72,16 @@ def initialise() -> MPI.Intracomm:
     check_size(launcher, library, world.size)
     if MPI.Query_thread() < MPI.THREAD_FUNNELED:
         raise LaunchError(
-            f"{library} was built without support for threads (MPI_THREAD_FUNNELED); load an MPI that has it, or "
+            f"{library} was built without support for threads (MPI_THREAD_FUNNELED); load an MPI that has "
+            f"it, or "
             "install the mpich or the openmpi extra of this package"
         )
     return world
 
 
 def start_mpi() -> MPI.Intracomm:
-    """COMM_WORLD, with MPI initialised and the hooks set, however it was launched (packing runs on one rank too)."""
+    """COMM_WORLD, with MPI initialised and the hooks set, however it was launched (packing runs on one rank
+    too)."""
     if not MPI.Is_initialized():
         MPI.Init_thread(MPI.THREAD_FUNNELED)
     faulthandler.enable()
@@ -90,9 +94,9 @@ def start_mpi() -> MPI.Intracomm:
 def job() -> Iterator[MPI.Intracomm]:
     """`with job() as world:` initialises MPI, and ends the job as a whole however the block ends.
 
-    The block ends by `agreed_exit`. A LaunchError that all ranks raise alike prints its message once and exits with
-    2; any other exception, and a `sys.exit` of one rank, prints its traceback with rank and host and aborts all ranks
-    with 5.
+    The block ends by `agreed_exit`. A LaunchError that all ranks raise alike prints its message once and
+    exits with 2; any other exception, and a `sys.exit` of one rank, prints its traceback with rank and host
+    and aborts all ranks with 5.
     """
     try:
         yield initialise()
@@ -105,14 +109,15 @@ def job() -> Iterator[MPI.Intracomm]:
 
 
 def _end_alike(error: LaunchError) -> NoReturn:
-    """Prints the message on one rank and exits with 2 on all; the launcher kills the rest once a rank has left."""
+    """Prints the message on one rank and exits with 2 on all; the launcher kills the rest once a rank has
+    left."""
     together = MPI.Is_initialized() and MPI.COMM_WORLD.size > 1
     speaks = MPI.COMM_WORLD.rank == 0 if together else detect().speaks
     if speaks:
         write_error(f"aiperf_mpi: {error}\n")
     if together:
-        # Should only some ranks have raised it, the others never come: then this ends them too. The communicator is
-        # the end's own, as the others may be in a barrier of something else.
+        # Should only some ranks have raised it, the others never come: then this ends them too. The
+        # communicator is the end's own, as the others may be in a barrier of something else.
         barrier, deadline = _ends().Ibarrier(), time.monotonic() + _ALIKE_SECONDS
         while not barrier.Test():
             if time.monotonic() > deadline:
@@ -130,14 +135,14 @@ def _ends() -> MPI.Intracomm:
     return MPI.COMM_WORLD.Dup()
 
 
-# -- out ---------------------------------------------------------------------------------------------------------------
+# -- out -------------------------------------------------------------------------------------------
 
 
 def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
     """All ranks of `comm` (COMM_WORLD) call this; all exit with the highest of their codes (AgreedExit).
 
-    A rank that is not `clean` has a thread inside of a library that would crash at the exit: then the job is ended by
-    `Abort` with that code, all its work being done.
+    A rank that is not `clean` has a thread inside of a library that would crash at the exit: then the job is
+    ended by `Abort` with that code, all its work being done.
     """
     mine, agreed = np.array([code, not clean], np.int64), np.zeros(2, np.int64)
     wait(comm.Iallreduce([mine, 2, MPI.INT64_T], [agreed, 2, MPI.INT64_T], MPI.MAX))
@@ -147,15 +152,17 @@ def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
             stream.flush()
     if agreed[1]:
         if comm.rank == 0:
-            write_error("aiperf_mpi: all is written; a compilation that is still running is ended with the job\n")
+            write_error(
+                "aiperf_mpi: all is written; a compilation that is still running is ended with the job\n"
+            )
             _end_all(comm, int(agreed[0]))
         time.sleep(_ALIKE_SECONDS)
     raise AgreedExit(int(agreed[0]))
 
 
 def raise_alike(comm: MPI.Intracomm, message: str | None) -> None:
-    """All ranks of `comm` say what is wrong with them, or None; if anything is, all raise LaunchError with the lowest
-    rank's message."""
+    """All ranks of `comm` say what is wrong with them, or None; if anything is, all raise LaunchError with
+    the lowest rank's message."""
     first = comm.allreduce(comm.size if message is None else comm.rank, MPI.MIN)
     if first < comm.size:
         raise LaunchError(comm.bcast(message, root=first))
@@ -163,7 +170,11 @@ def raise_alike(comm: MPI.Intracomm, message: str | None) -> None:
 
 def abort(error: BaseException) -> NoReturn:
     """Prints the traceback of `error` with rank and host in one write and ends all ranks with 5."""
-    where = f"rank {MPI.COMM_WORLD.rank} on {socket.gethostname()}" if MPI.Is_initialized() else socket.gethostname()
+    where = (
+        f"rank {MPI.COMM_WORLD.rank} on {socket.gethostname()}"
+        if MPI.Is_initialized()
+        else socket.gethostname()
+    )
     if isinstance(error, KeyboardInterrupt):
         write_error(f"aiperf_mpi: {where}: interrupted; the job ends\n")
     else:
@@ -176,8 +187,8 @@ def abort(error: BaseException) -> NoReturn:
 
 
 def _end_all(comm: MPI.Intracomm, code: int) -> NoReturn:
-    """`Abort` with `code`, once the launcher has read what this rank said: Hydra ends at once when it hears of the
-    abort, throws away what is still in the pipe, and a job of hours would end without a word."""
+    """`Abort` with `code`, once the launcher has read what this rank said: Hydra ends at once when it hears
+    of the abort, throws away what is still in the pipe, and a job of hours would end without a word."""
     _until_read(1)
     _until_read(2)
     comm.Abort(code)
@@ -185,8 +196,8 @@ def _end_all(comm: MPI.Intracomm, code: int) -> NoReturn:
 
 
 def _until_read(descriptor: int) -> None:
-    """Waits until a pipe or socket has been read to its end, `_READ_SECONDS` at most; returns at once for a file, a
-    terminal, what is closed, and where the system does not tell."""
+    """Waits until a pipe or socket has been read to its end, `_READ_SECONDS` at most; returns at once for a
+    file, a terminal, what is closed, and where the system does not tell."""
     deadline = time.monotonic() + _READ_SECONDS
     try:
         mode = os.fstat(descriptor).st_mode
@@ -201,8 +212,8 @@ def _until_read(descriptor: int) -> None:
 
 
 def _install_hooks() -> None:
-    """An uncaught error outside of `job`, or in a thread, ends the job too: a rank would wait for its dead thread
-    forever. That call of MPI outside of the main thread is the process's last."""
+    """An uncaught error outside of `job`, or in a thread, ends the job too: a rank would wait for its dead
+    thread forever. That call of MPI outside of the main thread is the process's last."""
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if isinstance(args.exc_value, BaseException) and not isinstance(args.exc_value, SystemExit):
@@ -227,8 +238,4 @@ def wait(request: MPI.Request) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-# -- the split ---------------------------------------------------------------------------------------------------------
-
-
-
-
+# -- the split -------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Under which launcher we run, what it promised, and what to type instead when it cannot be kept.
 
-Nothing here needs a running MPI. A launcher of another MPI than Python's starts N processes of which every one
-believes that it is alone; the environment says how many there should have been.
+Nothing here needs a running MPI. A launcher of another MPI than Python's starts N processes of which every
+one believes that it is alone; the environment says how many there should have been.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 #: The command that every message ends with.
 COMMAND = "python -m aiperf_mpi"
 
-#: (name, variable of the size, variable of the rank), innermost launcher first: a batch system's own variables
-#: are inherited by what mpiexec starts inside of an allocation, so they come last.
+#: (name, variable of the size, variable of the rank), innermost launcher first: a batch system's own
+#: variables are inherited by what mpiexec starts inside of an allocation, so they come last.
 _VARIABLES = (
     ("Open MPI's mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("MVAPICH's mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
@@ -51,7 +51,9 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
         if environ.get(size, "").isdigit():
             place = environ.get(rank, "")
             # srun sets PMI_SIZE too: name it as the one that was typed.
-            shown = "srun" if name.startswith("mpiexec") and "PMI_FD" in environ and _by_srun(environ) else name
+            shown = (
+                "srun" if name.startswith("mpiexec") and "PMI_FD" in environ and _by_srun(environ) else name
+            )
             return Launcher(shown, int(environ[size]), int(place) if place.isdigit() else None)
     if environ.get("PMIX_RANK", "").isdigit():
         return Launcher("a PMIx launcher", None, int(environ["PMIX_RANK"]))
@@ -65,9 +67,14 @@ def _by_srun(environ: Mapping[str, str]) -> bool:
 def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raises LaunchError where `library` (mpi4py's vendor name) is known to end or to print errors in its
     initialisation under this launcher; other mismatches show afterwards, in the size (`check_size`)."""
-    # MPICH built with PMIx does run under Open MPI's launcher: who has that one says so in MPICH's own variable.
-    foreign = library == "MPICH" and "OMPI_COMM_WORLD_SIZE" in environ and "MPIR_CVAR_PMI_VERSION" not in environ
-    foreign |= library == "Open MPI" and "HYDI_CONTROL_FD" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
+    # MPICH built with PMIx does run under Open MPI's launcher: who has that one says so in MPICH's own
+    # variable.
+    foreign = (
+        library == "MPICH" and "OMPI_COMM_WORLD_SIZE" in environ and "MPIR_CVAR_PMI_VERSION" not in environ
+    )
+    foreign |= (
+        library == "Open MPI" and "HYDI_CONTROL_FD" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
+    )
     if foreign:
         raise LaunchError(_wrong_launcher(launcher, library))
 
@@ -84,7 +91,8 @@ def check_size(launcher: Launcher, library: str, world_size: int) -> None:
         )
     if world_size < 2:
         raise LaunchError(
-            "there is 1 rank, but a run needs at least 2: one keeps the history and the time, the others train. "
+            "there is 1 rank, but a run needs at least 2: one keeps the history and the time, the others "
+            "train. "
             f"Type: {how_to_launch(library)}"
         )
 
@@ -92,13 +100,17 @@ def check_size(launcher: Launcher, library: str, world_size: int) -> None:
 def _wrong_launcher(launcher: Launcher, library: str) -> str:
     count = "1 rank" if launcher.size == 1 else f"{launcher.size} ranks"
     return (
-        f"{launcher.name} started {count}, but to MPI each of them is alone: the launcher and Python's MPI library "
+        f"{launcher.name} started {count}, but to MPI each of them is alone: the launcher and Python's MPI "
+        f"library "
         f"({library}) do not belong together. Type: {how_to_launch(library, launcher)}"
     )
 
 
-def how_to_launch(library: str, launcher: Launcher | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """The command line that fits this Python's MPI library, with the launcher that lies beside it if one does."""
+def how_to_launch(
+    library: str, launcher: Launcher | None = None, environ: Mapping[str, str] = os.environ
+) -> str:
+    """The command line that fits this Python's MPI library, with the launcher that lies beside it if one
+    does."""
     size = launcher.size if launcher is not None and launcher.size and launcher.size > 1 else "N"
     if "SLURM_JOB_ID" in environ and library == "MPICH" and (launcher is None or launcher.name != "srun"):
         return f"srun --mpi=pmi2 -n {size} {COMMAND}"

@@ -31,16 +31,16 @@ NO_DEVICE = f"{NO_UUIDS}no trainer"
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a rank knows of the machine: how to ask its node (the node's first rank alone), the UUIDs of its own
-    devices or why it has none, and on rank 0 what the inventory says of all nodes."""
+class NodeSurvey:
+    """What a rank knows of the machine: how to ask its node (the node's first rank alone), the UUIDs of its
+    own devices or why it has none, and on rank 0 what the inventory says of all nodes."""
 
     probe: Probe | None
     uuids: str
     inventory: dict[str, Any]
 
 
-def look(config: Config, ranks: Ranks, names: Sequence[str]) -> Sight:
+def survey_nodes(config: Config, ranks: Ranks, names: Sequence[str]) -> NodeSurvey:
     """Look at the machine, after devices were bound and the output folder was made. Collective.
 
     `names` are the accelerators of this rank's node, by all that its trainers were offered.
@@ -54,9 +54,9 @@ def look(config: Config, ranks: Ranks, names: Sequence[str]) -> Sight:
         uuids = _uuids(open_accelerators(own))
     kinds = _kinds(ranks.world, ranks.node_index, description)
     if ranks.rank:
-        return Sight(probe, uuids, {})
+        return NodeSurvey(probe, uuids, {})
     here = file_systems(places(config.run.output, config.data.path))
-    return Sight(probe, uuids, {"mpi": mpi(), "file_systems": here, "nodes": kinds})
+    return NodeSurvey(probe, uuids, {"mpi": mpi(), "file_systems": here, "nodes": kinds})
 
 
 def _uuids(accelerators: Accelerators) -> str:
@@ -76,7 +76,9 @@ def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tu
     accelerators: Accelerators = open_accelerators(names if driven else ())
     if driven not in (0, len(names)):
         # A launcher that shows each trainer its own device alone shows the first rank no other.
-        accelerators = NoAccelerators(f"trainers drive {driven} accelerators, but the node's first sees {len(names)}")
+        accelerators = NoAccelerators(
+            f"trainers drive {driven} accelerators, but the node's first sees {len(names)}"
+        )
     counters, why = zones()
     first = min(place.node for place in ranks.places if place.host == ranks.host and place.node >= 0)
     probe = Probe(Host(), accelerators, driven, counters, power=ranks.node_index == first)
@@ -114,5 +116,3 @@ def mpi() -> dict[str, str]:
         "standard": ".".join(map(str, MPI.Get_version())),
         "launcher": "not told by the environment" if launcher == "none" else launcher,
     }
-
-

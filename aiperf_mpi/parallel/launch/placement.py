@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rank does what: nodes, roles and replicas from the host names and the shared-memory groups of all ranks.
+"""Which rank does what: nodes, roles and replicas from the host names and the shared-memory groups of all
+ranks.
 
 Pure, and the same on all ranks: every rank computes the whole table from the same gathered facts.
 """
@@ -18,11 +19,12 @@ GENERATOR = "generator"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One rank's place. On the coordinator `node`, `node_rank`, `replica` and `crew` are -1, on a generator `replica`.
+    """One rank's place. On the coordinator `node`, `node_rank`, `replica` and `queue_group` are -1, on a
+    generator `replica`.
 
-    A crew is a node, or the nodes that a replica spans, named by the first of them: its generators serve its replicas,
-    `crew_replicas`, whose first trainers are all on that first node. `replica_rank` is the place of a trainer among
-    those of its replica, -1 for others.
+    A queue group is a node, or the nodes that a replica spans, named by the first of them: its generators
+    serve its replicas, `queue_group_replicas`, whose first trainers are all on that first node.
+    `replica_rank` is the place of a trainer among those of its replica, -1 for others.
     """
 
     rank: int
@@ -31,9 +33,9 @@ class Place:
     node: int
     node_rank: int
     replica: int
-    crew_replicas: tuple[int, ...]
+    queue_group_replicas: tuple[int, ...]
     replica_rank: int = -1
-    crew: int = -1
+    queue_group: int = -1
 
 
 def arrange(
@@ -47,28 +49,31 @@ def arrange(
 
     Arguments:
         hosts: host name of each rank.
-        groups: of each rank a number that is shared by exactly those ranks that MPI finds on one shared memory;
-            that of rank 0 is not read.
+        groups: of each rank a number that is shared by exactly those ranks that MPI finds on one shared
+            memory; that of rank 0 is not read.
         ranks_per_node: K > 0 cuts ranks 1.. into blocks of K instead; the last block may be smaller.
-        trainers_per_node: ranks of a node that own accelerators; the rest generate. A node with fewer ranks has
-            trainers only.
+        trainers_per_node: ranks of a node that own accelerators; the rest generate. A node with fewer ranks
+            has trainers only.
         trainers_per_replica: trainers, neighbours in the order of nodes, that train each candidate together.
 
-    Raises LaunchError where there is no rank to train, where the groups disagree with the host names, where a block of
-    K spans two hosts, or where the trainers do not make whole replicas.
+    Raises LaunchError where there is no rank to train, where the groups disagree with the host names, where a
+    block of K spans two hosts, or where the trainers do not make whole replicas.
     """
     size = len(hosts)
     if size < 2:
         raise LaunchError(f"{size} rank: a run needs at least 2, one to keep the history and one to train")
     if ranks_per_node < 0 or trainers_per_node < 1:
         raise LaunchError(
-            f"ranks per node is {ranks_per_node} and trainers per node {trainers_per_node}, but they must be at "
+            f"ranks per node is {ranks_per_node} and trainers per node {trainers_per_node}, but they must "
+            f"be at "
             "least 0 and 1"
         )
 
     # Nodes are numbered by their lowest rank; nothing assumes that a node's ranks follow one another.
     workers = range(1, size)
-    keys = [(rank - 1) // ranks_per_node for rank in workers] if ranks_per_node else [groups[r] for r in workers]
+    keys = (
+        [(rank - 1) // ranks_per_node for rank in workers] if ranks_per_node else [groups[r] for r in workers]
+    )
     members: dict[int, list[int]] = {}
     for rank, key in zip(workers, keys, strict=True):
         members.setdefault(key, []).append(rank)
@@ -78,14 +83,14 @@ def arrange(
     counts = [min(trainers_per_node, len(ranks)) for ranks in nodes]
     _check_replicas(counts, trainers_per_replica)
     places, trainer = [Place(0, hosts[0], COORDINATOR, -1, -1, -1, ())], 0
-    crew, served = 0, tuple[int, ...]()
+    queue_group, served = 0, tuple[int, ...]()
     for index, (ranks, trainers) in enumerate(zip(nodes, counts, strict=True)):
         teams = [divmod(number, trainers_per_replica) for number in range(trainer, trainer + trainers)]
         if first := tuple(replica for replica, place in teams if place == 0):
-            crew, served = index, first
+            queue_group, served = index, first
         for local, rank in enumerate(ranks):
             role, (replica, place) = (TRAINER, teams[local]) if local < trainers else (GENERATOR, (-1, -1))
-            places.append(Place(rank, hosts[rank], role, index, local, replica, served, place, crew))
+            places.append(Place(rank, hosts[rank], role, index, local, replica, served, place, queue_group))
         trainer += trainers
     return tuple(sorted(places, key=lambda place: place.rank))
 
@@ -98,8 +103,10 @@ def _check_replicas(trainers: Sequence[int], trainers_per_replica: int) -> None:
     one, total = trainers[0], sum(trainers)
     if each < 1 or set(trainers) != {one} or total % each or (one % each and each % one):
         raise LaunchError(
-            f"{total} trainers on {len(trainers)} nodes ({_few(trainers)} each) do not make whole replicas of {each}: "
-            "choose parallel.trainers_per_replica so that it divides the trainers of a node, or is a multiple of them "
+            f"{total} trainers on {len(trainers)} nodes ({_few(trainers)} each) do not make whole replicas "
+            f"of {each}: "
+            "choose parallel.trainers_per_replica so that it divides the trainers of a node, or is a "
+            "multiple of them "
             "that divides all, and give every node as many ranks"
         )
 
@@ -113,18 +120,23 @@ def _check_hosts(hosts: Sequence[str], nodes: Sequence[Sequence[int]], ranks_per
             raise LaunchError(
                 f"ranks {_few(ranks)} make one node, but lie on the hosts {', '.join(names[:4])}. "
                 + (
-                    f"--ranks-per-node {ranks_per_node} counts from rank 1 on and must not cut across hosts: choose "
+                    f"--ranks-per-node {ranks_per_node} counts from rank 1 on and must not cut across "
+                    f"hosts: choose "
                     "another number, or leave it out"
                     if ranks_per_node
-                    else "Give every host its own name, or pass --ranks-per-node K to cut the ranks into nodes of K"
+                    else "Give every host its own name, or pass --ranks-per-node K to cut the ranks into "
+                    "nodes of K"
                 )
             )
         other = seen.setdefault(names[0], ranks)
         if other is not ranks and not ranks_per_node:
             raise LaunchError(
-                f"host {names[0]} holds ranks {_few(other)} and {_few(ranks)}, but MPI finds no memory that they "
-                "share. Either several machines have this name, or MPI was started so that it does not see the "
-                "node (srun --mpi=pmix with Open MPI's wheel does that: use its mpirun). Pass --ranks-per-node K "
+                f"host {names[0]} holds ranks {_few(other)} and {_few(ranks)}, but MPI finds no memory that "
+                f"they "
+                "share. Either several machines have this name, or MPI was started so that it does not see "
+                "the "
+                "node (srun --mpi=pmix with Open MPI's wheel does that: use its mpirun). Pass "
+                "--ranks-per-node K "
                 "to cut ranks 1, 2, ... into nodes of K"
             )
 

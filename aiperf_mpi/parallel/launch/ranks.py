@@ -18,14 +18,15 @@ from aiperf_mpi.parallel.launch.placement import COORDINATOR, GENERATOR, TRAINER
 class Ranks:
     """The split of COMM_WORLD, seen by one rank.
 
-    `node` holds the ranks of this rank's node and `workers` all but rank 0; both are None on rank 0. `shared` says
-    whether the node's ranks can share memory (not so where `ranks_per_node` cuts what MPI does not see as one node).
-    `node_index`, `node_rank` and `replica` are -1 on rank 0, `replica` is -1 on a generator; `node_trainers` counts the
-    node's trainers. `crew` holds the ranks of this rank's node, or of all nodes that its replica spans, and
-    `crew_shared` says whether these can share memory; its generators make the candidates of its replicas,
-    `crew_replicas`, and `crew_generator` is this one's place among them (-1 on others). `team` holds the trainers of
-    this rank's replica, and is None where it has but one, and on ranks that are no trainers. `nodes_on_host` counts the
-    nodes of this host, `with_coordinator` tells if rank 0 is there.
+    `node` holds the ranks of this rank's node and `workers` all but rank 0; both are None on rank 0. `shared`
+    says whether the node's ranks can share memory (not so where `ranks_per_node` cuts what MPI does not see
+    as one node). `node_index`, `node_rank` and `replica` are -1 on rank 0, `replica` is -1 on a generator;
+    `node_trainers` counts the node's trainers. `queue_group` holds the ranks of this rank's node, or of all
+    nodes that its replica spans, and `queue_group_shared` says whether these can share memory; its generators
+    make the candidates of its replicas, `queue_group_replicas`, and `queue_group_generator` is this one's
+    place among them (-1 on others). `team` holds the trainers of this rank's replica, and is None where it
+    has but one, and on ranks that are no trainers. `nodes_on_host` counts the nodes of this host,
+    `with_coordinator` tells if rank 0 is there.
     """
 
     world: MPI.Intracomm
@@ -42,11 +43,11 @@ class Ranks:
     n_nodes: int
     replica: int
     node_trainers: int
-    crew: MPI.Intracomm | None
-    crew_shared: bool
-    crew_replicas: tuple[int, ...]
-    crew_generators: int
-    crew_generator: int
+    queue_group: MPI.Intracomm | None
+    queue_group_shared: bool
+    queue_group_replicas: tuple[int, ...]
+    queue_group_generators: int
+    queue_group_generator: int
     team: MPI.Intracomm | None
     replica_rank: int
     n_replicas: int
@@ -71,8 +72,9 @@ def split(
     """The roles of all ranks: rank 0 coordinates, the others by node, `trainers_per_node` of each train, and
     `trainers_per_replica` of these together.
 
-    `ranks_per_node` K > 0 cuts ranks 1.. into blocks of K instead of by shared memory. `host` is this rank's host name
-    (for tests). Collective over `world`; raises LaunchError alike on all ranks (see `placement.arrange`).
+    `ranks_per_node` K > 0 cuts ranks 1.. into blocks of K instead of by shared memory. `host` is this rank's
+    host name (for tests). Collective over `world`; raises LaunchError alike on all ranks (see
+    `placement.arrange`).
     """
     host = socket.gethostname() if host is None else host
     workers = cast(MPI.Intracomm, world.Split(MPI.UNDEFINED if world.rank == 0 else 0, world.rank))
@@ -93,11 +95,14 @@ def split(
         shared = node.allreduce(int(group == node.bcast(group)), MPI.MIN) == 1
 
     # Where a replica spans nodes, all of them together make its candidates.
-    crew, generators = node, [p.rank for p in places if p.crew == place.crew and p.role == GENERATOR]
-    spans = len({p.node for p in places if p.crew == place.crew}) > 1
+    queue_group, generators = (
+        node,
+        [p.rank for p in places if p.queue_group == place.queue_group and p.role == GENERATOR],
+    )
+    spans = len({p.node for p in places if p.queue_group == place.queue_group}) > 1
     if world.rank > 0 and trainers_per_replica > 1:
-        joined = cast(MPI.Intracomm, workers.Split(place.crew, world.rank))
-        crew = joined if spans else node
+        joined = cast(MPI.Intracomm, workers.Split(place.queue_group, world.rank))
+        queue_group = joined if spans else node
 
     # A replica of one trainer needs no communicator.
     team: MPI.Intracomm | None = None
@@ -120,11 +125,11 @@ def split(
         node_size=node.size if node is not None else 0,
         n_nodes=1 + max(p.node for p in places),
         replica=place.replica,
-        crew=crew,
-        crew_shared=shared and not spans,
-        crew_replicas=place.crew_replicas,
-        crew_generators=len(generators),
-        crew_generator=generators.index(world.rank) if world.rank in generators else -1,
+        queue_group=queue_group,
+        queue_group_shared=shared and not spans,
+        queue_group_replicas=place.queue_group_replicas,
+        queue_group_generators=len(generators),
+        queue_group_generator=generators.index(world.rank) if world.rank in generators else -1,
         node_trainers=sum(p.role == TRAINER and p.node == place.node for p in places),
         team=team,
         replica_rank=place.replica_rank,
@@ -141,8 +146,8 @@ def check_shared_memory(
 ) -> None:
     """Raises LaunchError on all ranks where a host's shared memory cannot hold the windows.
 
-    A window beyond it would end a rank by SIGBUS at the first touch, hours later perhaps. `coordinator_bytes` lie on
-    rank 0's host, `node_bytes` on each node. Collective over the world.
+    A window beyond it would end a rank by SIGBUS at the first touch, hours later perhaps. `coordinator_bytes`
+    lie on rank 0's host, `node_bytes` on each node. Collective over the world.
     """
     need = node_bytes * ranks.nodes_on_host + (coordinator_bytes if ranks.with_coordinator else 0)
     message = None
@@ -152,8 +157,10 @@ def check_shared_memory(
         if need > free:
             mib = -(-need // 2**20)
             message = (
-                f"host {ranks.host}: {folder} has {free / 2**20:.0f} MiB free, but the windows take {mib} MiB. Enlarge "
-                f"it (mount -o remount,size={2 * mib}m {folder}; in a container: docker run --shm-size={2 * mib}m), "
+                f"host {ranks.host}: {folder} has {free / 2**20:.0f} MiB free, but the windows take {mib} "
+                f"MiB. Enlarge "
+                f"it (mount -o remount,size={2 * mib}m {folder}; in a container: docker run "
+                f"--shm-size={2 * mib}m), "
                 "or choose a smaller --set parallel.history_capacity="
             )
     raise_alike(ranks.world, message)

@@ -13,7 +13,7 @@ from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Workshop
 from aiperf_mpi.parallel.replica.team import Team
-from aiperf_mpi.parallel.replica.weights import Kept, Shelf
+from aiperf_mpi.parallel.replica.weights import Kept, KeptWeights
 from aiperf_mpi.parallel.shared.context import Context, owns_best
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.results.file.rows import FINAL_ROW, new_row
@@ -27,10 +27,11 @@ from aiperf_mpi.training.validation import validation_error
 
 @dataclass
 class Best:
-    """The best models of a replica so far: those on the shelf are kept, and of the best the weights lie in `path` and
-    `compiled` can evaluate them. Weights that could not be written are in `unwritten`, for another try at the end."""
+    """The best models of a replica so far: those on the shelf are kept, and of the best the weights lie in
+    `path` and `compiled` can evaluate them. Weights that could not be written are in `unwritten`, for another
+    try at the end."""
 
-    shelf: Shelf
+    kept_weights: KeptWeights
     error: float = math.inf
     trial_id: int = -1
     path: Path | None = None
@@ -38,22 +39,29 @@ class Best:
     unwritten: Variables | None = None
 
 
-def shelf_of(config: Config) -> Shelf:
-    """Room for the weights that a replica keeps. A queue's worth of others may still be somebody's parents."""
-    return Shelf(config.result.keep_checkpoints, config.search.queue_depth if config.model.inherits else 0)
+def shelf_of(config: Config) -> KeptWeights:
+    """Room for the weights that a replica keeps. A queue's worth of others may still be somebody's
+    parents."""
+    return KeptWeights(
+        config.result.keep_checkpoints, config.search.queue_depth if config.model.inherits else 0
+    )
 
 
-def keep_weights(best: Best, path: Path, trial_id: int, training: Training, compiled: Compiled) -> Kept | None:
+def keep_weights(
+    best: Best, path: Path, trial_id: int, training: Training, compiled: Compiled
+) -> Kept | None:
     """Write the best weights of a training, which the shelf takes, to `path`; returns what they push out.
 
-    Raises OSError where it cannot: then the shelf is as it was, and the best weights are kept in memory, as the other
-    trainers of the replica count this trial as the best, too.
+    Raises OSError where it cannot: then the shelf is as it was, and the best weights are kept in memory, as
+    the other trainers of the replica count this trial as the best, too.
     """
     if training.best_variables is None:
         raise ValueError(f"trial {trial_id}: no weights to keep")
     best_so_far = training.best_error < best.error
     try:
-        out = best.shelf.put(path, trial_id, training.best_error, compiled.architecture, training.best_variables)
+        out = best.kept_weights.put(
+            path, trial_id, training.best_error, compiled.architecture, training.best_variables
+        )
     except OSError:
         if best_so_far:
             best.path, best.unwritten = path, training.best_variables
@@ -66,27 +74,25 @@ def keep_weights(best: Best, path: Path, trial_id: int, training: Training, comp
 
 
 def remember(best: Best, trial_id: int, training: Training, compiled: Compiled) -> None:
-    """Which steps can evaluate the replica's best weights; a trainer that follows keeps no more, the first one writes
-    the weights."""
+    """Which steps can evaluate the replica's best weights; a trainer that follows keeps no more, the first
+    one writes the weights."""
     if training.best_variables is not None and training.best_error < best.error:
         best.error, best.trial_id, best.compiled = training.best_error, trial_id, compiled
-
-
 
 
 def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
     """After core stop: whoever owns the machine's best model loads it again, validates it, and tells rank 0.
 
-    Collective over the ranks but 0. Nothing is validated where no trial has completed a validation. Where it fails, the
-    run has its result without `error_final`: hours of rows are worth more than that number.
+    Collective over the ranks but 0. Nothing is validated where no trial has completed a validation. Where it
+    fails, the run has its result without `error_final`: hours of rows are worth more than that number.
     """
     leads, team = context.ranks.leads, context.ranks.team
     owner = owns_best(context.ranks, best.error, best.trial_id) if leads else owns_best(context.ranks)
     with context.timer("io"):
         # Nobody trains any more, so nobody needs what was pushed out.
-        best.shelf.clear()
+        best.kept_weights.clear()
     # The owner's replica validates as it trained, all of its trainers together.
-    path, trial_id = written(context, best) if owner else None, best.trial_id
+    path, trial_id = write_best(context, best) if owner else None, best.trial_id
     if team is not None:
         path, trial_id = team.bcast((path, trial_id))
     if path is None:
@@ -96,17 +102,20 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
     except RUN_ERRORS:
         raise
     except Exception as failure:
-        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial {trial_id}, "
-                    "could not be validated again, so the result has no error_final: "
-                    f"{type(failure).__name__}: {failure}\n")  # fmt: skip
+        write_error(
+            f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
+            f"{trial_id}, "
+            "could not be validated again, so the result has no error_final: "
+            f"{type(failure).__name__}: {failure}\n"
+        )
         return
     if leads:
         context.windows.messages.send(Kind.FINAL, new_row(FINAL_ROW, trial_id=best.trial_id, error=error)[0])
 
 
-def written(context: Context, best: Best) -> Path | None:
-    """Where the best weights lie. Those that could not be written when their trial ended have another try: other files
-    may have gone meanwhile; None where it fails again."""
+def write_best(context: Context, best: Best) -> Path | None:
+    """Where the best weights lie. Those that could not be written when their trial ended have another try:
+    other files may have gone meanwhile; None where it fails again."""
     path, variables, compiled = best.path, best.unwritten, best.compiled
     if path is None or variables is None or compiled is None:
         return path
@@ -114,16 +123,18 @@ def written(context: Context, best: Best) -> Path | None:
         with context.timer("io"):
             save_checkpoint(path, best.trial_id, compiled.architecture, variables)
     except OSError as error:
-        write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
-                    f"{best.trial_id}, could not be written again, so the result has no error_final: "
-                    f"{error}\n")  # fmt: skip
+        write_error(
+            f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
+            f"{best.trial_id}, could not be written again, so the result has no error_final: "
+            f"{error}\n"
+        )
         return None
     return path
 
 
 def validate_again(context: Context, workshop: Workshop, best: Best, trial_id: int, path: Path) -> float:
-    """The validation error of the weights of a trial in `path`, by all trainers of the replica; raises on all of them
-    what it raises on one."""
+    """The validation error of the weights of a trial in `path`, by all trainers of the replica; raises on all
+    of them what it raises on one."""
     team, compiled = Team(context.ranks.team), best.compiled
     try:
         if compiled is None or best.trial_id != trial_id:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A replica of several processes as one JAX cluster: its own coordinator address, and nobody else in it.
 
-JAX's own detection of clusters would make one of all ranks of the job, so it is off. Who belongs to a cluster is fixed
-for a process's life.
+JAX's own detection of clusters would make one of all ranks of the job, so it is off. Who belongs to a cluster
+is fixed for a process's life.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ JOIN_SECONDS = 120
 
 
 def join(comm: MPI.Intracomm) -> None:
-    """Make one JAX cluster of the trainers of `comm`, before any of them asks JAX for its devices. Collective.
+    """Make one JAX cluster of the trainers of `comm`, before any of them asks JAX for its devices.
+    Collective.
 
-    The first one's address is a port of its host that it has bound already, so that nobody else can: JAX's service
-    binds it too, as both share it (SO_REUSEPORT). It is on the loopback where all are on one host, else under its
-    host's name.
+    The first one's address is a port of its host that it has bound already, so that nobody else can: JAX's
+    service binds it too, as both share it (SO_REUSEPORT). It is on the loopback where all are on one host,
+    else under its host's name.
 
-    What remains: another process of the same user that asks for this very number and shares it as well; and a firewall
-    between two hosts that lets no free port through. Either ends the job with JAX's error, within JOIN_SECONDS.
+    What remains: another process of the same user that asks for this very number and shares it as well; and a
+    firewall between two hosts that lets no free port through. Either ends the job with JAX's error, within
+    JOIN_SECONDS.
     """
-    # JAX would take SIGTERM as a notice of preemption and go on: this program's own handlers decide what it means.
+    # JAX would take SIGTERM as a notice of preemption and go on: this program's own handlers decide what it
+    # means.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     host = socket.gethostname()
@@ -36,7 +39,11 @@ def join(comm: MPI.Intracomm) -> None:
     with held_port() if comm.rank == 0 else nullcontext(0) as port:
         address = comm.bcast(f"{'127.0.0.1' if together else host}:{port}" if comm.rank == 0 else "")
         jax.distributed.initialize(
-            address, comm.size, comm.rank, cluster_detection_method="deactivate", initialization_timeout=JOIN_SECONDS
+            address,
+            comm.size,
+            comm.rank,
+            cluster_detection_method="deactivate",
+            initialization_timeout=JOIN_SECONDS,
         )
 
 
@@ -48,7 +55,8 @@ def leave() -> None:
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A free TCP port of this host, on all its addresses, that only who shares it can bind while the context lasts."""
+    """A free TCP port of this host, on all its addresses, that only who shares it can bind while the context
+    lasts."""
     # JAX's service listens on [::], which is all of IPv4 too where a host has both.
     both = socket.has_dualstack_ipv6()
     with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as holder:

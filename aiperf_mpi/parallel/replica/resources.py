@@ -20,8 +20,8 @@ from aiperf_mpi.training.steps.memory import memory_limit
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a replica trains with, from start to end: its devices, those of its other processes among them, the bytes
-    that a step may use on each (None: unknown), its data, and where it keeps compiled programs."""
+    """What a replica trains with, from start to end: its devices, those of its other processes among them,
+    the bytes that a step may use on each (None: unknown), its data, and where it keeps compiled programs."""
 
     devices: tuple[jax.Device, ...]
     memory: int | None
@@ -42,11 +42,11 @@ class Workshop:
 
 
 def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Workshop:
-    """The devices and the data of a trainer of this replica, before the core time starts. Collective over `team`, the
-    replica's trainers if there are several.
+    """The devices and the data of a trainer of this replica, before the core time starts. Collective over
+    `team`, the replica's trainers if there are several.
 
-    Raises ConfigError for missing data, and where an epoch would have no whole batch over all devices: every trial
-    would fail, a night long.
+    Raises ConfigError for missing data, and where an epoch would have no whole batch over all devices: every
+    trial would fail, a night long.
     """
     if team is not None:
         join(team)
@@ -60,7 +60,8 @@ def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> 
     by_choice = config.parallel.host_devices or os.environ.get("JAX_PLATFORMS")
     if accelerators and not by_choice and all(device.platform == "cpu" for device in devices):
         raise ConfigError(
-            f"this host has {len(accelerators)} accelerators, but this JAX sees CPUs alone: install the extra cuda12, "
+            f"this host has {len(accelerators)} accelerators, but this JAX sees CPUs alone: install the "
+            f"extra cuda12, "
             "cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu to train on the CPU"
         )
     batches = {"train.batch_per_device": config.train.batch_per_device}
@@ -70,7 +71,8 @@ def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> 
         images, least = len(dataset.train_labels), batch * len(devices)
         if images < least:
             raise ConfigError(
-                f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more than the "
+                f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more "
+                f"than the "
                 f"{images} training images: an epoch would have no whole batch"
             )
     return Workshop(devices, memory, dataset, open_cache(config.parallel.cache, replica))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders for compiled programs that end with their process, or, where that was killed, at the next start of another.
+"""Folders for compiled programs that end with their process, or, where that was killed, at the next start of
+another.
 
-A job that is aborted runs no cleaning up. What tells a living owner is a lock on its folder, which the system gives
-back whenever a process ends; numbers of processes come back, and differ between containers.
+A job that is aborted runs no cleaning up. What tells a living owner is a lock on its folder, which the system
+gives back whenever a process ends; numbers of processes come back, and differ between containers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 
 
 def fresh(parent: Path) -> tuple[Path, int]:
-    """A new folder in `parent`, and a descriptor of it that locks it for as long as this process lives, however that
-    ends; locked before anybody can take it for an orphan. Raises OSError if it cannot be made."""
+    """A new folder in `parent`, and a descriptor of it that locks it for as long as this process lives,
+    however that ends; locked before anybody can take it for an orphan. Raises OSError if it cannot be
+    made."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix(), dir=parent))
         try:
@@ -42,8 +44,8 @@ def fresh(parent: Path) -> tuple[Path, int]:
 def remove_orphans(parent: Path) -> None:
     """Remove the folders of `fresh` in `parent` whose process is gone: killed, or aborted with its job.
 
-    Only those of this user and this host: on a file system that several hosts share, another host's locks may be
-    unseen. A folder that is locked has a living owner, and where there are no locks nothing is removed.
+    Only those of this user and this host: on a file system that several hosts share, another host's locks may
+    be unseen. A folder that is locked has a living owner, and where there are no locks nothing is removed.
     """
     for folder in parent.glob(f"{glob.escape(prefix())}*"):
         try:

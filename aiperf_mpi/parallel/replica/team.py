@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainers of one replica, which train each candidate together: one of them leads, and all take the same steps.
+"""The trainers of one replica, which train each candidate together: one of them leads, and all take the same
+steps.
 
-The first one takes candidates from the queue and tells the others (see `exchange`), sends the rows, and writes the
-weights. The others follow: they prepare the same candidate, and take part in each step.
+The first one takes candidates from the queue and tells the others (see `agreements`), sends the rows, and
+writes the weights. The others follow: they prepare the same candidate, and take part in each step.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from aiperf_mpi.parallel.launch.job import wait
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 
-#: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and whoever
-#: waits longer waits for a process that is behind.
+#: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and
+#: whoever waits longer waits for a process that is behind.
 SPIN_SECONDS = 2e-4
 
 #: Characters of an error that the others hear.
@@ -49,7 +50,9 @@ class Team:
         if self._comm is None:
             return word
         self._mine[0] = word
-        request = self._comm.Iallreduce([self._mine, 1, MPI.INT64_T], [self._highest, 1, MPI.INT64_T], MPI.MAX)
+        request = self._comm.Iallreduce(
+            [self._mine, 1, MPI.INT64_T], [self._highest, 1, MPI.INT64_T], MPI.MAX
+        )
         until = time.perf_counter() + SPIN_SECONDS
         while not (there := request.Test()) and time.perf_counter() <= until:
             pass
@@ -59,8 +62,8 @@ class Team:
         return int(self._highest[0])
 
     def cause(self, error: Exception) -> str:
-        """Why a trial failed that fails on all trainers: the error of the first of them that had one of its own.
-        Collective over the replica."""
+        """Why a trial failed that fails on all trainers: the error of the first of them that had one of its
+        own. Collective over the replica."""
         text = f"{type(error).__name__}: {error}"
         if self._comm is None:
             return text

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights between trials: what a trial starts from, and which trained ones a replica keeps.
 
-Kept weights lie in OUTPUT/checkpoints/<trial>.h5 on the file system that all ranks share, so a child may be trained by
-another replica than its parent. Nothing here speaks MPI; `begin_with` and `load_parent` run in a trainer's thread.
+Kept weights lie in OUTPUT/checkpoints/<trial>.h5 on the file system that all ranks share, so a child may be
+trained by another replica than its parent. Nothing here speaks MPI; `begin_with` and `load_parent` run in a
+trainer's thread.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ def checkpoint_path(config: Config, trial_id: int) -> Path:
     return Path(config.run.output) / "checkpoints" / f"{trial_id}.h5"
 
 
-# -- what a trial starts from ------------------------------------------------------------------------------------------
+# -- what a trial starts from ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a trial starts from: `variables`, and how far their function is from the parent's (NaN: none inherited)."""
+    """What a trial starts from: `variables`, and how far their function is from the parent's (NaN: none
+    inherited)."""
 
     variables: Variables
     difference: float = float("nan")
@@ -71,13 +73,16 @@ def load_parent(config: Config, candidate: Candidate, initial_seed: int) -> Vari
     path = checkpoint_path(config, candidate.parent_id)
     checkpoint = load_checkpoint(path)
     if (checkpoint.trial_id, checkpoint.architecture) != (candidate.parent_id, parent_of(candidate)):
-        raise ValueError(f"{path}: holds trial {checkpoint.trial_id} and another network than the parent's, trial "
-                         f"{candidate.parent_id}")
+        raise ValueError(
+            f"{path}: holds trial {checkpoint.trial_id} and another network than the parent's, trial "
+            f"{candidate.parent_id}"
+        )
     return checkpoint.variables
 
 
 def begin_with(config: Config, dataset: Dataset, candidate: Candidate, parent: Variables | None) -> Beginning:
-    """The weights that the candidate starts from: its parent's, transformed, or without `parent` its own initial ones.
+    """The weights that the candidate starts from: its parent's, transformed, or without `parent` its own
+    initial ones.
 
     Raises ValueError where `parent` does not fit the parent's architecture.
     """
@@ -86,8 +91,12 @@ def begin_with(config: Config, dataset: Dataset, candidate: Candidate, parent: V
     architecture, rng = parent_of(candidate), stream(INIT, candidate.seed)
     variables = inherited_variables(architecture, parent, candidate.own_morphs, rng)
     images = np.asarray(dataset.val_images[:COMPARED_IMAGES])
-    return Beginning(variables, function_difference(architecture, parent, candidate.architecture, variables, images,
-                                                    dataset.mean, dataset.deviation))  # fmt: skip
+    return Beginning(
+        variables,
+        function_difference(
+            architecture, parent, candidate.architecture, variables, images, dataset.mean, dataset.deviation
+        ),
+    )
 
 
 def initial_weights(config: Config, architecture: Architecture, seed: int) -> Variables:
@@ -101,7 +110,7 @@ def parent_of(candidate: Candidate) -> Architecture:
     return Architecture(candidate.architecture.base, morphs[: len(morphs) - len(candidate.own_morphs)])
 
 
-# -- what is kept of it ------------------------------------------------------------------------------------------------
+# -- what is kept of it ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,11 +123,12 @@ class Kept:
 
 
 @dataclass
-class Shelf:
-    """The best weights of a replica, at most `room` of them, best first; of equal ones the earlier are better.
+class KeptWeights:
+    """The best weights of a replica, at most `room` of them, best first; of equal ones the earlier are
+    better.
 
-    What is pushed out stays on disk until `grace` others have been, as candidates that wait in queues may descend from
-    it.
+    What is pushed out stays on disk until `grace` others have been, as candidates that wait in queues may
+    descend from it.
     """
 
     room: int
@@ -130,9 +140,16 @@ class Shelf:
         """Whether weights of this error (NaN: of none) would be kept."""
         return error == error and (len(self.kept) < self.room or error < self.kept[-1].error)
 
-    def put(self, path: Path, trial_id: int, error: float, architecture: Architecture,
-            variables: Mapping[str, Any]) -> Kept | None:
-        """Write weights that `takes` accepts; returns what they push out, if anything. Raises OSError if it cannot."""
+    def put(
+        self,
+        path: Path,
+        trial_id: int,
+        error: float,
+        architecture: Architecture,
+        variables: Mapping[str, Any],
+    ) -> Kept | None:
+        """Write weights that `takes` accepts; returns what they push out, if anything. Raises OSError if it
+        cannot."""
         save_checkpoint(path, trial_id, architecture, variables)
         place = bisect_right([kept.error for kept in self.kept], error)
         self.kept.insert(place, Kept(error, trial_id, path))

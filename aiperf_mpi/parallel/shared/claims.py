@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on candidates: an open-addressed table in rank 0's window, `search.history.ClaimTable` for the whole machine.
+"""Claims on candidates: an open-addressed table in rank 0's window, `search.history.ClaimTable` for the whole
+machine.
 
-A key is put into the first free place of its probe sequence by compare-and-swap from 0, so it has one winner on the
-machine and one place for ever. A state word beside it says whether it was given back; that is claimed again by the
-same kind of swap.
+A key is put into the first free place of its probe sequence by compare-and-swap from 0, so it has one winner
+on the machine and one place for ever. A state word beside it says whether it was given back; that is claimed
+again by the same kind of swap.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ class WindowClaims:
 
     Arguments:
         comm: COMM_WORLD, or COMM_SELF; its rank 0 hosts the table.
-        capacity: different keys that the table can hold. A claim takes about 1/(1 - load) swaps: give it twice the
-            keys that you expect.
+        capacity: different keys that the table can hold. A claim takes about 1/(1 - load) swaps: give it
+            twice the keys that you expect.
 
     Attributes:
-        claimed, refused, released, probes: successful and refused claims, releases, and swaps for all of them.
+        claimed, refused, released, probes: successful and refused claims, releases, and swaps for all of
+            them.
     """
 
     def __init__(self, comm: MPI.Intracomm, capacity: int) -> None:
@@ -42,7 +44,8 @@ class WindowClaims:
         self.claimed = self.refused = self.released = self.probes = 0
 
     def claim(self, key: int) -> bool:
-        """Claim a non-zero key; True for exactly one caller until it is released. Raises HistoryFull if full."""
+        """Claim a non-zero key; True for exactly one caller until it is released. Raises HistoryFull if
+        full."""
         if not 0 < key < 1 << 64:
             raise ValueError(f"claims: key {key} is not a positive 64-bit number")
         for place in self._places(key):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One time for all ranks: seconds since core start on rank 0's clock.
 
-Each rank has a monotonic clock with a zero of its own. Collectives bound its offset to rank 0's: what rank 0 read
-before a broadcast is older than what the receiver reads after it, and what a rank reads before a barrier is older than
-what rank 0 reads after it. The tightest of several bounds on either side hold the offset between them (Cristian, 1989).
+Each rank has a monotonic clock with a zero of its own. Collectives bound its offset to rank 0's: what rank 0
+read before a broadcast is older than what the receiver reads after it, and what a rank reads before a barrier
+is older than what rank 0 reads after it. The tightest of several bounds on either side hold the offset
+between them (Cristian, 1989).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a role works with: configuration, place, clock, timer, and this rank's ends of windows, queues and messages."""
+"""What a role works with: configuration, place, clock, timer, and this rank's ends of windows, queues and
+messages."""
 
 from __future__ import annotations
 
@@ -19,14 +20,21 @@ from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.messages import Messages
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, open_queues
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.trials.footprint import CLAIMS_PER_RECORD, claims_bytes, history_bytes, mirror_bytes, queue_bytes
+from aiperf_mpi.trials.footprint import (
+    CLAIMS_PER_RECORD,
+    claims_bytes,
+    history_bytes,
+    mirror_bytes,
+    queue_bytes,
+)
 
 
 @dataclass(frozen=True)
 class Windows:
     """This rank's ends of everything that ranks share; made and closed by all ranks together.
 
-    `queues` are those of the crew's replicas, in the order of `Ranks.crew_replicas`; none on rank 0.
+    `queues` are those of the queue group's replicas, in the order of `Ranks.queue_group_replicas`; none on
+    rank 0.
     """
 
     history: WindowHistory
@@ -61,7 +69,8 @@ class Context:
         return self.config.run.time_limit
 
     def now(self) -> float:
-        """Core seconds, on rank 0's clock, never beyond the limit: what is stamped later happened at the limit."""
+        """Core seconds, on rank 0's clock, never beyond the limit: what is stamped later happened at the
+        limit."""
         return min(self.clock.now(), self.limit)
 
     def over(self) -> bool:
@@ -75,18 +84,22 @@ class Context:
 
 
 def open_windows(config: Config, ranks: Ranks) -> Windows:
-    """The windows, queues and messages of a run. Collective; raises LaunchError where a host's memory is too small."""
+    """The windows, queues and messages of a run. Collective; raises LaunchError where a host's memory is too
+    small."""
     capacity = config.parallel.history_capacity
-    depth, queues, crew = config.search.queue_depth, len(ranks.crew_replicas), ranks.crew
+    depth, queues, queue_group = config.search.queue_depth, len(ranks.queue_group_replicas), ranks.queue_group
     check_shared_memory(
         ranks,
         coordinator_bytes=history_bytes(capacity) + claims_bytes(CLAIMS_PER_RECORD * capacity),
-        node_bytes=mirror_bytes(capacity) + queues * queue_bytes(depth, 1 if crew is None else crew.size),
+        node_bytes=mirror_bytes(capacity)
+        + queues * queue_bytes(depth, 1 if queue_group is None else queue_group.size),
     )
     return Windows(
         history=WindowHistory(ranks.world, ranks.node if ranks.shared else None, capacity),
         claims=WindowClaims(ranks.world, CLAIMS_PER_RECORD * capacity),
-        queues=() if crew is None else open_queues(crew, queues, depth, shared=ranks.crew_shared),
+        queues=()
+        if queue_group is None
+        else open_queues(queue_group, queues, depth, shared=ranks.queue_group_shared),
         messages=Messages(ranks.world),
     )
 
@@ -99,7 +112,8 @@ def start_core_clock(ranks: Ranks) -> CoreClock:
 def owns_best(ranks: Ranks, error: float = math.inf, trial_id: int = -1) -> bool:
     """Whether this rank's model has the lowest error of the machine, the earlier trial of equals.
 
-    Collective over the ranks but 0, which serves messages meanwhile; ranks without a model leave the defaults.
+    Collective over the ranks but 0, which serves messages meanwhile; ranks without a model leave the
+    defaults.
     """
     if ranks.workers is None:
         raise RuntimeError("the best model is owned by a trainer, never by rank 0")
@@ -108,7 +122,3 @@ def owns_best(ranks: Ranks, error: float = math.inf, trial_id: int = -1) -> bool
     mine = np.array([trial_id if error == lowest[0] and trial_id >= 0 else np.iinfo(np.int64).max])
     wait(ranks.workers.Iallreduce([mine, 1, MPI.INT64_T], [first, 1, MPI.INT64_T], MPI.MIN))
     return trial_id >= 0 and int(first[0]) == trial_id
-
-
-
-

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history as an append-only log in a window that rank 0 hosts: `search.history.HistoryLog` for the whole machine.
+"""The history as an append-only log in a window that rank 0 hosts: `search.history.HistoryLog` for the whole
+machine.
 
-A writer draws a slot by fetch-and-add, puts record and summary, and commits by compare-and-swap of the slot's word.
-Rank 0 alone gives up the slot of a dead writer, by the same swap, so that one of the two wins. Readers see the longest
-prefix without an open slot; they read 8 + 32 bytes of a row, one reader per node for all of its ranks, and whole
-records on demand: rank 0's bytes are what limits a large machine, not its operations.
+A writer draws a slot by fetch-and-add, puts record and summary, and commits by compare-and-swap of the slot's
+word. Rank 0 alone gives up the slot of a dead writer, by the same swap, so that one of the two wins. Readers
+see the longest prefix without an open slot; they read 8 + 32 bytes of a row, one reader per node for all of
+its ranks, and whole records on demand: rank 0's bytes are what limits a large machine, not its operations.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE, RecordError
 #: A slot's word: open until its writer commits it or rank 0 gives it up.
 OPEN, COMMITTED, ABANDONED = range(3)
 
-#: Seconds that a writer may take between drawing a slot and committing it. It takes milliseconds; but a rank that the
-#: operating system stops comes back, finds its slot gone, and appends again.
+#: Seconds that a writer may take between drawing a slot and committing it. It takes milliseconds; but a rank
+#: that the operating system stops comes back, finds its slot gone, and appends again.
 LEASE_SECONDS = 30.0
 
 #: Rows that a refresh asks for first; each time that all of them were there, it asks for eight times as many.
@@ -42,13 +43,16 @@ _CACHED_RECORDS = 4096
 class _Mirror:
     """The visible rows of a node in a window that its ranks share, or of one rank in its own memory.
 
-    Rows never change once they are visible. Whoever holds the lock fetches for all; the others take what is there. A
-    lock that one holder has kept for longer than the lease is taken over: both then write the same rows.
+    Rows never change once they are visible. Whoever holds the lock fetches for all; the others take what is
+    there. A lock that one holder has kept for longer than the lease is taken over: both then write the same
+    rows.
     """
 
     _LOCK, _COUNT = 0, 8
 
-    def __init__(self, capacity: int, node: MPI.Intracomm | None, lease: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, capacity: int, node: MPI.Intracomm | None, lease: float, clock: Callable[[], float]
+    ) -> None:
         self._window = None if node is None else HostedWindow(node, mirror_bytes(capacity), shared=True)
         memory = np.zeros(mirror_bytes(capacity), np.uint8) if self._window is None else self._window.memory
         if memory is None:
@@ -104,8 +108,8 @@ class WindowHistory:
 
     Arguments:
         comm: COMM_WORLD, or COMM_SELF; its rank 0 hosts the log.
-        node: the ranks of this node that share one mirror; None where a rank reads for itself (rank 0, or ranks that
-            do not share memory).
+        node: the ranks of this node that share one mirror; None where a rank reads for itself (rank 0, or
+            ranks that do not share memory).
         capacity: slots of the log.
         lease: seconds after which rank 0 gives up an open slot, and ranks a node's stuck reader.
         clock: seconds, of any origin.
@@ -115,9 +119,13 @@ class WindowHistory:
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, node: MPI.Intracomm | None, capacity: int, lease: float = LEASE_SECONDS,
+        self,
+        comm: MPI.Intracomm,
+        node: MPI.Intracomm | None,
+        capacity: int,
+        lease: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"history: capacity is {capacity}, but must be at least 1")
         self.capacity, self.lease = capacity, lease
@@ -141,8 +149,8 @@ class WindowHistory:
     # -- writing
 
     def append(self, record: np.void) -> int:
-        """Write a sealed record; returns its slot. Raises HistoryFull if there is none left, ValueError for an
-        unsealed record."""
+        """Write a sealed record; returns its slot. Raises HistoryFull if there is none left, ValueError for
+        an unsealed record."""
         _require_sealed(record)
         while True:
             slot = self.reserve()
@@ -153,11 +161,14 @@ class WindowHistory:
         """Draw the next slot; until it is committed or abandoned no reader sees it or any later one."""
         slot = self._window.fetch_and_add(self._at.counter, 1)
         if slot >= self.capacity:
-            raise HistoryFull(f"history: all {self.capacity} slots are taken; raise parallel.history_capacity")
+            raise HistoryFull(
+                f"history: all {self.capacity} slots are taken; raise parallel.history_capacity"
+            )
         return slot
 
     def commit(self, slot: int, record: np.void) -> bool:
-        """Fill a drawn slot; False if rank 0 gave it up meanwhile. Raises ValueError for an unsealed record."""
+        """Fill a drawn slot; False if rank 0 gave it up meanwhile. Raises ValueError for an unsealed
+        record."""
         _require_sealed(record)
         at = self._at
         row, summary = _array(record, RECORD_DTYPE), _array(rec.summarise(record), SUMMARY_DTYPE)
@@ -189,8 +200,8 @@ class WindowHistory:
         return self._settle(slot, ABANDONED) == OPEN
 
     def abandon_stale(self, lease: float | None = None) -> list[int]:
-        """On rank 0, now and then: give up the slots that have been open for longer than the lease; returns them.
-        With 0, at the end of the run, all that are open."""
+        """On rank 0, now and then: give up the slots that have been open for longer than the lease; returns
+        them. With 0, at the end of the run, all that are open."""
         lease = self.lease if lease is None else lease
         now, reserved = self._clock(), self.reserved
         self.refresh()
@@ -199,12 +210,15 @@ class WindowHistory:
         return [slot for slot, t in self._open_since.items() if now - t >= lease and self.abandon(slot)]
 
     def committed_since(self, first: int) -> list[tuple[int, np.void | None]]:
-        """On rank 0: (slot, record) of the visible slots from `first` on, after a refresh; None for abandoned ones.
-        Raises RecordError for a record that is torn."""
+        """On rank 0: (slot, record) of the visible slots from `first` on, after a refresh; None for abandoned
+        ones. Raises RecordError for a record that is torn."""
         self._require_host()
         self.refresh()
         slots = range(first, self._visible)
-        return [(s, None if self._mirror.rows[s]["kind"] == rec.ABANDONED else self._local_record(s)) for s in slots]
+        return [
+            (s, None if self._mirror.rows[s]["kind"] == rec.ABANDONED else self._local_record(s))
+            for s in slots
+        ]
 
     def _require_host(self) -> None:
         if self.rank:
@@ -216,8 +230,8 @@ class WindowHistory:
     # -- reading
 
     def refresh(self) -> int:
-        """Look for rows that have become visible; returns how many are new. Waits while another rank of the node
-        looks; should that one be stuck, what it has fetched so far counts until its lease is over."""
+        """Look for rows that have become visible; returns how many are new. Waits while another rank of the
+        node looks; should that one be stuck, what it has fetched so far counts until its lease is over."""
         locked, deadline = self._mirror.lock(), self._clock() + _PATIENCE_SECONDS
         while not locked and self._clock() < deadline:
             time.sleep(_TURN_SECONDS)
@@ -231,7 +245,8 @@ class WindowHistory:
         return self._visible - before
 
     def _fetch(self, first: int) -> None:
-        """Bring the mirror up to date: first the words, and only behind them the rows that they say are whole."""
+        """Bring the mirror up to date: first the words, and only behind them the rows that they say are
+        whole."""
         ask = _FIRST_ROWS
         while first < self.capacity:
             words = self._words(first, min(ask, self.capacity - first))
@@ -268,14 +283,15 @@ class WindowHistory:
         return self._visible
 
     def summaries(self) -> np.ndarray:
-        """The visible rows (dtype SUMMARY_DTYPE, one per slot, read-only); abandoned slots have kind ABANDONED."""
+        """The visible rows (dtype SUMMARY_DTYPE, one per slot, read-only); abandoned slots have kind
+        ABANDONED."""
         view = self._mirror.rows[: self._visible]
         view.flags.writeable = False
         return view
 
     def record(self, slot: int) -> np.void:
-        """The full record of a visible, committed slot. Raises IndexError beyond it, KeyError if it was abandoned,
-        RecordError if it is torn."""
+        """The full record of a visible, committed slot. Raises IndexError beyond it, KeyError if it was
+        abandoned, RecordError if it is torn."""
         return self.records([slot])[0]
 
     def records(self, slots: Iterable[int]) -> list[np.void]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows to rank 0 and stop messages from it: the only place with point-to-point calls.
 
-A row is a fixed-width record of `results/file/schema.py` and travels as bytes; the tag tells its kind. Candidates and
-history never come this way: the counts by kind show that in every result file.
+A row is a fixed-width record of `results/file/schema.py` and travels as bytes; the tag tells its kind.
+Candidates and history never come this way: the counts by kind show that in every result file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MAX_OUTSTANDING = 256
 
 
 class Kind(IntEnum):
-    """What a message carries, in the order of `schema.ROW_MESSAGES`: a row to rank 0, or rank 0's word that the run
-    ends (STOP). A rejected candidate is a row of kind TRIAL; FINAL is the last validation of the best weights, and
-    SAMPLE what a node's monitor measured."""
+    """What a message carries, in the order of `schema.ROW_MESSAGES`: a row to rank 0, or rank 0's word that
+    the run ends (STOP). A rejected candidate is a row of kind TRIAL; FINAL is the last validation of the best
+    weights, and SAMPLE what a node's monitor measured."""
 
     EPOCH = 0
     TRIAL = 1
@@ -70,9 +70,9 @@ class MessageError(RuntimeError):
 class Messages:
     """One rank's end of the messages; made by all ranks of `comm` together (it duplicates the communicator).
 
-    Nothing here blocks but `send` beyond MAX_OUTSTANDING and `close`; both sleep between their looks. The messages of
-    one rank arrive in the order in which it sent them, of whatever kinds. Only the main thread sends; what another
-    thread posts leaves with the main thread's next call.
+    Nothing here blocks but `send` beyond MAX_OUTSTANDING and `close`; both sleep between their looks. The
+    messages of one rank arrive in the order in which it sent them, of whatever kinds. Only the main thread
+    sends; what another thread posts leaves with the main thread's next call.
 
     Attributes:
         sent, received: messages by kind (int64[len(Kind)]).
@@ -90,7 +90,8 @@ class Messages:
         self._posted: queue.SimpleQueue[tuple[Kind, bytes]] = queue.SimpleQueue()
 
     def post(self, kind: Kind, row: bytes | np.void) -> None:
-        """From any thread: have the main thread send a row to rank 0 with its next call, before anything else."""
+        """From any thread: have the main thread send a row to rank 0 with its next call, before anything
+        else."""
         self._posted.put((kind, row if isinstance(row, bytes) else row.tobytes()))
 
     def send(self, kind: Kind, row: bytes | np.void) -> None:
@@ -105,7 +106,8 @@ class Messages:
             self.progress()
 
     def poll(self, most: int = 1000) -> list[Message]:
-        """On rank 0: the rows that have arrived, at most `most` of them. Raises MessageError for a foreign tag."""
+        """On rank 0: the rows that have arrived, at most `most` of them. Raises MessageError for a foreign
+        tag."""
         self.progress()
         messages: list[Message] = []
         status = MPI.Status()
@@ -117,7 +119,8 @@ class Messages:
         return messages
 
     def stop(self, reason: Reason, t: float) -> None:
-        """On rank 0: tell all other ranks that the run ends, since `t` (core seconds); a higher reason may follow."""
+        """On rank 0: tell all other ranks that the run ends, since `t` (core seconds); a higher reason may
+        follow."""
         if self._stop is not None and reason <= self._stop.reason:
             return
         self._stop = Stop(reason, t)
@@ -127,7 +130,8 @@ class Messages:
         self.progress()
 
     def stop_requested(self) -> Stop | None:
-        """What rank 0 said about the end, None while it has not; looks for its messages on the other ranks."""
+        """What rank 0 said about the end, None while it has not; looks for its messages on the other
+        ranks."""
         self._send_posted()
         self.progress()
         status = MPI.Status()
@@ -151,7 +155,8 @@ class Messages:
         return len(self._outstanding)
 
     def close(self) -> None:
-        """Wait until all sent messages have left (rank 0 must take them), and free the communicator. Collective.
+        """Wait until all sent messages have left (rank 0 must take them), and free the communicator.
+        Collective.
 
         Who is early sleeps between its looks: in `Free` it would take a core from the rank that all wait for.
         """

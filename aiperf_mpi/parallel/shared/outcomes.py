@@ -13,7 +13,8 @@ from aiperf_mpi.trials.record import REJECTED, rejection, withdrawal
 
 
 def reject(context: Context, proposed: np.void, trial_id: int, cause: str) -> None:
-    """Record that a proposed candidate is not trained, and why: in the history for the search, in a row for the result.
+    """Record that a proposed candidate is not trained, and why: in the history for the search, in a row for
+    the result.
 
     `proposed` is its PROPOSED record, whole or with what is wrong in it.
     """
@@ -24,7 +25,8 @@ def reject(context: Context, proposed: np.void, trial_id: int, cause: str) -> No
 
 
 def withdraw(context: Context, trial_id: int) -> None:
-    """Tell the search that the weights of a trial are kept no longer; the first trainer does for all of a replica."""
+    """Tell the search that the weights of a trial are kept no longer; the first trainer does for all of a
+    replica."""
     if not context.ranks.leads:
         return
     with context.timer("communicate"):

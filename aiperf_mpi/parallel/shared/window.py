@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of one rank that all ranks of a communicator read and change by one-sided operations: all of them are here.
+"""Memory of one rank that all ranks of a communicator read and change by one-sided operations: all of them
+are here.
 
-The memory is allocated by MPI (`Win.Create` waits for a busy target even on one node), and each rank holds one standing
-shared lock without check on it, so that an operation is the operation and a flush: a lock per operation waits for a
-busy target, and `Lock_all` sends a message to every rank. 64-bit words are changed by compare-and-swap or by
-fetch-and-add, one word always by the same of the two.
+The memory is allocated by MPI (`Win.Create` waits for a busy target even on one node), and each rank holds
+one standing shared lock without check on it, so that an operation is the operation and a flush: a lock per
+operation waits for a busy target, and `Lock_all` sends a message to every rank. 64-bit words are changed by
+compare-and-swap or by fetch-and-add, one word always by the same of the two.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class HostedWindow:
         shared: whether the ranks share a node: then everyone's `memory` is that memory itself.
 
     Attributes:
-        memory: the bytes (uint8[size]) on the host, and on all ranks where `shared`; elsewhere None. A reader calls
-            `sync` before it looks, a writer behind what it wrote.
+        memory: the bytes (uint8[size]) on the host, and on all ranks where `shared`; elsewhere None. A reader
+            calls `sync` before it looks, a writer behind what it wrote.
     """
 
     def __init__(self, comm: MPI.Intracomm, size: int, shared: bool = False) -> None:
@@ -66,9 +67,12 @@ class HostedWindow:
         """Put `new` into the word at byte `offset` if it is `expected`; returns what it was."""
         self._expected[0], self._new[0] = expected, new
         self._win.Compare_and_swap(
-            [self._new, 1, MPI.UINT64_T], [self._expected, 1, MPI.UINT64_T], [self._result, 1, MPI.UINT64_T],
-            HOST, offset,
-        )  # fmt: skip
+            [self._new, 1, MPI.UINT64_T],
+            [self._expected, 1, MPI.UINT64_T],
+            [self._result, 1, MPI.UINT64_T],
+            HOST,
+            offset,
+        )
         self._win.Flush(HOST)
         return int(self._result[0])
 
@@ -86,15 +90,18 @@ class HostedWindow:
         result = np.empty(count, np.uint64)
         nothing = np.zeros(count, np.uint64)
         self._win.Get_accumulate(
-            [nothing, count, MPI.UINT64_T], [result, count, MPI.UINT64_T], HOST, [offset, count, MPI.UINT64_T],
+            [nothing, count, MPI.UINT64_T],
+            [result, count, MPI.UINT64_T],
+            HOST,
+            [offset, count, MPI.UINT64_T],
             MPI.NO_OP,
-        )  # fmt: skip
+        )
         self._win.Flush(HOST)
         return result
 
     def get(self, offset: int, into: np.ndarray) -> None:
-        """Start to read into the contiguous, private array `into`; it is there after `flush`. (A shared window's own
-        memory as origin ends MPICH.)"""
+        """Start to read into the contiguous, private array `into`; it is there after `flush`. (A shared
+        window's own memory as origin ends MPICH.)"""
         self._win.Get([into.view(np.uint8), into.nbytes, MPI.BYTE], HOST, [offset, into.nbytes, MPI.BYTE])
 
     def put(self, offset: int, data: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.parallel.replica.weights import Beginning, missing_weights
 from aiperf_mpi.parallel.shared.outcomes import withdraw
-from aiperf_mpi.parallel.trainer.state import Replica
+from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.streams import AUGMENT, stream
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
@@ -28,9 +28,9 @@ from aiperf_mpi.trials.record import Candidate
 from aiperf_mpi.trials.view import HistoryView
 
 
-def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:
-    """The candidate of a record, replayed from its parent; None and what is wrong where hash or counts differ, or where
-    there are no weights that it could inherit."""
+def rebuild(replica: TrainerState, record: np.void) -> tuple[Candidate | None, str]:
+    """The candidate of a record, replayed from its parent; None and what is wrong where hash or counts
+    differ, or where there are no weights that it could inherit."""
     context, trial_id = replica.context, int(record["trial"])
     history, initial = context.windows.history, Architecture(context.config.base)
     with context.timer("search"):
@@ -46,7 +46,11 @@ def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:
 
         stated, counted = (candidate.train_ops, candidate.val_ops), operations(candidate.architecture)
         if stated != counted:
-            return None, f"counts differ: {stated[0]} and {stated[1]} operations stated, {counted[0]} and {counted[1]}"
+            return (
+                None,
+                f"counts differ: {stated[0]} and {stated[1]} operations stated, {counted[0]} and "
+                f"{counted[1]}",
+            )
     if wrong := missing_weights(context.config, candidate):
         # Whoever has not heard that they have gone would propose their children again and again.
         if candidate.from_checkpoint:
@@ -55,8 +59,9 @@ def rebuild(replica: Replica, record: np.void) -> tuple[Candidate | None, str]:
     return candidate, ""
 
 
-def begin(replica: Replica, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
-    """The training of a compiled candidate, from the weights that it begins with, which are put on the devices."""
+def begin(replica: TrainerState, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
+    """The training of a compiled candidate, from the weights that it begins with, which are put on the
+    devices."""
     context, dataset = replica.context, replica.workshop.dataset
     config, devices, mine = context.config, len(replica.workshop.devices), replica.workshop.mine
     state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
@@ -82,7 +87,9 @@ def begin(replica: Replica, candidate: Candidate, compiled: Compiled, beginning:
     )
 
 
-def _epoch_batches(dataset: Dataset, seed: int, devices: int, batch: int, mine: slice, epoch: int) -> Iterator[Any]:
+def _epoch_batches(
+    dataset: Dataset, seed: int, devices: int, batch: int, mine: slice, epoch: int
+) -> Iterator[Any]:
     return train_batches(dataset, seed, epoch, devices, batch, mine)
 
 
@@ -106,8 +113,8 @@ def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> Ste
 
 
 def fault_of(config: Config, candidate: Candidate, trainer: int) -> Fault | None:
-    """The fault that the configuration injects into this candidate's training, if any: at its second step; one that
-    raises does so on one trainer of the replica, the `trainer` that is asked."""
+    """The fault that the configuration injects into this candidate's training, if any: at its second step;
+    one that raises does so on one trainer of the replica, the `trainer` that is asked."""
     fault, here = config.fault, (candidate.round, candidate.replica)
     raises = here == (fault.raise_in_round, fault.raise_replica) and trainer == fault.raise_trainer
     return Fault(

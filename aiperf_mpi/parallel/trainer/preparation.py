@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes before a trial: the candidate rebuilt from its record and checked, its first weights, its compiled steps,
-its first batches on their way to the devices."""
+"""What comes before a trial: the candidate rebuilt from its record and checked, its first weights, its
+compiled steps, its first batches on their way to the devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiperf_mpi.parallel.replica.weights import Beginning, begin_with, load_pare
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.shared.queue import Taken
 from aiperf_mpi.parallel.trainer.building import begin, rebuild, step_settings
-from aiperf_mpi.parallel.trainer.state import Replica
+from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.results.file.rows import MORPH_TOLERANCE
 from aiperf_mpi.training.fit import Training
 from aiperf_mpi.training.lockstep import FailedElsewhere
@@ -28,26 +28,29 @@ from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.memory import TooLarge, compile_fitting
 from aiperf_mpi.trials.record import Candidate
 
-#: Why a candidate is rejected in which another trainer of the replica has found what is wrong, and has said it.
-ELSEWHERE = "another trainer of the replica cannot train it (see stderr)"
+#: Why a candidate is rejected in which another trainer of the replica has found what is wrong, and has said
+#: it.
+REJECTED_BY_PEER = "another trainer of the replica cannot train it (see stderr)"
 
 T = TypeVar("T")
 
 
 class Preparation:
-    """A candidate on its way to its first step. Its long parts run in the replica's thread; `advance`, on the main
-    thread, looks after them and does what needs MPI.
+    """A candidate on its way to its first step. Its long parts run in the replica's thread; `advance`, on the
+    main thread, looks after them and does what needs MPI.
 
-    On the trainers of a replica all preparations of a candidate go the same way, by the words that they exchange: none
-    rejects, fails or begins anew alone.
+    On the trainers of a replica all preparations of a candidate go the same way, by the words that they
+    exchange: none rejects, fails or begins anew alone.
 
     Attributes:
         taken: the candidate as it was taken from the queue.
-        beside: whether another trial trains meanwhile, whose memory it may lack: then it is tried again without it.
+        beside: whether another trial trains meanwhile, whose memory it may lack: then it is tried again
+            without it.
         candidate: None before it is rebuilt, and where it cannot be.
         checked: whether everything that may reject the candidate is behind it.
         wrong: why it is to be rejected, "" where nothing is wrong.
-        done: whether nothing is left to do; then there is a `training`, or something is `wrong`, or there is a
+        done: whether nothing is left to do; then there is a `training`, or something is `wrong`, or there is
+            a
         failure: what its trial fails with.
         compiled: its steps.
         account: what its training step executes, by the methods that the tables are checked with.
@@ -56,7 +59,7 @@ class Preparation:
         phase: what a main thread that waits for it waits for.
     """
 
-    def __init__(self, replica: Replica, taken: Taken) -> None:
+    def __init__(self, replica: TrainerState, taken: Taken) -> None:
         self.taken, self.beside = taken, False
         self.candidate: Candidate | None = None
         self.checked = self.done = False
@@ -71,8 +74,8 @@ class Preparation:
         self._steps = self._prepare(taken.record)
 
     def advance(self) -> bool:
-        """Do what can be done now without waiting; whether all is done. Errors of the run are raised, those of the
-        trial kept in `failure`."""
+        """Do what can be done now without waiting; whether all is done. Errors of the run are raised, those
+        of the trial kept in `failure`."""
         if not self.done:
             try:
                 self.phase = next(self._steps)
@@ -93,14 +96,17 @@ class Preparation:
         if candidate is not None and candidate.parent_id < 0 and not wrong:
             # No generator has checked the initial architecture.
             wrong = yield from self._thread("compile", partial(checks_of(replica.context), candidate))
-        # The leader records the rejection, with its own reason; whoever has one that the leader has not says it.
+        # The leader records the rejection, with its own reason; whoever has one that the leader has not says
+        # it.
         word = yield from self._agree(WELL if not wrong else FAILS if replica.team.leads else AGAIN)
         if word == AGAIN and wrong:
             ranks = replica.context.ranks
-            write_error(f"aiperf_mpi: rank {ranks.rank} on {ranks.host}: trial {int(record['trial'])} is rejected: "
-                        f"{wrong}\n")  # fmt: skip
+            write_error(
+                f"aiperf_mpi: rank {ranks.rank} on {ranks.host}: trial {int(record['trial'])} is rejected: "
+                f"{wrong}\n"
+            )
         if word != WELL:
-            wrong = wrong or ELSEWHERE
+            wrong = wrong or REJECTED_BY_PEER
         self.candidate, self.wrong, self.checked = candidate, wrong, True
         if candidate is None or wrong:
             return
@@ -125,10 +131,11 @@ class Preparation:
         self.training = None
 
     def _make_ready(self, candidate: Candidate) -> Generator[str, None, bool]:
-        """Whether it is ready on all trainers of the replica; it is to begin anew where it is not. Raises what fails.
+        """Whether it is ready on all trainers of the replica; it is to begin anew where it is not. Raises
+        what fails.
 
-        All have weights before any compiles: some backends exchange what they find out while they compile, and would
-        wait for a trainer that does not.
+        All have weights before any compiles: some backends exchange what they find out while they compile,
+        and would wait for a trainer that does not.
         """
         beside = self.beside
         beginning = yield from self._together(self._find_weights(candidate), beside)
@@ -137,8 +144,11 @@ class Preparation:
         training = yield from self._together(self._compile(candidate, beginning, beside), beside)
         return training is not None
 
-    def _compile(self, candidate: Candidate, beginning: Beginning, beside: bool) -> Generator[str, None, Training]:
-        """The training: its steps compiled, its state on the devices, its first batches on their way there."""
+    def _compile(
+        self, candidate: Candidate, beginning: Beginning, beside: bool
+    ) -> Generator[str, None, Training]:
+        """The training: its steps compiled, its state on the devices, its first batches on their way
+        there."""
         replica = self._replica
         config, workshop = replica.context.config, replica.workshop
         settings = step_settings(config, candidate, workshop.dataset)
@@ -147,13 +157,15 @@ class Preparation:
         work = partial(compile_fitting, made, settings, workshop.memory, alone=not beside)
         self.compiled = yield from self._thread("compile", work)
         self.account = yield from self._thread("compile", partial(account, self.compiled))
-        self.training = yield from self._thread("init", partial(begin, replica, candidate, self.compiled, beginning))
+        self.training = yield from self._thread(
+            "init", partial(begin, replica, candidate, self.compiled, beginning)
+        )
         self.training.open()
         return self.training
 
     def _together(self, steps: Generator[str, None, T], beside: bool) -> Generator[str, None, T | None]:
-        """What `steps` return, once they have on all trainers of the replica; None where they are to be tried again
-        when no other trial trains, as one of them may have failed for want of memory.
+        """What `steps` return, once they have on all trainers of the replica; None where they are to be tried
+        again when no other trial trains, as one of them may have failed for want of memory.
 
         Raises what they raise, FailedElsewhere where that was on another trainer.
         """
@@ -164,7 +176,9 @@ class Preparation:
             raise
         except Exception as error:
             failure = without_frames(error)
-        word = yield from self._agree(WELL if failure is None else AGAIN if beside and wants(failure) else FAILS)
+        word = yield from self._agree(
+            WELL if failure is None else AGAIN if beside and may_be_out_of_memory(failure) else FAILS
+        )
         if word == AGAIN:
             return None
         if failure is not None:
@@ -175,7 +189,7 @@ class Preparation:
 
     def _agree(self, word: int) -> Generator[str, None, int]:
         """The word that holds for all trainers of the replica."""
-        asked = self._replica.exchange.post(word)
+        asked = self._replica.agreements.post(word)
         while not asked.done():
             yield "communicate"
         return asked.word
@@ -183,8 +197,8 @@ class Preparation:
     def _find_weights(self, candidate: Candidate) -> Generator[str, None, Beginning]:
         """The weights that the trial starts from.
 
-        Raises OSError or ValueError where its parent's cannot be had, or the child does not compute its parent's
-        function.
+        Raises OSError or ValueError where its parent's cannot be had, or the child does not compute its
+        parent's function.
         """
         context = self._replica.context
         config, parent = context.config, None
@@ -201,8 +215,10 @@ class Preparation:
         if parent is not None:
             self.difference = beginning.difference
             if not beginning.difference <= MORPH_TOLERANCE:
-                raise ValueError(f"inherited weights: the child's function differs from its parent's by "
-                                 f"{beginning.difference:.1e} of its outputs, more than {MORPH_TOLERANCE:g}")
+                raise ValueError(
+                    f"inherited weights: the child's function differs from its parent's by "
+                    f"{beginning.difference:.1e} of its outputs, more than {MORPH_TOLERANCE:g}"
+                )
         return beginning
 
     def _thread(self, phase: str, work: Callable[[], T]) -> Generator[str, None, T]:
@@ -215,15 +231,16 @@ class Preparation:
         return future.result()
 
 
-def wants(failure: Exception) -> bool:
-    """Whether there may be memory enough for what has failed when nothing else is on the devices; their libraries say
-    so in many words. What was foreseen to be too large is so alone, too."""
+def may_be_out_of_memory(failure: Exception) -> bool:
+    """Whether there may be memory enough for what has failed when nothing else is on the devices; their
+    libraries say so in many words. What was foreseen to be too large is so alone, too."""
     return isinstance(failure, RuntimeError | MemoryError) and not isinstance(failure, TooLarge)
 
 
 def without_frames(failure: Exception) -> Exception:
-    """`failure`, and what it came from, without the frames that they went through: their variables hold weights and
-    compiled steps, and the failure itself, so that all of it stays on the devices until Python looks for cycles."""
+    """`failure`, and what it came from, without the frames that they went through: their variables hold
+    weights and compiled steps, and the failure itself, so that all of it stays on the devices until Python
+    looks for cycles."""
     left, seen = list[BaseException]([failure]), list[BaseException]()
     while left:
         error = left.pop()
@@ -233,15 +250,3 @@ def without_frames(failure: Exception) -> Exception:
             error.__traceback__ = None
             left += [other for other in (error.__cause__, error.__context__) if other is not None]
     return failure
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a trial: its best weights are written in a thread while the next one begins, and then it is recorded."""
+"""The end of a trial: its best weights are written in a thread while the next one begins, and then it is
+recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.trials.record import FAILED
 
 
-class Closing:
+class TrialRecorder:
     """Trials that have ended, one at a time: nobody hears of kept weights before they are on disk."""
 
     def __init__(self, context: Context, best: Best) -> None:
@@ -34,18 +35,27 @@ class Closing:
         return self._trial is not None
 
     def begin(self, trial: Trial, training: Training | None, compiled: Compiled | None) -> None:
-        """Record the end of a trial: at once, or when its weights are on disk if they are among the replica's best.
-        Raises RuntimeError while it is busy with another one."""
+        """Record the end of a trial: at once, or when its weights are on disk if they are among the replica's
+        best. Raises RuntimeError while it is busy with another one."""
         if self._trial is not None:
-            raise RuntimeError(f"trial {trial.candidate.trial_id} ends before {self._trial.candidate.trial_id} is kept")
+            raise RuntimeError(
+                f"trial {trial.candidate.trial_id} ends before {self._trial.candidate.trial_id} is kept"
+            )
         self._trial = trial
         kept = training is not None and training.best_variables is not None
-        if training is None or compiled is None or not kept or not self._best.shelf.takes(training.best_error):
+        if (
+            training is None
+            or compiled is None
+            or not kept
+            or not self._best.kept_weights.takes(training.best_error)
+        ):
             self._record()
             return
         trial_id = trial.candidate.trial_id
         path = checkpoint_path(self._context.config, trial_id)
-        self._written = self._worker.submit(partial(keep_weights, self._best, path, trial_id, training, compiled))
+        self._written = self._worker.submit(
+            partial(keep_weights, self._best, path, trial_id, training, compiled)
+        )
 
     def advance(self) -> None:
         """Record the trial whose weights have been written meanwhile."""
@@ -60,7 +70,9 @@ class Closing:
             # The training was real and counts; only its weights are not there for anybody.
             what = os.strerror(error.errno) if error.errno else str(error)
             trial.cause = f"its weights are not kept: {what}: {path}"
-            write_error(f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: {path} not written: {what}\n")
+            write_error(
+                f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: {path} not written: {what}\n"
+            )
         except Exception as error:
             trial.status, trial.cause = FAILED, f"{type(error).__name__}: {error}"
         self._record()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.replica.best import Best
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS, GenerationError
 from aiperf_mpi.parallel.replica.resources import Workshop
@@ -18,10 +18,10 @@ from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.trials.view import ArchitectureCache
 
 #: Seconds between two looks for what is not ready.
-LOOK_SECONDS = 0.005
+WAIT_SECONDS = 0.005
 
 
-class Between(Protocol):
+class BackgroundWork(Protocol):
     """Work that goes on in small parts between a trainer's steps, such as the making of candidates."""
 
     def advance(self) -> object:
@@ -29,7 +29,7 @@ class Between(Protocol):
 
 
 @dataclass
-class Replica:
+class TrainerState:
     """One trainer's state while it works.
 
     Attributes:
@@ -39,7 +39,8 @@ class Replica:
         worker: makes the next trial ready.
         between: what is to be advanced between steps and while waiting.
         training: whether a trial is at its steps now.
-        preparing: whether the worker has parts of the next trial before it, and must not begin with anything else.
+        preparing: whether the worker has parts of the next trial before it, and must not begin with anything
+            else.
     """
 
     context: Context
@@ -47,20 +48,21 @@ class Replica:
     queue: CandidateQueue | None
     best: Best
     team: Team
-    exchange: Exchange = field(default_factory=Exchange)
+    agreements: Agreements = field(default_factory=Agreements)
     worker: Worker = field(default_factory=lambda: Worker("prepare"))
-    between: list[Between] = field(default_factory=list)
+    background: list[BackgroundWork] = field(default_factory=list)
     architectures: ArchitectureCache = field(default_factory=ArchitectureCache)
     training: bool = False
     preparing: bool = False
 
     def poll(self) -> bool:
-        """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError, with the name
-        of the work, where something that is done between steps failed, which is no fault of the trial that runs."""
+        """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError, with
+        the name of the work, where something that is done between steps failed, which is no fault of the
+        trial that runs."""
         with self.context.timer("communicate"):
             stop = self.context.windows.messages.stop_requested() is not None
             if not stop:
-                for work in self.between:
+                for work in self.background:
                     try:
                         work.advance()
                     except RUN_ERRORS:
@@ -71,13 +73,13 @@ class Replica:
         return stop
 
 
-def accept(replica: Replica, taken: Taken) -> None:
+def accept(replica: TrainerState, taken: Taken) -> None:
     """Train a candidate that was taken: its round is used."""
     if replica.queue is not None:
         replica.queue.accept(taken)
 
 
-def refuse(replica: Replica, taken: Taken, wrong: str) -> None:
+def refuse(replica: TrainerState, taken: Taken, wrong: str) -> None:
     """Reject a candidate that was taken; its ticket is filled again, but for the initial architecture's."""
     if replica.queue is None:
         return

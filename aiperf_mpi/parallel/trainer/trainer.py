@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trainer rank: takes the candidates of its replica in the order of their rounds and trains them, one by one.
+"""A trainer rank: takes the candidates of its replica in the order of their rounds and trains them, one by
+one.
 
     take -> Preparation (a thread makes it ready, perhaps while the trial before trains) -> train -> Closing
 
@@ -12,18 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiperf_mpi.parallel.generator.checks import checks_of
-from aiperf_mpi.parallel.generator.maker import Generation
-from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.generator.maker import CandidateMaker
+from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.replica.best import Best, remember, shelf_of
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Workshop
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
-from aiperf_mpi.parallel.trainer.lookahead import Ahead, compiles_ahead
+from aiperf_mpi.parallel.trainer.lookahead import Lookahead, compiles_ahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
-from aiperf_mpi.parallel.trainer.recorder import Closing
-from aiperf_mpi.parallel.trainer.state import LOOK_SECONDS, Replica, accept
+from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
+from aiperf_mpi.parallel.trainer.state import WAIT_SECONDS, TrainerState, accept
 from aiperf_mpi.parallel.trainer.trial import Trial, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
 from aiperf_mpi.results.file.rows import UNFINISHED
@@ -36,22 +37,22 @@ from aiperf_mpi.trials.record import DONE, FAILED, STOPPED
 
 @dataclass(frozen=True)
 class Trainer:
-    """A replica and what works for it beside its steps: making candidates (None where the node has generators),
-    recording trials that have ended, making the next one ready."""
+    """A replica and what works for it beside its steps: making candidates (None where the node has
+    generators), recording trials that have ended, making the next one ready."""
 
-    replica: Replica
-    generation: Generation | None
-    closing: Closing
-    ahead: Ahead
+    replica: TrainerState
+    generation: CandidateMaker | None
+    recorder: TrialRecorder
+    lookahead: Lookahead
 
 
 def propose_initial(context: Context) -> None:
-    """Put trial 0, which rank 0 has committed, into the queue of the replica that trains it, before any generator can
-    have the first ticket."""
+    """Put trial 0, which rank 0 has committed, into the queue of the replica that trains it, before any
+    generator can have the first ticket."""
     history, candidates = context.windows.history, context.windows.queues[0]
     while not len(history):
         history.refresh()
-        context.pause(LOOK_SECONDS, "communicate")
+        context.pause(WAIT_SECONDS, "communicate")
     slot = candidates.reserve()
     if slot is None or not candidates.publish(slot, history.record(0), 0):
         raise RuntimeError("the first ticket of replica 0 is taken before the core time starts")
@@ -61,12 +62,12 @@ def train(context: Context, workshop: Workshop) -> Trainer:
     """Train candidates until rank 0 says that the run ends, or the time is over; follow it by `finish`."""
     take_turns()
     trainer = trainer_of(context, workshop)
-    replica, ahead = trainer.replica, trainer.ahead
-    while (preparation := next_candidate(replica, ahead)) is not None:
+    replica, lookahead = trainer.replica, trainer.lookahead
+    while (preparation := next_candidate(replica, lookahead)) is not None:
         accept(replica, preparation.taken)
         run_trial(trainer, preparation)
-    replica.exchange.settle(replica.team)
-    ahead.close()
+    replica.agreements.settle(replica.team)
+    lookahead.close()
     await_record(trainer)
     return trainer
 
@@ -75,16 +76,20 @@ def trainer_of(context: Context, workshop: Workshop) -> Trainer:
     """What a trainer works with, made ready."""
     ranks, config = context.ranks, context.config
     team = Team(ranks.team, context.timer)
-    candidates = context.windows.queues[ranks.crew_replicas.index(ranks.replica)] if team.leads else None
-    replica = Replica(context, workshop, candidates, Best(shelf_of(config)), team, Exchange(ranks.team))
-    closing = Closing(context, replica.best)
-    ahead = Ahead(replica, compiles_ahead(config.parallel.compile_ahead, workshop.devices))
+    candidates = (
+        context.windows.queues[ranks.queue_group_replicas.index(ranks.replica)] if team.leads else None
+    )
+    replica = TrainerState(
+        context, workshop, candidates, Best(shelf_of(config)), team, Agreements(ranks.team)
+    )
+    recorder = TrialRecorder(context, replica.best)
+    lookahead = Lookahead(replica, compiles_ahead(config.parallel.compile_ahead, workshop.devices))
     generation = None
-    if ranks.crew_generators == 0 and candidates is not None:
-        generation = Generation(context, checks_of(context), 0, ((ranks.replica, candidates),))
-        replica.between.append(generation)
-    replica.between += [closing, ahead, Prewarm(replica)]
-    return Trainer(replica, generation, closing, ahead)
+    if ranks.queue_group_generators == 0 and candidates is not None:
+        generation = CandidateMaker(context, checks_of(context), 0, ((ranks.replica, candidates),))
+        replica.background.append(generation)
+    replica.background += [recorder, lookahead, Prewarm(replica)]
+    return Trainer(replica, generation, recorder, lookahead)
 
 
 def finish(trainer: Trainer, seconds: float) -> bool:
@@ -97,23 +102,23 @@ def finish(trainer: Trainer, seconds: float) -> bool:
     with context.timer("search"):
         if trainer.generation is not None:
             trainer.generation.close()
-    trainer.closing.close()
+    trainer.recorder.close()
     worker.close()
     while worker.busy:
         if context.clock.now() > limit:
             return False
-        context.pause(LOOK_SECONDS, "compile")
+        context.pause(WAIT_SECONDS, "compile")
     return True
 
 
-def next_candidate(replica: Replica, ahead: Ahead) -> Preparation | None:
-    """The preparation of the replica's next candidate, which nothing rejects; None when the run ends, on all of its
-    trainers alike."""
+def next_candidate(replica: TrainerState, lookahead: Lookahead) -> Preparation | None:
+    """The preparation of the replica's next candidate, which nothing rejects; None when the run ends, on all
+    of its trainers alike."""
     context, found = replica.context, None
     try:
         while found is None and not replica.poll() and not context.over():
-            if (found := ahead.next()) is None:
-                pause(context, ahead.phase)
+            if (found := lookahead.next()) is None:
+                pause(context, lookahead.phase)
     except HistoryFull:
         # Rank 0 drains the run for it, and waits for this rank's farewell.
         found = None
@@ -125,12 +130,12 @@ def next_candidate(replica: Replica, ahead: Ahead) -> Preparation | None:
 
 
 def pause(context: Context, phase: str) -> None:
-    """Sleep until the next look at what is waited for: a compilation takes seconds, the rest hardly longer than a look.
-    """
-    context.pause(context.config.parallel.poll_seconds if phase == "compile" else LOOK_SECONDS, phase)
+    """Sleep until the next look at what is waited for: a compilation takes seconds, the rest hardly longer
+    than a look."""
+    context.pause(context.config.parallel.poll_seconds if phase == "compile" else WAIT_SECONDS, phase)
 
 
-def wait_for(replica: Replica, reached: Callable[[], bool], preparation: Preparation) -> bool:
+def wait_for(replica: TrainerState, reached: Callable[[], bool], preparation: Preparation) -> bool:
     """Look after MPI until something of a preparation is reached; False when the run ends before."""
     context = replica.context
     while not reached():
@@ -142,13 +147,13 @@ def wait_for(replica: Replica, reached: Callable[[], bool], preparation: Prepara
 
 def await_record(trainer: Trainer) -> None:
     """Wait until the trial that has ended is recorded, also when the run ends."""
-    while trainer.closing.busy:
+    while trainer.recorder.busy:
         trainer.replica.poll()
-        trainer.closing.advance()
-        trainer.replica.context.pause(LOOK_SECONDS, "io")
+        trainer.recorder.advance()
+        trainer.replica.context.pause(WAIT_SECONDS, "io")
 
 
-# -- one trial ---------------------------------------------------------------------------------------------------------
+# -- one trial -------------------------------------------------------------------------------------
 
 
 def run_trial(trainer: Trainer, preparation: Preparation) -> None:
@@ -173,12 +178,12 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
     # The weights of a trial that has failed are nobody's best, however low an error they reached before.
     kept = None if trial.status == FAILED else preparation.training
     if replica.team.leads:
-        trainer.closing.begin(trial, kept, preparation.compiled)
+        trainer.recorder.begin(trial, kept, preparation.compiled)
     elif kept is not None and preparation.compiled is not None:
         remember(replica.best, candidate.trial_id, kept, preparation.compiled)
 
 
-def all_ready(replica: Replica, preparation: Preparation) -> bool:
+def all_ready(replica: TrainerState, preparation: Preparation) -> bool:
     """Wait until a preparation is done on all trainers of the replica; False when the run ends before.
 
     Raises what made it fail, FailedElsewhere where that was on another trainer.
@@ -198,13 +203,14 @@ def all_ready(replica: Replica, preparation: Preparation) -> bool:
     most, least = replica.team.agree(parts), -replica.team.agree(-parts)
     if most != least:
         raise RuntimeError(
-            f"the trainers of a replica cut a step into {least} to {most} parts, as their devices differ in memory: "
+            f"the trainers of a replica cut a step into {least} to {most} parts, as their devices differ in "
+            f"memory: "
             "set parallel.memory_limit to what all of them have"
         )
     return True
 
 
-def train_prepared(replica: Replica, preparation: Preparation, trial: Trial) -> None:
+def train_prepared(replica: TrainerState, preparation: Preparation, trial: Trial) -> None:
     """Train what is ready, and tell of each epoch. Raises what its training raises."""
     training = preparation.training
     if training is None:

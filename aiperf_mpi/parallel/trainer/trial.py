@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has become of a trial, and what is told of it: rows to rank 0, and its outcome in the history for the search."""
+"""What has become of a trial, and what is told of it: rows to rank 0, and its outcome in the history for the
+search."""
 
 from __future__ import annotations
 
@@ -95,9 +96,14 @@ def record_end(context: Context, trial: Trial) -> None:
     with context.timer("communicate"):
         if trial.status != UNFINISHED:
             outcome = candidate.outcome(
-                trial.status, trial.t_end, epochs=trial.epochs, best_error=best, predicted_error=predicted,
-                kept=trial.kept and config.model.inherits, cause=trial.cause,
-            )  # fmt: skip
+                trial.status,
+                trial.t_end,
+                epochs=trial.epochs,
+                best_error=best,
+                predicted_error=predicted,
+                kept=trial.kept and config.model.inherits,
+                cause=trial.cause,
+            )
             try:
                 context.windows.history.append(outcome)
             except HistoryFull:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread that works for a rank's main thread, which must look after MPI and, while it trains, after the devices."""
+"""A thread that works for a rank's main thread, which must look after MPI and, while it trains, after the
+devices."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-#: Seconds after which a thread yields Python's interpreter lock to one that wants it, on a trainer. At Python's 5 ms a
-#: step of 10 ms that is dispatched while another thread traces takes 588 ms, at this 16 ms.
+#: Seconds after which a thread yields Python's interpreter lock to one that wants it, on a trainer. At
+#: Python's 5 ms a step of 10 ms that is dispatched while another thread traces takes 588 ms, at this 16 ms.
 SWITCH_SECONDS = 2e-4
 
 T = TypeVar("T")
@@ -41,6 +42,6 @@ class Worker:
 
 
 def take_turns() -> None:
-    """Let this process's threads take turns often, from now on: the interval is the process's, so that no worker of
-    several may set it back while another one works."""
+    """Let this process's threads take turns often, from now on: the interval is the process's, so that no
+    worker of several may set it back while another one works."""
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))

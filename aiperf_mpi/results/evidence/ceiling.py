@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices that trainers drive, as /ranks and the inventory name them, and what they can compute at most."""
+"""The devices that trainers drive, as /ranks and the inventory name them, and what they can compute at
+most."""
 
 from __future__ import annotations
 
@@ -25,10 +26,11 @@ _DRIVEN = re.compile(r"([1-9]\d{0,4}) x (.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Peak rates in op/s of the devices of each replica at the run's precision: f8 [replicas], NaN where none is known.
+    """Peak rates in op/s of the devices of each replica at the run's precision: f8 [replicas], NaN where none
+    is known.
 
-    Empty where no trainer reported its devices. `source` says whose documents they are from, or why none is known;
-    `disagreements` where /ranks and the inventory name devices of different rates.
+    Empty where no trainer reported its devices. `source` says whose documents they are from, or why none is
+    known; `disagreements` where /ranks and the inventory name devices of different rates.
     """
 
     replicas: np.ndarray
@@ -67,9 +69,9 @@ def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_repl
 
     Raises ValueError where the trainers are not of these replicas, or a text of theirs names no devices.
 
-    A device is looked up by the name that JAX gave it; one that the table does not know has the highest of the rates
-    that the inventory states of its node. What the file states of a device that the table knows is not read: a number
-    in the file proves nothing.
+    A device is looked up by the name that JAX gave it; one that the table does not know has the highest of
+    the rates that the inventory states of its node. What the file states of a device that the table knows is
+    not read: a number in the file proves nothing.
     """
     role, replicas = ranks["role"].astype(str), ranks["replica"]
     trainers = np.flatnonzero(role == "trainer")
@@ -86,14 +88,17 @@ def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_repl
         peak, disagrees = _peak(kind, stated, precision)
         if disagrees:
             names = ", ".join(sorted(stated))
-            disagreements.append(f"rank {rank} drives {kind!r}, but the inventory gives node {nodes[rank]} {names!r}")
+            disagreements.append(
+                f"rank {rank} drives {kind!r}, but the inventory gives node {nodes[rank]} {names!r}"
+            )
         rates[replicas[rank]] += math.nan if peak is None else count * peak.matrix_ops(precision)
         sources.append(f"{kind}: {'no peak known' if peak is None else peak.source}")
     return Ceiling(rates, "; ".join(dict.fromkeys(sources)), tuple(disagreements))
 
 
 def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple[Peak | None, bool]:
-    """The peak rates of a device on a node with these accelerators, and whether the two are not of one kind."""
+    """The peak rates of a device on a node with these accelerators, and whether the two are not of one
+    kind."""
     peak, others = peak_of(kind), list(stated.values())
     known = [other for other in others if other is not None]
     if kind == CPU:
@@ -107,7 +112,8 @@ def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple
 
 
 def _accelerators(inventory: Mapping[str, Any], n_nodes: int) -> dict[int, dict[str, Peak | None]]:
-    """The accelerators of each node by name, with their peak rates: those of the table, else the stated ones."""
+    """The accelerators of each node by name, with their peak rates: those of the table, else the stated
+    ones."""
     found: dict[int, dict[str, Peak | None]] = {}
     for entry in inventory.get("nodes", ()):
         devices = entry.get("accelerators")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What follows from a result's rows, recomputed: the judge compares it with what the file says.
 
-Everything is computed on first use and kept. A value that cannot be computed from damaged rows raises, and the check
-that asked for it fails with that reason.
+Everything is computed on first use and kept. A value that cannot be computed from damaged rows raises, and
+the check that asked for it fails with that reason.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Evidence:
     def __init__(self, result: Result) -> None:
         self.result = result
 
-    # -- as stored ---------------------------------------------------------------------------------------------------
+    # -- as stored ---------------------------------------------------------------------------------
 
     def column(self, table: str, name: str) -> np.ndarray:
         """A column; raises MissingError without it."""
@@ -71,7 +71,7 @@ class Evidence:
             trial = int(parents[self.index[trial]])
         return found[::-1]
 
-    # -- recomputed --------------------------------------------------------------------------------------------------
+    # -- recomputed --------------------------------------------------------------------------------
 
     @cached_property
     def config(self) -> Config:
@@ -93,7 +93,9 @@ class Evidence:
     @cached_property
     def of_trial(self) -> np.ndarray:
         """i8 [epochs]: row in /trials of each epoch, -1 for an unknown trial."""
-        return np.array([self.index.get(trial, -1) for trial in self.column("epochs", "trial_id").tolist()], np.int64)
+        return np.array(
+            [self.index.get(trial, -1) for trial in self.column("epochs", "trial_id").tolist()], np.int64
+        )
 
     @cached_property
     def own_epochs(self) -> list[np.ndarray]:
@@ -121,7 +123,8 @@ class Evidence:
 
     @cached_property
     def architectures(self) -> list[Architecture | str]:
-        """[trials]: each architecture, replayed from the initial one by the chain of parents, or why it cannot be."""
+        """[trials]: each architecture, replayed from the initial one by the chain of parents, or why it
+        cannot be."""
         found: list[Architecture | str] = []
         for row, parent in enumerate(self.column("trials", "parent_id").tolist()):
             found.append(self._replay(row, parent, found))
@@ -148,8 +151,8 @@ class Evidence:
 
     @cached_property
     def products(self) -> list[int]:
-        """[trials]: operations per image of convolutions and dense layers that a training step executes in the form
-        that the configuration names; 0 where the replay fails."""
+        """[trials]: operations per image of convolutions and dense layers that a training step executes in
+        the form that the configuration names; 0 where the replay fails."""
         return [executed for _, _, executed in self._counted]
 
     @cached_property
@@ -209,7 +212,10 @@ class Evidence:
     @cached_property
     def energy(self) -> tuple[float, str]:
         """Energy of the core time in J, NaN if it is unknown, and its level in words."""
-        core_seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
+        core_seconds, inventory = (
+            self.attribute("core_seconds"),
+            self.result.documents["system/inventory_json"],
+        )
         return energy_of(self.table("samples"), self.table("ranks"), core_seconds, inventory)
 
     @cached_property

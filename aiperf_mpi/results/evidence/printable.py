@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text of a result made safe to print: whoever wrote the file must not speak with the program's voice.
 
-A line break in a cause or in the name of a run would begin a line of its own, on which anything could stand, such as a
-score; an escape sequence would wipe the verdict from the terminal.
+A line break in a cause or in the name of a run would begin a line of its own, on which anything could stand,
+such as a score; an escape sequence would wipe the verdict from the terminal.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ PREFIX = "AIPERF_MPI"
 
 
 def plain(text: str) -> str:
-    """`text` on one line: characters that cannot be seen as escapes (as in Python), the verdict's prefix in small
-    letters."""
+    """`text` on one line: characters that cannot be seen as escapes (as in Python), the verdict's prefix in
+    small letters."""
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+        )
     return text.replace(PREFIX, PREFIX.lower())
 
 
@@ -31,7 +33,9 @@ def plain_result(result: Result) -> Result:
         name: {column: _plain_column(values) for column, values in columns.items()}
         for name, columns in result.tables.items()
     }
-    attributes = {name: plain(value) if isinstance(value, str) else value for name, value in result.attributes.items()}
+    attributes = {
+        name: plain(value) if isinstance(value, str) else value for name, value in result.attributes.items()
+    }
     return dataclasses.replace(result, tables=tables, attributes=attributes)
 
 

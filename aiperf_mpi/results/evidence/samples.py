@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nodes were sampled for while the run went on, over all nodes: means of the whole run, by which all reports
-speak, and the mean and the range at each time."""
+"""What the nodes were sampled for while the run went on, over all nodes: means of the whole run, by which all
+reports speak, and the mean and the range at each time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,18 @@ TABLE = "samples"
 WITHOUT = "This run has no samples of its machine's use."
 
 #: Columns whose means say how the machine was used.
-USED = ("cpu_percent", "process_percent", "memory_bytes", "process_bytes", "device_percent", "device_memory_bytes",
-        "device_mhz", "device_celsius", "device_watts", "power_watts")  # fmt: skip
+USED = (
+    "cpu_percent",
+    "process_percent",
+    "memory_bytes",
+    "process_bytes",
+    "device_percent",
+    "device_memory_bytes",
+    "device_mhz",
+    "device_celsius",
+    "device_watts",
+    "power_watts",
+)
 
 #: Most times of a series: more are joined to intervals.
 MAX_TIMES = 500
@@ -25,8 +35,8 @@ MAX_TIMES = 500
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A column over time: f8 [times] arrays of the time in s, the mean over the nodes, the lowest and the highest;
-    `average` is the mean over all nodes and times."""
+    """A column over time: f8 [times] arrays of the time in s, the mean over the nodes, the lowest and the
+    highest; `average` is the mean over all nodes and times."""
 
     name: str
     t: np.ndarray
@@ -57,17 +67,19 @@ def total(e: Evidence, name: str) -> Series | None:
 
 
 def lengths(e: Evidence) -> np.ndarray:
-    """f8 [samples]: length of each window in s, from the end of its node's window before, or core start, to its own."""
+    """f8 [samples]: length of each window in s, from the end of its node's window before, or core start, to
+    its own."""
     t, node = e.column(TABLE, "t"), e.column(TABLE, "node")
     follows = np.append(False, node[1:] == node[:-1])[: len(node)]
     return t - np.where(follows, np.roll(t, 1), 0.0)
 
 
 def mean(e: Evidence, name: str) -> float:
-    """The mean of a column over all nodes and the whole run, each window by its length; NaN where nobody measured.
+    """The mean of a column over all nodes and the whole run, each window by its length; NaN where nobody
+    measured.
 
-    Windows differ in length, where nodes join measurements or the last one is cut: a mean over rows would count short
-    ones too much.
+    Windows differ in length, where nodes join measurements or the last one is cut: a mean over rows would
+    count short ones too much.
     """
     values, seconds = e.column(TABLE, name).astype(float), lengths(e)
     known = np.isfinite(values) & (seconds > 0)
@@ -93,9 +105,12 @@ def _series(e: Evidence, name: str) -> Series | None:
         return None
     t, values = t[known], values[known]
 
-    # Nodes are sampled at about the same times: each interval between them has one value of each node, or more.
-    count = min(MAX_TIMES, max(1, int(np.bincount(np.unique(e.column(TABLE, "node")[known], return_inverse=True)[1])
-                                      .max())))  # fmt: skip
+    # Nodes are sampled at about the same times: each interval between them has one value of each node, or
+    # more.
+    count = min(
+        MAX_TIMES,
+        max(1, int(np.bincount(np.unique(e.column(TABLE, "node")[known], return_inverse=True)[1]).max())),
+    )
     edges = np.linspace(t.min(), t.max(), count + 1)
     place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, count - 1)
     order = np.argsort(place, kind="stable")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a run: its events, records and rows, as the writer receives them or a journal replays them."""
+"""What is known of a run: its events, records and rows, as the writer receives them or a journal replays
+them."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ ROW_DTYPES = {
 class Run:
     """A run up to some moment (times in s since core start on rank 0's clock).
 
-    `slots[i]` is the slot in the history of `records[i]`. `core_seconds` of a run that never stopped is the last time
-    that its rows and records know. `final` is (trial, validation error) of the best model loaded again, or None.
+    `slots[i]` is the slot in the history of `records[i]`. `core_seconds` of a run that never stopped is the
+    last time that its rows and records know. `final` is (trial, validation error) of the best model loaded
+    again, or None.
     """
 
     header: RunHeader | None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The form that the HDF5 file of a result has, looked at before a byte of its content is read.
 
-HDF5 can do much that no result needs: a column can lie in another file (external links and storage, virtual datasets),
-so that it changes behind the content hash; a few bytes can stand for terabytes (filters, columns that were never
-written, one string that every row points to); names can be there twice. All of it is refused.
+HDF5 can do much that no result needs: a column can lie in another file (external links and storage, virtual
+datasets), so that it changes behind the content hash; a few bytes can stand for terabytes (filters, columns
+that were never written, one string that every row points to); names can be there twice. All of it is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ from h5py import h5a, h5ds, h5t
 from aiperf_mpi.hdf5 import _STRING, attribute_value, wrong_storage
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
 
-#: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may differ.
-SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+#: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may
+#: differ.
+SCALE_ATTRIBUTES = (
+    "CLASS",
+    "NAME",
+    "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "_Netcdf4Dimid",
+    "_Netcdf4Coordinates",
+)
 
 
 #: Findings about names beyond this many are not listed.
@@ -27,7 +35,8 @@ _MAX_NAMES = 3
 
 
 def foreign(file: h5py.File) -> Iterator[str]:
-    """What is in the file beside the schema's tables, documents and attributes, and which links are none of its own."""
+    """What is in the file beside the schema's tables, documents and attributes, and which links are none of
+    its own."""
     if file.userblock_size:
         yield f"the file begins with {file.userblock_size} bytes that are not HDF5"
     for path, expected in _members().items():
@@ -45,8 +54,6 @@ def foreign(file: h5py.File) -> Iterator[str]:
     yield from _unknown(_attribute_names(file), [a.name for a in ATTRIBUTES], "the root has an attribute")
 
 
-
-
 def _members() -> dict[str, list[str]]:
     """The names in each group by its path."""
     members: dict[str, list[str]] = {"": [*TABLES]}
@@ -59,8 +66,12 @@ def _members() -> dict[str, list[str]]:
 
 
 def _attribute_names(item: Any) -> list[str]:
-    """Names of an object's attributes; a name that stands there twice is there twice, though only one can be read."""
-    return [h5a.open(item.id, index=index).name.decode(errors="replace") for index in range(h5a.get_num_attrs(item.id))]
+    """Names of an object's attributes; a name that stands there twice is there twice, though only one can be
+    read."""
+    return [
+        h5a.open(item.id, index=index).name.decode(errors="replace")
+        for index in range(h5a.get_num_attrs(item.id))
+    ]
 
 
 def _unknown(names: list[str], expected: list[str], what: str) -> Iterator[str]:
@@ -69,11 +80,13 @@ def _unknown(names: list[str], expected: list[str], what: str) -> Iterator[str]:
         yield f"{what} that the schema does not know: {name[:60]!r}"
     if len(unknown) > _MAX_NAMES:
         yield f"{what} that the schema does not know, and {len(unknown) - 1} more"
-    for name in sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+    for name in sorted(
+        {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    ):
         yield f"{what} twice: {name[:60]!r}"
 
 
-# -- datasets --------------------------------------------------------------------------------------------------------
+# -- datasets --------------------------------------------------------------------------------------
 
 
 def wrong_column(dataset: Any, column: Column) -> str:
@@ -96,12 +109,9 @@ def wrong_dataset(dataset: Any, dtype: str, dimensions: int) -> str:
     return wrong_storage(dataset, _STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
 
 
-
-
-
-
 def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Dataset]) -> Iterator[str]:
-    """What is wrong with the dimension scale of a table, and with how its columns (opened) are attached to it."""
+    """What is wrong with the dimension scale of a table, and with how its columns (opened) are attached to
+    it."""
     path = f"{table.name}/{table.scale}"
     scale = columns[table.scale] if table.scale in columns else group[table.scale]
     if table.scale not in table.names:
@@ -120,13 +130,17 @@ def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Data
 
 
 def wrong_description(item: Any, described: str, units: str) -> str:
-    """What is wrong with the attributes that say what a table, a column or a document is; empty if nothing is."""
+    """What is wrong with the attributes that say what a table, a column or a document is; empty if nothing
+    is."""
     expected = {"description": described} | ({"units": units} if units else {})
     opened = (h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id)))
     found = [(attribute.name.decode(errors="replace"), attribute) for attribute in opened]
     own = [(name, attribute) for name, attribute in found if name not in SCALE_ATTRIBUTES]
     if sorted(name for name, _ in own) != sorted(expected):
-        return f"has the attributes {', '.join(name for name, _ in own)[:80]!r} instead of {', '.join(expected)!r}"
+        return (
+            f"has the attributes {', '.join(name for name, _ in own)[:80]!r} instead of "
+            f"{', '.join(expected)!r}"
+        )
     for name, attribute in own:
         if _small_text(attribute) != expected[name].encode():
             return f"has another {name} than the schema"
@@ -138,7 +152,3 @@ def _small_text(attribute: h5a.AttrID) -> bytes | None:
     if attribute.shape != () or not isinstance(attribute.get_type(), h5t.TypeStringID):
         return None
     return attribute_value(attribute).item()
-
-
-
-

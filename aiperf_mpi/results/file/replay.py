@@ -28,7 +28,8 @@ class Network:
 
 
 def replay(header: RunHeader, slots: np.ndarray, records: np.ndarray, networks: dict[int, Network]) -> None:
-    """Add to `networks` what is new; a record that does not replay is kept with its problem, as are its children."""
+    """Add to `networks` what is new; a record that does not replay is kept with its problem, as are its
+    children."""
     root: Architecture | None = None
     for slot, record in zip(slots.tolist(), records, strict=True):
         if slot in networks:
@@ -40,7 +41,9 @@ def replay(header: RunHeader, slots: np.ndarray, records: np.ndarray, networks: 
         else:
             parent = networks[parent_id].architecture if parent_id in networks else None
         if parent is None:
-            networks[slot] = Network(None, problem=f"trial {slot}: its parent {parent_id} has no architecture")
+            networks[slot] = Network(
+                None, problem=f"trial {slot}: its parent {parent_id} has no architecture"
+            )
             continue
         try:
             networks[slot] = _network(Candidate.from_record(record, parent, slot))

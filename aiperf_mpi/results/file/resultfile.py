@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HDF5 file of a result: built in memory, written under a temporary name, read back without trust.
 
-A file is made in memory and written as plain bytes, so that a full disk shows as an OSError of one write and never
-leaves a half-written HDF5 structure behind; renaming it last lets a reader always find a whole file.
+A file is made in memory and written as plain bytes, so that a full disk shows as an OSError of one write and
+never leaves a half-written HDF5 structure behind; renaming it last lets a reader always find a whole file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Result:
     content_sha256: str = ""
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def new_file(content: Tables) -> h5py.File:
@@ -74,7 +74,9 @@ def _write_table(file: h5py.File, table: Table, columns: Columns) -> None:
     numbers: dict[str, np.ndarray] = {}
     if table.scale not in table.names:
         numbers[table.scale] = np.arange(length, dtype="<i8")
-        group.create_dataset(table.scale, data=numbers[table.scale]).attrs["description"] = "number of the row"
+        group.create_dataset(table.scale, data=numbers[table.scale]).attrs["description"] = (
+            "number of the row"
+        )
     for column in table.columns:
         values = columns[column.name]
         if len(values) != length:
@@ -116,9 +118,7 @@ def seal(file: h5py.File, *, complete: bool) -> bytes:
     return file.id.get_file_image()
 
 
-
-
-# -- the content hash ------------------------------------------------------------------------------------------------
+# -- the content hash ------------------------------------------------------------------------------
 
 
 def content_hash(file: h5py.File) -> str:
@@ -151,14 +151,16 @@ def _digest(digest: Any, name: str, value: np.ndarray) -> None:
         digest.update(len(data).to_bytes(8, "little") + data)
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
-#: What h5py raises for damaged content, by trial: any of these while reading one item is a problem of that item.
+#: What h5py raises for damaged content, by trial: any of these while reading one item is a problem of that
+#: item.
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
 def open_file(path: Path | str) -> h5py.File:
-    """`path` opened for reading, without locks; raises NotAResult unless it is an HDF5 file with a table of a result.
+    """`path` opened for reading, without locks; raises NotAResult unless it is an HDF5 file with a table of a
+    result.
 
     The attribute `schema` alone makes no result: without a row of any kind there is nothing to judge.
     """
@@ -167,7 +169,9 @@ def open_file(path: Path | str) -> h5py.File:
     except FileNotFoundError:
         raise NotAResult(f"{path}: there is no such file") from None
     except IsADirectoryError:
-        raise NotAResult(f"{path}: a folder; name the result file in it, such as {Path(path) / 'result.h5'}") from None
+        raise NotAResult(
+            f"{path}: a folder; name the result file in it, such as {Path(path) / 'result.h5'}"
+        ) from None
     except PermissionError:
         raise NotAResult(f"{path}: may not be read by this user") from None
     except (OSError, RuntimeError, ValueError) as error:

@@ -27,7 +27,8 @@ DTYPES = {"i4": "<i4", "i8": "<i8", "u1": "u1", "u8": "<u8", "f8": "<f8", "str":
 
 @dataclass(frozen=True)
 class Column:
-    """A 1-D column of a table, or an attribute: `dtype` is a key of DTYPES, `units` is empty for names and ids."""
+    """A 1-D column of a table, or an attribute: `dtype` is a key of DTYPES, `units` is empty for names and
+    ids."""
 
     name: str
     dtype: str
@@ -37,7 +38,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A group of columns of one length that share the dimension scale `scale`, a column of row numbers or a key."""
+    """A group of columns of one length that share the dimension scale `scale`, a column of row numbers or a
+    key."""
 
     name: str
     scale: str
@@ -53,7 +55,9 @@ class Table:
 def _columns(text: str) -> tuple[Column, ...]:
     """Columns from lines `name dtype units description` (units `-` where there are none)."""
     rows = (line.split(maxsplit=3) for line in text.strip().splitlines())
-    return tuple(Column(name, dtype, "" if units == "-" else units, about) for name, dtype, units, about in rows)
+    return tuple(
+        Column(name, dtype, "" if units == "-" else units, about) for name, dtype, units, about in rows
+    )
 
 
 TRIALS = Table(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of the score: ticks, rates, errors, the regulated score (sections 3 and 4.4 of the paper, Eq. 3).
+"""The arithmetic of the score: ticks, rates, errors, the regulated score (sections 3 and 4.4 of the paper,
+Eq. 3).
 
-Operations are exact Python integers: at 194 POPS a 64-bit sum wraps in a minute and a half. A rate is made a float
-in one division, so that everybody who divides the same two numbers gets the same rate.
+Operations are exact Python integers: at 194 POPS a 64-bit sum wraps in a minute and a half. A rate is made a
+float in one division, so that everybody who divides the same two numbers gets the same rate.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ MAX_SAMPLES = 10_000_000
 
 
 def operations(train_ops: int, val_ops: int, train_samples: int, val_samples: int) -> int:
-    """Operations of an epoch or a trial, exact: the counts per image times the images that were really used."""
+    """Operations of an epoch or a trial, exact: the counts per image times the images that were really
+    used."""
     return int(train_ops) * int(train_samples) + int(val_ops) * int(val_samples)
 
 
 def tick_times(core_seconds: float, tick: float) -> list[float]:
-    """Times of the samples in s: each whole tick before core stop, and core stop itself (none if it is not above 0).
+    """Times of the samples in s: each whole tick before core stop, and core stop itself (none if it is not
+    above 0).
 
     Raises ValueError unless both are finite and the tick is above 0, or for more than MAX_SAMPLES samples.
     """
@@ -45,7 +48,9 @@ def tick_times(core_seconds: float, tick: float) -> list[float]:
         return []
     whole = core_seconds / tick
     if whole > MAX_SAMPLES:
-        raise ValueError(f"core time of {core_seconds} s with a tick of {tick} s: more than {MAX_SAMPLES} samples")
+        raise ValueError(
+            f"core time of {core_seconds} s with a tick of {tick} s: more than {MAX_SAMPLES} samples"
+        )
     times = [k * tick for k in range(1, math.ceil(whole - _TICK_SLACK))]
     return [*times, float(core_seconds)]
 
@@ -64,7 +69,8 @@ def resnet50_operations() -> tuple[int, int]:
 def normalised(ops_per_second: float) -> float:
     """A rate in op/s as images of ImageNet per second that ResNet-50 would train at it, validation included.
 
-    For comparison with other benchmarks: one image costs its training and its share of the epoch's validation.
+    For comparison with other benchmarks: one image costs its training and its share of the epoch's
+    validation.
     """
     train_ops, val_ops = resnet50_operations()
     train, val = IMAGENET_IMAGES
@@ -74,8 +80,8 @@ def normalised(ops_per_second: float) -> float:
 def regulated(error: float, val_samples: int, ops_per_second: float) -> float:
     """The regulated score -ln(error) x OPS in op/s; NaN without an error.
 
-    An error of 0 would make it infinite. It means that fewer than one of the `val_samples` images was wrong, and is
-    taken as one of them, which never favours the run.
+    An error of 0 would make it infinite. It means that fewer than one of the `val_samples` images was wrong,
+    and is taken as one of them, which never favours the run.
     """
     if not 0 <= error <= 1:
         return math.nan

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a run to the columns of its result: a pure function of what was reported.
 
-Architectures are replayed from the PROPOSED records, and operations follow from them and from the samples that the
-rows report: no count that a rank computed enters the result.
+Architectures are replayed from the PROPOSED records, and operations follow from them and from the samples
+that the rows report: no count that a rank computed enters the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
 @dataclass(frozen=True)
 class Tables:
-    """All content of a result but its verdict: tables (columns by name), root attributes, documents by path."""
+    """All content of a result but its verdict: tables (columns by name), root attributes, documents by
+    path."""
 
     tables: dict[str, Columns]
     attributes: dict[str, Any]
@@ -47,8 +48,10 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
     """The content of a result.
 
     Arguments:
-        run: the run, finished or not; what its rows leave out is derived (a trial that never ended is `unfinished`).
-        networks: replayed networks by trial id; those of new trials are added, so that a rebuild need not repeat them.
+        run: the run, finished or not; what its rows leave out is derived (a trial that never ended is
+            `unfinished`).
+        networks: replayed networks by trial id; those of new trials are added, so that a rebuild need not
+            repeat them.
 
     Raises ValueError for a run without a header, whose architectures nobody can replay.
     """
@@ -82,11 +85,12 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
     return Tables(tables, attributes(run, header, tables, counts), documents(header))
 
 
-# -- trials ----------------------------------------------------------------------------------------------------------
+# -- trials ----------------------------------------------------------------------------------------
 
 
 def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """A row of TRIAL_ROW for each slot: the one that was reported, or what records and epochs say without it."""
+    """A row of TRIAL_ROW for each slot: the one that was reported, or what records and epochs say without
+    it."""
     reported = {int(row["trial_id"]): row for row in run.trials}
     outcomes = {int(record["trial"]): record for record in run.records[run.records["kind"] == OUTCOME]}
     starts = np.searchsorted(epochs["trial_id"], slots, side="left")
@@ -158,7 +162,9 @@ def _trial_table(
         "group": _texts(network.group for network in networks),
         "arch_json": _texts(network.arch_json for network in networks),
         "morphs": _texts(network.morphs for network in networks),
-        "status": _texts(STATUS[code] if code < len(STATUS) else f"code {code}" for code in rows["status"].tolist()),
+        "status": _texts(
+            STATUS[code] if code < len(STATUS) else f"code {code}" for code in rows["status"].tolist()
+        ),
         "cause": _texts(_text(cause) for cause in rows["cause"]),
         "precision": _texts(_text(value) or header.precision for value in rows["precision"]),
         "train_ops_per_image": _unsigned(network.train_ops for network in networks),
@@ -171,13 +177,25 @@ def _trial_table(
         "ops_f64": np.array([float(value) for value in ops], "<f8"),
         "ops_credited": _texts(str(value) for value in credited),
         "ops_credited_f64": np.array([float(value) for value in credited], "<f8"),
-        **{name: rows[name] for name in ("t_start", "t_first_step", "t_end", "trace_seconds", "compile_seconds",
-                                         "best_error", "predicted_error", "morph_max_abs_diff", "resumed")},
+        **{
+            name: rows[name]
+            for name in (
+                "t_start",
+                "t_first_step",
+                "t_end",
+                "trace_seconds",
+                "compile_seconds",
+                "best_error",
+                "predicted_error",
+                "morph_max_abs_diff",
+                "resumed",
+            )
+        },
     }
     return columns
 
 
-# -- epochs and score ------------------------------------------------------------------------------------------------
+# -- epochs and score ------------------------------------------------------------------------------
 
 
 def _epoch_table(
@@ -194,7 +212,9 @@ def _epoch_table(
     samples = zip(epochs["train_samples"].tolist(), epochs["val_samples"].tolist(), strict=True)
     for index, (train, val), t_end in zip(of_trial.tolist(), samples, epochs["t_end"].tolist(), strict=True):
         known = index >= 0
-        done = score.operations(networks[index].train_ops, networks[index].val_ops, train, val) if known else 0
+        done = (
+            score.operations(networks[index].train_ops, networks[index].val_ops, train, val) if known else 0
+        )
         ops.append(done)
         credited.append(done if known and score.is_credited(status[index], t_end, run.core_seconds) else 0)
     columns: Columns = {}
@@ -212,7 +232,9 @@ def counting(status: np.ndarray, of_trial: np.ndarray) -> np.ndarray:
     return (of_trial >= 0) & np.isin(status, CREDITED)[of_trial]
 
 
-def _series_table(run: Run, header: RunHeader, rows: np.ndarray, epochs: Columns, of_trial: np.ndarray) -> Columns:
+def _series_table(
+    run: Run, header: RunHeader, rows: np.ndarray, epochs: Columns, of_trial: np.ndarray
+) -> Columns:
     samples = score.score_series(
         score.tick_times(run.core_seconds, header.tick),
         epochs["t_end"],
@@ -225,11 +247,14 @@ def _series_table(run: Run, header: RunHeader, rows: np.ndarray, epochs: Columns
         "t": np.array([s.t for s in samples], "<f8"),
         "cumulative_ops": _texts(str(s.ops) for s in samples),
         "cumulative_ops_f64": np.array([float(s.ops) for s in samples], "<f8"),
-        **{name: np.array([getattr(s, name) for s in samples], "<f8") for name in ("rate", "best_error", "regulated")},
+        **{
+            name: np.array([getattr(s, name) for s in samples], "<f8")
+            for name in ("rate", "best_error", "regulated")
+        },
     }
 
 
-# -- ranks, messages, samples ------------------------------------------------------------------------------------
+# -- ranks, messages, samples ----------------------------------------------------------------------
 
 
 def _last_by_rank(ranks: np.ndarray) -> np.ndarray:

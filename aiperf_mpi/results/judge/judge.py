@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge: from a result file to its verdict, by recomputing everything from the rows. It alone may say "score".
+"""The judge: from a result file to its verdict, by recomputing everything from the rows. It alone may say
+"score".
 
 The runner, `verify`, `report` and `compare` call it; none of them trusts what the file says of itself.
 """
@@ -27,7 +28,7 @@ from aiperf_mpi.results.file.schema import ENDS
 from aiperf_mpi.results.file.score import normalised
 from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL
 
-__all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "read"]
+__all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "judge_file"]
 
 #: Checks of the finished file, which the judge makes itself, as they need its verdict or its bytes.
 SEAL, AGREES = "V21", "I12"
@@ -46,7 +47,8 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check, whether or not it is fatal for this run; `wrong` says what it did not pass for."""
+    """The outcome of one check, whether or not it is fatal for this run; `wrong` says what it did not pass
+    for."""
 
     id: str
     severity: str
@@ -59,11 +61,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a result amounts to. Rates are op/s, times s, errors fractions; NaN or 0 where it has no such value.
+    """What a result amounts to. Rates are op/s, times s, errors fractions; NaN or 0 where it has no such
+    value.
 
-    `cls` is official or trial, `division` closed or open. `utilisation` has the means of columns of /samples. `rate` is
-    credited operations over core seconds, whatever the verdict: only `score_ops` and `score_regulated` are scores, and
-    NaN unless the result is valid and official.
+    `cls` is official or trial, `division` closed or open. `utilisation` has the means of columns of /samples.
+    `rate` is credited operations over core seconds, whatever the verdict: only `score_ops` and
+    `score_regulated` are scores, and NaN unless the result is valid and official.
     """
 
     valid: bool
@@ -114,18 +117,20 @@ class Verdict:
 
     @property
     def mfu(self) -> float:
-        """The rate of a valid run over the peak rate of its devices: its credited operations, over the whole core time
-        with all that was idle; NaN if it is invalid or no peak is known."""
+        """The rate of a valid run over the peak rate of its devices: its credited operations, over the whole
+        core time with all that was idle; NaN if it is invalid or no peak is known."""
         return self.rate / self.peak_ops if self.valid and self.peak_ops > 0 else math.nan
 
     @property
     def resnet50_images(self) -> float:
-        """The rate of a valid run in images of ImageNet per second that ResNet-50 would train at it, else NaN."""
+        """The rate of a valid run in images of ImageNet per second that ResNet-50 would train at it, else
+        NaN."""
         return normalised(self.rate) if self.valid else math.nan
 
     @property
     def ops_per_watt(self) -> float:
-        """Credited operations of a valid run over its energy, in op/J = op/s/W; NaN if it is invalid or unknown."""
+        """Credited operations of a valid run over its energy, in op/J = op/s/W; NaN if it is invalid or
+        unknown."""
         return self.total_ops / self.energy_joules if self.valid and self.energy_joules > 0 else math.nan
 
     @property
@@ -156,13 +161,13 @@ class Verdict:
 def judge(path: Path | str) -> Verdict:
     """The verdict on a result file.
 
-    Raises NotAResult (a ValueError) with one line if the file is no result at all; whatever is wrong inside one is a
-    reason of the verdict.
+    Raises NotAResult (a ValueError) with one line if the file is no result at all; whatever is wrong inside
+    one is a reason of the verdict.
     """
-    return read(path)[1]
+    return judge_file(path)[1]
 
 
-def read(path: Path | str) -> tuple[Result, Verdict]:
+def judge_file(path: Path | str) -> tuple[Result, Verdict]:
     """The content of a result file and the verdict on it; raises NotAResult like `judge`."""
     with open_file(path) as file:
         result = load(file)
@@ -179,7 +184,9 @@ def judge_content(result: Result) -> Verdict:
         for check in CHECKS:
             outcome = check.run(evidence)
             measured, wrong = plain(outcome.measured), tuple(map(plain, outcome.wrong))
-            findings.append(Finding(check.id, check.severity, check.about, check.limit, measured, not wrong, wrong))
+            findings.append(
+                Finding(check.id, check.severity, check.about, check.limit, measured, not wrong, wrong)
+            )
             if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
                 reasons += [Reason(check.id, text) for text in wrong]
 
@@ -243,7 +250,7 @@ def unended(verdict: Verdict) -> Verdict:
     return replace(verdict, valid=False, reasons=(*verdict.reasons, Reason(SEAL, NOT_COMPLETE)))
 
 
-# -- the finished file -----------------------------------------------------------------------------------------------
+# -- the finished file -----------------------------------------------------------------------------
 
 
 def _with_findings(verdict: Verdict, results: list[tuple[Finding, list[str]]]) -> Verdict:
@@ -279,7 +286,9 @@ def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
     for name, expected in verdict.attributes().items():
         stored = result.attributes.get(name)
         if isinstance(expected, float) and isinstance(stored, float):
-            same = math.isclose(stored, expected, rel_tol=1e-9) or (math.isnan(stored) and math.isnan(expected))
+            same = math.isclose(stored, expected, rel_tol=1e-9) or (
+                math.isnan(stored) and math.isnan(expected)
+            )
         else:
             same = stored == expected
         if not same:

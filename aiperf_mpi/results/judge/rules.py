@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of a result as data: every check with its reason, those left out, classes, divisions, submissions.
+"""The rules of a result as data: every check with its reason, those left out, classes, divisions,
+submissions.
 
 docs/rules.md says the same in words; a test holds the two together.
 """
@@ -32,7 +33,8 @@ REASONS = {
     "I15": "A machine that trained nothing has no rate.",
     "I16": "A short run, or one stopped at its best moment, does not measure a machine.",
     "I17": "Use and energy of the machine must be those of the time that counts.",
-    "I18": "When training stops follows from its losses; a failed trial cannot pass as one that was cut short.",
+    "I18": "When training stops follows from its losses; a failed trial cannot pass as one that was cut "
+    "short.",
     "I19": "Another space of networks, or other batches, is another search than the one that was declared.",
     "V01": "What was run must be what is claimed.",
     "V02": "The clock must not stop early.",
@@ -42,7 +44,8 @@ REASONS = {
     "V06": "A count that only one method gives may be of another step than the one that ran.",
     "V08": "A child that computes another function did not inherit its weights.",
     "V09": "Without a search the workload is another one.",
-    "V10": "The paper asks for at least FP-16, as which bfloat16 counts; and no device is faster than its maker says.",
+    "V10": "The paper asks for at least FP-16, as which bfloat16 counts; and no device is faster than its "
+    "maker says.",
     "V11": "Ranks that did not report may have done anything; a device that counts twice is no second one.",
     "V12": "Time that runs backwards, or twice, makes work for nothing.",
     "V13": "Idle time counts, so all time must be accounted for.",
@@ -57,7 +60,8 @@ REASONS = {
 
 #: Checks of the common numbering that this version does not make, and why.
 LEFT_OUT = {
-    "V07": "Digests on all devices are compared in every epoch, and a difference fails the trial; none is stored.",
+    "V07": "Digests on all devices are compared in every epoch, and a difference fails the trial; none is "
+    "stored.",
     "V17": "There are no reference curves of convergence for searched networks.",
 }
 
@@ -65,12 +69,27 @@ _SHARE = "how phases share a rank's wall time; only their sum is bound (V13)"
 _WORK = "how long a trainer's thread worked; bears on no score"
 _COUNT = "a count that no row bears out; that it is not negative is checked (I11)"
 
-_USE = ("count", "devices", "cpu_percent", "process_percent", "memory_bytes", "process_bytes", "device_percent",
-        "device_memory_bytes", "device_mhz", "device_celsius", "device_watts", "read_bytes", "write_bytes", "net_bytes",
-        "fabric_bytes", "sample_seconds")  # fmt: skip
+_USE = (
+    "count",
+    "devices",
+    "cpu_percent",
+    "process_percent",
+    "memory_bytes",
+    "process_bytes",
+    "device_percent",
+    "device_memory_bytes",
+    "device_mhz",
+    "device_celsius",
+    "device_watts",
+    "read_bytes",
+    "write_bytes",
+    "net_bytes",
+    "fabric_bytes",
+    "sample_seconds",
+)
 
-#: Columns and attributes in which another plausible value passes every check of a trial run once the content hash is
-#: recomputed, and why. No rate and no error of the verdict is computed from them.
+#: Columns and attributes in which another plausible value passes every check of a trial run once the content
+#: hash is recomputed, and why. No rate and no error of the verdict is computed from them.
 UNCHECKED = {
     "/trials/cause": "words",
     "/trials/trace_seconds": _WORK,
@@ -81,8 +100,10 @@ UNCHECKED = {
     "/trials/resumed": "1 is fatal for an official run (V20)",
     "/epochs/t_start": "bound by the epoch before it and by its end (V12)",
     "/epochs/train_loss": "bears on no score; that it is finite is checked (V04)",
-    "/epochs/val_loss": "bears on no score; that it is finite (V04) and ends its trial by the rule (I18) is checked",
-    "/ranks/node": "a place; the number of nodes is checked (V11), and a node that measured no power bears on the "
+    "/epochs/val_loss": "bears on no score; that it is finite (V04) and ends its trial by the rule (I18) is "
+    "checked",
+    "/ranks/node": "a place; the number of nodes is checked (V11), and a node that measured no power bears "
+    "on the "
     "energy",
     "/ranks/replica": "a place; the number of replicas is checked (V11)",
     "/ranks/local_rank": "a place",
@@ -90,11 +111,15 @@ UNCHECKED = {
     "/ranks/numa": "a place",
     "/ranks/clock_offset": "the rank's times are corrected by it before they are sent; it is finite (V12)",
     "/ranks/clock_uncertainty": "bound from above (V12)",
-    **{f"/ranks/seconds_{name}": _SHARE for name in ("data", "search", "compile", "train", "validate", "communicate",
-                                                     "io")},
+    **{
+        f"/ranks/seconds_{name}": _SHARE
+        for name in ("data", "search", "compile", "train", "validate", "communicate", "io")
+    },
     **{f"/messages/{name}": _COUNT for name in ("rank", "sent", "received", "bytes")},
-    **{f"/samples/{name}": "describes the machine's use, and bears on no score; its bounds are checked (I17)"
-       for name in _USE},
+    **{
+        f"/samples/{name}": "describes the machine's use, and bears on no score; its bounds are checked (I17)"
+        for name in _USE
+    },
     "aiperf_mpi_version": "a name",
     "run_id": "a name; its form is checked (I03)",
     "end_cause": "words",
@@ -102,7 +127,7 @@ UNCHECKED = {
     "total_seconds": "bound by the core time from below (V02)",
     "dataset_sha256": "a hash of what is not in the file; its form is checked in official runs (V15)",
     "journal_complete": "says of the journal what the file does not show",
-}  # fmt: skip
+}
 
 #: Class and division, and what decides them.
 CLASSES = {
@@ -114,8 +139,8 @@ DIVISIONS = {
     "open": "any default is departed from; departures are listed in the result",
 }
 
-#: An official submission: runs with these seeds, declared beforehand, and the median of their scores. The authors' own
-#: rerun differed by 10 %, so one run says little.
+#: An official submission: runs with these seeds, declared beforehand, and the median of their scores. The
+#: authors' own rerun differed by 10 %, so one run says little.
 SEEDS = (2021, 2022, 2023)
 REPETITIONS = len(SEEDS)
 
@@ -134,7 +159,11 @@ class RuleOfCheck:
 RULES: tuple[RuleOfCheck, ...] = tuple(
     RuleOfCheck(name, severity, limit, REASONS[name])
     for name, severity, limit in sorted(
-        [*((c.id, c.severity, c.limit) for c in CHECKS), (SEAL, FATAL, SEAL_LIMIT), (AGREES, FATAL, AGREES_LIMIT)]
+        [
+            *((c.id, c.severity, c.limit) for c in CHECKS),
+            (SEAL, FATAL, SEAL_LIMIT),
+            (AGREES, FATAL, AGREES_LIMIT),
+        ]
     )
 )
 

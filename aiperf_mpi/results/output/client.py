@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rank 0's end of the pipe to the writer process: sends never wait, and errors come back as text.
 
-Messages are frames: a kind, the length of the payload, the payload. Rows travel as the bytes of their dtype, events
-as JSON. What the pipe does not take at once waits in a bounded queue that `pump` empties from rank 0's loop.
+Messages are frames: a kind, the length of the payload, the payload. Rows travel as the bytes of their dtype,
+events as JSON. What the pipe does not take at once waits in a bounded queue that `pump` empties from rank 0's
+loop.
 """
 
 from __future__ import annotations
@@ -29,8 +30,22 @@ EVENT, RECORD, EPOCH, TRIAL, RANK, SAMPLE = range(1, 7)
 SLOT = struct.Struct("<q")
 
 #: Variables by which a launcher tells a process that it is a rank: the writer is none.
-LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "PMI2_", "OMPI_", "OPAL_", "PRTE_", "MPI_", "MPIR_", "HYDRA_", "HYDI_", "SLURM_",
-                     "PALS_", "FLUX_", "PBS_")  # fmt: skip
+LAUNCHER_PREFIXES = (
+    "PMI_",
+    "PMIX_",
+    "PMI2_",
+    "OMPI_",
+    "OPAL_",
+    "PRTE_",
+    "MPI_",
+    "MPIR_",
+    "HYDRA_",
+    "HYDI_",
+    "SLURM_",
+    "PALS_",
+    "FLUX_",
+    "PBS_",
+)
 
 #: Most bytes that wait for the writer: half a million rows. A writer that falls behind further ends the run.
 QUEUE_BYTES = 64 << 20
@@ -43,8 +58,8 @@ _CLOSE_POLL = 0.001
 class WriterStatus:
     """What rank 0 knows of the writer.
 
-    `errors` are texts for the log: any of them means that the run must drain. `result` is the path of the final file
-    once it is written; `finished` means that the writer has ended.
+    `errors` are texts for the log: any of them means that the run must drain. `result` is the path of the
+    final file once it is written; `finished` means that the writer has ended.
     """
 
     errors: tuple[str, ...] = ()
@@ -56,7 +71,8 @@ class WriterStatus:
 
 
 class WriterClient:
-    """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI is initialised."""
+    """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI is
+    initialised."""
 
     def __init__(self, process: subprocess.Popen[bytes], queue_bytes: int = QUEUE_BYTES) -> None:
         if process.stdin is None or process.stdout is None:
@@ -93,12 +109,13 @@ class WriterClient:
         """Process id of the writer."""
         return self._process.pid
 
-    # -- sending -----------------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
 
     def send_open(
         self, header: RunHeader, output: Path | str, fsync_seconds: float = 1.0, partial_seconds: float = 30.0
     ) -> None:
-        """The run's header and the folder for journal and results (made if missing; it must hold no journal yet)."""
+        """The run's header and the folder for journal and results (made if missing; it must hold no journal
+        yet)."""
         settings = {"output": str(output), "fsync_seconds": fsync_seconds, "partial_seconds": partial_seconds}
         self._event("open", header.to_dict(), settings)
 
@@ -135,10 +152,11 @@ class WriterClient:
         data = {"end": end, "core_seconds": core_seconds, "total_seconds": total_seconds, "cause": cause}
         self._event("stop", data)
 
-    # -- the other direction -----------------------------------------------------------------------------------------
+    # -- the other direction -----------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Hand the writer what it takes without waiting, and read what it says. Call it in every turn of a loop."""
+        """Hand the writer what it takes without waiting, and read what it says. Call it in every turn of a
+        loop."""
         while self._queue:
             try:
                 written = os.write(self._input.fileno(), self._queue[0])
@@ -171,8 +189,8 @@ class WriterClient:
     ) -> WriterStatus:
         """Send `stop`, have result.h5 written, and wait at most `timeout` s until the writer has ended.
 
-        `between` is called every millisecond of the waiting (rank 0 serves MPI there). The status has the path of the
-        result, or errors that say why there is none.
+        `between` is called every millisecond of the waiting (rank 0 serves MPI there). The status has the
+        path of the result, or errors that say why there is none.
         """
         self.send_stop(end, core_seconds, total_seconds, cause)
         self._event("close", {})
@@ -189,14 +207,14 @@ class WriterClient:
         return self._status
 
     def abandon(self) -> None:
-        """Let the writer go, on a rank that turned out not to be rank 0 or before a failure: it keeps what it has,
-        as after the death of rank 0, and ends by itself."""
+        """Let the writer go, on a rank that turned out not to be rank 0 or before a failure: it keeps what it
+        has, as after the death of rank 0, and ends by itself."""
         self._input.close()
         self._process.wait()
         self._output.close()
         self._status = replace(self._status, finished=True)
 
-    # -- inside ------------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _event(self, name: str, data: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
         self._send(EVENT, json.dumps({"event": name, "data": data, "settings": settings or {}}).encode())
@@ -207,7 +225,8 @@ class WriterClient:
         frame = FRAME.pack(kind, len(payload)) + payload
         if self._status.queued_bytes + len(frame) > self._queue_limit:
             self._error(
-                f"the result writer is behind by more than {self._queue_limit >> 20} MiB: rows are lost from here on"
+                f"the result writer is behind by more than {self._queue_limit >> 20} MiB: rows are lost "
+                f"from here on"
             )
             return
         self._queue.append(memoryview(frame))

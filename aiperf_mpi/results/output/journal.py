@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal: everything that a run reported, as lines of JSON that are only ever appended.
 
-Each line ends in a checksum of itself, so a torn or altered line is found and left out. The journal is whole after
-any kill of its writer, and `replay` gives back the run up to its last whole line.
+Each line ends in a checksum of itself, so a torn or altered line is found and left out. The journal is whole
+after any kill of its writer, and `replay` gives back the run up to its last whole line.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ class JournalError(ValueError):
     """A file that is no journal of this version; the message says which file and what it begins with."""
 
 
-# -- lines -----------------------------------------------------------------------------------------------------------
+# -- lines -----------------------------------------------------------------------------------------
 
 
 def encode(entry: dict[str, Any]) -> bytes:
-    """`entry` as one line with its checksum (CRC-32 of the bytes before it); numbers that JSON lacks are text."""
+    """`entry` as one line with its checksum (CRC-32 of the bytes before it); numbers that JSON lacks are
+    text."""
     body = json.dumps(_finite(entry), separators=(",", ":"), allow_nan=False).encode()[:-1]
     return body + (_SEAL % zlib.crc32(body)).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The entry of a line (with or without its end of line); raises ValueError for one that is torn or altered."""
+    """The entry of a line (with or without its end of line); raises ValueError for one that is torn or
+    altered."""
     text = line.rstrip(b"\n")
     body, mark = text[:-_SEAL_BYTES], text[-_SEAL_BYTES:]
     if mark != (_SEAL % zlib.crc32(body)).encode():
@@ -49,12 +51,14 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def encode_row(row: np.ndarray) -> list[Any]:
-    """A structured row (shape (1,)) as a list in the order of its columns: hashes in hexadecimal, NaN as text."""
+    """A structured row (shape (1,)) as a list in the order of its columns: hashes in hexadecimal, NaN as
+    text."""
     return [_plain(row[name][0], row.dtype[name]) for name in row.dtype.names or ()]
 
 
 def decode_row(values: list[Any], names: list[str], dtype: np.dtype) -> np.ndarray:
-    """The row (shape (1,)) that `encode_row` gave, its columns called `names`; a column unknown to `dtype` is left out.
+    """The row (shape (1,)) that `encode_row` gave, its columns called `names`; a column unknown to `dtype` is
+    left out.
 
     Raises ValueError where a value does not fit its column.
     """
@@ -96,14 +100,15 @@ def _finite(value: Any) -> Any:
             return value
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 class Journal:
-    """An append-only journal; what `append` wrote survives the death of this process, what `sync` synced a crash.
+    """An append-only journal; what `append` wrote survives the death of this process, what `sync` synced a
+    crash.
 
-    `error` is None until writing fails (a full disk, a file-size limit); from then on the journal stays as it is, cut
-    back to its last whole line. Raises OSError if the file exists or cannot be created.
+    `error` is None until writing fails (a full disk, a file-size limit); from then on the journal stays as it
+    is, cut back to its last whole line. Raises OSError if the file exists or cannot be created.
     """
 
     def __init__(self, path: Path, fsync_seconds: float = 1.0) -> None:
@@ -155,7 +160,7 @@ class Journal:
             self.error += f" (cutting it back failed: {second.strerror}; its last line may be torn)"
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
@@ -175,7 +180,8 @@ def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 def replay(path: Path) -> Run:
     """The run of a journal up to its last whole line; damaged lines are left out and named in `Run.problems`.
 
-    Raises OSError if the file cannot be read, JournalError if it does not begin like a journal of this version.
+    Raises OSError if the file cannot be read, JournalError if it does not begin like a journal of this
+    version.
     """
     problems: list[str] = []
     entries = read(path, problems)
@@ -196,7 +202,8 @@ def replay(path: Path) -> Run:
 
 
 def apply(run: RunCollector, entry: dict[str, Any], columns: dict[str, list[str]]) -> None:
-    """Feed one entry to `run`; `columns` are those of the journal's header. Raises ValueError, KeyError on bad ones."""
+    """Feed one entry to `run`; `columns` are those of the journal's header. Raises ValueError, KeyError on
+    bad ones."""
     kind = entry["kind"]
     if kind == "record":
         row = decode_row(entry["row"], columns[kind], ROW_DTYPES[kind])

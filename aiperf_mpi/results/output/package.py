@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output folder of a run that has ended: result.json beside result.h5, and a manifest of SHA-256 hashes.
 
-`result.json` is what `verify --json` prints, byte for byte: the judge's verdict and nothing else. `sha256sum -c` reads
-the manifest.
+`result.json` is what `verify --json` prints, byte for byte: the judge's verdict and nothing else. `sha256sum
+-c` reads the manifest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def summary_schema() -> dict[str, Any]:
 
 def describe(folder: Path) -> None:
     """Judge the folder's result.h5 and write result.json and the manifest. Raises OSError, NotAResult."""
-    result, verdict = judge.read(folder / RESULT)
+    result, verdict = judge.judge_file(folder / RESULT)
     hdf5.write(folder / SUMMARY, f"{verdict_json(verdict)}\n".encode())
     names = [name for name in (RESULT, SUMMARY, JOURNAL) if (folder / name).is_file()]
     if (checkpoint := best_checkpoint(folder, result)) is not None:
@@ -45,9 +45,11 @@ def describe(folder: Path) -> None:
 
 
 def best_checkpoint(folder: Path, result: Result) -> str | None:
-    """Name in the folder of the checkpoint of the best model, the one that was loaded again; None without one.
+    """Name in the folder of the checkpoint of the best model, the one that was loaded again; None without
+    one.
 
-    Other replicas keep weights as well; at ten thousand of them hashing all would take an hour, and none bears on V03.
+    Other replicas keep weights as well; at ten thousand of them hashing all would take an hour, and none
+    bears on V03.
     """
     for attribute in ("error_final_trial", "best_trial"):
         name = f"{CHECKPOINTS}/{result.attributes.get(attribute, -1)}.h5"
@@ -56,7 +58,7 @@ def best_checkpoint(folder: Path, result: Result) -> str | None:
     return None
 
 
-# -- the manifest ----------------------------------------------------------------------------------------------------
+# -- the manifest ----------------------------------------------------------------------------------
 
 
 def sha256(path: Path) -> str:
@@ -71,7 +73,8 @@ def manifest_text(hashes: Mapping[str, str]) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Hashes by name. Raises OSError, and ValueError for a line that is none or names a file outside of the folder."""
+    """Hashes by name. Raises OSError, and ValueError for a line that is none or names a file outside of the
+    folder."""
     hashes: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         match = _LINE.fullmatch(line)

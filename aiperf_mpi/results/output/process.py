@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer process: journal, partial results and the final result of a run, beside rank 0 and without MPI.
 
-`python -m aiperf_mpi.results.output.process` reads the frames of :mod:`aiperf_mpi.results.output.client` on its
-standard input and reports on its standard output, in lines of JSON. It outlives rank 0: when its input
+`python -m aiperf_mpi.results.output.process` reads the frames of :mod:`aiperf_mpi.results.output.client` on
+its standard input and reports on its standard output, in lines of JSON. It outlives rank 0: when its input
 ends without a `close`, it syncs the journal, writes a last partial result and ends.
 Signals that end or drain a job do not reach it.
 """
@@ -27,7 +27,17 @@ from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
 from aiperf_mpi.results.file.replay import Network
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.output import package
-from aiperf_mpi.results.output.client import EPOCH, EVENT, FRAME, RANK, RECORD, SAMPLE, SLOT, TRIAL, WriterClient
+from aiperf_mpi.results.output.client import (
+    EPOCH,
+    EVENT,
+    FRAME,
+    RANK,
+    RECORD,
+    SAMPLE,
+    SLOT,
+    TRIAL,
+    WriterClient,
+)
 from aiperf_mpi.results.output.journal import Journal, encode_row
 from aiperf_mpi.results.output.package import JOURNAL, PARTIAL, RESULT
 from aiperf_mpi.trials.record import check
@@ -80,9 +90,9 @@ class Writer:
                 pending += data
                 self._take_frames(pending)
             self._housekeeping()
-        return self._finish() if self._closed else self._bereaved()
+        return self._finish() if self._closed else self._on_coordinator_death()
 
-    # -- what arrives ------------------------------------------------------------------------------------------------
+    # -- what arrives ------------------------------------------------------------------------------
 
     def _take_frames(self, pending: bytearray) -> None:
         """Handle the whole frames at the start of `pending` and take them away."""
@@ -146,7 +156,7 @@ class Writer:
         if self._journal is not None:
             self._journal.append(*entries)
 
-    # -- in between --------------------------------------------------------------------------------------------------
+    # -- in between --------------------------------------------------------------------------------
 
     def _patience(self) -> float:
         """Seconds until something is due."""
@@ -170,7 +180,8 @@ class Writer:
         return self._run.snapshot(end=end, journal_complete=whole)
 
     def _write_partial(self, run: Run) -> None:
-        """Write result.partial.h5, and say when the next one is due: rebuilding takes a small part of a core's time."""
+        """Write result.partial.h5, and say when the next one is due: rebuilding takes a small part of a
+        core's time."""
         busy = time.thread_time()
         if self._journal is not None:
             try:
@@ -202,9 +213,9 @@ class Writer:
             # Rank 0 is dead: its pipe to this process ends as well, and is handled there.
             self._listened = False
 
-    # -- the end -----------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
-    def _bereaved(self) -> int:
+    def _on_coordinator_death(self) -> int:
         """Rank 0 died: keep what is known."""
         if self._partial is not None:
             self._partial.join()
@@ -235,7 +246,9 @@ class Writer:
             package.describe(self._folder)
         except (OSError, ValueError) as error:
             # The result is whole without them, and `verify --json` says the same.
-            self._complain(f"{self._folder}: {package.SUMMARY} or {package.MANIFEST} cannot be written: {error}")
+            self._complain(
+                f"{self._folder}: {package.SUMMARY} or {package.MANIFEST} cannot be written: {error}"
+            )
         self._report(result=str(path))
         return 0
 

@@ -27,9 +27,10 @@ class RepairError(ValueError):
 def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
     """Write REPAIRED beside the journal of a run; returns its path and what was wrong with the journal.
 
-    `path` is the output folder or a file in it. The journal has every row that the partial result has, and more, so
-    that is all it needs. A run that came to its end is judged like any other; one that was killed keeps `complete` at
-    0 and is invalid. Raises RepairError where there is no journal, or a repaired result already.
+    `path` is the output folder or a file in it. The journal has every row that the partial result has, and
+    more, so that is all it needs. A run that came to its end is judged like any other; one that was killed
+    keeps `complete` at 0 and is invalid. Raises RepairError where there is no journal, or a repaired result
+    already.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     journal, target = folder / JOURNAL, folder / REPAIRED
@@ -41,7 +42,9 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
         hdf5.write(target, image)
     except FileNotFoundError:
         hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
-        raise RepairError(f"{journal}: there is no such file, and nothing else to repair from{hint}") from None
+        raise RepairError(
+            f"{journal}: there is no such file, and nothing else to repair from{hint}"
+        ) from None
     except OSError as error:
         raise RepairError(f"{folder}: {error.strerror or error}") from None
     except JournalError as error:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The archive that a ranking takes: a run's result, verdict, configuration, best checkpoint and logs, with a manifest.
+"""The archive that a ranking takes: a run's result, verdict, configuration, best checkpoint and logs, with a
+manifest.
 
-`python -m aiperf_mpi.results.output.submit FOLDER [FOLDER FOLDER]`, or `bin/aiperf-submit`. The judge is asked again,
-and an invalid run is refused. The same files give the same bytes.
+`python -m aiperf_mpi.results.output.submit FOLDER [FOLDER FOLDER]`, or `bin/aiperf-submit`. The judge is
+asked again, and an invalid run is refused. The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Refused(ValueError):
 
 
 def packed(folders: Sequence[Path], target: Path) -> str:
-    """Write the archive of one run, or of all runs of an official submission, to `target`; returns what was packed.
+    """Write the archive of one run, or of all runs of an official submission, to `target`; returns what was
+    packed.
 
-    Raises Refused for a run that is invalid, lacks its checkpoint, or does not fit its manifest, and for runs that are
-    no submission together; NotAResult, OSError for folders that cannot be read and a target that cannot be written.
+    Raises Refused for a run that is invalid, lacks its checkpoint, or does not fit its manifest, and for runs
+    that are no submission together; NotAResult, OSError for folders that cannot be read and a target that
+    cannot be written.
     """
     read = [_accepted(folder) for folder in folders]
     said = _together([verdict for _, verdict in read], [result for result, _ in read])
@@ -56,7 +59,7 @@ def packed(folders: Sequence[Path], target: Path) -> str:
 
 def _accepted(folder: Path) -> tuple[Result, Verdict]:
     """The result of a folder and the verdict on it, if it may be packed."""
-    result, verdict = judge.read(folder / package.RESULT)
+    result, verdict = judge.judge_file(folder / package.RESULT)
     if not verdict.valid:
         raise Refused("\n".join([f"{folder}: the result is INVALID", *reason_lines(verdict)]))
     if wrong := package.check_manifest(folder):
@@ -89,7 +92,9 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
         if len({getattr(verdict, name) for verdict in verdicts}) > 1:
             raise Refused(f"the runs differ in {name}: they must be repetitions of one run")
     if len({repeats(Evidence(result)) for result in results}) > 1:
-        raise Refused("the runs differ in configuration, program or machine: they must be repetitions of one run")
+        raise Refused(
+            "the runs differ in configuration, program or machine: they must be repetitions of one run"
+        )
     score = rules.submission_score([verdict.score_ops for verdict in verdicts])
     return f"an official submission, {verdicts[0].division}, median score_ops: {rate_text(score)}"
 
@@ -135,8 +140,13 @@ def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: 0 packed, 2 cannot be used, 3 refused."""
     parser = argparse.ArgumentParser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
-                        help=f"output folder of a run; {rules.REPETITIONS} of them for an official submission")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"output folder of a run; {rules.REPETITIONS} of them for an official submission",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.tar.gz", help="new archive")
     arguments = parser.parse_args(argv)
     try:
@@ -150,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"aiperf-submit: {error}", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:
-        print(f"aiperf-submit: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"aiperf-submit: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr
+        )
         return EXIT_USAGE
     print(f"aiperf-submit: wrote {arguments.output}: {said}")
     return EXIT_VALID

@@ -24,18 +24,27 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.printable import plain
-from aiperf_mpi.results.judge.judge import Verdict, read
+from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import interval, scaling
 from aiperf_mpi.results.report import verdict as verdict_module
 from aiperf_mpi.results.report.interval import Estimate, Interval
 
 #: Attributes in which runs must agree for their rates to be of the same work.
-ALIKE = ("dataset", "precision", "train_images", "val_images", "base_json", "opcount_method", "schema_version")
+ALIKE = (
+    "dataset",
+    "precision",
+    "train_images",
+    "val_images",
+    "base_json",
+    "opcount_method",
+    "schema_version",
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: its verdict, its rate with its error (of valid runs), what must agree, and what makes a repetition."""
+    """One file: its verdict, its rate with its error (of valid runs), what must agree, and what makes a
+    repetition."""
 
     path: str
     run_id: str
@@ -48,7 +57,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Repetitions: valid runs of one configuration on one machine, other seeds; `rate` is their geometric mean."""
+    """Repetitions: valid runs of one configuration on one machine, other seeds; `rate` is their geometric
+    mean."""
 
     entries: tuple[Entry, ...]
     rate: Estimate
@@ -58,7 +68,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that `compare` says. `ratios[i]` is of `entries[i]` to the first valid run (NaN without one)."""
+    """Everything that `compare` says. `ratios[i]` is of `entries[i]` to the first valid run (NaN without
+    one)."""
 
     entries: tuple[Entry, ...]
     ratios: tuple[Interval, ...]
@@ -80,7 +91,7 @@ def compare_files(paths: Sequence[Path | str], *, as_json: bool = False, width: 
 
 def entry(path: Path | str) -> Entry:
     """Judge a file and keep what a comparison needs; raises NotAResult like the judge."""
-    result, verdict = read(path)
+    result, verdict = judge_file(path)
     return entry_of(str(path), Evidence(result), verdict)
 
 
@@ -92,25 +103,34 @@ def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
         return Entry(path, run_id, verdict, Estimate(math.nan), alike, "", seed)
     epochs = e.table("epochs")
     credited = np.array([float(ops) for ops in e.epoch_credited])
-    rate = interval.within_run(verdict.rate, epochs["t_start"], epochs["t_end"], credited, verdict.core_seconds)
+    rate = interval.within_run(
+        verdict.rate, epochs["t_start"], epochs["t_end"], credited, verdict.core_seconds
+    )
     return Entry(path, run_id, verdict, rate, alike, repeats(e), seed)
 
 
 def repeats(e: Evidence) -> str:
     """Equal texts mean that two runs differ in nothing but seed, place and time."""
     config: Config = replace(e.config, run=replace(e.config.run, seed=0, output="", view="auto"))
-    sizes = [e.attribute(name) for name in ("n_ranks", "n_nodes", "n_replicas", "n_devices", "aiperf_mpi_version")]
+    sizes = [
+        e.attribute(name) for name in ("n_ranks", "n_nodes", "n_replicas", "n_devices", "aiperf_mpi_version")
+    ]
     machine = json.loads(e.result.documents["system/inventory_json"])
     cpu = machine.get("cpu") if isinstance(machine, dict) else None
     devices = sorted(set(e.column("ranks", "device").tolist()))
-    return json.dumps([config.to_toml(), sizes, cpu, devices, e.result.documents["system/packages_json"]], default=str)
+    return json.dumps(
+        [config.to_toml(), sizes, cpu, devices, e.result.documents["system/packages_json"]], default=str
+    )
 
 
 def compare(entries: Sequence[Entry]) -> Comparison:
-    """Ratios to the first valid run, groups of repetitions, and weak scaling over the runs that are like the first."""
+    """Ratios to the first valid run, groups of repetitions, and weak scaling over the runs that are like the
+    first."""
     valid = [item for item in entries if not math.isnan(item.rate.rate)]
     if not valid:
-        return Comparison(tuple(entries), (Interval(math.nan),) * len(entries), (), None, tuple(_notes(entries, [])))
+        return Comparison(
+            tuple(entries), (Interval(math.nan),) * len(entries), (), None, tuple(_notes(entries, []))
+        )
     first = valid[0]
     ratios = tuple(_ratio(item, first) for item in entries)
 
@@ -152,14 +172,20 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
     """What a reader must know before believing a ratio."""
     for item in entries:
         if not item.verdict.valid:
-            yield f"{item.path} is INVALID ({','.join(item.verdict.reason_ids)}): it has no ratio and enters no fit"
+            yield (
+                f"{item.path} is INVALID ({','.join(item.verdict.reason_ids)}): it has no ratio and "
+                f"enters no fit"
+            )
         elif math.isnan(item.rate.rate):
             yield f"{item.path} has no rate: nothing was trained"
     for name in ALIKE:
         values = list(dict.fromkeys(str(item.alike[name]) for item in valid))
         if len(values) > 1:
             shown = ", ".join(values) if max(map(len, values)) < 40 else f"{len(values)} different ones"
-            yield plain(f"not the same work: {name} differs ({shown}); the fit takes the runs like the first valid one")
+            yield plain(
+                f"not the same work: {name} differs ({shown}); the fit takes the runs like the first valid "
+                f"one"
+            )
     for what, values in (
         ("class", [item.verdict.cls for item in valid]),
         ("division", [item.verdict.division for item in valid]),
@@ -173,7 +199,7 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
         yield "repetitions with the same seed: their spread is too small"
 
 
-# -- saying it -------------------------------------------------------------------------------------------------------
+# -- saying it -------------------------------------------------------------------------------------
 
 
 def interval_text(value: Interval, digits: int = 3) -> str:
@@ -199,16 +225,36 @@ def parts(found: Comparison) -> Iterator[RenderableType]:
     for item in found.entries:
         yield Text(f"run {places[id(item)]}: {item.path}")
     yield Text("")
-    runs = _table("run", "status", "class", "division", "devices", "core (s)", "trials", "best error", "what", "value",
-                  "ratio (95 %)", left=4)  # fmt: skip
+    runs = _table(
+        "run",
+        "status",
+        "class",
+        "division",
+        "devices",
+        "core (s)",
+        "trials",
+        "best error",
+        "what",
+        "value",
+        "ratio (95 %)",
+        left=4,
+    )
     for item, against in zip(found.entries, found.ratios, strict=True):
         verdict = item.verdict
         said = [*verdict_module.rate_pairs(verdict), *_beside(verdict)]
         runs.add_row(
-            places[id(item)], verdict_module.status(verdict), verdict.cls, verdict.division, str(verdict.devices),
-            f"{verdict.core_seconds:.1f}", str(verdict.trials), verdict_module.error_text(verdict.best_error),
-            "\n".join(key for key, _ in said), "\n".join(text for _, text in said), interval_text(against),
-        )  # fmt: skip
+            places[id(item)],
+            verdict_module.status(verdict),
+            verdict.cls,
+            verdict.division,
+            str(verdict.devices),
+            f"{verdict.core_seconds:.1f}",
+            str(verdict.trials),
+            verdict_module.error_text(verdict.best_error),
+            "\n".join(key for key, _ in said),
+            "\n".join(text for _, text in said),
+            interval_text(against),
+        )
     yield runs
 
     if any(len(group.entries) > 1 for group in found.groups):
@@ -218,24 +264,37 @@ def parts(found: Comparison) -> Iterator[RenderableType]:
             mean = group.rate.interval
             limits = f"{mean.low:.3e} to {mean.high:.3e}" if mean.known else "-"
             own = ", ".join(places[id(item)] for item in group.entries)
-            table.add_row(own, str(group.entries[0].verdict.devices), verdict_module.rate_text(group.median),
-                          verdict_module.rate_text(mean.value), limits, interval_text(group.ratio))  # fmt: skip
+            table.add_row(
+                own,
+                str(group.entries[0].verdict.devices),
+                verdict_module.rate_text(group.median),
+                verdict_module.rate_text(mean.value),
+                limits,
+                interval_text(group.ratio),
+            )
         yield table
 
     if found.scaling is not None:
         yield Text("\nWeak scaling (rate against devices)")
         table = _table("devices", "runs", "rate", "per device", "efficiency (95 %)", left=0)
         for size in found.scaling.sizes:
-            rates = (verdict_module.rate_text(rate) for rate in (size.rate.rate, size.rate.rate / size.devices))
+            rates = (
+                verdict_module.rate_text(rate) for rate in (size.rate.rate, size.rate.rate / size.devices)
+            )
             table.add_row(str(size.devices), str(size.runs), *rates, interval_text(size.efficiency))
         yield table
-        yield Text(f"  rate = {found.scaling.constant:.3e} op/s x devices^{interval_text(found.scaling.exponent)}")
+        yield Text(
+            f"  rate = {found.scaling.constant:.3e} op/s x devices^{interval_text(found.scaling.exponent)}"
+        )
     yield Text("")
     for note in found.notes:
         yield Text(f"note: {note}")
     if any(item.rate.freedom for item in found.entries):
-        yield Text("note: intervals of single runs come from the spread of the rate within the run (batch means), and "
-                   "do not know how runs differ; repeat a run with other seeds for that")  # fmt: skip
+        yield Text(
+            "note: intervals of single runs come from the spread of the rate within the run (batch means), "
+            "and "
+            "do not know how runs differ; repeat a run with other seeds for that"
+        )
 
 
 def _beside(verdict: Verdict) -> Iterator[tuple[str, str]]:
@@ -279,10 +338,14 @@ def to_json(found: Comparison) -> str:
             "exponent": asdict(found.scaling.exponent),
             "constant": found.scaling.constant,
             "sizes": [
-                {"devices": size.devices, "runs": size.runs, "rate": asdict(size.rate.interval),
-                 "efficiency": asdict(size.efficiency)}
+                {
+                    "devices": size.devices,
+                    "runs": size.runs,
+                    "rate": asdict(size.rate.interval),
+                    "efficiency": asdict(size.efficiency),
+                }
                 for size in found.scaling.sizes
             ],
-        }  # fmt: skip
+        }
     data = {"runs": runs, "repetitions": groups, "weak_scaling": sizes, "notes": list(found.notes)}
     return json.dumps(verdict_module.known(data), indent=1) + "\n"

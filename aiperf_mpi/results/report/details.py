@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the report about what the best network consists of, how it was counted, the machine, and its energy."""
+"""Sections of the report about what the best network consists of, how it was counted, the machine, and its
+energy."""
 
 from __future__ import annotations
 
@@ -68,8 +69,14 @@ def _units(architecture: Architecture) -> RenderableType:
         sources = ("pool" if edge.source == POOL else str(edge.source) for edge in unit.edges)
         adds = ", ".join(f"{source} ({edge.kind})" for source, edge in zip(sources, unit.edges, strict=True))
         height, width, _ = shapes[unit.id]
-        table.add_row(str(unit.id), f"{unit.kernel}x{unit.kernel}", str(unit.stride), str(unit.filters),
-                      f"{height}x{width}", adds)  # fmt: skip
+        table.add_row(
+            str(unit.id),
+            f"{unit.kernel}x{unit.kernel}",
+            str(unit.stride),
+            str(unit.filters),
+            f"{height}x{width}",
+            adds,
+        )
     return table
 
 
@@ -79,30 +86,58 @@ def layers(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     if architecture is None:
         yield Text(NO_BEST)
         return
-    table = columns_of("layer", "kind", "takes", "kernel", "stride", "output", "forward (op)", "backward (op)",
-                       left=("layer", "kind", "takes"))  # fmt: skip
+    table = columns_of(
+        "layer",
+        "kind",
+        "takes",
+        "kernel",
+        "stride",
+        "output",
+        "forward (op)",
+        "backward (op)",
+        left=("layer", "kind", "takes"),
+    )
     for layer in architecture.layers():
         forward, backward, _ = count_layer(layer)
         size = f"{layer.kernel}x{layer.kernel}" if layer.kernel > 1 or layer.kind == "conv" else ""
         stride = str(layer.stride) if layer.kind in ("conv", "max_pool") else ""
-        table.add_row(layer.name, layer.kind, ", ".join(layer.inputs), size, stride,
-                      "x".join(map(str, layer.out_shape)), f"{forward:,}", f"{backward:,}")  # fmt: skip
+        table.add_row(
+            layer.name,
+            layer.kind,
+            ", ".join(layer.inputs),
+            size,
+            stride,
+            "x".join(map(str, layer.out_shape)),
+            f"{forward:,}",
+            f"{backward:,}",
+        )
     yield table
 
 
 def operations(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Operations per image: by the tables, which are credited, and what is stored of the two other methods."""
-    yield Text(f"  analytical ({METHOD_VERSIONS['analytical']}, the paper's Tables 1 and 2): credited, recomputed here "
-               "for every trial from its network")  # fmt: skip
-    yield Text(f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): its products of matrices must be those of "
-               "the tables to the last operation, or a trial is rejected before it is trained")  # fmt: skip
-    yield Text(f"  XLA ({METHOD_VERSIONS['xla']}, of the lowered step): beside a model of its rules; `python -m "
-               "aiperf_mpi flops --arch FILE` shows all three for any network")  # fmt: skip
+    """Operations per image: by the tables, which are credited, and what is stored of the two other
+    methods."""
+    yield Text(
+        f"  analytical ({METHOD_VERSIONS['analytical']}, the paper's Tables 1 and 2): credited, recomputed "
+        f"here "
+        "for every trial from its network"
+    )
+    yield Text(
+        f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): its products of matrices must be those "
+        f"of "
+        "the tables to the last operation, or a trial is rejected before it is trained"
+    )
+    yield Text(
+        f"  XLA ({METHOD_VERSIONS['xla']}, of the lowered step): beside a model of its rules; `python -m "
+        "aiperf_mpi flops --arch FILE` shows all three for any network"
+    )
     yield from steps(e, verdict)
     best = best_of(e, verdict)
     initial = e.architectures[0] if e.architectures else None
     networks = {"initial": initial, "best": best}
-    counts = {name: count(found.layers()) for name, found in networks.items() if isinstance(found, Architecture)}
+    counts = {
+        name: count(found.layers()) for name, found in networks.items() if isinstance(found, Architecture)
+    }
     heads = [f"{name} network, {part}" for name in counts for part in ("forward", "backward")]
     table = columns_of("kind (op/image)", *heads, left=("kind (op/image)",))
     for kind in (*KINDS, "total"):
@@ -125,24 +160,30 @@ def steps(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
             continue
         batch = int(e.column("trials", "batch_per_device")[row])
         found = (int(e.column("trials", column)[row]) for column in names)
-        table.add_row(name, str(batch), f"{e.products[row] * batch:,}", *(f"{n:,}" if n else "none" for n in found))
+        table.add_row(
+            name, str(batch), f"{e.products[row] * batch:,}", *(f"{n:,}" if n else "none" for n in found)
+        )
     if table.row_count:
         yield table
 
 
 def efficiency(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Model FLOPS utilisation (MFU) of a valid run: credited operations over what its devices could do in the core
-    time, and executed ones over what they could do while epochs ran."""
+    """Model FLOPS utilisation (MFU) of a valid run: credited operations over what its devices could do in the
+    core time, and executed ones over what they could do while epochs ran."""
     if math.isnan(verdict.mfu):
-        yield Text(f"  The peak rate of the devices is not known ({verdict.peak_source}), so there is no MFU.")
+        yield Text(
+            f"  The peak rate of the devices is not known ({verdict.peak_source}), so there is no MFU."
+        )
         return
     epochs = e.table("epochs")
     peaks = e.ceiling.replicas[e.column("trials", "replica")[e.of_trial]]
     possible = float((peaks * (epochs["t_end"] - epochs["t_start"])).sum())
     while_training = f"; {sum(e.epoch_ops) / possible:.2%} while epochs ran" if possible > 0 else ""
-    yield Text(f"  MFU: credited operations are {verdict.mfu:.2%} of what the devices can do in the core time"
-               f"{while_training}. Their peak at {e.attribute('precision')} is {verdict.peak_ops:.4e} op/s "
-               f"({verdict.peak_source}).")  # fmt: skip
+    yield Text(
+        f"  MFU: credited operations are {verdict.mfu:.2%} of what the devices can do in the core time"
+        f"{while_training}. Their peak at {e.attribute('precision')} is {verdict.peak_ops:.4e} op/s "
+        f"({verdict.peak_source})."
+    )
 
 
 def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
@@ -160,8 +201,12 @@ def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 def system(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """The machine and the programs on it, as the run recorded them."""
-    for name, title in (("system/inventory_json", "inventory"), ("config/departures_json", "departures from the rules"),
-                        ("config/env_json", "environment"), ("config/argv", "command line")):  # fmt: skip
+    for name, title in (
+        ("system/inventory_json", "inventory"),
+        ("config/departures_json", "departures from the rules"),
+        ("config/env_json", "environment"),
+        ("config/argv", "command line"),
+    ):
         facts = list(_facts(json.loads(e.result.documents[name])))
         yield Text(f"  {title}" + ("" if facts else ": none"))
         table = Table.grid(padding=(0, 2))

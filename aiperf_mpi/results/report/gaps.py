@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each replica's devices waited between candidates, and how much of their time they trained and validated."""
+"""How long each replica's devices waited between candidates, and how much of their time they trained and
+validated."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ class Gaps:
     Attributes:
         replica: its index.
         trials: those that came to a step.
-        seconds: f8 [trials - 1], from the last counted batch of a trial to the dispatch of the next one's first step
-            (NaN behind a trial of which nothing counted).
-        share: of the time from its first to its last step, the part in the phases train and validate, mean over its
-            trainers; NaN without a trainer's row.
+        seconds: f8 [trials - 1], from the last counted batch of a trial to the dispatch of the next one's
+            first step (NaN behind a trial of which nothing counted).
+        share: of the time from its first to its last step, the part in the phases train and validate, mean
+            over its trainers; NaN without a trainer's row.
         prepared: f8, median seconds that tracing and compiling a candidate took, wherever it was done.
     """
 

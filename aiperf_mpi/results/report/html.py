@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML file that loads nothing: the verdict with its reasons, pictures, tables; for screen and print.
+"""The report as one HTML file that loads nothing: the verdict with its reasons, pictures, tables; for screen
+and print.
 
-It has no script, and every text of the result is escaped. Whatever is said of a score comes from the judge. Tables are
-those of the terminal's report, as elements of the page.
+It has no script, and every text of the result is escaped. Whatever is said of a score comes from the judge.
+Tables are those of the terminal's report, as elements of the page.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from rich.tree import Tree
 
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.printable import plain, plain_result
-from aiperf_mpi.results.judge.judge import Verdict, read
+from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import compare, details, pictures, text
 from aiperf_mpi.results.report import verdict as verdict_module
 
 #: What a section over damaged rows may raise; it then says why it is not there.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
-#: Sections behind the verdict: title, the picture of that name if there is one, the table of that name in the text.
+#: Sections behind the verdict: title, the picture of that name if there is one, the table of that name in the
+#: text.
 SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Rate over time", "Rate over time", "Rate over time"),
     ("Utilisation and memory", "Utilisation and memory", "Utilisation"),
@@ -59,21 +61,31 @@ def html_report(path: Path | str, *others: Path | str) -> str:
 
     Raises NotAResult if one of them is no result at all.
     """
-    result, verdict = read(path)
+    result, verdict = judge_file(path)
     evidence = Evidence(plain_result(result))
-    entries = [compare.entry_of(str(path), Evidence(result), verdict), *map(compare.entry, others)] if others else []
-    sections = [(title, partial(_of_result, picture, table, evidence, verdict)) for title, picture, table in SECTIONS]
+    entries = (
+        [compare.entry_of(str(path), Evidence(result), verdict), *map(compare.entry, others)]
+        if others
+        else []
+    )
+    sections = [
+        (title, partial(_of_result, picture, table, evidence, verdict)) for title, picture, table in SECTIONS
+    ]
     if entries:
         sections.insert(2, (SCALING, partial(_of_runs, entries)))
     lines = verdict_module.verdict_lines(verdict)
     said = [line.removeprefix(f"{verdict_module.PREFIX} ").partition(": ") for line in lines]
     reasons = "".join(f"<li>{escape(line)}</li>" for line in verdict_module.reason_lines(verdict))
-    pairs = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in said if key != "status")
+    pairs = "".join(
+        f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in said if key != "status"
+    )
     status = verdict_module.status(verdict)
     head = f'<h1 class="{status}">{status}</h1>'
     if verdict.valid:
         _, value = next(verdict_module.rate_pairs(verdict))
-        head += f'<p class="rate"><strong>{escape(value)}</strong> {verdict_module.rate_titles(verdict)[0]}</p>'
+        head += (
+            f'<p class="rate"><strong>{escape(value)}</strong> {verdict_module.rate_titles(verdict)[0]}</p>'
+        )
     else:
         head += f'<ul class="reasons">{reasons}</ul>'
     return _page(Path(path).name, f"{head}<dl>{pairs}</dl>", sections)
@@ -86,11 +98,13 @@ def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
     return _page("comparison", "<h1>Comparison of runs</h1>", sections), all(e.verdict.valid for e in entries)
 
 
-# -- the page --------------------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------
 
 
 def _page(title: str, head: str, sections: Iterable[tuple[str, Callable[[], str]]]) -> str:
-    template = resources.files("aiperf_mpi.results.report").joinpath("report.html").read_text(encoding="utf-8")
+    template = (
+        resources.files("aiperf_mpi.results.report").joinpath("report.html").read_text(encoding="utf-8")
+    )
     bodies = [(heading, _body(content)) for heading, content in sections]
     names = [f"s{number}" for number in range(len(bodies))]
     named = list(zip(names, bodies, strict=True))
@@ -127,12 +141,15 @@ def _of_result(picture: str, table: str, e: Evidence, verdict: Verdict) -> str:
 
 def _of_runs(entries: Sequence[compare.Entry]) -> str:
     found = compare.compare(entries)
-    drawn = f"<figure>{pictures.weak_scaling(found.scaling)}</figure>" if found.scaling else (
-        "<p>Weak scaling needs valid runs on at least two numbers of devices.</p>")  # fmt: skip
+    drawn = (
+        f"<figure>{pictures.weak_scaling(found.scaling)}</figure>"
+        if found.scaling
+        else ("<p>Weak scaling needs valid runs on at least two numbers of devices.</p>")
+    )
     return drawn + "".join(map(element, compare.parts(found)))
 
 
-# -- elements --------------------------------------------------------------------------------------------------------
+# -- elements --------------------------------------------------------------------------------------
 
 
 def element(part: object) -> str:
@@ -153,10 +170,14 @@ def _table(table: Table) -> str:
     heads = [str(column.header) for column in table.columns]
     rows = zip(*([str(cell).strip() for cell in column.cells] for column in table.columns), strict=True)
     body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        + "</tr>"
         for row in rows
     )
-    head = "".join(f"<th scope=\"col\"{kind}>{escape(name)}</th>" for kind, name in zip(kinds, heads, strict=True))
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>' for kind, name in zip(kinds, heads, strict=True)
+    )
     head = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     tall = " tall" if len(table.rows) > TALL else ""
     return f'<div class="wide{tall}" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>'

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best known hyperparameters of a run: what its search would recommend at the end, computed from the result's rows.
+"""The best known hyperparameters of a run: what its search would recommend at the end, computed from the
+result's rows.
 
 The search itself explores, so that its last choice, or that of the best trial, is not the best known one.
 """
@@ -37,23 +38,26 @@ def hyperparameters(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         yield Text("  hyperparameters were not optimised (hpo.enabled is false)")
         return
     found = best_known(e) if (e.column("trials", "round") >= hpo.from_round).any() else {}
-    table = columns_of("candidates", "kernel", "batch per device", "trials of these", "of all observed",
-                       left=("candidates",))  # fmt: skip
+    table = columns_of(
+        "candidates", "kernel", "batch per device", "trials of these", "of all observed", left=("candidates",)
+    )
     for kind, known in found.items():
         size = known.choice.kernel_size
         kernel = f"{size}x{size}" if kind == WITH_KERNEL else "-"
         table.add_row(kind, kernel, *map(str, (known.choice.batch_per_device, known.trials, known.observed)))
     if table.row_count:
         yield table
-        yield Text("  The least error to expect when the differences between the networks are taken out; the best "
-                   "trial's own may be others.")  # fmt: skip
+        yield Text(
+            "  The least error to expect when the differences between the networks are taken out; the best "
+            "trial's own may be others."
+        )
     else:
         yield Text(f"  not known: they are chosen from round {hpo.from_round} on, and too few trials ended")
 
 
 def best_known(e: Evidence) -> dict[str, Known]:
-    """The best known cell for candidates that add convolutions, whose kernel is chosen, and for all others; without
-    those of which nothing was observed."""
+    """The best known cell for candidates that add convolutions, whose kernel is chosen, and for all others;
+    without those of which nothing was observed."""
     # They import scipy's and scikit-optimize's models, which takes longer than most reports.
     from aiperf_mpi.search.hpo import recommend
     from aiperf_mpi.search.knowledge import Memory
@@ -70,7 +74,8 @@ def best_known(e: Evidence) -> dict[str, Known]:
 def history(e: Evidence) -> HistoryView:
     """The history as the search would see it at the end of the run, with rows of /trials for trial ids.
 
-    Outcomes follow all proposals, in the order of the trials' ends. A trial that nobody can replay is left out.
+    Outcomes follow all proposals, in the order of the trials' ends. A trial that nobody can replay is left
+    out.
     """
     columns, count = e.table("trials"), len(e.status)
     known = np.array([isinstance(architecture, Architecture) for architecture in e.architectures], bool)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a rate is: estimates of a rate from one run or from repetitions, and the intervals of their ratios.
+"""How sure a rate is: estimates of a rate from one run or from repetitions, and the intervals of their
+ratios.
 
-Rates are positive and compared by ratios, so everything is done on their logarithms (delta method): an estimate is a
-rate with the standard error of its logarithm and its degrees of freedom.
+Rates are positive and compared by ratios, so everything is done on their logarithms (delta method): an
+estimate is a rate with the standard error of its logarithm and its degrees of freedom.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from scipy.stats import t as student
 #: Probability that an interval covers what it estimates.
 CONFIDENCE = 0.95
 
-#: Windows that the core time is cut into at most (batch means; ten is common practice, Law and Kelton 2000, 9.5.3).
+#: Windows that the core time is cut into at most (batch means; ten is common practice, Law and Kelton 2000,
+#: 9.5.3).
 MAX_WINDOWS = 10
 
 
@@ -41,8 +43,8 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A rate in op/s, the standard error of its logarithm, degrees of freedom (0: the error is unknown), and what it
-    comes from (`within the run` or `repetitions`)."""
+    """A rate in op/s, the standard error of its logarithm, degrees of freedom (0: the error is unknown), and
+    what it comes from (`within the run` or `repetitions`)."""
 
     rate: float
     error: float = math.nan
@@ -55,8 +57,11 @@ class Estimate:
         return _interval(self.rate, self.error, self.freedom)
 
 
-def within_run(rate: float, t_start: np.ndarray, t_end: np.ndarray, ops: np.ndarray, core_seconds: float) -> Estimate:
-    """The rate of one run, its error by batch means: the spread of the rates in equal windows of the core time.
+def within_run(
+    rate: float, t_start: np.ndarray, t_end: np.ndarray, ops: np.ndarray, core_seconds: float
+) -> Estimate:
+    """The rate of one run, its error by batch means: the spread of the rates in equal windows of the core
+    time.
 
     Arguments:
         rate: credited operations over core seconds, from the judge.
@@ -64,9 +69,9 @@ def within_run(rate: float, t_start: np.ndarray, t_end: np.ndarray, ops: np.ndar
         ops: f8 [epochs], credited operations; each epoch's are spread evenly over its time.
         core_seconds: length of the core time.
 
-    The windows are at least as long as the median epoch, so that one epoch does not count as several measurements;
-    a run that is too short for two of them has no error. Start-up and idle tails are part of the spread, as they are
-    part of the score.
+    The windows are at least as long as the median epoch, so that one epoch does not count as several
+    measurements; a run that is too short for two of them has no error. Start-up and idle tails are part of
+    the spread, as they are part of the score.
     """
     used = (ops > 0) & (t_end > t_start)
     start, end, work = t_start[used], np.minimum(t_end[used], core_seconds), ops[used]
@@ -85,7 +90,8 @@ def within_run(rate: float, t_start: np.ndarray, t_end: np.ndarray, ops: np.ndar
 
 
 def repetitions(rates: Sequence[float]) -> Estimate:
-    """The geometric mean of the rates of repeated runs, its error by their spread; of one run the rate alone."""
+    """The geometric mean of the rates of repeated runs, its error by their spread; of one run the rate
+    alone."""
     logs = np.log(np.asarray(rates, float))
     if len(logs) < 2:
         return Estimate(float(rates[0]))

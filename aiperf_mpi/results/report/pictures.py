@@ -55,14 +55,20 @@ def utilisation(e: Evidence, verdict: Verdict) -> str:
     if not found:
         raise NothingToShow(samples.WITHOUT)
     figure, axes = plots.new_figure(2, 5.6)
-    names = {"cpu_percent": "CPUs", "device_percent": "accelerators", "memory_bytes": "hosts",
-             "device_memory_bytes": "accelerators"}  # fmt: skip
+    names = {
+        "cpu_percent": "CPUs",
+        "device_percent": "accelerators",
+        "memory_bytes": "hosts",
+        "device_memory_bytes": "accelerators",
+    }
     for row, (axis, unit) in enumerate(zip(axes, ("use (%)", "memory (GB)"), strict=True)):
         for item in (found[name] for name in found if name.endswith("percent") == (row == 0)):
             colour = BLUE if names[item.name] in ("CPUs", "hosts") else ORANGE
             scale = 1.0 if row == 0 else 1e-9
             label = f"{names[item.name]}, mean {scale * item.average:.{1 if row == 0 else 2}f}"
-            axis.fill_between(item.t, scale * item.low, scale * item.high, color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(
+                item.t, scale * item.low, scale * item.high, color=colour, alpha=0.2, linewidth=0
+            )
             plots.line(axis, item.t, scale * item.mean, colour, label)
         axis.set_ylabel(unit)
         axis.set_xlim(left=0)
@@ -78,14 +84,18 @@ def power(e: Evidence, verdict: Verdict) -> str:
     """Power over time, summed over the nodes."""
     found = samples.total(e, "power_watts")
     if found is None:
-        raise NothingToShow("No power was measured: neither accelerators nor processors of this machine say it.")
+        raise NothingToShow(
+            "No power was measured: neither accelerators nor processors of this machine say it."
+        )
     figure, (axis,) = plots.new_figure(1)
     plots.line(axis, found.t, found.mean, GREEN)
     axis.set_ylabel("power (W)")
     axis.set_xlim(left=0)
     plots.from_zero(axis)
     axis.set_xlabel("time since core start (s)")
-    return plots.svg(figure, "power", "Power over time, all nodes that measure it", f"Mean {found.average:.1f} W.")
+    return plots.svg(
+        figure, "power", "Power over time, all nodes that measure it", f"Mean {found.average:.1f} W."
+    )
 
 
 def accuracy_of_trials(e: Evidence, verdict: Verdict) -> str:
@@ -97,13 +107,20 @@ def accuracy_of_trials(e: Evidence, verdict: Verdict) -> str:
         raise NothingToShow("No trial has a whole validation yet.")
     figure, (axis,) = plots.new_figure(1, 3.2)
     statuses = rows["status"].astype(str)
-    for status, colour in (("done", BLUE), ("stopped", GREEN), ("unfinished", SEQUENCE[3]), ("failed", SEQUENCE[7])):
+    for status, colour in (
+        ("done", BLUE),
+        ("stopped", GREEN),
+        ("unfinished", SEQUENCE[3]),
+        ("failed", SEQUENCE[7]),
+    ):
         own = statuses == status
         plots.dots(axis, end[own], accuracy[own], colour, status)
     order = np.argsort(end[known], kind="stable")
     best = np.maximum.accumulate(np.where(statuses[known] == "failed", 0.0, accuracy[known])[order])
     keep = plots.thinned(len(order))
-    axis.step(end[known][order][keep], best[keep], where="post", color=ORANGE, linewidth=1.5, label="best so far")
+    axis.step(
+        end[known][order][keep], best[keep], where="post", color=ORANGE, linewidth=1.5, label="best so far"
+    )
     axis.set_ylim(0, 103)
     axis.set_xlim(0, 1.01 * max(verdict.core_seconds, float(end[known].max())) or None)
     axis.set_ylabel("best accuracy (%)")
@@ -129,13 +146,25 @@ def search_tree(e: Evidence, verdict: Verdict) -> str:
     figure, (axis,) = plots.new_figure(1, 3.8)
     x = depth + 0.5 * (np.argsort(np.argsort(rows["trial_id"])) % 13 - 6) / 13
     drawn = (parent >= 0) & np.isfinite(accuracy) & np.isfinite(accuracy[parent])
-    lines = [[(x[p], accuracy[p]), (x[row], accuracy[row])] for row, p in enumerate(parent.tolist()) if drawn[row]]
-    axis.add_collection(LineCollection(lines, colors=SEQUENCE[7], linewidths=0.8, alpha=0.6, zorder=1,
-                                       rasterized=len(lines) > MAX_BRANCHES))  # fmt: skip
+    lines = [
+        [(x[p], accuracy[p]), (x[row], accuracy[row])] for row, p in enumerate(parent.tolist()) if drawn[row]
+    ]
+    axis.add_collection(
+        LineCollection(
+            lines,
+            colors=SEQUENCE[7],
+            linewidths=0.8,
+            alpha=0.6,
+            zorder=1,
+            rasterized=len(lines) > MAX_BRANCHES,
+        )
+    )
     plots.dots(axis, x, accuracy, BLUE, "trial")
     line = e.lineage(verdict.best_trial)
     way = [e.index[trial] for trial in line]
-    axis.plot(x[way], accuracy[way], "o-", color=ORANGE, label="the best trial and its ancestors", markersize=6)
+    axis.plot(
+        x[way], accuracy[way], "o-", color=ORANGE, label="the best trial and its ancestors", markersize=6
+    )
     axis.set_xlabel("generation (morphs of a trial before it)")
     axis.set_xticks(np.unique(np.linspace(0, depth.max(), min(depth.max() + 1, 12)).round()))
     axis.set_ylabel("best accuracy (%)")
@@ -159,7 +188,15 @@ def time_by_kind(e: Evidence, verdict: Verdict) -> str:
     figure, (axis,) = plots.new_figure(1, max(2.4, 1.5 + 0.24 * len(names)))
     left = np.zeros(len(names))
     for values, phase, colour in zip(seconds, PHASES, SEQUENCE, strict=True):
-        axis.barh(np.arange(len(names)), values, left=left, color=colour, label=phase, edgecolor=PAPER, linewidth=0.5)
+        axis.barh(
+            np.arange(len(names)),
+            values,
+            left=left,
+            color=colour,
+            label=phase,
+            edgecolor=PAPER,
+            linewidth=0.5,
+        )
         left += values
     axis.set_yticks(np.arange(len(names)), names, fontsize=10 if len(names) < 24 else 7)
     axis.grid(visible=False, axis="y")
@@ -167,26 +204,45 @@ def time_by_kind(e: Evidence, verdict: Verdict) -> str:
     axis.invert_yaxis()
     plots.legend(figure, 5)
     whole = seconds.sum() or 1.0
-    shares = ", ".join(f"{phase} {values.sum() / whole:.1%}" for values, phase in zip(seconds, PHASES, strict=True))
+    shares = ", ".join(
+        f"{phase} {values.sum() / whole:.1%}" for values, phase in zip(seconds, PHASES, strict=True)
+    )
     return plots.svg(figure, "phases", "Time by kind of each rank", f"Of all time shown: {shares}.")
 
 
 def weak_scaling(scaled: Scaling) -> str:
-    """Rates over the number of devices with the fit (Figure 6 of the paper), and the rate of perfect scaling."""
+    """Rates over the number of devices with the fit (Figure 6 of the paper), and the rate of perfect
+    scaling."""
     sizes = scaled.sizes
     devices = np.array([size.devices for size in sizes], float)
     rates = [size.rate.interval for size in sizes]
     values = np.array([rate.value for rate in rates])
     figure, (axis,) = plots.new_figure(1, 3.4)
     known = [i for i, rate in enumerate(rates) if rate.known]
-    axis.errorbar(devices[known], values[known], color=BLUE, fmt="none", capsize=4,
-                  yerr=[[values[i] - rates[i].low for i in known], [rates[i].high - values[i] for i in known]])
+    axis.errorbar(
+        devices[known],
+        values[known],
+        color=BLUE,
+        fmt="none",
+        capsize=4,
+        yerr=[[values[i] - rates[i].low for i in known], [rates[i].high - values[i] for i in known]],
+    )
     axis.plot(devices, values, "o", color=BLUE, label="measured, with 95 %")
     smooth = np.geomspace(devices[0], devices[-1], 50)
-    axis.plot(smooth, [scaled.rate_at(n) for n in smooth], color=ORANGE,
-              label=f"fit: rate ~ devices^{scaled.exponent.value:.3f}")  # fmt: skip
-    axis.plot(smooth, smooth * values[0] / devices[0], color=SEQUENCE[7], linestyle="--", linewidth=1.2,
-              label="perfect")  # fmt: skip
+    axis.plot(
+        smooth,
+        [scaled.rate_at(n) for n in smooth],
+        color=ORANGE,
+        label=f"fit: rate ~ devices^{scaled.exponent.value:.3f}",
+    )
+    axis.plot(
+        smooth,
+        smooth * values[0] / devices[0],
+        color=SEQUENCE[7],
+        linestyle="--",
+        linewidth=1.2,
+        label="perfect",
+    )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(devices, [f"{n:g}" for n in devices])
@@ -194,8 +250,10 @@ def weak_scaling(scaled: Scaling) -> str:
     axis.set_xlabel("devices")
     axis.set_ylabel("rate (op/s)")
     plots.legend(figure, 3)
-    about = "; ".join(f"{size.devices} devices: {rate_text(size.rate.rate)}, efficiency "
-                      f"{size.efficiency.value:.3f}" for size in sizes)  # fmt: skip
+    about = "; ".join(
+        f"{size.devices} devices: {rate_text(size.rate.rate)}, efficiency {size.efficiency.value:.3f}"
+        for size in sizes
+    )
     return plots.svg(figure, "scaling", "Weak scaling: rate over devices", about)
 
 

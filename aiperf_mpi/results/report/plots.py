@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the pictures of a report look: inline SVG whose text is text, in one look that holds on light and on dark paper.
+"""How the pictures of a report look: inline SVG whose text is text, in one look that holds on light and on
+dark paper.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; the page has a lighter set of them
-for dark paper. Lines and letters of the axes take the colour of the text around them. What has very many points is
-drawn as an image inside of the picture, so that a page stays small.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; the page has a lighter
+set of them for dark paper. Lines and letters of the axes take the colour of the text around them. What has
+very many points is drawn as an image inside of the picture, so that a page stays small.
 """
 
 from __future__ import annotations
@@ -20,9 +21,16 @@ from matplotlib.figure import Figure
 
 #: Colours by the name of the page's variable.
 PALETTE = {
-    "c1": "#0072b2", "c2": "#d55e00", "c3": "#009e73", "c4": "#cc79a7", "c5": "#56b4e9", "c6": "#e69f00",
-    "c7": "#b8a800", "c8": "#8c8c8c", "c9": "#bbbbbb",
-}  # fmt: skip
+    "c1": "#0072b2",
+    "c2": "#d55e00",
+    "c3": "#009e73",
+    "c4": "#cc79a7",
+    "c5": "#56b4e9",
+    "c6": "#e69f00",
+    "c7": "#b8a800",
+    "c8": "#8c8c8c",
+    "c9": "#bbbbbb",
+}
 BLUE, ORANGE, GREEN = PALETTE["c1"], PALETTE["c2"], PALETTE["c3"]
 SEQUENCE = tuple(PALETTE.values())
 
@@ -36,12 +44,26 @@ MAX_POINTS, MAX_DOTS = 1000, 1000
 MARKED = 60
 
 _LOOK: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "aiperf_mpi", "font.size": 12, "text.parse_math": False,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#808080", "grid.alpha": 0.25, "legend.frameon": False, "legend.labelcolor": INK,
-    "lines.linewidth": 2, "savefig.dpi": 120,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "aiperf_mpi",
+    "font.size": 12,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#808080",
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 2,
+    "savefig.dpi": 120,
+}
 
 
 def new_figure(rows: int, height: float = 0.0) -> tuple[Figure, list[Axes]]:
@@ -64,12 +86,22 @@ def dots(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> N
     known = np.isfinite(x) & np.isfinite(y)
     if known.any():
         many = int(known.sum()) > MAX_DOTS
-        axis.plot(x[known], y[known], "o", color=colour, label=label, markersize=3 if many else 5, rasterized=many,
-                  alpha=0.4 if many else 1.0, markeredgewidth=0)  # fmt: skip
+        axis.plot(
+            x[known],
+            y[known],
+            "o",
+            color=colour,
+            label=label,
+            markersize=3 if many else 5,
+            rasterized=many,
+            alpha=0.4 if many else 1.0,
+            markeredgewidth=0,
+        )
 
 
 def from_zero(axis: Axes, top: float | None = None) -> None:
-    """The axis from zero to `top`, or to a little above what it shows, so that nothing is cut off at its edge."""
+    """The axis from zero to `top`, or to a little above what it shows, so that nothing is cut off at its
+    edge."""
     highest = axis.dataLim.y1
     if top is None and 0 < highest < np.inf:
         top = 1.08 * highest

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weak scaling from several results: the efficiency at each size, and the exponent of rate = c x devices^a.
 
-Perfect weak scaling has the exponent 1 and the efficiency 1 (Figure 6 of the paper shows the same rates as bars).
+Perfect weak scaling has the exponent 1 and the efficiency 1 (Figure 6 of the paper shows the same rates as
+bars).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from aiperf_mpi.results.report.interval import CONFIDENCE, Estimate, Interval, r
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """All runs on one number of devices: how many, their rate, and its part of the smallest size's rate per device."""
+    """All runs on one number of devices: how many, their rate, and its part of the smallest size's rate per
+    device."""
 
     devices: int
     runs: int
@@ -47,8 +49,8 @@ def fit(rates: Mapping[int, Sequence[float]], estimates: Mapping[int, Estimate])
         rates: by number of devices, the rate of each run in op/s (above 0).
         estimates: by number of devices, the rate of that size with its error.
 
-    The exponent is the slope of a straight line through the logarithms, one point a run; its interval is that of the
-    least squares and needs three runs.
+    The exponent is the slope of a straight line through the logarithms, one point a run; its interval is that
+    of the least squares and needs three runs.
     """
     if len(rates) < 2:
         return None

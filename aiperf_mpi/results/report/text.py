@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report for a terminal: verdict and reasons, score over time, trials and their tree, time of the ranks, the best
-network. Everything is read from the result file, and all numbers of the verdict come from the judge."""
+"""The report for a terminal: verdict and reasons, score over time, trials and their tree, time of the ranks,
+the best network. Everything is read from the result file, and all numbers of the verdict come from the
+judge."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from rich.tree import Tree
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.printable import plain, plain_result
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge.judge import Verdict, read
+from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import details, utilisation
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.results.report.gaps import gaps
@@ -34,7 +35,7 @@ def text_report(path: Path | str, width: int = 110) -> str:
 
     A section that damaged rows do not give says why. Raises NotAResult if the file is no result at all.
     """
-    result, verdict = read(path)
+    result, verdict = judge_file(path)
     evidence = Evidence(plain_result(result))
     out = io.StringIO()
     console = Console(file=out, width=width, no_color=True, highlight=False, emoji=False, markup=False)
@@ -65,13 +66,24 @@ def _time(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
-# -- sections --------------------------------------------------------------------------------------------------------
+# -- sections --------------------------------------------------------------------------------------
 
 
 def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     table = Table.grid(padding=(0, 2))
-    names = ("run_id", "aiperf_mpi_version", "dataset", "precision", "seed", "core_start_utc", "core_stop_utc",
-             "time_limit", "tick", "opcount_method", "end_cause")  # fmt: skip
+    names = (
+        "run_id",
+        "aiperf_mpi_version",
+        "dataset",
+        "precision",
+        "seed",
+        "core_start_utc",
+        "core_stop_utc",
+        "time_limit",
+        "tick",
+        "opcount_method",
+        "end_cause",
+    )
     for name in names:
         if (value := e.result.attributes.get(name, "")) != "":
             table.add_row(f"  {name}", str(value))
@@ -86,13 +98,18 @@ def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     for row in _thinned(len(e.series)):
         sample = e.series[row]
         table.add_row(
-            _time(sample.t), f"{sample.ops:.6e}", f"{sample.rate:.6e}", _error(sample.best_error),
+            _time(sample.t),
+            f"{sample.ops:.6e}",
+            f"{sample.rate:.6e}",
+            _error(sample.best_error),
             "-" if math.isnan(sample.regulated) else f"{sample.regulated:.6e}",
-        )  # fmt: skip
+        )
     yield table
     if verdict.valid:
-        yield Text(f"  The rate of the run is that of {verdict.resnet50_images:,.3g} images of ImageNet a second on "
-                   "ResNet-50, trained and validated.")  # fmt: skip
+        yield Text(
+            f"  The rate of the run is that of {verdict.resnet50_images:,.3g} images of ImageNet a second on "
+            "ResNet-50, trained and validated."
+        )
         yield from details.efficiency(e, verdict)
     if not verdict.valid or verdict.cls != "official":
         yield Text("  These are rates of operations, and no score: the run is not a valid official one.")
@@ -107,20 +124,38 @@ def _trials(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         yield Text(f"  the best {MAX_ROWS} of {count}")
     else:
         order = np.arange(count)
-    table = columns_of("trial", "parent", "replica", "round", "batch", "status", "epochs", "start", "end", "best error",
-                   "operations", left=("status",))  # fmt: skip
+    table = columns_of(
+        "trial",
+        "parent",
+        "replica",
+        "round",
+        "batch",
+        "status",
+        "epochs",
+        "start",
+        "end",
+        "best error",
+        "operations",
+        left=("status",),
+    )
     for row in order:
         table.add_row(
-            *(str(columns[name][row]) for name in ("trial_id", "parent_id", "replica", "round", "batch_global",
-                                                   "status", "epochs")),
-            _time(columns["t_start"][row]), _time(columns["t_end"][row]), _error(columns["best_error"][row]),
+            *(
+                str(columns[name][row])
+                for name in ("trial_id", "parent_id", "replica", "round", "batch_global", "status", "epochs")
+            ),
+            _time(columns["t_start"][row]),
+            _time(columns["t_end"][row]),
+            _error(columns["best_error"][row]),
             f"{columns['ops_credited_f64'][row]:.3e}",
-        )  # fmt: skip
+        )
     yield table
 
     # Why trials failed or were rejected, each cause once; the first ones.
     told: dict[tuple[str, str], list[int]] = {}
-    for trial, status, cause in zip(*(columns[name].tolist() for name in ("trial_id", "status", "cause")), strict=True):
+    for trial, status, cause in zip(
+        *(columns[name].tolist() for name in ("trial_id", "status", "cause")), strict=True
+    ):
         if cause:
             told.setdefault((status, cause), []).append(trial)
     for (status, cause), own in list(told.items())[:MAX_ROWS]:
@@ -143,7 +178,9 @@ def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     for row, (trial, parent) in enumerate(zip(ids, parents, strict=True)):
         if trial not in shown:
             continue
-        label = Text(f"{trial}: {_change(e, row)}  [{columns['status'][row]}, {_error(columns['best_error'][row])}]")
+        label = Text(
+            f"{trial}: {_change(e, row)}  [{columns['status'][row]}, {_error(columns['best_error'][row])}]"
+        )
         if parent in branches:
             branches[trial] = branches[parent].add(label)
         else:
@@ -155,12 +192,16 @@ def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 def _change(e: Evidence, row: int) -> str:
     """The morphs of a trial in words."""
     morphs = e.morphs[row]
-    return morphs if isinstance(morphs, str) else "; ".join(str(morph) for morph in morphs) or "initial network"
+    return (
+        morphs if isinstance(morphs, str) else "; ".join(str(morph) for morph in morphs) or "initial network"
+    )
 
 
 def _between(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     found = gaps(e)
-    table = columns_of("replica", "trials", "median gap", "longest gap", "trace + compile", "train + validate")
+    table = columns_of(
+        "replica", "trials", "median gap", "longest gap", "trace + compile", "train + validate"
+    )
     for gap in found[:MAX_ROWS]:
         known = gap.seconds[np.isfinite(gap.seconds)]
         middle, longest = (f"{f(known):.3f}" if len(known) else "-" for f in (np.median, np.max))
@@ -169,8 +210,11 @@ def _between(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield table
     if len(found) > MAX_ROWS:
         yield Text(f"  the first {MAX_ROWS} of {len(found)} replicas")
-    yield Text("  A gap lasts from a trial's last batch to the next one's first step; the share is of the time from a "
-               "replica's first step to its last.")  # fmt: skip
+    yield Text(
+        "  A gap lasts from a trial's last batch to the next one's first step; the share is of the time "
+        "from a "
+        "replica's first step to its last."
+    )
 
 
 def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:

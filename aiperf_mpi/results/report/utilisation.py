@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the report about the use of the machine: what its nodes did in the core time, and where its ranks ran."""
+"""Sections of the report about the use of the machine: what its nodes did in the core time, and where its
+ranks ran."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ MAX_RANKS = 40
 
 
 def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Use of the machine over all nodes and the whole core time: means by time, and the lowest and highest window."""
+    """Use of the machine over all nodes and the whole core time: means by time, and the lowest and highest
+    window."""
     if not has_rows(e):
         yield Text(f"  {WITHOUT}")
         return
@@ -52,7 +54,9 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         known = np.isfinite(rows[name]) & (seconds > 0)
         if known.any():
             values = rows[name][known] / divisor
-            table.add_row(title, f"{mean(e, name) / divisor:.1f}", f"{values.min():.1f}", f"{values.max():.1f}", unit)
+            table.add_row(
+                title, f"{mean(e, name) / divisor:.1f}", f"{values.min():.1f}", f"{values.max():.1f}", unit
+            )
         else:
             table.add_row(title, "not read", "", "", "")
     yield table
@@ -65,7 +69,9 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     for name, title in MOVED:
         amounts = rows[name][last]
         known = np.isfinite(amounts)
-        moved.append(f"{amounts[known].sum() / 1e9:.3f} GB {title}" if known.any() else f"nothing known {title}")
+        moved.append(
+            f"{amounts[known].sum() / 1e9:.3f} GB {title}" if known.any() else f"nothing known {title}"
+        )
     yield Text(f"  In all: {', '.join(moved)}.")
     cost = float(rows["sample_seconds"].sum() / seconds.sum())
     count = int(rows["count"].sum())
@@ -76,15 +82,22 @@ def places(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """Where ranks ran, and their clocks against rank 0's."""
     columns = e.table("ranks")
     count = len(columns["rank"])
-    table = columns_of("rank", "host", "CPUs", "NUMA", "clock (ms)", "+- (ms)", "devices",
-                       left=("host", "CPUs", "devices"))  # fmt: skip
+    table = columns_of(
+        "rank", "host", "CPUs", "NUMA", "clock (ms)", "+- (ms)", "devices", left=("host", "CPUs", "devices")
+    )
     for row in range(min(count, MAX_RANKS)):
         table.add_row(
-            str(columns["rank"][row]), columns["hostname"][row], columns["cpus"][row], columns["numa"][row],
-            f"{1e3 * columns['clock_offset'][row]:.3f}", f"{1e3 * columns['clock_uncertainty'][row]:.3f}",
+            str(columns["rank"][row]),
+            columns["hostname"][row],
+            columns["cpus"][row],
+            columns["numa"][row],
+            f"{1e3 * columns['clock_offset'][row]:.3f}",
+            f"{1e3 * columns['clock_uncertainty'][row]:.3f}",
             columns["device_uuid"][row],
-        )  # fmt: skip
+        )
     yield table
     if count > MAX_RANKS:
         worst = float(np.max(columns["clock_uncertainty"]))
-        yield Text(f"  the first {MAX_RANKS} of {count} ranks; no clock is known worse than to {1e3 * worst:.3f} ms")
+        yield Text(
+            f"  the first {MAX_RANKS} of {count} ranks; no clock is known worse than to {1e3 * worst:.3f} ms"
+        )

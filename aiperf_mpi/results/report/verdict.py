@@ -15,7 +15,8 @@ from aiperf_mpi.results.judge.judge import Verdict
 
 
 def exit_code(verdict: Verdict) -> int:
-    """Exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained, whatever the verdict."""
+    """Exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained, whatever the
+    verdict."""
     return EXIT_DRAINED if verdict.end == "drained" else verify_code(verdict)
 
 
@@ -42,8 +43,8 @@ def error_text(error: float) -> str:
 def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
 
-    Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run has
-    `trial_rate_ops`, an invalid run `unscored_rate_ops` and `reasons`.
+    Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run
+    has `trial_rate_ops`, an invalid run `unscored_rate_ops` and `reasons`.
     """
     return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
 
@@ -78,14 +79,18 @@ def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def rate_titles(verdict: Verdict) -> tuple[str, str]:
-    """What the rate and the regulated rate over time are called, in words: a score only where there is one."""
+    """What the rate and the regulated rate over time are called, in words: a score only where there is
+    one."""
     if not verdict.valid:
         return "unscored rate", "unscored regulated rate"
-    return ("score", "regulated score") if verdict.cls == "official" else ("trial rate", "regulated trial rate")
+    return (
+        ("score", "regulated score") if verdict.cls == "official" else ("trial rate", "regulated trial rate")
+    )
 
 
 def lines_without_result(end: str) -> list[str]:
-    """The lines of a run whose result file could not be written: invalid, with the reason V21 (no complete file)."""
+    """The lines of a run whose result file could not be written: invalid, with the reason V21 (no complete
+    file)."""
     pairs = (("status", "INVALID"), ("end", end), ("reasons", "V21"))
     return [f"{PREFIX} {key}: {value}" for key, value in pairs]
 
@@ -95,9 +100,7 @@ def reason_lines(verdict: Verdict) -> list[str]:
     return [f"{reason.id}: {reason.text}" for reason in verdict.reasons]
 
 
-# -- verify ----------------------------------------------------------------------------------------------------------
-
-
+# -- verify ----------------------------------------------------------------------------------------
 
 
 def check_lines(verdict: Verdict) -> list[str]:
@@ -119,9 +122,17 @@ def verdict_json(verdict: Verdict) -> str:
 
 
 def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]:
-    """The verdict as a JSON object, with or without its checks; of its rates those that it may be called by."""
-    rates = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops", "resnet50_images", "mfu",
-             "ops_per_watt")  # fmt: skip
+    """The verdict as a JSON object, with or without its checks; of its rates those that it may be called
+    by."""
+    rates = (
+        "score_ops",
+        "score_regulated",
+        "trial_rate_ops",
+        "unscored_rate_ops",
+        "resnet50_images",
+        "mfu",
+        "ops_per_watt",
+    )
     left_out = ("rate", "regulated") if findings else ("rate", "regulated", "findings")
     data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
     data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}

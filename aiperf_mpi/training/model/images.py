@@ -14,7 +14,8 @@ CROP_PADDING = 4
 
 
 def augment(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Random crops out of the images [B, H, W, C] padded by CROP_PADDING zeros, half of them mirrored, same dtype."""
+    """Random crops out of the images [B, H, W, C] padded by CROP_PADDING zeros, half of them mirrored, same
+    dtype."""
     count, height, width, channels = images.shape
     shift_key, mirror_key = jax.random.split(key)
     shifts = jax.random.randint(shift_key, (count, 2), 0, 2 * CROP_PADDING + 1)
@@ -30,7 +31,7 @@ def augment(images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def normalise(images: jax.Array, mean: Sequence[float], deviation: Sequence[float]) -> jax.Array:
-    """Images uint8 [B, H, W, C] as float32: scaled to 0..1, then less `mean`, over `deviation` (one value per channel
-    or one for all)."""
+    """Images uint8 [B, H, W, C] as float32: scaled to 0..1, then less `mean`, over `deviation` (one value per
+    channel or one for all)."""
     offset, scale = np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
     return (images.astype(jnp.float32) / 255 - offset) / scale

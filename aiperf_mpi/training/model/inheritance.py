@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that a child inherits from its parent: each morph as a transformation of the parent's variables.
 
-With running statistics (inference) the child computes the function of its parent, up to rounding: `wider` repeats
-channels (Net2Net: Chen et al., 2016), `deeper` begins as the identity, `kernel` pads with zeros, `skip` adds nothing
-(network morphism: Wei et al., 2016). `function_difference` measures it. See docs/morphisms.md.
+With running statistics (inference) the child computes the function of its parent, up to rounding: `wider`
+repeats channels (Net2Net: Chen et al., 2016), `deeper` begins as the identity, `kernel` pads with zeros,
+`skip` adds nothing (network morphism: Wei et al., 2016). `function_difference` measures it. See
+docs/morphisms.md.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from aiperf_mpi.training.model.images import normalise
 from aiperf_mpi.training.model.initial import Variables
 from aiperf_mpi.training.model.resnet import NORM_EPSILON, Tree, expected_shapes, module_name, network
 
-#: The larger share of a repeated channel that one of its two copies has in a consumer, at most. Equal shares would
-#: give both copies the same gradients for ever, and a channel repeated for nothing.
+#: The larger share of a repeated channel that one of its two copies has in a consumer, at most. Equal shares
+#: would give both copies the same gradients for ever, and a channel repeated for nothing.
 LARGEST_SHARE = 0.75
 
-#: Least variance that the norm of a new identity assumes of a channel, so that a dead one does not scale by 0.
+#: Least variance that the norm of a new identity assumes of a channel, so that a dead one does not scale by
+#: 0.
 LEAST_VARIANCE = 1e-3
 
 #: Tensors of a module: (collection, name in it) -> array.
@@ -41,13 +43,16 @@ def inherited_variables(
 
     Arguments:
         parent: the architecture that `variables` belong to.
-        variables: collections `params` and `batch_stats` (float32), as a checkpoint gives them; never written.
-        morphs: what leads from the parent to the child, in order, the kernels of hyperparameter optimisation included.
-        rng: the stream (`streams.INIT` of the child's trial) of what is drawn: projections and the shares of copies.
+        variables: collections `params` and `batch_stats` (float32), as a checkpoint gives them; never
+            written.
+        morphs: what leads from the parent to the child, in order, the kernels of hyperparameter optimisation
+            included.
+        rng: the stream (`streams.INIT` of the child's trial) of what is drawn: projections and the shares of
+            copies.
 
-    Returns the collections of the child, as `expected_shapes` lists them; arrays that no morph changes are shared.
-    Raises ValueError naming the first variable whose shape is not the parent's, MorphError for a morph that does not
-    fit.
+    Returns the collections of the child, as `expected_shapes` lists them; arrays that no morph changes are
+    shared. Raises ValueError naming the first variable whose shape is not the parent's, MorphError for a
+    morph that does not fit.
     """
     _check(parent, variables)
     modules = _modules(variables)
@@ -70,11 +75,11 @@ def function_difference(
     mean: Sequence[float],
     deviation: Sequence[float],
 ) -> float:
-    """How far the child's function is from its parent's: the largest difference of their logits on the same images,
-    over the parent's largest logit (absolute values). In inference mode, float32 throughout.
+    """How far the child's function is from its parent's: the largest difference of their logits on the same
+    images, over the parent's largest logit (absolute values). In inference mode, float32 throughout.
 
-    Both networks run layer by layer, without a program of their own: its compilation would take longer than this, and
-    the few shapes that a child has and no network before it are compiled once in a process.
+    Both networks run layer by layer, without a program of their own: its compilation would take longer than
+    this, and the few shapes that a child has and no network before it are compiled once in a process.
 
     Arguments:
         images: uint8 [N, H, W, C]; mean, deviation: as in `StepSettings`.
@@ -94,15 +99,17 @@ def function_difference(
     return float(difference / scale) if scale and np.isfinite(difference) else math.inf
 
 
-# -- the morphs: each returns the tensors of the network behind it ---------------------------------------------------
+# -- the morphs: each returns the tensors of the network behind it ---------------------------------
 
 
 def _wider(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """Every channel of what doubles is there twice, `channels + channels` in that order, and consumers share it out.
+    """Every channel of what doubles is there twice, `channels + channels` in that order, and consumers share
+    it out.
 
-    Which layers double, through additions and norms, and which consume them, shows in the two lists of layers.
+    Which layers double, through additions and norms, and which consume them, shows in the two lists of
+    layers.
     """
     changed, old = dict(modules), {layer.name: layer for layer in before.layers()}
     for layer in after.layers():
@@ -120,7 +127,8 @@ def _wider(
 
 
 def _shared_out(tensors: Tensors, rng: np.random.Generator) -> Tensors:
-    """A consumer (convolution or dense layer) of inputs that are there twice: its weights in two unequal parts.
+    """A consumer (convolution or dense layer) of inputs that are there twice: its weights in two unequal
+    parts.
 
     The second part is what the first leaves, so that they add up to the weights but for one rounding.
     """
@@ -133,10 +141,12 @@ def _shared_out(tensors: Tensors, rng: np.random.Generator) -> Tensors:
 def _deeper(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """An identity behind a ReLU, whose output is not negative, so that the new unit's own ReLU changes nothing.
+    """An identity behind a ReLU, whose output is not negative, so that the new unit's own ReLU changes
+    nothing.
 
-    Its norm takes off and puts back the mean and the deviation of that output, as far as the parent's norms tell
-    them: with running statistics any values would do, but with these a training step finds the function, too.
+    Its norm takes off and puts back the mean and the deviation of that output, as far as the parent's norms
+    tell them: with running statistics any values would do, but with these a training step finds the function,
+    too.
     """
     new = before.unit_count
     tag = f"unit{new:03d}"
@@ -149,8 +159,11 @@ def _deeper(
 
     # The new unit is the source of what was added from the old one.
     changed = {}
-    sources = {_branch(unit.id, morph.a): _branch(unit.id, new) for unit in before.units
-               if any(edge.source == morph.a for edge in unit.edges)}  # fmt: skip
+    sources = {
+        _branch(unit.id, morph.a): _branch(unit.id, new)
+        for unit in before.units
+        if any(edge.source == morph.a for edge in unit.edges)
+    }
     for name, tensors in modules.items():
         target, _, layer = name.rpartition("_")
         changed[f"{sources.get(target, target)}_{layer}" if target else name] = tensors
@@ -162,7 +175,8 @@ def _deeper(
 def _skip(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """A branch that adds nothing yet: its norm scales by 0, and a projection in front of it begins as He's."""
+    """A branch that adds nothing yet: its norm scales by 0, and a projection in front of it begins as
+    He's."""
     changed = dict(modules)
     for layer in after.layers():
         name = module_name(layer.name)
@@ -184,7 +198,8 @@ def _kernel(
 ) -> Modules:
     """The old kernel stands in the new one where its taps meet the same pixels, among zeros.
 
-    A kernel of k begins (k-1)//2 pixels before the output's, whatever the stride, so it moves by the difference.
+    A kernel of k begins (k-1)//2 pixels before the output's, whatever the stride, so it moves by the
+    difference.
     """
     name = f"unit{morph.a:03d}_conv"
     kernel = modules[name]["params", "kernel"]
@@ -198,21 +213,25 @@ def _kernel(
 _TRANSFORMATIONS = {"deeper": _deeper, "wider": _wider, "skip": _skip, "kernel": _kernel}
 
 
-# -- what a unit's output looks like ---------------------------------------------------------------------------------
+# -- what a unit's output looks like ---------------------------------------------------------------
 
 
 def _output_moments(architecture: Architecture, modules: Modules) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance of each channel behind the ReLU of each unit, by its id, taken from the norms (float64).
+    """Mean and variance of each channel behind the ReLU of each unit, by its id, taken from the norms
+    (float64).
 
-    A batch norm's output has the mean `bias` and the deviation `scale`. Its values are taken for normal, and terms of
-    an addition for independent; then a ReLU leaves the moments of a rectified normal distribution.
+    A batch norm's output has the mean `bias` and the deviation `scale`. Its values are taken for normal, and
+    terms of an addition for independent; then a ReLU leaves the moments of a rectified normal distribution.
     """
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for unit in architecture.units:
         mean, variance = _norm_moments(modules[f"unit{unit.id:03d}_norm"])
         for edge in unit.edges:
-            branch = (found[edge.source] if edge.kind == "identity"
-                      else _norm_moments(modules[f"{_branch(unit.id, edge.source)}_norm"]))  # fmt: skip
+            branch = (
+                found[edge.source]
+                if edge.kind == "identity"
+                else _norm_moments(modules[f"{_branch(unit.id, edge.source)}_norm"])
+            )
             mean, variance = mean + branch[0], variance + branch[1]
         found[unit.id] = _rectified(mean, variance)
     return found
@@ -233,17 +252,22 @@ def _rectified(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.n
     return first, np.maximum(second - first**2, 0)
 
 
-# -- names and collections -------------------------------------------------------------------------------------------
+# -- names and collections -------------------------------------------------------------------------
 
 
 def _branch(unit: int, source: int) -> str:
-    """What the modules of an addition's branch begin with; the units' list knows max-pooling by a negative source."""
+    """What the modules of an addition's branch begin with; the units' list knows max-pooling by a negative
+    source."""
     return f"unit{unit:03d}_from{'pool' if source < 0 else f'{source:03d}'}"
 
 
 def _norm(scale: np.ndarray, bias: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> Tensors:
-    named = {("params", "scale"): scale, ("params", "bias"): bias, ("batch_stats", "mean"): mean,
-             ("batch_stats", "var"): variance}  # fmt: skip
+    named = {
+        ("params", "scale"): scale,
+        ("params", "bias"): bias,
+        ("batch_stats", "mean"): mean,
+        ("batch_stats", "var"): variance,
+    }
     return {key: np.array(array, np.float32) for key, array in named.items()}
 
 
@@ -251,7 +275,9 @@ def _modules(variables: Tree) -> Modules:
     modules: Modules = {}
     for collection, members in variables.items():
         for module, tensors in members.items():
-            modules.setdefault(module, {}).update({(collection, name): array for name, array in tensors.items()})
+            modules.setdefault(module, {}).update(
+                {(collection, name): array for name, array in tensors.items()}
+            )
     return modules
 
 
@@ -268,10 +294,14 @@ def _check(architecture: Architecture, variables: Tree) -> None:
     for collection, modules in expected_shapes(architecture).items():
         found = variables.get(collection, {})
         if set(found) != set(modules):
-            raise ValueError(f"inherited weights: {collection} differ from the architecture's in the modules "
-                             f"{sorted(set(found) ^ set(modules))[:4]}")
+            raise ValueError(
+                f"inherited weights: {collection} differ from the architecture's in the modules "
+                f"{sorted(set(found) ^ set(modules))[:4]}"
+            )
         for module, tensors in modules.items():
             shapes = {name: np.shape(array) for name, array in found[module].items()}
             if shapes != tensors:
-                raise ValueError(f"inherited weights: {collection} of {module} have the shapes {shapes}, but the "
-                                 f"architecture needs {tensors}")
+                raise ValueError(
+                    f"inherited weights: {collection} of {module} have the shapes {shapes}, but the "
+                    f"architecture needs {tensors}"
+                )

@@ -13,16 +13,20 @@ from aiperf_mpi.training.model.resnet import expected_shapes, module_name
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
-def initial_variables(architecture: Architecture, rng: np.random.Generator, zero_gamma: bool = False) -> Variables:
-    """He-normal weights (He et al., 2015, equation 10; Table 4 of the paper), float32, in the shapes of `layers()`.
+def initial_variables(
+    architecture: Architecture, rng: np.random.Generator, zero_gamma: bool = False
+) -> Variables:
+    """He-normal weights (He et al., 2015, equation 10; Table 4 of the paper), float32, in the shapes of
+    `layers()`.
 
-    Convolutions and the dense kernel are normal with variance 2 / fan-in, its bias is 0; batch norms scale by 1 and
-    shift by 0, with a running mean of 0 and variance of 1. The same stream gives the same arrays.
+    Convolutions and the dense kernel are normal with variance 2 / fan-in, its bias is 0; batch norms scale by
+    1 and shift by 0, with a running mean of 0 and variance of 1. The same stream gives the same arrays.
 
     Arguments:
-        rng: the stream (`streams.INIT` of the trial) that all weights are drawn from, in the order of `layers()`.
-        zero_gamma: the norms of `closing_norms` scale by 0, so that each residual block begins as its shortcut
-            (Goyal et al., 2017, section 5.1).
+        rng: the stream (`streams.INIT` of the trial) that all weights are drawn from, in the order of
+            `layers()`.
+        zero_gamma: the norms of `closing_norms` scale by 0, so that each residual block begins as its
+            shortcut (Goyal et al., 2017, section 5.1).
 
     Returns the collections `params` and `batch_stats`, as `expected_shapes` lists them.
     """
@@ -45,7 +49,8 @@ def initial_variables(architecture: Architecture, rng: np.random.Generator, zero
 
 
 def closing_norms(architecture: Architecture) -> frozenset[str]:
-    """Modules of the batch norms that close the base network's residual blocks, before the shortcut is added."""
+    """Modules of the batch norms that close the base network's residual blocks, before the shortcut is
+    added."""
     return frozenset(
         module_name(f"unit{unit.id:03d}.norm") for unit in resnet50(architecture.base).units if unit.edges
     )

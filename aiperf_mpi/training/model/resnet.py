@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Flax network of an architecture: one interpreter over its list of layers, so that every morph is covered."""
+"""The Flax network of an architecture: one interpreter over its list of layers, so that every morph is
+covered."""
 
 from __future__ import annotations
 
@@ -32,19 +33,21 @@ def module_name(layer: str) -> str:
 
 
 class Network(nn.Module):
-    """The network that `layers` (of `Architecture.layers()`) lists, images [B, H, W, C] to logits [B, classes].
+    """The network that `layers` (of `Architecture.layers()`) lists, images [B, H, W, C] to logits [B,
+    classes].
 
-    The softmax at the end of the list belongs to the loss, so the network returns its input, in float32. Batch norms
-    use the statistics of the batch when training, and running averages otherwise.
+    The softmax at the end of the list belongs to the loss, so the network returns its input, in float32.
+    Batch norms use the statistics of the batch when training, and running averages otherwise.
 
     Attributes:
         layers: every layer in an order in which it can be computed.
         dtype: of the activations; parameters and statistics are float32.
-        fused: batch norms take in the addition and the ReLU behind them, see :mod:`layers`; else each is a layer of its
-            own. The variables are the same. A network that is asked for each layer's output computes them apart.
+        fused: batch norms take in the addition and the ReLU behind them, see :mod:`layers`; else each is a
+            layer of its own. The variables are the same. A network that is asked for each layer's output
+            computes them apart.
         stem: how the first convolution is computed, one of `opcount.forms.STEMS`; the variables are the same.
-        axis: the devices' axis along which batch norms average their statistics when training; None for those of the
-            images that one device sees.
+        axis: the devices' axis along which batch norms average their statistics when training; None for those
+            of the images that one device sees.
     """
 
     layers: tuple[Layer, ...]
@@ -71,7 +74,9 @@ class Network(nn.Module):
         self.sow(OUTPUTS, "layers", values, init_fn=dict, reduce_fn=lambda _, new: new)
         return values[self.layers[-1].name]
 
-    def _compute_fused(self, relu: Layer, fused: Fused, values: dict[str, jax.Array], train: bool) -> jax.Array:
+    def _compute_fused(
+        self, relu: Layer, fused: Fused, values: dict[str, jax.Array], train: bool
+    ) -> jax.Array:
         shortcut = values[fused.shortcut] if fused.shortcut else None
         tail = Tail(module_name(fused.add) if fused.add else "", module_name(relu.name))
         norm = BatchNorm(self.dtype, self.axis, name=module_name(fused.norm.name))
@@ -83,7 +88,8 @@ class Network(nn.Module):
             case "conv" if self.stem == SPACE_TO_DEPTH and layer.inputs == ("input",) and layer.stride == 2:
                 return BlockConv(filters, layer.kernel, self.dtype, name=name)(x)
             case "conv":
-                # A kernel of k pads (k-1)//2 before and the rest behind, so that the size shrinks by the stride alone.
+                # A kernel of k pads (k-1)//2 before and the rest behind, so that the size shrinks by the
+                # stride alone.
                 before = (layer.kernel - 1) // 2
                 return nn.Conv(
                     filters,
@@ -128,8 +134,8 @@ def network(
     stem: str = PLAIN,
     axis: str | None = None,
 ) -> Network:
-    """The Flax module of an architecture (`fused`, `stem` and `axis` as in `Network`); raises ValueError for a
-    precision that is not in PRECISIONS, or a stem that is not in STEMS."""
+    """The Flax module of an architecture (`fused`, `stem` and `axis` as in `Network`); raises ValueError for
+    a precision that is not in PRECISIONS, or a stem that is not in STEMS."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if stem not in STEMS:
@@ -140,8 +146,8 @@ def network(
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:
     """The shapes of all variables as the list of layers says: collection -> module -> tensor -> shape.
 
-    Collections are `params` (convolutions [K, K, C_in, C_out], batch norms' scale and bias, dense kernel and bias)
-    and `batch_stats` (running mean and variance of each batch norm).
+    Collections are `params` (convolutions [K, K, C_in, C_out], batch norms' scale and bias, dense kernel and
+    bias) and `batch_stats` (running mean and variance of each batch norm).
     """
     params: dict[str, dict[str, tuple[int, ...]]] = {}
     statistics: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -157,11 +163,13 @@ def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str,
     return {"params": params, "batch_stats": statistics}
 
 
-def build_shapes(architecture: Architecture, batch: int = 1) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+def build_shapes(
+    architecture: Architecture, batch: int = 1
+) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """What Flax makes of the architecture, found by `jax.eval_shape` without computing anything.
 
-    Returns the shapes of all variables (in the form of `expected_shapes`), and the output shape of each layer by its
-    name, of `batch` images. Raises whatever Flax raises for layers that do not fit together.
+    Returns the shapes of all variables (in the form of `expected_shapes`), and the output shape of each layer
+    by its name, of `batch` images. Raises whatever Flax raises for layers that do not fit together.
     """
     base, model = architecture.base, network(architecture)
     images = jax.ShapeDtypeStruct((batch, base.image_size, base.image_size, base.channels), np.float32)
@@ -172,7 +180,9 @@ def build_shapes(architecture: Architecture, batch: int = 1) -> tuple[dict[str, 
 
     found = jax.eval_shape(build, images)
     variables = {
-        kind: {module: {name: x.shape for name, x in tensors.items()} for module, tensors in found[kind].items()}
+        kind: {
+            module: {name: x.shape for name, x in tensors.items()} for module, tensors in found[kind].items()
+        }
         for kind in ("params", "batch_stats")
     }
     return variables, {name: x.shape for name, x in found[OUTPUTS]["layers"].items()}
@@ -188,11 +198,17 @@ def check_shapes(architecture: Architecture) -> None:
         # Layers behind the global pooling have no height and width in Flax.
         expected = (1, *layer.out_shape) if len(outputs[layer.name]) == 4 else (1, layer.out_shape[2])
         if outputs[layer.name] != expected:
-            raise ValueError(f"layer {layer.name}: Flax computes {outputs[layer.name]}, layers() says {expected}")
+            raise ValueError(
+                f"layer {layer.name}: Flax computes {outputs[layer.name]}, layers() says {expected}"
+            )
 
     for kind, modules in expected_shapes(architecture).items():
         if set(modules) != set(variables[kind]):
-            raise ValueError(f"{kind}: Flax and layers() differ in {sorted(set(modules) ^ set(variables[kind]))}")
+            raise ValueError(
+                f"{kind}: Flax and layers() differ in {sorted(set(modules) ^ set(variables[kind]))}"
+            )
         for module, tensors in modules.items():
             if tensors != variables[kind][module]:
-                raise ValueError(f"{kind} of {module}: Flax has {variables[kind][module]}, layers() says {tensors}")
+                raise ValueError(
+                    f"{kind} of {module}: Flax has {variables[kind][module]}, layers() says {tensors}"
+                )

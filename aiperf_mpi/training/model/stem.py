@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first convolution on blocks of 2x2 pixels: the same function and the same weights in another order.
 
-Three channels of an image fill a matrix unit badly. With each block of 2x2 pixels as one pixel of four times the
-channels, the convolution's stride of 2 becomes 1, and its kernel is padded to whole blocks. It executes more, by the
-difference that :mod:`aiperf_mpi.opcount.forms` lists; the plain form is what is credited.
+Three channels of an image fill a matrix unit badly. With each block of 2x2 pixels as one pixel of four times
+the channels, the convolution's stride of 2 becomes 1, and its kernel is padded to whole blocks. It executes
+more, by the difference that :mod:`aiperf_mpi.opcount.forms` lists; the plain form is what is credited.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ PLAIN, SPACE_TO_DEPTH = STEMS
 class BlockConv(nn.Module):
     """A convolution of stride 2 on images [B, H, W, C] of even height and width, computed on 2x2 blocks.
 
-    Its parameter `kernel` [K, K, C, filters] is that of the `flax.linen.Conv` which it equals but for rounding, with
-    (K - 1) // 2 pixels of padding before and the rest behind: checkpoints and initial weights serve both.
+    Its parameter `kernel` [K, K, C, filters] is that of the `flax.linen.Conv` which it equals but for
+    rounding, with (K - 1) // 2 pixels of padding before and the rest behind: checkpoints and initial weights
+    serve both.
 
     Attributes:
         filters: channels of the output.
@@ -41,7 +42,9 @@ class BlockConv(nn.Module):
         (_, height, width, channels), size = x.shape, self.kernel
         if height % 2 or width % 2:
             raise ValueError(f"an image of {height}x{width} pixels has no blocks of 2x2: use the plain stem")
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (size, size, channels, self.filters), jnp.float32)
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (size, size, channels, self.filters), jnp.float32
+        )
 
         # Zeros before the kernel until it begins on a block, and behind it until it ends on one.
         before = (size - 1) // 2
@@ -62,8 +65,8 @@ class BlockConv(nn.Module):
 
 
 def blocks_of(kernel: int) -> int:
-    """Blocks of two pixels that a kernel of this size touches: where it pads an odd number before, the first block
-    begins one pixel earlier."""
+    """Blocks of two pixels that a kernel of this size touches: where it pads an odd number before, the first
+    block begins one pixel earlier."""
     return -(-(kernel + (kernel - 1) // 2 % 2) // 2)
 
 

@@ -40,8 +40,9 @@ class Compiled:
     Attributes:
         devices: all of the replica, also those of its other processes.
         form: how they are driven, see :mod:`dispatch`.
-        train: (state, images, labels, learning rate) -> (state, metrics); the state given is used up. The images are
-            uint8 [D, B, H, W, C], the labels int32 [D, B], the rate comes from `scalar`, the metrics have no axis.
+        train: (state, images, labels, learning rate) -> (state, metrics); the state given is used up. The
+            images are uint8 [D, B, H, W, C], the labels int32 [D, B], the rate comes from `scalar`, the
+            metrics have no axis.
         evaluate: (params, batch_stats, images, labels, valid) -> metrics, `valid` bool [D, B].
         average: batch_stats -> batch_stats, averaged over the devices; what is given is used up.
         agree: (params, batch_stats) -> `digest.Agreement`, computed on the devices; None for a single device.
@@ -94,8 +95,8 @@ def compile_steps(
     Arguments:
         dispatch: how the steps run on the devices, one of `dispatch.DISPATCHES`.
 
-    Raises ValueError for a precision or a dispatch that is unknown, and whatever Flax and XLA raise for a network that
-    cannot be.
+    Raises ValueError for a precision or a dispatch that is unknown, and whatever Flax and XLA raise for a
+    network that cannot be.
     """
     state, (images, labels, valid) = _argument_shapes(architecture, settings, len(devices))
     rate = jax.ShapeDtypeStruct((), np.float32)
@@ -125,7 +126,11 @@ def compile_steps(
     if len(devices) > 1:
         agree = lower(agreement, devices, held, in_axes=(0, 0), out_axes=None, form=form)
     traced = time.perf_counter()
-    compiled_train, compiled_evaluate, compiled_average = train.compile(), evaluate.compile(), average.compile()
+    compiled_train, compiled_evaluate, compiled_average = (
+        train.compile(),
+        evaluate.compile(),
+        average.compile(),
+    )
     compiled_agree = None if agree is None else agree.compile()
     end = time.perf_counter()
 
@@ -147,7 +152,8 @@ def compile_steps(
 
 
 def use_compilation_cache(folder: str | Path) -> None:
-    """Keeps compiled programs in `folder`, for this process and later ones; call it before the first compilation.
+    """Keeps compiled programs in `folder`, for this process and later ones; call it before the first
+    compilation.
 
     Every program is kept, however small: a candidate's programs return with its next hyperparameters or run.
     """
@@ -160,9 +166,10 @@ def use_compilation_cache(folder: str | Path) -> None:
 def convolution_precision(program: str) -> str:
     """The element type in which convolutions really multiply, from a compiled program's HLO text.
 
-    Returns float32, bfloat16, float16 or float64; several of them joined by a comma (sorted, at most 16 characters);
-    or "unknown" where the text has no convolution. A backend without bfloat16 arithmetic, such as many CPUs, widens
-    the operands, and so shows here. (That float32 may be multiplied as TF32 on NVIDIA devices is not in the text.)
+    Returns float32, bfloat16, float16 or float64; several of them joined by a comma (sorted, at most 16
+    characters); or "unknown" where the text has no convolution. A backend without bfloat16 arithmetic, such
+    as many CPUs, widens the operands, and so shows here. (That float32 may be multiplied as TF32 on NVIDIA
+    devices is not in the text.)
     """
     element: dict[str, str] = {}
     found: set[str] = set()
@@ -177,15 +184,17 @@ def convolution_precision(program: str) -> str:
     return ",".join(sorted(found))[:16] or "unknown"
 
 
-#: `%name = bf16[...]`, or a tuple whose first element counts; a convolution, as an instruction or as a call of a
-#: library (`__cudnn$convForward` and its kin); the name of an operand.
+#: `%name = bf16[...]`, or a tuple whose first element counts; a convolution, as an instruction or as a call
+#: of a library (`__cudnn$convForward` and its kin); the name of an operand.
 _DEFINITION = re.compile(r"\s*(?:ROOT )?%([\w.-]+) = \(?(\w+)\[")
 _CONVOLUTION = re.compile(r" convolution\(([^)]*)\)| custom-call\(([^)]*)\).*custom_call_target=\"[^\"]*conv")
 _OPERAND = re.compile(r"%([\w.-]+)")
 _ELEMENT_TYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
-def _argument_shapes(architecture: Architecture, settings: StepSettings, count: int) -> tuple[TrainState, Any]:
+def _argument_shapes(
+    architecture: Architecture, settings: StepSettings, count: int
+) -> tuple[TrainState, Any]:
     """Shapes and dtypes of the state, and of images, labels and valid mask, on `count` devices."""
     base, batch = architecture.base, settings.batch_per_device
     variables = jax.tree.map(

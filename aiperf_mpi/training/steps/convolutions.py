@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The convolutions that morphs can reach, compiled one by one before any candidate needs them.
 
-On an accelerator the compiler tries several kernels for each convolution that it has not seen, and stops the device
-meanwhile; what it finds goes to the persistent cache, and the compilation of a candidate reads it there. On a CPU there
-is nothing to try.
+On an accelerator the compiler tries several kernels for each convolution that it has not seen, and stops the
+device meanwhile; what it finds goes to the persistent cache, and the compilation of a candidate reads it
+there. On a CPU there is nothing to try.
 """
 
 from __future__ import annotations
@@ -50,11 +50,19 @@ def reachable(architecture: Architecture, ops: Sequence[str], kernels: Iterable[
     shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
 
     # Skips between units of the same shapes project alike: of more than a thousand some dozens differ.
-    morphs = {(m.op, shapes[m.a], shapes[m.b]) if m.op == "skip" else m: m for m in eligible_morphs(architecture, ops)}
+    morphs = {
+        (m.op, shapes[m.a], shapes[m.b]) if m.op == "skip" else m: m
+        for m in eligible_morphs(architecture, ops)
+    }
     for morph in morphs.values():
         found |= convolutions(architecture.apply(morph))
     new = found - own
-    sizes = {Convolution(c.side, c.filters_in, c.filters, k, c.stride) for c in new if c.kernel > 1 for k in kernels}
+    sizes = {
+        Convolution(c.side, c.filters_in, c.filters, k, c.stride)
+        for c in new
+        if c.kernel > 1
+        for k in kernels
+    }
     return sorted((new | sizes) - own)
 
 
@@ -66,8 +74,9 @@ def to_compile(
     Arguments:
         architecture: the network that the search begins with.
         ops, kernels: see `reachable`.
-        batches: the first one is the network's own, whose convolutions its training compiles; the others are those
-            that hyperparameter optimisation may choose instead, with which the network's own are as new as the rest.
+        batches: the first one is the network's own, whose convolutions its training compiles; the others are
+            those that hyperparameter optimisation may choose instead, with which the network's own are as new
+            as the rest.
     """
     own, new = sorted(convolutions(architecture)), reachable(architecture, ops, kernels)
     found = [(convolution, batches[0]) for convolution in new]
@@ -77,16 +86,21 @@ def to_compile(
 
 
 def compile_convolution(convolution: Convolution, batch: int, precision: str, device: jax.Device) -> None:
-    """Compile a convolution and its two gradients for `batch` images on a device, as the steps contain them; nothing is
-    computed."""
+    """Compile a convolution and its two gradients for `batch` images on a device, as the steps contain them;
+    nothing is computed."""
     dtype, place = jnp.dtype(precision), jax.sharding.SingleDeviceSharding(device)
     c = convolution
     images = jax.ShapeDtypeStruct((batch, c.side, c.side, c.filters_in), dtype, sharding=place)
     kernel = jax.ShapeDtypeStruct((c.kernel, c.kernel, c.filters_in, c.filters), jnp.float32, sharding=place)
 
     def apply(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(images, kernel.astype(dtype), (c.stride, c.stride), "SAME",
-                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+        return lax.conv_general_dilated(
+            images,
+            kernel.astype(dtype),
+            (c.stride, c.stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
 
     def forward_and_back(images: jax.Array, kernel: jax.Array) -> Any:
         outputs, back = jax.vjp(apply, images, kernel)

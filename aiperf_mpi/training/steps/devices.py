@@ -22,14 +22,15 @@ BATCHES_AHEAD = 2
 
 class DeviceBatch(NamedTuple):
     """A :class:`~aiperf_mpi.data.loader.Batch` on a replica's devices, first axis over them: images uint8
-    [D, B, H, W, C], labels int32 [D, B], and `valid` bool [D, B], false for images that only fill up the batch."""
+    [D, B, H, W, C], labels int32 [D, B], and `valid` bool [D, B], false for images that only fill up the
+    batch."""
 
     images: Any
     labels: Any
     valid: Any
 
 
-# -- between host and devices ----------------------------------------------------------------------------------------
+# -- between host and devices ----------------------------------------------------------------------
 
 
 def device_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
@@ -43,9 +44,11 @@ def local_count(devices: Iterable[jax.Device]) -> int:
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of host arrays on the devices: [D, ...], or of this process's devices alone where there are others'.
+    """A tree of host arrays on the devices: [D, ...], or of this process's devices alone where there are
+    others'.
 
-    Returns before the transfer ends, and a CPU device may go on using the host's memory: do not write the arrays again.
+    Returns before the transfer ends, and a CPU device may go on using the host's memory: do not write the
+    arrays again.
     """
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -59,7 +62,8 @@ def replicate(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def first(tree: Any) -> Any:
-    """What this process's first device holds of a tree of arrays [D, ...], as numpy arrays [...], no collective."""
+    """What this process's first device holds of a tree of arrays [D, ...], as numpy arrays [...], no
+    collective."""
     return jax.tree.map(lambda x: x[0], jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree)))
 
 
@@ -69,24 +73,32 @@ class Feed:
     Use it as a context: leaving it ends the thread. What `batches` raises, `take` raises.
 
     Arguments:
-        batches: host arrays (images, labels, valid), as :mod:`aiperf_mpi.data.loader` yields them, and never written
-            again (see `place`).
+        batches: host arrays (images, labels, valid), as :mod:`aiperf_mpi.data.loader` yields them, and never
+            written again (see `place`).
         sharding: of the devices, see `device_sharding`.
         whole: refuse, by ValueError, a batch with images that are not valid.
         ahead: batches that may wait on the devices.
     """
 
     def __init__(
-        self, batches: Iterable[Any], sharding: NamedSharding, *, whole: bool = False, ahead: int = BATCHES_AHEAD
+        self,
+        batches: Iterable[Any],
+        sharding: NamedSharding,
+        *,
+        whole: bool = False,
+        ahead: int = BATCHES_AHEAD,
     ) -> None:
         self.ended = False
         self._ready: queue.Queue[DeviceBatch | BaseException | None] = queue.Queue(ahead)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(batches, sharding, whole), name="feed", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(batches, sharding, whole), name="feed", daemon=True
+        )
         self._thread.start()
 
     def take(self, timeout: float = 0.0) -> DeviceBatch | None:
-        """The next batch, or None if none is there after `timeout` seconds, or behind the last (see `ended`)."""
+        """The next batch, or None if none is there after `timeout` seconds, or behind the last (see
+        `ended`)."""
         if self.ended:
             return None
         try:
@@ -114,10 +126,13 @@ class Feed:
         try:
             for images, labels, valid in batches:
                 if whole and not np.all(valid):
-                    raise ValueError(f"a training batch has {np.size(valid) - np.sum(valid)} images that are not valid")
+                    raise ValueError(
+                        f"a training batch has {np.size(valid) - np.sum(valid)} images that are not valid"
+                    )
                 batch = place(DeviceBatch(images, labels, np.asarray(valid, bool)), sharding)
 
-                # Only what has arrived counts as ready, so that waiting for a slow transfer shows as the data's time.
+                # Only what has arrived counts as ready, so that waiting for a slow transfer shows as the
+                # data's time.
                 jax.block_until_ready(batch)
                 if not self._put(batch):
                     return
@@ -140,8 +155,4 @@ class Feed:
         return False
 
 
-# -- on the devices, inside of a step --------------------------------------------------------------------------------
-
-
-
-
+# -- on the devices, inside of a step --------------------------------------------------------------

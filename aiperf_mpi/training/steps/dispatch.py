@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which a function of one device runs on all devices of a replica: the one place that names `jax.pmap`.
+"""The ways in which a function of one device runs on all devices of a replica: the one place that names
+`jax.pmap`.
 
-Both forms take the same function and the same arrays [D, ...], D the devices of the replica, and are compiled ahead.
-A replica may consist of several processes that form one JAX cluster; each then holds its own devices' part of an array.
-A call of `jax.pmap` there converts every argument and result between what a process holds and the whole, several
-milliseconds a step; a program that was compiled ahead takes whole arrays as they are, in either form.
+Both forms take the same function and the same arrays [D, ...], D the devices of the replica, and are compiled
+ahead. A replica may consist of several processes that form one JAX cluster; each then holds its own devices'
+part of an array. A call of `jax.pmap` there converts every argument and result between what a process holds
+and the whole, several milliseconds a step; a program that was compiled ahead takes whole arrays as they are,
+in either form.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ Axes = int | None
 
 
 def form_of(dispatch: str, devices: Sequence[jax.Device]) -> str:
-    """The form, PMAP or SHARD_MAP, that a setting of DISPATCHES means for these devices; ValueError for another."""
+    """The form, PMAP or SHARD_MAP, that a setting of DISPATCHES means for these devices; ValueError for
+    another."""
     if dispatch not in DISPATCHES:
         raise ValueError(f"dispatch {dispatch!r} is none of {', '.join(DISPATCHES)}")
     if dispatch != AUTO:
@@ -51,7 +54,9 @@ def over_devices(
         donate: arguments that are used up.
     """
     if form == PMAP:
-        return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=donate)
+        return jax.pmap(
+            function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=donate
+        )
     mesh = device_sharding(devices).mesh
 
     def block(*arguments: Any) -> Any:
@@ -78,13 +83,15 @@ def lower(
     donate: tuple[int, ...] = (),
     form: str = PMAP,
 ) -> jax.stages.Lowered:
-    """`over_devices`, traced and lowered for arguments of these shapes (trees of ShapeDtypeStruct, [D, ...] where the
-    axis is 0). What it compiles to takes whole arrays, such as `data.device.place` makes, and no others."""
+    """`over_devices`, traced and lowered for arguments of these shapes (trees of ShapeDtypeStruct, [D, ...]
+    where the axis is 0). What it compiles to takes whole arrays, such as `data.device.place` makes, and no
+    others."""
     mapped = over_devices(function, devices, in_axes=in_axes, out_axes=out_axes, donate=donate, form=form)
     if form != PMAP or local_count(devices) == len(devices):
         return mapped.lower(*shapes)
 
-    # On several processes pmap is lowered from arrays that it can convert, each with this process's part of zeros.
+    # On several processes pmap is lowered from arrays that it can convert, each with this process's part of
+    # zeros.
     count = local_count(devices)
 
     def zeros(shape: Any, axis: Axes) -> np.ndarray:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of training and of evaluation on one device: pure functions that :mod:`compile` maps over the devices.
+"""One step of training and of evaluation on one device: pure functions that :mod:`compile` maps over the
+devices.
 
 Collectives run over the axis that :data:`aiperf_mpi.training.steps.devices.AXIS` names.
 """
@@ -28,8 +29,9 @@ class StepSettings:
 
     Arguments:
         batch_per_device: images of one device in a step.
-        accumulate: micro-batches that a device's images are cut into and that follow one another inside of the step, so
-            that it needs less memory; it must divide them. Batch norms see one micro-batch at a time.
+        accumulate: micro-batches that a device's images are cut into and that follow one another inside of
+            the step, so that it needs less memory; it must divide them. Batch norms see one micro-batch at a
+            time.
         precision: of the activations, one of `resnet.PRECISIONS`.
         momentum: of stochastic gradient descent.
         label_smoothing: share of the target that is spread over all classes, in training only.
@@ -54,7 +56,9 @@ class StepSettings:
 
     def __post_init__(self) -> None:
         if self.accumulate < 1 or self.batch_per_device % self.accumulate:
-            raise ValueError(f"{self.batch_per_device} images of a device do not divide into {self.accumulate} parts")
+            raise ValueError(
+                f"{self.batch_per_device} images of a device do not divide into {self.accumulate} parts"
+            )
 
     @property
     def micro_batch(self) -> int:
@@ -62,23 +66,23 @@ class StepSettings:
         return self.batch_per_device // self.accumulate
 
 
-#: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): where it starts, and the steps without an overflow
-#: after which it doubles. An overflow halves it.
+#: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): where it starts, and the steps without an
+#: overflow after which it doubles. An overflow halves it.
 FIRST_SCALE, SCALE_STEPS = 2.0**15, 2000
 
 
 class LossScale(NamedTuple):
-    """What the loss is multiplied by before its gradients are taken (float32 [], a power of 2), so that they do not
-    vanish in float16, and the steps since it changed (int32 [])."""
+    """What the loss is multiplied by before its gradients are taken (float32 [], a power of 2), so that they
+    do not vanish in float16, and the steps since it changed (int32 [])."""
 
     factor: Any
     steps: Any
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes: parameters, batch norms' running statistics, the optimiser's momenta, the steps
-    done (int32 []), the key of the trial's random numbers on the devices (uint32 [2], never changed), and the scale of
-    the loss (LossScale in float16, else empty)."""
+    """Everything that a step changes: parameters, batch norms' running statistics, the optimiser's momenta,
+    the steps done (int32 []), the key of the trial's random numbers on the devices (uint32 [2], never
+    changed), and the scale of the loss (LossScale in float16, else empty)."""
 
     params: Any
     batch_stats: Any
@@ -89,7 +93,8 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Sums over the valid images of all devices: loss (float32), correct answers and images (int32, exact)."""
+    """Sums over the valid images of all devices: loss (float32), correct answers and images (int32,
+    exact)."""
 
     loss: jax.Array
     correct: jax.Array
@@ -105,7 +110,8 @@ def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generat
 
     Arguments:
         variables: collections `params` and `batch_stats`, as `initial_variables` or a checkpoint gives them.
-        rng: the stream (`streams.AUGMENT` of the trial) that the key of the devices' random numbers is drawn from.
+        rng: the stream (`streams.AUGMENT` of the trial) that the key of the devices' random numbers is drawn
+            from.
     """
     momenta = jax.eval_shape(_optimiser(settings).init, variables["params"])
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), momenta)
@@ -115,13 +121,15 @@ def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generat
 
 
 def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
-    """The function (state, images uint8 [B, H, W, C], labels int32 [B], learning rate []) -> (state, metrics).
+    """The function (state, images uint8 [B, H, W, C], labels int32 [B], learning rate []) -> (state,
+    metrics).
 
-    Gradients are averaged over micro-batches and devices. The loss is the cross entropy with label smoothing. Every
-    image is taken for valid, as training leaves out the remainder.
+    Gradients are averaged over micro-batches and devices. The loss is the cross entropy with label smoothing.
+    Every image is taken for valid, as training leaves out the remainder.
 
-    Each micro-batch moves the running statistics from where they were before the step, and their mean is kept: so one
-    device that accumulates n micro-batches ends where n devices do once their statistics are averaged.
+    Each micro-batch moves the running statistics from where they were before the step, and their mean is
+    kept: so one device that accumulates n micro-batches ends where n devices do once their statistics are
+        averaged.
 
     In float16 the loss is scaled, and a step with a gradient that is not finite changes the scale alone.
     """
@@ -136,7 +144,9 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
             if settings.augment:
                 images = augment(images, _step_key(state, place))
             inputs = normalise(images, settings.mean, settings.deviation)
-            targets = optax.smooth_labels(jax.nn.one_hot(labels, architecture.base.classes), settings.label_smoothing)
+            targets = optax.smooth_labels(
+                jax.nn.one_hot(labels, architecture.base.classes), settings.label_smoothing
+            )
 
             def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
                 variables = {"params": params, "batch_stats": state.batch_stats}
@@ -184,13 +194,16 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
     """
     model = network(architecture, settings.precision, settings.fused, settings.stem)
 
-    def step(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
+    def step(
+        params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array
+    ) -> Metrics:
         def micro(_: jax.Array, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
             inputs = normalise(images, settings.mean, settings.deviation)
             logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-            # Images that only fill up the batch are selected away rather than multiplied by 0: theirs may be NaN.
+            # Images that only fill up the batch are selected away rather than multiplied by 0: theirs may be
+            # NaN.
             right = jnp.argmax(logits, -1) == labels
             return Metrics(
                 jnp.sum(jnp.where(valid, losses, 0)),
@@ -208,8 +221,8 @@ def _no_images() -> Metrics:
 
 
 def _in_parts(parts: int, function: Callable[..., Any], like: Any, *batches: jax.Array) -> Any:
-    """The sum of `function(place, *micro-batches)`, a tree as `like`, over the `parts` of the batches [B, ...]; `place`
-    (int32 []) counts the micro-batches of all devices."""
+    """The sum of `function(place, *micro-batches)`, a tree as `like`, over the `parts` of the batches [B,
+    ...]; `place` (int32 []) counts the micro-batches of all devices."""
     place = jax.lax.axis_index(AXIS) * parts
     if parts == 1:
         return function(place, *batches)
@@ -227,7 +240,8 @@ def average_statistics(batch_stats: Any) -> Any:
 
 
 def _optimiser(settings: StepSettings) -> optax.GradientTransformation:
-    """Stochastic gradient descent but for its learning rate, an argument of the step, so that it never recompiles."""
+    """Stochastic gradient descent but for its learning rate, an argument of the step, so that it never
+    recompiles."""
     return optax.trace(settings.momentum)
 
 
@@ -239,6 +253,7 @@ def _next_scale(scale: LossScale, finite: jax.Array) -> LossScale:
 
 
 def _step_key(state: TrainState, place: jax.Array) -> jax.Array:
-    """A key for the micro-batch in this `place` of this step; the trial's key, its steps and the place determine it."""
+    """A key for the micro-batch in this `place` of this step; the trial's key, its steps and the place
+    determine it."""
     key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(key, state.step), place)

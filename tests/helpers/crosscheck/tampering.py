@@ -17,6 +17,7 @@ Step = Callable[..., Any]
 
 def with_product(make: Callable[..., Step]) -> Callable[..., Step]:
     """The step that `make` makes, and one more product: of the images, flattened, with themselves."""
+
     def tampered(architecture: Architecture, settings: StepSettings) -> Step:
         step = make(architecture, settings)
 

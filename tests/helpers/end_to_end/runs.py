@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs for the tests: tiny networks on made-up images, so that a trial takes a second and not its compilation."""
+"""Whole runs for the tests: tiny networks on made-up images, so that a trial takes a second and not its
+compilation."""
 
 from __future__ import annotations
 
@@ -20,18 +21,39 @@ from tests.helpers import launch
 
 #: Networks of 7 units on images of 16 x 16 pixels; two or three epochs of eight steps.
 TINY = (
-    "data.name='synthetic'", "data.image_size=16", "data.channels=1", "data.classes=4", "data.train_images=256",
-    "data.val_images=60", "data.augment=false", "model.blocks=[1,1]", "model.width=4", "model.zero_gamma=true",
-    "train.batch_per_device=32", "train.epochs=4", "train.round_epochs=[2,3]", "train.precision='float32'",
-    "search.max_morphs=2", "search.max_units=12", "search.max_parameters=20000", "search.population=12",
-    "search.sample_size=4", "hpo.batches=[16,32]", "parallel.host_devices=1", "parallel.history_capacity=2048",
-    "run.tick=2.0", "result.partial_seconds=1.0", "monitor.seconds=2",
-)  # fmt: skip
+    "data.name='synthetic'",
+    "data.image_size=16",
+    "data.channels=1",
+    "data.classes=4",
+    "data.train_images=256",
+    "data.val_images=60",
+    "data.augment=false",
+    "model.blocks=[1,1]",
+    "model.width=4",
+    "model.zero_gamma=true",
+    "train.batch_per_device=32",
+    "train.epochs=4",
+    "train.round_epochs=[2,3]",
+    "train.precision='float32'",
+    "search.max_morphs=2",
+    "search.max_units=12",
+    "search.max_parameters=20000",
+    "search.population=12",
+    "search.sample_size=4",
+    "hpo.batches=[16,32]",
+    "parallel.host_devices=1",
+    "parallel.history_capacity=2048",
+    "run.tick=2.0",
+    "result.partial_seconds=1.0",
+    "monitor.seconds=2",
+)
 
-#: What makes XLA compile a network in half of the time, for steps that may be slow: all of these runs take it.
+#: What makes XLA compile a network in half of the time, for steps that may be slow: all of these runs take
+#: it.
 QUICK_COMPILER = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
-#: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other work.
+#: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other
+#: work.
 SECONDS = 29.0
 
 
@@ -47,7 +69,11 @@ class Ended:
     @property
     def lines(self) -> dict[str, str]:
         """The verdict's lines, by key."""
-        lines = [line.removeprefix("AIPERF_MPI ") for line in self.out.splitlines() if line.startswith("AIPERF_MPI ")]
+        lines = [
+            line.removeprefix("AIPERF_MPI ")
+            for line in self.out.splitlines()
+            if line.startswith("AIPERF_MPI ")
+        ]
         return dict(line.split(": ", 1) for line in lines)
 
     @property
@@ -66,16 +92,31 @@ class Ended:
 
 def arguments(folder: Path, sets: Sequence[str] = (), *more: str, seconds: float = 15) -> list[str]:
     """The command line of a tiny run of `seconds` core seconds into `folder`."""
-    words = ["-m", "aiperf_mpi", "run", "--output", str(folder), "--time-limit", str(seconds), "--view", "plain"]
+    words = [
+        "-m",
+        "aiperf_mpi",
+        "run",
+        "--output",
+        str(folder),
+        "--time-limit",
+        str(seconds),
+        "--view",
+        "plain",
+    ]
     for text in (*TINY, *sets):
         words += ["--set", text]
     return [*words, *more]
 
 
 def start(
-    ranks: int, folder: Path, sets: Sequence[str] = (), *more: str, seconds: float = 15, mpi: str = "mpich",
+    ranks: int,
+    folder: Path,
+    sets: Sequence[str] = (),
+    *more: str,
+    seconds: float = 15,
+    mpi: str = "mpich",
     env: Mapping[str, str] | None = None,
-) -> subprocess.Popen[str]:  # fmt: skip
+) -> subprocess.Popen[str]:
     """A tiny run under way."""
     words = arguments(folder, sets, *more, seconds=seconds)
     return launch.start(ranks, words, mpi=mpi, env=QUICK_COMPILER | dict(env or {}))
@@ -88,22 +129,39 @@ def finish(job: subprocess.Popen[str], folder: Path, timeout: float = 180) -> En
 
 
 def run(
-    ranks: int, folder: Path, sets: Sequence[str] = (), *more: str, seconds: float = 15, mpi: str = "mpich",
-    env: Mapping[str, str] | None = None, timeout: float = 180,
-) -> Ended:  # fmt: skip
+    ranks: int,
+    folder: Path,
+    sets: Sequence[str] = (),
+    *more: str,
+    seconds: float = 15,
+    mpi: str = "mpich",
+    env: Mapping[str, str] | None = None,
+    timeout: float = 180,
+) -> Ended:
     """A tiny run from start to end."""
     return finish(start(ranks, folder, sets, *more, seconds=seconds, mpi=mpi, env=env), folder, timeout)
 
 
 def run_until(
-    enough: Callable[[Run], bool], ranks: int, folder: Path, sets: Sequence[str] = (), *more: str, mpi: str = "mpich",
-    timeout: float = 200, env: Mapping[str, str] | None = None,
-) -> Ended:  # fmt: skip
-    """A tiny run that is drained once its journal holds `enough`, however fast the machine is: it must end with 4."""
+    enough: Callable[[Run], bool],
+    ranks: int,
+    folder: Path,
+    sets: Sequence[str] = (),
+    *more: str,
+    mpi: str = "mpich",
+    timeout: float = 200,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
+    """A tiny run that is drained once its journal holds `enough`, however fast the machine is: it must end
+    with 4."""
     job = start(ranks, folder, sets, *more, seconds=3600, mpi=mpi, env=env)
     limit = time.monotonic() + timeout
     path = folder / "journal.jsonl"
-    while not (path.exists() and enough(journal.replay(path))) and job.poll() is None and time.monotonic() < limit:
+    while (
+        not (path.exists() and enough(journal.replay(path)))
+        and job.poll() is None
+        and time.monotonic() < limit
+    ):
         time.sleep(0.3)
     job.send_signal(signal.SIGUSR1)
     return finish(job, folder, timeout=60)

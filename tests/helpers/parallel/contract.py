@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every history log and every table of claims must do: the same checks for the twins in memory and over MPI.
+"""What every history log and every table of claims must do: the same checks for the twins in memory and over
+MPI.
 
 A check takes a fresh log (or table) of CAPACITY places and raises AssertionError where it is wrong. Those in
 HOST_CHECKS abandon slots, which only rank 0 may do over MPI.

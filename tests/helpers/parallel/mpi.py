@@ -19,8 +19,8 @@ Reports = list[dict[str, Any]]
 
 
 def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) -> list[Any]:
-    """Cases for `parametrize` with the MPI in front: each under MPICH and, as Open MPI's launcher takes a second or two
-    to start and to end, those of `openmpi` under Open MPI, the rest of them with --full."""
+    """Cases for `parametrize` with the MPI in front: each under MPICH and, as Open MPI's launcher takes a
+    second or two to start and to end, those of `openmpi` under Open MPI, the rest of them with --full."""
     unknown = set(openmpi) - set(cases)
     if unknown:
         raise ValueError(f"not among the cases: {unknown}")
@@ -30,7 +30,8 @@ def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) ->
 
 
 def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
-    """Arguments for the launcher of `mpi` that make this machine several; skips where it lets nobody rename it."""
+    """Arguments for the launcher of `mpi` that make this machine several; skips where it lets nobody rename
+    it."""
     ssh = PROGRAMS / "fake_ssh"
     if subprocess.run([ssh, "h0", "true"], capture_output=True, timeout=30).returncode:
         pytest.skip("this machine lets nobody run a command under another host name (unshare --user --uts)")

@@ -19,10 +19,17 @@ from aiperf_mpi.trials.record import Candidate
 
 #: Small networks with room to grow: 2,000 different ones must be found among them.
 SMALL = (
-    "data.name='synthetic'", "data.image_size=32", "data.channels=3", "data.classes=10",
-    "model.blocks=[1,1]", "model.width=8",
-    "search.max_units=60", "search.max_parameters=1000000", "train.batch_per_device=32", "hpo.batches=[16,32]",
-)  # fmt: skip
+    "data.name='synthetic'",
+    "data.image_size=32",
+    "data.channels=3",
+    "data.classes=10",
+    "model.blocks=[1,1]",
+    "model.width=8",
+    "search.max_units=60",
+    "search.max_parameters=1000000",
+    "train.batch_per_device=32",
+    "hpo.batches=[16,32]",
+)
 
 
 def small(*sets: str) -> Config:
@@ -31,15 +38,36 @@ def small(*sets: str) -> Config:
 
 
 def children(config: Config, count: int, seed: int = 3) -> list[Candidate]:
-    """The first is the initial architecture, the others its different children, by random chains of 1 to 4 morphs."""
+    """The first is the initial architecture, the others its different children, by random chains of 1 to 4
+    morphs."""
     initial, rng = Architecture(config.base), np.random.default_rng(seed)
-    made = [Candidate.new(initial, (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=32, devices=1,
-                          seed=config.run.seed)]  # fmt: skip
+    made = [
+        Candidate.new(
+            initial,
+            (),
+            parent_id=-1,
+            replica=0,
+            generator=0,
+            round=1,
+            batch_per_device=32,
+            devices=1,
+            seed=config.run.seed,
+        )
+    ]
     keys = {made[0].key}
     while len(made) < count:
         architecture, own = random_chain(initial, rng, int(rng.integers(1, 5)))
-        child = Candidate.new(architecture, own, parent_id=0, replica=0, generator=0, round=1 + len(made),
-                              batch_per_device=32, devices=1, seed=config.run.seed)  # fmt: skip
+        child = Candidate.new(
+            architecture,
+            own,
+            parent_id=0,
+            replica=0,
+            generator=0,
+            round=1 + len(made),
+            batch_per_device=32,
+            devices=1,
+            seed=config.run.seed,
+        )
         if child.key not in keys:
             keys.add(child.key)
             made.append(child)
@@ -47,8 +75,8 @@ def children(config: Config, count: int, seed: int = 3) -> list[Candidate]:
 
 
 def write_past(history: Any, claims: Any, candidates: list[Candidate], first: int = 0) -> None:
-    """Append candidates and, behind each, its outcome: an error that follows from its size, so there is something to
-    learn. `claims` may be None."""
+    """Append candidates and, behind each, its outcome: an error that follows from its size, so there is
+    something to learn. `claims` may be None."""
     for number, candidate in enumerate(candidates, first):
         if claims is not None and not claims.claim(candidate.key):
             raise ValueError(f"candidate {number} of the past is claimed already")
@@ -61,5 +89,11 @@ def write_past(history: Any, claims: Any, candidates: list[Candidate], first: in
 def context_of(config: Config, windows: Any, generators: int = 1) -> Any:
     """What a Generation takes, on a rank that has no other role."""
     clock = CoreClock(time.monotonic, time.monotonic())
-    return SimpleNamespace(config=config, windows=windows, clock=clock, now=clock.now, n_devices=1,
-                           ranks=SimpleNamespace(crew_generators=generators))  # fmt: skip
+    return SimpleNamespace(
+        config=config,
+        windows=windows,
+        clock=clock,
+        now=clock.now,
+        n_devices=1,
+        ranks=SimpleNamespace(queue_group_generators=generators),
+    )

@@ -18,7 +18,12 @@ from aiperf_mpi.trials import record as rec
 def proposed(replica: int = 0, round: int = 1, generator: int = 0) -> np.void:
     """A sealed PROPOSED record that is told apart by its numbers; its other fields follow from them."""
     record = rec.new_record()
-    record["kind"], record["replica"], record["round"], record["generator"] = rec.PROPOSED, replica, round, generator
+    record["kind"], record["replica"], record["round"], record["generator"] = (
+        rec.PROPOSED,
+        replica,
+        round,
+        generator,
+    )
     record["key"] = replica * 1_000_003 + round
     record["cause"] = f"{replica}/{round}/{generator}".encode()
     return rec.seal(record)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that speaks of a run, held together: what the run printed, its exit code, `verify` with its exit code and
-JSON, result.json, the attributes of the file, the report as text and as a page."""
+"""Everything that speaks of a run, held together: what the run printed, its exit code, `verify` with its exit
+code and JSON, result.json, the attributes of the file, the report as text and as a page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headless Chromium for tests, spoken to by its DevTools protocol through two pipes: no library, no port, no network.
+"""Headless Chromium for tests, spoken to by its DevTools protocol through two pipes: no library, no port, no
+network.
 
-Messages are JSON objects behind each other, each ended by a NUL byte, on the descriptors 3 (to it) and 4 (from it).
+Messages are JSON objects behind each other, each ended by a NUL byte, on the descriptors 3 (to it) and 4
+(from it).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ MEASURE = """(() => {
 
 
 class Browser:
-    """A Chromium with one page; use it as a context manager. `problems` has what its console complained of."""
+    """A Chromium with one page; use it as a context manager. `problems` has what its console complained
+    of."""
 
     def __init__(self, profile: Path) -> None:
         self.problems: list[str] = []
@@ -46,14 +49,30 @@ class Browser:
         self._from, to_write = os.pipe()
 
         # In the child the pipes must have the numbers 3 and 4; a shell puts them there.
-        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio",
-                   "--disable-dev-shm-usage", f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        command = [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--mute-audio",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+            "about:blank",
+        ]
         shell = f'exec "$@" 3<&{to_read} 4>&{to_write}'
         self._process = subprocess.Popen(
-            ["bash", "-c", shell, "bash", *command], pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            ["bash", "-c", shell, "bash", *command],
+            pass_fds=(to_read, to_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         os.close(to_read)
         os.close(to_write)
         self._data, self._number, self._session = b"", 0, ""
@@ -88,12 +107,20 @@ class Browser:
 
     def show(self, page: Path, width: int, scheme: str, height: int = 900) -> dict[str, Any]:
         """Open a page at a width in pixels under a colour scheme (light or dark), and measure it."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-                  mobile=width < 600)  # fmt: skip
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=page.resolve().as_uri())
         limit = time.monotonic() + 60
-        while self._evaluate("document.readyState + ' ' + location.href") != f"complete {page.resolve().as_uri()}":
+        while (
+            self._evaluate("document.readyState + ' ' + location.href")
+            != f"complete {page.resolve().as_uri()}"
+        ):
             if time.monotonic() > limit:
                 raise TimeoutError(f"{page} is not loaded after 60 s")
             time.sleep(0.05)
@@ -106,7 +133,9 @@ class Browser:
 
     def print_pdf(self, out: Path) -> None:
         """The page as it is printed, on A4."""
-        data = self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)["data"]
+        data = self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)[
+            "data"
+        ]
         out.write_bytes(base64.b64decode(data))
 
     def _evaluate(self, expression: str) -> Any:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run as its ranks would report it: real architectures, records and rows, but nothing was trained.
 
-Replicas take turns on a tree of random morphs of the demo's network. Every epoch takes a second; the last trial of
-each replica is cut short by core stop. Tests change single fields and see what the result and the judge make of it.
+Replicas take turns on a tree of random morphs of the demo's network. Every epoch takes a second; the last
+trial of each replica is cut short by core stop. Tests change single fields and see what the result and the
+judge make of it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ STEPS = TRAIN_IMAGES // (BATCH * DEVICES)
 
 @dataclass
 class Example:
-    """What a run reports. `slots[i]` is the slot of `records[i]`; row arrays may be changed in place by a test."""
+    """What a run reports. `slots[i]` is the slot of `records[i]`; row arrays may be changed in place by a
+    test."""
 
     header: RunHeader
     candidates: list[Candidate]
@@ -99,24 +101,45 @@ class Example:
 def example_run(
     replicas: int = 2, trials_each: int = 3, epochs_each: int = 3, seed: int = 7, sets: tuple[str, ...] = ()
 ) -> Example:
-    """An example of `replicas` x `trials_each` trials; each replica's last one is cut in the middle of an epoch.
+    """An example of `replicas` x `trials_each` trials; each replica's last one is cut in the middle of an
+    epoch.
 
     `sets` are settings as on the command line, over those of the demo.
     """
     core_seconds = trials_each * epochs_each - 0.5
-    own = (f"run.time_limit={core_seconds}", "run.tick=2.0", f"train.batch_per_device={BATCH}",
-           f"train.round_epochs=[{epochs_each}]")  # fmt: skip
+    own = (
+        f"run.time_limit={core_seconds}",
+        "run.tick=2.0",
+        f"train.batch_per_device={BATCH}",
+        f"train.round_epochs=[{epochs_each}]",
+    )
     config = load("demo", sets=(*own, *sets), seed=seed)
     cls, division, departures = classify(config)
     header = RunHeader(
-        run_id="example", seed=seed, time_limit=core_seconds, tick=2.0, base=resnet50(config.base).to_json(),
-        train_images=TRAIN_IMAGES, val_images=VAL_IMAGES, n_ranks=2 * replicas + 1, n_nodes=replicas,
-        n_replicas=replicas, n_devices=replicas * DEVICES, n_generators=replicas, cls=cls, division=division,
-        departures=tuple(map(str, departures)), precision=config.train.precision, dataset="digits",
-        config_toml=config.to_toml(), config_sha256=config.sha256, argv=("aiperf_mpi", "--preset", "demo"),
-        environment={"JAX_PLATFORMS": "cpu"}, inventory={"nodes": [{"power": "NVML (2 devices)"}]},
+        run_id="example",
+        seed=seed,
+        time_limit=core_seconds,
+        tick=2.0,
+        base=resnet50(config.base).to_json(),
+        train_images=TRAIN_IMAGES,
+        val_images=VAL_IMAGES,
+        n_ranks=2 * replicas + 1,
+        n_nodes=replicas,
+        n_replicas=replicas,
+        n_devices=replicas * DEVICES,
+        n_generators=replicas,
+        cls=cls,
+        division=division,
+        departures=tuple(map(str, departures)),
+        precision=config.train.precision,
+        dataset="digits",
+        config_toml=config.to_toml(),
+        config_sha256=config.sha256,
+        argv=("aiperf_mpi", "--preset", "demo"),
+        environment={"JAX_PLATFORMS": "cpu"},
+        inventory={"nodes": [{"power": "NVML (2 devices)"}]},
         packages={"jax": "0.10.2"},
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(seed)
     made: dict[int, Candidate] = {}
     slots: list[int] = []
@@ -133,9 +156,16 @@ def example_run(
             length = int(rng.integers(1, 4)) if made else 0
             child, morphs = random_chain(parent, rng, length, limits=Limits(300, 1 << 60))
             candidate = Candidate.new(
-                child, morphs, parent_id=parent_id, replica=replica, generator=0, round=turn + 1,
-                batch_per_device=BATCH, devices=DEVICES, seed=seed,
-            )  # fmt: skip
+                child,
+                morphs,
+                parent_id=parent_id,
+                replica=replica,
+                generator=0,
+                round=turn + 1,
+                batch_per_device=BATCH,
+                devices=DEVICES,
+                seed=seed,
+            )
         keys.add(candidate.key)
         slot = len(slots)
         slots.append(slot)
@@ -156,28 +186,50 @@ def example_run(
             t = start + epoch
             rows.append(
                 new_row(
-                    EPOCH_ROW, trial_id=slot, epoch=epoch, steps=STEPS // 2 if cut else STEPS, t_start=t,
-                    t_end=t + (0.5 if cut else 1.0), train_samples=(STEPS // 2 if cut else STEPS) * BATCH * DEVICES,
-                    val_samples=0 if cut else VAL_IMAGES, train_loss=2.0 / (epoch + 1),
+                    EPOCH_ROW,
+                    trial_id=slot,
+                    epoch=epoch,
+                    steps=STEPS // 2 if cut else STEPS,
+                    t_start=t,
+                    t_end=t + (0.5 if cut else 1.0),
+                    train_samples=(STEPS // 2 if cut else STEPS) * BATCH * DEVICES,
+                    val_samples=0 if cut else VAL_IMAGES,
+                    train_loss=2.0 / (epoch + 1),
                     lr=learning_rate(config.train.lr, epoch, config.train.epochs),
-                    val_loss=np.nan if cut else 2.5 / (epoch + 1), val_error=np.nan if cut else wrong / VAL_IMAGES,
+                    val_loss=np.nan if cut else 2.5 / (epoch + 1),
+                    val_error=np.nan if cut else wrong / VAL_IMAGES,
                     partial=int(cut),
-                )  # fmt: skip
+                )
             )
         own_epochs = np.concatenate(rows)
         epochs.append(own_epochs)
         status, limits = UNFINISHED if last else DONE, budget(turn + 1, config.train)
         trials.append(
             new_row(
-                TRIAL_ROW, trial_id=slot, status=status, epochs=epochs_each, epochs_max=limits.epochs_max,
-                patience=limits.patience, lr=config.train.lr, t_start=start, t_first_step=start + 0.5,
-                micro_batch=BATCH // 2, accumulation=2, jaxpr_ops=products, xla_ops=products + 1000,
+                TRIAL_ROW,
+                trial_id=slot,
+                status=status,
+                epochs=epochs_each,
+                epochs_max=limits.epochs_max,
+                patience=limits.patience,
+                lr=config.train.lr,
+                t_start=start,
+                t_first_step=start + 0.5,
+                micro_batch=BATCH // 2,
+                accumulation=2,
+                jaxpr_ops=products,
+                xla_ops=products + 1000,
                 xla_model_ops=products + 1001,
-                t_end=float(own_epochs["t_end"].max()), trace_seconds=0.2, compile_seconds=0.1,
-                best_error=float(np.nanmin(own_epochs["val_error"])), predicted_error=np.nan,
-                train_samples=own_epochs["train_samples"].sum(), val_samples=own_epochs["val_samples"].sum(),
-                precision="float32", cause="core stop" if last else "",
-            )  # fmt: skip
+                t_end=float(own_epochs["t_end"].max()),
+                trace_seconds=0.2,
+                compile_seconds=0.1,
+                best_error=float(np.nanmin(own_epochs["val_error"])),
+                predicted_error=np.nan,
+                train_samples=own_epochs["train_samples"].sum(),
+                val_samples=own_epochs["val_samples"].sum(),
+                precision="float32",
+                cause="core stop" if last else "",
+            )
         )
         if not last:
             slots.append(len(slots))
@@ -185,10 +237,17 @@ def example_run(
     rows_of_epochs = np.concatenate(epochs)
     best = int(np.nanargmin(rows_of_epochs["val_error"]))
     return Example(
-        header, list(made.values()), slots, records, rows_of_epochs, np.concatenate(trials),
-        example_ranks(replicas, core_seconds), example_samples(replicas, core_seconds), core_seconds,
+        header,
+        list(made.values()),
+        slots,
+        records,
+        rows_of_epochs,
+        np.concatenate(trials),
+        example_ranks(replicas, core_seconds),
+        example_samples(replicas, core_seconds),
+        core_seconds,
         (int(rows_of_epochs["trial_id"][best]), float(rows_of_epochs["val_error"][best])),
-    )  # fmt: skip
+    )
 
 
 def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
@@ -203,30 +262,57 @@ def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
         sent = [int(kind in ROW_MESSAGES and rank > 0) * 3 for kind in MESSAGE_KINDS]
         rows.append(
             new_row(
-                RANK_ROW, rank=rank, node=index, replica=index, local_rank=(rank - 1) % 2 if rank else 0, role=role,
-                hostname=f"node{max(index, 0)}", device=f"{DEVICES} x cpu" if role == "trainer" else "",
+                RANK_ROW,
+                rank=rank,
+                node=index,
+                replica=index,
+                local_rank=(rank - 1) % 2 if rank else 0,
+                role=role,
+                hostname=f"node{max(index, 0)}",
+                device=f"{DEVICES} x cpu" if role == "trainer" else "",
                 device_uuid=f"none: {'this node has no accelerator' if role == 'trainer' else 'no trainer'}",
-                cpus="0-3", numa="0",
-                clock_offset=1e-3 * rank, clock_uncertainty=1e-5, wall_seconds=wall, phase_seconds=phases,
-                messages_sent=sent, message_bytes=np.array(sent) * 88,
-            )  # fmt: skip
+                cpus="0-3",
+                numa="0",
+                clock_offset=1e-3 * rank,
+                clock_uncertainty=1e-5,
+                wall_seconds=wall,
+                phase_seconds=phases,
+                messages_sent=sent,
+                message_bytes=np.array(sent) * 88,
+            )
         )
     return np.concatenate(rows)
 
 
 def example_samples(nodes: int, core_seconds: float) -> np.ndarray:
-    """A sample of each node every 2 s and one half a second behind core stop; node k takes 200 + 10 k W, of which its
-    two devices take 150 W."""
+    """A sample of each node every 2 s and one half a second behind core stop; node k takes 200 + 10 k W, of
+    which its two devices take 150 W."""
     times = [*np.arange(2.0, core_seconds, 2.0).tolist(), core_seconds + 0.5]
     rows = [
         new_row(
-            SAMPLE_ROW, t=t, node=node, window=window, count=1, devices=2, cpu_percent=50.0, process_percent=120.0,
-            memory_bytes=4e9, process_bytes=1e9, device_percent=70.0, device_memory_bytes=6e9,
-            device_mhz=1400.0, device_celsius=60.0, device_watts=150.0,
-            power_watts=200.0 + 10 * node, energy_joules=(200.0 + 10 * node) * t,
-            read_bytes=1e6 * t, write_bytes=1e5 * t, net_bytes=1e4 * t, sample_seconds=1e-3,
+            SAMPLE_ROW,
+            t=t,
+            node=node,
+            window=window,
+            count=1,
+            devices=2,
+            cpu_percent=50.0,
+            process_percent=120.0,
+            memory_bytes=4e9,
+            process_bytes=1e9,
+            device_percent=70.0,
+            device_memory_bytes=6e9,
+            device_mhz=1400.0,
+            device_celsius=60.0,
+            device_watts=150.0,
+            power_watts=200.0 + 10 * node,
+            energy_joules=(200.0 + 10 * node) * t,
+            read_bytes=1e6 * t,
+            write_bytes=1e5 * t,
+            net_bytes=1e4 * t,
+            sample_seconds=1e-3,
         )
         for node in range(nodes)
         for window, t in enumerate(times)
-    ]  # fmt: skip
+    ]
     return np.concatenate(rows)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second made-up landscape, of another shape than the first: written when the search was finished, to see whether
-it had been fitted to the first one.
+"""A second made-up landscape, of another shape than the first: written when the search was finished, to see
+whether it had been fitted to the first one.
 
-A chain is as strong as its weakest stage. The first landscape is a sum of smooth parts; here stages do not add up: the
-score is a soft minimum over four stage qualities, each a ridge in the stage's own depth, width and kernel, less what
-operations beyond a budget cost, plus a bonus for skips that saturates, plus steps that no smooth kernel foresees.
+A chain is as strong as its weakest stage. The first landscape is a sum of smooth parts; here stages do not
+add up: the score is a soft minimum over four stage qualities, each a ridge in the stage's own depth, width
+and kernel, less what operations beyond a budget cost, plus a bonus for skips that saturates, plus steps that
+no smooth kernel foresees.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Bottleneck(Standardised):
 
     @cached_property
     def _scale(self) -> tuple[float, float]:
-        raw = np.array([self._raw(profile(architecture)) for architecture in population(self.base, self.runs)])
+        raw = np.array(
+            [self._raw(profile(architecture)) for architecture in population(self.base, self.runs)]
+        )
         return float(raw.mean()), float(raw.std())
 
     @cached_property
@@ -52,10 +55,13 @@ class Bottleneck(Standardised):
         c = self._coefficients
         edges = np.concatenate([[0], np.cumsum([3 * blocks for blocks in self.base.blocks])]) + 1
 
-        # Quality of a stage: a ridge across the direction in which it should grow, a plateau behind what is wanted.
+        # Quality of a stage: a ridge across the direction in which it should grow, a plateau behind what is
+        # wanted.
         qualities = []
         for stage, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-            grown = np.array([of.depth[low:high].sum(), 2.0 * of.width[low:high].mean(), of.kernel[low:high].sum()])
+            grown = np.array(
+                [of.depth[low:high].sum(), 2.0 * of.width[low:high].mean(), of.kernel[low:high].sum()]
+            )
             along = float(grown @ c["direction"][stage])
             across = float(np.linalg.norm(grown - along * c["direction"][stage]))
             quality = 2.0 * math.tanh(along / c["wanted"][stage]) - 0.3 * across

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up error over cells of hyperparameters, kernel x batch, and a history of trials that follow a method."""
+"""A made-up error over cells of hyperparameters, kernel x batch, and a history of trials that follow a
+method."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ WARM_UP = 24
 
 @dataclass(frozen=True)
 class CellLandscape:
-    """Values of the cells with mean 0 and standard deviation 1, the least the best: bowls in both directions, an
-    interaction and a rough part; drawn again until the best is apart from the second by GAP.
+    """Values of the cells with mean 0 and standard deviation 1, the least the best: bowls in both directions,
+    an interaction and a rough part; drawn again until the best is apart from the second by GAP.
 
     Arguments:
         seed: of the values.
@@ -107,8 +108,18 @@ class Study:
             choice = self.hpo.suggest(view, proposal, stream(HPO, self.seed, 0, 0, view.length))
             (architecture, kernel), batch = tune(proposal, choice), choice.batch_per_device
             own = architecture.morphs
-        candidate = Candidate.new(architecture, own, parent_id=0 if view.length else -1, replica=0, generator=0,
-                                  round=round, batch_per_device=batch, devices=1, seed=0, kernel_size=kernel)
+        candidate = Candidate.new(
+            architecture,
+            own,
+            parent_id=0 if view.length else -1,
+            replica=0,
+            generator=0,
+            round=round,
+            batch_per_device=batch,
+            devices=1,
+            seed=0,
+            kernel_size=kernel,
+        )
         candidate = dataclasses.replace(candidate, trial_id=self.log.append(candidate.to_record(0.0)))
         if end:
             error = self.landscape.measure(candidate, self.space, self.noise)
@@ -121,5 +132,8 @@ class Study:
         if known is None:
             return False
         choice = known.choice
-        cell = (self.space.kernels.index(choice.kernel_size), self.space.batches.index(choice.batch_per_device))
+        cell = (
+            self.space.kernels.index(choice.kernel_size),
+            self.space.batches.index(choice.batch_per_device),
+        )
         return bool(self.landscape.values[cell] == self.landscape.values.min())

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up error over architectures with interactions and noise, and a run of asynchronous workers that search it.
+"""A made-up error over architectures with interactions and noise, and a run of asynchronous workers that
+search it.
 
-The landscape reads the network itself (units, edges, shapes), not the search's features. Its scale is that of random
-search: a population of architectures, drawn as random search draws them in runs of 100 evaluations, has mean 0 and
-standard deviation 1, and "the top 0.1 %" are the architectures better than 99.9 % of it.
+The landscape reads the network itself (units, edges, shapes), not the search's features. Its scale is that of
+random search: a population of architectures, drawn as random search draws them in runs of 100 evaluations,
+has mean 0 and standard deviation 1, and "the top 0.1 %" are the architectures better than 99.9 % of it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def noise_of(deviations: float, rng: np.random.Generator) -> float:
 
 @lru_cache(maxsize=4)
 def population(base: Base = SMALL, runs: int = 40, seed: int = 0) -> tuple[Architecture, ...]:
-    """Architectures as random search draws them: `runs` independent runs of 100 evaluations by 8 workers each."""
+    """Architectures as random search draws them: `runs` independent runs of 100 evaluations by 8 workers
+    each."""
     rng, found = np.random.default_rng((seed, 7)), []
     for _ in range(runs):
         members = [Architecture(base)]
@@ -73,13 +75,13 @@ class Surface(Protocol):
         """The error of one noisy evaluation."""
 
 
-# -- what the landscape reads of a network ---------------------------------------------------------------------------
+# -- what the landscape reads of a network ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Profile:
-    """By slot of the base network (base unit and what stands behind it): inserted units, doublings of the base unit,
-    kernel growth of both; and the skips, as (slot of the source, slot of the target)."""
+    """By slot of the base network (base unit and what stands behind it): inserted units, doublings of the
+    base unit, kernel growth of both; and the skips, as (slot of the source, slot of the target)."""
 
     depth: np.ndarray
     width: np.ndarray
@@ -92,7 +94,14 @@ class Profile:
         """Walks along the main chain once."""
         base = _base_units(architecture.base)
         depth, width, kernel = np.zeros(len(base)), np.zeros(len(base)), np.zeros(len(base))
-        slot, place, skips, macs, size, channels = 0, {POOL: 0}, [], 0.0, float(architecture.base.image_size), 1
+        slot, place, skips, macs, size, channels = (
+            0,
+            {POOL: 0},
+            [],
+            0.0,
+            float(architecture.base.image_size),
+            1,
+        )
         for unit in architecture.units:
             original = base.get(unit.id)
             size = math.ceil(size / unit.stride) / (2 if unit.id == 1 else 1)
@@ -152,17 +161,20 @@ class Standardised(ABC):
         return np.sort([self.score(architecture) for architecture in population(self.base, self.runs)])
 
 
-# -- the first landscape ---------------------------------------------------------------------------------------------
+# -- the first landscape ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Landscape(Standardised):
     """Five parts, each standardised over the population, of random coefficients:
 
-    - capacity: best at some number of operations between 1 and 8 times the initial one's (share of variance 0.20);
-    - stages: depth, width, kernel and skips of each stage bend towards random optima, any two of these 16 numbers
+    - capacity: best at some number of operations between 1 and 8 times the initial one's (share of variance
+    0.20);
+    - stages: depth, width, kernel and skips of each stage bend towards random optima, any two of these 16
+    numbers
       interact (0.35);
-    - places: each unit's own effect of going deeper, wider or larger, smooth along the chain with a rough part (0.20);
+    - places: each unit's own effect of going deeper, wider or larger, smooth along the chain with a rough
+    part (0.20);
     - pairs: 40 interactions between two places (0.15);
     - skips: by stage of source and target and by length (0.10).
     """
@@ -175,7 +187,9 @@ class Landscape(Standardised):
 
     @cached_property
     def _scale(self) -> tuple[np.ndarray, np.ndarray, float]:
-        parts = np.array([self._parts(profile(architecture)) for architecture in population(self.base, self.runs)])
+        parts = np.array(
+            [self._parts(profile(architecture)) for architecture in population(self.base, self.runs)]
+        )
         centre, scale = parts.mean(axis=0), parts.std(axis=0)
         return centre, scale, float((((parts - centre) / scale) @ _SHARES).std())
 
@@ -202,19 +216,28 @@ class Landscape(Standardised):
         c, stages = self._coefficients, _stage_of(self.base)
         capacity = -((of.macs - profile(Architecture(self.base)).macs - c["capacity"][0]) ** 2)
 
-        # Per stage (the stem counts to the first): inserted units, mean doublings, kernel growth, skips that end there.
+        # Per stage (the stem counts to the first): inserted units, mean doublings, kernel growth, skips that
+        # end there.
         of_stage = np.maximum(stages - 1, 0)
         count = np.bincount(of_stage)
         ends = np.bincount([of_stage[target] for _, target in of.skips], minlength=len(count))
-        table = np.array([np.bincount(of_stage, of.depth), 4.0 * np.bincount(of_stage, of.width) / count,
-                          np.bincount(of_stage, of.kernel), ends])
+        table = np.array(
+            [
+                np.bincount(of_stage, of.depth),
+                4.0 * np.bincount(of_stage, of.width) / count,
+                np.bincount(of_stage, of.kernel),
+                ends,
+            ]
+        )
         gap = np.tanh((np.resize(table.ravel(), 16) - c["wanted"]) / 3.0)
         bowls = -(c["bend"] * gap**2).sum() + 0.15 * gap @ c["mix"] @ gap
 
         local = np.tanh(np.array([of.depth, of.width, of.kernel]))
         op1, op2, slot1, slot2 = c["pairs"].T
         pairs = (c["pair_weights"] * local[op1, slot1] * local[op2, slot2]).sum()
-        skips = sum(c["skips"][stages[a], stages[b]] + c["length"][0] * math.log2(1 + b - a) / 3 for a, b in of.skips)
+        skips = sum(
+            c["skips"][stages[a], stages[b]] + c["length"][0] * math.log2(1 + b - a) / 3 for a, b in of.skips
+        )
         return np.array([capacity, bowls, (c["places"] * local).sum(), pairs, 3.0 * math.tanh(skips / 3.0)])
 
 
@@ -227,7 +250,7 @@ def _stage_of(base: Base) -> np.ndarray:
     return np.repeat(np.arange(len(base.blocks) + 1), [1, *(3 * blocks for blocks in base.blocks)])
 
 
-# -- a simulated run -------------------------------------------------------------------------------------------------
+# -- a simulated run -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -239,18 +262,32 @@ class Outcome:
     log: ArrayHistory | None = None
 
     def first_above(self, threshold: float) -> int:
-        """Evaluations until one was better than `threshold`, counted from 1; one more than there were if none was."""
+        """Evaluations until one was better than `threshold`, counted from 1; one more than there were if none
+        was."""
         return next((i for i, score in enumerate(self.scores, 1) if score > threshold), len(self.scores) + 1)
 
 
-def run_search(search: Search, landscape: Surface, seed: int, evaluations: int = RUN_LENGTH, workers: int = 8,
-               base: Base = SMALL, watch: Callable[[int, HistoryView], None] | None = None) -> Outcome:
-    """A run of `workers` asynchronous workers, each with its own generator, on one history and one table of claims.
+def run_search(
+    search: Search,
+    landscape: Surface,
+    seed: int,
+    evaluations: int = RUN_LENGTH,
+    workers: int = 8,
+    base: Base = SMALL,
+    watch: Callable[[int, HistoryView], None] | None = None,
+) -> Outcome:
+    """A run of `workers` asynchronous workers, each with its own generator, on one history and one table of
+    claims.
 
-    `watch(evaluations, view)` is called whenever one has ended, before its worker is given the next candidate.
+    `watch(evaluations, view)` is called whenever one has ended, before its worker is given the next
+    candidate.
     """
     initial = Architecture(base)
-    log, claims, cache = ArrayHistory(4 * evaluations + 4 * workers), ArrayClaims(8 * evaluations), ArchitectureCache()
+    log, claims, cache = (
+        ArrayHistory(4 * evaluations + 4 * workers),
+        ArrayClaims(8 * evaluations),
+        ArchitectureCache(),
+    )
     clock, noise = np.random.default_rng((seed, 1)), np.random.default_rng((seed, 2))
     outcome = Outcome(log=log)
     running: list[tuple[float, int, Candidate]] = []
@@ -270,8 +307,17 @@ def run_search(search: Search, landscape: Surface, seed: int, evaluations: int =
         else:
             parent, own, architecture = -1, (), initial
             claims.claim(rec.candidate_key(architecture.hash, 32))
-        candidate = Candidate.new(architecture, own, parent_id=parent, replica=worker, generator=0, round=1,
-                                  batch_per_device=32, devices=1, seed=seed)
+        candidate = Candidate.new(
+            architecture,
+            own,
+            parent_id=parent,
+            replica=worker,
+            generator=0,
+            round=1,
+            batch_per_device=32,
+            devices=1,
+            seed=seed,
+        )
         candidate = dataclasses.replace(candidate, trial_id=log.append(candidate.to_record(now)))
         heapq.heappush(running, (now + float(clock.uniform(1.0, 2.0)), worker, candidate))
 

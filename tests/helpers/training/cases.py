@@ -45,9 +45,14 @@ def _random_chain(rng: np.random.Generator, base: Base) -> Architecture:
             if morph is None:
                 break
 
-            # Uniform picks nearly always change the shape, or widen what nothing is added to: look for the others.
+            # Uniform picks nearly always change the shape, or widen what nothing is added to: look for the
+            # others.
             child = architecture.apply(morph)
-            if op == "skip" and not joined and next(u for u in child.units if u.id == morph.b).edges[-1].kind != "norm":
+            if (
+                op == "skip"
+                and not joined
+                and next(u for u in child.units if u.id == morph.b).edges[-1].kind != "norm"
+            ):
                 continue
             if op == "wider" and joined and not ties_units(architecture, morph.a):
                 continue
@@ -59,7 +64,9 @@ def _random_chain(rng: np.random.Generator, base: Base) -> Architecture:
 def random_batch(base: Base, devices: int, batch: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Random images uint8 [D, B, H, W, C] and labels int32 [D, B]."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (devices, batch, base.image_size, base.image_size, base.channels), dtype=np.uint8)
+    images = rng.integers(
+        0, 256, (devices, batch, base.image_size, base.image_size, base.channels), dtype=np.uint8
+    )
     return images, rng.integers(0, base.classes, (devices, batch), dtype=np.int32)
 
 
@@ -75,7 +82,9 @@ def started(compiled: Compiled, seed: int = 0, zero_gamma: bool = False) -> Trai
     return compiled.start(variables, np.random.default_rng((seed, 2)))
 
 
-def batches(images: np.ndarray, labels: np.ndarray, devices: int, batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+def batches(
+    images: np.ndarray, labels: np.ndarray, devices: int, batch: int
+) -> Iterator[tuple[np.ndarray, ...]]:
     """All images in order, the last batch filled up with copies of the first image that are not valid."""
     size = devices * batch
     for begin in range(0, len(labels), size):

@@ -27,8 +27,15 @@ def val_images():
 def training(compiled: Compiled, **changes) -> Training:
     """A training of three epochs of the images above, with anything else that a test asks for."""
     rate = changes.pop("rate", 0.01)
-    settings = FitSettings(changes.pop("epochs", 3), changes.pop("patience", 10), lambda epoch: rate / (epoch + 1))
-    usual = {"train_batches": train_images, "val_batches": val_images, "timer": PhaseTimer(), "poll": lambda: False}
+    settings = FitSettings(
+        changes.pop("epochs", 3), changes.pop("patience", 10), lambda epoch: rate / (epoch + 1)
+    )
+    usual = {
+        "train_batches": train_images,
+        "val_batches": val_images,
+        "timer": PhaseTimer(),
+        "poll": lambda: False,
+    }
     return Training(compiled, started(compiled), settings=settings, **{**usual, **changes})
 
 

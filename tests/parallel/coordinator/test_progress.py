@@ -15,7 +15,8 @@ def end(trial_id: int, status: int, cause: bytes = b"") -> np.void:
 
 
 def test_a_replica_is_busy_from_its_first_candidate_on() -> None:
-    """A first epoch may take an hour, its compilation minutes: who waits for its row would call the machine idle."""
+    """A first epoch may take an hour, its compilation minutes: who waits for its row would call the machine
+    idle."""
     progress = Progress(replicas=3)
     assert progress.snapshot(1.0, 60.0, TRAINING).busy == 0
     progress.record(0, proposed(replica=0))
@@ -23,7 +24,8 @@ def test_a_replica_is_busy_from_its_first_candidate_on() -> None:
     progress.record(2, proposed(replica=1, round=2))
     assert progress.snapshot(1.0, 60.0, TRAINING).busy == 2
 
-    # Replica 1 goes on with its second candidate; replica 0 has none left, whichever of row and outcome comes first.
+    # Replica 1 goes on with its second candidate; replica 0 has none left, whichever of row and outcome comes
+    # first.
     progress.trial(end(1, DONE))
     progress.record(3, outcome(1, 0.5, replica=1))
     progress.record(4, outcome(0, 0.5))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees: plain lines at most once a second, a picture on a terminal, and the right one of the two."""
+"""What a person sees: plain lines at most once a second, a picture on a terminal, and the right one of the
+two."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiperf_mpi.parallel.coordinator.view import View, ViewSnapshot, format_rate, format_time, resolve_mode, status_line
+from aiperf_mpi.parallel.coordinator.view import (
+    View,
+    ViewSnapshot,
+    format_rate,
+    format_time,
+    resolve_mode,
+    status_line,
+)
 
 SNAPSHOT = ViewSnapshot(
     elapsed=40.0,
@@ -47,7 +55,7 @@ class Terminal(io.StringIO):
         return True
 
 
-# -- plain lines -------------------------------------------------------------------------------------------------------
+# -- plain lines -----------------------------------------------------------------------------------
 
 
 def test_status_says_all_that_matters() -> None:
@@ -101,7 +109,7 @@ def test_lines_stay_lines() -> None:
     assert line.endswith("aiperf_mpi: first second third")
 
 
-# -- the live view -----------------------------------------------------------------------------------------------------
+# -- the live view ---------------------------------------------------------------------------------
 
 
 def test_the_picture_shows_the_run_and_gives_the_terminal_back() -> None:
@@ -112,7 +120,15 @@ def test_the_picture_shows_the_run_and_gives_the_terminal_back() -> None:
     view.close()
     view.close()
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    for part in ("1:10 left", "2 of 3", "7 trials done (1 failed)", "0.0219", "1.23 GOPS", "deeper 3", "5 failed"):
+    for part in (
+        "1:10 left",
+        "2 of 3",
+        "7 trials done (1 failed)",
+        "0.0219",
+        "1.23 GOPS",
+        "deeper 3",
+        "5 failed",
+    ):
         assert part in shown, part
 
     # The cursor is hidden while it draws, and shown again; no line is wider than the terminal.
@@ -158,7 +174,7 @@ def test_a_long_list_of_events_stays_short() -> None:
     assert "event-99" in last and "event-90" not in last
 
 
-# -- which of the two --------------------------------------------------------------------------------------------------
+# -- which of the two ------------------------------------------------------------------------------
 
 
 def test_auto_is_live_on_a_terminal_alone() -> None:
@@ -183,7 +199,7 @@ def test_an_unknown_mode_is_refused() -> None:
         resolve_mode("fancy", io.StringIO(), {})
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,27 @@ INITIAL = Architecture(Base(16, 1, 4, 4, (1, 1)))
 
 
 def history() -> ArrayHistory:
-    """Trial 0 and twelve children; all have ended, the weights of two of them are kept, and neither is the best."""
+    """Trial 0 and twelve children; all have ended, the weights of two of them are kept, and neither is the
+    best."""
     log = ArrayHistory(64)
-    root = Candidate.new(INITIAL, (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=8, devices=1,
-                         seed=1)  # fmt: skip
+    root = Candidate.new(
+        INITIAL, (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=8, devices=1, seed=1
+    )
     log.append(root.to_record(0.0))
     children = []
     for number in range(12):
         own = (Morph("deeper", number % 7, 0, 3 + 2 * (number // 7)),)
-        child = Candidate.new(INITIAL.apply(*own), own, parent_id=0, replica=0, generator=0, round=2 + number,
-                              batch_per_device=8, devices=1, seed=1)  # fmt: skip
+        child = Candidate.new(
+            INITIAL.apply(*own),
+            own,
+            parent_id=0,
+            replica=0,
+            generator=0,
+            round=2 + number,
+            batch_per_device=8,
+            devices=1,
+            seed=1,
+        )
         children.append(dataclasses.replace(child, trial_id=log.append(child.to_record(0.0))))
     for number, child in enumerate(children):
         log.append(child.outcome(rec.DONE, 1.0, best_error=0.1 + number / 100, kept=number in (4, 9)))

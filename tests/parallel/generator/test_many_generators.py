@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators side by side: no duplicates, the same proposal among any number of ranks, and a long history soon read."""
+"""Generators side by side: no duplicates, the same proposal among any number of ranks, and a long history
+soon read."""
 
 from __future__ import annotations
 
@@ -15,9 +16,15 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("generators", "proposals"), [(4, 100), pytest.param(32, 2000, marks=pytest.mark.full)])
-def test_no_duplicates(generators: int, proposals: int, mpich: str, run_program: Callable[..., Reports]) -> None:
-    reports = run_program(mpich, generators + 1, "many_generators", proposals, 40, env=ONE_THREAD, timeout=1200)
+@pytest.mark.parametrize(
+    ("generators", "proposals"), [(4, 100), pytest.param(32, 2000, marks=pytest.mark.full)]
+)
+def test_no_duplicates(
+    generators: int, proposals: int, mpich: str, run_program: Callable[..., Reports]
+) -> None:
+    reports = run_program(
+        mpich, generators + 1, "many_generators", proposals, 40, env=ONE_THREAD, timeout=1200
+    )
     keys, log = [key for report in reports for key in report["keys"]], reports[0]
 
     # Every proposal is a claim's winner and a record, and none is there twice.
@@ -30,8 +37,11 @@ def test_no_duplicates(generators: int, proposals: int, mpich: str, run_program:
 
     seconds = max(report["seconds"] for report in reports)
     refused = sum(report["refused"] for report in reports)
-    print(f"\n{generators} generators: {len(keys)} proposals in {seconds:.1f} s, {len(keys) / seconds:.1f} a second; "
-          f"claims refused {refused} duplicates")  # fmt: skip
+    print(
+        f"\n{generators} generators: {len(keys)} proposals in {seconds:.1f} s, {len(keys) / seconds:.1f} a "
+        f"second; "
+        f"claims refused {refused} duplicates"
+    )
 
 
 @pytest.mark.mpi
@@ -57,5 +67,9 @@ def test_a_fresh_generator_reads_ten_thousand_trials(mpich: str, run_program: Ca
     together, singly = report["together"] / 10_000, report["singly"] / 500
     assert together < singly / 10
     assert report["asked_again"] == 0
-    print(f"\na record costs {1e6 * together:.0f} us together, {1e6 * singly:.0f} us one by one; all 10,000 together "
-          f"{report['together']:.2f} s; the first thought, of {report['needed']} records, {report['thought']:.1f} s")
+    print(
+        f"\na record costs {1e6 * together:.0f} us together, {1e6 * singly:.0f} us one by one; all 10,000 "
+        f"together "
+        f"{report['together']:.2f} s; the first thought, of {report['needed']} records, "
+        f"{report['thought']:.1f} s"
+    )

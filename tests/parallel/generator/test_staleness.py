@@ -25,9 +25,11 @@ def test_step_by_step(mpi: str, run_program: Callable[..., Reports]) -> None:
 
 #: One race by default, the others with --full; each step by step runs under both MPIs.
 RACES = [
-    ("mpich", 3, 40), pytest.param("mpich", 5, 40, marks=pytest.mark.full),
-    pytest.param("openmpi", 3, 40, marks=pytest.mark.full), pytest.param("openmpi", 5, 40, marks=pytest.mark.full),
-]  # fmt: skip
+    ("mpich", 3, 40),
+    pytest.param("mpich", 5, 40, marks=pytest.mark.full),
+    pytest.param("openmpi", 3, 40, marks=pytest.mark.full),
+    pytest.param("openmpi", 5, 40, marks=pytest.mark.full),
+]
 
 
 @pytest.mark.mpi
@@ -36,10 +38,13 @@ def test_against_a_trainer(mpi: str, ranks: int, rounds: int, run_program: Calla
     reports = run_program(mpi, ranks, "replacement_race", rounds)
     taken, log = reports[1]["taken"], reports[0]
 
-    # Each round once and in order, by candidates of that round; what was dropped was never taken, and has its one end.
+    # Each round once and in order, by candidates of that round; what was dropped was never taken, and has its
+    # one end.
     assert [row[:2] for row in taken] == [[ticket, ticket] for ticket in range(1, rounds + 1)]
     dropped = set(log["dropped"])
-    assert not dropped & {row[2] for row in taken} and len(dropped) == len(log["dropped"]) and log["twice"] == 0
+    assert (
+        not dropped & {row[2] for row in taken} and len(dropped) == len(log["dropped"]) and log["twice"] == 0
+    )
 
     # No candidate is trained twice, and the key of none that was dropped is held by nobody.
     keys = [log["keys"][str(row[2])] for row in taken]

@@ -18,7 +18,10 @@ from aiperf_mpi.parallel.launch.placement import arrange
 @pytest.mark.parametrize("role", ["coordinator", "generator"])
 def test_only_trainers_see_accelerators(role: str) -> None:
     found = role_environment(role, environ={"CUDA_VISIBLE_DEVICES": "0,1"})
-    assert found["JAX_PLATFORMS"] == "cpu" and found["CUDA_VISIBLE_DEVICES"] == found["ROCR_VISIBLE_DEVICES"] == ""
+    assert (
+        found["JAX_PLATFORMS"] == "cpu"
+        and found["CUDA_VISIBLE_DEVICES"] == found["ROCR_VISIBLE_DEVICES"] == ""
+    )
 
 
 def test_one_trainer_takes_what_it_finds() -> None:
@@ -37,7 +40,8 @@ def test_trainers_share_the_devices_of_their_node() -> None:
 
 @pytest.mark.parametrize("ranks_per_node", [2, 4])
 def test_nodes_cut_from_one_host_share_its_devices(ranks_per_node: int) -> None:
-    # Eight ranks on host a make 4 nodes of a trainer and a generator, or 2 of two and two; host b has devices too.
+    # Eight ranks on host a make 4 nodes of a trainer and a generator, or 2 of two and two; host b has devices
+    # too.
     trainers = ranks_per_node // 2
     places = arrange(["a"] * 9 + ["b"] * 4, [0] * 9 + [9] * 4, ranks_per_node, trainers)
     offers = [("0", "1", "2", "3")] * 13
@@ -45,7 +49,9 @@ def test_nodes_cut_from_one_host_share_its_devices(ranks_per_node: int) -> None:
     for place in places:
         if place.role == "trainer":
             index, shared = host_share(places, place.rank, offers)
-            environment = role_environment("trainer", index, shared, environ={"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+            environment = role_environment(
+                "trainer", index, shared, environ={"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+            )
             found.setdefault(place.host, []).append(environment["CUDA_VISIBLE_DEVICES"])
     assert found == {"a": ["0", "1", "2", "3"], "b": ["0,1", "2,3"]}
 
@@ -74,8 +80,11 @@ def test_trainers_of_one_replica_tune_apart() -> None:
 
 def test_xla_knows_the_flag() -> None:
     # XLA ends a process that has an unknown one.
-    env = {"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", **role_environment("trainer", 0, [("0",)], environ={},
-                                                                               together=True)}  # fmt: skip
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "JAX_PLATFORMS": "cpu",
+        **role_environment("trainer", 0, [("0",)], environ={}, together=True),
+    }
     code = "import jax; print(jax.local_device_count())"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["1"], done.stderr
@@ -108,7 +117,9 @@ def test_jax_obeys() -> None:
     code = "import jax; print(jax.default_backend(), jax.local_device_count())"
     for role, devices in (("trainer", 4), ("generator", 1)):
         env = {"PATH": "/usr/bin:/bin", **role_environment(role, 0, [()], host_devices=4, environ={})}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+        )
         assert done.stdout.split() == ["cpu", str(devices)], done.stderr
 
 

@@ -46,7 +46,10 @@ def assert_split(reports: Reports, nodes: list[list[int]], trainers: int) -> Non
             assert found["role"] == ("trainer" if place < count else "generator")
             assert (found["node"], found["node_rank"], found["node_size"]) == (index, place, len(members))
             assert found["replica"] == (replicas[place] if place < count else -1)
-            assert found["crew_replicas"] == replicas and found["crew_generators"] == len(members) - count
+            assert (
+                found["queue_group_replicas"] == replicas
+                and found["queue_group_generators"] == len(members) - count
+            )
             assert found["workers"] == size - 1
             # A replica's queue was filled by all ranks of its node, and by no other.
             assert found["published"] == (members if place < count else [])
@@ -73,12 +76,21 @@ NODES = {
 @pytest.mark.parametrize(
     ("mpi", "ranks", "per_node", "trainers"),
     under_both(
-        (2, 0, 1), (3, 0, 1), (4, 0, 2), (4, 2, 1), (7, 0, 1), (7, 2, 2), (7, 3, 2), (7, 4, 3),
+        (2, 0, 1),
+        (3, 0, 1),
+        (4, 0, 2),
+        (4, 2, 1),
+        (7, 0, 1),
+        (7, 2, 2),
+        (7, 3, 2),
+        (7, 4, 3),
         openmpi=[(2, 0, 1), (7, 3, 2)],
     ),
     indirect=["mpi"],
-)  # fmt: skip
-def test_split(mpi: str, ranks: int, per_node: int, trainers: int, run_program: Callable[..., Reports]) -> None:
+)
+def test_split(
+    mpi: str, ranks: int, per_node: int, trainers: int, run_program: Callable[..., Reports]
+) -> None:
     nodes = NODES[ranks, per_node]
     reports = run_program(mpi, ranks, "split_roles", per_node, trainers, "real")
     assert_split(reports, nodes, trainers)
@@ -141,17 +153,26 @@ def test_one_rank_says_how_to_launch(mpi: str) -> None:
 
 def test_no_mpi_says_what_to_install(mpi: str) -> None:
     env = launch.variables(mpi, {"MPI4PY_LIBMPI": "/nonexistent/libmpi.so"})
-    code = "from aiperf_mpi.parallel.launch.launcher import LaunchError\n" \
-           "try:\n import aiperf_mpi.parallel.launch.job\n" \
-           "except LaunchError as error:\n print(error)"  # fmt: skip
-    done = subprocess.run([launch.python(mpi), "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    code = (
+        "from aiperf_mpi.parallel.launch.launcher import LaunchError\n"
+        "try:\n import aiperf_mpi.parallel.launch.job\n"
+        "except LaunchError as error:\n print(error)"
+    )
+    done = subprocess.run(
+        [launch.python(mpi), "-c", code], env=env, capture_output=True, text=True, timeout=60
+    )
     assert "cannot open shared object file" in done.stdout and "aiperf_mpi[mpich]" in done.stdout
 
 
 def test_no_launcher_says_how_to_launch(mpi: str) -> None:
     # A process without any launcher.
-    done = subprocess.run([launch.python(mpi), ENDS, "split"], env=launch.variables(mpi), capture_output=True,
-                          text=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [launch.python(mpi), ENDS, "split"],
+        env=launch.variables(mpi),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     (line,) = ours(done)
     assert "needs at least 2" in line and "-n N python -m aiperf_mpi" in line
@@ -162,7 +183,9 @@ def test_the_launcher_of_another_mpi(starter: str, library: str) -> None:
     require(starter), require(library)
     command = [launch.launcher(starter), "-n", "3", launch.python(library), ENDS, "split"]
     env = launch.variables("openmpi")
-    done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(part) for part in command], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     (line,) = ours(done)
     assert "started 3 ranks, but to MPI each of them is alone" in line
@@ -183,7 +206,11 @@ def test_shared_memory_that_is_too_small(mpi: str) -> None:
     done = run_ends(mpi, 3, "memory")
     assert done.returncode == 2
     (line,) = ours(done)
-    assert "/dev/shm has" in line and "the windows take 1073741824 MiB" in line and "parallel.history_capacity" in line
+    assert (
+        "/dev/shm has" in line
+        and "the windows take 1073741824 MiB" in line
+        and "parallel.history_capacity" in line
+    )
 
 
 # -- ends
@@ -245,8 +272,13 @@ job._until_read(1000)
 job._until_read(socket.create_server(("127.0.0.1", 0)).fileno())
 assert time.monotonic() - started < 3
 """
-    done = subprocess.run([launch.python(mpich), "-c", script], env=launch.variables(mpich), capture_output=True,
-                          text=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [launch.python(mpich), "-c", script],
+        env=launch.variables(mpich),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -268,8 +300,13 @@ def test_importing_starts_nothing(mpi: str) -> None:
         "from aiperf_mpi.parallel.shared import claims, clock, history, messages, queue; "
         "from mpi4py import MPI; assert not MPI.Is_initialized(); assert 'jax' not in sys.modules"
     )
-    done = subprocess.run([launch.python(mpi), "-c", code], env=launch.variables(mpi), capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [launch.python(mpi), "-c", code],
+        env=launch.variables(mpi),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from aiperf_mpi.parallel.launch.launcher import Launcher, LaunchError, check_library, check_size, detect, how_to_launch
+from aiperf_mpi.parallel.launch.launcher import (
+    Launcher,
+    LaunchError,
+    check_library,
+    check_size,
+    detect,
+    how_to_launch,
+)
 
 #: The variables that each launcher sets (seen in the environments that they gave, shortened).
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2", "PMI_FD": "9", "HYDI_CONTROL_FD": "7", "MPI_LOCALRANKID": "2"}
@@ -58,7 +65,9 @@ def test_one_process_speaks() -> None:
         ({}, "MPICH", False),
     ],
 )
-def test_libraries_that_cannot_start_under_a_launcher(environ: dict[str, str], library: str, refused: bool) -> None:
+def test_libraries_that_cannot_start_under_a_launcher(
+    environ: dict[str, str], library: str, refused: bool
+) -> None:
     launcher = detect(environ)
     if refused:
         with pytest.raises(LaunchError, match="do not belong together"):
@@ -90,6 +99,8 @@ def test_sizes(environ: dict[str, str], size: int, words: str | None) -> None:
 
 
 def test_the_command_to_type() -> None:
-    assert how_to_launch("MPICH", environ={"SLURM_JOB_ID": "1"}) == "srun --mpi=pmi2 -n N python -m aiperf_mpi"
+    assert (
+        how_to_launch("MPICH", environ={"SLURM_JOB_ID": "1"}) == "srun --mpi=pmi2 -n N python -m aiperf_mpi"
+    )
     assert "python -m aiperf_mpi" in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})
     assert " -n 8 " in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})

@@ -21,7 +21,7 @@ def test_nodes_by_shared_memory() -> None:
     assert [place.node for place in places] == [-1, 0, 0, 1, 2, 1, 1]
     assert [place.node_rank for place in places] == [-1, 0, 1, 0, 0, 1, 2]
     assert [place.replica for place in places] == [-1, 0, -1, 1, 2, -1, -1]
-    assert [place.crew_replicas for place in places] == [(), (0,), (0,), (1,), (2,), (1,), (1,)]
+    assert [place.queue_group_replicas for place in places] == [(), (0,), (0,), (1,), (2,), (1,), (1,)]
     assert [place.host for place in places] == hosts
 
 
@@ -31,7 +31,7 @@ def test_several_trainers_on_a_node() -> None:
     places = arrange(hosts, groups, trainers_per_node=2)
     assert roles(places) == "cttttt" + "g"
     assert [place.replica for place in places] == [-1, 0, 1, 2, 4, 3, -1]
-    assert places[6].crew_replicas == (2, 3) and places[4].crew_replicas == (4,)
+    assert places[6].queue_group_replicas == (2, 3) and places[4].queue_group_replicas == (4,)
 
 
 def test_nodes_by_number() -> None:
@@ -70,20 +70,22 @@ def test_trainers_of_one_replica_follow_one_another() -> None:
     each = arrange(hosts, groups, trainers_per_node=2, trainers_per_replica=2)
     assert [place.replica for place in each] == [-1, 0, 0, -1, -1, 1, 1, -1, -1]
     assert [place.replica_rank for place in each] == [-1, 0, 1, -1, -1, 0, 1, -1, -1]
-    assert [place.crew_replicas for place in each] == [(), *[(0,)] * 4, *[(1,)] * 4]
+    assert [place.queue_group_replicas for place in each] == [(), *[(0,)] * 4, *[(1,)] * 4]
 
     both = arrange(hosts, groups, trainers_per_node=2, trainers_per_replica=4)
     assert [place.replica for place in both] == [-1, 0, 0, -1, -1, 0, 0, -1, -1]
     assert [place.replica_rank for place in both] == [-1, 0, 1, -1, -1, 2, 3, -1, -1]
-    # The generators of both nodes serve the replica, whose queue is on the first one: they are one crew.
-    assert [place.crew for place in each] == [-1, *[0] * 4, *[1] * 4]
-    assert [place.crew for place in both] == [-1, *[0] * 8]
-    assert [place.crew_replicas for place in both] == [(), *[(0,)] * 8]
+    # The generators of both nodes serve the replica, whose queue is on the first one: they are one queue
+    # group.
+    assert [place.queue_group for place in each] == [-1, *[0] * 4, *[1] * 4]
+    assert [place.queue_group for place in both] == [-1, *[0] * 8]
+    assert [place.queue_group_replicas for place in both] == [(), *[(0,)] * 8]
 
 
 @pytest.mark.parametrize(("per_node", "per_replica", "ranks"), [(2, 3, 4), (3, 2, 4), (2, 4, 3), (2, 2, 5)])
 def test_replicas_that_are_not_whole_are_refused(per_node: int, per_replica: int, ranks: int) -> None:
-    # Two nodes, the second of which has one rank where the last case says so; or two trainers for replicas of four.
+    # Two nodes, the second of which has one rank where the last case says so; or two trainers for replicas of
+    # four.
     second = 1 if ranks == 5 else 0 if ranks == 3 else 4
     hosts = ["a"] * 5 + ["b"] * second
     groups = [0, *[1] * 4, *[5] * second]

@@ -27,8 +27,14 @@ print(cache.folder, len(list(cache.folder.iterdir())) > 0, cache.ours)
 def cached(root: Path, configured: str, **variables: str) -> tuple[Path, bool, bool]:
     """The folder that a process used, whether it kept a program there, and whether the folder was its own."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
-    run = subprocess.run([sys.executable, "-c", PROGRAM, configured], cwd=root, capture_output=True, text=True,
-                         env={**env, "JAX_PLATFORMS": "cpu", **variables}, timeout=120)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, configured],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**env, "JAX_PLATFORMS": "cpu", **variables},
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     folder, kept, ours = run.stdout.split()
     return Path(folder), kept == "True", ours == "True"
@@ -47,7 +53,9 @@ def test_a_folder_that_was_given_stays_with_a_place_for_each_replica(root: Path,
     assert folder == tmp_path / "programs" / "replica-3" and kept and not ours and folder.is_dir()
 
 
-def test_a_folder_that_jax_was_told_of_is_used_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:
+def test_a_folder_that_jax_was_told_of_is_used_with_a_place_for_each_replica(
+    root: Path, tmp_path: Path
+) -> None:
     given = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     folder, kept, ours = cached(root, "", **given)
     assert folder == tmp_path / "replica-3" and kept and not ours
@@ -56,5 +64,7 @@ def test_a_folder_that_jax_was_told_of_is_used_with_a_place_for_each_replica(roo
 
 def test_a_folder_that_cannot_be_made_is_refused_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="parallel.cache: .*file: Not a directory; name a folder on the node"):
+    with pytest.raises(
+        ConfigError, match="parallel.cache: .*file: Not a directory; name a folder on the node"
+    ):
         open_cache(str(tmp_path / "file"), 0)

@@ -23,7 +23,9 @@ time.sleep(600)
 
 
 def test_what_a_killed_process_left_is_removed_and_no_living_ones(root: Path, tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     killed, (living, _) = Path(child.stdout.readline().strip()), fresh(tmp_path)
     for folder in (killed, living):
@@ -46,7 +48,8 @@ def test_what_a_killed_process_left_is_removed_and_no_living_ones(root: Path, tm
 def test_a_folder_that_a_neighbour_removes_before_its_lock_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The neighbour looks between the making of the first two folders and their opening, as it may at any start.
+    # The neighbour looks between the making of the first two folders and their opening, as it may at any
+    # start.
     opened, removed = os.open, []
 
     def slow(path: Path, flags: int) -> int:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replicas of several processes: their clusters, and how their trainers agree. Whole runs are in end_to_end."""
+"""Replicas of several processes: their clusters, and how their trainers agree. Whole runs are in
+end_to_end."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import pytest
 
 from aiperf_mpi.parallel.replica.cluster import held_port
 from aiperf_mpi.parallel.replica.team import Team
-from aiperf_mpi.parallel.trainer.preparation import ELSEWHERE
+from aiperf_mpi.parallel.trainer.preparation import REJECTED_BY_PEER
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.trials.record import CAUSE_BYTES
 
@@ -27,19 +28,25 @@ def test_two_replicas_of_two_processes_reduce_apart(
 ) -> None:
     reports = run_program(library, 5, "teams")
     assert [found["role"] for found in reports] == ["coordinator", *["trainer"] * 4]
-    assert [(found["replica"], found["replica_rank"]) for found in reports[1:]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(found["replica"], found["replica_rank"]) for found in reports[1:]] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     trainers = reports[1:]
     assert all(found["devices"] == [2, 1] for found in trainers)
 
-    # Ranks 1 and 2 sum to 3, ranks 3 and 4 to 7; replica 1 stops before step 21, on both processes, replica 0 does not.
+    # Ranks 1 and 2 sum to 3, ranks 3 and 4 to 7; replica 1 stops before step 21, on both processes, replica 0
+    # does not.
     for form in ("shard_map", "pmap"):
         assert [found[form] for found in trainers] == [[60, 180.0, 180.0, 180.0, 3.0]] * 2 + [
             [21, 147.0, 147.0, 147.0, 7.0]
         ] * 2
     assert max(found["begin"] for found in trainers) < min(found["end_time"] for found in trainers)
 
-    # Each replica has its leader's record and the highest word, though the second of its processes comes late, and
-    # between them the words of the steps; the error is that of the one that had an error.
+    # Each replica has its leader's record and the highest word, though the second of its processes comes
+    # late, and between them the words of the steps; the error is that of the one that had an error.
     assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
     assert [found["words"] for found in trainers] == [[0, 2]] * 4
     # What one of them has still said when the run ends, the other one answers, up to two words behind.
@@ -59,29 +66,39 @@ def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
     for case, tries in ((0, 1), (1, 2), (2, 2), (3, 2), (9, 1)):
         assert first[case] == second[case] == ["", "NoneType", True, tries], case
 
-    # Both fail, each with its own error or with word of the other's; both reject, with its reason or with word of it.
+    # Both fail, each with its own error or with word of the other's; both reject, with its reason or with
+    # word of it.
     assert [first[4][:3], second[4][:3]] == [["", "FailedElsewhere", False], ["", "OSError", False]]
-    assert [first[8][1], second[8][1]] == ["ValueError", "RuntimeError"] and not first[8][2] and not second[8][2]
+    assert (
+        [first[8][1], second[8][1]] == ["ValueError", "RuntimeError"] and not first[8][2] and not second[8][2]
+    )
     own = ["rank 0's reason", "rank 1's reason"]
-    assert [first[5][0], second[5][0]] == [own[0], ELSEWHERE]
-    assert [first[6][0], second[6][0]] == [ELSEWHERE, own[1]] and len(ELSEWHERE) <= CAUSE_BYTES
+    assert [first[5][0], second[5][0]] == [own[0], REJECTED_BY_PEER]
+    assert [first[6][0], second[6][0]] == [REJECTED_BY_PEER, own[1]] and len(REJECTED_BY_PEER) <= CAUSE_BYTES
     assert [first[7][0], second[7][0]] == own
 
-    # The first one records its reason; one that only the other has found is on that one's standard error, once.
+    # The first one records its reason; one that only the other has found is on that one's standard error,
+    # once.
     said = [[line for line in found["said"].splitlines() if "is rejected" in line] for found in reports]
     assert said == [[], [f"aiperf_mpi: rank 1 on here: trial 6 is rejected: {own[1]}"]]
 
 
 def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> None:
     with held_port() as port, held_port() as other:
-        # Who asks for it is refused, on either family and on one address alone, and who takes any gets another.
+        # Who asks for it is refused, on either family and on one address alone, and who takes any gets
+        # another.
         both = socket.has_dualstack_ipv6()
-        asks = [(socket.AF_INET, ""), (socket.AF_INET, "127.0.0.1"), *([(socket.AF_INET6, "::")] if both else [])]
+        asks = [
+            (socket.AF_INET, ""),
+            (socket.AF_INET, "127.0.0.1"),
+            *([(socket.AF_INET6, "::")] if both else []),
+        ]
         for family, address in asks:
             with socket.socket(family) as taker, pytest.raises(OSError, match="Address already in use"):
                 taker.bind((address, port))
         assert other != port
-        # Who shares it, as JAX's service does (see above), binds it meanwhile, and listens when the holder has gone.
+        # Who shares it, as JAX's service does (see above), binds it meanwhile, and listens when the holder
+        # has gone.
         service = socket.socket(socket.AF_INET6 if both else socket.AF_INET)
         service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         service.bind(("::" if both else "", port))

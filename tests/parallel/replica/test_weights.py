@@ -15,7 +15,13 @@ from aiperf_mpi.config import Config, load
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.parallel.replica import weights
-from aiperf_mpi.parallel.replica.weights import Shelf, begin_with, checkpoint_path, load_parent, missing_weights
+from aiperf_mpi.parallel.replica.weights import (
+    KeptWeights,
+    begin_with,
+    checkpoint_path,
+    load_parent,
+    missing_weights,
+)
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from aiperf_mpi.training.model.initial import Variables
 from aiperf_mpi.trials.record import Candidate
@@ -32,8 +38,17 @@ def config(tmp_path: Path) -> Config:
 def candidate(config: Config, *own: Morph, of: Candidate | None = None, **changes: object) -> Candidate:
     """A child of another candidate, or of none."""
     architecture = (of.architecture if of else Architecture(config.base)).apply(*own)
-    made = Candidate.new(architecture, own, parent_id=of.trial_id if of else -1, replica=0, generator=0, round=1,
-                         batch_per_device=32, devices=1, seed=5)  # fmt: skip
+    made = Candidate.new(
+        architecture,
+        own,
+        parent_id=of.trial_id if of else -1,
+        replica=0,
+        generator=0,
+        round=1,
+        batch_per_device=32,
+        devices=1,
+        seed=5,
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -57,7 +72,7 @@ def parent(config: Config, root: Candidate) -> Candidate:
     return made
 
 
-# -- what a trial starts from ------------------------------------------------------------------------------------------
+# -- what a trial starts from ----------------------------------------------------------------------
 
 
 def test_a_child_of_kept_weights(config: Config, parent: Candidate) -> None:
@@ -80,8 +95,9 @@ def test_a_child_of_the_initial_weights(config: Config, root: Candidate) -> None
     assert begin_with(config, open_dataset(config), child, loaded).difference < 1e-5
 
 
-def test_weights_that_compute_another_function_show(config: Config, parent: Candidate,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_compute_another_function_show(
+    config: Config, parent: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     child = candidate(config, *OWN, of=parent, trial_id=7, from_checkpoint=True)
     fresh = weights.initial_weights(config, child.architecture, child.seed)
     monkeypatch.setattr(weights, "inherited_variables", lambda *_: fresh)
@@ -116,15 +132,15 @@ def test_a_file_of_another_trial_is_refused(config: Config, root: Candidate, par
         load_parent(config, child, 9)
 
 
-# -- what is kept of it ------------------------------------------------------------------------------------------------
+# -- what is kept of it ----------------------------------------------------------------------------
 
 
-def put(shelf: Shelf, folder: Path, trial_id: int, error: float, config: Config) -> int | None:
+def put(kept_weights: KeptWeights, folder: Path, trial_id: int, error: float, config: Config) -> int | None:
     """The trial that is pushed out."""
-    assert shelf.takes(error)
+    assert kept_weights.takes(error)
     architecture = Architecture(config.base)
     variables = weights.initial_weights(config, architecture, trial_id)
-    out = shelf.put(folder / f"{trial_id}.h5", trial_id, error, architecture, variables)
+    out = kept_weights.put(folder / f"{trial_id}.h5", trial_id, error, architecture, variables)
     return out.trial_id if out else None
 
 
@@ -133,29 +149,29 @@ def files(folder: Path) -> list[int]:
 
 
 def test_the_best_stay_the_earlier_of_equals(config: Config, tmp_path: Path) -> None:
-    shelf, folder = Shelf(room=2), tmp_path / "kept"
-    assert put(shelf, folder, 1, 0.5, config) is None
-    assert put(shelf, folder, 2, 0.75, config) is None
-    assert not shelf.takes(0.75) and not shelf.takes(0.9) and not shelf.takes(math.nan)
-    assert put(shelf, folder, 3, 0.5, config) == 2
-    assert [kept.trial_id for kept in shelf.kept] == [1, 3] and files(folder) == [1, 3]
-    assert put(shelf, folder, 4, 0.25, config) == 3
-    assert [kept.trial_id for kept in shelf.kept] == [4, 1] and files(folder) == [1, 4]
+    kept_weights, folder = KeptWeights(room=2), tmp_path / "kept"
+    assert put(kept_weights, folder, 1, 0.5, config) is None
+    assert put(kept_weights, folder, 2, 0.75, config) is None
+    assert not kept_weights.takes(0.75) and not kept_weights.takes(0.9) and not kept_weights.takes(math.nan)
+    assert put(kept_weights, folder, 3, 0.5, config) == 2
+    assert [kept.trial_id for kept in kept_weights.kept] == [1, 3] and files(folder) == [1, 3]
+    assert put(kept_weights, folder, 4, 0.25, config) == 3
+    assert [kept.trial_id for kept in kept_weights.kept] == [4, 1] and files(folder) == [1, 4]
 
 
 def test_what_is_pushed_out_waits_for_its_last_children(config: Config, tmp_path: Path) -> None:
-    shelf, folder = Shelf(room=1, grace=2), tmp_path / "kept"
-    out = [put(shelf, folder, number, 1 / number, config) for number in range(1, 6)]
+    kept_weights, folder = KeptWeights(room=1, grace=2), tmp_path / "kept"
+    out = [put(kept_weights, folder, number, 1 / number, config) for number in range(1, 6)]
     assert out == [None, 1, 2, 3, 4]
     assert files(folder) == [3, 4, 5]
-    shelf.clear()
+    kept_weights.clear()
     assert files(folder) == [5]
 
 
 def test_a_failed_write_keeps_what_was_there(config: Config, tmp_path: Path) -> None:
-    shelf, folder = Shelf(room=1), tmp_path / "kept"
-    put(shelf, folder, 1, 0.5, config)
+    kept_weights, folder = KeptWeights(room=1), tmp_path / "kept"
+    put(kept_weights, folder, 1, 0.5, config)
     wrong = {"params": {"dense": {"bias": np.zeros(3)}}}
     with pytest.raises(ValueError, match="float64"):
-        shelf.put(folder / "2.h5", 2, 0.25, Architecture(config.base), wrong)
-    assert [kept.trial_id for kept in shelf.kept] == [1] and files(folder) == [1]
+        kept_weights.put(folder / "2.h5", 2, 0.25, Architecture(config.base), wrong)
+    assert [kept.trial_id for kept in kept_weights.kept] == [1] and files(folder) == [1]

@@ -29,8 +29,8 @@ def test_each_key_has_one_winner(mpi: str, ranks: int, run_program: Callable[...
     assert sum(report["refused"] for report in reports) == 2500 * (ranks - 1)
     assert sum(report["released"] for report in reports) == 2000
 
-    # A table that is half full takes about 1.5 probes for a key that is there (Knuth, linear probing), one more for
-    # the state of a key that was found: 4 for each of the calls is a wide bound.
+    # A table that is half full takes about 1.5 probes for a key that is there (Knuth, linear probing), one
+    # more for the state of a key that was found: 4 for each of the calls is a wide bound.
     calls = 2500 * ranks + 2000
     assert sum(report["probes"] for report in reports) < 4 * calls
 

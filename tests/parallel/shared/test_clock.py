@@ -12,9 +12,12 @@ from tests.helpers.parallel.mpi import Reports
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_offsets_are_measured_within_their_bounds(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
+def test_offsets_are_measured_within_their_bounds(
+    mpi: str, ranks: int, run_program: Callable[..., Reports]
+) -> None:
     for found in run_program(mpi, ranks, "clocks"):
-        # The clocks are the host's plus a known skew: the truth must lie within the bound, and the bound be useful.
+        # The clocks are the host's plus a known skew: the truth must lie within the bound, and the bound be
+        # useful.
         assert abs(found["offset"] - found["skew"]) <= found["uncertainty"] + 1e-9
         assert found["uncertainty"] < 0.05
         assert found["at"] == 2.5

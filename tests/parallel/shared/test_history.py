@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history window under load: nothing lost, nothing torn, with a busy target, a dead writer, across a network."""
+"""The history window under load: nothing lost, nothing torn, with a busy target, a dead writer, across a
+network."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def assert_whole(reports: Reports, appends: int) -> None:
 
 
 @pytest.mark.mpi
-def test_twenty_storms_of_four_ranks_lose_and_tear_nothing(mpi: str, run_program: Callable[..., Reports]) -> None:
+def test_twenty_storms_of_four_ranks_lose_and_tear_nothing(
+    mpi: str, run_program: Callable[..., Reports]
+) -> None:
     reports = run_program(mpi, 4, "append_storm", 20, 200, 0, "mirror")
     assert len(reports[0]["runs"]) == 20
     assert_whole(reports, 200)
@@ -50,7 +53,8 @@ def test_storm_of_few_ranks(mpi: str, ranks: int, run_program: Callable[..., Rep
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_busy_target_holds_nobody_up(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
-    # Rank 0 computes for 3 s without entering MPI. 100 appends take milliseconds; waiting for it would take 3 s.
+    # Rank 0 computes for 3 s without entering MPI. 100 appends take milliseconds; waiting for it would take 3
+    # s.
     reports = run_program(mpi, ranks, "append_storm", 1, 100, 3, "mirror")
     assert_whole(reports, 100)
     assert reports[0]["runs"][0]["seconds"] >= 3
@@ -70,8 +74,11 @@ def test_a_node_fetches_each_summary_once(mpi: str, run_program: Callable[..., R
 @pytest.mark.mpi
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_storm_across_a_network(mpich: str, network: str, ranks: int, run_program: Callable[..., Reports]) -> None:
-    # The control first: with the target out of MPI for 0.4 s from 0.02 s before on, every operation must wait.
+def test_storm_across_a_network(
+    mpich: str, network: str, ranks: int, run_program: Callable[..., Reports]
+) -> None:
+    # The control first: with the target out of MPI for 0.4 s from 0.02 s before on, every operation must
+    # wait.
     control = run_program(mpich, 2, "sleeping_target", env=NETWORKS[network])
     waited = control[1]["seconds"]
     assert set(waited) == {"get", "put", "fetch_and_add", "compare_and_swap", "words"}
@@ -83,7 +90,8 @@ def test_storm_across_a_network(mpich: str, network: str, ranks: int, run_progra
 
 @pytest.mark.mpi
 def test_storm_across_hosts(run_program: Callable[..., Reports]) -> None:
-    # Open MPI on hosts that are one machine by other names: its operations go over TCP and wait for their target.
+    # Open MPI on hosts that are one machine by other names: its operations go over TCP and wait for their
+    # target.
     openmpi = require("openmpi")
     control = run_program(openmpi, 2, "sleeping_target", launcher=several_hosts(openmpi, 2, 1))
     assert min(control[1]["seconds"].values()) > 0.3
@@ -92,17 +100,22 @@ def test_storm_across_hosts(run_program: Callable[..., Reports]) -> None:
 
 
 @pytest.mark.mpi
-def test_the_control_tells_shared_memory_from_a_network(mpi: str, run_program: Callable[..., Reports]) -> None:
+def test_the_control_tells_shared_memory_from_a_network(
+    mpi: str, run_program: Callable[..., Reports]
+) -> None:
     waited = run_program(mpi, 2, "sleeping_target")[1]["seconds"]
     assert max(waited.values()) < 0.3
 
 
 @pytest.mark.mpi
-def test_a_dead_writer_and_a_dead_reader_hold_nobody_up(mpi: str, run_program: Callable[..., Reports]) -> None:
+def test_a_dead_writer_and_a_dead_reader_hold_nobody_up(
+    mpi: str, run_program: Callable[..., Reports]
+) -> None:
     reports = run_program(mpi, 4, "dead_writer")
     zero, one, *others = reports
 
-    # Slot 0 is drawn by rank 1, 1 and 2 are committed by ranks 2 and 3: none of them is visible before the lease.
+    # Slot 0 is drawn by rank 1, 1 and 2 are committed by ranks 2 and 3: none of them is visible before the
+    # lease.
     assert [report["hidden"] for report in reports] == [0, 0, 0, 0]
     assert zero["early"] == [] and zero["abandoned"] == [0] and zero["again"] == []
     assert one["commit"] is False and one["appended"] == 3
@@ -115,6 +128,7 @@ def test_a_dead_writer_and_a_dead_reader_hold_nobody_up(mpi: str, run_program: C
 
 
 def test_bytes_of_the_windows() -> None:
-    # Counter's line 64, then 8 + 32 + 256 bytes for each slot; the mirror has a line of 64 and 32 for each slot.
+    # Counter's line 64, then 8 + 32 + 256 bytes for each slot; the mirror has a line of 64 and 32 for each
+    # slot.
     assert history_bytes(1000) == 64 + 1000 * (8 + 32 + 256)
     assert mirror_bytes(1000) == 64 + 1000 * 32

@@ -34,7 +34,14 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
     assert zero["last"] == ["RANK"] * n
 
     # Every third row is a trial: 300 of 900; rows of 216 bytes, stop messages of 16, the last row of 8.
-    epoch, trial, rank, final, sample, stop = Kind.EPOCH, Kind.TRIAL, Kind.RANK, Kind.FINAL, Kind.SAMPLE, Kind.STOP
+    epoch, trial, rank, final, sample, stop = (
+        Kind.EPOCH,
+        Kind.TRIAL,
+        Kind.RANK,
+        Kind.FINAL,
+        Kind.SAMPLE,
+        Kind.STOP,
+    )
     for found in others:
         assert [found["sent"][k] for k in (epoch, trial, rank, final, sample, stop)] == [600, 300, 1, 1, 3, 0]
         assert [found["sent_bytes"][k] for k in (epoch, trial, rank, final)] == [600 * 216, 300 * 216, 8, 0]

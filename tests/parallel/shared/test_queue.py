@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The candidate queue: tickets in order, each accepted once, no record torn, whatever else happens to them."""
+"""The candidate queue: tickets in order, each accepted once, no record torn, whatever else happens to
+them."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from tests.parallel.shared.test_history import NETWORKS
 
 
 def assert_in_order(reports: Reports, trainers: int, tickets: int) -> None:
-    """Each trainer accepted tickets 1, 2, ... in order; a ticket came again only after a rejection; no candidate came
-    twice; each record is the one that its maker published."""
+    """Each trainer accepted tickets 1, 2, ... in order; a ticket came again only after a rejection; no
+    candidate came twice; each record is the one that its maker published."""
     for report in reports[:trainers]:
         expected = 1
         for ticket, trial, replica, generator, accepted in report["taken"]:
@@ -36,12 +37,18 @@ def test_moves_of_one_queue(mpi: str, run_program: Callable[..., Reports]) -> No
 @pytest.mark.parametrize(
     ("mpi", "ranks", "trainers", "depth", "memory"),
     under_both(
-        (1, 1, 2, "shared"), (2, 1, 2, "shared"), (4, 1, 3, "shared"), (4, 2, 2, "shared"),
-        (1, 1, 2, "apart"), (2, 1, 2, "apart"), (4, 1, 3, "apart"), (4, 2, 2, "apart"),
+        (1, 1, 2, "shared"),
+        (2, 1, 2, "shared"),
+        (4, 1, 3, "shared"),
+        (4, 2, 2, "shared"),
+        (1, 1, 2, "apart"),
+        (2, 1, 2, "apart"),
+        (4, 1, 3, "apart"),
+        (4, 2, 2, "apart"),
         openmpi=[(2, 1, 2, "shared"), (4, 2, 2, "shared"), (4, 1, 3, "apart")],
     ),
     indirect=["mpi"],
-)  # fmt: skip
+)
 def test_storm(
     mpi: str, ranks: int, trainers: int, depth: int, memory: str, run_program: Callable[..., Reports]
 ) -> None:
@@ -65,7 +72,8 @@ def test_a_slot_has_one_owner(mpi: str, run_program: Callable[..., Reports]) -> 
 
 @pytest.mark.mpi
 def test_storm_across_a_network(mpich: str, run_program: Callable[..., Reports]) -> None:
-    # A node whose ranks share no memory (--ranks-per-node where MPI sees no node) uses the window all the same.
+    # A node whose ranks share no memory (--ranks-per-node where MPI sees no node) uses the window all the
+    # same.
     control = run_program(mpich, 2, "sleeping_target", env=NETWORKS["ofi"])
     assert min(control[1]["seconds"].values()) > 0.3
     reports = run_program(mpich, 3, "queue_storm", 1, 40, 2, "apart", env=NETWORKS["ofi"])
@@ -75,11 +83,11 @@ def test_storm_across_a_network(mpich: str, run_program: Callable[..., Reports])
 def test_a_word_holds_ticket_generation_owner_and_state() -> None:
     # ticket 5 << 40 | generation 7 << 16 | owner 9 << 4 | state 1
     slot = Slot(0, 5 << 40 | 7 << 16 | 9 << 4 | 1)
-    assert (slot.ticket, slot.generation, slot.owner, slot.state) == (5, 7, 9, FILLING)
+    assert (slot.ticket, slot.version, slot.owner, slot.state) == (5, 7, 9, FILLING)
     moved = slot.moved(EMPTY, ticket=8)
-    assert (moved.ticket, moved.generation, moved.owner, moved.state) == (8, 8, 9, EMPTY)
+    assert (moved.ticket, moved.version, moved.owner, moved.state) == (8, 8, 9, EMPTY)
     wrapped = Slot(0, 1 << 40 | ((1 << 24) - 1) << 16 | 4095 << 4 | 3).moved(FILLING, owner=0)
-    assert (wrapped.ticket, wrapped.generation, wrapped.owner, wrapped.state) == (1, 0, 0, FILLING)
+    assert (wrapped.ticket, wrapped.version, wrapped.owner, wrapped.state) == (1, 0, 0, FILLING)
 
 
 def test_bytes_of_a_queue() -> None:

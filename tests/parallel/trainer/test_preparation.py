@@ -18,12 +18,12 @@ import pytest
 
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL, Asked, Exchange
+from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL, Agreements, PendingAgreement
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import Beginning, begin_with
 from aiperf_mpi.parallel.trainer import building
 from aiperf_mpi.parallel.trainer import preparation as module
-from aiperf_mpi.parallel.trainer.lookahead import Ahead
+from aiperf_mpi.parallel.trainer.lookahead import Lookahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
@@ -36,18 +36,36 @@ from aiperf_mpi.trials.record import Candidate
 from tests.helpers.parallel.past import small
 from tests.helpers.parallel.rows import Noting
 
-CONFIG = small("data.train_images=64", "data.val_images=16", "data.image_size=8", "model.blocks=[1]", "model.width=2",
-               "train.batch_per_device=8", "train.precision='float32'", "hpo.enabled=false")  # fmt: skip
+CONFIG = small(
+    "data.train_images=64",
+    "data.val_images=16",
+    "data.image_size=8",
+    "model.blocks=[1]",
+    "model.width=2",
+    "train.batch_per_device=8",
+    "train.precision='float32'",
+    "hpo.enabled=false",
+)
 
 CANDIDATE = replace(
-    Candidate.new(Architecture(CONFIG.base), (), parent_id=0, replica=0, generator=0, round=2, batch_per_device=8,
-                  devices=1, seed=1), trial_id=5,
-)  # fmt: skip
+    Candidate.new(
+        Architecture(CONFIG.base),
+        (),
+        parent_id=0,
+        replica=0,
+        generator=0,
+        round=2,
+        batch_per_device=8,
+        devices=1,
+        seed=1,
+    ),
+    trial_id=5,
+)
 
 
 class Allocator:
-    """What the compiler of steps asks for memory: while a trial is `resident`, or with fewer parts than `least`, there
-    is none."""
+    """What the compiler of steps asks for memory: while a trial is `resident`, or with fewer parts than
+    `least`, there is none."""
 
     def __init__(self) -> None:
         self.resident, self.least, self.tried = False, 1, list[tuple[bool, int]]()
@@ -70,11 +88,22 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
 
 @pytest.fixture
 def replica() -> Iterator[Any]:
-    context: Any = SimpleNamespace(config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0))
-    workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1),
-                               dataset=open_dataset(CONFIG))  # fmt: skip
-    made = SimpleNamespace(context=context, workshop=workshop, worker=Worker("prepare"), exchange=Exchange(),
-                           team=Team(None), poll=lambda: False, training=False, preparing=False)  # fmt: skip
+    context: Any = SimpleNamespace(
+        config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0)
+    )
+    workshop = SimpleNamespace(
+        devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1), dataset=open_dataset(CONFIG)
+    )
+    made = SimpleNamespace(
+        context=context,
+        workshop=workshop,
+        worker=Worker("prepare"),
+        agreements=Agreements(),
+        team=Team(None),
+        poll=lambda: False,
+        training=False,
+        preparing=False,
+    )
     yield made
     made.worker.close()
 
@@ -104,7 +133,9 @@ def test_what_lacks_memory_beside_a_trial_is_made_again_whole_when_that_has_ende
     # Its turn comes: the same batch in one part, as without the other trial.
     allocator.resident = preparation.beside = False
     advance(preparation)
-    assert preparation.failure is None and preparation.compiled is not None and preparation.training is not None
+    assert (
+        preparation.failure is None and preparation.compiled is not None and preparation.training is not None
+    )
     assert preparation.compiled.settings.accumulate == 1 and allocator.tried == [(True, 1), (False, 1)]
     preparation.drop()
 
@@ -142,11 +173,12 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
     replica.queue = SimpleNamespace(take=lambda: waiting.pop() if waiting else None)
     replica.worker.close()
     replica.worker, replica.training = Noting("prepare"), True
-    ahead, warm = Ahead(replica, True), Prewarm(replica)
+    ahead, warm = Lookahead(replica, True), Prewarm(replica)
     warm.left = [(Convolution(8, 2, 2, 3, 1), batch) for batch in range(1, 100)]
     limit = time.monotonic() + 100
 
-    # Between two looks for the candidate its thread is idle when a part has ended, and gets nothing else to do.
+    # Between two looks for the candidate its thread is idle when a part has ended, and gets nothing else to
+    # do.
     waiting.append(taken)
     while "compile_convolution" not in (names := [work.func.__name__ for work in replica.worker.submitted]):
         assert time.monotonic() < limit, names
@@ -167,7 +199,8 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
 
 
 class Remains:
-    """What a try to prepare has made, and whether it is still there; the cyclic collector is off meanwhile."""
+    """What a try to prepare has made, and whether it is still there; the cyclic collector is off
+    meanwhile."""
 
     def __init__(self, compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
         self._compiled, self._begin = compiled, building.begin
@@ -228,14 +261,14 @@ class Remains:
         return training
 
 
-class Another(Exchange):
+class Another(Agreements):
     """Another trainer of the replica says these words."""
 
     def __init__(self, *words: int) -> None:
         super().__init__()
         self.words = list(words)
 
-    def post(self, word: int, record: np.void | None = None) -> Asked:
+    def post(self, word: int, record: np.void | None = None) -> PendingAgreement:
         return super().post(max(word, self.words.pop(0)), record)
 
 
@@ -254,7 +287,7 @@ def test_nothing_of_the_first_try_is_left_when_the_second_begins(
     remains = Remains(compiled, monkeypatch)
     remains.resident = where == "steps"
     remains.fails = [MemoryError("none"), None] if where == "begin" else [None, None]
-    replica.exchange = Another(WELL, WELL, AGAIN if where == "elsewhere" else WELL, WELL, WELL)
+    replica.agreements = Another(WELL, WELL, AGAIN if where == "elsewhere" else WELL, WELL, WELL)
     preparation = prepared(replica)
     preparation.beside = True
     with remains.watched():
@@ -276,10 +309,12 @@ def test_of_what_fails_its_steps_alone_are_left(
 ) -> None:
     remains = Remains(compiled, monkeypatch)
     remains.fails = [MemoryError("none") if own else None]
-    replica.exchange = Another(WELL, WELL, WELL if own else FAILS)
+    replica.agreements = Another(WELL, WELL, WELL if own else FAILS)
     preparation = prepared(replica)
     with remains.watched():
         advance(preparation)
         # The steps are there for the trial's row; they hold no arrays.
         remains.wait(["Compiled"])
-    assert isinstance(preparation.failure, error) and remains.found == [(0, [])] and preparation.training is None
+    assert (
+        isinstance(preparation.failure, error) and remains.found == [(0, [])] and preparation.training is None
+    )

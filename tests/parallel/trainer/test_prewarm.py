@@ -19,10 +19,17 @@ from tests.helpers.parallel.rows import Noting
 
 @pytest.mark.parametrize(("tuned", "batches"), [("true", {32, 16, 64}), ("false", {32})])
 def test_candidates_batches_are_compiled_while_a_trial_trains(tuned: str, batches: set[int]) -> None:
-    config = small("parallel.prewarm=true", f"hpo.enabled={tuned}", "hpo.batches=[16,64]", "search.morphs=['kernel']")
+    config = small(
+        "parallel.prewarm=true", f"hpo.enabled={tuned}", "hpo.batches=[16,64]", "search.morphs=['kernel']"
+    )
     workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
-    replica: Any = SimpleNamespace(context=SimpleNamespace(config=config), workshop=workshop, training=False,
-                                   preparing=False, worker=Worker("prepare"))  # fmt: skip
+    replica: Any = SimpleNamespace(
+        context=SimpleNamespace(config=config),
+        workshop=workshop,
+        training=False,
+        preparing=False,
+        worker=Worker("prepare"),
+    )
     warm = Prewarm(replica)
     assert {batch for _, batch in warm.left} == batches and warm.left[0][1] == 32
 
@@ -43,8 +50,9 @@ def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.Captur
     config = small("parallel.prewarm=true", "hpo.batches=[16,64]", "search.morphs=['kernel']")
     workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
     context = SimpleNamespace(config=config, ranks=SimpleNamespace(rank=3, host="here"))
-    replica: Any = SimpleNamespace(context=context, workshop=workshop, training=True, preparing=False,
-                                   worker=Noting("prepare"))  # fmt: skip
+    replica: Any = SimpleNamespace(
+        context=context, workshop=workshop, training=True, preparing=False, worker=Noting("prepare")
+    )
     warm = Prewarm(replica)
 
     # No kernel has a negative number of filters; behind it one more of its batch, and two of others.
@@ -55,8 +63,10 @@ def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.Captur
         warm.advance()
         time.sleep(0.001)
     assert [work.args[:2] for work in replica.worker.submitted] == [
-        (Convolution(8, 2, -2, 3, 1), 32), (good, 16), (good, 64)
-    ]  # fmt: skip
+        (Convolution(8, 2, -2, 3, 1), 32),
+        (good, 16),
+        (good, 64),
+    ]
     said = [line for line in capfd.readouterr().err.splitlines() if "prewarm" in line]
     assert len(said) == 1 and "rank 3 on here: parallel.prewarm leaves out batches of 32: " in said[0]
     replica.worker.close()

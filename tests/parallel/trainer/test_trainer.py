@@ -15,10 +15,10 @@ from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.parallel.replica.best import Best, validate_best
 from aiperf_mpi.parallel.replica.team import Team
-from aiperf_mpi.parallel.replica.weights import Shelf
+from aiperf_mpi.parallel.replica.weights import KeptWeights
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
-from aiperf_mpi.parallel.trainer.recorder import Closing
+from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
 from aiperf_mpi.parallel.trainer.trainer import run_trial
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.fault import Fault
@@ -48,27 +48,47 @@ def trained(folder: Path, fault: Fault | None, team: Team) -> tuple[Best, list[A
     )
     timer = PhaseTimer()
     context: Any = SimpleNamespace(
-        config=config, windows=windows, timer=timer, now=lambda: 1.0, over=lambda: False,
-        pause=lambda seconds, phase: None, ranks=SimpleNamespace(rank=1, host="here", leads=team.leads, replica=0),
-    )  # fmt: skip
-    best = Best(Shelf(1, 0))
-    closing = Closing(context, best)
+        config=config,
+        windows=windows,
+        timer=timer,
+        now=lambda: 1.0,
+        over=lambda: False,
+        pause=lambda seconds, phase: None,
+        ranks=SimpleNamespace(rank=1, host="here", leads=team.leads, replica=0),
+    )
+    best = Best(KeptWeights(1, 0))
+    recorder = TrialRecorder(context, best)
     training = Training(
-        COMPILED, started(COMPILED), lambda epoch: batches(IMAGES, LABELS, 1, 4), lambda: batches(IMAGES, LABELS, 1, 4),
-        FitSettings(2, 5, lambda epoch: 0.01), timer=timer, poll=lambda: False, fault=fault,
-    )  # fmt: skip
+        COMPILED,
+        started(COMPILED),
+        lambda epoch: batches(IMAGES, LABELS, 1, 4),
+        lambda: batches(IMAGES, LABELS, 1, 4),
+        FitSettings(2, 5, lambda epoch: 0.01),
+        timer=timer,
+        poll=lambda: False,
+        fault=fault,
+    )
     replica: Any = SimpleNamespace(context=context, team=team, best=best, training=False, poll=lambda: False)
     taken: Any = SimpleNamespace(record=None)
     preparation = Preparation(replica, taken)
     preparation.done, preparation.training, preparation.compiled = True, training, COMPILED
-    trainer: Any = SimpleNamespace(replica=replica, closing=closing)
-    candidate = Candidate.new(resnet50(TINY), (), parent_id=-1, replica=0, generator=0, round=1, batch_per_device=4,
-                              devices=1, seed=0)  # fmt: skip
+    trainer: Any = SimpleNamespace(replica=replica, recorder=recorder)
+    candidate = Candidate.new(
+        resnet50(TINY),
+        (),
+        parent_id=-1,
+        replica=0,
+        generator=0,
+        round=1,
+        batch_per_device=4,
+        devices=1,
+        seed=0,
+    )
     preparation.candidate = replace(candidate, trial_id=0)
     run_trial(trainer, preparation)
-    while closing.busy:
-        closing.advance()
-    closing.close()
+    while recorder.busy:
+        recorder.advance()
+    recorder.close()
     return best, outcomes
 
 
@@ -102,12 +122,14 @@ class Ended:
         self.sent: list[Any] = []
         messages = SimpleNamespace(send=lambda kind, row: self.sent.append((kind, row)))
         ranks = SimpleNamespace(workers=Alone(), leads=True, team=None, rank=1, host="here")
-        self.context: Any = SimpleNamespace(config=config, ranks=ranks, timer=PhaseTimer(),
-                                            windows=SimpleNamespace(messages=messages))  # fmt: skip
+        self.context: Any = SimpleNamespace(
+            config=config, ranks=ranks, timer=PhaseTimer(), windows=SimpleNamespace(messages=messages)
+        )
         self.workshop: Any = SimpleNamespace(
-            dataset=Dataset("test", IMAGES, LABELS, IMAGES, LABELS, 3, "0", (0.5,), (0.5,)), devices=COMPILED.devices,
+            dataset=Dataset("test", IMAGES, LABELS, IMAGES, LABELS, 3, "0", (0.5,), (0.5,)),
+            devices=COMPILED.devices,
             mine=slice(0, 1),
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["written at the end", "never written"])
@@ -117,8 +139,15 @@ def test_weights_that_cannot_be_written_are_the_best_all_the_same(
     # What the other trainers of the replica remember of the trial, its first one remembers, too.
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     best, outcomes = trained(tmp_path, None, Team(None))
-    assert best.trial_id == 0 and np.isfinite(best.error) and best.compiled is COMPILED and best.shelf.kept == []
-    assert int(outcomes[0]["status"]) == DONE and outcomes[0]["cause"].startswith(b"its weights are not kept: File ex")
+    assert (
+        best.trial_id == 0
+        and np.isfinite(best.error)
+        and best.compiled is COMPILED
+        and best.kept_weights.kept == []
+    )
+    assert int(outcomes[0]["status"]) == DONE and outcomes[0]["cause"].startswith(
+        b"its weights are not kept: File ex"
+    )
     assert not outcomes[0]["flags"] & KEPT and "checkpoints" in capfd.readouterr().err
 
     # At the end there is another try: then the model is validated, and its error is the trial's.
@@ -128,11 +157,13 @@ def test_weights_that_cannot_be_written_are_the_best_all_the_same(
     validate_best(end.context, end.workshop, best)
     said = capfd.readouterr().err
     if again:
-        (kind, row), = end.sent
+        ((kind, row),) = end.sent
         assert kind is Kind.FINAL and int(row["trial_id"]) == 0 and float(row["error"]) == best.error
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0.h5"] and said == ""
     else:
-        assert end.sent == [] and "rank 1 on here: the best model, trial 0, could not be written again" in said
+        assert (
+            end.sent == [] and "rank 1 on here: the best model, trial 0, could not be written again" in said
+        )
 
 
 def test_a_best_trial_whose_weights_cannot_be_kept_at_all_fails_alone(
@@ -142,7 +173,7 @@ def test_a_best_trial_whose_weights_cannot_be_kept_at_all_fails_alone(
     def broken(*arguments: object) -> None:
         raise RuntimeError("no such thing as a disk's error")
 
-    monkeypatch.setattr(Shelf, "put", broken)
+    monkeypatch.setattr(KeptWeights, "put", broken)
     (tmp_path / "checkpoints").mkdir()
     best, outcomes = trained(tmp_path, None, Team(None))
     assert [int(row["status"]) for row in outcomes] == [FAILED]

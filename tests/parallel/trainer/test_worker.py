@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aiperf_mpi.parallel.replica.errors import GenerationError
-from aiperf_mpi.parallel.trainer.state import Replica
+from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.parallel.trainer.worker import SWITCH_SECONDS, Worker, take_turns
 
 
@@ -77,7 +77,7 @@ def test_an_error_between_steps_names_its_work() -> None:
     windows = SimpleNamespace(messages=SimpleNamespace(stop_requested=lambda: None))
     context: Any = SimpleNamespace(timer=lambda phase: contextlib.nullcontext(), windows=windows)
     unused: Any = None
-    replica = Replica(context, unused, None, unused, unused, between=[Broken()])
+    replica = TrainerState(context, unused, None, unused, unused, background=[Broken()])
     with pytest.raises(GenerationError, match="^Broken between steps: KeyError: 'oops'"):
         replica.poll()
     replica.worker.close()

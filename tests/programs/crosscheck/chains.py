@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks random morph chains, numbered from `first`: prints as JSON how many, their morphs by kind, and what differs.
+"""Checks random morph chains, numbered from `first`: prints as JSON how many, their morphs by kind, and what
+differs.
 
-    python tests/programs/crosscheck/chains.py shallow|resnet50 FIRST COUNT
+python tests/programs/crosscheck/chains.py shallow|resnet50 FIRST COUNT
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from aiperf_mpi.training.steps.step import StepSettings
 #: Most random morphs of a chain; every third gets two more.
 SHALLOW_MORPHS, DEEP_MORPHS = 6, 10
 
-#: Sizes that all strides divide, and one of odd sizes. Tracing takes 16 ms for each convolution, whatever its size.
+#: Sizes that all strides divide, and one of odd sizes. Tracing takes 16 ms for each convolution, whatever its
+#: size.
 SHALLOW = (Base(32, 3, 10, 4, (1, 1, 1, 1)), Base(224, 3, 10, 16, (1, 1)), Base(33, 1, 7, 8, (1, 1)))
 DEEP = (Base(224), Base(32, classes=10))
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, with one matrix product more in the training step than its network has.
 
-Takes the arguments of `python -m aiperf_mpi`. Whatever the tables say, the step executes more: no candidate may pass.
+Takes the arguments of `python -m aiperf_mpi`. Whatever the tables say, the step executes more: no candidate
+may pass.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ranks append at once, and read while they do. Arguments: folder, repeats, appends of a rank, seconds for which
-rank 0 computes without entering MPI instead of appending (0: it appends too), "mirror" or "alone" for the readers."""
+"""All ranks append at once, and read while they do. Arguments: folder, repeats, appends of a rank, seconds
+for which rank 0 computes without entering MPI instead of appending (0: it appends too), "mirror" or "alone"
+for the readers."""
 
 import sys
 import time
@@ -33,7 +34,9 @@ for repeat in range(repeats):
                 before = len(history)
                 history.refresh()
                 for slot in range(before, len(history)):
-                    wrong += history.summaries()[slot].tobytes() != rec.summarise(history.record(slot)).tobytes()
+                    wrong += (
+                        history.summaries()[slot].tobytes() != rec.summarise(history.record(slot)).tobytes()
+                    )
     seconds = time.monotonic() - started
 
     # Everything that was written is there once, whole, on all ranks alike.
@@ -45,10 +48,25 @@ for repeat in range(repeats):
     found = Counter((int(row["replica"]), int(row["round"]), int(row["generator"])) for row in rows)
     ranks = range(world.size - writers, world.size)
     lost = sum((rank, i, repeat) not in found for rank in ranks for i in range(appends))
-    mine = sum(int(rows[slot]["replica"]) != world.rank or int(rows[slot]["round"]) != i
-               for i, slot in enumerate(slots)) if rows else len(slots)  # fmt: skip
-    runs.append({"rows": len(history), "lost": lost, "twice": sum(n > 1 for n in found.values()), "wrong": wrong,
-                 "elsewhere": mine, "seconds": seconds, "fetched": history.fetched})  # fmt: skip
+    mine = (
+        sum(
+            int(rows[slot]["replica"]) != world.rank or int(rows[slot]["round"]) != i
+            for i, slot in enumerate(slots)
+        )
+        if rows
+        else len(slots)
+    )
+    runs.append(
+        {
+            "rows": len(history),
+            "lost": lost,
+            "twice": sum(n > 1 for n in found.values()),
+            "wrong": wrong,
+            "elsewhere": mine,
+            "seconds": seconds,
+            "fetched": history.fetched,
+        }
+    )
     job.wait(world.Ibarrier())
     history.close()
 report(folder, world.rank, runs=runs, writers=writers)

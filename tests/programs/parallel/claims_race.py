@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ranks claim the same keys in orders of their own, release what they won, and race for it again. Arguments:
-folder, keys, races."""
+"""All ranks claim the same keys in orders of their own, release what they won, and race for it again.
+Arguments: folder, keys, races."""
 
 import random
 import sys
@@ -25,6 +25,11 @@ for race in range(races):
         for key in won[-1]:
             claims.release(key)
     job.wait(world.Ibarrier())
-found = {"claimed": claims.claimed, "refused": claims.refused, "released": claims.released, "probes": claims.probes}
+found = {
+    "claimed": claims.claimed,
+    "refused": claims.refused,
+    "released": claims.released,
+    "probes": claims.probes,
+}
 claims.close()
 report(folder, world.rank, won=won, **found)

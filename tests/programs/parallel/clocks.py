@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures clocks whose offsets are known: each rank's runs 1000 s x rank ahead of the host's. Argument: folder."""
+"""Measures clocks whose offsets are known: each rank's runs 1000 s x rank ahead of the host's. Argument:
+folder."""
 
 import sys
 import time
@@ -19,6 +20,14 @@ with job.job() as world:
     core = clock.core_start(world, offset, skewed)
     world.Barrier()
     origin = world.bcast(core.origin)
-    report(sys.argv[1], world.rank, offset=offset.seconds, uncertainty=offset.uncertainty, skew=skew,
-           origin=core.origin - origin, at=core.at(core.origin + 2.5), now=core.now())  # fmt: skip
+    report(
+        sys.argv[1],
+        world.rank,
+        offset=offset.seconds,
+        uncertainty=offset.uncertainty,
+        skew=skew,
+        origin=core.origin - origin,
+        at=core.at(core.origin + 2.5),
+        now=core.now(),
+    )
     job.agreed_exit(world, 0)

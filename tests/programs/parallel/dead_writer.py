@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank 1 draws a slot and falls silent, the others append behind it; rank 0 gives the slot up after the lease, and
-rank 1, which was only slow, appends again. Then rank 1 holds the node's reader lock for ever. Argument: folder."""
+"""Rank 1 draws a slot and falls silent, the others append behind it; rank 0 gives the slot up after the
+lease, and rank 1, which was only slow, appends again. Then rank 1 holds the node's reader lock for ever.
+Argument: folder."""
 
 import sys
 import time

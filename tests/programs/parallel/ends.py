@@ -33,7 +33,8 @@ with job.job() as world:
             raise ValueError("this rank is broken")
         hang()
     elif how == "unheard":
-        # The launcher's process on this node does not read for a second: then it has the last words and the abort.
+        # The launcher's process on this node does not read for a second: then it has the last words and the
+        # abort.
         if last:
             launcher = os.getppid()
             subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {launcher}"], start_new_session=True)

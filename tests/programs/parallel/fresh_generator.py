@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread reads all trials of a long history through the desk of a generator rank, together and one by one, and
-thinks of a candidate. Arguments: folder, finished trials, trials read one by one."""
+"""A thread reads all trials of a long history through the desk of a generator rank, together and one by one,
+and thinks of a candidate. Arguments: folder, finished trials, trials read one by one."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.generator import WORKING_SECONDS
-from aiperf_mpi.parallel.generator.reading import RecordDesk, learnt_slots
+from aiperf_mpi.parallel.generator.reading import RecordReader, learnt_slots
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.trials import record as rec
@@ -33,33 +33,35 @@ if world.rank == 1:
         """Seconds that the thread takes while this rank looks after it as a generator rank does."""
         started, future = time.monotonic(), executor.submit(work)
         while not future.done():
-            desk.serve()
+            reader.serve()
             time.sleep(WORKING_SECONDS)
         return time.monotonic() - started, future.result()
 
-    desk = RecordDesk(history.records)
+    reader = RecordReader(history.records)
     trials = [slot for slot in range(len(history)) if history.summaries()[slot]["kind"] == rec.PROPOSED]
     found["trials"] = len(trials)
-    found["together"], _ = timed(lambda: desk.read_ahead(trials))
-    found["answers"] = desk.answers
-    found["whole"] = all(rec.check(desk.record(trial)) for trial in trials[::97])
-    before = RecordDesk(history.records)
-    desk, together = before, desk
+    found["together"], _ = timed(lambda: reader.read_ahead(trials))
+    found["answers"] = reader.answers
+    found["whole"] = all(rec.check(reader.record(trial)) for trial in trials[::97])
+    before = RecordReader(history.records)
+    reader, together = before, reader
     ones = trials[-singly:]
     found["singly"], one_by_one = timed(lambda: [before.record(trial) for trial in ones])
-    found["alike"] = [row.tobytes() for row in one_by_one] == [together.record(trial).tobytes() for trial in ones]
+    found["alike"] = [row.tobytes() for row in one_by_one] == [
+        together.record(trial).tobytes() for trial in ones
+    ]
 
     # What the search needs is with the desk: it asks for nothing else.
-    view = HistoryView(history.summaries(), lambda slot: desk.record(slot), Architecture(config.base))
-    desk = RecordDesk(history.records)
+    view = HistoryView(history.summaries(), lambda slot: reader.record(slot), Architecture(config.base))
+    reader = RecordReader(history.records)
     slots = learnt_slots(view)
-    timed(lambda: desk.read_ahead(slots))
-    asked = desk.answers
+    timed(lambda: reader.read_ahead(slots))
+    asked = reader.answers
     from aiperf_mpi.parallel.generator.maker import search_of  # noqa: I001
     import numpy as np
 
     found["thought"], _ = timed(lambda: search_of(config).propose(view, np.random.default_rng(1)))
-    found["asked_again"], found["needed"] = desk.answers - asked, len(slots)
+    found["asked_again"], found["needed"] = reader.answers - asked, len(slots)
 job.wait(world.Ibarrier())
 history.close()
 report(folder, world.rank, **found)

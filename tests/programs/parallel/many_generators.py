@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators propose side by side, search and claims alone, until there are enough proposals. All ranks but 0, which
-hosts history and claims, generate. Arguments: folder, proposals, finished trials before they begin."""
+"""Generators propose side by side, search and claims alone, until there are enough proposals. All ranks but
+0, which hosts history and claims, generate. Arguments: folder, proposals, finished trials before they
+begin."""
 
 import sys
 import time
@@ -20,7 +21,10 @@ folder, wanted, finished = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 world = job.start_mpi()
 config = small()
 node = node_of(world)
-history, claims = WindowHistory(world, node, 2 * (wanted + finished) + 64), WindowClaims(world, 8 * (wanted + finished))
+history, claims = (
+    WindowHistory(world, node, 2 * (wanted + finished) + 64),
+    WindowClaims(world, 8 * (wanted + finished)),
+)
 if world.rank == 0:
     write_past(history, claims, children(config, finished))
 job.wait(world.Ibarrier())
@@ -29,8 +33,14 @@ past = len(history)
 keys, refused, pending, stop = [], 0, 0, None
 started = time.monotonic()
 if world.rank:
-    search, hpo, cache, initial = search_of(config), hpo_of(config), ArchitectureCache(), Architecture(config.base)
-    # The fourth round, so that hyperparameters are suggested too; 4 << 40 is the word of a slot with that ticket.
+    search, hpo, cache, initial = (
+        search_of(config),
+        hpo_of(config),
+        ArchitectureCache(),
+        Architecture(config.base),
+    )
+    # The fourth round, so that hyperparameters are suggested too; 4 << 40 is the word of a slot with that
+    # ticket.
     place = Place(0, world.rank - 1, None, Slot(0, 4 << 40))
     attempt = 0
     while len(history) - past < wanted:
@@ -58,5 +68,13 @@ if world.rank == 0:
     found["proposed"] = rec.PROPOSED
 claims.close()
 history.close()
-report(folder, world.rank, keys=keys, refused=refused, pending=pending, seconds=seconds, jax="jax" in sys.modules,
-       **found)  # fmt: skip
+report(
+    folder,
+    world.rank,
+    keys=keys,
+    refused=refused,
+    pending=pending,
+    seconds=seconds,
+    jax="jax" in sys.modules,
+    **found,
+)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks send rows to rank 0, which takes its time, then says stop, twice. Arguments: folder, rows of each rank."""
+"""Ranks send rows to rank 0, which takes its time, then says stop, twice. Arguments: folder, rows of each
+rank."""
 
 import struct
 import sys
@@ -54,7 +55,9 @@ with job.job() as world:
         for source in range(1, world.size):
             mine = [m for m in received if m.source == source]
             order &= [struct.unpack("<qq", m.data[:16]) for m in mine] == [(source, i) for i in range(rows)]
-            order &= all((m.kind is Kind.TRIAL) == (i % 3 == 0) and len(m.data) == 216 for i, m in enumerate(mine))
+            order &= all(
+                (m.kind is Kind.TRIAL) == (i % 3 == 0) and len(m.data) == 216 for i, m in enumerate(mine)
+            )
         found["order"] = order
         ends.stop(Reason.LIMIT, 12.5)
         final: list[Message] = []
@@ -66,7 +69,9 @@ with job.job() as world:
             final += ends.poll()
         found["own"] = [ends.stop_requested().reason.name, ends.stop_requested().t]
         found["kinds"] = sorted(m.kind.name for m in final)
-        found["last"] = [[m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)]
+        found["last"] = [
+            [m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)
+        ]
         found["empty"] = ends.poll() == []
     job.wait(world.Ibarrier())
 
@@ -77,8 +82,13 @@ with job.job() as world:
         with pytest.raises(MessageError, match="tag 77"):
             while True:
                 ends.poll()
-    found.update(sent=ends.sent.tolist(), received=ends.received.tolist(), sent_bytes=ends.sent_bytes.tolist(),
-                 received_bytes=ends.received_bytes.tolist(), bound=messages.MAX_OUTSTANDING)  # fmt: skip
+    found.update(
+        sent=ends.sent.tolist(),
+        received=ends.received.tolist(),
+        sent_bytes=ends.sent_bytes.tolist(),
+        received_bytes=ends.received_bytes.tolist(),
+        bound=messages.MAX_OUTSTANDING,
+    )
     ends.close()
     report(folder, world.rank, **found)
     job.agreed_exit(world, 0)

@@ -33,7 +33,11 @@ assert queue.publish(one, proposed(0, 1), 11) and queue.count() == 2
 
 # What is taken waits no longer, and nobody can retract it; the next one is taken when it has been accepted.
 seen = queue.waiting()[0]
-assert (seen.ticket, int(seen.record["trial"])) == (1, 11) and states() == [READY, READY] and queue.still(seen.slot)
+assert (
+    (seen.ticket, int(seen.record["trial"])) == (1, 11)
+    and states() == [READY, READY]
+    and queue.still(seen.slot)
+)
 taken = queue.take()
 assert (taken.ticket, int(taken.record["trial"])) == (1, 11) and states() == [TAKEN, READY]
 assert queue.take() is None and not queue.still(seen.slot) and queue.retract(seen.slot) is None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node of trainers and generators: the first ranks take, the others publish, some candidates are rejected, given up
-or retracted, and one generator falls silent with a slot. Arguments: folder, trainers, tickets each, depth, "shared" or
-"apart" for the window's memory."""
+"""A node of trainers and generators: the first ranks take, the others publish, some candidates are rejected,
+given up or retracted, and one generator falls silent with a slot. Arguments: folder, trainers, tickets each,
+depth, "shared" or "apart" for the window's memory."""
 
 import random
 import sys
@@ -52,7 +52,9 @@ def take(queue):
     if found is None:
         return False
     record, accepted = found.record, rng.random() > 1 / 7
-    taken.append([found.ticket, int(record["trial"]), int(record["replica"]), int(record["generator"]), accepted])
+    taken.append(
+        [found.ticket, int(record["trial"]), int(record["replica"]), int(record["generator"]), accepted]
+    )
     (queue.accept if accepted else queue.reject)(found)
     return True
 
@@ -84,4 +86,13 @@ states = [[slot.state for slot in queue.slots()] for queue in queues]
 job.wait(world.Ibarrier())
 for queue in queues:
     queue.close()
-report(folder, world.rank, taken=taken, made=made, freed=freed, given_up=given_up, retracted=retracted, states=states)
+report(
+    folder,
+    world.rank,
+    taken=taken,
+    made=made,
+    freed=freed,
+    given_up=given_up,
+    retracted=retracted,
+    states=states,
+)

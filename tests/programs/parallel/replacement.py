@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from aiperf_mpi.parallel.generator import maker as maker_module
-from aiperf_mpi.parallel.generator.maker import Generation
+from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.launch import job
-from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import EMPTY, READY, TAKEN, open_queues
@@ -73,7 +73,7 @@ def settle(seconds):
 
 past = children(config, 100)
 write_past(history, claims, past[:10])
-maker = Generation(context_of(config, windows), check, 0, ((0, queue),))
+maker = CandidateMaker(context_of(config, windows), check, 0, ((0, queue),))
 until(lambda: queue.count() == 2)
 first = trials()
 assert set(first) == {1, 2}
@@ -98,7 +98,8 @@ assert not any(claims.claim(int(history.record(trial)["key"])) for trial in seco
 settle(0.3)
 assert trials() == second and maker.replaced == 2
 
-# The trainer takes a candidate whose replacement is being checked: the replacement is dropped, the trainer's is not.
+# The trainer takes a candidate whose replacement is being checked: the replacement is dropped, the trainer's
+# is not.
 write_past(history, claims, past[16:30], 16)
 gate.clear()
 at_gate.clear()
@@ -109,7 +110,9 @@ taken = queue.take()
 assert int(taken.record["trial"]) == second[1]
 gate.set()
 settle(0.2)
-lost = [trial for trial in range(len(history)) if history.summaries()[trial]["kind"] == rec.PROPOSED][before:][0]
+lost = [trial for trial in range(len(history)) if history.summaries()[trial]["kind"] == rec.PROPOSED][
+    before:
+][0]
 assert status(lost) == rec.DROPPED and status(second[1]) == rec.NONE
 assert claims.claim(int(history.record(lost)["key"]))
 claims.release(int(history.record(lost)["key"]))
@@ -125,14 +128,15 @@ until(lambda: queue.count() == 2)
 assert maker.replaced == 3 and trials()[2] == third[2]
 until(lambda: maker.replaced == 4)
 
-# A thought that is overtaken leaves no record at all: the candidate was taken before its replacement had a number.
+# A thought that is overtaken leaves no record at all: the candidate was taken before its replacement had a
+# number.
 taken = queue.take()
 assert taken.ticket == 2 and status(int(taken.record["trial"])) == rec.NONE
 queue.accept(taken)
 until(lambda: queue.count() == 2)
 before = proposed()
 waiting = queue.waiting()[0]
-maker._place = maker_module.Place(0, 0, queue, waiting.slot, replacing=True)
+maker._place = maker_module.Vacancy(0, 0, queue, waiting.slot, replacing=True)
 maker._think(maker._place)
 taken = queue.take()
 while maker._thought is not None:
@@ -141,12 +145,19 @@ assert proposed() == before and int(taken.record["trial"]) == int(waiting.record
 queue.accept(taken)
 until(lambda: queue.count() == 2)
 
-# What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is replaced.
+# What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is
+# replaced.
 made = []
-lookahead.Preparation = lambda replica, taken: made.append(SimpleNamespace(
-    taken=taken, wrong="", checked=True, done=False, beside=False, advance=lambda: None)) or made[-1]  # fmt: skip
-replica = SimpleNamespace(queue=queue, exchange=Exchange(), training=True, context=context_of(config, windows))
-making = lookahead.Ahead(replica, True)
+lookahead.Preparation = lambda replica, taken: (
+    made.append(
+        SimpleNamespace(taken=taken, wrong="", checked=True, done=False, beside=False, advance=lambda: None)
+    )
+    or made[-1]
+)
+replica = SimpleNamespace(
+    queue=queue, agreements=Agreements(), training=True, context=context_of(config, windows)
+)
+making = lookahead.Lookahead(replica, True)
 making.advance()
 taken = made[0].taken
 first, second = int(taken.record["trial"]), int(queue.waiting()[0].record["trial"])
@@ -165,7 +176,7 @@ until(lambda: queue.count() == 2)
 maker.close()
 (other,) = open_queues(me, 1, 1)
 assert other.publish(other.reserve(), history.record(0), 0)
-maker = Generation(context_of(config, windows), check, 0, ((0, other),))
+maker = CandidateMaker(context_of(config, windows), check, 0, ((0, other),))
 settle(0.3)
 assert maker.replaced == 0 and int(other.take().record["trial"]) == 0
 maker.close()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators replace candidates at every finished trial while a trainer takes them. Rank 0 hosts the log, rank 1
-trains (in no time), the others generate. Arguments: folder, rounds."""
+"""Generators replace candidates at every finished trial while a trainer takes them. Rank 0 hosts the log,
+rank 1 trains (in no time), the others generate. Arguments: folder, rounds."""
 
 import random
 import sys
@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 
 from aiperf_mpi.parallel.generator import maker as maker_module
-from aiperf_mpi.parallel.generator.maker import Generation
+from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
@@ -20,7 +20,9 @@ from tests.helpers.parallel.rows import node_of, report
 folder, rounds = sys.argv[1], int(sys.argv[2])
 world = job.start_mpi()
 maker_module.STALE_SECONDS = 0.0
-config = small("search.method='evolution'", "search.population=12", "search.sample_size=4", "search.stale_after=1.0")
+config = small(
+    "search.method='evolution'", "search.population=12", "search.sample_size=4", "search.stale_after=1.0"
+)
 node = node_of(world)
 history, claims = WindowHistory(world, node, 1 << 14), WindowClaims(world, 1 << 15)
 queues = open_queues(node, 1, 3) if world.rank else ()
@@ -51,8 +53,16 @@ if world.rank == 1:
     while not stop.Test():
         time.sleep(0.001)
 elif world.rank:
-    maker = Generation(context_of(config, SimpleNamespace(history=history, claims=claims, queues=queues, messages=None),
-                                  world.size - 2), lambda candidate: "", world.rank - 2, ((0, queues[0]),))  # fmt: skip
+    maker = CandidateMaker(
+        context_of(
+            config,
+            SimpleNamespace(history=history, claims=claims, queues=queues, messages=None),
+            world.size - 2,
+        ),
+        lambda candidate: "",
+        world.rank - 2,
+        ((0, queues[0]),),
+    )
     stop = world.Ibarrier()
     while not stop.Test():
         if not maker.advance():
@@ -66,7 +76,9 @@ history.refresh()
 if world.rank == 0:
     rows, summaries = history.records(range(len(history))), history.summaries()
     ended = [(int(row["trial"]), int(row["status"])) for row in rows if row["kind"] == rec.OUTCOME]
-    found["keys"] = {int(slot): int(row["key"]) for slot, row in enumerate(rows) if row["kind"] == rec.PROPOSED}
+    found["keys"] = {
+        int(slot): int(row["key"]) for slot, row in enumerate(rows) if row["kind"] == rec.PROPOSED
+    }
     found["dropped"] = [trial for trial, status in ended if status == rec.DROPPED]
     found["twice"] = len(ended) - len({trial for trial, _ in ended})
     free = [trial for trial in found["dropped"]]

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generator 0, on the last rank, makes a candidate of the same history among any number of ranks: by `think` alone,
-with what it remembers of shorter histories, and as a whole Generation. Arguments: folder, finished trials."""
+"""Generator 0, on the last rank, makes a candidate of the same history among any number of ranks: by `think`
+alone, with what it remembers of shorter histories, and as a whole Generation. Arguments: folder, finished
+trials."""
 
 import sys
 import time
 from types import SimpleNamespace
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.parallel.generator.maker import Generation, Place, hpo_of, search_of, think
+from aiperf_mpi.parallel.generator.maker import CandidateMaker, Place, hpo_of, search_of, think
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
@@ -49,7 +50,7 @@ if last:
     # The same through its thread, which is handed the records.
     (queue,) = open_queues(job.MPI.COMM_SELF, 1, 1, first_ticket=5)
     windows = SimpleNamespace(history=history, claims=claims, queues=(queue,), messages=None)
-    maker = Generation(context_of(config, windows), lambda candidate: "", 0, ((0, queue),))
+    maker = CandidateMaker(context_of(config, windows), lambda candidate: "", 0, ((0, queue),))
     limit = time.monotonic() + 60
     while queue.count(READY) == 0 and time.monotonic() < limit:
         maker.advance()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control of an emulated network: rank 0 stays out of MPI for 400 ms; how long does each operation of the others
-take? Argument: folder."""
+"""The control of an emulated network: rank 0 stays out of MPI for 400 ms; how long does each operation of the
+others take? Argument: folder."""
 
 import sys
 import time

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits the world and reports each rank's place; the windows of the split hold what the ranks write. Arguments:
-folder, ranks per node, trainers per node, "real" for the host's name or a number n for n invented ones (of the rank
+"""Splits the world and reports each rank's place; the windows of the split hold what the ranks write.
+Arguments: folder, ranks per node, trainers per node, "real" for the host's name or a number n for n invented
+    ones (of the rank
 modulo n)."""
 
 import sys
@@ -17,22 +18,26 @@ with job.job() as world:
     host = None if hosts == "real" else f"host{world.rank % int(hosts)}"
     ranks = split(world, per_node, trainers, host)
 
-    # The history is the world's, the queues are the node's; where its ranks share no memory each reads for itself.
+    # The history is the world's, the queues are the node's; where its ranks share no memory each reads for
+    # itself.
     history = WindowHistory(world, ranks.node if ranks.shared else None, 100)
     history.append(proposed(world.rank))
     job.wait(world.Ibarrier())
     history.refresh()
     published = []
     if ranks.node is not None:
-        queues = queue_module.open_queues(ranks.node, ranks.node_trainers, ranks.node_size, shared=ranks.shared)
+        queues = queue_module.open_queues(
+            ranks.node, ranks.node_trainers, ranks.node_size, shared=ranks.shared
+        )
         for queue in queues:
-            # As deep as the node has ranks: there is a slot for everybody, though another one may be faster at it.
+            # As deep as the node has ranks: there is a slot for everybody, though another one may be faster
+            # at it.
             while (slot := queue.reserve()) is None:
                 time.sleep(0.001)
             queue.publish(slot, proposed(world.rank, slot.ticket), world.rank)
         job.wait(ranks.node.Ibarrier())
         if ranks.role == "trainer":
-            queue = queues[ranks.crew_replicas.index(ranks.replica)]
+            queue = queues[ranks.queue_group_replicas.index(ranks.replica)]
             while (taken := queue.take()) is not None:
                 published.append(int(taken.record["trial"]))
                 queue.accept(taken)
@@ -43,10 +48,23 @@ with job.job() as world:
     seen = sorted(int(row["replica"]) for row in history.records(range(len(history))))
     history.close()
     report(
-        folder, world.rank, role=ranks.role, node=ranks.node_index, node_rank=ranks.node_rank,
-        node_size=ranks.node_size, nodes=ranks.n_nodes, replica=ranks.replica, replicas=ranks.n_replicas,
-        crew_replicas=ranks.crew_replicas, generators=ranks.n_generators, crew_generators=ranks.crew_generators,
-        shared=ranks.shared, nodes_on_host=ranks.nodes_on_host, with_coordinator=ranks.with_coordinator,
-        workers=ranks.workers.size if ranks.workers else 0, published=sorted(published), seen=seen,
-    )  # fmt: skip
+        folder,
+        world.rank,
+        role=ranks.role,
+        node=ranks.node_index,
+        node_rank=ranks.node_rank,
+        node_size=ranks.node_size,
+        nodes=ranks.n_nodes,
+        replica=ranks.replica,
+        replicas=ranks.n_replicas,
+        queue_group_replicas=ranks.queue_group_replicas,
+        generators=ranks.n_generators,
+        queue_group_generators=ranks.queue_group_generators,
+        shared=ranks.shared,
+        nodes_on_host=ranks.nodes_on_host,
+        with_coordinator=ranks.with_coordinator,
+        workers=ranks.workers.size if ranks.workers else 0,
+        published=sorted(published),
+        seen=seen,
+    )
     job.agreed_exit(world, 0)

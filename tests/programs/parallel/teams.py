@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two replicas of two processes each, beside a coordinator: each one a JAX cluster with its own all-reduce, both at
-work at the same time. Arguments: folder."""
+"""Two replicas of two processes each, beside a coordinator: each one a JAX cluster with its own all-reduce,
+both at work at the same time. Arguments: folder."""
 
 import os
 import sys
@@ -21,9 +21,14 @@ def until(done):
         assert time.monotonic() < limit, "too slow"
         time.sleep(0.001)
 
+
 with job.job() as world:
     ranks = split(world, trainers_per_node=4, trainers_per_replica=2)
-    values: dict[str, object] = {"role": ranks.role, "replica": ranks.replica, "replica_rank": ranks.replica_rank}
+    values: dict[str, object] = {
+        "role": ranks.role,
+        "replica": ranks.replica,
+        "replica_rank": ranks.replica_rank,
+    }
     offers = [()] * ranks.node_trainers or [()]
     os.environ.update(role_environment(ranks.role, max(ranks.node_rank, 0), offers, host_devices=4))
     if ranks.team is not None:
@@ -31,7 +36,7 @@ with job.job() as world:
         import numpy as np
 
         from aiperf_mpi.parallel.replica import cluster
-        from aiperf_mpi.parallel.replica.agreements import FAILS, WELL, Exchange
+        from aiperf_mpi.parallel.replica.agreements import FAILS, WELL, Agreements
         from aiperf_mpi.parallel.replica.team import Team
         from aiperf_mpi.training.lockstep import GO, STOP, FailedElsewhere
         from aiperf_mpi.training.steps.devices import AXIS, device_sharding, place
@@ -42,30 +47,33 @@ with job.job() as world:
         job.wait(ranks.workers.Ibarrier())
 
         # The leader has a record, the other one comes to it later; meanwhile they agree on steps.
-        exchange, record = Exchange(ranks.team), proposed(ranks.replica, 7)
-        asked = exchange.post(WELL, record) if team.leads else None
+        agreements, record = Agreements(ranks.team), proposed(ranks.replica, 7)
+        asked = agreements.post(WELL, record) if team.leads else None
         assert team.agree(GO) == GO
-        asked = asked or exchange.post(WELL)
+        asked = asked or agreements.post(WELL)
         until(asked.done)
-        heard, second = asked.record, exchange.post(WELL if team.leads else FAILS)
+        heard, second = asked.record, agreements.post(WELL if team.leads else FAILS)
         until(second.done)
         values["heard"] = [int(heard["replica"]), int(heard["round"])]
         values["words"] = [asked.word, second.word]
 
         # Whoever raised says why; in the end the leader has posted two words that nobody answers.
-        under_way = [exchange.post(WELL) for _ in range(2)] if team.leads else []
-        exchange.settle(team)
-        values["settled"] = [exchange._posted, all(other.done() for other in under_way)]
+        under_way = [agreements.post(WELL) for _ in range(2)] if team.leads else []
+        agreements.settle(team)
+        values["settled"] = [agreements._posted, all(other.done() for other in under_way)]
         values["cause"] = team.cause(OSError("disk") if team.rank == 1 else FailedElsewhere("another"))
 
-        # Steps of either form on whole arrays; process 1 of replica 1 wants to stop, and both of its replica do.
+        # Steps of either form on whole arrays; process 1 of replica 1 wants to stop, and both of its replica
+        # do.
         def step(total, mine):
             found = jax.lax.psum(mine, AXIS)
             return total + found, found
 
         shape = jax.ShapeDtypeStruct((2, 3), np.float32)
         axes = {"in_axes": (0, 0), "out_axes": (0, None), "donate": (0,)}
-        lowered = {form: lower(step, devices, (shape, shape), form=form, **axes) for form in (SHARD_MAP, PMAP)}
+        lowered = {
+            form: lower(step, devices, (shape, shape), form=form, **axes) for form in (SHARD_MAP, PMAP)
+        }
         programs = {form: program.compile() for form, program in lowered.items()}
         sharding = device_sharding(devices)
         own = place(np.full((1, 3), world.rank, np.float32), sharding)
@@ -79,7 +87,11 @@ with job.job() as world:
                 total, found = program(total, own)
                 steps += 1
             values[form] = [steps, *np.asarray(total.addressable_data(0))[0].tolist(), float(found[0])]
-        values |= {"begin": begin, "end_time": time.time(), "devices": [len(devices), jax.local_device_count()]}
+        values |= {
+            "begin": begin,
+            "end_time": time.time(),
+            "devices": [len(devices), jax.local_device_count()],
+        }
         cluster.leave()
     report(sys.argv[1], world.rank, **values)
     job.agreed_exit(world, 0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two trainers of a replica prepare candidates, each at its own pace: they go the same way whatever fails on one of
-them, and whenever the other one hears of it. Arguments: folder."""
+"""Two trainers of a replica prepare candidates, each at its own pace: they go the same way whatever fails on
+one of them, and whenever the other one hears of it. Arguments: folder."""
 
 import os
 import random
@@ -10,27 +10,37 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from aiperf_mpi.parallel.launch import job
-from aiperf_mpi.parallel.replica.agreements import Exchange
+from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.trainer import preparation as preparation_module
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from tests.helpers.parallel.rows import report
 
 world = job.start_mpi()
-team, exchange, pace = Team(world.Dup()), Exchange(world), random.Random(world.rank)
-replica = SimpleNamespace(exchange=exchange, team=team,
-                          context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")))  # fmt: skip
+team, agreements, pace = Team(world.Dup()), Agreements(world), random.Random(world.rank)
+replica = SimpleNamespace(
+    agreements=agreements,
+    team=team,
+    context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")),
+)
 # What the ranks say on standard error, each in its file.
 stderr = Path(sys.argv[1]) / f"{world.rank}.stderr"
 os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
 
-#: What fails on which rank at the first try, beside a trial: the word "wrong", or an error of weights or of steps.
+#: What fails on which rank at the first try, beside a trial: the word "wrong", or an error of weights or of
+#: steps.
 CASES = (
-    {}, {1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))}, {0: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
-    {0: ("weights", MemoryError("none"))}, {1: ("weights", OSError("gone"))}, {0: ("wrong", None)},
-    {1: ("wrong", None)}, {0: ("wrong", None), 1: ("wrong", None)},
-    {0: ("steps", ValueError("odd")), 1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))}, {},
-)  # fmt: skip
+    {},
+    {1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
+    {0: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
+    {0: ("weights", MemoryError("none"))},
+    {1: ("weights", OSError("gone"))},
+    {0: ("wrong", None)},
+    {1: ("wrong", None)},
+    {0: ("wrong", None), 1: ("wrong", None)},
+    {0: ("steps", ValueError("odd")), 1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
+    {},
+)
 
 
 class Paced(Preparation):
@@ -65,7 +75,8 @@ for trial, case in enumerate(CASES):
     made = Paced(replica, SimpleNamespace(record={"trial": trial}))
     made.case = mine
 
-    # While a trial trains for some steps, which they agree on, and then at its turn: one comes to it before the other.
+    # While a trial trains for some steps, which they agree on, and then at its turn: one comes to it before
+    # the other.
     made.beside = True
     for _ in range(12):
         assert team.agree(0) == 0
@@ -84,7 +95,7 @@ made = Paced(replica, SimpleNamespace(record=None))
 preparation_module.rebuild = lambda replica, record: (SimpleNamespace(parent_id=0), "")
 for _ in range(3 if world.rank == 0 else 0):
     made.advance()
-exchange.settle(team)
+agreements.settle(team)
 made.drop()
-report(sys.argv[1], world.rank, ends=ends, posted=exchange._posted, said=stderr.read_text())
+report(sys.argv[1], world.rank, ends=ends, posted=agreements._posted, said=stderr.read_text())
 job.agreed_exit(world, 0)

@@ -25,8 +25,8 @@ DEVICES, BATCH, STEPS, RATE = 4, 8, 3, 0.05
 
 
 def one_device_with_micro_batches(compiled: Compiled) -> tuple[dict, list[dict], list[float], list[int]]:
-    """The training that four devices must equal, written out: parameters, each micro-batch's statistics, losses and
-    correct answers of each step."""
+    """The training that four devices must equal, written out: parameters, each micro-batch's statistics,
+    losses and correct answers of each step."""
     model, variables = network(resnet50(TINY)), compiled.variables(started(compiled))
     settings = compiled.settings
 
@@ -59,8 +59,8 @@ def one_device_with_micro_batches(compiled: Compiled) -> tuple[dict, list[dict],
 
 
 def trained(compiled: Compiled) -> tuple[TrainState, dict]:
-    """The same steps, the images of a step spread over the devices of `compiled`: the state with averaged statistics,
-    and what it measures."""
+    """The same steps, the images of a step spread over the devices of `compiled`: the state with averaged
+    statistics, and what it measures."""
     state, found = started(compiled), []
     for step in range(STEPS):
         images, labels = random_batch(TINY, DEVICES, BATCH, seed=step)
@@ -110,14 +110,19 @@ def distance(tree: object, other: object) -> float:
 
 
 def disturbed(compiled: Compiled, at: tuple[int, int] | None) -> tuple[list[list], str]:
-    """A training of two epochs of three steps whose last device loses its way after this step: for each epoch reported
-    [epoch, steps, partial], and the error that ends it."""
+    """A training of two epochs of three steps whose last device loses its way after this step: for each epoch
+    reported [epoch, steps, partial], and the error that ends it."""
     images, labels = (x.reshape(-1, *x.shape[2:]) for x in random_batch(TINY, DEVICES, STEPS * BATCH))
     run = Training(
-        compiled, started(compiled), lambda epoch: batches(images, labels, DEVICES, BATCH),
-        lambda: batches(images, labels, DEVICES, BATCH), FitSettings(2, 10, lambda epoch: RATE), timer=PhaseTimer(),
-        poll=lambda: False, fault=Fault(disturb_at=at),
-    )  # fmt: skip
+        compiled,
+        started(compiled),
+        lambda epoch: batches(images, labels, DEVICES, BATCH),
+        lambda: batches(images, labels, DEVICES, BATCH),
+        FitSettings(2, 10, lambda epoch: RATE),
+        timer=PhaseTimer(),
+        poll=lambda: False,
+        fault=Fault(disturb_at=at),
+    )
     rows: list[list] = []
     try:
         rows.extend([row.epoch, row.steps, row.partial] for row in run)
@@ -151,31 +156,35 @@ def main() -> None:
     placed = whole.start(compiled.variables(state), np.random.default_rng(0))
 
     print(
-        json.dumps({
-            "devices": len(devices),
-            "loss": found["loss"],
-            "expected_loss": losses,
-            "correct": found["correct"],
-            "expected_correct": correct,
-            "images": found["images"],
-            "parameter_distance": distance(jax.tree.map(lambda x: x[0], held[0]), params),
-            "local_statistics_distance": max(
-                distance(jax.tree.map(lambda x, d=d: x[d], local), statistics[d]) for d in range(DEVICES)
-            ),
-            "local_statistics_differ": found["statistics_differ"],
-            "average_distance": distance(
-                jax.tree.map(lambda x: x[0], held[1]), jax.tree.map(lambda x: x.mean(0), local)
-            ),
-            "digests": [digest(jax.tree.map(lambda x, d=d: x[d], {"p": held[0], "s": held[1]})) for d in range(4)],
-            "four": [[int(m.correct), int(m.images), float(m.loss)] for m in four],
-            "one": evaluated(whole, placed),
-            "accumulated": beside(compiled, accumulated),
-            "synchronised": beside(synchronised, whole),
-            "shard_map": beside(sharded, compiled),
-            "forms": [sharded.form, compiled.form],
-            "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],
-            "one_device": str(next(iter(placed.step.devices())).id),
-        })
+        json.dumps(
+            {
+                "devices": len(devices),
+                "loss": found["loss"],
+                "expected_loss": losses,
+                "correct": found["correct"],
+                "expected_correct": correct,
+                "images": found["images"],
+                "parameter_distance": distance(jax.tree.map(lambda x: x[0], held[0]), params),
+                "local_statistics_distance": max(
+                    distance(jax.tree.map(lambda x, d=d: x[d], local), statistics[d]) for d in range(DEVICES)
+                ),
+                "local_statistics_differ": found["statistics_differ"],
+                "average_distance": distance(
+                    jax.tree.map(lambda x: x[0], held[1]), jax.tree.map(lambda x: x.mean(0), local)
+                ),
+                "digests": [
+                    digest(jax.tree.map(lambda x, d=d: x[d], {"p": held[0], "s": held[1]})) for d in range(4)
+                ],
+                "four": [[int(m.correct), int(m.images), float(m.loss)] for m in four],
+                "one": evaluated(whole, placed),
+                "accumulated": beside(compiled, accumulated),
+                "synchronised": beside(synchronised, whole),
+                "shard_map": beside(sharded, compiled),
+                "forms": [sharded.form, compiled.form],
+                "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],
+                "one_device": str(next(iter(placed.step.devices())).id),
+            }
+        )
     )
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that ranks name and what they can do at most: rates above a peak (V10), devices that count twice (V11)."""
+"""Devices that ranks name and what they can do at most: rates above a peak (V10), devices that count twice
+(V11)."""
 
 from __future__ import annotations
 
@@ -32,10 +33,11 @@ PEAK = 156e12
 
 
 def accelerated() -> Example:
-    """The example on two nodes of two accelerators, whose networks are as large as ResNet-50 on pictures of 448 pixels.
+    """The example on two nodes of two accelerators, whose networks are as large as ResNet-50 on pictures of
+    448 pixels.
 
-    The 1408 images of an epoch and their validation take 1.39e14 operations in a second, with the morphs of its
-    children up to 1.78e14, of the 3.12e14 that a replica's devices can do.
+    The 1408 images of an epoch and their validation take 1.39e14 operations in a second, with the morphs of
+    its children up to 1.78e14, of the 3.12e14 that a replica's devices can do.
     """
     example = example_run(sets=("model.width=64", "data.image_size=448", "search.max_parameters=1000000000"))
     example.header = dataclasses.replace(example.header, inventory=nodes(A100, peak_rates(A100)))
@@ -49,22 +51,42 @@ def accelerated() -> Example:
 def faster(example: Example, factor: float) -> None:
     """Every time of the run, and its configuration, divided by `factor`: nothing disagrees with anything."""
     for rows in (example.epochs, example.trials, example.samples, example.ranks):
-        for name in ("t_start", "t_first_step", "t_end", "t", "trace_seconds", "compile_seconds", "energy_joules",
-                     "wall_seconds", "phase_seconds"):  # fmt: skip
+        for name in (
+            "t_start",
+            "t_first_step",
+            "t_end",
+            "t",
+            "trace_seconds",
+            "compile_seconds",
+            "energy_joules",
+            "wall_seconds",
+            "phase_seconds",
+        ):
             if name in (rows.dtype.names or ()):
                 rows[name] /= factor
     example.core_seconds /= factor
     tick = example.header.tick / factor
     config = load(
         "demo",
-        sets=("run.time_limit=" + repr(example.core_seconds), f"run.tick={tick!r}", f"train.batch_per_device={BATCH}",
-              "train.round_epochs=[3]", "model.width=64", "data.image_size=448", "search.max_parameters=1000000000"),
+        sets=(
+            "run.time_limit=" + repr(example.core_seconds),
+            f"run.tick={tick!r}",
+            f"train.batch_per_device={BATCH}",
+            "train.round_epochs=[3]",
+            "model.width=64",
+            "data.image_size=448",
+            "search.max_parameters=1000000000",
+        ),
         seed=example.header.seed,
-    )  # fmt: skip
+    )
     example.header = dataclasses.replace(
-        example.header, time_limit=example.core_seconds, tick=tick, config_toml=config.to_toml(),
-        config_sha256=config.sha256, departures=tuple(map(str, classify(config)[2])),
-    )  # fmt: skip
+        example.header,
+        time_limit=example.core_seconds,
+        tick=tick,
+        config_toml=config.to_toml(),
+        config_sha256=config.sha256,
+        departures=tuple(map(str, classify(config)[2])),
+    )
 
 
 def judged(example: Example, folder: Path) -> judge.Verdict:
@@ -81,7 +103,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(path: Path) -> Result:
     """Its content, which is valid."""
-    found, verdict = judge.read(path)
+    found, verdict = judge.judge_file(path)
     assert verdict.valid, verdict.reasons
     return found
 
@@ -93,7 +115,8 @@ def checked(
     attributes: dict[str, Any] | None = None,
     **ranks: dict[int, str],
 ) -> Outcome:
-    """What a check says of the result with other texts in /ranks (by column and rank), attributes or inventory."""
+    """What a check says of the result with other texts in /ranks (by column and rank), attributes or
+    inventory."""
     columns = {name: values.copy() for name, values in result.tables["ranks"].items()}
     for name, texts in ranks.items():
         for rank, words in texts.items():
@@ -110,15 +133,18 @@ def nodes(name: str, peak: object) -> dict[str, Any]:
     return {"nodes": [{"nodes": "0-1", "accelerators": [{"name": name, "peak": peak}] * 2}]}
 
 
-# -- V10 ---------------------------------------------------------------------------------------------------------------
+# -- V10 -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("factor", "valid"),
     [(4.0, False), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((1.5, True), (8.0, False)))],
 )
-def test_a_run_whose_times_are_shrunk_beyond_the_peak_is_found(factor: float, valid: bool, tmp_path: Path) -> None:
-    # 1.78e14 x 1.5 lies below 3.12e14, 1.39e14 x 4 does not: 0.25 s and the slack of 0.01 s have room for 8e13.
+def test_a_run_whose_times_are_shrunk_beyond_the_peak_is_found(
+    factor: float, valid: bool, tmp_path: Path
+) -> None:
+    # 1.78e14 x 1.5 lies below 3.12e14, 1.39e14 x 4 does not: 0.25 s and the slack of 0.01 s have room for
+    # 8e13.
     example = accelerated()
     faster(example, factor)
     verdict = judged(example, tmp_path)
@@ -136,20 +162,26 @@ def test_a_run_whose_times_are_shrunk_beyond_the_peak_is_found(factor: float, va
 @pytest.mark.parametrize(("seconds", "found"), [(0.453, False), (0.451, True)])
 @pytest.mark.parametrize("status", ["done", "failed"])
 def test_one_epoch_beyond_the_peak_is_found(result: Result, seconds: float, found: bool, status: str) -> None:
-    # The 1.442e14 operations of the second trial's second epoch take 0.462 s at least, of which 0.01 s are the clock's;
-    # the run as a whole is as slow as it was. What a failed trial executed took its time, too.
+    # The 1.442e14 operations of the second trial's second epoch take 0.462 s at least, of which 0.01 s are
+    # the clock's; the run as a whole is as slow as it was. What a failed trial executed took its time, too.
     epochs, trials = dict(result.tables["epochs"]), dict(result.tables["trials"])
-    epochs["t_end"] = np.where(np.arange(len(epochs["t_end"])) == 4, epochs["t_start"] + seconds, epochs["t_end"])
+    epochs["t_end"] = np.where(
+        np.arange(len(epochs["t_end"])) == 4, epochs["t_start"] + seconds, epochs["t_end"]
+    )
     trials["status"] = np.where(np.arange(len(trials["status"])) == 1, status, trials["status"])
     new = Result(result.tables | {"epochs": epochs, "trials": trials}, result.attributes, result.documents)
     said = checked(new, "V10")
-    assert said.wrong == (("/epochs row 4: more operations than the devices can execute in its time",) if found else ())
+    assert said.wrong == (
+        ("/epochs row 4: more operations than the devices can execute in its time",) if found else ()
+    )
 
 
 def test_a_peak_is_that_of_the_precision(result: Result) -> None:
     trials = dict(result.tables["trials"])
     trials["precision"] = np.full(len(trials["precision"]), "bfloat16", object)
-    new = Result(result.tables | {"trials": trials}, result.attributes | {"precision": "bfloat16"}, result.documents)
+    new = Result(
+        result.tables | {"trials": trials}, result.attributes | {"precision": "bfloat16"}, result.documents
+    )
     assert Evidence(new).ceiling.total == 4 * 312e12
     assert Evidence(result).ceiling.total == 4 * PEAK
     assert checked(new, "V10").wrong == ()
@@ -157,8 +189,13 @@ def test_a_peak_is_that_of_the_precision(result: Result) -> None:
 
 def test_a_number_in_the_file_raises_no_peak(result: Result) -> None:
     # Stated of a device that the table knows it is not read; of another one it bounds what is claimed.
-    stated = {"matrix16_ops": 4e13, "matrix32_ops": 1e13, "float32_ops": 1e13, "memory_bytes_per_second": 1e12,
-              "source": "a leaflet"}  # fmt: skip
+    stated = {
+        "matrix16_ops": 4e13,
+        "matrix32_ops": 1e13,
+        "float32_ops": 1e13,
+        "memory_bytes_per_second": 1e12,
+        "source": "a leaflet",
+    }
     known = checked(result, "V10", nodes(A100, stated | {"matrix32_ops": 1e18}))
     assert known.wrong == () and "6.2400e+14 op/s" in known.measured
     new = {1: "2 x New 1", 3: "2 x New 1"}
@@ -176,7 +213,8 @@ def test_ranks_and_inventory_name_the_same_devices(kind: str, result: Result) ->
 
 
 def test_only_an_official_run_must_know_its_peak(result: Result) -> None:
-    # Whoever may name any device has no bound: a ranking takes no run of devices that the table does not know.
+    # Whoever may name any device has no bound: a ranking takes no run of devices that the table does not
+    # know.
     cpu, none = {1: "2 x cpu", 3: "2 x cpu"}, {"nodes": [{"nodes": "0-1", "accelerators": "there is none"}]}
     trial = checked(result, "V10", none, device=cpu)
     official = checked(result, "V10", none, {"class": "official"}, device=cpu)
@@ -197,35 +235,44 @@ def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
     example, verdict = accelerated(), judge.judge(path)
     # Counted here by the rows: 8.5 s of four devices.
     total = sum(
-        candidate.train_ops * int(rows["train_samples"].sum()) + candidate.val_ops * int(rows["val_samples"].sum())
+        candidate.train_ops * int(rows["train_samples"].sum())
+        + candidate.val_ops * int(rows["val_samples"].sum())
         for candidate in example.candidates
         for rows in [example.epochs[example.epochs["trial_id"] == candidate.trial_id]]
     )
     assert verdict.mfu == pytest.approx(total / 8.5 / (4 * PEAK), rel=1e-12)
     # Epochs follow one another without a gap, so that both utilisations are the same.
-    said = f"credited operations are {verdict.mfu:.2%} of what the devices can do in the core time; {verdict.mfu:.2%}"
+    said = (
+        f"credited operations are {verdict.mfu:.2%} of what the devices can do in the core time; "
+        f"{verdict.mfu:.2%}"
+    )
     images = f"that of {verdict.resnet50_images:,.3g} images of ImageNet a second on ResNet-50"
-    evidence = Evidence(judge.read(path)[0])
+    evidence = Evidence(judge.judge_file(path)[0])
     page = "".join(html.element(part) for part in text.SECTIONS["Rate over time"](evidence, verdict))
     for told in (text_report(path), page):
         joined = " ".join(told.split())
         assert said in joined and images in joined and "6.2400e+14 op/s" in joined
     data = json.loads(verdict_json(verdict))
     assert (data["mfu"], data["peak_ops"], data["resnet50_images"]) == (
-        verdict.mfu, 4 * PEAK, verdict.resnet50_images)  # fmt: skip
+        verdict.mfu,
+        4 * PEAK,
+        verdict.resnet50_images,
+    )
     assert verdict.resnet50_images == pytest.approx(verdict.rate / 23.358e9, rel=1e-4)
     side = compare.to_text(compare.compare([compare.entry(path)]))
     assert f"{verdict.resnet50_images:,.3g} images/s" in side and f"{verdict.mfu:.2%}" in side
 
 
-# -- V11 ---------------------------------------------------------------------------------------------------------------
+# -- V11 -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("ranks", "text"),
     [
-        ({"hostname": {1: "n0", 3: "n0"}, "device_uuid": {3: "GPU-0b,GPU-1a"}},
-         "ranks 1 and 3 drive the same device of n0: GPU-0b"),
+        (
+            {"hostname": {1: "n0", 3: "n0"}, "device_uuid": {3: "GPU-0b,GPU-1a"}},
+            "ranks 1 and 3 drive the same device of n0: GPU-0b",
+        ),
         ({"device_uuid": {1: "GPU-0a,GPU-0a"}}, "ranks 1 and 1 drive the same device of node0: GPU-0a"),
         ({"device_uuid": {1: "GPU-0a"}}, "rank 1 names 1 UUIDs of 2 devices"),
         ({"device_uuid": {1: "GPU-0a,"}}, "rank 1: '' is no UUID"),
@@ -235,7 +282,7 @@ def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
         ({"device_uuid": {2: "GPU-0a"}}, "/ranks row 2: it trains nothing, but drives devices"),
         ({"device": {0: f"2 x {A100}"}}, "/ranks row 0: it trains nothing, but drives devices"),
     ],
-)  # fmt: skip
+)
 def test_a_device_counts_once(ranks: dict[str, dict[int, str]], text: str, result: Result) -> None:
     assert text in checked(result, "V11", **ranks).wrong
 

@@ -50,7 +50,9 @@ def test_columns_are_those_of_the_schema_with_units_and_scales(path: Path) -> No
         assert set(file) == {*TABLES, "config", "system"}
         for name, table in TABLES.items():
             group = file[name]
-            assert list(group) == [*dict.fromkeys((table.scale, *table.names))], "columns in the schema's order"
+            assert list(group) == [*dict.fromkeys((table.scale, *table.names))], (
+                "columns in the schema's order"
+            )
             scale = group[table.scale]
             assert scale.is_scale and scale.attrs["NAME"] == table.scale.encode()
             for column in table.columns:
@@ -68,18 +70,22 @@ def test_columns_are_those_of_the_schema_with_units_and_scales(path: Path) -> No
 
 
 def test_the_columns_are_those_that_were_agreed() -> None:
-    # The list of the issue, column by column, and what has joined it; none may go, and a new one is named here.
+    # The list of the issue, column by column, and what has joined it; none may go, and a new one is named
+    # here.
     agreed = {
-        "trials": "trial_id parent_id replica round batch_per_device batch_global kernel_size epochs epochs_max "
+        "trials": "trial_id parent_id replica round batch_per_device batch_global kernel_size epochs "
+        "epochs_max "
         "patience seed lr arch_hash group arch_json morphs status cause precision train_ops_per_image "
         "val_ops_per_image train_samples val_samples ops ops_credited ops_f64 ops_credited_f64 t_start t_end "
         "best_error predicted_error morph_max_abs_diff opcount_methods resumed "
         "t_first_step trace_seconds compile_seconds micro_batch accumulation jaxpr_ops xla_ops xla_model_ops",
-        "epochs": "trial_id epoch steps t_start t_end train_samples val_samples ops ops_credited lr train_loss "
+        "epochs": "trial_id epoch steps t_start t_end train_samples val_samples ops ops_credited lr "
+        "train_loss "
         "val_loss val_error partial",
         "score_series": "t cumulative_ops cumulative_ops_f64 rate best_error regulated",
         "ranks": "rank node replica local_rank role hostname device wall_seconds seconds_init seconds_data "
-        "seconds_search seconds_compile seconds_train seconds_validate seconds_communicate seconds_io seconds_idle "
+        "seconds_search seconds_compile seconds_train seconds_validate seconds_communicate seconds_io "
+        "seconds_idle "
         "device_uuid cpus numa clock_offset clock_uncertainty",
     }
     for table, names in agreed.items():
@@ -94,7 +100,9 @@ def test_rules_for_foreign_readers_hold_everywhere(path: Path) -> None:
         assert {attribute.name for attribute in ATTRIBUTES} == set(file.attrs)
         for attribute in ATTRIBUTES:
             value = file.attrs[attribute.name]
-            assert isinstance(value, str) if attribute.dtype == "str" else value.dtype == DTYPES[attribute.dtype]
+            assert (
+                isinstance(value, str) if attribute.dtype == "str" else value.dtype == DTYPES[attribute.dtype]
+            )
         assert file.attrs["complete"].dtype == np.uint8
         for document in DOCUMENTS:
             assert isinstance(file[document].asstr()[()], str)
@@ -195,9 +203,12 @@ def test_a_result_is_whole_or_absent(tmp_path: Path) -> None:
         "except OSError as error: print(error.strerror)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, target], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", script, target],
+        capture_output=True,
+        text=True,
+        check=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )  # fmt: skip
+    )
     assert done.stdout == "File too large\n"
     assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["result.h5"]
     hdf5.write(target, b"new")

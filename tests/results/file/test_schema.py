@@ -45,8 +45,11 @@ def test_a_column_that_does_not_exist_is_refused() -> None:
 def test_status_codes_are_those_of_the_history() -> None:
     assert rows.STATUS[1:] == record.STATUS_NAMES[1:] and rows.STATUS[0] == "unfinished"
     assert [rows.STATUS[code] for code in (rows.DONE, rows.STOPPED, rows.FAILED, rows.REJECTED)] == [
-        "done", "stopped", "failed", "rejected",
-    ]  # fmt: skip
+        "done",
+        "stopped",
+        "failed",
+        "rejected",
+    ]
 
 
 def test_a_header_survives_json_and_later_versions() -> None:

@@ -12,8 +12,13 @@ from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.rows import DONE, DROPPED, FAILED, REJECTED, STOPPED, UNFINISHED
 
 
-def series(t_end: list[float], ops: list[int], errors: list[float], times: list[float], counts: list[bool] | None = None
-           ) -> list[score.Sample]:  # fmt: skip
+def series(
+    t_end: list[float],
+    ops: list[int],
+    errors: list[float],
+    times: list[float],
+    counts: list[bool] | None = None,
+) -> list[score.Sample]:
     sizes = np.full(len(t_end), 360)
     used = np.array([True] * len(t_end) if counts is None else counts, bool)
     return score.score_series(times, np.array(t_end), ops, np.array(errors), sizes, used)
@@ -30,7 +35,11 @@ def test_operations_are_exact_beyond_64_bits() -> None:
 @pytest.mark.parametrize(
     ("core", "tick", "expected"),
     [
-        (3600.0, 360.0, [360.0 * k for k in range(1, 11)]),  # the paper's hour: ten ticks, the last at core stop
+        (
+            3600.0,
+            360.0,
+            [360.0 * k for k in range(1, 11)],
+        ),  # the paper's hour: ten ticks, the last at core stop
         (8.5, 2.0, [2.0, 4.0, 6.0, 8.0, 8.5]),
         (1.0, 2.0, [1.0]),  # shorter than a tick: core stop alone
         (0.3, 0.1, [0.1, 0.2, 0.3]),  # 0.3/0.1 is 2.9999999999999996
@@ -42,7 +51,9 @@ def test_ticks_end_at_core_stop(core: float, tick: float, expected: list[float])
     assert score.tick_times(core, tick) == expected
 
 
-@pytest.mark.parametrize(("core", "tick"), [(math.nan, 1.0), (1.0, 0.0), (1.0, -1.0), (math.inf, 1.0), (1e9, 1e-9)])
+@pytest.mark.parametrize(
+    ("core", "tick"), [(math.nan, 1.0), (1.0, 0.0), (1.0, -1.0), (math.inf, 1.0), (1e9, 1e-9)]
+)
 def test_impossible_ticks_are_refused(core: float, tick: float) -> None:
     with pytest.raises(ValueError, match="core time"):
         score.tick_times(core, tick)
@@ -51,7 +62,10 @@ def test_impossible_ticks_are_refused(core: float, tick: float) -> None:
 def test_a_row_counts_from_the_tick_at_which_it_ended() -> None:
     # Ends at 1, 2 (exactly the first tick) and 3; sums at 2: 10 + 20, at 3.5: 60; rates 30/2 and 60/3.5.
     samples = series([3.0, 1.0, 2.0], [30, 10, 20], [0.5, math.nan, 0.25], [2.0, 3.5])
-    assert [(s.t, s.ops, s.rate, s.best_error) for s in samples] == [(2.0, 30, 15.0, 0.25), (3.5, 60, 60 / 3.5, 0.25)]
+    assert [(s.t, s.ops, s.rate, s.best_error) for s in samples] == [
+        (2.0, 30, 15.0, 0.25),
+        (3.5, 60, 60 / 3.5, 0.25),
+    ]
     # -ln(0.25) = 2 ln 2 = 1.3862943611198906
     assert samples[0].regulated == pytest.approx(1.3862943611198906 * 15.0, rel=1e-15)
 
@@ -91,7 +105,8 @@ def test_all_wrong_is_worth_nothing() -> None:
 
 
 def test_the_authors_published_numbers() -> None:
-    # Their trace: 337.3 TOPS at an error of 24.7 % is a regulated score between 470.9 and 472.4 (printed digits).
+    # Their trace: 337.3 TOPS at an error of 24.7 % is a regulated score between 470.9 and 472.4 (printed
+    # digits).
     assert 470.9 <= score.regulated(0.247, 50_000, 337.3) <= 472.4
 
 

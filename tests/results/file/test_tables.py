@@ -33,10 +33,15 @@ def credited(content: Tables) -> tuple[int, int, int]:
 def test_operations_are_counts_times_samples() -> None:
     example = example_run(replicas=1, trials_each=2, epochs_each=2)
     content = build(example.run())
-    # Three whole epochs and half of one, on 22 steps of 64 images: 1408 + 1408, then 1408 + 704 to train, 360 each to
-    # validate; the cut epoch has no validation.
+    # Three whole epochs and half of one, on 22 steps of 64 images: 1408 + 1408, then 1408 + 704 to train, 360
+    # each to validate; the cut epoch has no validation.
     (train0, val0), (train1, val1) = (operations(c.architecture) for c in example.candidates)
-    expected = [train0 * 1408 + val0 * 360, train0 * 1408 + val0 * 360, train1 * 1408 + val1 * 360, train1 * 704]
+    expected = [
+        train0 * 1408 + val0 * 360,
+        train0 * 1408 + val0 * 360,
+        train1 * 1408 + val1 * 360,
+        train1 * 704,
+    ]
     assert STEPS == 22 and VAL_IMAGES == 360
     assert content.tables["epochs"]["ops"].tolist() == expected
     assert content.tables["trials"]["ops"].tolist() == [str(sum(expected[:2])), str(sum(expected[2:]))]
@@ -68,14 +73,18 @@ def test_trials_that_fail_lose_their_credit_in_every_tick() -> None:
     lost = np.isin(epochs["trial_id"], (0, 6))
     for tick, t in enumerate(before.tables["score_series"]["t"]):
         gone = sum(epochs["ops"][lost & (epochs["t_end"] <= t)].tolist())
-        had, has = (int(content.tables["score_series"]["cumulative_ops"][tick]) for content in (before, after))
+        had, has = (
+            int(content.tables["score_series"]["cumulative_ops"][tick]) for content in (before, after)
+        )
         assert has == had - gone and (gone > 0 or t < 1)
     # Its operations stay in its rows, what they earned does not; trial 6 had the best error, 0.175.
     trials = after.tables["trials"]
     rows = [list(trials["trial_id"]).index(trial) for trial in (0, 6)]
     assert all(trials["ops"][row] == before.tables["trials"]["ops"][row] != "0" for row in rows)
     assert all(trials["ops_credited"][row] == "0" and trials["ops_credited_f64"][row] == 0.0 for row in rows)
-    assert not after.tables["epochs"]["ops_credited"][lost].any() and after.tables["epochs"]["ops"][lost].all()
+    assert (
+        not after.tables["epochs"]["ops_credited"][lost].any() and after.tables["epochs"]["ops"][lost].all()
+    )
     assert before.attributes["best_trial"] == 6 and after.attributes["best_trial"] == 4
     assert len(set(credited(after))) == 1
 
@@ -105,7 +114,9 @@ def test_sums_beyond_64_bits_are_exact_decimals() -> None:
     images = int(example.epochs["train_samples"].sum())
     assert credited(content) == (huge * images,) * 3 and huge * images > 2**64
     total = content.tables["score_series"]["cumulative_ops"][-1]
-    assert total == str(huge * images) and content.tables["score_series"]["cumulative_ops_f64"][-1] == float(total)
+    assert total == str(huge * images) and content.tables["score_series"]["cumulative_ops_f64"][-1] == float(
+        total
+    )
 
 
 def test_a_count_beyond_a_64_bit_column_is_cut_not_wrapped() -> None:
@@ -175,7 +186,9 @@ def test_rebuilding_reuses_networks_and_changes_nothing(monkeypatch: pytest.Monk
     assert not counted
     for name, columns in first.tables.items():
         for column, values in columns.items():
-            assert np.array_equal(values, second.tables[name][column], equal_nan=values.dtype.kind == "f"), column
+            assert np.array_equal(values, second.tables[name][column], equal_nan=values.dtype.kind == "f"), (
+                column
+            )
 
 
 def test_messages_have_a_row_for_each_kind_that_was_used() -> None:

@@ -29,7 +29,8 @@ def written(example: Example, folder: Path) -> Path:
 
 
 def rebuilt(example: Example, change: Callable[[Example], object], folder: Path) -> tuple[str, ...]:
-    """The reasons against a result that the writer made of changed reports: what a dishonest rank could send."""
+    """The reasons against a result that the writer made of changed reports: what a dishonest rank could
+    send."""
     change(example)
     return judge(written(example, folder)).reason_ids
 
@@ -79,9 +80,14 @@ def test_a_candidate_trained_twice_is_found(tmp_path: Path) -> None:
         # The second child of trial 0 becomes the first one again: same parent, same morphs, same network.
         first = example.candidates[1]
         replaced(
-            example, 2, parent_id=first.parent_id, architecture=first.architecture, own_morphs=first.own_morphs,
-            key=first.key, seed=first.seed,
-        )  # fmt: skip
+            example,
+            2,
+            parent_id=first.parent_id,
+            architecture=first.architecture,
+            own_morphs=first.own_morphs,
+            key=first.key,
+            seed=first.seed,
+        )
 
     assert "I06" in rebuilt(example_run(), change, tmp_path)
 
@@ -115,7 +121,10 @@ def test_another_seed_is_found(tmp_path: Path) -> None:
 
 
 def test_a_hidden_kernel_is_found(tmp_path: Path) -> None:
-    assert rebuilt(example_run(), lambda example: replaced(example, 1, kernel_size=5), tmp_path) == ("I05", "I19")
+    assert rebuilt(example_run(), lambda example: replaced(example, 1, kernel_size=5), tmp_path) == (
+        "I05",
+        "I19",
+    )
 
 
 def test_trials_that_overlap_on_a_replica_are_found(tmp_path: Path) -> None:
@@ -188,8 +197,8 @@ def test_the_best_model_may_be_any_of_equal_ones(tmp_path: Path) -> None:
 
 
 def test_sums_beyond_64_bits_are_judged_as_integers(tmp_path: Path) -> None:
-    # ResNet-50 of 400 filters on pictures of 4096 pixels takes 3e14 operations an image, 4e17 an epoch of 1408 images:
-    # each fits 64 bits, 60 of them do not (2^64 is 1.8e19).
+    # ResNet-50 of 400 filters on pictures of 4096 pixels takes 3e14 operations an image, 4e17 an epoch of
+    # 1408 images: each fits 64 bits, 60 of them do not (2^64 is 1.8e19).
     sets = ("model.width=400", "data.image_size=4096", "search.max_parameters=4000000000")
     example = example_run(trials_each=6, epochs_each=5, sets=sets)
     verdict = judge(written(example, tmp_path))
@@ -207,7 +216,7 @@ def test_every_check_says_what_it_checks() -> None:
     assert len({check.id for check in CHECKS}) == len(CHECKS)
 
 
-# -- the plan ----------------------------------------------------------------------------------------------------------
+# -- the plan --------------------------------------------------------------------------------------
 
 
 def test_a_budget_that_is_not_stated_switches_no_check_off(tmp_path: Path) -> None:
@@ -243,10 +252,14 @@ def test_a_validation_without_its_training_is_no_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sets",
     [
-        ("search.max_morphs=1",), ("search.morphs=['skip']",), ("search.max_parameters=100000",),
-        ("search.max_units=49",), ("train.batch_per_device=16",), ("hpo.from_round=2", "hpo.batches=[16]"),
+        ("search.max_morphs=1",),
+        ("search.morphs=['skip']",),
+        ("search.max_parameters=100000",),
+        ("search.max_units=49",),
+        ("train.batch_per_device=16",),
+        ("hpo.from_round=2", "hpo.batches=[16]"),
     ],
-)  # fmt: skip
+)
 def test_candidates_of_another_configuration_are_found(sets: tuple[str, ...], tmp_path: Path) -> None:
     # The example's candidates have up to three morphs of all kinds, and batches of 32 on each device.
     assert judge(written(example_run(sets=sets), tmp_path)).reason_ids == ("I19",)

@@ -30,7 +30,7 @@ def rewritten(file: h5py.File, table: str, rows: np.ndarray) -> None:
         dataset.attrs["description"] = about["description"]
 
 
-# -- bits -------------------------------------------------------------------------------------------------------------
+# -- bits ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -38,6 +38,7 @@ def test_one_bit_of_any_column_is_found(path: Path, tmp_path: Path, table: str) 
     # One random bit of every numeric column; texts lose a bit of their first letter.
     rng = np.random.default_rng(sorted(TABLES).index(table))
     for column in TABLES[table].columns:
+
         def flip(file: h5py.File, name: str = column.name) -> None:
             values = file[table][name][...]
             row = int(rng.integers(len(values)))
@@ -65,16 +66,23 @@ def test_columns_without_a_check_are_listed_with_a_reason(root: Path) -> None:
     for table in TABLES.values():
         assert f"`/{table.name}`" in text
         for column in table.columns:
-            assert f"| {column.name} | {column.dtype} | {column.units or '-'} | {column.description} |" in text, column
+            assert (
+                f"| {column.name} | {column.dtype} | {column.units or '-'} | {column.description} |" in text
+            ), column
     for attribute in ATTRIBUTES:
-        assert f"| {attribute.name} | {attribute.dtype} | {attribute.units or '-'} | {attribute.description} |" in text
+        assert (
+            f"| {attribute.name} | {attribute.dtype} | {attribute.units or '-'} | {attribute.description} |"
+            in text
+        )
 
 
-# -- rows -------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("table", ["trials", "epochs", "score_series", "ranks", "samples"])
-@pytest.mark.parametrize("how", ["first removed", "last removed", "one twice", "reversed", "two swapped", "none left"])
+@pytest.mark.parametrize(
+    "how", ["first removed", "last removed", "one twice", "reversed", "two swapped", "none left"]
+)
 def test_rows_removed_added_or_moved_are_found(path: Path, tmp_path: Path, table: str, how: str) -> None:
     def change(file: h5py.File) -> None:
         rows = np.arange(len(file[table][TABLES[table].names[0]]))

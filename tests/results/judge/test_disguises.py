@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are not what they seem to HDF5, made by somebody who knows the format and makes every hash fit."""
+"""Files that are not what they seem to HDF5, made by somebody who knows the format and makes every hash
+fit."""
 
 from __future__ import annotations
 
@@ -199,18 +200,45 @@ def cycle(file: h5py.File) -> None:
 
 #: One of each kind always, all with --full.
 DISGUISES = [
-    external_group, external_storage, never_written, zip_bomb, text_bomb, another_root_attribute, another_column,
-    other_units, rows_numbered_otherwise, references, cycle,
-]  # fmt: skip
+    external_group,
+    external_storage,
+    never_written,
+    zip_bomb,
+    text_bomb,
+    another_root_attribute,
+    another_column,
+    other_units,
+    rows_numbered_otherwise,
+    references,
+    cycle,
+]
 MORE = [
-    external_column, soft_column, soft_scale, virtual, compressed, another_group, another_document, another_attribute,
-    other_description, no_scale, scale_of_another_table, attribute_of_references, big_endian, fixed_strings,
-    array_attribute, empty_attribute, dataset_in_place_of_a_group, group_in_place_of_a_column,
-]  # fmt: skip
+    external_column,
+    soft_column,
+    soft_scale,
+    virtual,
+    compressed,
+    another_group,
+    another_document,
+    another_attribute,
+    other_description,
+    no_scale,
+    scale_of_another_table,
+    attribute_of_references,
+    big_endian,
+    fixed_strings,
+    array_attribute,
+    empty_attribute,
+    dataset_in_place_of_a_group,
+    group_in_place_of_a_column,
+]
 
 
-@pytest.mark.parametrize("disguise", [*DISGUISES, *(pytest.param(f, marks=pytest.mark.full) for f in MORE)],
-                         ids=lambda function: function.__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "disguise",
+    [*DISGUISES, *(pytest.param(f, marks=pytest.mark.full) for f in MORE)],
+    ids=lambda function: function.__name__,
+)
 def test_a_file_that_is_not_what_it_seems_is_found(
     path: Path, tmp_path: Path, disguise: Callable[[h5py.File], object]
 ) -> None:
@@ -257,7 +285,13 @@ def test_what_is_no_result_is_one_line_and_exit_code_2(
         case "other HDF5":
             with h5py.File(file, "w") as data:
                 data.attrs["schema"] = "aiperf_mpi.result"
-    for words in (["verify"], ["verify", "--json"], ["report"], ["compare"], ["report", "--html", str(tmp_path / "o")]):
+    for words in (
+        ["verify"],
+        ["verify", "--json"],
+        ["report"],
+        ["compare"],
+        ["report", "--html", str(tmp_path / "o")],
+    ):
         assert main([*words, str(file)]) == 2
         said = capsys.readouterr()
         assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err

@@ -50,7 +50,8 @@ def middle_epoch_cut(example: Example) -> None:
 
 
 def failed_as_unfinished(example: Example) -> None:
-    # A failed trial would earn nothing; as one that core stop cut short it would. Its outcome in the history is gone.
+    # A failed trial would earn nothing; as one that core stop cut short it would. Its outcome in the history
+    # is gone.
     example.trials["status"][example.trial(0)] = UNFINISHED
     example.trials["cause"][example.trial(0)] = b"core stop"
     outcome = next(i for i, r in enumerate(example.records) if r["kind"] == OUTCOME and r["trial"] == 0)
@@ -103,12 +104,22 @@ def error_of_half_an_image(example: Example) -> None:
     example.final = (0, 10.5 / 360)
 
 
-@pytest.mark.parametrize(("lie", "finds"), [
-    (samples_moved, "I09"), (middle_epoch_cut, "I18"), (failed_as_unfinished, "I18"),
-    (stopped_without_patience, "I18"), (trained_beyond_its_patience, "I13"), (shifted_before_core_start, "V12"),
-    (shifted_over_a_tick, "V12"), (late_work_in_time, "V02"), (two_trials_at_once, "V12"),
-    (error_of_half_an_image, "I09"),
-], ids=lambda value: getattr(value, "__name__", value))  # fmt: skip
+@pytest.mark.parametrize(
+    ("lie", "finds"),
+    [
+        (samples_moved, "I09"),
+        (middle_epoch_cut, "I18"),
+        (failed_as_unfinished, "I18"),
+        (stopped_without_patience, "I18"),
+        (trained_beyond_its_patience, "I13"),
+        (shifted_before_core_start, "V12"),
+        (shifted_over_a_tick, "V12"),
+        (late_work_in_time, "V02"),
+        (two_trials_at_once, "V12"),
+        (error_of_half_an_image, "I09"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_rows_that_agree_with_one_another_are_found(
     lie: Callable[[Example], object], finds: str, tmp_path: Path
 ) -> None:
@@ -118,9 +129,18 @@ def test_rows_that_agree_with_one_another_are_found(
 
 def test_architectures_of_equal_counts_cannot_be_swapped_alone(path: Path, tmp_path: Path) -> None:
     """Every column of the network of two trials, but not their seeds: these follow from the networks."""
+
     def change(file: h5py.File) -> None:
-        for name in ("arch_json", "arch_hash", "group", "morphs", "parent_id", "kernel_size", "train_ops_per_image",
-                     "val_ops_per_image"):  # fmt: skip
+        for name in (
+            "arch_json",
+            "arch_hash",
+            "group",
+            "morphs",
+            "parent_id",
+            "kernel_size",
+            "train_ops_per_image",
+            "val_ops_per_image",
+        ):
             values = file["trials"][name][...]
             values[[1, 2]] = values[[2, 1]]
             file["trials"][name][...] = values
@@ -130,6 +150,7 @@ def test_architectures_of_equal_counts_cannot_be_swapped_alone(path: Path, tmp_p
 
 def test_an_error_of_whole_images_is_left_to_the_checkpoint(tmp_path: Path) -> None:
     """One image less in every place agrees with all rows. The checkpoint does not: V03 measures it again."""
+
     def lie(example: Example) -> None:
         best = int(np.nanargmin(example.epochs["val_error"]))
         better = 40 / 360

@@ -33,7 +33,8 @@ def said_of(file: Path) -> tuple[int, str]:
 
 
 def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_path: Path) -> None:
-    """Every text in the file says a score, on a line of its own and behind an escape that wipes the screen."""
+    """Every text in the file says a score, on a line of its own and behind an escape that wipes the
+    screen."""
     loud = f"\x1b[2J\r\n{LIE}\u2028\u202e<script>alert(1)</script>"
 
     def change(file: h5py.File) -> None:
@@ -49,7 +50,9 @@ def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_pa
     code, said = said_of(tmp_path / "changed.h5")
     assert code == 3 and "INVALID" in said
     assert "AIPERF_MPI score" not in said and "\x1b" not in said and "\r" not in said and "\u202e" not in said
-    assert "<script" not in (tmp_path / "changed.html").read_text(encoding="utf-8") and "Traceback" not in said
+    assert (
+        "<script" not in (tmp_path / "changed.html").read_text(encoding="utf-8") and "Traceback" not in said
+    )
     assert not re.search(r"(?m)^AIPERF_MPI \w*(?:score_ops|trial_rate)", said)
 
     # The same where no check looks, so that the file stays valid: its own rate is said, and no other.
@@ -67,17 +70,26 @@ def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_pa
 
 def test_no_command_says_a_score_or_rate_of_an_invalid_file(path: Path, tmp_path: Path) -> None:
     """A file that calls itself a valid official run with a score, in every attribute and in its series."""
+
     def change(file: h5py.File) -> None:
-        values = {"class": "official", "division": "closed", "valid": 1, "invalid_reasons": "[]", "score_ops": 9.9e99,
-                  "score_regulated": 9.9e99, "trial_rate_ops": 9.9e99, "unscored_rate_ops": 9.9e99}  # fmt: skip
+        values = {
+            "class": "official",
+            "division": "closed",
+            "valid": 1,
+            "invalid_reasons": "[]",
+            "score_ops": 9.9e99,
+            "score_regulated": 9.9e99,
+            "trial_rate_ops": 9.9e99,
+            "unscored_rate_ops": 9.9e99,
+        }
         resultfile.set_attributes(file, values)
         for name in ("rate", "regulated", "cumulative_ops_f64"):
             file["score_series"][name][...] = 9.9e99
 
     assert not changed(path, tmp_path, change).valid
     code, said = said_of(tmp_path / "changed.h5")
-    # The rate that the rows give is said under the name of a rate that does not count; what the file claims stands in
-    # reasons only, and its series nowhere.
+    # The rate that the rows give is said under the name of a rate that does not count; what the file claims
+    # stands in reasons only, and its series nowhere.
     assert code == 3 and "unscored_rate_ops" in said
     assert not re.search(r"AIPERF_MPI (score|trial_rate)|<dt>(score|trial_rate)|[Ss]core \(op/s\)", said)
     claims = [line for line in said.splitlines() if "9.9e+99" in line or "9.900000e+99" in line]

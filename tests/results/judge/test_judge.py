@@ -38,7 +38,9 @@ def written(example: Example, folder: Path) -> Path:
     return folder / "result.h5"
 
 
-def changed(path: Path, folder: Path, change: Callable[[h5py.File], object], *, rehash: bool = True) -> Verdict:
+def changed(
+    path: Path, folder: Path, change: Callable[[h5py.File], object], *, rehash: bool = True
+) -> Verdict:
     """The verdict on a copy with a change; with `rehash` the content hash is that of the changed content."""
     copy = folder / "changed.h5"
     shutil.copy(path, copy)
@@ -65,8 +67,15 @@ def altered(file: h5py.File, table: str, column: str, row: int = 2) -> None:
 
 def test_a_run_without_fault_is_valid_and_its_numbers_follow_from_its_rows(path: Path) -> None:
     example, verdict = example_run(), judge(path)
-    assert (verdict.valid, verdict.cls, verdict.division, verdict.end) == (True, "trial", "open", "time_limit")
-    assert verdict.reasons == () and all(finding.passed for finding in verdict.findings if finding.severity == FATAL)
+    assert (verdict.valid, verdict.cls, verdict.division, verdict.end) == (
+        True,
+        "trial",
+        "open",
+        "time_limit",
+    )
+    assert verdict.reasons == () and all(
+        finding.passed for finding in verdict.findings if finding.severity == FATAL
+    )
     assert len(verdict.findings) == len(CHECKS) + 2 == len({finding.id for finding in verdict.findings})
 
     # Counted here in another way: image by image of each candidate.
@@ -129,62 +138,143 @@ def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
     for name, value in verdict.attributes().items():
         assert stored[name] == value or (math.isnan(value) and math.isnan(stored[name])), name
     assert verdict.valid == (kind in ("valid", "failed", "rejected", "drained", "unfinished"))
-    assert set(verdict.reason_ids) == {"other core time": {"V02"}, "no ranks": {"V11", "V13"}}.get(kind, set())
+    assert set(verdict.reason_ids) == {"other core time": {"V02"}, "no ranks": {"V11", "V13"}}.get(
+        kind, set()
+    )
     if kind == "failed":
         assert verdict.trials_failed == 1
 
 
-#: What finds a changed value of each column once the content hash is made to fit. Columns without an entry bear on no
-#: score: descriptions, losses, how the phases share a rank's time, counts of messages.
+#: What finds a changed value of each column once the content hash is made to fit. Columns without an entry
+#: bear on no score: descriptions, losses, how the phases share a rank's time, counts of messages.
 FINDS = {
     "trials": {
-        "trial_id": "I02", "parent_id": "I05", "replica": "V12", "round": "I13", "batch_per_device": "V11",
-        "batch_global": "I09", "kernel_size": "I05", "epochs": "I10", "epochs_max": "I13", "patience": "I13",
-        "seed": "V16", "lr": "I13", "arch_hash": "I05", "group": "I05", "arch_json": "I05", "morphs": "I05",
-        "status": "I03", "train_ops_per_image": "I07", "val_ops_per_image": "I07",
-        "opcount_methods": "I07", "jaxpr_ops": "V06",
-        "train_samples": "V05", "val_samples": "V05", "ops": "V05", "ops_f64": "V05",
-        "ops_credited": "V05", "ops_credited_f64": "V05",
-        "precision": "V10", "t_start": "V12", "t_end": "V12", "t_first_step": "V12",
-        "micro_batch": "I09", "accumulation": "I09", "best_error": "I10",
+        "trial_id": "I02",
+        "parent_id": "I05",
+        "replica": "V12",
+        "round": "I13",
+        "batch_per_device": "V11",
+        "batch_global": "I09",
+        "kernel_size": "I05",
+        "epochs": "I10",
+        "epochs_max": "I13",
+        "patience": "I13",
+        "seed": "V16",
+        "lr": "I13",
+        "arch_hash": "I05",
+        "group": "I05",
+        "arch_json": "I05",
+        "morphs": "I05",
+        "status": "I03",
+        "train_ops_per_image": "I07",
+        "val_ops_per_image": "I07",
+        "opcount_methods": "I07",
+        "jaxpr_ops": "V06",
+        "train_samples": "V05",
+        "val_samples": "V05",
+        "ops": "V05",
+        "ops_f64": "V05",
+        "ops_credited": "V05",
+        "ops_credited_f64": "V05",
+        "precision": "V10",
+        "t_start": "V12",
+        "t_end": "V12",
+        "t_first_step": "V12",
+        "micro_batch": "I09",
+        "accumulation": "I09",
+        "best_error": "I10",
         "morph_max_abs_diff": "V08",
     },
     "epochs": {
-        "trial_id": "I02", "epoch": "I02", "steps": "I09", "t_end": "V12", "train_samples": "I09", "val_samples": "I09",
-        "ops": "V05", "ops_credited": "V05", "lr": "I13", "val_error": "I10", "partial": "I09",
+        "trial_id": "I02",
+        "epoch": "I02",
+        "steps": "I09",
+        "t_end": "V12",
+        "train_samples": "I09",
+        "val_samples": "I09",
+        "ops": "V05",
+        "ops_credited": "V05",
+        "lr": "I13",
+        "val_error": "I10",
+        "partial": "I09",
     },
     "score_series": {
-        "t": "I08", "cumulative_ops": "I08", "cumulative_ops_f64": "I08", "rate": "I08", "best_error": "I08",
+        "t": "I08",
+        "cumulative_ops": "I08",
+        "cumulative_ops_f64": "I08",
+        "rate": "I08",
+        "best_error": "I08",
         "regulated": "I08",
     },
-    "ranks": {"rank": "V11", "role": "V11", "wall_seconds": "V13", "seconds_init": "V13", "seconds_idle": "V13",
-              "hostname": "I12", "device": "V11", "device_uuid": "V11"},
+    "ranks": {
+        "rank": "V11",
+        "role": "V11",
+        "wall_seconds": "V13",
+        "seconds_init": "V13",
+        "seconds_idle": "V13",
+        "hostname": "I12",
+        "device": "V11",
+        "device_uuid": "V11",
+    },
     "messages": {"kind": "I11", "channel": "I11"},
     "samples": {"t": "I17", "node": "I17", "window": "I17", "power_watts": "I17", "energy_joules": "I17"},
-}  # fmt: skip
+}
 
 #: The same of attributes and documents.
 ATTRIBUTE_FINDS = {
-    "schema": "I01", "schema_version": "I01", "class": "V01", "division": "V01", "end": "I03", "complete": "V21",
-    "valid": "I12", "invalid_reasons": "I12", "score_ops": "I12", "score_regulated": "I12", "trial_rate_ops": "I12",
-    "unscored_rate_ops": "I12", "peak_ops": "I12", "peak_source": "I12", "mfu": "I12",
-    "total_ops": "V05", "best_error": "I08", "best_trial": "I08",
-    "error_final_trial": "I08", "core_start_utc": "I03", "core_stop_utc": "V02", "core_seconds": "I08",
-    "time_limit": "V01", "tick": "I08",
-    "seed": "V01", "precision": "V01", "dataset": "V01", "train_images": "V01", "val_images": "V01", "base_json": "V01",
-    "n_ranks": "V11", "n_nodes": "V11", "n_replicas": "V11", "n_devices": "V11", "n_generators": "V11",
-    "energy_joules": "I12", "energy_level": "I12", "ops_per_watt": "I12",
-    "n_trials": "I01", "n_epochs": "I01", "opcount_method": "I07", "config_sha256": "V01",
-    **{document: "I01" for document in DOCUMENTS}, "config/resolved_toml": "V01",
-}  # fmt: skip
+    "schema": "I01",
+    "schema_version": "I01",
+    "class": "V01",
+    "division": "V01",
+    "end": "I03",
+    "complete": "V21",
+    "valid": "I12",
+    "invalid_reasons": "I12",
+    "score_ops": "I12",
+    "score_regulated": "I12",
+    "trial_rate_ops": "I12",
+    "unscored_rate_ops": "I12",
+    "peak_ops": "I12",
+    "peak_source": "I12",
+    "mfu": "I12",
+    "total_ops": "V05",
+    "best_error": "I08",
+    "best_trial": "I08",
+    "error_final_trial": "I08",
+    "core_start_utc": "I03",
+    "core_stop_utc": "V02",
+    "core_seconds": "I08",
+    "time_limit": "V01",
+    "tick": "I08",
+    "seed": "V01",
+    "precision": "V01",
+    "dataset": "V01",
+    "train_images": "V01",
+    "val_images": "V01",
+    "base_json": "V01",
+    "n_ranks": "V11",
+    "n_nodes": "V11",
+    "n_replicas": "V11",
+    "n_devices": "V11",
+    "n_generators": "V11",
+    "energy_joules": "I12",
+    "energy_level": "I12",
+    "ops_per_watt": "I12",
+    "n_trials": "I01",
+    "n_epochs": "I01",
+    "opcount_method": "I07",
+    "config_sha256": "V01",
+    **{document: "I01" for document in DOCUMENTS},
+    "config/resolved_toml": "V01",
+}
 
 
 @pytest.mark.parametrize(
     ("table", "column"), [(table.name, column) for table in TABLES.values() for column in table.names]
 )
 def test_a_changed_value_is_found(path: Path, tmp_path: Path, table: str, column: str) -> None:
-    # With a hash that fits it must be found by what it means, if it means anything for the score; the hash itself
-    # finds every bit (test_corruption.py).
+    # With a hash that fits it must be found by what it means, if it means anything for the score; the hash
+    # itself finds every bit (test_corruption.py).
     verdict = changed(path, tmp_path, lambda file: altered(file, table, column))
     expected = FINDS[table].get(column)
     assert verdict.valid == (expected is None), verdict.reasons
@@ -218,15 +308,29 @@ def test_a_changed_attribute_or_document_is_found(path: Path, tmp_path: Path, na
 @pytest.mark.parametrize(
     ("table", "column", "finds"),
     [
-        ("trials", "t_start", "V04 V12"), ("trials", "t_end", "V04 V12"), ("trials", "best_error", "I10"),
-        ("trials", "lr", "I13"), ("trials", "ops_f64", "V05"), ("trials", "ops_credited_f64", "V05"),
-        ("epochs", "t_start", "V04 V12"), ("epochs", "t_end", "V04 V12"), ("epochs", "lr", "I13"),
-        ("epochs", "val_error", "I09 I10"), ("score_series", "t", "I08"), ("score_series", "rate", "I08"),
-        ("ranks", "wall_seconds", "V13"), ("ranks", "seconds_train", "V13"), ("ranks", "clock_uncertainty", "V12"),
-        ("samples", "t", "I17"), ("samples", "cpu_percent", "I17"), ("samples", "memory_bytes", "I17"),
-        ("samples", "power_watts", "I17"), ("samples", "energy_joules", "I17"), ("samples", "sample_seconds", "I17"),
+        ("trials", "t_start", "V04 V12"),
+        ("trials", "t_end", "V04 V12"),
+        ("trials", "best_error", "I10"),
+        ("trials", "lr", "I13"),
+        ("trials", "ops_f64", "V05"),
+        ("trials", "ops_credited_f64", "V05"),
+        ("epochs", "t_start", "V04 V12"),
+        ("epochs", "t_end", "V04 V12"),
+        ("epochs", "lr", "I13"),
+        ("epochs", "val_error", "I09 I10"),
+        ("score_series", "t", "I08"),
+        ("score_series", "rate", "I08"),
+        ("ranks", "wall_seconds", "V13"),
+        ("ranks", "seconds_train", "V13"),
+        ("ranks", "clock_uncertainty", "V12"),
+        ("samples", "t", "I17"),
+        ("samples", "cpu_percent", "I17"),
+        ("samples", "memory_bytes", "I17"),
+        ("samples", "power_watts", "I17"),
+        ("samples", "energy_joules", "I17"),
+        ("samples", "sample_seconds", "I17"),
     ],
-)  # fmt: skip
+)
 def test_no_number_that_is_none_passes(
     path: Path, tmp_path: Path, table: str, column: str, value: float, finds: str
 ) -> None:
@@ -238,7 +342,9 @@ def test_no_number_that_is_none_passes(
 
 @pytest.mark.parametrize("column", ["train_loss", "val_loss"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_epoch_that_counts_has_finite_losses(path: Path, tmp_path: Path, column: str, value: float) -> None:
+def test_an_epoch_that_counts_has_finite_losses(
+    path: Path, tmp_path: Path, column: str, value: float
+) -> None:
     def change(file: h5py.File) -> None:
         file["epochs"][column][2] = value
 
@@ -254,9 +360,18 @@ def test_losses_of_a_failed_trial_may_be_no_numbers(tmp_path: Path) -> None:
     assert verdict.valid, verdict.reasons
 
 
-@pytest.mark.parametrize(("difference", "valid"), [
-    (0.0, True), (3e-7, True), (1e-4, True), (1.01e-4, False), (-1e-7, False), (math.inf, False), (math.nan, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("difference", "valid"),
+    [
+        (0.0, True),
+        (3e-7, True),
+        (1e-4, True),
+        (1.01e-4, False),
+        (-1e-7, False),
+        (math.inf, False),
+        (math.nan, False),
+    ],
+)
 def test_children_that_inherit_weights_compute_their_parents_function(
     difference: float, valid: bool, tmp_path: Path
 ) -> None:
@@ -299,6 +414,7 @@ def test_missing_parts_are_reasons_and_no_exceptions(path: Path, tmp_path: Path,
         verdict = changed(path, tmp_path, lambda file, name=table.name: file.pop(name))  # type: ignore[misc]
         assert "I01" in verdict.reason_ids, table.name
         for column in table.names[part::4]:
+
             def change(file: h5py.File, place: str = f"{table.name}/{column}") -> None:
                 del file[place]
 
@@ -323,7 +439,9 @@ def test_damaged_values_are_reasons_and_no_exceptions(path: Path, tmp_path: Path
         trials["ops"][5] = "many"
         trials["batch_global"][:] = 0
         file["epochs/epoch"][0] = -5
-        resultfile.set_attributes(file, {"core_seconds": math.nan, "tick": 0.0, "n_ranks": -1, "n_replicas": 2**31 - 1})
+        resultfile.set_attributes(
+            file, {"core_seconds": math.nan, "tick": 0.0, "n_ranks": -1, "n_replicas": 2**31 - 1}
+        )
 
     verdict = changed(path, tmp_path, change)
     assert not verdict.valid and {"I02", "I04", "I05", "I08", "V05"} <= set(verdict.reason_ids)
@@ -331,7 +449,9 @@ def test_damaged_values_are_reasons_and_no_exceptions(path: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["base_json", *DOCUMENTS])
-def test_brackets_beyond_the_stack_are_a_reason_and_no_exception(path: Path, tmp_path: Path, name: str) -> None:
+def test_brackets_beyond_the_stack_are_a_reason_and_no_exception(
+    path: Path, tmp_path: Path, name: str
+) -> None:
     def change(file: h5py.File) -> None:
         if name == "base_json":
             # HDF5 keeps no attribute of 64 KiB and more.
@@ -393,7 +513,10 @@ def test_a_replaced_candidate_is_dropped_and_its_key_free(tmp_path: Path) -> Non
     trained = example.candidates[-1]
     proposed = trained.to_record(0.5)
     example.slots += [30, 31]
-    example.records += [proposed, rejection(proposed, 30, 1.0, f"stale: replaced by {trained.trial_id}", DROPPED)]
+    example.records += [
+        proposed,
+        rejection(proposed, 30, 1.0, f"stale: replaced by {trained.trial_id}", DROPPED),
+    ]
     verdict = judge(written(example, tmp_path))
     assert verdict.valid, verdict
 

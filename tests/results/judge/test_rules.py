@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules as data, the document that says them in words, and the checks that only official runs must pass."""
+"""The rules as data, the document that says them in words, and the checks that only official runs must
+pass."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from tests.helpers.results.example_run import example_run
 def result(tmp_path: Path) -> Result:
     """The content of a valid trial run."""
     hdf5.write(tmp_path / "result.h5", process.final_image(example_run().run()))
-    return judge.read(tmp_path / "result.h5")[0]
+    return judge.judge_file(tmp_path / "result.h5")[0]
 
 
 def test_document_and_data_say_the_same(root: Path) -> None:
@@ -55,24 +56,26 @@ def test_a_submission_is_the_median_of_three_runs() -> None:
             rules.submission_score(runs)
 
 
-# -- the arithmetic of the authors' published traces ------------------------------------------------------------------
+# -- the arithmetic of the authors' published traces -----------------------------------------------
 
 
 def test_an_epoch_of_resnet50_has_the_authors_operations() -> None:
-    # Their profiler counts 7,806,583,495 operations forward and 23,053,458,315 for training; their epoch is nominal,
-    # 1,280,000 x 23,053,458,315 + 50,000 x 7,806,583,495 = 29,508,426,643,200,000 + 390,329,174,750,000.
+    # Their profiler counts 7,806,583,495 operations forward and 23,053,458,315 for training; their epoch is
+    # nominal, 1,280,000 x 23,053,458,315 + 50,000 x 7,806,583,495 = 29,508,426,643,200,000 +
+    # 390,329,174,750,000.
     train, val = score.resnet50_operations()
     epoch = score.operations(train, val, 1_280_000, 50_000)
     assert epoch == 29_898_755_817_950_000
     assert f"{epoch:.5e}" == "2.98988e+16"
-    # 2.98988e16 / 1.28e6 = 23.358 Gop for an image and its share of the validation: so much is one image a second.
+    # 2.98988e16 / 1.28e6 = 23.358 Gop for an image and its share of the validation: so much is one image a
+    # second.
     assert epoch / 1_280_000 == pytest.approx(23.358e9, rel=1e-4)
     assert score.normalised(23.358e9) == pytest.approx(1.0, rel=1e-4)
 
 
 def test_the_published_regulated_score_follows_from_its_error_and_rate() -> None:
-    # 8 accelerators: error 24.7 %, 337.3 TFLOPS, regulated 471.6. The printed digits allow an error of 24.65 to 24.75 %
-    # and a rate of 337.25 to 337.35: -ln(0.2475) x 337.25 = 470.9, -ln(0.2465) x 337.35 = 472.4.
+    # 8 accelerators: error 24.7 %, 337.3 TFLOPS, regulated 471.6. The printed digits allow an error of 24.65
+    # to 24.75 % and a rate of 337.25 to 337.35: -ln(0.2475) x 337.25 = 470.9, -ln(0.2465) x 337.35 = 472.4.
     low, high = score.regulated(0.2475, 50_000, 337.25e12), score.regulated(0.2465, 50_000, 337.35e12)
     assert (round(low / 1e12, 1), round(high / 1e12, 1)) == (470.9, 472.4)
     assert low <= 471.6e12 <= high
@@ -80,8 +83,8 @@ def test_the_published_regulated_score_follows_from_its_error_and_rate() -> None
 
 
 def test_a_series_of_whole_epochs_has_the_rate_of_its_sum() -> None:
-    # One accelerator at 40.21 TFLOPS takes 2.98988e16 / 40.21e12 = 743.6 s for an epoch. Behind five epochs (3718 s)
-    # the tick at 3960 s (1.1 h) still has five of them: 5 x 2.98988e16 / 3960 = 37.75 TFLOPS.
+    # One accelerator at 40.21 TFLOPS takes 2.98988e16 / 40.21e12 = 743.6 s for an epoch. Behind five epochs
+    # (3718 s) the tick at 3960 s (1.1 h) still has five of them: 5 x 2.98988e16 / 3960 = 37.75 TFLOPS.
     train, val = score.resnet50_operations()
     epoch = score.operations(train, val, 1_280_000, 50_000)
     seconds = epoch / 40.21e12
@@ -96,7 +99,7 @@ def test_a_series_of_whole_epochs_has_the_rate_of_its_sum() -> None:
     assert series[-1].regulated == pytest.approx(-math.log(0.287) * series[-1].rate)
 
 
-# -- official runs ----------------------------------------------------------------------------------------------------
+# -- official runs ---------------------------------------------------------------------------------
 
 
 def changed(result: Result, attributes: dict[str, Any], inventory: dict[str, Any] | None = None) -> set[str]:
@@ -109,11 +112,17 @@ def changed(result: Result, attributes: dict[str, Any], inventory: dict[str, Any
 
 
 MACHINE = {
-    "hostname": "n1", "platform": "Linux", "python": "3.12", "cpu": {"model": "some"}, "memory_bytes": 1 << 36,
-    "packages": {"jax": "0.10"}, "mpi": {"vendor": "MPICH 5.0.2"}, "file_systems": {"output": {"type": "lustre"}},
+    "hostname": "n1",
+    "platform": "Linux",
+    "python": "3.12",
+    "cpu": {"model": "some"},
+    "memory_bytes": 1 << 36,
+    "packages": {"jax": "0.10"},
+    "mpi": {"vendor": "MPICH 5.0.2"},
+    "file_systems": {"output": {"type": "lustre"}},
     "nodes": [{"nodes": "0-1", "accelerators": "this node has no accelerator"}],
     "source": {"commit": "0" * 40, "dirty": False},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +140,8 @@ MACHINE = {
         ({"dataset_sha256": "a" * 63 + "g"}, "V15", ""),
         ({"end": "drained"}, "I16", ""),
         ({"tick": 8.5}, "V14", ""),  # one sample
-        # Nothing was trained from 8.5 s on, so the rate at 16 s is 20 / 16 of that at 20 s: it drifts by 25 %.
+        # Nothing was trained from 8.5 s on, so the rate at 16 s is 20 / 16 of that at 20 s: it drifts by 25
+        # %.
         ({"core_seconds": 20.0}, "V14", ""),
     ],
 )
@@ -146,8 +156,12 @@ def test_official_checks_measure_trial_runs_too(
     assert (not finds or finds in after) and (not no_longer or no_longer not in after)
 
 
-@pytest.mark.parametrize(("images", "most"), [(1, 1), (360, 1), (1499, 1), (2000, 2), (2999, 2), (50_000, 50)])
-def test_a_model_that_is_loaded_again_may_differ_in_one_image_or_one_of_a_thousand(images: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("images", "most"), [(1, 1), (360, 1), (1499, 1), (2000, 2), (2999, 2), (50_000, 50)]
+)
+def test_a_model_that_is_loaded_again_may_differ_in_one_image_or_one_of_a_thousand(
+    images: int, most: int
+) -> None:
     slack = official.reload_slack(images)
     assert most / images <= slack < (most + 1) / images
 
@@ -163,7 +177,9 @@ def test_a_machine_without_blanks_and_a_clean_commit_pass(result: Result) -> Non
         assert "V19" in changed(result, {}, MACHINE | {"source": source}), source
 
 
-def test_an_official_run_must_pass_what_a_trial_need_not(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_official_run_must_pass_what_a_trial_need_not(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # No configuration of this version is official, so the class is said here; everything else is the judge's.
     monkeypatch.setattr(judge, "classify", lambda config: ("official", "closed", ()))
     verdict = judge.judge_content(result)

@@ -17,7 +17,15 @@ from aiperf_mpi.results.file import tables
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run
 from aiperf_mpi.results.file.rows import EPOCH_ROW, RANK_ROW, TRIAL_ROW, new_row
 from aiperf_mpi.results.output import journal
-from aiperf_mpi.results.output.journal import Journal, JournalError, decode, decode_row, encode, encode_row, replay
+from aiperf_mpi.results.output.journal import (
+    Journal,
+    JournalError,
+    decode,
+    decode_row,
+    encode,
+    encode_row,
+    replay,
+)
 from tests.helpers.results.example_run import Example, example_run
 
 
@@ -29,8 +37,11 @@ def write(path: Path, example: Example) -> None:
     for slot, record in zip(example.slots, example.records, strict=True):
         book.append({"kind": "record", "slot": slot, "row": encode_row(np.array([record]))})
     for kind, rows in (
-        ("epoch", example.epochs), ("trial", example.trials), ("rank", example.ranks), ("sample", example.samples),
-    ):  # fmt: skip
+        ("epoch", example.epochs),
+        ("trial", example.trials),
+        ("rank", example.ranks),
+        ("sample", example.samples),
+    ):
         book.append(*({"kind": kind, "row": encode_row(rows[i : i + 1])} for i in range(len(rows))))
     if example.final:
         book.append({"kind": "final", "data": {"trial_id": example.final[0], "error": example.final[1]}})
@@ -54,11 +65,21 @@ def test_replay_gives_back_every_bit_of_a_run(tmp_path: Path) -> None:
 def test_every_value_survives_a_row() -> None:
     # The ends of each type, numbers that JSON lacks, and text that is no ASCII or was cut in a character.
     row = new_row(
-        EPOCH_ROW, trial_id=-(2**63), epoch=2**31 - 1, train_samples=2**64 - 1, val_samples=2**63 + 1,
-        t_start=math.inf, t_end=-math.inf, lr=5e-324, train_loss=0.1 + 0.2, partial=255,
-    )  # fmt: skip
-    trial = new_row(TRIAL_ROW, cause=b"caf\xc3\xa9 \xff \"quoted\"\n", precision="bfloat16")
-    rank = new_row(RANK_ROW, hostname="n1", phase_seconds=np.arange(9) / 3, messages_sent=np.arange(9) - 2**62)
+        EPOCH_ROW,
+        trial_id=-(2**63),
+        epoch=2**31 - 1,
+        train_samples=2**64 - 1,
+        val_samples=2**63 + 1,
+        t_start=math.inf,
+        t_end=-math.inf,
+        lr=5e-324,
+        train_loss=0.1 + 0.2,
+        partial=255,
+    )
+    trial = new_row(TRIAL_ROW, cause=b'caf\xc3\xa9 \xff "quoted"\n', precision="bfloat16")
+    rank = new_row(
+        RANK_ROW, hostname="n1", phase_seconds=np.arange(9) / 3, messages_sent=np.arange(9) - 2**62
+    )
     for value in (row, trial, rank):
         line = encode({"kind": "x", "row": encode_row(value)})
         names = list(value.dtype.names or ())
@@ -122,16 +143,20 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_size_limit_cuts_back_to_the_last_whole_line(tmp_path: Path) -> None:
     # In a process of its own, as the limit is the process's.
     script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom aiperf_mpi.results.output.journal import Journal\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom aiperf_mpi.results.output.journal import "
+        "Journal\n"
         "book = Journal(Path(sys.argv[1]))\n"
         "for i in range(100): book.append({'kind': 'note', 'data': {'text': 'x' * 100}})\n"
         "print(book.size, book.error)\n"
     )
     limit = 5_000
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "j")], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", script, str(tmp_path / "j")],
+        capture_output=True,
+        text=True,
+        check=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
+    )
     size, error = done.stdout.split(" ", 1)
     content = (tmp_path / "j").read_bytes()
     assert len(content) == int(size) <= limit and content.endswith(b"\n")

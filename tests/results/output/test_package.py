@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside result.h5, and that nothing disagrees: standard output, exit code, result.json, attributes."""
+"""What stands beside result.h5, and that nothing disagrees: standard output, exit code, result.json,
+attributes."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ KINDS = ("valid trial", "invalid", "drained", "failed trial", "killed", "without
 
 
 def folder_of(kind: str, folder: Path) -> Path:
-    """An output folder with the result of one kind of run, described as the writer does; returns the result's path."""
+    """An output folder with the result of one kind of run, described as the writer does; returns the result's
+    path."""
     example = example_run()
     match kind:
         case "invalid":
@@ -69,11 +71,17 @@ def test_a_partial_result_of_a_killed_run_is_invalid_everywhere(tmp_path: Path) 
 @pytest.mark.parametrize(
     "lie",
     [
-        {"status": "INVALID"}, {"score_ops": 1.0}, {"unscored_rate_ops": 1.0}, {"best_error": 1.5},
-        {"total_ops": 7}, {"class": "other"}, {"rate": 1.0}, {"findings": []},
+        {"status": "INVALID"},
+        {"score_ops": 1.0},
+        {"unscored_rate_ops": 1.0},
+        {"best_error": 1.5},
+        {"total_ops": 7},
+        {"class": "other"},
+        {"rate": 1.0},
+        {"findings": []},
         {"reasons": [{"id": "V05", "text": "x"}]},
     ],
-)  # fmt: skip
+)
 def test_the_schema_refuses_a_summary_that_contradicts_itself(lie: dict, tmp_path: Path) -> None:
     file = folder_of("valid trial", tmp_path)
     data = json.loads((file.parent / package.SUMMARY).read_text())
@@ -102,7 +110,9 @@ def test_the_manifest_is_that_of_sha256sum(tmp_path: Path) -> None:
     assert wrong[1].startswith("result.h5 is not what")
 
 
-@pytest.mark.parametrize("line", ["no line", "0" * 64 + "  ../outside", "0" * 64 + "  /etc/passwd", "x" * 64 + "  a"])
+@pytest.mark.parametrize(
+    "line", ["no line", "0" * 64 + "  ../outside", "0" * 64 + "  /etc/passwd", "x" * 64 + "  a"]
+)
 def test_a_manifest_that_is_none_is_said(line: str, tmp_path: Path) -> None:
     folder_of("valid trial", tmp_path)
     (tmp_path / package.MANIFEST).write_text(f"{line}\n")

@@ -60,7 +60,10 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     turns = []
     stop = example.stop()
     status = client.close(
-        stop["end"], stop["core_seconds"], stop["total_seconds"], between=lambda: turns.append(time.monotonic())
+        stop["end"],
+        stop["core_seconds"],
+        stop["total_seconds"],
+        between=lambda: turns.append(time.monotonic()),
     )
 
     assert (status.errors, status.result, status.finished) == ((), str(folder / RESULT), True)
@@ -72,7 +75,9 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     assert max(np.diff(turns)) < 0.5
 
 
-def test_the_partial_result_stands_at_core_start_and_follows_the_run(client: WriterClient, tmp_path: Path) -> None:
+def test_the_partial_result_stands_at_core_start_and_follows_the_run(
+    client: WriterClient, tmp_path: Path
+) -> None:
     example = example_run()
     client.send_open(example.header, tmp_path, partial_seconds=0.2)
     client.send_start(START)
@@ -94,8 +99,11 @@ def test_the_partial_result_stands_at_core_start_and_follows_the_run(client: Wri
     assert "V21" in verdict.reason_ids
 
 
-def test_rebuilds_of_the_partial_result_take_one_percent_of_the_time(client: WriterClient, tmp_path: Path) -> None:
-    # Asked for one each 0 s, so only the rule of one percent holds them apart: building takes b, so 100 b pass between.
+def test_rebuilds_of_the_partial_result_take_one_percent_of_the_time(
+    client: WriterClient, tmp_path: Path
+) -> None:
+    # Asked for one each 0 s, so only the rule of one percent holds them apart: building takes b, so 100 b
+    # pass between.
     client.send_open(example_run().header, tmp_path, partial_seconds=0.0)
     client.send_start(START)
     seen, limit = set(), time.monotonic() + 4.0
@@ -104,7 +112,8 @@ def test_rebuilds_of_the_partial_result_take_one_percent_of_the_time(client: Wri
         if (tmp_path / PARTIAL).exists():
             seen.add((tmp_path / PARTIAL).stat().st_mtime_ns)
         time.sleep(0.005)
-    # Building the empty run takes more than 5 ms of a core, so more than 0.5 s pass between two: at most 8 in 4 s.
+    # Building the empty run takes more than 5 ms of a core, so more than 0.5 s pass between two: at most 8 in
+    # 4 s.
     assert 1 <= len(seen) <= 8
 
 
@@ -119,7 +128,9 @@ def test_signals_that_end_a_job_do_not_end_the_writer(client: WriterClient, tmp_
     assert judge(close(client, example).result).valid
 
 
-def test_the_writer_is_no_rank_and_imports_neither_mpi_nor_jax(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_writer_is_no_rank_and_imports_neither_mpi_nor_jax(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "HYDI_CONTROL_FD"):
         monkeypatch.setenv(name, "0")
     client = WriterClient.start()

@@ -26,8 +26,11 @@ def journal_of(example: Example, folder: Path, *, stopped: bool) -> Path:
     for slot, record in zip(example.slots, example.records, strict=True):
         journal.append({"kind": "record", "slot": slot, "row": encode_row(np.array([record]))})
     tables = (
-        ("sample", example.samples), ("epoch", example.epochs), ("trial", example.trials), ("rank", example.ranks)
-    )  # fmt: skip
+        ("sample", example.samples),
+        ("epoch", example.epochs),
+        ("trial", example.trials),
+        ("rank", example.ranks),
+    )
     for kind, rows in tables:
         for row in range(len(rows)):
             journal.append({"kind": kind, "row": encode_row(rows[row : row + 1])})
@@ -91,7 +94,11 @@ def test_nothing_is_repaired_without_a_journal(tmp_path: Path) -> None:
     assert "there is no such file" in done.stderr
     (tmp_path / JOURNAL).write_bytes(b"\0\xff\n")
     done = command("verify", "--repair", tmp_path)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "no journal" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (
+        2,
+        "",
+        1,
+    ) and "no journal" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
     # A run that was killed before it said what it is has nothing to repair.
@@ -100,7 +107,11 @@ def test_nothing_is_repaired_without_a_journal(tmp_path: Path) -> None:
     format_line, open_line, *_ = journal.read_bytes().split(b"\n")
     journal.write_bytes(format_line + b"\n" + open_line[: len(open_line) // 2])
     done = command("verify", "--repair", tmp_path)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "no header" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (
+        2,
+        "",
+        1,
+    ) and "no header" in done.stderr
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -37,8 +37,13 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_valid_run_is_packed_the_same_each_time(run: Path, tmp_path: Path, root: Path) -> None:
     archive = tmp_path / "a.tar.gz"
-    done = subprocess.run([root / "bin/aiperf-submit", run, "--output", archive], capture_output=True, text=True,
-                          timeout=120, check=False)  # fmt: skip
+    done = subprocess.run(
+        [root / "bin/aiperf-submit", run, "--output", archive],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, ""), done
     assert "one trial run, open, trial_rate_ops: " in done.stdout and "score" not in done.stdout
     (run / "job.log").touch()
@@ -47,11 +52,16 @@ def test_a_valid_run_is_packed_the_same_each_time(run: Path, tmp_path: Path, roo
 
     with tarfile.open(archive) as file:
         file.extractall(tmp_path / "out", filter="data")
-    names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    names = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
     expected = [CHECKPOINT, "config.toml", "job.log", "result.h5", "result.json"]
     assert names == [*(f"example/{name}" for name in expected), package.MANIFEST]
     tool = ["sha256sum", "--check", "--strict", package.MANIFEST]
-    assert subprocess.run(tool, cwd=tmp_path / "out", capture_output=True, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(tool, cwd=tmp_path / "out", capture_output=True, timeout=60, check=False).returncode
+        == 0
+    )
     # Whoever takes the archive judges it again.
     verdict = judge.judge(tmp_path / "out/example/result.h5")
     assert verdict.valid and json.loads((tmp_path / "out/example/result.json").read_text())["valid"]
@@ -61,12 +71,16 @@ def test_a_valid_run_is_packed_the_same_each_time(run: Path, tmp_path: Path, roo
 @pytest.mark.parametrize(
     ("damage", "code", "says"),
     [
-        ("invalid", 3, "the result is INVALID"), ("checkpoint", 3, "checkpoints/6.h5 is missing"),
-        ("weights", 3, "checkpoints/6.h5 is not what the manifest says"), ("summary", 3, "is not what the judge says"),
-        ("manifest", 3, "manifest cannot be read"), ("no result", 2, "there is no such file"),
-        ("archive", 2, "exists already"), ("no checkpoint", 3, "checkpoint of the best model, trial 6, is missing"),
+        ("invalid", 3, "the result is INVALID"),
+        ("checkpoint", 3, "checkpoints/6.h5 is missing"),
+        ("weights", 3, "checkpoints/6.h5 is not what the manifest says"),
+        ("summary", 3, "is not what the judge says"),
+        ("manifest", 3, "manifest cannot be read"),
+        ("no result", 2, "there is no such file"),
+        ("archive", 2, "exists already"),
+        ("no checkpoint", 3, "checkpoint of the best model, trial 6, is missing"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_taken(
     damage: str, code: int, says: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +123,7 @@ def with_another_rate(text: str) -> str:
 
 
 def test_an_official_submission_is_three_runs_with_the_declared_seeds(run: Path) -> None:
-    result, trial = judge.read(run / package.RESULT)
+    result, trial = judge.judge_file(run / package.RESULT)
     # Scores of 1, 3 and 2 op/s by the declared seeds: the median is 2.
     runs = [replace(trial, cls="official", rate=rate) for rate in (1.0, 3.0, 2.0)]
     results = [replace(result, attributes=result.attributes | {"seed": seed}) for seed in rules.SEEDS]

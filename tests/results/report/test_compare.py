@@ -57,8 +57,8 @@ def test_fit_of_exact_rates() -> None:
 
 
 def test_fit_of_scattered_rates() -> None:
-    # ln N = 0, ln 2, 2 ln 2 (in units of ln 2: 0, 1, 2), ln rate = 0, 1.2, 1.8 in the same units: slope 0.9, residuals
-    # -0.1, 0.2, -0.1; error of the slope sqrt(0.06 / 1 / 2) = 0.17321, t(1) = 12.7062.
+    # ln N = 0, ln 2, 2 ln 2 (in units of ln 2: 0, 1, 2), ln rate = 0, 1.2, 1.8 in the same units: slope 0.9,
+    # residuals -0.1, 0.2, -0.1; error of the slope sqrt(0.06 / 1 / 2) = 0.17321, t(1) = 12.7062.
     rates = {1: [1.0], 2: [2**1.2], 4: [2**1.8]}
     found = scaling.fit(rates, {devices: Estimate(own[0]) for devices, own in rates.items()})
     assert found is not None and found.exponent.value == pytest.approx(0.9)
@@ -77,7 +77,10 @@ def test_ratios_and_scaling_of_results(files: dict[str, Path]) -> None:
 
 def test_repetitions_are_grouped_by_all_but_the_seed(files: dict[str, Path]) -> None:
     found = compare([entry(files[name]) for name in ("two", "again", "three")])
-    assert [[Path(item.path).stem for item in group.entries] for group in found.groups] == [["two", "again"], ["three"]]
+    assert [[Path(item.path).stem for item in group.entries] for group in found.groups] == [
+        ["two", "again"],
+        ["three"],
+    ]
     assert found.groups[0].rate.origin == "repetitions"
     # The same file twice, or the same run under another name, is no repetition.
     twice = compare([entry(files["two"]), entry(files["two"])])

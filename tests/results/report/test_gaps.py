@@ -10,7 +10,7 @@ import pytest
 
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
-from aiperf_mpi.results.judge.judge import read
+from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.text import text_report
 from tests.helpers.results.example_run import Example, example_run
@@ -18,18 +18,21 @@ from tests.results.judge.test_judge import written
 
 
 def example() -> Example:
-    """Two replicas with three trials of three seconds each, whose first steps are 0.5 s behind their starts; the last
-    trial is cut half a second early. Trainers trained for 5 s and validated for 1.4."""
+    """Two replicas with three trials of three seconds each, whose first steps are 0.5 s behind their starts;
+    the last trial is cut half a second early. Trainers trained for 5 s and validated for 1.4."""
     made = example_run()
     for row in made.ranks:
         if row["role"] == b"trainer":
             row["phase_seconds"][PHASES.index("idle")] -= 6.4
-            row["phase_seconds"][PHASES.index("train")], row["phase_seconds"][PHASES.index("validate")] = 5.0, 1.4
+            row["phase_seconds"][PHASES.index("train")], row["phase_seconds"][PHASES.index("validate")] = (
+                5.0,
+                1.4,
+            )
     return made
 
 
 def test_gaps_and_shares_of_a_run(tmp_path: Path) -> None:
-    result, verdict = read(written(example(), tmp_path))
+    result, verdict = judge_file(written(example(), tmp_path))
     assert verdict.valid, verdict.reasons
     for number, found in enumerate(gaps(Evidence(result))):
         assert (found.replica, found.trials) == (number, 3)
@@ -40,7 +43,9 @@ def test_gaps_and_shares_of_a_run(tmp_path: Path) -> None:
         assert found.prepared == pytest.approx(0.3)
 
     text = text_report(tmp_path / "result.h5")
-    line = next(line for line in text[text.index("Between candidates") :].splitlines() if line.split()[:1] == ["0"])
+    line = next(
+        line for line in text[text.index("Between candidates") :].splitlines() if line.split()[:1] == ["0"]
+    )
     assert line.split() == ["0", "3", "0.500", "0.500", "0.3", "80.0%"]
 
 
@@ -50,7 +55,7 @@ def test_a_trial_of_which_nothing_counts_leaves_its_gap_unknown(tmp_path: Path) 
     trial = int(made.trials["trial_id"][2])
     made.epochs = made.epochs[made.epochs["trial_id"] != trial]
     assert gone.any()
-    result, _ = read(written(made, tmp_path))
+    result, _ = judge_file(written(made, tmp_path))
     seconds = [found.seconds for found in gaps(Evidence(result)) if len(found.seconds) == 2]
     assert sum(math.isnan(gap) for found in seconds for gap in found) == 1
     assert "cannot be shown" not in text_report(tmp_path / "result.h5")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML report: the judge's words, nothing from outside, nothing unescaped, of any file that can be read."""
+"""The HTML report: the judge's words, nothing from outside, nothing unescaped, of any file that can be
+read."""
 
 from __future__ import annotations
 
@@ -45,14 +46,18 @@ def test_page_says_what_the_judge_says(tmp_path: Path) -> None:
         assert f"<h2>{title}</h2>" in page
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         # Its text is text, and it has a name and a description for those who do not see it.
-        assert "<text" in picture and re.search(r'role="img" aria-labelledby="(\S+) (\S+)"><title id="\1">.+?</title>'
-                                                r'<desc id="\2">.+?</desc>', picture)  # fmt: skip
+        assert "<text" in picture and re.search(
+            r'role="img" aria-labelledby="(\S+) (\S+)"><title id="\1">.+?</title>'
+            r'<desc id="\2">.+?</desc>',
+            picture,
+        )
         ElementTree.fromstring(picture)
     no_outside(page)
 
 
 def no_outside(page: str) -> None:
-    """Nothing is loaded from outside, nothing runs, no identifier stands twice, every reference has its target."""
+    """Nothing is loaded from outside, nothing runs, no identifier stands twice, every reference has its
+    target."""
     assert not re.search(r"<script|<img|<link rel=\"style|@import|url\((?!#)", page)
     assert not re.search(r'(?:src|href)="(?!#|data:,|data:image/png;base64,)', page)
     found = re.findall(r' id="([^"]+)"', page)
@@ -66,7 +71,10 @@ def test_the_best_network_stands_there_layer_by_layer(tmp_path: Path) -> None:
     best = next(c for c in example.candidates if c.trial_id == 6).architecture
     for layer in best.layers():
         forward, backward, _ = count_layer(layer)
-        row = rf'<tr><td>{layer.name}</td><td>{layer.kind}</td>.*?>{forward:,}</td><td class="n">{backward:,}</td></tr>'
+        row = (
+            rf"<tr><td>{layer.name}</td><td>{layer.kind}</td>.*?>{forward:,}</td><td "
+            rf'class="n">{backward:,}</td></tr>'
+        )
         assert re.search(row, page), layer.name
     # Forward and backward of all layers, of the whole network.
     total = [sum(count_layer(layer)[i] for layer in best.layers()) for i in (0, 1)]
@@ -83,7 +91,11 @@ def test_several_results_give_weak_scaling(tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "r.html"
     assert main(["report", *files, "--html", str(out)]) == 0
     page = out.read_text()
-    assert page.count("<svg") == len(PICTURES) + 1 and 'id="scaling-title"' in page and "cannot be shown" not in page
+    assert (
+        page.count("<svg") == len(PICTURES) + 1
+        and 'id="scaling-title"' in page
+        and "cannot be shown" not in page
+    )
     no_outside(page)
     assert main(["compare", *files, "--html", str(out)]) == 0
     page = out.read_text()
@@ -105,7 +117,9 @@ def test_invalid_page_has_its_reasons_and_no_score(tmp_path: Path) -> None:
     example = example_run()
     example.ranks["phase_seconds"][1, -1] -= 5.0
     page = html.html_report(written(example, tmp_path))
-    assert '<h1 class="INVALID">INVALID</h1><ul class="reasons"><li>V13: ' in page and 'class="rate"' not in page
+    assert (
+        '<h1 class="INVALID">INVALID</h1><ul class="reasons"><li>V13: ' in page and 'class="rate"' not in page
+    )
     assert "score_ops" not in page and "trial_rate_ops" not in page
 
 
@@ -150,7 +164,7 @@ def test_a_run_without_a_trial_has_a_page(tmp_path: Path) -> None:
     no_outside(page)
 
 
-# -- in a browser -----------------------------------------------------------------------------------------------------
+# -- in a browser ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +180,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["normal", "invalid", "empty", "scaling", "10,000 trials"])
 def test_page_in_a_browser(kind: str, browser: Browser, tmp_path: Path) -> None:
-    """No overflow at 1280 and 400 pixels, no missing picture, nothing loaded, an empty console, light and dark."""
+    """No overflow at 1280 and 400 pixels, no missing picture, nothing loaded, an empty console, light and
+    dark."""
     others: list[Path] = []
     match kind:
         case "invalid":
@@ -193,7 +208,9 @@ def test_page_in_a_browser(kind: str, browser: Browser, tmp_path: Path) -> None:
         for scheme in ("light", "dark"):
             seen = browser.show(page, width, scheme)
             assert seen["scroll"] <= seen["client"] and width - 20 < seen["client"] <= width, seen
-            assert seen["beyond"] == 0 and seen["missing"] == 0 and seen["images"] == 0 and seen["unnamed"] == 0, seen
+            assert (
+                seen["beyond"] == 0 and seen["missing"] == 0 and seen["images"] == 0 and seen["unnamed"] == 0
+            ), seen
             assert seen["pictures"] == page.read_text(encoding="utf-8").count("<svg") and seen["loaded"] == []
             assert contrast(seen["paper"], seen["ink"]) > 7  # WCAG 2.2, level AAA
             looks.append(seen["paper"])
@@ -205,6 +222,7 @@ def test_page_in_a_browser(kind: str, browser: Browser, tmp_path: Path) -> None:
 
 def contrast(one: str, other: str) -> float:
     """The contrast of two colours `rgb(r, g, b)` as WCAG 2 defines it, from 1 to 21."""
+
     def luminance(colour: str) -> float:
         parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
@@ -216,7 +234,8 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_of_the_page_can_be_read(scheme: str) -> None:
-    """Text has a contrast of at least 4.5 to the paper, lines and bars one of 3 (WCAG 2.2, 1.4.3 and 1.4.11)."""
+    """Text has a contrast of at least 4.5 to the paper, lines and bars one of 3 (WCAG 2.2, 1.4.3 and
+    1.4.11)."""
     style = resources.files("aiperf_mpi.results.report").joinpath("report.html").read_text(encoding="utf-8")
     roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     colours = dict(re.findall(r"--(\w+): (#\w+);", roots[("light", "dark").index(scheme)]))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best known hyperparameters in the report: the same from a result's rows as from the history that made them."""
+"""The best known hyperparameters in the report: the same from a result's rows as from the history that made
+them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from aiperf_mpi.config import load
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import TRIAL_ROW, new_row
-from aiperf_mpi.results.judge.judge import read
+from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report import html
 from aiperf_mpi.results.report.hyperparameters import WITH_KERNEL, WITHOUT_KERNEL, best_known, history
@@ -54,8 +55,16 @@ def written(study: Study, folder: Path, *sets: str) -> Path:
         record = study.log.record(slot)
         collector.record(slot, np.array([record]))
         if record["kind"] == OUTCOME and record["status"] != DROPPED:
-            collector.rows("trial", new_row(TRIAL_ROW, trial_id=record["trial"], status=record["status"], t_end=slot,
-                                            best_error=record["best_error"]))
+            collector.rows(
+                "trial",
+                new_row(
+                    TRIAL_ROW,
+                    trial_id=record["trial"],
+                    status=record["status"],
+                    t_end=slot,
+                    best_error=record["best_error"],
+                ),
+            )
     path = folder / "result.h5"
     hdf5.write(path, process.final_image(collector.snapshot(end="time_limit")))
     return path
@@ -68,15 +77,20 @@ def study() -> Study:
 
 def test_the_file_recommends_what_the_history_does(study: Study, tmp_path: Path) -> None:
     path, view = written(study, tmp_path), study.view()
-    found = best_known(Evidence(read(path)[0]))
+    found = best_known(Evidence(judge_file(path)[0]))
     for kind in (WITH_KERNEL, WITHOUT_KERNEL):
         assert found[kind] == recommend(view, Cells(KERNELS, BATCHES, kind == WITH_KERNEL))
-    # 20 trials that ended well and one that failed are observed; the grid has filled 15 cells with one or two each.
+    # 20 trials that ended well and one that failed are observed; the grid has filled 15 cells with one or two
+    # each.
     assert found[WITH_KERNEL].observed == 21 and 1 <= found[WITH_KERNEL].trials <= 2
 
     known = found[WITH_KERNEL]
-    cells = [f"{known.choice.kernel_size}x{known.choice.kernel_size}", str(known.choice.batch_per_device),
-             str(known.trials), "21"]  # fmt: skip
+    cells = [
+        f"{known.choice.kernel_size}x{known.choice.kernel_size}",
+        str(known.choice.batch_per_device),
+        str(known.trials),
+        "21",
+    ]
     line = rf"^Best known hyperparameters\n.*\n +{WITH_KERNEL} +{' +'.join(cells)} *$"
     assert re.search(line, text_report(path), re.MULTILINE)
     row = f"<td>{WITH_KERNEL}</td>" + "".join(f'<td class="n">{cell}</td>' for cell in cells)
@@ -84,8 +98,9 @@ def test_the_file_recommends_what_the_history_does(study: Study, tmp_path: Path)
 
 
 def test_the_history_of_the_file_is_that_of_the_run(study: Study, tmp_path: Path) -> None:
-    with_slots, by_rows = study.view(), history(Evidence(read(written(study, tmp_path))[0]))
-    # Trials are numbered by rows instead of slots; what ended, in which order, and with which error, is the same.
+    with_slots, by_rows = study.view(), history(Evidence(judge_file(written(study, tmp_path))[0]))
+    # Trials are numbered by rows instead of slots; what ended, in which order, and with which error, is the
+    # same.
     slots = with_slots.proposed
     assert by_rows.proposed.tolist() == list(range(len(slots)))
     assert slots[by_rows.finished].tolist() == with_slots.finished.tolist()
@@ -100,7 +115,8 @@ def test_before_the_first_optimised_round_nothing_is_recommended(tmp_path: Path)
     study = Study(CellLandscape(2, 0.2), make_hpo("grid"), 2)
     study.log.refresh()
     assert "\n  not known: they are chosen from round 4 on, and too few trials ended\n" in text_report(
-        written(study, tmp_path))  # fmt: skip
+        written(study, tmp_path)
+    )
 
 
 def test_a_run_without_optimisation_says_so(study: Study, tmp_path: Path) -> None:
@@ -109,12 +125,13 @@ def test_a_run_without_optimisation_says_so(study: Study, tmp_path: Path) -> Non
 
 
 def test_damaged_rows_tell_nothing(study: Study, tmp_path: Path) -> None:
-    """An impossible error or a network that nobody can replay is left out, and the section still stands there."""
+    """An impossible error or a network that nobody can replay is left out, and the section still stands
+    there."""
     path = written(study, tmp_path)
     with h5py.File(path, "r+") as file:
         file["trials/best_error"][5] = 1e300
         file["trials/morphs"][6] = "no morphs"
         file["trials/round"][7] = -5
-    view = history(Evidence(read(path)[0]))
+    view = history(Evidence(judge_file(path)[0]))
     assert 5 not in view.finished and 6 not in view.proposed
     assert WITH_KERNEL in text_report(path)

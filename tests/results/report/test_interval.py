@@ -15,8 +15,8 @@ T = {1: 12.7062, 2: 4.3027, 4: 2.7764, 9: 2.2622}
 
 
 def test_windows_of_one_run() -> None:
-    # Core time 2 s, epochs of 1 s with 3 and 1 operations: two windows with the rates 3 and 1. Their deviation is
-    # sqrt(2), that of their mean 1, which is half of the rate.
+    # Core time 2 s, epochs of 1 s with 3 and 1 operations: two windows with the rates 3 and 1. Their
+    # deviation is sqrt(2), that of their mean 1, which is half of the rate.
     start, end, ops = np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([3.0, 1.0])
     found = within_run(2.0, start, end, ops, 2.0)
     assert (found.rate, found.error, found.freedom) == (2.0, pytest.approx(0.5), 1)
@@ -25,8 +25,8 @@ def test_windows_of_one_run() -> None:
 
 
 def test_an_epoch_counts_where_it_was_trained() -> None:
-    # Three epochs of 2 s in 4 s make 2 windows; the middle one, of 4 operations, lies half in each: 3 + 2 and 2 + 1
-    # operations, rates 2.5 and 1.5 around 2: deviation sqrt(0.5), of the mean 0.5, relative 0.25.
+    # Three epochs of 2 s in 4 s make 2 windows; the middle one, of 4 operations, lies half in each: 3 + 2 and
+    # 2 + 1 operations, rates 2.5 and 1.5 around 2: deviation sqrt(0.5), of the mean 0.5, relative 0.25.
     start, end, ops = np.array([0.0, 1.0, 2.0]), np.array([2.0, 3.0, 4.0]), np.array([3.0, 4.0, 1.0])
     assert within_run(2.0, start, end, ops, 4.0).error == pytest.approx(0.25)
 
@@ -57,12 +57,14 @@ def test_ratio() -> None:
 
 
 def test_intervals_cover_the_truth_nineteen_times_in_twenty() -> None:
-    # 2,000 pairs of 3 repetitions with a spread of 10 % (what the authors' rerun differed by): of 0.95 the binomial
-    # deviation is 0.0049, and Welch's interval is a little wide for samples this small.
+    # 2,000 pairs of 3 repetitions with a spread of 10 % (what the authors' rerun differed by): of 0.95 the
+    # binomial deviation is 0.0049, and Welch's interval is a little wide for samples this small.
     rng = np.random.default_rng(5)
     inside = 0
     for _ in range(2000):
-        above, below = (repetitions(np.exp(rng.normal(math.log(mean), 0.1, 3)).tolist()) for mean in (8.0, 4.0))
+        above, below = (
+            repetitions(np.exp(rng.normal(math.log(mean), 0.1, 3)).tolist()) for mean in (8.0, 4.0)
+        )
         found = ratio(above, below)
         inside += found.low <= 2.0 <= found.high
     assert 0.935 <= inside / 2000 <= 0.985

@@ -15,7 +15,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.attributes import core_stop
 from aiperf_mpi.results.file.rows import SAMPLE_ROW
 from aiperf_mpi.results.file.tables import build
-from aiperf_mpi.results.judge.judge import read
+from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.results.report import pictures
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.utilisation import USE
@@ -33,8 +33,8 @@ def section(example: Example, folder: Path, title: str) -> str:
 
 
 def test_means_ranges_and_totals(tmp_path: Path) -> None:
-    # Node 0 takes 200 W and node 1 210 W for 9 s each. Each reads 1 MB a second and writes a tenth: 18 and 1.8 MB.
-    # Ten samples of a millisecond in 18 node seconds: 0.0556 % of a core.
+    # Node 0 takes 200 W and node 1 210 W for 9 s each. Each reads 1 MB a second and writes a tenth: 18 and
+    # 1.8 MB. Ten samples of a millisecond in 18 node seconds: 0.0556 % of a core.
     said = " ".join(section(example_run(), tmp_path, "Utilisation").split())
     assert "power that is read 205.0 200.0 210.0 W a node" in said
     assert "host's CPUs 50.0 50.0 50.0 %" in said and "accelerators' memory 6.0 6.0 6.0 GB a node" in said
@@ -51,7 +51,7 @@ def test_windows_count_by_their_length(tmp_path: Path) -> None:
     assert "host's CPUs 10.0 0.0 90.0 %" in section(example, tmp_path, "Utilisation")
 
     # The picture, and result.json, by the same mean: over the rows it would be 9 %.
-    result, verdict = read(tmp_path / "result.h5")
+    result, verdict = judge_file(tmp_path / "result.h5")
     assert "CPUs: mean 10.0 %" in pictures.utilisation(Evidence(result), verdict)
     told = json.loads(verdict_json(verdict))["utilisation"]
     assert told["cpu_percent"] == pytest.approx(10.0, rel=1e-12) and set(told) == set(samples.USED)
@@ -69,10 +69,13 @@ def test_what_is_not_read_says_so(tmp_path: Path) -> None:
     for name in ("device_percent", "device_memory_bytes", "device_mhz", "device_celsius", "device_watts"):
         example.samples[name] = np.nan
     assert "accelerators not read" in section(example, tmp_path, "Utilisation")
-    assert json.loads(verdict_json(read(tmp_path / "result.h5")[1]))["utilisation"]["device_percent"] is None
+    assert (
+        json.loads(verdict_json(judge_file(tmp_path / "result.h5")[1]))["utilisation"]["device_percent"]
+        is None
+    )
     example.samples = example.samples[:0]
     assert "no samples" in section(example, tmp_path, "Utilisation")
-    assert json.loads(verdict_json(read(tmp_path / "result.h5")[1]))["utilisation"] == {}
+    assert json.loads(verdict_json(judge_file(tmp_path / "result.h5")[1]))["utilisation"] == {}
 
 
 def test_places_and_clocks_of_ranks(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_energy_is_that_of_the_core_time(tmp_path: Path) -> None:
     assert "3,485 J" in said and "410.0 W" in said and "level 0: device only" in said
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def test_samples_are_ordered_and_end_with_the_first_behind_core_stop() -> None:

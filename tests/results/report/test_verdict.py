@@ -53,10 +53,21 @@ def pairs(verdict: Verdict) -> dict[str, str]:
 
 def test_lines_of_a_valid_trial(valid: Verdict) -> None:
     assert pairs(valid) == {
-        "status": "VALID", "class": "trial", "division": "open", "end": "time_limit", "ranks": "5", "nodes": "2",
-        "replicas": "2", "devices": "4", "core_seconds": "8.500", "trials": "6", "trials_done": "4",
-        "best_error": "0.175000", "error_final": "0.175000", "trial_rate_ops": f"{valid.rate:.6e} op/s",
-    }  # fmt: skip
+        "status": "VALID",
+        "class": "trial",
+        "division": "open",
+        "end": "time_limit",
+        "ranks": "5",
+        "nodes": "2",
+        "replicas": "2",
+        "devices": "4",
+        "core_seconds": "8.500",
+        "trials": "6",
+        "trials_done": "4",
+        "best_error": "0.175000",
+        "error_final": "0.175000",
+        "trial_rate_ops": f"{valid.rate:.6e} op/s",
+    }
 
 
 def test_lines_of_an_invalid_run_have_reasons_and_no_score(invalid: Verdict) -> None:
@@ -89,8 +100,10 @@ def test_exit_codes(valid: Verdict, invalid: Verdict) -> None:
 
 def test_a_run_without_a_result_is_invalid() -> None:
     assert lines_without_result("drained") == [
-        "AIPERF_MPI status: INVALID", "AIPERF_MPI end: drained", "AIPERF_MPI reasons: V21",
-    ]  # fmt: skip
+        "AIPERF_MPI status: INVALID",
+        "AIPERF_MPI end: drained",
+        "AIPERF_MPI reasons: V21",
+    ]
 
 
 def test_verify_prints_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,14 +115,19 @@ def test_verify_prints_every_check(tmp_path: Path, capsys: pytest.CaptureFixture
     assert re.findall(r"^([IV]\d\d) passed: ", out, re.MULTILINE) == [f.id for f in findings if f.passed]
     # The example's machine and data set are made up and it is short, which only an official run may not be.
     assert re.findall(r"^([IV]\d\d) missed: .*limit of official runs: ", out, re.MULTILINE) == [
-        "I16", "V15", "V18", "V19",
-    ]  # fmt: skip
+        "I16",
+        "V15",
+        "V18",
+        "V19",
+    ]
     assert "V05 passed" in out and "FAILED" not in out
 
     example.epochs["val_samples"][0] -= 1
     assert verify_file(written(example, tmp_path)) == 3
     out = capsys.readouterr().out
-    assert re.search(r"^V05 FAILED: .*\n    /trials/val_samples row 0: 1080 instead of 1079", out, re.MULTILINE)
+    assert re.search(
+        r"^V05 FAILED: .*\n    /trials/val_samples row 0: 1080 instead of 1079", out, re.MULTILINE
+    )
 
 
 def test_verify_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,8 +150,16 @@ def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) 
     text = text_report(file)
     lines = text.splitlines()
     assert lines[: len(verdict_lines(judge(file)))] == verdict_lines(judge(file))
-    for title in ("Run", "Rate over time", "Trials", "Tree of trials", "Time by kind", "Between candidates", "Messages",
-                  "Best network"):  # fmt: skip
+    for title in (
+        "Run",
+        "Rate over time",
+        "Trials",
+        "Tree of trials",
+        "Time by kind",
+        "Between candidates",
+        "Messages",
+        "Best network",
+    ):
         assert re.search(f"^{title}", text, re.MULTILINE), title
     assert "cannot be shown" not in text
     # A failed trial with its cause; the tree; the best network's stem; no colour, no line beyond the width.
@@ -156,7 +182,9 @@ def test_the_rate_in_images_of_resnet50_stands_in_a_valid_run_alone(tmp_path: Pa
     # An image costs its training, and 50,000 / 1,281,167 of the validation of one.
     images = valid.rate / (23_053_458_315 + 7_806_583_495 * 50_000 / 1_281_167)
     path = written(example_run(), tmp_path)
-    assert f"that of {images:,.3g} images of ImageNet a second on ResNet-50" in " ".join(text_report(path).split())
+    assert f"that of {images:,.3g} images of ImageNet a second on ResNet-50" in " ".join(
+        text_report(path).split()
+    )
     with h5py.File(path, "r+") as file:
         file["epochs/train_samples"][0] += 1
     assert "images of ImageNet" not in text_report(path)
@@ -179,7 +207,9 @@ def test_the_text_report_of_a_long_run_stays_short(tmp_path: Path) -> None:
     # 60 trials, 90 samples, 60 ranks: more than a terminal shows.
     example = example_run(replicas=2, trials_each=30, epochs_each=3, sets=("run.tick=1.0",))
     example.header = dataclasses.replace(example.header, tick=1.0, n_ranks=60, n_generators=57)
-    more = [new_row(example.ranks.dtype, rank=rank, node=0, replica=0, role="generator") for rank in range(5, 60)]
+    more = [
+        new_row(example.ranks.dtype, rank=rank, node=0, replica=0, role="generator") for rank in range(5, 60)
+    ]
     example.ranks = np.concatenate([example.ranks, *more])
     text = text_report(written(example, tmp_path))
     assert f"the best {MAX_ROWS} of 60" in text and "the ancestors of the best trial" in text
@@ -201,7 +231,9 @@ def test_a_reader_that_leaves_gets_no_traceback(tmp_path: Path) -> None:
         ours, theirs = os.pipe()
         os.close(ours)
         command = [sys.executable, "-m", "aiperf_mpi", *words]
-        done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
         os.close(theirs)
         assert (done.returncode, done.stderr) == (141, "")
 
@@ -211,13 +243,26 @@ def test_an_output_that_is_full_is_one_line(tmp_path: Path) -> None:
     for words in (["report", str(path)], ["verify", str(path)], ["verify", "--json", str(path)]):
         command = [sys.executable, "-m", "aiperf_mpi", *words]
         with open("/dev/full", "w") as full:
-            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-        assert done.returncode == 2 and "no space left" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            )
+        assert done.returncode == 2 and "no space left" in done.stderr and done.stderr.count("\n") == 1, (
+            done.stderr
+        )
 
 
 def test_a_narrow_encoding_costs_the_lines_of_the_tree_only(tmp_path: Path) -> None:
     path = written(example_run(), tmp_path)
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-m", "aiperf_mpi", "report", str(path)], env=environment,
-                          capture_output=True, timeout=60, check=False)  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"") and b"0: initial network" in done.stdout and b"?" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "aiperf_mpi", "report", str(path)],
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (
+        (done.returncode, done.stderr) == (0, b"")
+        and b"0: initial network" in done.stdout
+        and b"?" in done.stdout
+    )

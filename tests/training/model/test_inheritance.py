@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children compute the function of their parents. All variables of the parents here are random, running statistics and
-the scales of norms among them, so that no term is trivially 0 and none is forgotten unseen."""
+"""Children compute the function of their parents. All variables of the parents here are random, running
+statistics and the scales of norms among them, so that no term is trivially 0 and none is forgotten unseen."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from tests.training.model.test_resnet import plain_logits
 #: The stated tolerance, relative to the largest logit, in float32.
 TOLERANCE = 1e-4
 
-#: The same sums in float64: what is left is the rounding of float32 weights (2^-24 of each) over some dozen layers.
+#: The same sums in float64: what is left is the rounding of float32 weights (2^-24 of each) over some dozen
+#: layers.
 ROUNDING = 2e-6
 
-#: Blocks (1, 2): the identity shortcut of unit 9 ties it, the last one, to unit 6; sizes that strides do not divide.
+#: Blocks (1, 2): the identity shortcut of unit 9 ties it, the last one, to unit 6; sizes that strides do not
+#: divide.
 BASES = (Base(9, 1, 3, 2, (2, 1)), Base(16, 2, 4, 3, (1, 2)), Base(13, 3, 5, 2, (1, 1, 1)))
 
 CHAINS = 200
@@ -56,8 +58,8 @@ def edge_kind(architecture: Architecture, morph: Morph) -> str:
 
 
 def random_morph(architecture: Architecture, rng: np.random.Generator) -> Morph:
-    """A morph of a random operation: kernels of 1 to 9, even ones too; half of the skips without a projection, and half
-    of the `wider` on units that additions tie, which uniform picks rarely meet."""
+    """A morph of a random operation: kernels of 1 to 9, even ones too; half of the skips without a
+    projection, and half of the `wider` on units that additions tie, which uniform picks rarely meet."""
     while True:
         op = OPS[rng.integers(len(OPS))]
         unit = architecture.units[rng.integers(architecture.unit_count)]
@@ -77,7 +79,8 @@ def random_morph(architecture: Architecture, rng: np.random.Generator) -> Morph:
 
 
 def random_family(number: int) -> tuple[Architecture, tuple[Morph, ...], np.random.Generator]:
-    """A parent (0 to 3 morphs old) and a chain of 1 to 8 morphs for its child; family i is the same in every test."""
+    """A parent (0 to 3 morphs old) and a chain of 1 to 8 morphs for its child; family i is the same in every
+    test."""
     rng = np.random.default_rng((11, number))
     architecture = resnet50(BASES[number % len(BASES)])
     for _ in range(number % 4):
@@ -94,14 +97,18 @@ def random_family(number: int) -> tuple[Architecture, tuple[Morph, ...], np.rand
     return parent, own, rng
 
 
-def plain_difference(parent: Architecture, variables: Variables, child: Architecture, inherited: Variables) -> float:
+def plain_difference(
+    parent: Architecture, variables: Variables, child: Architecture, inherited: Variables
+) -> float:
     """What `function_difference` measures, by the loops in float64 that know nothing of Flax and layers()."""
     images = random_images(parent.base) / 255
     one, other = plain_logits(parent, variables, images), plain_logits(child, inherited, images)
     return float(np.abs(other - one).max() / np.abs(one).max())
 
 
-def difference(parent: Architecture, variables: Variables, child: Architecture, inherited: Variables) -> float:
+def difference(
+    parent: Architecture, variables: Variables, child: Architecture, inherited: Variables
+) -> float:
     images = random_images(parent.base)
     return function_difference(parent, variables, child, inherited, images, (0.5,), (0.25,))
 
@@ -113,7 +120,7 @@ def inherit(parent: Architecture, *morphs: Morph, seed: int = 0) -> tuple[Variab
     return variables, parent.apply(*morphs), inherited_variables(parent, variables, morphs, rng)
 
 
-# -- chains ----------------------------------------------------------------------------------------------------------
+# -- chains ----------------------------------------------------------------------------------------
 
 
 def test_200_random_chains_in_float64():
@@ -148,7 +155,8 @@ def test_200_random_chains_in_float64():
 
 @pytest.mark.parametrize("part", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(5)])
 def test_200_random_chains_in_the_flax_network(part):
-    """Forty of them by default, all with --full: what the benchmark measures of every child before it is trained."""
+    """Forty of them by default, all with --full: what the benchmark measures of every child before it is
+    trained."""
     found = []
     for number in range(part * CHAINS // 5, (part + 1) * CHAINS // 5):
         parent, own, rng = random_family(number)
@@ -174,40 +182,55 @@ def test_chains_of_eight_morphs_on_resnet50_at_64_pixels(seed):
     assert found <= TOLERANCE
 
 
-# -- each morph alone, where it is difficult -------------------------------------------------------------------------
+# -- each morph alone, where it is difficult -------------------------------------------------------
 
-#: Two stages: 1-3 and 4-6, the second with stride 2 in unit 4; identity shortcuts only where a stage has two blocks.
+#: Two stages: 1-3 and 4-6, the second with stride 2 in unit 4; identity shortcuts only where a stage has two
+#: blocks.
 ONE, TWO = resnet50(Base(16, 1, 4, 3, (1, 1))), resnet50(Base(16, 1, 4, 3, (2, 2)))
 
 
-@pytest.mark.parametrize("parent, morph", [
-    # The stem feeds the pool, which feeds the first convolution and the first projection.
-    pytest.param(ONE, Morph("wider", 0), id="wider, stem before the pool"),
-    pytest.param(ONE, Morph("wider", 1), id="wider, inside of a block"),
-    pytest.param(ONE, Morph("wider", 3), id="wider, source of a strided projection"),
-    # Units 3 and 6 are added, as are 9 and 12, the last one.
-    pytest.param(TWO, Morph("wider", 3), id="wider, tied to the next block"),
-    pytest.param(TWO, Morph("wider", 6), id="wider, tied to the block before"),
-    pytest.param(TWO, Morph("wider", 9), id="wider, tied to the last unit and its dense layer"),
-    pytest.param(TWO.apply(Morph("skip", 1, 2)), Morph("wider", 1), id="wider, source of a same-shape skip"),
-    pytest.param(TWO.apply(Morph("skip", 2, 6)), Morph("wider", 6), id="wider, target of two additions"),
-    pytest.param(TWO.apply(Morph("skip", 2, 9)), Morph("wider", 2), id="wider, source of a strided skip"),
-    pytest.param(ONE, Morph("deeper", 0, 0, 3), id="deeper, between stem and pool"),
-    pytest.param(ONE, Morph("deeper", 6, 0, 3), id="deeper, behind the last unit"),
-    pytest.param(TWO, Morph("deeper", 3, 0, 3), id="deeper, source of an identity shortcut"),
-    pytest.param(ONE, Morph("deeper", 3, 0, 3), id="deeper, source of a strided projection"),
-    pytest.param(TWO.apply(Morph("skip", 1, 5), Morph("skip", 1, 9)), Morph("deeper", 1, 0, 5), id="deeper, skips"),
-    *(pytest.param(ONE, Morph("deeper", 4, 0, k), id=f"deeper, kernel {k}") for k in (1, 2, 4, 6, 7)),
-    *(pytest.param(ONE, Morph("kernel", 4, 0, k), id=f"kernel, strided 1 to {k}") for k in (2, 3, 4, 5, 7)),
-    *(pytest.param(ONE, Morph("kernel", 2, 0, k), id=f"kernel, 3 to {k}") for k in (4, 5, 6, 7)),
-    *(pytest.param(ONE, Morph("kernel", 0, 0, k), id=f"kernel, strided 7 to {k}") for k in (8, 9, 10)),
-    pytest.param(ONE.apply(Morph("kernel", 2, 0, 4)), Morph("kernel", 2, 0, 5), id="kernel, even to odd"),
-    pytest.param(ONE.apply(Morph("kernel", 2, 0, 4)), Morph("kernel", 2, 0, 6), id="kernel, even to even"),
-    pytest.param(ONE, Morph("skip", 1, 2), id="skip, same shape"),
-    pytest.param(ONE, Morph("skip", 1, 3), id="skip, more filters"),
-    pytest.param(ONE, Morph("skip", 1, 6), id="skip, across a stride"),
-    pytest.param(ONE.apply(Morph("deeper", 0, 0, 3)), Morph("skip", 7, 5), id="skip, across the pool and a stride"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parent, morph",
+    [
+        # The stem feeds the pool, which feeds the first convolution and the first projection.
+        pytest.param(ONE, Morph("wider", 0), id="wider, stem before the pool"),
+        pytest.param(ONE, Morph("wider", 1), id="wider, inside of a block"),
+        pytest.param(ONE, Morph("wider", 3), id="wider, source of a strided projection"),
+        # Units 3 and 6 are added, as are 9 and 12, the last one.
+        pytest.param(TWO, Morph("wider", 3), id="wider, tied to the next block"),
+        pytest.param(TWO, Morph("wider", 6), id="wider, tied to the block before"),
+        pytest.param(TWO, Morph("wider", 9), id="wider, tied to the last unit and its dense layer"),
+        pytest.param(
+            TWO.apply(Morph("skip", 1, 2)), Morph("wider", 1), id="wider, source of a same-shape skip"
+        ),
+        pytest.param(TWO.apply(Morph("skip", 2, 6)), Morph("wider", 6), id="wider, target of two additions"),
+        pytest.param(TWO.apply(Morph("skip", 2, 9)), Morph("wider", 2), id="wider, source of a strided skip"),
+        pytest.param(ONE, Morph("deeper", 0, 0, 3), id="deeper, between stem and pool"),
+        pytest.param(ONE, Morph("deeper", 6, 0, 3), id="deeper, behind the last unit"),
+        pytest.param(TWO, Morph("deeper", 3, 0, 3), id="deeper, source of an identity shortcut"),
+        pytest.param(ONE, Morph("deeper", 3, 0, 3), id="deeper, source of a strided projection"),
+        pytest.param(
+            TWO.apply(Morph("skip", 1, 5), Morph("skip", 1, 9)), Morph("deeper", 1, 0, 5), id="deeper, skips"
+        ),
+        *(pytest.param(ONE, Morph("deeper", 4, 0, k), id=f"deeper, kernel {k}") for k in (1, 2, 4, 6, 7)),
+        *(
+            pytest.param(ONE, Morph("kernel", 4, 0, k), id=f"kernel, strided 1 to {k}")
+            for k in (2, 3, 4, 5, 7)
+        ),
+        *(pytest.param(ONE, Morph("kernel", 2, 0, k), id=f"kernel, 3 to {k}") for k in (4, 5, 6, 7)),
+        *(pytest.param(ONE, Morph("kernel", 0, 0, k), id=f"kernel, strided 7 to {k}") for k in (8, 9, 10)),
+        pytest.param(ONE.apply(Morph("kernel", 2, 0, 4)), Morph("kernel", 2, 0, 5), id="kernel, even to odd"),
+        pytest.param(
+            ONE.apply(Morph("kernel", 2, 0, 4)), Morph("kernel", 2, 0, 6), id="kernel, even to even"
+        ),
+        pytest.param(ONE, Morph("skip", 1, 2), id="skip, same shape"),
+        pytest.param(ONE, Morph("skip", 1, 3), id="skip, more filters"),
+        pytest.param(ONE, Morph("skip", 1, 6), id="skip, across a stride"),
+        pytest.param(
+            ONE.apply(Morph("deeper", 0, 0, 3)), Morph("skip", 7, 5), id="skip, across the pool and a stride"
+        ),
+    ],
+)
 def test_each_morph_alone(parent, morph):
     variables, child, inherited = inherit(parent, morph)
     assert plain_difference(parent, variables, child, inherited) <= ROUNDING
@@ -217,20 +240,35 @@ def test_each_morph_alone(parent, morph):
     assert {x.dtype for x in jax.tree.leaves(inherited)} == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("own", [
-    (Morph("deeper", 2, 0, 3), Morph("wider", 2), Morph("wider", 7)),
-    (Morph("deeper", 2, 0, 3), Morph("deeper", 2, 0, 5), Morph("deeper", 7, 0, 2)),
-    (Morph("deeper", 1, 0, 5), Morph("kernel", 7, 0, 7), Morph("skip", 1, 2), Morph("skip", 7, 2)),
-    (Morph("skip", 1, 2), Morph("wider", 2), Morph("deeper", 1, 0, 3), Morph("wider", 1)),
-    (Morph("skip", 1, 6), Morph("wider", 1), Morph("wider", 5), Morph("deeper", 1, 0, 4), Morph("wider", 1)),
-    (Morph("deeper", 0, 0, 2), Morph("skip", 7, 4), Morph("wider", 0), Morph("wider", 7), Morph("kernel", 0, 0, 8)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "own",
+    [
+        (Morph("deeper", 2, 0, 3), Morph("wider", 2), Morph("wider", 7)),
+        (Morph("deeper", 2, 0, 3), Morph("deeper", 2, 0, 5), Morph("deeper", 7, 0, 2)),
+        (Morph("deeper", 1, 0, 5), Morph("kernel", 7, 0, 7), Morph("skip", 1, 2), Morph("skip", 7, 2)),
+        (Morph("skip", 1, 2), Morph("wider", 2), Morph("deeper", 1, 0, 3), Morph("wider", 1)),
+        (
+            Morph("skip", 1, 6),
+            Morph("wider", 1),
+            Morph("wider", 5),
+            Morph("deeper", 1, 0, 4),
+            Morph("wider", 1),
+        ),
+        (
+            Morph("deeper", 0, 0, 2),
+            Morph("skip", 7, 4),
+            Morph("wider", 0),
+            Morph("wider", 7),
+            Morph("kernel", 0, 0, 8),
+        ),
+    ],
+)
 def test_morphs_of_what_the_same_chain_added(own):
     variables, child, inherited = inherit(ONE, *own)
     assert plain_difference(ONE, variables, child, inherited) <= ROUNDING
 
 
-# -- transformations that are wrong ----------------------------------------------------------------------------------
+# -- transformations that are wrong ----------------------------------------------------------------
 
 
 def _break_shares(monkeypatch):
@@ -271,31 +309,52 @@ WRONG = {
     "consumers not rescaled": (Morph("wider", 2), lambda m: _break_shares(m)),
     "channels of one tied norm in another order": (
         Morph("wider", 3),
-        lambda m: _break(m, "wider", lambda x, _: _changed(x, "unit006_norm", MEAN, lambda a: np.repeat(a[:12], 2))),
+        lambda m: _break(
+            m, "wider", lambda x, _: _changed(x, "unit006_norm", MEAN, lambda a: np.repeat(a[:12], 2))
+        ),
     ),
     "running variance of a projection's norm left out": (
         Morph("wider", 3),
-        lambda m: _break(m, "wider", lambda x, _: _changed(
-            x, "unit003_frompool_norm", VAR, lambda a: np.concatenate([a[:12], np.ones(12, np.float32)]))),
+        lambda m: _break(
+            m,
+            "wider",
+            lambda x, _: _changed(
+                x, "unit003_frompool_norm", VAR, lambda a: np.concatenate([a[:12], np.ones(12, np.float32)])
+            ),
+        ),
     ),
-    "norm's epsilon scaled away": (Morph("deeper", 2, 0, 3), lambda m: _break_norm(m, scale=lambda x: 1.01 * x)),
-    "identity of a norm shifted": (Morph("deeper", 2, 0, 3), lambda m: _break_norm(m, bias=lambda x: x + 0.1)),
+    "norm's epsilon scaled away": (
+        Morph("deeper", 2, 0, 3),
+        lambda m: _break_norm(m, scale=lambda x: 1.01 * x),
+    ),
+    "identity of a norm shifted": (
+        Morph("deeper", 2, 0, 3),
+        lambda m: _break_norm(m, bias=lambda x: x + 0.1),
+    ),
     "an even kernel centred behind": (
         Morph("deeper", 2, 0, 4),
-        lambda m: _break(m, "deeper", lambda x, _: _changed(
-            x, "unit013_conv", KERNEL, lambda a: np.roll(a, 1, (0, 1)))),
+        lambda m: _break(
+            m, "deeper", lambda x, _: _changed(x, "unit013_conv", KERNEL, lambda a: np.roll(a, 1, (0, 1)))
+        ),
     ),
     "a kernel padded on one side": (
         Morph("kernel", 2, 0, 5),
-        lambda m: _break(m, "kernel", lambda x, _: _changed(x, "unit002_conv", KERNEL, lambda a: np.roll(a, 1, 0))),
+        lambda m: _break(
+            m, "kernel", lambda x, _: _changed(x, "unit002_conv", KERNEL, lambda a: np.roll(a, 1, 0))
+        ),
     ),
     "a strided kernel padded as if its stride moved it": (
         Morph("kernel", 7, 0, 2),
-        lambda m: _break(m, "kernel", lambda x, _: _changed(x, "unit007_conv", KERNEL, lambda a: np.roll(a, 1, 1))),
+        lambda m: _break(
+            m, "kernel", lambda x, _: _changed(x, "unit007_conv", KERNEL, lambda a: np.roll(a, 1, 1))
+        ),
     ),
     "a skip that adds at once": (Morph("skip", 1, 5), lambda m: _break_norm(m, scale=lambda x: x + 1)),
-    "a projected skip that adds at once": (Morph("skip", 2, 8), lambda m: _break_norm(m, scale=lambda x: x + 1)),
-}  # fmt: skip
+    "a projected skip that adds at once": (
+        Morph("skip", 2, 8),
+        lambda m: _break_norm(m, scale=lambda x: x + 1),
+    ),
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -316,7 +375,7 @@ def test_networks_that_are_no_numbers_differ_infinitely():
     assert difference(ONE, variables, ONE, variables) == 0
 
 
-# -- what else is promised -------------------------------------------------------------------------------------------
+# -- what else is promised -------------------------------------------------------------------------
 
 
 def test_the_parents_arrays_are_never_written():
@@ -327,13 +386,17 @@ def test_the_parents_arrays_are_never_written():
         array.flags.writeable = False
     before = jax.tree.map(np.copy, variables)
     inherited_variables(parent, variables, own, rng)
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(variables), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(variables), strict=True)
+    )
 
 
 def test_one_stream_gives_one_child():
     own = (Morph("wider", 2), Morph("skip", 1, 8))
     variables = random_variables(TWO, np.random.default_rng(0))
-    one, again, other = (inherited_variables(TWO, variables, own, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    one, again, other = (
+        inherited_variables(TWO, variables, own, np.random.default_rng(seed)) for seed in (5, 5, 6)
+    )
     pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(again), jax.tree.leaves(other), strict=True))
     assert all(np.array_equal(a, b) for a, b, _ in pairs)
     assert not all(np.array_equal(a, c) for a, _, c in pairs)
@@ -344,18 +407,23 @@ def test_variables_of_another_architecture_are_refused():
     with pytest.raises(ValueError, match="unit007"):
         inherited_variables(TWO, variables, (), np.random.default_rng(0))
     wider = ONE.apply(Morph("wider", 2))
-    with pytest.raises(ValueError, match=r"params of unit002_conv have the shapes .*3, 3, 3, 3.* needs .*3, 3, 3, 6"):
+    with pytest.raises(
+        ValueError, match=r"params of unit002_conv have the shapes .*3, 3, 3, 3.* needs .*3, 3, 3, 6"
+    ):
         inherited_variables(wider, variables, (), np.random.default_rng(0))
     with pytest.raises(MorphError):
         inherited_variables(ONE, variables, (Morph("wider", 99),), np.random.default_rng(0))
 
 
 def test_new_branches_add_nothing_but_can_learn():
-    """Scale 0 hides a branch from the output, but not from its own gradient; its projection begins as He's."""
+    """Scale 0 hides a branch from the output, but not from its own gradient; its projection begins as
+    He's."""
     own = (Morph("skip", 1, 5), Morph("skip", 2, 8))
     variables, child, inherited = inherit(TWO, *own)
     for module in ("unit005_from001_norm", "unit008_from002_norm"):
-        assert not inherited["params"][module]["scale"].any() and not inherited["params"][module]["bias"].any()
+        assert (
+            not inherited["params"][module]["scale"].any() and not inherited["params"][module]["bias"].any()
+        )
     kernel = inherited["params"]["unit008_from002_conv"]["kernel"]
     assert kernel.shape == (1, 1, 3, 6)
     # 18 normal samples of variance 2/3: their standard deviation is within a factor of 2 with near certainty.
@@ -366,7 +434,8 @@ def test_new_branches_add_nothing_but_can_learn():
 
 
 def test_copies_of_a_channel_learn_differently():
-    """With equal shares of their consumers both copies would get equal gradients, and stay copies for ever."""
+    """With equal shares of their consumers both copies would get equal gradients, and stay copies for
+    ever."""
     variables, child, inherited = inherit(TWO, Morph("wider", 2))
     kernel = inherited["params"]["unit002_conv"]["kernel"]
     assert np.array_equal(kernel[..., :3], kernel[..., 3:])
@@ -384,16 +453,18 @@ def gradient_of(architecture: Architecture, variables: Variables) -> dict:
     labels = np.arange(8) % architecture.base.classes
 
     def loss(params):
-        logits, _ = network(architecture).apply(variables | {"params": params}, images, train=True,
-                                                mutable=["batch_stats"])  # fmt: skip
+        logits, _ = network(architecture).apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+        )
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return jax.tree.map(np.asarray, jax.grad(loss)(variables["params"]))
 
 
 def test_a_training_step_finds_the_parents_function_too(monkeypatch):
-    """With the statistics of a batch, a new identity whose norm took no notice of its input would standardise it, and
-    its ReLU would cut off what is below the mean: the norm takes the moments that the parent's norms tell."""
+    """With the statistics of a batch, a new identity whose norm took no notice of its input would standardise
+    it, and its ReLU would cut off what is below the mean: the norm takes the moments that the parent's norms
+    tell."""
     parent = resnet50(Base(16, 1, 4, 8, (2, 2)))
     rng = np.random.default_rng(5)
     variables = initial_variables(parent, rng)
@@ -401,7 +472,9 @@ def test_a_training_step_finds_the_parents_function_too(monkeypatch):
     own = tuple(Morph("deeper", unit, 0, 3) for unit in (2, 5, 10))
 
     def trained(architecture, weights):
-        return np.asarray(network(architecture).apply(weights, images, train=True, mutable=["batch_stats"])[0])
+        return np.asarray(
+            network(architecture).apply(weights, images, train=True, mutable=["batch_stats"])[0]
+        )
 
     def distance():
         child = inherited_variables(parent, variables, own, np.random.default_rng(0))
@@ -409,13 +482,19 @@ def test_a_training_step_finds_the_parents_function_too(monkeypatch):
 
     expected = trained(parent, variables)
     told = distance()
-    monkeypatch.setattr(inheritance, "_output_moments", lambda architecture, modules: {
-        unit.id: (np.zeros(unit.filters), np.ones(unit.filters)) for unit in architecture.units})  # fmt: skip
+    monkeypatch.setattr(
+        inheritance,
+        "_output_moments",
+        lambda architecture, modules: {
+            unit.id: (np.zeros(unit.filters), np.ones(unit.filters)) for unit in architecture.units
+        },
+    )
     assert told < distance() / 2
 
 
 def test_moments_behind_a_relu():
-    """Closed form against a million samples: a deviation of 1 leaves the mean known to 1e-3, so 5e-3 is five of it."""
+    """Closed form against a million samples: a deviation of 1 leaves the mean known to 1e-3, so 5e-3 is five
+    of it."""
     mean, deviation = np.array([-1.0, 0.0, 0.5, 3.0]), np.array([1.0, 2.0, 0.5, 1.0])
     samples = np.maximum(np.random.default_rng(0).normal(mean, deviation, (10**6, 4)), 0)
     first, variance = inheritance._rectified(mean, deviation**2)

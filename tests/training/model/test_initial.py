@@ -12,7 +12,9 @@ from tests.helpers.training.cases import SHALLOW, TINY
 
 def test_one_seed_gives_one_set_of_arrays():
     one, again, other = (initial_variables(resnet50(TINY), np.random.default_rng(seed)) for seed in (5, 5, 6))
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(again), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(again), strict=True)
+    )
     assert not np.array_equal(one["params"]["dense"]["kernel"], other["params"]["dense"]["kernel"])
 
 
@@ -45,8 +47,8 @@ def test_the_tree_is_the_one_that_flax_builds():
 
 
 def test_zero_gamma_closes_the_residual_blocks_of_the_base_network_and_nothing_else():
-    # Blocks (2, 1): units 1-3, 4-6, 7-9 after the stem 0; the last of each closes its block. The skip into unit 5 and
-    # the new unit 10 behind unit 3 close none.
+    # Blocks (2, 1): units 1-3, 4-6, 7-9 after the stem 0; the last of each closes its block. The skip into
+    # unit 5 and the new unit 10 behind unit 3 close none.
     architecture = resnet50(TINY).apply(Morph("skip", 2, 5), Morph("deeper", 3, 0, 3))
     assert closing_norms(architecture) == {"unit003_norm", "unit006_norm", "unit009_norm"}
 

@@ -11,12 +11,18 @@ from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchN
 from aiperf_mpi.training.model.resnet import module_name, network
 from tests.helpers.training.cases import TINY, random_batch
 
-#: A morph of each kind: shortcuts by identity and by convolution, additions behind additions, a change of stage.
+#: A morph of each kind: shortcuts by identity and by convolution, additions behind additions, a change of
+#: stage.
 MORPHED = resnet50(TINY).apply(
-    Morph("deeper", 2, 0, 5), Morph("wider", 3), Morph("skip", 1, 8), Morph("skip", 2, 5), Morph("kernel", 4, 0, 3)
+    Morph("deeper", 2, 0, 5),
+    Morph("wider", 3),
+    Morph("skip", 1, 8),
+    Morph("skip", 2, 5),
+    Morph("kernel", 4, 0, 3),
 )
 
-#: What follows the batch norm: nothing, a ReLU, an addition, both; and a batch norm that starts at zero gamma.
+#: What follows the batch norm: nothing, a ReLU, an addition, both; and a batch norm that starts at zero
+#: gamma.
 TAILS = [(False, False, 1.0), (False, True, 1.0), (True, False, 1.0), (True, True, 1.0), (True, True, 0.0)]
 
 
@@ -77,8 +83,9 @@ def test_output_and_gradients_equal_autodiff(dtype, add, relu, gamma):
         lambda x, s, p: plain(x, s, p, add, relu), weights, *wide, params
     )
 
-    # Both are float32 inside, and sums of 288 terms differ in their order only: some 2^-24 x sqrt(288) = 1e-6. What is
-    # of the activations' precision is rounded once at the end: half of the last of 8 bits is 2^-8 of the number.
+    # Both are float32 inside, and sums of 288 terms differ in their order only: some 2^-24 x sqrt(288) =
+    # 1e-6. What is of the activations' precision is rounded once at the end: half of the last of 8 bits is
+    # 2^-8 of the number.
     tight = 2e-6
     rounded = tight if dtype == jnp.float32 else 2.0**-8
     assert y.dtype == found[0].dtype == found[1].dtype == dtype
@@ -106,7 +113,9 @@ def test_only_arrays_of_the_activations_precision_are_kept(add, kept):
     """The input alone; behind an addition the output too, which the next convolution keeps anyway."""
     x, shortcut, _, params = case(jnp.bfloat16)
     tail = Tail("add" if add else "", "relu")
-    _, backward = jax.vjp(lambda x, s, p: fused(x, s if add else None, p, tail, jnp.bfloat16)[0], x, shortcut, params)
+    _, backward = jax.vjp(
+        lambda x, s, p: fused(x, s if add else None, p, tail, jnp.bfloat16)[0], x, shortcut, params
+    )
     residuals = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values()
     whole = [leaf for leaf in residuals if leaf.size == x.size]
     assert [leaf.dtype for leaf in whole] == [jnp.bfloat16] * kept
@@ -132,7 +141,10 @@ def test_a_network_learns_the_same_with_and_without_fusions():
 
     def loss(params, fused):
         logits, changed = network(architecture, fused=fused).apply(
-            {"params": params, "batch_stats": variables["batch_stats"]}, inputs, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            inputs,
+            train=True,
+            mutable=["batch_stats"],
         )
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[0][:, None], 1).mean(), changed
 

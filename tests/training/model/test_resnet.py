@@ -20,7 +20,11 @@ from tests.helpers.training.cases import TINY, random_chains, ties_units
 
 #: A morph of each kind on the tiny base network; the skip from 1 to 8 crosses the change of stage (stride 2).
 MORPHED = resnet50(TINY).apply(
-    Morph("deeper", 2, 0, 5), Morph("wider", 3), Morph("skip", 1, 8), Morph("skip", 2, 5), Morph("kernel", 4, 0, 3)
+    Morph("deeper", 2, 0, 5),
+    Morph("wider", 3),
+    Morph("skip", 1, 8),
+    Morph("skip", 2, 5),
+    Morph("kernel", 4, 0, 3),
 )
 
 
@@ -45,7 +49,9 @@ def test_shapes_of_200_morph_chains_equal_the_list_of_layers():
 
 @pytest.mark.parametrize("size", [1, 7, 29, 33, 48])
 def test_sizes_that_strides_do_not_divide(size):
-    check_shapes(resnet50(Base(size, 3, 5, 2, (1, 1, 1))).apply(Morph("skip", 1, 9), Morph("deeper", 0, 0, 4)))
+    check_shapes(
+        resnet50(Base(size, 3, 5, 2, (1, 1, 1))).apply(Morph("skip", 1, 9), Morph("deeper", 0, 0, 4))
+    )
 
 
 def test_resnet50_has_the_published_number_of_parameters():
@@ -74,7 +80,9 @@ def test_bfloat16_is_for_activations_only():
     logits, variables = jax.eval_shape(
         lambda: model.init_with_output(key, images, train=True, mutable=["params", "batch_stats", "outputs"])
     )
-    assert {x.dtype for x in jax.tree.leaves((variables["params"], variables["batch_stats"]))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves((variables["params"], variables["batch_stats"]))} == {
+        jnp.dtype("float32")
+    }
     assert logits.dtype == jnp.float32
     outputs = variables["outputs"]["layers"]
     assert outputs["unit000.conv"].dtype == outputs["unit008.relu"].dtype == jnp.bfloat16
@@ -90,9 +98,13 @@ def test_batch_norms_keep_a_tenth_of_the_new_statistics():
     architecture = resnet50(TINY)
     variables = initial_variables(architecture, np.random.default_rng(0))
     images = np.random.default_rng(1).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    _, changed = network(architecture).apply(variables, images, train=True, mutable=["batch_stats", "outputs"])
+    _, changed = network(architecture).apply(
+        variables, images, train=True, mutable=["batch_stats", "outputs"]
+    )
     batch_mean = np.mean(changed["outputs"]["layers"]["unit000.conv"], axis=(0, 1, 2))
-    np.testing.assert_allclose(changed["batch_stats"]["unit000_norm"]["mean"], 0.1 * batch_mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        changed["batch_stats"]["unit000_norm"]["mean"], 0.1 * batch_mean, rtol=1e-5, atol=1e-7
+    )
 
 
 def test_logits_equal_those_of_a_plain_computation():
@@ -109,7 +121,8 @@ def test_logits_equal_those_of_a_plain_computation():
 
 
 def plain_logits(architecture: Architecture, variables: dict, images: np.ndarray) -> np.ndarray:
-    """The network in float64 with loops over the kernel, straight from the units rather than from the layers."""
+    """The network in float64 with loops over the kernel, straight from the units rather than from the
+    layers."""
     params, stats = variables["params"], variables["batch_stats"]
 
     def conv(x: np.ndarray, name: str, stride: int) -> np.ndarray:
@@ -121,8 +134,10 @@ def plain_logits(architecture: Architecture, variables: dict, images: np.ndarray
         out = np.zeros((len(x), steps, steps, weights.shape[3]))
         for i in range(k):
             for j in range(k):
-                rows, columns = slice(i, i + stride * (steps - 1) + 1, stride), slice(j, j + stride * (steps - 1) + 1,
-                                                                                      stride)
+                rows, columns = (
+                    slice(i, i + stride * (steps - 1) + 1, stride),
+                    slice(j, j + stride * (steps - 1) + 1, stride),
+                )
                 out += padded[:, rows, columns] @ weights[i, j]
         return out
 
@@ -134,7 +149,9 @@ def plain_logits(architecture: Architecture, variables: dict, images: np.ndarray
         steps = -(-x.shape[1] // 2)
         padded = np.full((len(x), 2 * steps + 1, 2 * steps + 1, x.shape[3]), -np.inf)
         padded[:, 1 : 1 + x.shape[1], 1 : 1 + x.shape[2]] = x
-        windows = [padded[:, i : i + 2 * steps : 2, j : j + 2 * steps : 2] for i in range(3) for j in range(3)]
+        windows = [
+            padded[:, i : i + 2 * steps : 2, j : j + 2 * steps : 2] for i in range(3) for j in range(3)
+        ]
         return np.max(windows, axis=0)
 
     x, outputs = images.astype(np.float64), {}

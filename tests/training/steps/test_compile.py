@@ -113,13 +113,17 @@ ENTRY %main {{
   %cudnn-conv.2 = ({call}[8,4,32,32], u8[0]{{0}}) custom-call(%x, %w), custom_call_target="__cudnn$convForward"
   %gemm = (f32[8,10]{{1,0}}, u8[0]{{0}}) custom-call(%d, %d), custom_call_target="__cublas$gemm"
 }}
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize(
     ("weights", "call", "expected"),
-    [("bf16", "bf16", "bfloat16"), ("bf16", "f32", "bfloat16,float32"), ("f32", "bf16", "bfloat16,float32"),
-     ("f16", "f16", "bfloat16,float16")],
+    [
+        ("bf16", "bf16", "bfloat16"),
+        ("bf16", "f32", "bfloat16,float32"),
+        ("f32", "bf16", "bfloat16,float32"),
+        ("f16", "f16", "bfloat16,float16"),
+    ],
 )
 def test_precision_is_read_from_instructions_and_library_calls(weights, call, expected):
     assert convolution_precision(PROGRAM.format(weights=weights, call=call)) == expected
@@ -145,8 +149,14 @@ def test_a_second_process_finds_the_programs_in_the_cache(tmp_path, root):
     env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     hits, seconds = [], []
     for _ in range(2):
-        run = subprocess.run([sys.executable, "-c", CACHED, str(tmp_path / "cache")], cwd=root, capture_output=True,
-                             env={**env, "JAX_PLATFORMS": "cpu"}, text=True, timeout=120)
+        run = subprocess.run(
+            [sys.executable, "-c", CACHED, str(tmp_path / "cache")],
+            cwd=root,
+            capture_output=True,
+            env={**env, "JAX_PLATFORMS": "cpu"},
+            text=True,
+            timeout=120,
+        )
         assert run.returncode == 0, run.stderr
         hits.append(int(run.stdout.split()[0]))
         seconds.append(float(run.stdout.split()[1]))

@@ -8,7 +8,13 @@ import pytest
 
 from aiperf_mpi.network.architecture import OPS, Base, resnet50
 from aiperf_mpi.network.morphism import eligible_morphs
-from aiperf_mpi.training.steps.convolutions import Convolution, compile_convolution, convolutions, reachable, to_compile
+from aiperf_mpi.training.steps.convolutions import (
+    Convolution,
+    compile_convolution,
+    convolutions,
+    reachable,
+    to_compile,
+)
 
 
 def test_every_convolution_of_every_child_is_reached() -> None:

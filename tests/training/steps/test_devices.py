@@ -132,6 +132,7 @@ def test_augmented_images_are_shifted_or_mirrored_views_of_the_padded_ones():
             views[np.ascontiguousarray(view[:, ::-1]).tobytes()] = (i, j, True)
     found = [views[crop.tobytes()] for crop in crops]
 
-    # 400 draws from 81 shifts (p = 0.007 each that one is missed), half of them mirrored (standard deviation 10).
+    # 400 draws from 81 shifts (p = 0.007 each that one is missed), half of them mirrored (standard deviation
+    # 10).
     assert len({(i, j) for i, j, _ in found}) > 70
     assert 150 < sum(mirrored for *_, mirrored in found) < 250

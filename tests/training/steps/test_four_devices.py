@@ -14,11 +14,19 @@ import pytest
 @pytest.fixture(scope="module")
 def measured(root) -> dict:
     # Less optimised programs are compiled in two thirds of the time, and compute the same but for rounding.
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-           "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # fmt: skip
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     run = subprocess.run(
         [sys.executable, "-m", "tests.programs.training.four_devices"],
-        cwd=root, env=env, capture_output=True, text=True, timeout=200,
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout.splitlines()[-1])
@@ -34,8 +42,8 @@ def test_four_devices_train_like_one_that_averages_the_same_four_micro_batches(m
 
 @pytest.mark.parametrize("form", ["accumulated", "synchronised"])
 def test_one_device_trains_like_four(measured, form):
-    """With the images of the four as four micro-batches, each normalised by itself; or as one batch, over which the
-    four synchronise their statistics."""
+    """With the images of the four as four micro-batches, each normalised by itself; or as one batch, over
+    which the four synchronise their statistics."""
     found = measured[form]
     # float32 and another order of additions, as above.
     assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-4)
@@ -51,7 +59,8 @@ def test_one_device_trains_like_four(measured, form):
 def test_both_forms_of_dispatch_train_alike(measured):
     assert measured["forms"] == ["shard_map", "pmap"]
     found = measured["shard_map"]
-    # The same function of a device, and the same sums over the devices: only the compiler may order them otherwise.
+    # The same function of a device, and the same sums over the devices: only the compiler may order them
+    # otherwise.
     assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-5)
     assert found["distance"] < 1e-5 and found["correct"][0] == found["correct"][1]
     assert found["statistics_differ"][0] == pytest.approx(found["statistics_differ"][1], rel=1e-4)
@@ -87,7 +96,8 @@ def test_an_evaluation_counts_alike_on_four_devices_and_on_one_of_them(measured)
 
 
 def test_a_device_that_differs_by_one_bit_fails_the_training(measured):
-    # Undisturbed, two whole epochs of three steps; the first step's comparison, or the one behind an epoch's training.
+    # Undisturbed, two whole epochs of three steps; the first step's comparison, or the one behind an epoch's
+    # training.
     whole, first, later = measured["disturbed"]
     assert whole == [[[0, 3, False], [1, 3, False]], ""]
     assert first[1].startswith("after the first step: the parameters differ between the 4 devices")

@@ -63,7 +63,9 @@ def test_parts_train_on_all_images_of_the_batch(whole: Compiled) -> None:
     images, labels = random_batch(BASE, 1, 16)
     _, metrics = made.train(started(made), images, labels, made.scalar(0.1))
     assert int(metrics.images) == 16
-    counted = made.evaluate(started(made).params, started(made).batch_stats, images, labels, np.ones((1, 16), bool))
+    counted = made.evaluate(
+        started(made).params, started(made).batch_stats, images, labels, np.ones((1, 16), bool)
+    )
     assert int(counted.images) == 16
 
 

@@ -18,7 +18,7 @@ def tiny() -> Compiled:
     return compiled_tiny()
 
 
-# -- gradients of morphed networks -----------------------------------------------------------------------------------
+# -- gradients of morphed networks -----------------------------------------------------------------
 
 
 def live_layers(architecture: Architecture, zero: frozenset[str]) -> set[str]:
@@ -54,7 +54,7 @@ def test_a_step_of_a_morph_chain_has_finite_gradients_that_are_zero_behind_a_zer
     check_gradients(random_chains(20)[chain], zero_gamma=chain % 2 == 0)
 
 
-# -- what a step does ------------------------------------------------------------------------------------------------
+# -- what a step does ------------------------------------------------------------------------------
 
 
 def test_a_step_descends_along_momentum_and_learning_rate(tiny):
@@ -63,9 +63,12 @@ def test_a_step_descends_along_momentum_and_learning_rate(tiny):
     before = tiny.variables(state)["params"]["dense"]["bias"]
     state, _ = tiny.train(state, images, labels, tiny.scalar(0.5))
     gradient = np.asarray(state.momenta.trace["dense"]["bias"][0])
-    np.testing.assert_allclose(tiny.variables(state)["params"]["dense"]["bias"], before - 0.5 * gradient, rtol=1e-6)
+    np.testing.assert_allclose(
+        tiny.variables(state)["params"]["dense"]["bias"], before - 0.5 * gradient, rtol=1e-6
+    )
 
-    # Second step, same images: momentum = 0.9 x first gradient + second gradient, and the rate is an argument.
+    # Second step, same images: momentum = 0.9 x first gradient + second gradient, and the rate is an
+    # argument.
     middle = tiny.variables(state)["params"]["dense"]["bias"]
     state, _ = tiny.train(state, images, labels, tiny.scalar(0.25))
     momentum = np.asarray(state.momenta.trace["dense"]["bias"][0])
@@ -105,7 +108,10 @@ def test_images_that_fill_up_a_batch_add_nothing_to_an_evaluation(tiny):
     assert float(whole.loss) == float(other.loss) and whole.correct == other.correct
 
     # The three valid ones, one by one, sum to the same.
-    single = [tiny.evaluate(state.params, state.batch_stats, images, labels, np.arange(4)[None] == i) for i in range(3)]
+    single = [
+        tiny.evaluate(state.params, state.batch_stats, images, labels, np.arange(4)[None] == i)
+        for i in range(3)
+    ]
     assert sum(int(m.correct) for m in single) == whole.correct
     np.testing.assert_allclose(sum(float(m.loss) for m in single), float(whole.loss), rtol=1e-6)
 
@@ -151,7 +157,7 @@ def test_the_same_seed_trains_to_the_same_bits():
     assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-# -- float16 -----------------------------------------------------------------------------------------------------------
+# -- float16 ---------------------------------------------------------------------------------------
 
 
 def test_float16_scales_its_loss_and_leaves_a_step_that_overflows_out(tiny):
@@ -165,8 +171,9 @@ def test_float16_scales_its_loss_and_leaves_a_step_that_overflows_out(tiny):
     other, expected = exact.train(other, images, labels, exact.scalar(0.25))
     state, metrics = compiled.train(state, images, labels, compiled.scalar(0.25))
 
-    # The loss that is reported is that of float32 but for the 11 bits of float16 through 14 layers. So is the step, but
-    # for what norms over few values make of them; a factor of 8 that is left in would be 7 times as long.
+    # The loss that is reported is that of float32 but for the 11 bits of float16 through 14 layers. So is the
+    # step, but for what norms over few values make of them; a factor of 8 that is left in would be 7 times as
+    # long.
     assert float(metrics.loss) == pytest.approx(float(expected.loss), rel=2e-2)
     begin, found, wanted = (
         np.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
@@ -180,7 +187,11 @@ def test_float16_scales_its_loss_and_leaves_a_step_that_overflows_out(tiny):
     huge = LossScale(np.full(1, 2.0**120, np.float32), np.array([7], np.int32))
     state, metrics = compiled.train(state._replace(scale=huge), images, labels, compiled.scalar(0.25))
     assert np.isfinite(metrics.loss) and int(metrics.images) == 4
-    assert float(state.scale.factor[0]) == 2.0**119 and int(state.scale.steps[0]) == 0 and int(state.step[0]) == 2
+    assert (
+        float(state.scale.factor[0]) == 2.0**119
+        and int(state.scale.steps[0]) == 0
+        and int(state.step[0]) == 2
+    )
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(compiled.variables(state)), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 

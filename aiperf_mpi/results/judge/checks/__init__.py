@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of a result. Importing the package registers them all; reasons are given in the order of identifiers."""
+"""The checks of a result. Importing the package registers them all; reasons are given in the order of
+identifiers."""
 
 from aiperf_mpi.results.judge.checks import (
     credit,
@@ -18,6 +19,18 @@ from aiperf_mpi.results.judge.checks.registry import FATAL, OFFICIAL, Check, Out
 CHECKS: tuple[Check, ...] = tuple(sorted(registry.CHECKS, key=lambda check: check.id))
 
 __all__ = [
-    "CHECKS", "FATAL", "OFFICIAL", "Check", "Outcome", "credit", "identity", "official", "peak", "permitted", "plan",
-    "ranks", "timing", "usage",
-]  # fmt: skip
+    "CHECKS",
+    "FATAL",
+    "OFFICIAL",
+    "Check",
+    "Outcome",
+    "credit",
+    "identity",
+    "official",
+    "peak",
+    "permitted",
+    "plan",
+    "ranks",
+    "timing",
+    "usage",
+]

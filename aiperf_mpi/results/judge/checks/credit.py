@@ -26,11 +26,16 @@ def counts_per_image(e: Evidence) -> Iterator[str]:
     methods = e.column("trials", "opcount_methods").tolist()
     yield from column_differs("trials", "opcount_methods", methods, [TRIAL_METHODS] * len(methods))
     for place, name in enumerate(("train_ops_per_image", "val_ops_per_image")):
-        yield from column_differs("trials", name, e.column("trials", name).tolist(), [pair[place] for pair in e.counts])
+        yield from column_differs(
+            "trials", name, e.column("trials", name).tolist(), [pair[place] for pair in e.counts]
+        )
 
 
-@check("V06", "products of the trained step by its jaxpr = those of the tables; XLA's estimate, where there is one, "
-              f"within {XLA_BAND:.1%} of the model of its rules")  # fmt: skip
+@check(
+    "V06",
+    "products of the trained step by its jaxpr = those of the tables; XLA's estimate, where there is one, "
+    f"within {XLA_BAND:.1%} of the model of its rules",
+)
 def three_methods(e: Evidence) -> Iterator[str]:
     """The step that was trained executes what the tables count, by two other methods."""
     jaxpr, xla, model = (e.column("trials", name) for name in ("jaxpr_ops", "xla_ops", "xla_model_ops"))
@@ -38,14 +43,16 @@ def three_methods(e: Evidence) -> Iterator[str]:
     products = zip(e.products, batch.tolist(), strict=True)
     expected = np.array([per_image * images for per_image, images in products], np.uint64)
 
-    # What was never compiled has no step, nor has a candidate that was refused, whatever is wrong with it; a trial
-    # whose own row never came says nothing of it.
+    # What was never compiled has no step, nor has a candidate that was refused, whatever is wrong with it; a
+    # trial whose own row never came says nothing of it.
     counted = (e.column("trials", "train_samples") > 0) & np.isfinite(e.column("trials", "lr"))
     counted |= ((jaxpr > 0) | (xla > 0) | (model > 0)) & ~np.isin(e.status, (REJECTED, DROPPED))
     yield from rows_where("trials", counted & (jaxpr != expected), "jaxpr_ops is not what the tables count")
     estimated, apart = xla > 0, np.abs(model.astype(float) - xla.astype(float))
     random = XLA_RANDOM_IMAGE * batch.astype(float) + XLA_RANDOM_STEP if e.config.data.augment else 0.0
-    yield from rows_where("trials", estimated & (apart > XLA_BAND * xla + random), "xla_ops and xla_model_ops differ")
+    yield from rows_where(
+        "trials", estimated & (apart > XLA_BAND * xla + random), "xla_ops and xla_model_ops differ"
+    )
     largest = f", at most {(apart / xla.clip(1))[estimated].max():.4%} apart" if estimated.any() else ""
     yield f"= {int(counted.sum())} steps counted, {int(estimated.sum())} with an estimate{largest}"
 
@@ -123,12 +130,19 @@ def series(e: Evidence) -> Iterator[str]:
         yield f"attribute error_final is {final}"
 
 
-@check("I09", "samples = steps x global batch; whole validations see the whole set once, errors count whole images")
+@check(
+    "I09",
+    "samples = steps x global batch; whole validations see the whole set once, errors count whole images",
+)
 def samples_possible(e: Evidence) -> Iterator[str]:
     """The samples of each epoch are ones that its batch and its data set can give."""
     epochs = e.table("epochs")
     known = e.of_trial >= 0
-    batch = np.where(known, e.column("trials", "batch_global").astype(np.int64)[e.of_trial], 0) if len(known) else known
+    batch = (
+        np.where(known, e.column("trials", "batch_global").astype(np.int64)[e.of_trial], 0)
+        if len(known)
+        else known
+    )
     steps, train, val = epochs["steps"].astype(np.int64), epochs["train_samples"], epochs["val_samples"]
     images, val_images = e.attribute("train_images"), e.attribute("val_images")
     whole_steps = images // np.maximum(batch, 1)
@@ -150,8 +164,12 @@ def samples_possible(e: Evidence) -> Iterator[str]:
     yield from rows_where("epochs", idle, "images validated, but its training was cut short")
     measured = ~np.isnan(epochs["val_error"])
     yield from rows_where("epochs", whole & ~failed & ~measured, "a whole epoch has no validation error")
-    yield from rows_where("epochs", ~whole & ~failed & measured, "an epoch that was cut short has a validation error")
-    yield from rows_where("epochs", measured & (val != val_images), "an error of a validation that is not whole")
+    yield from rows_where(
+        "epochs", ~whole & ~failed & measured, "an epoch that was cut short has a validation error"
+    )
+    yield from rows_where(
+        "epochs", measured & (val != val_images), "an error of a validation that is not whole"
+    )
 
     # Errors are fractions of whole images, up to the rounding of a 32-bit float.
     wrong = epochs["val_error"] * val_images

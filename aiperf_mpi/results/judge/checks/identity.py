@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what the file is: its layout, its rows' identities and values, the tree of trials, the configuration."""
+"""Checks of what the file is: its layout, its rows' identities and values, the tree of trials, the
+configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from aiperf_mpi.trials.record import candidate_key
 #: An identifier of a run: it becomes a folder of the archive that a ranking takes.
 RUN_ID = "[A-Za-z0-9_-]{1,64}"
 
-# -- the file --------------------------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 
 
 @check("I01", "every column, attribute and document of schema 1.0, with its type and length")
@@ -52,7 +53,9 @@ def identity(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", ids < 0, "trial_id is negative")
     yield from rows_where("trials", np.diff(ids, prepend=-1) <= 0, "trial_id does not ascend")
     yield from rows_where("epochs", e.of_trial < 0, "no trial has this trial_id")
-    yield from rows_where("epochs", np.diff(e.of_trial, prepend=-1) < 0, "epochs are not in the order of their trials")
+    yield from rows_where(
+        "epochs", np.diff(e.of_trial, prepend=-1) < 0, "epochs are not in the order of their trials"
+    )
     number = e.column("epochs", "epoch")
     for row, rows in enumerate(e.own_epochs):
         if not np.array_equal(number[rows], np.arange(FIRST_EPOCH, FIRST_EPOCH + len(rows))):
@@ -65,22 +68,30 @@ def ranges(e: Evidence) -> Iterator[str]:
     """Every value is one that its column can have."""
     trials, epochs = e.table("trials"), e.table("epochs")
     yield from rows_where("trials", e.status >= len(STATUS), "status is no known name")
-    yield from rows_where("trials", (trials["replica"] < 0) | (trials["replica"] >= e.attribute("n_replicas")),
-                     "replica does not exist")  # fmt: skip
+    yield from rows_where(
+        "trials",
+        (trials["replica"] < 0) | (trials["replica"] >= e.attribute("n_replicas")),
+        "replica does not exist",
+    )
     for name in ("round", "batch_per_device", "batch_global", "kernel_size"):
         yield from rows_where("trials", trials[name] < 1, f"{name} is below 1")
     for name in ("epochs", "epochs_max", "patience"):
         yield from rows_where("trials", trials[name] < 0, f"{name} is negative")
     limited = (trials["epochs_max"] > 0) & (trials["epochs"] > trials["epochs_max"])
     yield from rows_where("trials", limited, "more epochs than epochs_max")
-    yield from rows_where("trials", trials["batch_global"] % np.maximum(trials["batch_per_device"], 1) != 0,
-                     "batch_global is no multiple of batch_per_device")  # fmt: skip
+    yield from rows_where(
+        "trials",
+        trials["batch_global"] % np.maximum(trials["batch_per_device"], 1) != 0,
+        "batch_global is no multiple of batch_per_device",
+    )
     for table, columns, names in (
         ("trials", trials, ("best_error", "predicted_error")),
         ("epochs", epochs, ("val_error",)),
     ):
         for name in names:
-            yield from rows_where(table, (columns[name] < 0) | (columns[name] > 1), f"{name} is not between 0 and 1")
+            yield from rows_where(
+                table, (columns[name] < 0) | (columns[name] > 1), f"{name} is not between 0 and 1"
+            )
     yield from rows_where("trials", trials["resumed"] > 1, "resumed is not 0 or 1")
     yield from rows_where("epochs", epochs["partial"] > 1, "partial is not 0 or 1")
     yield from rows_where("epochs", epochs["steps"] < 0, "steps is negative")
@@ -94,7 +105,7 @@ def ranges(e: Evidence) -> Iterator[str]:
         yield f"attribute run_id is {short(run_id)!r}, but must be letters, digits, - and _"
 
 
-# -- the tree of trials ----------------------------------------------------------------------------------------------
+# -- the tree of trials ----------------------------------------------------------------------------
 
 
 @check("I04", "one trial without a parent; every other parent is a trial before its child")
@@ -119,7 +130,8 @@ def morphs_of_parents(e: Evidence) -> Iterator[str]:
         name = f"trial {trials['trial_id'][row]}"
         own = e.morphs[row]
         if isinstance(architecture, str) or isinstance(own, str):
-            # A record that does not give its network is a reason to reject its candidate, which then costs only itself.
+            # A record that does not give its network is a reason to reject its candidate, which then costs
+            # only itself.
             if not (e.status[row] == REJECTED and not trials["arch_json"][row]):
                 yield f"{name}: {architecture}"
             continue
@@ -136,7 +148,10 @@ def morphs_of_parents(e: Evidence) -> Iterator[str]:
         places = architecture.own_kernel_morphs(len(own))
         kernels = {architecture.morphs[place].kernel for place in places} or {DEFAULT_KERNEL}
         if kernels != {trials["kernel_size"][row]}:
-            yield f"{name}: kernel_size is {trials['kernel_size'][row]}, but its own morphs have {sorted(kernels)}"
+            yield (
+                f"{name}: kernel_size is {trials['kernel_size'][row]}, but its own morphs have "
+                f"{sorted(kernels)}"
+            )
 
 
 @check("I06", "no two trained trials with the same network and global batch")
@@ -166,7 +181,7 @@ def seeds(e: Evidence) -> Iterator[str]:
             yield f"/trials row {row}: seed {seed} is not the one that the run's seed gives"
 
 
-# -- configuration ---------------------------------------------------------------------------------------------------
+# -- configuration ---------------------------------------------------------------------------------
 
 
 @check("V01", "class, division and all repeated settings follow from the stored configuration")
@@ -174,7 +189,11 @@ def configuration(e: Evidence) -> Iterator[str]:
     """The attributes are those of the configuration that was run."""
     config, text = e.config, e.result.documents["config/resolved_toml"]
     cls, division, departures = classify(config)
-    base = e.architectures[0].base if e.architectures and not isinstance(e.architectures[0], str) else config.base
+    base = (
+        e.architectures[0].base
+        if e.architectures and not isinstance(e.architectures[0], str)
+        else config.base
+    )
     yield f"= {cls}, {division}, {len(departures)} departures"
     if base != config.base:
         yield "attribute base_json is not the network of the configuration"
@@ -192,5 +211,7 @@ def configuration(e: Evidence) -> Iterator[str]:
     ):
         if (stored := e.attribute(name)) != expected:
             yield f"attribute {name} is {short(stored)!r}, but the configuration says {short(expected)!r}"
-    if json.loads(e.result.documents["config/departures_json"]) != [str(departure) for departure in departures]:
+    if json.loads(e.result.documents["config/departures_json"]) != [
+        str(departure) for departure in departures
+    ]:
         yield "/config/departures_json is not what the configuration departs in"

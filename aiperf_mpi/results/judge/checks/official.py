@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that only an official result must pass: length, error of the model loaded again, a real search, a known
-machine, data set and program. A trial run has them measured all the same."""
+"""Checks that only an official result must pass: length, error of the model loaded again, a real search, a
+known machine, data set and program. A trial run has them measured all the same."""
 
 from __future__ import annotations
 
@@ -17,24 +17,35 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.score import regulated
 from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
 
-#: Part of the core time at whose end the score must have settled, and how much it may still drift (section 5.2 of the
-#: paper: the score is stable over time).
+#: Part of the core time at whose end the score must have settled, and how much it may still drift (section
+#: 5.2 of the paper: the score is stable over time).
 SETTLED_PART, MAX_DRIFT, MIN_SAMPLES = 0.25, 0.05, 3
 
-#: How far the model's error may move when it is loaded again. Its weights are the same to the bit (the checkpoint's
-#: digest), but another device, or another batch size, sums in another order, so that an image whose two best classes
-#: are equal to the last digits may fall to the other side. A part of 0.001 of all images may (a limit of our own, as no
-#: other benchmark loads its model again); of the 50,000 of ImageNet these are 50.
+#: How far the model's error may move when it is loaded again. Its weights are the same to the bit (the
+#: checkpoint's digest), but another device, or another batch size, sums in another order, so that an image
+#: whose two best classes are equal to the last digits may fall to the other side. A part of 0.001 of all
+#: images may (a limit of our own, as no other benchmark loads its model again); of the 50,000 of ImageNet
+#: these are 50.
 RELOAD_SLACK = 0.001
 
-#: The same in images, for small sets. Where one image in a thousand falls over, at least one of N does with the
-#: probability 1 - exp(-N / 1000): 30 % of the digits' 360, for which 0.001 has no room at all. So one image always may,
-#: two may not: between the two lies 1.5, which rounding cannot reach. It bears on sets of less than 1,500 images, of
-#: which no official run is.
+#: The same in images, for small sets. Where one image in a thousand falls over, at least one of N does with
+#: the probability 1 - exp(-N / 1000): 30 % of the digits' 360, for which 0.001 has no room at all. So one
+#: image always may, two may not: between the two lies 1.5, which rounding cannot reach. It bears on sets of
+#: less than 1,500 images, of which no official run is.
 RELOAD_IMAGES = 1.5
 
 #: What an inventory must name, and texts that name nothing.
-INVENTORY = ("hostname", "platform", "python", "cpu", "memory_bytes", "packages", "mpi", "file_systems", "nodes")
+INVENTORY = (
+    "hostname",
+    "platform",
+    "python",
+    "cpu",
+    "memory_bytes",
+    "packages",
+    "mpi",
+    "file_systems",
+    "nodes",
+)
 BLANK = re.compile(r"\s*(unknown|none|null|n/?a|todo|tbd|.*placeholder.*)?\s*", re.IGNORECASE)
 
 
@@ -54,7 +65,11 @@ def reload_slack(images: int) -> float:
     return max(RELOAD_SLACK, RELOAD_IMAGES / images)
 
 
-@check("V03", f"loaded again: error <= result.max_error, within {RELOAD_SLACK:g} or one image of the trial's", OFFICIAL)
+@check(
+    "V03",
+    f"loaded again: error <= result.max_error, within {RELOAD_SLACK:g} or one image of the trial's",
+    OFFICIAL,
+)
 def reloaded(e: Evidence) -> Iterator[str]:
     """The best model, loaded again from its checkpoint, reaches its error on the complete validation set."""
     error, limit, images = e.attribute("error_final"), e.config.result.max_error, e.attribute("val_images")
@@ -87,8 +102,12 @@ def searched(e: Evidence) -> Iterator[str]:
         yield f"/trials row {same[0]}: a child without a morph of its own"
 
 
-@check("V14", f"rate in the last {SETTLED_PART:.0%} of the core time within {MAX_DRIFT:.0%} of the final one; "
-              f"at least {MIN_SAMPLES} samples", OFFICIAL)  # fmt: skip
+@check(
+    "V14",
+    f"rate in the last {SETTLED_PART:.0%} of the core time within {MAX_DRIFT:.0%} of the final one; "
+    f"at least {MIN_SAMPLES} samples",
+    OFFICIAL,
+)
 def settled(e: Evidence) -> Iterator[str]:
     """The score has settled when the run ends."""
     samples = e.series
@@ -122,7 +141,8 @@ def machine(e: Evidence) -> Iterator[str]:
 
 
 def _blanks(name: str, value: Any) -> Iterator[str]:
-    """Names of what says nothing in an entry of the inventory: empty, or a placeholder; a reason why is no blank."""
+    """Names of what says nothing in an entry of the inventory: empty, or a placeholder; a reason why is no
+    blank."""
     if isinstance(value, dict | list) and value:
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _blanks(f"{name}.{key}", entry)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of what the devices can do: at least 16-bit operands, and no rate above the peak of their makers."""
+"""The check of what the devices can do: at least 16-bit operands, and no rate above the peak of their
+makers."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
 PRECISIONS = ("float16", "bfloat16", "float32", "float64")
 
 
-@check("V10", f"the run's precision in every trial, one of {', '.join(PRECISIONS)}; rates of epochs, replicas and the "
-              "run at most the peak of their devices at it, which an official run knows")  # fmt: skip
+@check(
+    "V10",
+    f"the run's precision in every trial, one of {', '.join(PRECISIONS)}; rates of epochs, replicas and the "
+    "run at most the peak of their devices at it, which an official run knows",
+)
 def within_peak(e: Evidence) -> Iterator[str]:
-    """Matrix operands have at least the precision that the paper asks for, and nothing is faster than its devices."""
+    """Matrix operands have at least the precision that the paper asks for, and nothing is faster than its
+    devices."""
     precision, of_trials = e.attribute("precision"), e.column("trials", "precision")
     yield f"= {short(precision)}"
     if precision not in PRECISIONS:
@@ -40,12 +45,15 @@ def within_peak(e: Evidence) -> Iterator[str]:
 
 
 def _epochs(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
-    """No epoch executes more than the devices of its replica can in its time; where no peak is known, nothing is said.
+    """No epoch executes more than the devices of its replica can in its time; where no peak is known, nothing
+    is said.
 
     Operations are those of the plain network by the paper's tables, of failed trials as well.
     """
     known = e.of_trial >= 0
-    replica = np.where(known, e.column("trials", "replica")[e.of_trial], 0) if len(known) else np.zeros(0, int)
+    replica = (
+        np.where(known, e.column("trials", "replica")[e.of_trial], 0) if len(known) else np.zeros(0, int)
+    )
     seconds = e.column("epochs", "t_end") - e.column("epochs", "t_start")
     possible = peaks[replica] * (seconds + CLOCK_SLACK)
     too_fast = known & (np.array(e.epoch_ops, float) > possible)
@@ -61,4 +69,7 @@ def _replicas(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
     core_seconds = e.attribute("core_seconds")
     for number, (ops, peak) in enumerate(zip(sums, peaks.tolist(), strict=True)):
         if ops > peak * core_seconds:
-            yield f"replica {number}: {ops / core_seconds:.4e} op/s, but its devices reach {peak:.4e} op/s at most"
+            yield (
+                f"replica {number}: {ops / core_seconds:.4e} op/s, but its devices reach {peak:.4e} op/s "
+                f"at most"
+            )

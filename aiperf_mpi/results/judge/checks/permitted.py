@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check that every candidate is one that the configuration allows: its morphs, its size, its hyperparameters."""
+"""The check that every candidate is one that the configuration allows: its morphs, its size, its
+hyperparameters."""
 
 from __future__ import annotations
 
@@ -34,13 +35,22 @@ def permitted(e: Evidence) -> Iterator[str]:
 
         # The initial network is the configuration's own, whatever its size (V01).
         if trials["parent_id"][row] != -1 and not limits.allow(architecture):
-            yield (f"{name}: {architecture.unit_count} units and {architecture.parameters} parameters are more than "
-                   "search.max_units or search.max_parameters")  # fmt: skip
+            yield (
+                f"{name}: {architecture.unit_count} units and {architecture.parameters} parameters are more "
+                f"than "
+                "search.max_units or search.max_parameters"
+            )
 
         tuned = config.hpo.enabled and trials["round"][row] >= config.hpo.from_round
         batches = config.hpo.batches if tuned else (config.train.batch_per_device,)
         if (batch := int(trials["batch_per_device"][row])) not in batches:
-            yield f"{name}: batch_per_device is {batch}, but the configuration allows {', '.join(map(str, batches))}"
+            yield (
+                f"{name}: batch_per_device is {batch}, but the configuration allows "
+                f"{', '.join(map(str, batches))}"
+            )
         kernels = (DEFAULT_KERNEL, *(config.hpo.kernels if tuned else ()))
         if (kernel := int(trials["kernel_size"][row])) not in kernels:
-            yield f"{name}: kernel_size is {kernel}, but the configuration allows {', '.join(map(str, kernels))}"
+            yield (
+                f"{name}: kernel_size is {kernel}, but the configuration allows "
+                f"{', '.join(map(str, kernels))}"
+            )

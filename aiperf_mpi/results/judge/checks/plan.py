@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of how trials were trained: budgets and learning rates of the configuration, rounds in their order."""
+"""Checks of how trials were trained: budgets and learning rates of the configuration, rounds in their
+order."""
 
 from __future__ import annotations
 
@@ -30,11 +31,16 @@ def budgets(e: Evidence) -> Iterator[str]:
         if len(e.own_epochs[row]) > limits.epochs_max:
             yield f"trial {trials['trial_id'][row]}: more epochs than its round allows"
     yield from rows_where("trials", reported & (trials["lr"] != rules.lr), "lr is not the configured one")
-    expected = [learning_rate(rules.lr, epoch, rules.epochs) for epoch in e.column("epochs", "epoch").tolist()]
+    expected = [
+        learning_rate(rules.lr, epoch, rules.epochs) for epoch in e.column("epochs", "epoch").tolist()
+    ]
     yield from column_differs("epochs", "lr", e.column("epochs", "lr").tolist(), expected)
 
 
-@check("I18", "done: all epochs of the round; stopped: by patience, not later; unfinished: its replica's last trial")
+@check(
+    "I18",
+    "done: all epochs of the round; stopped: by patience, not later; unfinished: its replica's last trial",
+)
 def ends_by_rule(e: Evidence) -> Iterator[str]:
     """Every trial ended where its round's budget, its validation losses, or core stop end it."""
     trials, epochs, rules = e.table("trials"), e.table("epochs"), e.config.train
@@ -49,7 +55,8 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
         if len(whole) < len(own) and status in (DONE, STOPPED):
             yield f"{name}: {STATUS[status]}, but its last epoch was cut short"
 
-        # When the trial stops follows from its losses, to the last digit: the trainer decides by the same numbers.
+        # When the trial stops follows from its losses, to the last digit: the trainer decides by the same
+        # numbers.
         stop = stops_after(losses[whole].tolist(), limits.patience, rules.min_delta)
         end = min(stop or len(whole) + 1, limits.epochs_max)
         if len(own) > end:
@@ -60,10 +67,15 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
             yield f"{name}: stopped after {len(whole)} epochs, which patience does not say"
 
     # Core stop cuts short what a replica trains then, and nothing before.
-    last = {int(replica): t for replica, t in _last_starts(trials["replica"][e.trained], trials["t_start"][e.trained])}
+    last = {
+        int(replica): t
+        for replica, t in _last_starts(trials["replica"][e.trained], trials["t_start"][e.trained])
+    }
     unfinished = np.flatnonzero(e.trained & (e.status == UNFINISHED))
     early = [row for row in unfinished if trials["t_start"][row] < last[int(trials["replica"][row])]]
-    yield from rows_where("trials", np.isin(np.arange(len(e.status)), early), "unfinished, but its replica went on")
+    yield from rows_where(
+        "trials", np.isin(np.arange(len(e.status)), early), "unfinished, but its replica went on"
+    )
 
 
 def _last_starts(replicas: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, float]]:
@@ -84,7 +96,9 @@ def rounds(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", wrong, "its round is not behind that of its replica's trial before it")
 
 
-@check("V08", f"children that inherit weights compute their parents' function: difference <= {MORPH_TOLERANCE:g}")
+@check(
+    "V08", f"children that inherit weights compute their parents' function: difference <= {MORPH_TOLERANCE:g}"
+)
 def function_preserved(e: Evidence) -> Iterator[str]:
     """Inherited weights keep the parent's function; without inheritance no difference is measured."""
     difference = e.column("trials", "morph_max_abs_diff")
@@ -93,13 +107,17 @@ def function_preserved(e: Evidence) -> Iterator[str]:
         yield from rows_where("trials", measured, "morph_max_abs_diff of a trial that inherits no weights")
         return
 
-    # A child that was not trained had no weights yet, or failed for its difference; one whose replica was killed said
-    # nothing of it.
+    # A child that was not trained had no weights yet, or failed for its difference; one whose replica was
+    # killed said nothing of it.
     children = e.column("trials", "parent_id") >= 0
     inherited = children & e.trained & np.isfinite(e.column("trials", "lr"))
     if inherited.any():
-        yield f"= {np.nanmax(difference[inherited], initial=0):.1e} at most in {int(inherited.sum())} children"
-    yield from rows_where("trials", inherited & ~measured, "morph_max_abs_diff was not measured before training")
+        yield (
+            f"= {np.nanmax(difference[inherited], initial=0):.1e} at most in {int(inherited.sum())} children"
+        )
+    yield from rows_where(
+        "trials", inherited & ~measured, "morph_max_abs_diff was not measured before training"
+    )
     wrong = inherited & measured & ~((difference >= 0) & (difference <= MORPH_TOLERANCE))
     yield from rows_where("trials", wrong, f"morph_max_abs_diff is not between 0 and {MORPH_TOLERANCE:g}")
     yield from rows_where("trials", measured & ~children, "morph_max_abs_diff of the initial architecture")

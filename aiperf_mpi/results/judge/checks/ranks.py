@@ -15,8 +15,11 @@ from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 _NVIDIA, _UUIDS = ("NVIDIA", "Tesla"), ("GPU-", "MIG-")
 
 
-@check("V11", "one row for each rank; replicas, nodes, generators and devices as the attributes say; every device of a "
-              "host driven by one rank")  # fmt: skip
+@check(
+    "V11",
+    "one row for each rank; replicas, nodes, generators and devices as the attributes say; every device of a "
+    "host driven by one rank",
+)
 def ranks(e: Evidence) -> Iterator[str]:
     """Every rank reported, and no two trainers shared a device."""
     rows, count = e.table("ranks"), e.attribute("n_ranks")
@@ -33,20 +36,27 @@ def ranks(e: Evidence) -> Iterator[str]:
         if not np.array_equal(found, np.arange(min(expected, len(found) + 1))):
             yield f"/ranks/{column} does not have the {expected} of attribute {attribute}"
     if (generators := int((role == "generator").sum())) != e.attribute("n_generators"):
-        yield f"attribute n_generators is {e.attribute('n_generators')}, but {generators} ranks are generators"
+        yield (
+            f"attribute n_generators is {e.attribute('n_generators')}, but {generators} ranks are generators"
+        )
 
     # Every replica has its share of the devices, and each of them a batch.
     batches = [e.column("trials", name).astype(np.int64) for name in ("batch_global", "batch_per_device")]
     odd = batches[0] * e.attribute("n_replicas") != batches[1] * e.attribute("n_devices")
-    yield from rows_where("trials", odd, "batch_global is not batch_per_device times the devices of a replica")
+    yield from rows_where(
+        "trials", odd, "batch_global is not batch_per_device times the devices of a replica"
+    )
     yield from _devices(e, role == "trainer")
 
 
 def _devices(e: Evidence, trains: np.ndarray) -> Iterator[str]:
-    """Trainers share the devices of the run evenly, and no device has two of them, as far as devices have names."""
+    """Trainers share the devices of the run evenly, and no device has two of them, as far as devices have
+    names."""
     rows, n_devices = e.table("ranks"), e.attribute("n_devices")
     named = np.array([not text.startswith(NO_UUIDS) for text in rows["device_uuid"].tolist()], bool)
-    yield from rows_where("ranks", ~trains & ((rows["device"] != "") | named), "it trains nothing, but drives devices")
+    yield from rows_where(
+        "ranks", ~trains & ((rows["device"] != "") | named), "it trains nothing, but drives devices"
+    )
     trainers = np.flatnonzero(trains).tolist()
     each = n_devices // len(trainers) if trainers else 0
     if each * len(trainers) != n_devices:

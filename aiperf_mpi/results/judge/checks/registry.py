@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry of checks: identifier, whom a check is fatal for, its limit, and the function that finds what is wrong.
+"""The registry of checks: identifier, whom a check is fatal for, its limit, and the function that finds what
+is wrong.
 
-Identifiers V01 to V21 are those of the benchmark's rules; I01 and following are checks of the file's own consistency.
+Identifiers V01 to V21 are those of the benchmark's rules; I01 and following are checks of the file's own
+consistency.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A registered check: `severity` is FATAL or OFFICIAL, `limit` says what is allowed, `about` what is checked."""
+    """A registered check: `severity` is FATAL or OFFICIAL, `limit` says what is allowed, `about` what is
+    checked."""
 
     id: str
     severity: str
@@ -49,7 +52,9 @@ class Check:
             for text in self.body(evidence):
                 (measured if text.startswith(MEASURED) else wrong).append(text.removeprefix(MEASURED))
         except _DAMAGE as error:
-            wrong.append(f"cannot be checked: {error}" if str(error) else f"cannot be checked: {type(error).__name__}")
+            wrong.append(
+                f"cannot be checked: {error}" if str(error) else f"cannot be checked: {type(error).__name__}"
+            )
         more = [f"{len(wrong) - MAX_FINDINGS} more findings"] if len(wrong) > MAX_FINDINGS else []
         return Outcome("; ".join(measured), (*wrong[:MAX_FINDINGS], *more))
 
@@ -63,7 +68,8 @@ Body = Callable[[Evidence], Iterable[str]]
 
 
 def check(identifier: str, limit: str, severity: str = FATAL) -> Callable[[Body], Body]:
-    """Register a function that yields what is wrong with a result; texts behind MEASURED say what was measured."""
+    """Register a function that yields what is wrong with a result; texts behind MEASURED say what was
+    measured."""
 
     def register(body: Body) -> Body:
         about = (body.__doc__ or "").strip().splitlines()[0]
@@ -86,7 +92,11 @@ def column_differs(table: str, name: str, stored: list, expected: list) -> Itera
     if len(stored) != len(expected):
         yield f"/{table}/{name} has {len(stored)} rows instead of {len(expected)}"
         return
-    rows = [row for row, (a, b) in enumerate(zip(stored, expected, strict=True)) if a != b and not (a != a and b != b)]
+    rows = [
+        row
+        for row, (a, b) in enumerate(zip(stored, expected, strict=True))
+        if a != b and not (a != a and b != b)
+    ]
     if rows:
         more = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
         first = rows[0]

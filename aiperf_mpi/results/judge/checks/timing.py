@@ -53,20 +53,28 @@ def time_order(e: Evidence) -> Iterator[str]:
     yield from rows_where("epochs", (epochs["steps"] > 0) & (end == start), "has steps, but takes no time")
     late = (epochs["ops_credited"] > 0) & (end > e.attribute("core_seconds"))
     yield from rows_where("epochs", late, "ends after core stop, but is credited")
-    follows = np.append(False, (np.diff(e.of_trial) == 0) & (start[1:] < end[:-1] - CLOCK_SLACK))[: len(start)]
+    follows = np.append(False, (np.diff(e.of_trial) == 0) & (start[1:] < end[:-1] - CLOCK_SLACK))[
+        : len(start)
+    ]
     yield from rows_where("epochs", follows, "starts before the epoch before it ends")
 
     # A trial spans its epochs.
     begin, stop = trials["t_start"], trials["t_end"]
     yield from rows_where("trials", stop < begin, "ends before it starts")
     for row, rows in enumerate(e.own_epochs):
-        if len(rows) and (begin[row] > start[rows[0]] + CLOCK_SLACK or stop[row] < end[rows[-1]] - CLOCK_SLACK):
+        if len(rows) and (
+            begin[row] > start[rows[0]] + CLOCK_SLACK or stop[row] < end[rows[-1]] - CLOCK_SLACK
+        ):
             yield f"trial {trials['trial_id'][row]} does not span its epochs"
 
     # Times of ranks whose clock is not known cannot be put in order.
     unsure = e.column("ranks", "clock_uncertainty")
-    yield from rows_where("ranks", ~((unsure >= 0) & (unsure <= CLOCK_SKEW)), "its clock's difference is not known")
-    yield from rows_where("ranks", ~np.isfinite(e.column("ranks", "clock_offset")), "clock_offset is not finite")
+    yield from rows_where(
+        "ranks", ~((unsure >= 0) & (unsure <= CLOCK_SKEW)), "its clock's difference is not known"
+    )
+    yield from rows_where(
+        "ranks", ~np.isfinite(e.column("ranks", "clock_offset")), "clock_offset is not finite"
+    )
 
     # Its first step is one of its first epoch; only a trial that never reported its end does not say when.
     first = trials["t_first_step"]
@@ -90,7 +98,9 @@ def time_order(e: Evidence) -> Iterator[str]:
 @check("V02", f"core time = time limit, to {CLOCK_SLACK} s; shorter if drained")
 def core_time(e: Evidence) -> Iterator[str]:
     """A run that reached its time limit used all of it, and no more; a drained one used less."""
-    core_seconds, limit, total = (e.attribute(name) for name in ("core_seconds", "time_limit", "total_seconds"))
+    core_seconds, limit, total = (
+        e.attribute(name) for name in ("core_seconds", "time_limit", "total_seconds")
+    )
     yield f"= {core_seconds:.3f} s of {limit:.3f} s"
     if e.attribute("end") == "time_limit" and core_seconds < limit - CLOCK_SLACK:
         yield f"ended by its time limit of {limit} s after {core_seconds} s"
@@ -105,12 +115,16 @@ def core_time(e: Evidence) -> Iterator[str]:
         yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
 
 
-@check("V13", f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time")
+@check(
+    "V13", f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time"
+)
 def phases(e: Evidence) -> Iterator[str]:
     """All time of every rank is accounted for, idle time by its own timer."""
     wall = e.column("ranks", "wall_seconds")
     seconds = np.array([e.column("ranks", f"seconds_{phase}") for phase in PHASES])
-    yield from rows_where("ranks", np.any(~(seconds >= 0), axis=0), "time in a phase is negative or no number")
+    yield from rows_where(
+        "ranks", np.any(~(seconds >= 0), axis=0), "time in a phase is negative or no number"
+    )
     total = seconds.sum(axis=0)
     off = np.abs(total - wall) / np.where(wall > 0, wall, np.nan)
     if len(wall) and np.isfinite(off).any():
@@ -130,8 +144,12 @@ def messages(e: Evidence) -> Iterator[str]:
     yield f"= {int(rows['sent'].sum())} sent"
     known = np.isin(rows["kind"].astype(str), MESSAGE_KINDS)
     yield from rows_where("messages", ~known, "kind is unknown")
-    pairs = np.isin(rows["kind"].astype(str), ROW_MESSAGES) == (rows["channel"].astype(str) == "point-to-point")
+    pairs = np.isin(rows["kind"].astype(str), ROW_MESSAGES) == (
+        rows["channel"].astype(str) == "point-to-point"
+    )
     yield from rows_where("messages", known & ~pairs, "channel is not that of its kind")
-    yield from rows_where("messages", ~np.isin(rows["rank"], e.column("ranks", "rank")), "its rank does not exist")
+    yield from rows_where(
+        "messages", ~np.isin(rows["rank"], e.column("ranks", "rank")), "its rank does not exist"
+    )
     for name in ("sent", "received", "bytes"):
         yield from rows_where("messages", rows[name] < 0, f"{name} is negative")

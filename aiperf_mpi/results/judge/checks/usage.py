@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of the samples: windows follow one another on every node, values can be, energy is that of the power."""
+"""The check of the samples: windows follow one another on every node, values can be, energy is that of the
+power."""
 
 from __future__ import annotations
 
@@ -20,11 +21,20 @@ PERCENT_SLACK = 1.0
 
 #: What only grows in a run, and what cannot be negative.
 CUMULATIVE = ("energy_joules", "read_bytes", "write_bytes", "net_bytes", "fabric_bytes")
-NOT_NEGATIVE = (*CUMULATIVE, "process_percent", "memory_bytes", "process_bytes", "device_memory_bytes", "device_mhz",
-                "device_watts", "power_watts", "sample_seconds")  # fmt: skip
+NOT_NEGATIVE = (
+    *CUMULATIVE,
+    "process_percent",
+    "memory_bytes",
+    "process_bytes",
+    "device_memory_bytes",
+    "device_mhz",
+    "device_watts",
+    "power_watts",
+    "sample_seconds",
+)
 
-#: What the monitor itself knows, and what a host tells together or, where it cannot be asked, not at all; everything
-#: else is NaN where it cannot be read.
+#: What the monitor itself knows, and what a host tells together or, where it cannot be asked, not at all;
+#: everything else is NaN where it cannot be read.
 ALWAYS = ("t", "sample_seconds")
 OF_HOST = ("cpu_percent", "process_percent", "memory_bytes", "process_bytes")
 
@@ -32,7 +42,10 @@ OF_HOST = ("cpu_percent", "process_percent", "memory_bytes", "process_bytes")
 OF_DEVICES = ("device_percent", "device_memory_bytes", "device_mhz", "device_celsius", "device_watts")
 
 
-@check("I17", "windows of each node in order and within the run, numbers finite or NaN by rule, energy = power x time")
+@check(
+    "I17",
+    "windows of each node in order and within the run, numbers finite or NaN by rule, energy = power x time",
+)
 def samples(e: Evidence) -> Iterator[str]:
     """The samples of the machine's use are those of the core time."""
     rows, core_seconds = e.table("samples"), e.attribute("core_seconds")
@@ -72,14 +85,19 @@ def _whole(e: Evidence, rows: Columns, core_seconds: float) -> Iterator[str]:
     unsure = float(np.max(e.column("ranks", "clock_uncertainty"), initial=0.0))
     ends = rows["t"][::-1][last]
     if e.attribute("end") == "time_limit" and np.any(ends < core_seconds - CLOCK_SLACK - unsure):
-        yield f"/samples of node {nodes[np.argmin(ends)]} end {core_seconds - ends.min():.3f} s before core stop"
+        yield (
+            f"/samples of node {nodes[np.argmin(ends)]} end {core_seconds - ends.min():.3f} s before core "
+            f"stop"
+        )
 
 
 def _windows(rows: Columns, core_seconds: float, total_seconds: float, n_nodes: int) -> Iterator[str]:
     """Windows of a node follow one another from core start to the first behind core stop."""
     t, node, follows = rows["t"], rows["node"], _follows(rows)
     yield from rows_where("samples", (node < 0) | (node >= n_nodes), "node does not exist")
-    yield from rows_where("samples", np.diff(node, prepend=node[:1]) < 0, "samples are not in the order of their nodes")
+    yield from rows_where(
+        "samples", np.diff(node, prepend=node[:1]) < 0, "samples are not in the order of their nodes"
+    )
     before = np.where(follows, np.roll(t, 1), 0.0)
     number = np.where(follows, np.roll(rows["window"], 1) + 1, 0)
     yield from rows_where("samples", rows["window"] != number, "its window is not the next one of its node")
@@ -100,6 +118,8 @@ def _growth(rows: Columns) -> Iterator[str]:
     off = np.abs(grown - expected) > ENERGY_SLACK * rows["energy_joules"] + ENERGY_SLACK_JOULES
     yield from rows_where("samples", off, "energy_joules does not grow by power_watts in its window")
     alone = np.isnan(rows["power_watts"]) != np.isnan(grown)
-    yield from rows_where("samples", alone, "power_watts is known without energy_joules, or the other way round")
+    yield from rows_where(
+        "samples", alone, "power_watts is known without energy_joules, or the other way round"
+    )
     larger = rows["device_watts"] > rows["power_watts"] * (1 + ENERGY_SLACK) + ENERGY_SLACK_JOULES
     yield from rows_where("samples", larger, "device_watts is more than power_watts")
