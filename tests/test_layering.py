@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house: which folder may import which, where JAX and MPI are, and how large folders and functions may be."""
+"""The house: which folder may import which, where JAX and MPI are, and how large a folder may be."""
 
 from __future__ import annotations
 
