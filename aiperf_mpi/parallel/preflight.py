@@ -98,23 +98,23 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in bound for name in names))
 
 
-def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
+def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     """This trainer's devices and images, None on other ranks, and what all trainers have in common.
     Collective.
 
     Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or
     other devices or images than the first one.
     """
-    workshop, facts, wrong = None, Facts(), None
+    resources, facts, wrong = None, Facts(), None
     if ranks.role == TRAINER:
         from aiperf_mpi.parallel.replica.resources import prepare
 
         try:
-            workshop = prepare(config, ranks.replica, ranks.team)
-            data = workshop.dataset
+            resources = prepare(config, ranks.replica, ranks.team)
+            data = resources.dataset
             facts = Facts(
-                workshop.device,
-                len(workshop.devices),
+                resources.device,
+                len(resources.devices),
                 data.sha256,
                 len(data.train_labels),
                 len(data.val_labels),
@@ -134,4 +134,4 @@ def open_workshop(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
             "devices and the same images"
         )
     job.raise_alike(ranks.world, wrong)
-    return workshop, common
+    return resources, common

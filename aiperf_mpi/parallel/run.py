@@ -27,7 +27,7 @@ from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.launch.machine import NO_DEVICE, NodeSurvey, survey_nodes
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import split
-from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_workshop
+from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_resources
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
@@ -85,7 +85,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
         try:
             survey = survey_nodes(config, ranks, bind_devices(config, ranks))
             with timer("data"):
-                workshop, facts = open_workshop(config, ranks)
+                resources, facts = open_resources(config, ranks)
             windows = open_windows(config, ranks)
         except launcher.LaunchError:
             # A refused run leaves nothing behind, but what was there already.
@@ -102,7 +102,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
                 True,
             )
         else:
-            code, clean = EXIT_VALID, work(context, workshop, facts, survey)
+            code, clean = EXIT_VALID, work(context, resources, facts, survey)
         job.agreed_exit(world, code, clean)
 
 
@@ -188,7 +188,7 @@ def conclude(status: WriterStatus, end: End) -> int:
     return code
 
 
-def work(context: Context, workshop: Any, facts: Facts, survey: NodeSurvey) -> bool:
+def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> bool:
     """The part of a trainer or generator, from the start of the core time to its farewell; whether it may
     exit now, as nothing runs in it any more."""
     clean, trains = True, context.ranks.role == TRAINER
@@ -200,14 +200,14 @@ def work(context: Context, workshop: Any, facts: Facts, survey: NodeSurvey) -> b
         from aiperf_mpi.parallel.replica import best
         from aiperf_mpi.parallel.trainer import trainer
 
-        trained = trainer.train(context, workshop)
+        trained = trainer.train(context, resources)
         if monitor is not None:
             monitor.finish()
         whole = reached_limit(context)
         if whole:
-            best.validate_best(context, workshop, trained.replica.best)
+            best.validate_best(context, resources, trained.replica.best)
         clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
-        workshop.cache.close()
+        resources.cache.close()
     else:
         from aiperf_mpi.parallel.generator import generator
 

@@ -11,7 +11,7 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.data.loader import val_batches
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
-from aiperf_mpi.parallel.replica.resources import Workshop
+from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import Kept, KeptWeights
 from aiperf_mpi.parallel.shared.context import Context, owns_best
@@ -80,7 +80,7 @@ def remember(best: Best, trial_id: int, training: Training, compiled: Compiled) 
         best.error, best.trial_id, best.compiled = training.best_error, trial_id, compiled
 
 
-def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
+def validate_best(context: Context, resources: Resources, best: Best) -> None:
     """After core stop: whoever owns the machine's best model loads it again, validates it, and tells rank 0.
 
     Collective over the ranks but 0. Nothing is validated where no trial has completed a validation. Where it
@@ -98,7 +98,7 @@ def validate_best(context: Context, workshop: Workshop, best: Best) -> None:
     if path is None:
         return
     try:
-        error = validate_again(context, workshop, best, trial_id, path)
+        error = validate_again(context, resources, best, trial_id, path)
     except RUN_ERRORS:
         raise
     except Exception as failure:
@@ -132,7 +132,7 @@ def write_best(context: Context, best: Best) -> Path | None:
     return path
 
 
-def validate_again(context: Context, workshop: Workshop, best: Best, trial_id: int, path: Path) -> float:
+def validate_again(context: Context, resources: Resources, best: Best, trial_id: int, path: Path) -> float:
     """The validation error of the weights of a trial in `path`, by all trainers of the replica; raises on all
     of them what it raises on one."""
     team, compiled = Team(context.ranks.team), best.compiled
@@ -148,5 +148,5 @@ def validate_again(context: Context, workshop: Workshop, best: Best, trial_id: i
         raise FailedElsewhere("another trainer of the replica could not load it")
     with context.timer("validate"):
         batch = compiled.settings.batch_per_device
-        batches = val_batches(workshop.dataset, len(workshop.devices), batch, workshop.mine)
+        batches = val_batches(resources.dataset, len(resources.devices), batch, resources.mine)
         return validation_error(compiled, checkpoint.variables, batches)

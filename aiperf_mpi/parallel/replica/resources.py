@@ -19,7 +19,7 @@ from aiperf_mpi.training.steps.memory import memory_limit
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Resources:
     """What a replica trains with, from start to end: its devices, those of its other processes among them,
     the bytes that a step may use on each (None: unknown), its data, and where it keeps compiled programs."""
 
@@ -41,7 +41,7 @@ class Workshop:
         return f"{len(own)} x {own[0].device_kind}"
 
 
-def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Workshop:
+def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Resources:
     """The devices and the data of a trainer of this replica, before the core time starts. Collective over
     `team`, the replica's trainers if there are several.
 
@@ -75,4 +75,4 @@ def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> 
                 f"than the "
                 f"{images} training images: an epoch would have no whole batch"
             )
-    return Workshop(devices, memory, dataset, open_cache(config.parallel.cache, replica))
+    return Resources(devices, memory, dataset, open_cache(config.parallel.cache, replica))

@@ -62,8 +62,8 @@ def rebuild(replica: TrainerState, record: np.void) -> tuple[Candidate | None, s
 def begin(replica: TrainerState, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
     """The training of a compiled candidate, from the weights that it begins with, which are put on the
     devices."""
-    context, dataset = replica.context, replica.workshop.dataset
-    config, devices, mine = context.config, len(replica.workshop.devices), replica.workshop.mine
+    context, dataset = replica.context, replica.resources.dataset
+    config, devices, mine = context.config, len(replica.resources.devices), replica.resources.mine
     state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
     batch, limits = candidate.batch_per_device, budget(candidate.round, config.train)
     return Training(

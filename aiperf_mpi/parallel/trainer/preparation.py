@@ -150,11 +150,11 @@ class Preparation:
         """The training: its steps compiled, its state on the devices, its first batches on their way
         there."""
         replica = self._replica
-        config, workshop = replica.context.config, replica.workshop
-        settings = step_settings(config, candidate, workshop.dataset)
+        config, resources = replica.context.config, replica.resources
+        settings = step_settings(config, candidate, resources.dataset)
         dispatch = config.parallel.dispatch
-        made = partial(compile_steps, candidate.architecture, devices=workshop.devices, dispatch=dispatch)
-        work = partial(compile_fitting, made, settings, workshop.memory, alone=not beside)
+        made = partial(compile_steps, candidate.architecture, devices=resources.devices, dispatch=dispatch)
+        work = partial(compile_fitting, made, settings, resources.memory, alone=not beside)
         self.compiled = yield from self._thread("compile", work)
         self.account = yield from self._thread("compile", partial(account, self.compiled))
         self.training = yield from self._thread(
@@ -210,7 +210,7 @@ class Preparation:
                 withdraw(context, candidate.parent_id)
                 raise
 
-        work = partial(begin_with, config, self._replica.workshop.dataset, candidate, parent)
+        work = partial(begin_with, config, self._replica.resources.dataset, candidate, parent)
         beginning = yield from self._thread("init", work)
         if parent is not None:
             self.difference = beginning.difference

@@ -47,8 +47,8 @@ class Prewarm:
                 )
         if not self.left or not replica.training or replica.preparing or replica.worker.busy:
             return
-        precision, workshop = replica.context.config.train.precision, replica.workshop
-        device = workshop.devices[workshop.mine][0]
+        precision, resources = replica.context.config.train.precision, replica.resources
+        device = resources.devices[resources.mine][0]
         convolution, self._batch = self.left.pop(0)
         work = partial(compile_convolution, convolution, self._batch, precision, device)
         self._compiled = replica.worker.submit(work)

@@ -9,7 +9,7 @@ from typing import Protocol
 from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.replica.best import Best
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS, GenerationError
-from aiperf_mpi.parallel.replica.resources import Workshop
+from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
@@ -44,7 +44,7 @@ class TrainerState:
     """
 
     context: Context
-    workshop: Workshop
+    resources: Resources
     queue: CandidateQueue | None
     best: Best
     team: Team

@@ -17,7 +17,7 @@ from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.replica.best import Best, remember, shelf_of
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
-from aiperf_mpi.parallel.replica.resources import Workshop
+from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.trainer.lookahead import Lookahead, compiles_ahead
@@ -58,10 +58,10 @@ def propose_initial(context: Context) -> None:
         raise RuntimeError("the first ticket of replica 0 is taken before the core time starts")
 
 
-def train(context: Context, workshop: Workshop) -> Trainer:
+def train(context: Context, resources: Resources) -> Trainer:
     """Train candidates until rank 0 says that the run ends, or the time is over; follow it by `finish`."""
     take_turns()
-    trainer = trainer_of(context, workshop)
+    trainer = trainer_of(context, resources)
     replica, lookahead = trainer.replica, trainer.lookahead
     while (preparation := next_candidate(replica, lookahead)) is not None:
         accept(replica, preparation.taken)
@@ -72,7 +72,7 @@ def train(context: Context, workshop: Workshop) -> Trainer:
     return trainer
 
 
-def trainer_of(context: Context, workshop: Workshop) -> Trainer:
+def trainer_of(context: Context, resources: Resources) -> Trainer:
     """What a trainer works with, made ready."""
     ranks, config = context.ranks, context.config
     team = Team(ranks.team, context.timer)
@@ -80,10 +80,10 @@ def trainer_of(context: Context, workshop: Workshop) -> Trainer:
         context.windows.queues[ranks.queue_group_replicas.index(ranks.replica)] if team.leads else None
     )
     replica = TrainerState(
-        context, workshop, candidates, Best(shelf_of(config)), team, Agreements(ranks.team)
+        context, resources, candidates, Best(shelf_of(config)), team, Agreements(ranks.team)
     )
     recorder = TrialRecorder(context, replica.best)
-    lookahead = Lookahead(replica, compiles_ahead(config.parallel.compile_ahead, workshop.devices))
+    lookahead = Lookahead(replica, compiles_ahead(config.parallel.compile_ahead, resources.devices))
     generation = None
     if ranks.queue_group_generators == 0 and candidates is not None:
         generation = CandidateMaker(context, checks_of(context), 0, ((ranks.replica, candidates),))

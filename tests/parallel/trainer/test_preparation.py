@@ -91,12 +91,12 @@ def replica() -> Iterator[Any]:
     context: Any = SimpleNamespace(
         config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0)
     )
-    workshop = SimpleNamespace(
+    resources = SimpleNamespace(
         devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1), dataset=open_dataset(CONFIG)
     )
     made = SimpleNamespace(
         context=context,
-        workshop=workshop,
+        resources=resources,
         worker=Worker("prepare"),
         agreements=Agreements(),
         team=Team(None),

@@ -22,10 +22,10 @@ def test_candidates_batches_are_compiled_while_a_trial_trains(tuned: str, batche
     config = small(
         "parallel.prewarm=true", f"hpo.enabled={tuned}", "hpo.batches=[16,64]", "search.morphs=['kernel']"
     )
-    workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
+    resources = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
     replica: Any = SimpleNamespace(
         context=SimpleNamespace(config=config),
-        workshop=workshop,
+        resources=resources,
         training=False,
         preparing=False,
         worker=Worker("prepare"),
@@ -48,10 +48,10 @@ def test_candidates_batches_are_compiled_while_a_trial_trains(tuned: str, batche
 
 def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.CaptureFixture[str]) -> None:
     config = small("parallel.prewarm=true", "hpo.batches=[16,64]", "search.morphs=['kernel']")
-    workshop = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
+    resources = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
     context = SimpleNamespace(config=config, ranks=SimpleNamespace(rank=3, host="here"))
     replica: Any = SimpleNamespace(
-        context=context, workshop=workshop, training=True, preparing=False, worker=Noting("prepare")
+        context=context, resources=resources, training=True, preparing=False, worker=Noting("prepare")
     )
     warm = Prewarm(replica)
 

@@ -125,7 +125,7 @@ class Ended:
         self.context: Any = SimpleNamespace(
             config=config, ranks=ranks, timer=PhaseTimer(), windows=SimpleNamespace(messages=messages)
         )
-        self.workshop: Any = SimpleNamespace(
+        self.resources: Any = SimpleNamespace(
             dataset=Dataset("test", IMAGES, LABELS, IMAGES, LABELS, 3, "0", (0.5,), (0.5,)),
             devices=COMPILED.devices,
             mine=slice(0, 1),
@@ -154,7 +154,7 @@ def test_weights_that_cannot_be_written_are_the_best_all_the_same(
     if again:
         (tmp_path / "checkpoints").unlink()
     end = Ended(None)
-    validate_best(end.context, end.workshop, best)
+    validate_best(end.context, end.resources, best)
     said = capfd.readouterr().err
     if again:
         ((kind, row),) = end.sent
