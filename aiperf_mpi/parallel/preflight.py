@@ -107,10 +107,10 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     """
     resources, facts, wrong = None, Facts(), None
     if ranks.role == TRAINER:
-        from aiperf_mpi.parallel.replica.resources import prepare
+        from aiperf_mpi.parallel.replica.resources import gather_resources
 
         try:
-            resources = prepare(config, ranks.replica, ranks.team)
+            resources = gather_resources(config, ranks.replica, ranks.team)
             data = resources.dataset
             facts = Facts(
                 resources.device,

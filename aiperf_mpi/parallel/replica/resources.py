@@ -41,7 +41,7 @@ class Resources:
         return f"{len(own)} x {own[0].device_kind}"
 
 
-def prepare(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Resources:
+def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Resources:
     """The devices and the data of a trainer of this replica, before the core time starts. Collective over
     `team`, the replica's trainers if there are several.
 
