@@ -23,7 +23,5 @@ BATCHES = (256, 320, 384, 448, 512)
 #: First round in which hyperparameters are optimised (section 4.5 of the paper: the fourth).
 FROM_ROUND = 4
 
-#: Images of the data sets, (training, validation). ImageNet: section 4.5 of the paper.
+#: ImageNet's images for training and validation (section 4.5 of the paper).
 IMAGENET_IMAGES = (1_281_167, 50_000)
-CIFAR10_IMAGES = (50_000, 10_000)
-DIGITS_IMAGES = (1_437, 360)

@@ -18,10 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.sections import Data, Fault, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
 from aiperf_mpi.config.setting import DEFAULT, FIXED, ConfigError, Meaning, Rule, checked, nearest, toml_value
 from aiperf_mpi.network.architecture import Base, resnet50
-from aiperf_mpi.paper import CIFAR10_IMAGES, DIGITS_IMAGES, IMAGENET_IMAGES
 
 __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
 
@@ -312,30 +312,20 @@ def _check_together(config: Config) -> None:
 
 
 def _check_data(data: Data) -> None:
-    """Data sets whose shape is known do not take another one; fewer images than they have are allowed."""
-    known: dict[str, tuple[tuple[int, int], int, tuple[int, ...], tuple[int, ...]]] = {
-        "digits": (DIGITS_IMAGES, 10, (1, 3), ()),
-        "cifar10": (CIFAR10_IMAGES, 10, (3,), (32,)),
-        "imagenet": (IMAGENET_IMAGES, 1000, (3,), ()),
-    }
-    if data.name not in known:
-        return
-    (train, val), classes, channels, sizes = known[data.name]
+    """Check the shape and the number of images against the limits of the data set."""
+    limits = DATASETS[data.name]
     for key, value, allowed in (
-        ("classes", data.classes, (classes,)),
-        ("channels", data.channels, channels),
-        ("image_size", data.image_size, sizes),
+        ("classes", data.classes, limits.classes),
+        ("channels", data.channels, limits.channels),
+        ("image_size", data.image_size, limits.sizes),
     ):
         if allowed and value not in allowed:
-            wanted = " or ".join(str(choice) for choice in allowed)
+            choices = " or ".join(str(choice) for choice in allowed)
             raise ConfigError(
-                f"data.{key}: {value} does not fit data.name = {data.name!r}, which needs {wanted}"
+                f"data.{key}: {value} does not fit data.name = {data.name!r}, which needs {choices}"
             )
-    for key, value, most in (
-        ("train_images", data.train_images, train),
-        ("val_images", data.val_images, val),
-    ):
-        if value > most:
+    for key, most in zip(("train_images", "val_images"), limits.images, strict=False):
+        if (value := getattr(data, key)) > most:
             raise ConfigError(
                 f"data.{key}: {value} is more than the {most} images of data.name = {data.name!r}"
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.setting import DEFAULT, FIXED, SECTION_4_5, TABLE_4, setting
 from aiperf_mpi.network.architecture import MAX_KERNEL, OPS
 from aiperf_mpi.opcount.forms import STEMS
@@ -52,13 +53,7 @@ class Run:
 class Data:
     """The images."""
 
-    name: str = setting(
-        "imagenet",
-        "data set",
-        choices=("digits", "synthetic", "cifar10", "imagenet"),
-        rule=FIXED,
-        source=f"{TABLE_4}, Dataset",
-    )
+    name: str = setting("imagenet", "data set", choices=DATASETS, rule=FIXED, source=f"{TABLE_4}, Dataset")
     path: str = setting("", "folder or file of the data set; empty for sets that need none")
     image_size: int = setting(
         224, "height and width in pixels", low=8, high=4096, rule=FIXED, source=SECTION_4_5

@@ -1,50 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets by their names: whether one can be opened, and opening it."""
+"""Check and open the data set that a configuration names.
+
+The names are in :mod:`aiperf_mpi.config.datasets`; the data set NAME is the module `aiperf_mpi.data.NAME`.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol, cast
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
 
 
+class DatasetModule(Protocol):
+    """The functions of a data set's module; both raise ConfigError naming the setting and what to do."""
+
+    def check(self, config: Config) -> None:
+        """Check that the data set can be opened, without reading its images."""
+
+    def load(self, config: Config) -> Dataset:
+        """Return the first `data.train_images` and `data.val_images` images of the data set."""
+
+
 def check_dataset(config: Config) -> None:
-    """Look whether the data set of `config` can be opened, without reading its images: cheap, before every
+    """Check that the data set of `config` can be opened, without reading its images: cheap, before every
     launch.
 
     Raises ConfigError naming the path and what to do.
     """
-    match config.data.name:
-        case "cifar10":
-            from aiperf_mpi.data import cifar10
-
-            cifar10.find_files(config.data.path)
-        case "imagenet":
-            from aiperf_mpi.data import imagenet
-
-            imagenet.refuse(config)
+    _module(config.data.name).check(config)
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The data set of `config`, cut to `data.train_images` and `data.val_images`.
+    """Return the data set of `config`, cut to `data.train_images` and `data.val_images`.
 
-    Raises ConfigError naming the path and what to do where the images are missing or are not what they should
-    be.
+    Raises ConfigError naming the path and what to do where images are missing or damaged.
     """
-    # Each set is imported only where it is used: scikit-learn alone takes a second.
-    match config.data.name:
-        case "digits":
-            from aiperf_mpi.data.digits import load_digits
+    return _module(config.data.name).load(config)
 
-            return load_digits(config)
-        case "synthetic":
-            from aiperf_mpi.data.synthetic import make_synthetic
 
-            return make_synthetic(config)
-        case "cifar10":
-            from aiperf_mpi.data.cifar10 import load_cifar10
-
-            return load_cifar10(config)
-        case _:
-            from aiperf_mpi.data import imagenet
-
-            imagenet.refuse(config)
+def _module(name: str) -> DatasetModule:
+    """Import a data set's module only when it is used: some need large libraries."""
+    return cast(DatasetModule, import_module(f"aiperf_mpi.data.{name}"))

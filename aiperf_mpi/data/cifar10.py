@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-10 in its published binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
+"""The data set `cifar10`: CIFAR-10 in its published binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
 
 Six files of 10,000 records; a record is one byte of label and 3072 bytes of pixels, colour by colour, row by
 row.
@@ -23,23 +23,24 @@ _SIDE, _CHANNELS, _CLASSES, _RECORDS = 32, 3, 10, 10_000
 _RECORD_BYTES = 1 + _CHANNELS * _SIDE * _SIDE
 _FETCH = (
     "download the binary version, cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html, "
-    "unpack it, "
-    f"and pass --set data.path=.../{FOLDER}"
+    f"unpack it, and pass --set data.path=.../{FOLDER}"
 )
 
 
 def find_files(path: str) -> list[Path]:
-    """The six files under `path`, or under its sub-folder of the published name, training first.
+    """Return the six files in `path`, or in its sub-folder of the published name, training files first.
 
-    Raises ConfigError where one is missing or does not have its size.
+    Raises ConfigError if a file is missing or has the wrong size.
     """
     if not path:
-        raise ConfigError(f"data.path: it is empty, but CIFAR-10 must lie somewhere; {_FETCH}")
+        raise ConfigError(
+            f"data.path: it is empty, but data.name = 'cifar10' needs the folder of CIFAR-10; {_FETCH}"
+        )
     folder = Path(path)
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
     if not folder.is_dir():
-        raise ConfigError(f"data.path: {folder} is no folder; {_FETCH}")
+        raise ConfigError(f"data.path: {folder} is not a folder; {_FETCH}")
 
     files = [folder / name for name in (*TRAIN_FILES, VAL_FILE)]
     for file in files:
@@ -48,14 +49,18 @@ def find_files(path: str) -> list[Path]:
         if (size := file.stat().st_size) != _RECORDS * _RECORD_BYTES:
             raise ConfigError(
                 f"data.path: {file} has {size} bytes instead of {_RECORDS * _RECORD_BYTES}: it is damaged, "
-                f"or not the "
-                f"binary version; {_FETCH}"
+                f"or not the binary version; {_FETCH}"
             )
     return files
 
 
-def load_cifar10(config: Config) -> Dataset:
-    """The 50,000 training and 10,000 test images (the latter validate), or the first of them."""
+def check(config: Config) -> None:
+    """Check that all files are there and have the right size."""
+    find_files(config.data.path)
+
+
+def load(config: Config) -> Dataset:
+    """Return the training images and, for validation, the test images, or the first of each."""
     digest = hashlib.sha256()
     images, labels = [], []
     for file in find_files(config.data.path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every data set gives: images and labels in memory, and a hash that says which ones they are."""
+"""The form of every data set: images and labels in memory, and a hash of the content."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Pixels that mean and deviation are taken from: enough for three digits, and quick with large images.
+#: Pixels used for mean and deviation: enough for three digits, and fast with large images.
 _MOMENT_PIXELS = 2**22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Images and labels of training and validation, which share no image.
+    """Images and labels for training and for validation; no image is in both.
 
     Attributes:
         name: name of the data set, as in `data.name`.
@@ -22,9 +22,9 @@ class Dataset:
         train_labels, val_labels: int32 [images], 0 <= label < classes.
         classes: number of classes.
         sha256: hash of the content (of the recipe, for made-up images), in hexadecimal digits.
-        mean, deviation: of each channel, on a scale from 0 to 1; see :func:`moments`.
+        mean, deviation: mean and deviation of each channel, scaled to 0..1; see :func:`moments`.
 
-    Raises ValueError where an array has another dtype, shape or label than this.
+    Raises ValueError if an array has another dtype or shape, or a label is out of range.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Dataset:
                     f"{self.name}: {split} labels are {labels.dtype} {labels.shape}, not int32 [N]"
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
-                raise ValueError(f"{self.name}: a {split} label lies outside of 0..{self.classes - 1}")
+                raise ValueError(f"{self.name}: a {split} label is outside of 0..{self.classes - 1}")
         if self.train_images.shape[1:] != self.val_images.shape[1:]:
             raise ValueError(f"{self.name}: training and validation images differ in shape")
 
 
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over the first images (uint8 [N, H, W, C]), scaled to 0..1.
+    """Return mean and standard deviation of each channel of the first images (uint8 [N, H, W, C]), in 0..1.
 
     A channel that never changes gets the deviation 1, so that dividing by it is safe.
     """
@@ -68,7 +68,7 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def content_sha256(*arrays: np.ndarray) -> str:
-    """SHA-256 over dtype, shape and bytes of the arrays in order, in hexadecimal digits."""
+    """Return the SHA-256 of dtype, shape and bytes of the arrays in order, in hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 1,797 handwritten digits that come with scikit-learn: real images, on every machine, without a
-download."""
+"""The data set `digits`: 1,797 handwritten digits that come with scikit-learn; nothing is downloaded."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.data.dataset import Dataset, content_sha256, moments
-from aiperf_mpi.paper import DIGITS_IMAGES
 
 #: scikit-learn's digits have grey values from 0 to 16.
 _WHITE = 16
 
 
-def load_digits(config: Config) -> Dataset:
-    """The digits, enlarged to `data.image_size`, in a fixed split of 1437 for training and 360 for
-    validation."""
+def check(config: Config) -> None:
+    """Do nothing: the digits come with scikit-learn."""
+
+
+def load(config: Config) -> Dataset:
+    """Return the digits, enlarged to `data.image_size`, in a fixed split into training and validation."""
+    # scikit-learn takes a second to import.
     from sklearn.datasets import load_digits as sklearn_digits
 
     data = config.data
@@ -24,17 +27,17 @@ def load_digits(config: Config) -> Dataset:
     labels = bunch.target.astype(np.int32)
     images = enlarge(bunch.images * (255 / _WHITE), data.image_size, data.channels)
 
-    val = validation_split(labels, DIGITS_IMAGES[1])
+    val = validation_split(labels, DATASETS["digits"].images[1])
     train_rows, val_rows = np.flatnonzero(~val)[: data.train_images], np.flatnonzero(val)[: data.val_images]
     parts = (images[train_rows], labels[train_rows], images[val_rows], labels[val_rows])
     return Dataset("digits", *parts, data.classes, content_sha256(*parts), *moments(parts[0]))
 
 
 def validation_split(labels: np.ndarray, count: int) -> np.ndarray:
-    """Mask (bool [N]) of `count` images for validation: of each class its share, evenly spaced in the file's
-    order.
+    """Return a mask (bool [N]) that selects `count` images for validation.
 
-    No random numbers, so that the split is the same with every version of every library.
+    Each class gives its share, evenly spaced in the file's order. No random numbers are used, so that the
+    split is the same with every version of every library.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     shares = sizes * count / len(labels)
@@ -50,8 +53,7 @@ def validation_split(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def enlarge(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Square grey images (float [N, S, S], 0 to 255) as uint8 [N, size, size, channels], interpolated
-    linearly."""
+    """Resize square grey images (float [N, S, S], 0 to 255) linearly to uint8 [N, size, size, channels]."""
     weights = _interpolation(images.shape[1], size)
     larger = np.einsum("ai,nij,bj->nab", weights, images, weights, optimize=True)
     grey = np.clip(np.rint(larger), 0, 255).astype(np.uint8)
@@ -59,8 +61,10 @@ def enlarge(images: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def _interpolation(old: int, new: int) -> np.ndarray:
-    """Matrix [new, old] of linear interpolation between pixel centres; beyond the outermost it repeats
-    them."""
+    """Return the matrix [new, old] of linear interpolation between pixel centres.
+
+    Outside of the outermost centres, the outermost pixel is repeated.
+    """
     centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     left = np.minimum(centres.astype(int), old - 2)
     weights = np.zeros((new, old))

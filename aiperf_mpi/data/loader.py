@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches on the host: which image comes when, split over the devices of a replica.
+"""Batches on the host: the order of the images, split over the devices of a replica.
 
-The order of an epoch depends on the trial's seed and the epoch alone, so that a trial can be repeated
-anywhere. What runs ahead, and the way to the devices, is :class:`aiperf_mpi.training.steps.devices.Feed`'s.
+The order depends only on the trial's seed and the epoch, so that a trial can be repeated anywhere.
+:class:`aiperf_mpi.training.steps.devices.Feed` prepares batches ahead and copies them to the devices.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from aiperf_mpi.streams import DATA, stream
 
 
 class Batch(NamedTuple):
-    """Images uint8 [devices, batch, H, W, C], labels int32 [devices, batch], and `valid` bool [devices,
-    batch]: false for images that only fill up the last batch of a validation."""
+    """One batch: images uint8 [devices, batch, H, W, C], labels int32 and `valid` bool [devices, batch].
+
+    `valid` is false for zeros that fill up the last batch of a validation.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -26,27 +28,21 @@ class Batch(NamedTuple):
 
 
 def train_steps(dataset: Dataset, devices: int, batch: int) -> int:
-    """Whole batches of an epoch; the images left over wait for another epoch's order.
+    """Return the number of whole batches in an epoch; the remaining images are not used in this epoch.
 
-    Raises ValueError where there is not even one.
+    Raises ValueError if there is not even one whole batch.
     """
     steps = len(dataset.train_labels) // (devices * batch)
     if not steps:
         raise ValueError(
             f"{dataset.name}: {len(dataset.train_labels)} training images are fewer than one batch of "
-            f"{batch} on each "
-            f"of {devices} devices; lower train.batch_per_device"
+            f"{batch} on each of {devices} devices; lower train.batch_per_device"
         )
     return steps
 
 
-def val_steps(dataset: Dataset, devices: int, batch: int) -> int:
-    """Batches of a validation, the last of them padded."""
-    return -(-len(dataset.val_labels) // (devices * batch))
-
-
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation (int64 [count]) of the training images for one epoch of the trial with this seed."""
+    """Return a permutation (int64 [count]) of the training images for one epoch of a trial."""
     return stream(DATA, seed, length=epoch).permutation(count)
 
 
@@ -57,14 +53,14 @@ ALL = slice(None)
 def train_batches(
     dataset: Dataset, seed: int, epoch: int, devices: int, batch: int, mine: slice = ALL
 ) -> Iterator[Batch]:
-    """The batches of one epoch: `batch` images on each of `devices`, every image at most once, all valid.
+    """Yield the batches of one epoch: `batch` images on each of `devices`, each at most once, all valid.
 
     Arguments:
-        seed: of the trial (`Candidate.seed`).
-        epoch: from 0.
-        mine: which of the devices' images are read, where others read the rest.
+        seed: seed of the trial (`Candidate.seed`).
+        epoch: number of the epoch, from 0.
+        mine: the devices whose images this process reads; other trainers read the rest.
 
-    Raises ValueError, before the first batch is made, where the data set has no whole batch.
+    Raises ValueError, before the first batch is made, if the data set has no whole batch.
     """
     steps = train_steps(dataset, devices, batch)
     order = epoch_order(len(dataset.train_labels), seed, epoch)[: steps * devices * batch]
@@ -78,8 +74,10 @@ def _train_batches(dataset: Dataset, rows: np.ndarray) -> Iterator[Batch]:
 
 
 def val_batches(dataset: Dataset, devices: int, batch: int, mine: slice = ALL) -> Iterator[Batch]:
-    """The validation images in their order, each once and valid; zeros that are not valid fill up the last
-    batch. `mine` as in `train_batches`."""
+    """Yield the validation images in their order, each once; invalid zeros fill up the last batch.
+
+    `mine` is as in :func:`train_batches`.
+    """
     images, labels, size = dataset.val_images, dataset.val_labels, devices * batch
     for start in range(0, len(labels), size):
         valid = np.arange(start, start + size) < len(labels)
@@ -91,8 +89,10 @@ def val_batches(dataset: Dataset, devices: int, batch: int, mine: slice = ALL) -
 
 
 def _padded(array: np.ndarray, size: int, devices: int) -> np.ndarray:
-    """`array` with zeros behind it up to `size` rows, as [devices, size / devices, ...]; no copy if it is
-    whole."""
+    """Fill `array` up to `size` rows with zeros and reshape it to [devices, size / devices, ...].
+
+    A full array is not copied.
+    """
     if len(array) < size:
         array = np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
     return array.reshape(devices, size // devices, *array.shape[1:])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up images of any shape, to measure a machine without a data set.
+"""The data set `synthetic`: made-up images of any shape, to measure a machine without real images.
 
-Each class has a coarse random pattern, and an image is half that pattern, half noise: a network can learn it,
-so that everything behaves as in training, but its error says nothing. A run on these images is at best a
-valid trial.
+Each class has a coarse random pattern; an image is half that pattern, half noise. A network can learn it, so
+that everything behaves as in training, but its error has no meaning. A run on these images is at best a valid
+trial.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ _RECIPE = "synthetic/1"
 #: Side of a class's pattern in cells, before it is stretched over the image.
 _CELLS = 8
 
-#: Images made at a time: bounds the memory beside the result.
+#: Images made at a time: bounds the memory in addition to the result.
 _CHUNK = 256
 
 
-def make_synthetic(config: Config) -> Dataset:
-    """The images and labels that `run.seed` and the shapes in `data` determine.
+def check(config: Config) -> None:
+    """Do nothing: the images are made from the seed."""
 
-    Raises ConfigError where they would not fit into the memory that this host has left.
+
+def load(config: Config) -> Dataset:
+    """Return the images and labels that `run.seed` and the shapes in `data` determine.
+
+    Raises ConfigError if they do not fit into the memory that this host has left.
     """
     data = config.data
     needed = (data.train_images + data.val_images) * data.image_size**2 * data.channels
     if needed > (free := available_bytes()):
         raise ConfigError(
             f"data.train_images: {data.train_images} made-up images of {data.image_size} x "
-            f"{data.image_size} x "
-            f"{data.channels} take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free; "
-            f"lower it"
+            f"{data.image_size} x {data.channels} take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB "
+            f"of memory are free; lower it"
         )
 
     shape = (data.image_size, data.image_size, data.channels)
@@ -56,8 +59,7 @@ def make_synthetic(config: Config) -> Dataset:
 def _make(
     patterns: np.ndarray, count: int, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` images (uint8) and their labels (int32): every class as often as the others, in a random
-    order."""
+    """Make `count` images (uint8) and their labels (int32), all classes equally often, in random order."""
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(patterns)).astype(np.int32)
     cells = np.arange(shape[0]) * _CELLS // shape[0]
     images = np.empty((count, *shape), dtype=np.uint8)

@@ -15,6 +15,7 @@ from textwrap import wrap
 from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.planning.storage import storage
@@ -344,7 +345,7 @@ def _memory(config: Config, machine: Machine) -> Iterator[Number]:
     )
 
     # The data that a host keeps, and what a device needs at least.
-    if config.data.name != "imagenet":
+    if DATASETS[config.data.name].in_memory:
         images = config.data.train_images + config.data.val_images
         size = images * config.data.image_size**2 * config.data.channels
         yield Number(

@@ -60,7 +60,7 @@ def test_missing_damaged_and_foreign_files_are_named(
     published: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
     folder = tmp_path / cifar10.FOLDER
-    cases = [("", "it is empty"), (tmp_path / "nowhere", f"{tmp_path}/nowhere is no folder")]
+    cases = [("", "it is empty"), (tmp_path / "nowhere", f"{tmp_path}/nowhere is not a folder")]
     for path, part in cases:
         for act in (check_dataset, open_dataset):
             with pytest.raises(ConfigError) as caught:
@@ -91,7 +91,7 @@ def test_missing_damaged_and_foreign_files_are_named(
 def test_imagenet_resolves_and_is_refused_with_what_to_do(tmp_path: Path) -> None:
     for sets, part in (
         ([], "data.path: it is empty"),
-        ([f"data.path='{tmp_path}/none'"], f"{tmp_path}/none is no folder"),
+        ([f"data.path='{tmp_path}/none'"], f"{tmp_path}/none is not a folder"),
         ([f"data.path='{tmp_path}'"], f"{tmp_path} cannot be used"),
     ):
         for act in (check_dataset, open_dataset):

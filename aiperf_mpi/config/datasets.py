@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data sets that `data.name` can name, one line each.
+
+A new data set needs a line in DATASETS and a module `aiperf_mpi/data/NAME.py` with the functions `check` and
+`load` (see :mod:`aiperf_mpi.data.catalogue`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiperf_mpi.paper import IMAGENET_IMAGES
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetLimits:
+    """The settings of section `data` that a data set allows; an empty tuple allows every value.
+
+    Attributes:
+        images: number of its training and of its validation images; a run may use fewer of each.
+        classes, channels, sizes: allowed values of `data.classes`, `data.channels` and `data.image_size`.
+        in_memory: whether each trainer holds all images in memory.
+    """
+
+    images: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    in_memory: bool = True
+
+
+#: Every data set by its name, which is also the name of its module in aiperf_mpi/data.
+DATASETS: Mapping[str, DatasetLimits] = {
+    "digits": DatasetLimits(images=(1_437, 360), classes=(10,), channels=(1, 3)),
+    "synthetic": DatasetLimits(),
+    "cifar10": DatasetLimits(images=(50_000, 10_000), classes=(10,), channels=(3,), sizes=(32,)),
+    "imagenet": DatasetLimits(images=IMAGENET_IMAGES, classes=(1000,), channels=(3,), in_memory=False),
+}
