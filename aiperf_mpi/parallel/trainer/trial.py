@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has become of a trial, and what is told of it: rows to rank 0, and its outcome in the history for the
-search."""
+"""The state of a trial, and what its trainer reports of it: rows to rank 0, an outcome to the history."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from aiperf_mpi.crosscheck.account import StepAccount
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
-from aiperf_mpi.results.file.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, new_row
+from aiperf_mpi.results.file.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, row_of
 from aiperf_mpi.training.epoch import EpochResult
 from aiperf_mpi.trials.budget import Budget
 from aiperf_mpi.trials.log import HistoryFull
@@ -21,7 +20,10 @@ from aiperf_mpi.trials.record import DONE, STOPPED, Candidate
 
 @dataclass
 class Trial:
-    """What has become of a trial so far."""
+    """A trial up to now; fields with the name of a column of TRIAL_ROW are sent as that column.
+
+    Times are s since core start; `kept` is whether its weights were kept for children to inherit.
+    """
 
     candidate: Candidate
     budget: Budget
@@ -30,7 +32,7 @@ class Trial:
     status: int = UNFINISHED
     cause: str = ""
     precision: str = ""
-    difference: float = math.nan
+    morph_max_abs_diff: float = math.nan
     t_first_step: float = math.nan
     trace_seconds: float = math.nan
     compile_seconds: float = math.nan
@@ -44,8 +46,8 @@ class Trial:
     val_errors: list[float] = field(default_factory=list)
 
     def describe(self, preparation: Preparation) -> None:
-        """Take over what its preparation and its training say of it."""
-        self.difference, self.account = preparation.difference, preparation.account
+        """Copy what its preparation and its training know: compilation, counts, time of the first step."""
+        self.morph_max_abs_diff, self.account = preparation.difference, preparation.account
         if (compiled := preparation.compiled) is not None:
             self.precision = compiled.precision
             self.trace_seconds, self.compile_seconds = compiled.trace_seconds, compiled.compile_seconds
@@ -54,7 +56,7 @@ class Trial:
             self.t_first_step = preparation.training.t_first_step
 
     def add(self, epoch: EpochResult) -> None:
-        """Count an epoch, or the part of it that was done."""
+        """Add an epoch, or the completed part of one, to the sums."""
         self.epochs += 1
         self.train_samples += epoch.train_samples
         self.val_samples += epoch.val_samples
@@ -63,76 +65,58 @@ class Trial:
 
 
 def send_epoch(context: Context, candidate: Candidate, epoch: EpochResult) -> None:
-    """Tell rank 0 of an epoch, or of the part of it that was done."""
-    row = new_row(
-        EPOCH_ROW,
-        trial_id=candidate.trial_id,
-        epoch=epoch.epoch,
-        steps=epoch.steps,
-        t_start=epoch.t_start,
-        t_end=epoch.t_end,
-        train_samples=epoch.train_samples,
-        val_samples=epoch.val_samples,
-        lr=epoch.lr,
-        train_loss=epoch.train_loss,
-        val_loss=epoch.val_loss,
-        val_error=epoch.val_error,
-        partial=epoch.partial,
-    )
+    """Send rank 0 the row of an epoch, or of the completed part of one."""
+    row = row_of(EPOCH_ROW, epoch, trial_id=candidate.trial_id)
     with context.timer("communicate"):
         context.windows.messages.send(Kind.EPOCH, row[0])
 
 
 def record_end(context: Context, trial: Trial) -> None:
-    """Record how a trial ended: an outcome in the history for the search, a row for the result."""
-    candidate, config = trial.candidate, context.config
+    """Record how a trial ended: an outcome in the history for the search, and a row for the result."""
     best = min(trial.val_errors, default=math.nan)
-    predicted = math.nan
-    if trial.budget.warm_up and trial.status in (DONE, STOPPED):
-        # In the warm-up the search is told what the trial would reach (section 4.5 of the paper).
-        prediction = predict_error(trial.val_errors, config.train.epochs)
-        predicted = prediction.error if prediction.predicted else math.nan
-
+    predicted = _predicted_error(context, trial)
     with context.timer("communicate"):
         if trial.status != UNFINISHED:
-            outcome = candidate.outcome(
-                trial.status,
-                trial.t_end,
-                epochs=trial.epochs,
-                best_error=best,
-                predicted_error=predicted,
-                kept=trial.kept and config.model.inherits,
-                cause=trial.cause,
-            )
-            try:
-                context.windows.history.append(outcome)
-            except HistoryFull:
-                # Rank 0 drains the run for it; the row below still tells how this trial ended.
-                trial.cause = trial.cause or "the history is full: its outcome is in the result alone"
-        row = new_row(
+            _append_outcome(context, trial, best, predicted)
+        row = row_of(
             TRIAL_ROW,
-            trial_id=candidate.trial_id,
-            status=trial.status,
-            epochs=trial.epochs,
-            epochs_max=trial.budget.epochs_max,
-            patience=trial.budget.patience,
-            lr=config.train.lr,
-            t_start=trial.t_start,
-            t_end=trial.t_end,
+            trial,
+            trial.budget,
+            trial.account,
+            trial_id=trial.candidate.trial_id,
+            lr=context.config.train.lr,
             best_error=best,
             predicted_error=predicted,
-            t_first_step=trial.t_first_step,
-            trace_seconds=trial.trace_seconds,
-            compile_seconds=trial.compile_seconds,
-            micro_batch=trial.micro_batch,
-            accumulation=trial.accumulation,
-            jaxpr_ops=trial.account.jaxpr_ops,
-            xla_ops=trial.account.xla_ops,
-            xla_model_ops=trial.account.xla_model_ops,
-            morph_max_abs_diff=trial.difference,
-            train_samples=trial.train_samples,
-            val_samples=trial.val_samples,
-            precision=trial.precision,
-            cause=trial.cause,
+            resumed=False,
         )
         context.windows.messages.send(Kind.TRIAL, row[0])
+
+
+def _predicted_error(context: Context, trial: Trial) -> float:
+    """Predict the error of a whole training, which steers the search in the warm-up rounds (section 4.5 of
+    the paper).
+
+    Return NaN after the warm-up, for a trial that did not end well, and where nothing can be predicted.
+    """
+    if not trial.budget.warm_up or trial.status not in (DONE, STOPPED):
+        return math.nan
+    prediction = predict_error(trial.val_errors, context.config.train.epochs)
+    return prediction.error if prediction.predicted else math.nan
+
+
+def _append_outcome(context: Context, trial: Trial, best: float, predicted: float) -> None:
+    """Append the trial's OUTCOME record to the history; set its cause if the history is full."""
+    outcome = trial.candidate.outcome(
+        trial.status,
+        trial.t_end,
+        epochs=trial.epochs,
+        best_error=best,
+        predicted_error=predicted,
+        kept=trial.kept and context.config.model.inherits,
+        cause=trial.cause,
+    )
+    try:
+        context.windows.history.append(outcome)
+    except HistoryFull:
+        # Rank 0 then drains the run; the trial's row still reports how it ended.
+        trial.cause = trial.cause or "the history is full: its outcome is in the result alone"

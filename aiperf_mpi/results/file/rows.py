@@ -8,13 +8,14 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from aiperf_mpi.phases import PHASES
+from aiperf_mpi.results.file.schema import DTYPES, EPOCHS, SAMPLES, TRIALS, Table
 from aiperf_mpi.trials.record import DONE, DROPPED, FAILED, NONE, REJECTED, STATUS_NAMES, STOPPED
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "WINDOW_MESSAGES",
     "RunHeader",
     "new_row",
+    "row_of",
 ]
 
 #: Status of a trial by the code in TRIAL_ROW: the history's codes, where no outcome means a trial that core
@@ -62,57 +64,30 @@ MORPH_TOLERANCE = 1e-4
 #: Number of an epoch in its trial starts here (the learning rate is lr0 (1 - epoch/60)).
 FIRST_EPOCH = 0
 
-#: One epoch, or the part of it that was trained: times in s since core start on rank 0's clock, samples that
-#: were really used (padding adds none), errors as fractions. `val_error` is NaN unless the validation is
-#: whole.
-EPOCH_ROW = np.dtype(
-    [
-        ("trial_id", "<i8"),
-        ("epoch", "<i4"),
-        ("steps", "<i4"),
-        ("t_start", "<f8"),
-        ("t_end", "<f8"),
-        ("train_samples", "<u8"),
-        ("val_samples", "<u8"),
-        ("lr", "<f8"),
-        ("train_loss", "<f8"),
-        ("val_loss", "<f8"),
-        ("val_error", "<f8"),
-        ("partial", "u1"),
-    ],
-    align=True,
-)
 
-#: One trial at its end; samples are the sums over its epochs, `cause` says why it failed, stopped or was
-#: rejected.
-TRIAL_ROW = np.dtype(
-    [
-        ("trial_id", "<i8"),
-        ("status", "u1"),
-        ("resumed", "u1"),
-        ("epochs", "<i4"),
-        ("epochs_max", "<i4"),
-        ("patience", "<i4"),
-        ("micro_batch", "<i4"),
-        ("accumulation", "<i4"),
-        ("lr", "<f8"),
-        ("t_start", "<f8"),
-        ("t_first_step", "<f8"),
-        ("t_end", "<f8"),
-        ("trace_seconds", "<f8"),
-        ("compile_seconds", "<f8"),
-        ("best_error", "<f8"),
-        ("predicted_error", "<f8"),
-        ("morph_max_abs_diff", "<f8"),
-        ("jaxpr_ops", "<u8"),
-        ("xla_ops", "<u8"),
-        ("xla_model_ops", "<u8"),
-        ("train_samples", "<u8"),
-        ("val_samples", "<u8"),
-        ("precision", "S16"),
-        ("cause", "S160"),
-    ],
-    align=True,
+def _row(table: Table, names: Iterable[str], **own: str) -> np.dtype:
+    """Return the dtype of a row with columns of a table, in this order.
+
+    Types are those of the schema, or given in `own` by name (codes, text of a fixed width).
+    """
+    types = {column.name: DTYPES[column.dtype] for column in table.columns}
+    return np.dtype([(name, own.get(name) or types[name]) for name in names], align=True)
+
+
+#: One epoch, or the part of it that was trained: the columns of /epochs except those that are computed from
+#: them. Samples were really used (padding adds none), `val_error` is NaN unless the validation is whole.
+EPOCH_ROW = _row(EPOCHS, (name for name in EPOCHS.names if name not in ("ops", "ops_credited")))
+
+#: One trial at its end: the columns of /trials that only its trainer knows, in the order of the message.
+#: Samples are sums over its epochs; `cause` is why it failed, stopped or was rejected.
+TRIAL_ROW = _row(
+    TRIALS,
+    "trial_id status resumed epochs epochs_max patience micro_batch accumulation "
+    "lr t_start t_first_step t_end trace_seconds compile_seconds best_error predicted_error "
+    "morph_max_abs_diff jaxpr_ops xla_ops xla_model_ops train_samples val_samples precision cause".split(),
+    status="u1",
+    precision="S16",
+    cause="S160",
 )
 
 #: One rank at the end of the run: `device` is a number of devices of a kind (`4 x NVIDIA H200`),
@@ -144,41 +119,15 @@ RANK_ROW = np.dtype(
 #: The validation error of the best model, loaded again after core stop.
 FINAL_ROW = np.dtype([("trial_id", "<i8"), ("error", "<f8")], align=True)
 
-
-#: What a node's monitor measured in a window, which ends at `t` and begins at the node's row before (or at
-#: core start): see SAMPLES. One row for a node and window, whatever the number of its devices.
-SAMPLE_ROW = np.dtype(
-    [
-        ("t", "<f8"),
-        ("node", "<i4"),
-        ("window", "<i4"),
-        ("count", "<i4"),
-        ("devices", "<i4"),
-        ("cpu_percent", "<f8"),
-        ("process_percent", "<f8"),
-        ("memory_bytes", "<f8"),
-        ("process_bytes", "<f8"),
-        ("device_percent", "<f8"),
-        ("device_memory_bytes", "<f8"),
-        ("device_mhz", "<f8"),
-        ("device_celsius", "<f8"),
-        ("device_watts", "<f8"),
-        ("power_watts", "<f8"),
-        ("energy_joules", "<f8"),
-        ("read_bytes", "<f8"),
-        ("write_bytes", "<f8"),
-        ("net_bytes", "<f8"),
-        ("fabric_bytes", "<f8"),
-        ("sample_seconds", "<f8"),
-    ],
-    align=True,
-)
+#: What the monitor of a node measured in a window: all columns of /samples. A node sends one row for each
+#: window, however many devices it has.
+SAMPLE_ROW = _row(SAMPLES, SAMPLES.names)
 
 
 def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:
-    """One row of `dtype` (shape (1,)) with `values` in their columns, NaN in other floats, 0 in the rest.
+    """Return one row of `dtype` (shape (1,)) with `values` by column, NaN in other floats, and 0 elsewhere.
 
-    Text is stored as UTF-8 and cut to its column's width. Raises ValueError for a name that is no column.
+    Text is stored as UTF-8 and cut to its column's width. Raises ValueError for an unknown column.
     """
     row = np.zeros(1, dtype)
     for name in dtype.names or ():
@@ -187,11 +136,29 @@ def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:
     for name, value in values.items():
         if name not in (dtype.names or ()):
             raise ValueError(f"row has no column {name!r}; it has {', '.join(dtype.names or ())}")
-        # A cut in the middle of a character takes the whole character away.
+        # A character that the cut divides is left out.
         if isinstance(value, str):
             value = value.encode()[: dtype[name].itemsize].decode(errors="ignore").encode()
         row[name] = value
     return row
+
+
+def row_of(dtype: np.dtype, *sources: Any, **values: Any) -> np.ndarray:
+    """Return one row of `dtype` (shape (1,)) from dataclasses whose fields have the names of its columns.
+
+    `values` gives the columns that are no field of a source; other fields of the sources are ignored.
+    Raises ValueError for a column without a value, or with two.
+    """
+    names = dtype.names or ()
+    given = list(values.items())
+    for source in sources:
+        given += [
+            (field.name, getattr(source, field.name)) for field in fields(source) if field.name in names
+        ]
+    if sorted(name for name, _ in given) != sorted(names):
+        missing = set(names) - {name for name, _ in given}
+        raise ValueError(f"row needs each column once: without a value {sorted(missing)}, given {given}")
+    return new_row(dtype, **dict(given))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.file.replay import Network, replay
 from aiperf_mpi.results.file.rows import (
     CREDITED,
-    EPOCH_ROW,
     MESSAGE_KINDS,
     PHASES,
     ROW_MESSAGES,
@@ -29,9 +28,13 @@ from aiperf_mpi.results.file.rows import (
     TRIAL_ROW,
     UNFINISHED,
     RunHeader,
+    new_row,
 )
-from aiperf_mpi.results.file.schema import Columns
+from aiperf_mpi.results.file.schema import EPOCHS, RANKS, TRIALS, Columns
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
+
+#: Columns of /trials that the PROPOSED records have under the same name.
+_OF_RECORD = ("replica", "round", "batch_per_device", "batch_global", "kernel_size", "seed")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
     rows = _trial_rows(run, slots, epochs)
     own = [networks[slot] for slot in slots.tolist()]
     epoch_table, of_trial = _epoch_table(run, slots, rows, own, epochs)
-    trial_table = _trial_table(header, slots, records, rows, own, epoch_table, of_trial)
+    credited = _credited_ops(len(slots), epoch_table, of_trial)
+    trial_table = _trial_table(header, slots, records, rows, own, credited)
     series = _series_table(run, header, rows, epoch_table, of_trial)
     tables = {
         "trials": trial_table,
@@ -102,7 +106,7 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         if slot in reported:
             rows[index] = reported[slot]
         else:
-            _derive(rows, index, slot, epochs[starts[index] : stops[index]], outcome)
+            rows[index] = _derived_row(slot, epochs[starts[index] : stops[index]], outcome)[0]
 
         # A trial that ended without a word of its trainer (rejected, dropped) has its outcome in the history.
         if outcome is not None and rows[index]["status"] == UNFINISHED:
@@ -111,23 +115,23 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _derive(rows: np.ndarray, index: int, slot: int, own: np.ndarray, outcome: np.void | None) -> None:
-    """Fill the row of a trial whose own never came."""
-    row = rows[index : index + 1]
-    row["trial_id"], row["epochs"] = slot, len(own)
-    row["train_samples"], row["val_samples"] = own["train_samples"].sum(), own["val_samples"].sum()
-    row["lr"] = math.nan
-    row["t_start"] = own["t_start"].min() if len(own) else math.nan
-    row["t_first_step"] = math.nan
-    row["t_end"] = own["t_end"].max() if len(own) else math.nan
-    row["trace_seconds"] = row["compile_seconds"] = math.nan
-    row["best_error"] = _least(own["val_error"])
-    row["predicted_error"] = math.nan if outcome is None else outcome["predicted_error"]
-    row["morph_max_abs_diff"] = math.nan
+def _derived_row(slot: int, epochs: np.ndarray, outcome: np.void | None) -> np.ndarray:
+    """Return the row of a trial that did not report its end, from its epochs and its outcome record."""
+    return new_row(
+        TRIAL_ROW,
+        trial_id=slot,
+        epochs=len(epochs),
+        t_start=epochs["t_start"].min() if len(epochs) else math.nan,
+        t_end=epochs["t_end"].max() if len(epochs) else math.nan,
+        best_error=_least(epochs["val_error"]),
+        predicted_error=math.nan if outcome is None else outcome["predicted_error"],
+        train_samples=epochs["train_samples"].sum(),
+        val_samples=epochs["val_samples"].sum(),
+    )
 
 
 def _least(errors: np.ndarray) -> float:
-    """The lowest of the errors that are numbers; NaN without one."""
+    """Return the lowest of the errors that are numbers, or NaN without one."""
     known = errors[errors >= 0]
     return float(known.min()) if len(known) else math.nan
 
@@ -138,61 +142,59 @@ def _trial_table(
     records: np.ndarray,
     rows: np.ndarray,
     networks: list[Network],
-    epochs: Columns,
-    of_trial: np.ndarray,
+    credited: list[int],
 ) -> Columns:
-    ops = [
-        score.operations(network.train_ops, network.val_ops, row["train_samples"], row["val_samples"])
-        for network, row in zip(networks, rows, strict=True)
-    ]
-    credited = [0] * len(slots)
-    for index, earned in zip(of_trial.tolist(), epochs["ops_credited"].tolist(), strict=True):
-        if index >= 0:
-            credited[index] += earned
-    columns: Columns = {
+    """Return /trials: columns of the rows, of the PROPOSED records, of the networks, and computed sums.
+
+    `credited` has the exact credited operations of each trial. The others are by trial as well.
+    """
+    columns = {name: _stored(rows[name]) for name in TRIAL_ROW.names or ()}
+    columns |= {name: records[name] for name in _OF_RECORD}
+    columns |= _network_columns(networks) | _sum_columns(networks, rows, credited)
+    columns |= {
         "trial_id": slots.astype("<i8"),
         "parent_id": records["parent"],
-        **{name: records[name] for name in ("replica", "round", "batch_per_device", "batch_global")},
-        **{name: rows[name] for name in ("micro_batch", "accumulation")},
-        "kernel_size": records["kernel_size"],
-        **{name: rows[name] for name in ("epochs", "epochs_max", "patience")},
-        "seed": records["seed"],
-        "lr": rows["lr"],
         "arch_hash": _texts(record["arch_hash"].tobytes().hex() for record in records),
-        "group": _texts(network.group for network in networks),
-        "arch_json": _texts(network.arch_json for network in networks),
-        "morphs": _texts(network.morphs for network in networks),
+        "opcount_methods": _texts(TRIAL_METHODS for _ in networks),
         "status": _texts(
             STATUS[code] if code < len(STATUS) else f"code {code}" for code in rows["status"].tolist()
         ),
-        "cause": _texts(_text(cause) for cause in rows["cause"]),
-        "precision": _texts(_text(value) or header.precision for value in rows["precision"]),
+        "precision": _texts(text or header.precision for text in columns["precision"]),
+    }
+    return {name: columns[name] for name in TRIALS.names}
+
+
+def _network_columns(networks: list[Network]) -> Columns:
+    """Return the columns of /trials that follow from the replayed networks."""
+    return {
+        "group": _texts(network.group for network in networks),
+        "arch_json": _texts(network.arch_json for network in networks),
+        "morphs": _texts(network.morphs for network in networks),
         "train_ops_per_image": _unsigned(network.train_ops for network in networks),
         "val_ops_per_image": _unsigned(network.val_ops for network in networks),
-        "opcount_methods": _texts(TRIAL_METHODS for _ in networks),
-        **{name: rows[name] for name in ("jaxpr_ops", "xla_ops", "xla_model_ops")},
-        "train_samples": rows["train_samples"],
-        "val_samples": rows["val_samples"],
-        "ops": _texts(str(value) for value in ops),
-        "ops_f64": np.array([float(value) for value in ops], "<f8"),
-        "ops_credited": _texts(str(value) for value in credited),
-        "ops_credited_f64": np.array([float(value) for value in credited], "<f8"),
-        **{
-            name: rows[name]
-            for name in (
-                "t_start",
-                "t_first_step",
-                "t_end",
-                "trace_seconds",
-                "compile_seconds",
-                "best_error",
-                "predicted_error",
-                "morph_max_abs_diff",
-                "resumed",
-            )
-        },
     }
+
+
+def _sum_columns(networks: list[Network], rows: np.ndarray, credited: list[int]) -> Columns:
+    """Return executed and credited operations of each trial, as exact decimals and as floats."""
+    executed = [
+        score.operations(network.train_ops, network.val_ops, row["train_samples"], row["val_samples"])
+        for network, row in zip(networks, rows, strict=True)
+    ]
+    columns: Columns = {}
+    for name, values in (("ops", executed), ("ops_credited", credited)):
+        columns[name] = _texts(str(value) for value in values)
+        columns[f"{name}_f64"] = np.array([float(value) for value in values], "<f8")
     return columns
+
+
+def _credited_ops(n_trials: int, epochs: Columns, of_trial: np.ndarray) -> list[int]:
+    """Return the sum of credited operations of each trial, exact."""
+    credited = [0] * n_trials
+    for index, ops in zip(of_trial.tolist(), epochs["ops_credited"].tolist(), strict=True):
+        if index >= 0:
+            credited[index] += ops
+    return credited
 
 
 # -- epochs and score ------------------------------------------------------------------------------
@@ -217,12 +219,8 @@ def _epoch_table(
         )
         ops.append(done)
         credited.append(done if known and score.is_credited(status[index], t_end, run.core_seconds) else 0)
-    columns: Columns = {}
-    for name in EPOCH_ROW.names or ():
-        columns[name] = epochs[name]
-        if name == "val_samples":
-            columns |= {"ops": _unsigned(ops), "ops_credited": _unsigned(credited)}
-    return columns, of_trial
+    columns = {"ops": _unsigned(ops), "ops_credited": _unsigned(credited)}
+    return {name: columns[name] if name in columns else epochs[name] for name in EPOCHS.names}, of_trial
 
 
 def counting(status: np.ndarray, of_trial: np.ndarray) -> np.ndarray:
@@ -265,11 +263,8 @@ def _last_by_rank(ranks: np.ndarray) -> np.ndarray:
 
 def _rank_table(ranks: np.ndarray) -> Columns:
     rows = _last_by_rank(ranks)
-    columns: Columns = {name: rows[name] for name in ("rank", "node", "replica", "local_rank")}
-    names = ("role", "hostname", "device", "device_uuid", "cpus", "numa")
-    columns |= {name: _texts(_text(value) for value in rows[name]) for name in names}
-    columns |= {name: rows[name] for name in ("clock_offset", "clock_uncertainty", "wall_seconds")}
-    return columns | {f"seconds_{phase}": rows["phase_seconds"][:, i] for i, phase in enumerate(PHASES)}
+    columns = {f"seconds_{phase}": rows["phase_seconds"][:, i] for i, phase in enumerate(PHASES)}
+    return {name: columns[name] if name in columns else _stored(rows[name]) for name in RANKS.names}
 
 
 def _message_table(ranks: np.ndarray) -> Columns:
@@ -295,6 +290,11 @@ def _sample_table(run: Run) -> Columns:
     over = rows["t"] >= run.core_seconds
     second = over & np.append(False, over[:-1] & (rows["node"][1:] == rows["node"][:-1]))[: len(rows)]
     return {name: rows[name][~second] for name in SAMPLE_ROW.names or ()}
+
+
+def _stored(values: np.ndarray) -> np.ndarray:
+    """Return a column of rows as the file stores it: text of a fixed width becomes strings."""
+    return _texts(_text(value) for value in values) if values.dtype.kind == "S" else values
 
 
 def _text(value: bytes) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -40,6 +41,27 @@ def test_text_is_cut_between_characters() -> None:
 def test_a_column_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="no column 'loss'"):
         new_row(EPOCH_ROW, loss=1.0)
+
+
+@dataclass
+class Final:
+    """Fields of FINAL_ROW, and one that is not a column."""
+
+    trial_id: int = 3
+    error: float = 0.5
+    other: str = "ignored"
+
+
+def test_a_row_takes_the_fields_of_dataclasses() -> None:
+    assert rows.row_of(rows.FINAL_ROW, Final()).tolist() == [(3, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("sources", "values"), [((), {"trial_id": 3}), ((Final(),), {"error": 0.1}), ((Final(), Final()), {})]
+)
+def test_a_row_needs_each_column_once(sources: tuple[Final, ...], values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="each column once"):
+        rows.row_of(rows.FINAL_ROW, *sources, **values)
 
 
 def test_status_codes_are_those_of_the_history() -> None:
