@@ -8,12 +8,12 @@ times, or never before, know the same; and what they keep from an earlier look s
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from aiperf_mpi.lru import LruCache
 from aiperf_mpi.network.architecture import Base
 from aiperf_mpi.search.acquisition import Chain
 from aiperf_mpi.search.features import features, plan_of
@@ -42,21 +42,19 @@ class Memory:
     def __init__(self, capacity: int = 4096) -> None:
         self.capacity = capacity
         self._cache: ArchitectureCache | None = None
-        self._chains: OrderedDict[int, Chain] = OrderedDict()
+        self._chains: LruCache[int, Chain] = LruCache(capacity)
         self._learnt: tuple[Observations, Process] | None = None
 
     def chain(self, view: HistoryView, trial_id: int) -> Chain:
         """A trial of the view as a chain without morphs; raises as `view.architecture` does."""
         if self._cache is not view.cache:
             self._cache = view.cache
-            self._chains.clear()
+            self._chains = LruCache(self.capacity)
         kept = self._chains.get(trial_id)
         if kept is None:
             architecture = view.architecture(trial_id)
-            kept = self._chains[trial_id] = Chain(trial_id, (), architecture, features(architecture))
-            if len(self._chains) > self.capacity:
-                self._chains.popitem(last=False)
-        self._chains.move_to_end(trial_id)
+            kept = Chain(trial_id, (), architecture, features(architecture))
+            self._chains.put(trial_id, kept)
         return kept
 
     def learnt(self, seen: Observations, base: Base) -> Process:

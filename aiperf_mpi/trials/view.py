@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
 
+from aiperf_mpi.lru import LruCache
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.log import HistoryLog
@@ -18,25 +18,11 @@ from aiperf_mpi.trials.record import Candidate, RecordError
 START = 8
 
 
-class ArchitectureCache:
+class ArchitectureCache(LruCache[int, Architecture]):
     """The architectures replayed most recently, by trial id; a generator keeps one across its snapshots."""
 
     def __init__(self, capacity: int = 2048) -> None:
-        self.capacity = capacity
-        self._entries: OrderedDict[int, Architecture] = OrderedDict()
-
-    def get(self, trial_id: int) -> Architecture | None:
-        """The architecture if it is here."""
-        if trial_id in self._entries:
-            self._entries.move_to_end(trial_id)
-        return self._entries.get(trial_id)
-
-    def put(self, trial_id: int, architecture: Architecture) -> None:
-        """Keep an architecture; the one unused for longest leaves."""
-        self._entries[trial_id] = architecture
-        self._entries.move_to_end(trial_id)
-        if len(self._entries) > self.capacity:
-            self._entries.popitem(last=False)
+        super().__init__(capacity)
 
 
 class HistoryView:

@@ -11,12 +11,12 @@ its ranks, and whole records on demand: rank 0's bytes are what limits a large m
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from mpi4py import MPI
 
+from aiperf_mpi.lru import LruCache
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.footprint import MIRROR_HEADER, WORD, LogLayout, mirror_bytes
@@ -134,7 +134,7 @@ class WindowHistory:
         self._window = HostedWindow(comm, self._at.size)
         self._mirror = _Mirror(capacity, node if comm.rank else None, lease, clock)
         self._visible = 0
-        self._cache: OrderedDict[int, np.void] = OrderedDict()
+        self._cache: LruCache[int, np.void] = LruCache(_CACHED_RECORDS)
         self._open_since: dict[int, float] = {}
         self.appended = self.fetched = self.bytes = 0
 
@@ -306,24 +306,23 @@ class WindowHistory:
             self._window.sync()
             return [self._local_record(slot) for slot in slots]
 
-        missing = {slot: np.empty(1, RECORD_DTYPE) for slot in slots if slot not in self._cache}
+        records: dict[int, np.void] = {}
+        for slot in slots:
+            if (kept := self._cache.get(slot)) is not None:
+                records[slot] = kept
+        missing = {slot: np.empty(1, RECORD_DTYPE) for slot in slots if slot not in records}
         for slot, row in missing.items():
             self._window.get(self._at.records + slot * row.nbytes, row)
         if missing:
             self._window.flush()
-        found = {slot: _checked(row[0], slot, self.rank) for slot, row in missing.items()}
-        self.fetched += len(found)
-        self.bytes += len(found) * RECORD_DTYPE.itemsize
-        found |= {slot: self._cache[slot] for slot in slots if slot not in found}
-        self._keep(found)
-        return [found[slot].copy() for slot in slots]
+        for slot, row in missing.items():
+            records[slot] = _checked(row[0], slot, self.rank)
+        self.fetched += len(missing)
+        self.bytes += len(missing) * RECORD_DTYPE.itemsize
 
-    def _keep(self, found: dict[int, np.void]) -> None:
-        for slot, record in found.items():
-            self._cache[slot] = record
-            self._cache.move_to_end(slot)
-        while len(self._cache) > _CACHED_RECORDS:
-            self._cache.popitem(last=False)
+        for slot in missing:
+            self._cache.put(slot, records[slot])
+        return [records[slot].copy() for slot in slots]
 
     def close(self) -> None:
         """Free the windows. Collective; nothing of the log can be used any more."""
