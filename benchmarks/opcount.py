@@ -34,7 +34,7 @@ from aiperf_mpi.network.morphism import random_chain  # noqa: E402
 from aiperf_mpi.opcount import METHOD_VERSIONS  # noqa: E402
 from aiperf_mpi.opcount.analytical import operations  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
-from aiperf_mpi.trials.record import Candidate  # noqa: E402
+from aiperf_mpi.trials.candidate import Candidate  # noqa: E402
 
 #: The paper's batch size, on a node of eight devices, and a candidate as far from its parent as a record
 #: allows.

@@ -39,7 +39,7 @@ from aiperf_mpi.training.steps.compile import compile_steps, use_compilation_cac
 from aiperf_mpi.training.steps.devices import AXIS, Feed  # noqa: E402
 from aiperf_mpi.training.steps.dispatch import over_devices  # noqa: E402
 from aiperf_mpi.training.steps.step import train_step  # noqa: E402
-from aiperf_mpi.trials.record import Candidate  # noqa: E402
+from aiperf_mpi.trials.candidate import Candidate  # noqa: E402
 from benchmarks.ceilings import copy_rate, matrix_rate, modelled_bytes  # noqa: E402
 from benchmarks.onestep import MORPHS, Measured, Step, in_turn, morphed, ratio, settings_of  # noqa: E402
 from benchmarks.peer import Peer  # noqa: E402

@@ -36,7 +36,8 @@ from aiperf_mpi.network.morphism import random_chain  # noqa: E402
 from aiperf_mpi.search.nas import Bayesian  # noqa: E402
 from aiperf_mpi.streams import SEARCH, stream  # noqa: E402
 from aiperf_mpi.trials import record as rec  # noqa: E402
-from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE, Candidate  # noqa: E402
+from aiperf_mpi.trials.candidate import Candidate  # noqa: E402
+from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE  # noqa: E402
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView  # noqa: E402
 from benchmarks.tables import goals, markdown, write  # noqa: E402
 

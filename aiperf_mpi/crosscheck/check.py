@@ -21,7 +21,7 @@ from aiperf_mpi.opcount.analytical import FORWARD, matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.opcount.tally import STEP, UPDATE, Class, Tally
 from aiperf_mpi.training.steps.step import StepSettings
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 
 @dataclass(frozen=True)

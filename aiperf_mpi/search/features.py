@@ -29,10 +29,6 @@ WIDTH, KERNEL, INSERTED, INSERTED_WIDTH, INSERTED_KERNEL, SKIP_OUT, SKIP_IN = ra
 #: parameters.
 LEVELS = ("slot", "block", "stage", "total", "size")
 
-#: Attributes of a unit that the edit distance compares: filters, kernel and stride (authors' code,
-#: layer_distance). The stride is that of the address, so its difference is always 0.
-COMPARED = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -175,44 +171,3 @@ def resolutions(rows: Sequence[Features], plan: Plan) -> dict[str, np.ndarray]:
     }
     flat = {level: table.reshape(len(rows), -1) for level, table in levels.items()}
     return flat | {"size": np.log2([[row.macs, row.parameters] for row in rows])}
-
-
-# -- the edit distance -----------------------------------------------------------------------------
-
-
-def edit_distance(first: Architecture, second: Architecture) -> float:
-    """The edit distance between two architectures of one base, in closed form.
-
-    Units at the same address are compared as the authors' `layer_distance` does, (|dw| / max w + |dk| / max
-    k) / 3 with the filters w and the kernel k; one without a counterpart costs 1. That alignment is one of
-    those among which the edit distance proper takes the best, so it is never below it. Added edges count by
-    how far their ends must be moved along the chain, in slots over the number of slots, and 1 for each that
-    only one of both has.
-
-    Raises ValueError for architectures of different bases.
-    """
-    if first.base != second.base:
-        raise ValueError("edit distance: the architectures descend from different bases")
-    plan = plan_of(first.base)
-    left, right = _by_address(plan, first), _by_address(plan, second)
-    total = float(len(left.keys() ^ right.keys()))
-    for address in left.keys() & right.keys():
-        (w1, k1), (w2, k2) = left[address], right[address]
-        total += (abs(w1 - w2) / max(w1, w2) + abs(k1 - k2) / max(k1, k2)) / COMPARED
-
-    ends = [
-        features(architecture).slots[[SKIP_OUT, SKIP_IN]].astype(np.int64) for architecture in (first, second)
-    ]
-    moved = np.abs(np.cumsum(ends[0] - ends[1], axis=1)).sum() / len(plan.filters)
-    return total + float(moved) + abs(int(ends[0][0].sum() - ends[1][0].sum()))
-
-
-def _by_address(plan: Plan, architecture: Architecture) -> dict[tuple[int, int], tuple[int, int]]:
-    """(filters, kernel) of every unit by its address: slot, and its place among the units of the slot."""
-    found: dict[tuple[int, int], tuple[int, int]] = {}
-    last, place = -1, 0
-    for slot, unit in _in_slots(plan, architecture.units):
-        place = place + 1 if slot == last else 0
-        last = slot
-        found[slot, place] = (unit.filters, unit.kernel)
-    return found

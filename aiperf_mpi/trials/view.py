@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""A read-only snapshot of the history at one length, as the search and the generators use it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from aiperf_mpi.lru import LruCache
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.candidate import Candidate, own_morphs
 from aiperf_mpi.trials.log import HistoryLog
-from aiperf_mpi.trials.record import Candidate, RecordError
+from aiperf_mpi.trials.record import RecordError
 
 #: Finished trials before anything is learnt from them: the surrogate is asked, and candidates can be stale.
 START = 8
@@ -194,7 +195,7 @@ class HistoryView:
         # so.
         for descendant, record in reversed(lineage):
             if self.status(descendant) in rec.SUCCESSES:
-                known = known.apply(*rec.own_morphs(record, descendant))
+                known = known.apply(*own_morphs(record, descendant))
             else:
                 known = Candidate.from_record(record, known, descendant).architecture
             self.cache.put(descendant, known)

@@ -27,7 +27,8 @@ from aiperf_mpi.training.model import resnet
 from aiperf_mpi.training.model.resnet import build_shapes
 from aiperf_mpi.training.steps import step as steps
 from aiperf_mpi.training.steps.step import StepSettings
-from aiperf_mpi.trials.record import CAUSE_BYTES, Candidate
+from aiperf_mpi.trials.candidate import Candidate
+from aiperf_mpi.trials.record import CAUSE_BYTES
 from tests.helpers.crosscheck.tampering import Step, with_product
 
 SMALL = Architecture(Base(32, 3, 10, 4, (1, 1)))

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architectures as numbers: counts by hand, in step with the morphs, at every resolution; the edit distance
-against the alignment that it does without.
-"""
+"""Architectures as numbers: counts by hand, in step with the morphs, at every resolution."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from aiperf_mpi.network.architecture import Architecture, Base, Morph
 from aiperf_mpi.network.morphism import random_chain
@@ -21,12 +18,10 @@ from aiperf_mpi.search.features import (
     SKIP_OUT,
     WIDTH,
     child_features,
-    edit_distance,
     features,
     plan_of,
     resolutions,
 )
-from tests.helpers.search.alignment import aligned_distance, assigned_distance
 
 RESNET50 = Base()
 SMALL = Base(image_size=32, channels=1, classes=10, width=4, blocks=(2, 1, 3))
@@ -140,58 +135,3 @@ def test_coarser_resolutions_are_sums(base: Base) -> None:
     assert np.array_equal(levels["stage"], stages.reshape(20, -1))
     assert np.allclose(levels["size"], np.log2([[row.macs, row.parameters] for row in rows]))
     assert levels["slot"].shape[1] == len(CHANNELS) * (1 + 3 * sum(base.blocks))
-
-
-# -- the edit distance -----------------------------------------------------------------------------
-
-
-def test_the_edit_distance_by_hand() -> None:
-    initial = Architecture(RESNET50)
-    assert edit_distance(initial, initial) == 0.0
-    assert edit_distance(initial, initial.apply(Morph("deeper", 5, 0, 3))) == 1.0
-    # 64 against 128 filters: |dw| / max = 1/2, a third of it; 1x1 against 3x3: 2/3, a third of it.
-    assert edit_distance(initial, initial.apply(Morph("wider", 5))) == pytest.approx(1 / 6)
-    assert edit_distance(initial, initial.apply(Morph("kernel", 4, 0, 3))) == pytest.approx(2 / 9)
-    # A skip that the other has not: 1, and its two ends, which all later slots see: (49 - 3 + 49 - 7) / 49.
-    assert edit_distance(initial, initial.apply(Morph("skip", 3, 7))) == pytest.approx(1 + 88 / 49)
-    with pytest.raises(ValueError, match="different bases"):
-        edit_distance(initial, Architecture(SMALL))
-
-
-@pytest.mark.parametrize("base", [RESNET50, SMALL])
-def test_the_edit_distance_is_a_metric(base: Base) -> None:
-    few = chains(base, 14, 12)
-    d = np.array([[edit_distance(a, b) for b in few] for a in few])
-    assert np.allclose(d, d.T) and not np.diag(d).any()
-    assert (d[:, None, :] <= d[:, :, None] + d[None, :, :] + 1e-9).all()
-
-
-def pairs(longest: int, count: int, ops: tuple[str, ...]) -> list[tuple[Architecture, Architecture]]:
-    rng, initial, found = np.random.default_rng(longest), Architecture(RESNET50), []
-    for _ in range(count):
-        both = [random_chain(initial, rng, int(rng.integers(1, longest + 1)), ops)[0] for _ in range(2)]
-        found.append((both[0], both[1]))
-    return found
-
-
-# Measured over these 60 pairs: 0.924 and 0.926 for chains of 1 to 8 morphs, 0.851 and 0.934 for up to 54,
-# where the search for an alignment may shift many units at once (over 100 pairs 0.94, 0.94, 0.80, 0.93).
-@pytest.mark.parametrize(
-    ("longest", "ops", "least"),
-    [
-        (8, ("deeper", "wider", "kernel"), 0.9),
-        (8, ("deeper", "wider", "skip", "kernel"), 0.9),
-        (54, ("deeper", "wider", "kernel"), 0.8),
-        (54, ("deeper", "wider", "skip", "kernel"), 0.9),
-    ],
-)
-def test_the_closed_form_follows_the_alignment_and_is_never_below_it(
-    longest: int, ops: tuple[str, ...], least: float
-) -> None:
-    closed, searched = [], []
-    for first, second in pairs(longest, 60, ops):
-        alignment = aligned_distance(first, second)
-        closed.append(edit_distance(first, second))
-        searched.append(alignment + assigned_distance(first, second))
-        assert closed[-1] >= alignment - 1e-9
-    assert spearmanr(closed, searched).statistic > least

@@ -22,10 +22,11 @@ from aiperf_mpi.search.hpo import OPTIMISERS, Choice, Hpo, Space, make_hpo, reco
 from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.streams import HPO, stream
-from aiperf_mpi.trials.log import ArrayHistory
-from aiperf_mpi.trials.record import DONE, FAILED, STOPPED, Candidate
+from aiperf_mpi.trials.candidate import Candidate
+from aiperf_mpi.trials.record import DONE, FAILED, STOPPED
 from aiperf_mpi.trials.view import START, HistoryView
 from tests.helpers.search.cell_landscape import CellLandscape, Study
+from tests.helpers.trials.twins import ArrayHistory
 
 INITIAL = Architecture(Base(image_size=32, channels=1, classes=10, width=4))
 KERNELS, BATCHES = (3, 5, 7), (16, 32)

@@ -24,10 +24,10 @@ from aiperf_mpi.search.knowledge import (
 )
 from aiperf_mpi.search.nas import Bayesian
 from aiperf_mpi.trials import record as rec
-from aiperf_mpi.trials.log import ArrayHistory
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.helpers.search.landscape import SMALL, Landscape, run_search
+from tests.helpers.trials.twins import ArrayHistory
 
 INITIAL = Architecture(SMALL)
 

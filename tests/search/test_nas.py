@@ -13,10 +13,10 @@ from aiperf_mpi.network.morphism import Limits
 from aiperf_mpi.search.nas import SEARCHES, Evolution, NoProposal, Random, Space, chain_length, make_search
 from aiperf_mpi.streams import SEARCH, stream
 from aiperf_mpi.trials import record as rec
-from aiperf_mpi.trials.log import ArrayHistory
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.view import HistoryView
 from tests.helpers.search.landscape import SMALL, Landscape, run_search
+from tests.helpers.trials.twins import ArrayHistory
 
 INITIAL = Architecture(SMALL)
 

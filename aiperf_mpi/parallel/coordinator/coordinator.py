@@ -21,7 +21,7 @@ from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
 from aiperf_mpi.results.output.client import WriterClient
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Seconds of sleep in each turn of the loop.
 TURN_SECONDS = 0.001

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiperf_mpi.parallel.shared.context import Context
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Says what is wrong with a candidate, or "" where nothing is; runs in the thinking thread.
 Check = Callable[[Candidate], str]

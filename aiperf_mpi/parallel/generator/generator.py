@@ -8,7 +8,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.checks import checks_of
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.shared.context import Context
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Seconds between two looks while the thinking thread works, and while there is nothing to do.
 WORKING_SECONDS, WAITING_SECONDS = 0.002, 0.05

@@ -35,9 +35,10 @@ from aiperf_mpi.search.hpo import Hpo, make_hpo, tune
 from aiperf_mpi.search.knowledge import Memory
 from aiperf_mpi.search.nas import NoProposal, Proposal, Search, make_search
 from aiperf_mpi.streams import HPO, SEARCH, stream
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.footprint import REPLACING_PART
 from aiperf_mpi.trials.log import HistoryFull
-from aiperf_mpi.trials.record import DROPPED, Candidate, rejection
+from aiperf_mpi.trials.record import DROPPED, rejection
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 
 #: Proposals in a row whose candidates others have claimed, before the generator waits for new history.

@@ -24,7 +24,7 @@ from aiperf_mpi.streams import INIT, stream
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from aiperf_mpi.training.model.inheritance import function_difference, inherited_variables
 from aiperf_mpi.training.model.initial import Variables, initial_variables
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Validation images, the first of the set, on which a child is compared with its parent.
 COMPARED_IMAGES = 8

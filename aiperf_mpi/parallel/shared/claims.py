@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on candidates: an open-addressed table in rank 0's window, `search.history.ClaimTable` for the whole
-machine.
+"""Claims on candidates: an open-addressed table in rank 0's window.
 
 A key is put into the first free place of its probe sequence by compare-and-swap from 0, so it has one winner
 on the machine and one place for ever. A state word beside it says whether it was given back; that is claimed

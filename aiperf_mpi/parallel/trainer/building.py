@@ -24,7 +24,7 @@ from aiperf_mpi.training.lockstep import alone
 from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.budget import budget, learning_rate
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.view import HistoryView
 
 

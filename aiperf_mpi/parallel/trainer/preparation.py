@@ -26,7 +26,7 @@ from aiperf_mpi.training.fit import Training
 from aiperf_mpi.training.lockstep import FailedElsewhere
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.memory import TooLarge, compile_fitting
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Why a candidate is rejected in which another trainer of the replica has found what is wrong, and has said
 #: it.

@@ -13,9 +13,10 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.results.file.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, row_of
 from aiperf_mpi.training.epoch import EpochResult
 from aiperf_mpi.trials.budget import Budget
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.log import HistoryFull
 from aiperf_mpi.trials.prediction import predict_error
-from aiperf_mpi.trials.record import DONE, STOPPED, Candidate
+from aiperf_mpi.trials.record import DONE, STOPPED
 
 
 @dataclass

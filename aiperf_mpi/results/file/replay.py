@@ -11,7 +11,7 @@ import numpy as np
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.results.file.rows import RunHeader
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 
 @dataclass(frozen=True, slots=True)

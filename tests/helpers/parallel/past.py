@@ -15,7 +15,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.trials import record as rec
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Small networks with room to grow: 2,000 different ones must be found among them.
 SMALL = (

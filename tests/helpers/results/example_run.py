@@ -33,7 +33,7 @@ from aiperf_mpi.results.file.rows import (
 )
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.trials.budget import budget, learning_rate
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Of the demo's data set, the digits.
 TRAIN_IMAGES, VAL_IMAGES = 1437, 360

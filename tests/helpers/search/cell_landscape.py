@@ -16,10 +16,10 @@ from aiperf_mpi.search.hpo import Hpo, Space, recommend, tune
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.streams import HPO, stream
 from aiperf_mpi.trials import record as rec
-from aiperf_mpi.trials.log import ArrayHistory
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.helpers.search.landscape import SMALL
+from tests.helpers.trials.twins import ArrayHistory
 
 INITIAL = Architecture(SMALL)
 

@@ -25,9 +25,10 @@ from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.search.nas import Search, chain_length
 from aiperf_mpi.streams import SEARCH, stream
 from aiperf_mpi.trials import record as rec
-from aiperf_mpi.trials.log import ArrayClaims, ArrayHistory
-from aiperf_mpi.trials.record import MAX_OWN_MORPHS, Candidate
+from aiperf_mpi.trials.candidate import Candidate, candidate_key
+from aiperf_mpi.trials.record import MAX_OWN_MORPHS
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
+from tests.helpers.trials.twins import ArrayClaims, ArrayHistory
 
 SMALL = Base(image_size=32, channels=1, classes=10, width=4)
 
@@ -302,11 +303,11 @@ def run_search(
             while True:
                 proposal = search.propose(view, rng)
                 parent, own, architecture = proposal.parent_id, proposal.morphs, proposal.architecture
-                if claims.claim(rec.candidate_key(architecture.hash, 32)):
+                if claims.claim(candidate_key(architecture.hash, 32)):
                     break
         else:
             parent, own, architecture = -1, (), initial
-            claims.claim(rec.candidate_key(architecture.hash, 32))
+            claims.claim(candidate_key(architecture.hash, 32))
         candidate = Candidate.new(
             architecture,
             own,

@@ -10,9 +10,9 @@ from aiperf_mpi.network.architecture import Architecture, Base, Morph
 from aiperf_mpi.parallel.generator.maker import propose
 from aiperf_mpi.search.nas import SEARCHES, make_search
 from aiperf_mpi.trials import record as rec
-from aiperf_mpi.trials.log import ArrayHistory
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.view import HistoryView
+from tests.helpers.trials.twins import ArrayHistory
 
 INITIAL = Architecture(Base(16, 1, 4, 4, (1, 1)))
 

@@ -24,7 +24,7 @@ from aiperf_mpi.parallel.replica.weights import (
 )
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from aiperf_mpi.training.model.initial import Variables
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from tests.helpers.end_to_end.runs import TINY
 
 OWN = (Morph("wider", 2), Morph("deeper", 4, 0, 5), Morph("skip", 1, 5))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from aiperf_mpi.trials.log import ArrayClaims, ArrayHistory
 from tests.helpers.parallel import contract
 from tests.helpers.parallel.mpi import Reports
+from tests.helpers.trials.twins import ArrayClaims, ArrayHistory
 
 LOG_CHECKS = {**contract.HISTORY_CHECKS, **contract.HOST_CHECKS}
 

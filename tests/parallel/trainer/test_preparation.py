@@ -32,7 +32,7 @@ from aiperf_mpi.training.lockstep import FailedElsewhere
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.convolutions import Convolution
 from aiperf_mpi.training.steps.memory import TooLarge
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from tests.helpers.parallel.past import small
 from tests.helpers.parallel.rows import Noting
 

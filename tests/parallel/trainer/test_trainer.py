@@ -23,7 +23,8 @@ from aiperf_mpi.parallel.trainer.trainer import run_trial
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.fault import Fault
 from aiperf_mpi.training.fit import FitSettings, Training
-from aiperf_mpi.trials.record import DONE, FAILED, KEPT, Candidate
+from aiperf_mpi.trials.candidate import Candidate
+from aiperf_mpi.trials.record import DONE, FAILED, KEPT
 from tests.helpers.parallel.past import small
 from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_batch, started
 

@@ -22,7 +22,8 @@ from aiperf_mpi.results.judge.checks import CHECKS, FATAL
 from aiperf_mpi.results.judge.judge import NotAResult, Verdict, judge
 from aiperf_mpi.results.output import process
 from aiperf_mpi.results.report.text import text_report
-from aiperf_mpi.trials.record import DROPPED, Candidate, rejection
+from aiperf_mpi.trials.candidate import Candidate
+from aiperf_mpi.trials.record import DROPPED, rejection
 from tests.helpers.results.example_run import Example, example_run
 
 

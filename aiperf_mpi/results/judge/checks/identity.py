@@ -20,7 +20,7 @@ from aiperf_mpi.results.file.rows import DROPPED, FIRST_EPOCH, REJECTED, STATUS
 from aiperf_mpi.results.file.schema import ENDS, SCHEMA, SCHEMA_VERSION, TABLES
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.streams import trial_seed
-from aiperf_mpi.trials.record import candidate_key
+from aiperf_mpi.trials.candidate import candidate_key
 
 #: An identifier of a run: it becomes a folder of the archive that a ranking takes.
 RUN_ID = "[A-Za-z0-9_-]{1,64}"
