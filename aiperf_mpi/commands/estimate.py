@@ -46,7 +46,9 @@ def add_estimate(commands: Any) -> None:
 def estimate_command(arguments: argparse.Namespace) -> int:
     """`estimate`: memory, time, operations, score, node-hours and storage of a run, without MPI and JAX."""
     from aiperf_mpi.config import ConfigError, load
-    from aiperf_mpi.planning.estimate import estimate, read_machine, to_object, to_text
+    from aiperf_mpi.planning.estimate import estimate
+    from aiperf_mpi.planning.machine import read_machine
+    from aiperf_mpi.planning.text import to_object, to_text
 
     try:
         config = load(arguments.preset, arguments.config, arguments.sets, time_limit=arguments.time_limit)

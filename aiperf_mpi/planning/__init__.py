@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will take, and whether it fits: time, memory, storage."""
+"""Estimate the time, memory and storage of a run, and check whether they fit."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder: new, writable, and on a file system with room for what the run will write."""
+"""Prepare the output folder: new, writable, and with enough free space for what the run writes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.machine.monitor import stride
 from aiperf_mpi.network.architecture import resnet50
 
-#: Bytes of one float32 parameter, and of what a batch norm keeps beside its parameters, per parameter (an
-#: upper bound).
+#: Bytes for each parameter: the float32 value, and a share of the batch norms' moving averages (an upper
+#: bound).
 _BYTES_PER_PARAMETER = 6
 
-#: How much larger than the initial network the best one may become: two doublings of everything.
+#: Largest size of a network in sizes of the initial one: all widths doubled twice.
 _GROWTH = 4
 
-#: Bytes that a record or trial, an epoch, and a sample take in journal and HDF5 files together (upper
+#: Bytes of a record or trial, of an epoch and of a sample, in journal and HDF5 files together (upper
 #: bounds).
 _BYTES_PER_RECORD, _BYTES_PER_EPOCH, _BYTES_PER_SAMPLE = 8192, 1024, 1024
 
-#: Fewest seconds that an epoch takes: bounds the number of rows by the time limit.
+#: Shortest epoch in seconds: with the time limit, it bounds the number of rows.
 _EPOCH_SECONDS = 0.5
 
-#: Room that is never used up, for logs and for what others write at the same time.
+#: Bytes kept free for logs and for other programs that write at the same time.
 _SPARE_BYTES = 64 * 2**20
 
 
 def default_output(now: float | None = None) -> str:
-    """The name of the output folder where `run.output` is empty."""
+    """Return the output folder for an empty `run.output`, named by the time `now` (seconds since 1970)."""
     return time.strftime("runs/aiperf_mpi-%Y%m%d-%H%M%S", time.localtime(now))
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes that a run writes into its output folder, estimated from above: weights, rows of records, trials
-    and epochs, samples of the machine's use, and room that is never used up."""
+    """Upper bounds of the bytes that a run writes into its output folder.
+
+    They are split into weights, rows of records, trials and epochs, samples of the machine's use, and bytes
+    kept free.
+    """
 
     checkpoints: int
     rows: int
@@ -49,22 +52,22 @@ class Storage:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all parts."""
         return self.checkpoints + self.rows + self.samples + self.spare
 
 
 def estimate_bytes(config: Config, replicas: int) -> int:
-    """Bytes that a run writes into its output folder, estimated from above."""
+    """Return an upper bound of the bytes that a run writes into its output folder."""
     return storage(config, replicas).total
 
 
 def storage(config: Config, replicas: int) -> Storage:
-    """The same by what is written.
+    """Return upper bounds of the bytes that a run writes, by kind.
 
-    Each replica keeps `result.keep_checkpoints` weights, and one more while a file is replaced; where weights
-    are inherited, also those that were pushed out last, as many as candidates wait in a queue. Rows are
-    bounded by the history's capacity and by the time limit, samples by the nodes, each of which has a
-    trainer.
+    Each replica keeps `result.keep_checkpoints` files of weights, and one more while a file is replaced. If
+    weights are inherited, it also keeps the last files pushed out, as many as candidates wait in a queue.
+    The history's capacity and the time limit bound the rows; the number of nodes, with one trainer or more
+    each, bounds the samples.
     """
     parameters = min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
     files = config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
@@ -85,11 +88,10 @@ def storage(config: Config, replicas: int) -> Storage:
 
 
 def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
-    """Creates the output folder and returns its absolute path.
+    """Create the output folder and return its absolute path.
 
-    An existing folder is taken if it is empty. Raises ConfigError, naming the path and what to do, where
-    there is something in it, where it cannot be created or written, or where fewer bytes are free than the
-    run will write.
+    An existing folder is used if it is empty. Raises ConfigError, naming the path and what to do, if the
+    folder is not empty, cannot be created or written, or has too little free space.
     """
     folder = Path(path).expanduser().absolute()
     try:
@@ -105,7 +107,7 @@ def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
             f"--output {folder}: cannot be created: {error.strerror}; name another folder"
         ) from None
 
-    # What was created for a run that is refused goes away again.
+    # Remove the folders that were created for a run that is refused.
     try:
         _probe(folder)
         _check_space(config, replicas, folder)
@@ -117,15 +119,14 @@ def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
 
 
 def _create(folder: Path) -> list[Path]:
-    """Makes `folder` and the parents it lacks; returns those that are new, outermost first."""
+    """Create `folder` and its missing parents; return the new folders, outermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()][::-1]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _probe(folder: Path) -> None:
-    """Writes, syncs and removes a small file: permissions alone do not show a read-only or full file
-    system."""
+    """Write, sync and remove a small file: permissions do not show a read-only or full file system."""
     probe = folder / f".writable-{os.getpid()}"
     try:
         with probe.open("wb") as file:
@@ -145,7 +146,6 @@ def _check_space(config: Config, replicas: int, folder: Path) -> None:
     if needed > free:
         raise ConfigError(
             f"--output {folder}: the run may write {needed / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are "
-            f"free; make "
-            "room, name a folder on another file system, or lower result.keep_checkpoints or "
+            f"free; make room, name a folder on another file system, or lower result.keep_checkpoints or "
             "search.max_parameters"
         )

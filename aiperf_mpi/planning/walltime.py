@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much time the batch system leaves to this job, and whether the run fits into it."""
+"""Read the time that the batch system leaves to this job, and check that the run fits into it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Mapping
 
 from aiperf_mpi.config import ConfigError
 
-#: Seconds kept between the core phase's end and the job's: validating the best model again, writing the
-#: result.
+#: Seconds from the end of the core phase to the end of the job: to validate the best model again and write
+#: the result.
 DEFAULT_RESERVE = 120.0
 
 
 def remaining(environ: Mapping[str, str] = os.environ, now: float | None = None) -> float | None:
-    """Seconds until the batch system ends this job; None where the environment does not tell.
+    """Return the seconds until the batch system ends this job; None if the environment does not contain them.
 
-    Slurm gives the end in SLURM_JOB_END_TIME. PBS does not, so that `jobscripts/aiperf_mpi.pbs` sets
-    AIPERF_MPI_JOB_END, as any site can; it wins. Both are seconds since 1970.
+    Slurm gives the end in SLURM_JOB_END_TIME. PBS does not, so `jobscripts/aiperf_mpi.pbs` sets
+    AIPERF_MPI_JOB_END, as any site can; this variable has priority. Both are seconds since 1970.
 
-    Raises ConfigError where such a variable is no number.
+    Raises ConfigError if the variable is not a number.
     """
     now = time.time() if now is None else now
     for name in ("AIPERF_MPI_JOB_END", "SLURM_JOB_END_TIME"):
@@ -31,7 +31,9 @@ def remaining(environ: Mapping[str, str] = os.environ, now: float | None = None)
     try:
         return float(environ[name]) - now
     except ValueError:
-        raise ConfigError(f"environment variable {name}: {environ[name]!r} is no number of seconds") from None
+        raise ConfigError(
+            f"environment variable {name}: {environ[name]!r} is not a number of seconds"
+        ) from None
 
 
 def check_limit(
@@ -40,8 +42,11 @@ def check_limit(
     environ: Mapping[str, str] = os.environ,
     now: float | None = None,
 ) -> str | None:
-    """What is wrong if a core phase of `time_limit` seconds, with `reserve` seconds behind it, does not fit
-    into the job's remaining time; None if it fits, or if the batch system does not say."""
+    """Return a message if `time_limit` and `reserve` seconds do not fit into the job's remaining time.
+
+    `time_limit` is the length of the core phase, `reserve` the time after it. None if they fit, or if the
+    remaining time is not known.
+    """
     left = remaining(environ, now)
     if left is None or time_limit + reserve <= left:
         return None
@@ -53,6 +58,5 @@ def check_limit(
     )
     return (
         f"--time-limit {time_limit:g} s and {reserve:g} s to validate and write the result do not fit into "
-        f"the "
-        f"{left:.0f} s that this job has left; {advice}"
+        f"the {left:.0f} s that this job has left; {advice}"
     )

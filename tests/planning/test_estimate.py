@@ -14,7 +14,8 @@ import pytest
 
 from aiperf_mpi.config import ConfigError, load
 from aiperf_mpi.network.architecture import Base, resnet50
-from aiperf_mpi.planning.estimate import Machine, activation_bytes, estimate, read_machine, records, trials
+from aiperf_mpi.planning.estimate import activation_bytes, estimate, records, trials
+from aiperf_mpi.planning.machine import Machine, read_machine
 from aiperf_mpi.trials.footprint import replacements
 
 COMMAND = [sys.executable, "-m", "aiperf_mpi", "estimate"]
@@ -42,7 +43,7 @@ def test_an_epoch_has_the_papers_operations() -> None:
     assert epochs[0] == 29_898_755_817_950_000 and f"{epochs[0]:.5e}" == "2.98988e+16"
 
 
-def test_whole_batches_alone_count() -> None:
+def test_only_whole_batches_count() -> None:
     # 1,281,167 // (8 x 448) = 357 steps, so 357 x 3584 = 1,279,488 images of ImageNet.
     number = next(
         n for n in estimate(load("imagenet"), MACHINE) if (n.group, n.name) == ("operations", "an epoch")
@@ -52,8 +53,8 @@ def test_whole_batches_alone_count() -> None:
 
 
 def test_windows_follow_from_the_records_size() -> None:
-    # 131,072 slots of 8 + 32 + 256 bytes behind 64; two places of 16 bytes each; a mirror of 32 bytes a slot
-    # behind 64, and 2 slots of 8 bytes with a record for each of 3 ranks.
+    # 131,072 slots of 8 + 32 + 256 bytes after 64; two places of 16 bytes each; a mirror of 32 bytes a slot
+    # after 64, and 2 slots of 8 bytes with a record for each of 3 ranks.
     found = numbers()
     assert found["history window"] == 64 + 131_072 * 296 == 38_797_376
     assert found["claims table"] == 2 * 131_072 * 16 == 4_194_304
@@ -81,7 +82,7 @@ def test_time_and_score_follow_from_the_rate() -> None:
     assert found["records of the history"] == 2 * 16 * (57 + 1 + 2 + 8)
 
 
-def test_candidates_are_replaced_as_often_as_the_history_outgrows_them() -> None:
+def test_replacements_follow_the_growth_of_the_history() -> None:
     # 16 replicas, two candidates waiting for each. When the n-th trial is taken, 16 (n - 1) have finished;
     # when it was thought of, 16 (n - 3), or too few: 8. The ratios are 16/8, 32/8, 48/16, 64/32, 80/48,
     # 96/64: 2, 4, 3, 2, 1.67 and 1.5, which 1.5 goes into 1, 3, 2, 1, 1 and 0 times (it must grow by more),
@@ -89,8 +90,8 @@ def test_candidates_are_replaced_as_often_as_the_history_outgrows_them() -> None
     # or two trials, 1.5 and less after more.
     assert [replacements(trials, 16, 2, 1.5) for trials in range(1, 9)] == [2, 5, 6, 7, 8, 8, 8, 8]
     assert replacements(58, 16, 2, 1.5) == replacements(10_000, 16, 2, 1.5) == 8
-    # One replica: 8 trials teach nothing. With the 9th finished both who wait know one too few; from then on
-    # it is one for the one that has just been made, and two for the other, whose place it will have.
+    # One replica: 8 trials teach nothing. With the 9th finished, both waiting candidates know one too few;
+    # from then on the newest one knows one too few, and the other, whose place it will take, two.
     assert [replacements(trials, 1, 2, 1.0) for trials in range(8, 14)] == [0, 2, 4, 6, 8, 10]
     # Neither more often than trials finish, however little it takes to be stale.
     every = sum(min(n, 50) - max(n - 5, 8) for n in range(9, 55))
@@ -127,7 +128,7 @@ def test_trials_are_counted_whole(seconds: float, whole: int, earliest: int) -> 
     assert trials(config, 1.0, seconds, True) == earliest
 
 
-def test_a_rate_in_images_is_the_same_as_one_in_operations() -> None:
+def test_a_rate_in_images_equals_one_in_operations() -> None:
     config = load("imagenet")
     assert read_machine(config, 2, 4, 3, None, 1000.0).ops_per_device == 1000 * 23_053_458_315
     assert read_machine(config, 2, 4, 3, 5e12).ops_per_device == 5e12
@@ -172,7 +173,7 @@ def test_half_precision_of_either_kind_takes_half() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_kept_activations_are_those_of_the_real_backward_pass(precision: str) -> None:
+def test_kept_activations_match_the_real_backward_pass(precision: str) -> None:
     # What JAX keeps for the backward pass of two images and not of one, within 3 %: a few values of each
     # layer more.
     import jax
@@ -243,7 +244,7 @@ def test_json_has_every_number_with_its_unit_and_assumption() -> None:
     }
 
 
-def test_it_takes_less_than_a_second_and_imports_neither_mpi_nor_jax() -> None:
+def test_it_takes_under_a_second_without_mpi_and_jax() -> None:
     code = (
         "import sys; from aiperf_mpi.__main__ import main\n"
         "code = main(['estimate', '--preset', 'imagenet', '--nodes', '10000', '--devices-per-node', '8', "
@@ -295,7 +296,7 @@ def test_nonsense_is_refused_in_one_line(words: str, says: str, capsys: pytest.C
     assert code == 2 and printed.out == "" and says in printed.err and printed.err.count("\n") == 1
 
 
-def test_a_history_that_is_too_small_is_said() -> None:
+def test_a_history_that_is_too_small_is_reported() -> None:
     sets = ("parallel.history_capacity=1024",)
     number = next(
         n for n in estimate(load("imagenet", sets=sets), MACHINE) if n.name == "records of the history"

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder: what is accepted, what is refused before anything runs, and what a refusal leaves
-behind."""
+"""The output folder: what is accepted, what is refused before anything runs, and what a refusal leaves."""
 
 from __future__ import annotations
 
@@ -21,13 +20,15 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     assert folder == tmp_path / "runs" / "first" and folder.is_dir() and not list(folder.iterdir())
 
 
-def test_an_empty_folder_and_a_relative_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_and_a_relative_path_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert prepare_output(DEMO, 1, "empty") == tmp_path / "empty"
 
 
-def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text("kept")
     with pytest.raises(ConfigError, match=f"--output {tmp_path}: not empty"):
         prepare_output(DEMO, 1, tmp_path)
@@ -43,7 +44,7 @@ def test_a_file_or_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
-    """/proc takes no files, from nobody: permissions alone would not stop a super-user."""
+    """Use /proc, which takes no files: permissions alone do not stop a super-user."""
     with pytest.raises(
         ConfigError, match=r"--output /proc/aiperf_mpi: cannot be created: .*; name another folder"
     ):

@@ -11,19 +11,19 @@ from aiperf_mpi.config import ConfigError
 from aiperf_mpi.planning.walltime import check_limit, remaining
 
 
-def test_no_batch_system_no_limit() -> None:
+def test_without_a_batch_system_there_is_no_limit() -> None:
     assert remaining({}) is None
     assert check_limit(1e9, environ={}) is None
     assert remaining({"SLURM_JOB_END_TIME": ""}) is None
 
 
-def test_the_end_of_the_job() -> None:
+def test_the_jobs_end_is_read_from_the_environment() -> None:
     assert remaining({"SLURM_JOB_END_TIME": "5000"}, now=1000) == 4000
     assert remaining({"SLURM_JOB_END_TIME": "5000", "AIPERF_MPI_JOB_END": "3000"}, now=1000) == 2000
     assert remaining({"AIPERF_MPI_JOB_END": str(time.time() + 60)}) == pytest.approx(60, abs=1)
 
 
-def test_a_run_that_does_not_fit_is_told_what_would() -> None:
+def test_a_run_that_does_not_fit_is_refused_with_advice() -> None:
     environ = {"SLURM_JOB_END_TIME": "5000"}
 
     # 4000 s are left: 3880 s and a reserve of 120 s fit exactly.

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine that a person describes to `estimate`, and how a configuration divides it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.opcount.analytical import operations
+
+#: The highest rate of a device in op/s that is accepted: a million devices of 2026; more is a typing error.
+MOST_OPS = 1e21
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine as a person describes it.
+
+    `ops_per_device` is the rate (op/s) at which a device trains, counted by the paper's tables; None if it is
+    not known.
+    """
+
+    nodes: int
+    devices_per_node: int = 1
+    ranks_per_node: int = 3
+    ops_per_device: float | None = None
+
+
+def check_machine(config: Config, machine: Machine) -> None:
+    """Raise ConfigError if the description is impossible, or the configuration does not fit the machine."""
+    for name, value in (
+        ("--nodes", machine.nodes),
+        ("--devices-per-node", machine.devices_per_node),
+        ("--ranks-per-node", machine.ranks_per_node),
+    ):
+        if value < 1:
+            raise ConfigError(f"{name} {value}: a machine has at least one")
+    rate = machine.ops_per_device
+    if rate is not None and not 0 < rate <= MOST_OPS:
+        raise ConfigError(
+            f"the rate of a device is {rate} op/s, but must be a positive number up to {MOST_OPS:g}"
+        )
+    trainers = config.parallel.trainers_per_node
+    if machine.ranks_per_node < trainers:
+        raise ConfigError(
+            f"--ranks-per-node {machine.ranks_per_node}: less than parallel.trainers_per_node {trainers}"
+        )
+    if machine.devices_per_node % trainers:
+        raise ConfigError(
+            f"--devices-per-node {machine.devices_per_node}: does not divide among the {trainers} trainers "
+            f"of a node (parallel.trainers_per_node)"
+        )
+    if machine.nodes * trainers % config.parallel.trainers_per_replica:
+        raise ConfigError(
+            f"--nodes {machine.nodes}: its {machine.nodes * trainers} trainers do not divide into replicas "
+            f"of parallel.trainers_per_replica {config.parallel.trainers_per_replica}"
+        )
+    if steps(config, machine, config.train.batch_per_device) < 1:
+        raise ConfigError(
+            f"train.batch_per_device: {config.train.batch_per_device} images on each of "
+            f"{devices_of_replica(config, machine)} devices are more than the {config.data.train_images} "
+            f"training images: an epoch would have no whole batch"
+        )
+
+
+def replicas(config: Config, machine: Machine) -> int:
+    """Return the number of replicas; a replica has `parallel.trainers_per_replica` trainers."""
+    return machine.nodes * config.parallel.trainers_per_node // config.parallel.trainers_per_replica
+
+
+def devices_of_replica(config: Config, machine: Machine) -> int:
+    """Return the number of devices that train one model together."""
+    parallel = config.parallel
+    return machine.devices_per_node // parallel.trainers_per_node * parallel.trainers_per_replica
+
+
+def steps(config: Config, machine: Machine, batch: int) -> int:
+    """Return the training steps of an epoch; only whole batches count."""
+    return config.data.train_images // (batch * devices_of_replica(config, machine))
+
+
+def read_machine(
+    config: Config,
+    nodes: int,
+    devices_per_node: int,
+    ranks_per_node: int,
+    ops_per_device: float | None = None,
+    images_per_second: float | None = None,
+) -> Machine:
+    """Return the machine that a command line describes.
+
+    `images_per_second` is the rate of a device in images of the initial network; it replaces
+    `ops_per_device`.
+    """
+    if images_per_second is not None:
+        ops_per_device = images_per_second * operations(Architecture(config.base))[0]
+    return Machine(nodes, devices_per_node, ranks_per_node, ops_per_device)
