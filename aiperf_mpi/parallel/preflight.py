@@ -12,6 +12,7 @@ from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.planning.storage import default_output, prepare_output
@@ -123,7 +124,7 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
             wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
 
     # Those without data wait here for those who load it, without taking a core from them.
-    job.wait(ranks.world.Ibarrier())
+    wait(ranks.world.Ibarrier())
     job.raise_alike(ranks.world, wrong)
     root = next(place.rank for place in ranks.places if place.role == TRAINER)
     common = ranks.world.bcast(facts, root=root)

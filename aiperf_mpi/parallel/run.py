@@ -22,6 +22,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.coordinator.coordinator import End, commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch import job, launcher
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.drain import Drain
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.launch.machine import NO_DEVICE, NodeSurvey, survey_nodes
@@ -234,7 +235,7 @@ def start(context: Context) -> Context:
         from aiperf_mpi.parallel.generator import generator
 
         generator.warm_up(context)
-    job.wait(context.ranks.world.Ibarrier())
+    wait(context.ranks.world.Ibarrier())
     return replace(context, clock=start_core_clock(context.ranks))
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Words, the highest of which holds for all: take the step, or end here because the run stops, time is over,
-#: or the trial has failed.
-GO, STOP, LATE, BROKEN = range(4)
+#: Values that the processes of a replica agree on; the highest holds for all. Go on with the step or the
+#: preparation; prepare again when no trial trains; end because the run stops, the time is over, or the trial
+#: has failed.
+GO, AGAIN, STOP, LATE, BROKEN = range(5)
 
-#: From this process's word to the highest of its replica's; every process calls it equally often.
+#: Take this process's value, return the highest of its replica's; every process calls it equally often.
 Agree = Callable[[int], int]
 
 

@@ -37,9 +37,7 @@ except (ImportError, RuntimeError) as error:
         "'aiperf_mpi[mpich]', or on a cluster load its MPI's module and install mpi4py again"
     ) from error
 
-#: Seconds between two looks at something that is not there yet: a waiting rank must not take a core from
-#: another.
-LOOK_SECONDS = 0.001
+from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, agree
 
 #: How long the silent ranks of a job without communication let the speaking one print before they end, in
 #: seconds.
@@ -144,8 +142,7 @@ def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
     A rank that is not `clean` has a thread inside of a library that would crash at the exit: then the job is
     ended by `Abort` with that code, all its work being done.
     """
-    mine, agreed = np.array([code, not clean], np.int64), np.zeros(2, np.int64)
-    wait(comm.Iallreduce([mine, 2, MPI.INT64_T], [agreed, 2, MPI.INT64_T], MPI.MAX))
+    agreed = agree(comm, np.array([code, not clean], np.int64))
     # Either is None where the job was started with it closed.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -163,7 +160,8 @@ def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
 def raise_alike(comm: MPI.Intracomm, message: str | None) -> None:
     """All ranks of `comm` say what is wrong with them, or None; if anything is, all raise LaunchError with
     the lowest rank's message."""
-    first = comm.allreduce(comm.size if message is None else comm.rank, MPI.MIN)
+    mine = comm.size if message is None else comm.rank
+    first = int(agree(comm, np.array([mine], np.int64), MPI.MIN)[0])
     if first < comm.size:
         raise LaunchError(comm.bcast(message, root=first))
 
@@ -230,12 +228,3 @@ def write_error(text: str) -> None:
     """`text` on standard error in one write, so that lines of several ranks do not mix."""
     sys.stderr.flush()
     os.write(2, text.encode(errors="replace"))
-
-
-def wait(request: MPI.Request) -> None:
-    """Waits for a request without taking a core: looks, sleeps a millisecond, looks again."""
-    while not request.Test():
-        time.sleep(LOOK_SECONDS)
-
-
-# -- the split -------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainers of a replica agree on while they train: the next candidate, and how far all have prepared
-it.
+"""Agreements of a replica's trainers next to their steps: on the next candidate, and on its preparation.
 
-Each of them posts its word when it has got so far, and looks for the others' between its steps. All post the
-same sequence: what comes next is decided by what was agreed on, never by when one has heard of it.
+Each trainer posts a value when it has got so far, and tests for the result between its steps. All post the
+same sequence: the result of one agreement decides which one comes next, never the time at which it arrives.
 """
 
 from __future__ import annotations
@@ -11,48 +10,47 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.launch.job import wait
+from aiperf_mpi.parallel.launch.collective import start_agreement, wait
 from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.training.lockstep import BROKEN
 from aiperf_mpi.trials.record import RECORD_DTYPE
-
-#: Words, the highest of which holds for all: it goes on; it is tried again when nothing trains beside it; it
-#: fails.
-WELL, AGAIN, FAILS = range(3)
 
 
 class PendingAgreement:
-    """A word under way. `word` and `record` are those of all, once `done` has said so."""
+    """An agreement that may not be complete yet; `value` and `record` are valid once `done` is true."""
 
-    def __init__(self, comm: MPI.Intracomm | None, word: int, record: np.void | None) -> None:
+    def __init__(self, comm: MPI.Intracomm | None, value: int, record: np.void | None) -> None:
         mine = np.zeros(1 + RECORD_DTYPE.itemsize, np.uint8)
-        mine[0] = word
+        mine[0] = value
         if record is not None:
             mine[1:] = np.frombuffer(record.tobytes(), np.uint8)
-        self._mine, self._all = mine, mine.copy()
-        self.request = (
-            None
-            if comm is None
-            else comm.Iallreduce([mine, mine.size, MPI.UINT8_T], [self._all, mine.size, MPI.UINT8_T], MPI.MAX)
-        )
+        self.request: MPI.Request | None = None
+        self._agreed = mine
+        if comm is not None:
+            self.request, self._agreed = start_agreement(comm, mine)
 
     def done(self) -> bool:
-        """Whether all have said theirs."""
+        """Return whether all trainers have posted theirs."""
         return self.request is None or bool(self.request.Test())
 
     @property
-    def word(self) -> int:
-        """The highest word of all."""
-        return int(self._all[0])
+    def value(self) -> int:
+        """The highest value of all trainers."""
+        return int(self._agreed[0])
 
     @property
     def record(self) -> np.void:
-        """The record of the one that gave one (the others' bytes are zeros, so the highest bytes are its
-        own)."""
-        return np.frombuffer(self._all[1:].tobytes(), RECORD_DTYPE)[0]
+        """The record of the trainer that posted one.
+
+        The bytes of the others are zeros, so the highest bytes are those of this record.
+        """
+        return np.frombuffer(self._agreed[1:].tobytes(), RECORD_DTYPE)[0]
 
 
 class Agreements:
-    """The words of a replica's trainers, on a communicator of their own: the steps' agreements may pass them.
+    """The agreements of a replica's trainers, on a communicator of their own.
+
+    The agreements of the steps (`Team.agree`) may overtake them.
 
     Arguments:
         comm: the replica's trainers; None for a replica of one. Collective over it.
@@ -63,19 +61,22 @@ class Agreements:
         self._posted = 0
         self._last: PendingAgreement | None = None
 
-    def post(self, word: int, record: np.void | None = None) -> PendingAgreement:
-        """Say a word, and give a record if this is the one that has it; the word before must be done."""
+    def post(self, value: int, record: np.void | None = None) -> PendingAgreement:
+        """Start an agreement on a value of `training.lockstep`; the agreement before must be done.
+
+        The trainer that has a candidate adds its record.
+        """
         self._posted += 1
-        self._last = PendingAgreement(self._comm, word, record)
+        self._last = PendingAgreement(self._comm, value, record)
         return self._last
 
     def settle(self, team: Team) -> None:
-        """Say what the others still wait for, whatever it is, as nobody goes on. Collective over the
+        """Complete the agreements that other trainers still wait for, when the run ends. Collective over the
         replica."""
         most = team.agree(self._posted)
-        last = [] if self._last is None else [self._last]
+        pending = [] if self._last is None else [self._last]
         while self._posted < most:
-            last.append(self.post(FAILS))
-        for asked in last:
-            if asked.request is not None:
-                wait(asked.request)
+            pending.append(self.post(BROKEN))
+        for agreement in pending:
+            if agreement.request is not None:
+                wait(agreement.request)

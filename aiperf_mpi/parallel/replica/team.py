@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import numpy as np
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.launch.job import wait
+from aiperf_mpi.parallel.launch.collective import agree, wait
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 
@@ -38,28 +38,26 @@ class Team:
         self._comm, self._timer = comm, timer
         self.size = 1 if comm is None else comm.size
         self.rank = 0 if comm is None else comm.rank
-        self._mine, self._highest = np.zeros(1, np.int64), np.zeros(1, np.int64)
 
     @property
     def leads(self) -> bool:
         """Whether this is the replica's first trainer."""
         return self.rank == 0
 
-    def agree(self, word: int) -> int:
-        """The highest word of all trainers (see `training.lockstep`). Collective over the replica."""
+    def agree(self, value: int) -> int:
+        """Return the highest value of all trainers (see `training.lockstep`). Collective over the replica."""
         if self._comm is None:
-            return word
-        self._mine[0] = word
-        request = self._comm.Iallreduce(
-            [self._mine, 1, MPI.INT64_T], [self._highest, 1, MPI.INT64_T], MPI.MAX
-        )
+            return value
+        return int(agree(self._comm, np.array([value], np.int64), wait=self._wait)[0])
+
+    def _wait(self, request: MPI.Request) -> None:
+        """Test for SPIN_SECONDS without a pause, then test and sleep, and book that time."""
         until = time.perf_counter() + SPIN_SECONDS
         while not (there := request.Test()) and time.perf_counter() <= until:
             pass
         if not there:
             with self._timer("communicate") if self._timer is not None else nullcontext():
                 wait(request)
-        return int(self._highest[0])
 
     def cause(self, error: Exception) -> str:
         """Why a trial failed that fails on all trainers: the error of the first of them that had one of its

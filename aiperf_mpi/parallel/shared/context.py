@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.parallel.launch.job import wait
+from aiperf_mpi.parallel.launch.collective import agree
 from aiperf_mpi.parallel.launch.ranks import Ranks, check_shared_memory
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.clock import CoreClock, core_start, measure_offset
@@ -117,8 +117,7 @@ def owns_best(ranks: Ranks, error: float = math.inf, trial_id: int = -1) -> bool
     """
     if ranks.workers is None:
         raise RuntimeError("the best model is owned by a trainer, never by rank 0")
-    lowest, first = np.empty(1), np.empty(1, np.int64)
-    wait(ranks.workers.Iallreduce([np.array([error]), 1, MPI.DOUBLE], [lowest, 1, MPI.DOUBLE], MPI.MIN))
-    mine = np.array([trial_id if error == lowest[0] and trial_id >= 0 else np.iinfo(np.int64).max])
-    wait(ranks.workers.Iallreduce([mine, 1, MPI.INT64_T], [first, 1, MPI.INT64_T], MPI.MIN))
-    return trial_id >= 0 and int(first[0]) == trial_id
+    lowest = agree(ranks.workers, np.array([error]), MPI.MIN)[0]
+    mine = trial_id if error == lowest and trial_id >= 0 else np.iinfo(np.int64).max
+    first = agree(ranks.workers, np.array([mine], np.int64), MPI.MIN)[0]
+    return trial_id >= 0 and int(first) == trial_id

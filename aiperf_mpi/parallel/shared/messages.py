@@ -16,7 +16,7 @@ from enum import IntEnum
 import numpy as np
 from mpi4py import MPI
 
-from aiperf_mpi.parallel.launch.job import LOOK_SECONDS, wait
+from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, wait
 
 #: Messages that a rank may have under way; beyond it `send` waits until rank 0 has taken one.
 MAX_OUTSTANDING = 256

@@ -11,10 +11,11 @@ import time
 
 import jax
 
-from aiperf_mpi.parallel.replica.agreements import WELL, PendingAgreement
+from aiperf_mpi.parallel.replica.agreements import PendingAgreement
 from aiperf_mpi.parallel.shared.queue import Slot, Taken
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.state import TrainerState, refuse
+from aiperf_mpi.training.lockstep import GO
 from aiperf_mpi.trials.log import HistoryFull
 
 
@@ -99,7 +100,7 @@ class Lookahead:
                 self._taken = queue.take()
                 if self._taken is None:
                     return None
-            self._asked = agreements.post(WELL, None if self._taken is None else self._taken.record)
+            self._asked = agreements.post(GO, None if self._taken is None else self._taken.record)
         if not self._asked.done():
             return None
         taken = self._taken or Taken(Slot(0, 0), self._asked.record)

@@ -14,7 +14,6 @@ import numpy as np
 from aiperf_mpi.crosscheck.account import StepAccount, account
 from aiperf_mpi.parallel.generator.checks import checks_of
 from aiperf_mpi.parallel.launch.job import write_error
-from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.weights import Beginning, begin_with, load_parent
 from aiperf_mpi.parallel.shared.outcomes import withdraw
@@ -23,7 +22,7 @@ from aiperf_mpi.parallel.trainer.building import begin, rebuild, step_settings
 from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.results.file.rows import MORPH_TOLERANCE
 from aiperf_mpi.training.fit import Training
-from aiperf_mpi.training.lockstep import FailedElsewhere
+from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.memory import TooLarge, compile_fitting
 from aiperf_mpi.trials.candidate import Candidate
@@ -98,14 +97,14 @@ class Preparation:
             wrong = yield from self._thread("compile", partial(checks_of(replica.context), candidate))
         # The leader records the rejection, with its own reason; whoever has one that the leader has not says
         # it.
-        word = yield from self._agree(WELL if not wrong else FAILS if replica.team.leads else AGAIN)
+        word = yield from self._agree(GO if not wrong else BROKEN if replica.team.leads else AGAIN)
         if word == AGAIN and wrong:
             ranks = replica.context.ranks
             write_error(
                 f"aiperf_mpi: rank {ranks.rank} on {ranks.host}: trial {int(record['trial'])} is rejected: "
                 f"{wrong}\n"
             )
-        if word != WELL:
+        if word != GO:
             wrong = wrong or REJECTED_BY_PEER
         self.candidate, self.wrong, self.checked = candidate, wrong, True
         if candidate is None or wrong:
@@ -177,13 +176,13 @@ class Preparation:
         except Exception as error:
             failure = without_frames(error)
         word = yield from self._agree(
-            WELL if failure is None else AGAIN if beside and may_be_out_of_memory(failure) else FAILS
+            GO if failure is None else AGAIN if beside and may_be_out_of_memory(failure) else BROKEN
         )
         if word == AGAIN:
             return None
         if failure is not None:
             raise failure
-        if word == FAILS:
+        if word == BROKEN:
             raise FailedElsewhere("another trainer of the replica could not prepare it")
         return result
 
@@ -192,7 +191,7 @@ class Preparation:
         asked = self._replica.agreements.post(word)
         while not asked.done():
             yield "communicate"
-        return asked.word
+        return asked.value
 
     def _find_weights(self, candidate: Candidate) -> Generator[str, None, Beginning]:
         """The weights that the trial starts from.

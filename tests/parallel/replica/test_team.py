@@ -17,6 +17,7 @@ from aiperf_mpi.parallel.replica.cluster import held_port
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.trainer.preparation import REJECTED_BY_PEER
 from aiperf_mpi.phases import PhaseTimer
+from aiperf_mpi.training.lockstep import BROKEN, GO
 from aiperf_mpi.trials.record import CAUSE_BYTES
 
 pytestmark = pytest.mark.mpi
@@ -48,7 +49,7 @@ def test_two_replicas_of_two_processes_reduce_apart(
     # Each replica has its leader's record and the highest word, though the second of its processes comes
     # late, and between them the words of the steps; the error is that of the one that had an error.
     assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
-    assert [found["words"] for found in trainers] == [[0, 2]] * 4
+    assert [found["values"] for found in trainers] == [[GO, BROKEN]] * 4
     # What one of them has still said when the run ends, the other one answers, up to two words behind.
     assert [found["settled"] for found in trainers] == [[4, True], [4, True]] * 2
     assert {found["cause"] for found in trainers} == {"OSError: disk"}

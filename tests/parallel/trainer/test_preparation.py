@@ -18,7 +18,7 @@ import pytest
 
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.parallel.replica.agreements import AGAIN, FAILS, WELL, Agreements, PendingAgreement
+from aiperf_mpi.parallel.replica.agreements import Agreements, PendingAgreement
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import Beginning, begin_with
 from aiperf_mpi.parallel.trainer import building
@@ -28,7 +28,7 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.training.lockstep import FailedElsewhere
+from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.convolutions import Convolution
 from aiperf_mpi.training.steps.memory import TooLarge
@@ -287,7 +287,7 @@ def test_nothing_of_the_first_try_is_left_when_the_second_begins(
     remains = Remains(compiled, monkeypatch)
     remains.resident = where == "steps"
     remains.fails = [MemoryError("none"), None] if where == "begin" else [None, None]
-    replica.agreements = Another(WELL, WELL, AGAIN if where == "elsewhere" else WELL, WELL, WELL)
+    replica.agreements = Another(GO, GO, AGAIN if where == "elsewhere" else GO, GO, GO)
     preparation = prepared(replica)
     preparation.beside = True
     with remains.watched():
@@ -309,7 +309,7 @@ def test_of_what_fails_its_steps_alone_are_left(
 ) -> None:
     remains = Remains(compiled, monkeypatch)
     remains.fails = [MemoryError("none") if own else None]
-    replica.agreements = Another(WELL, WELL, WELL if own else FAILS)
+    replica.agreements = Another(GO, GO, GO if own else BROKEN)
     preparation = prepared(replica)
     with remains.watched():
         advance(preparation)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.trials import record as rec
 from tests.helpers.parallel.rows import node_of, proposed, report
@@ -40,7 +41,7 @@ for repeat in range(repeats):
     seconds = time.monotonic() - started
 
     # Everything that was written is there once, whole, on all ranks alike.
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     deadline = time.monotonic() + 20
     while len(history) < history.capacity and time.monotonic() < deadline:
         history.refresh()
@@ -67,6 +68,6 @@ for repeat in range(repeats):
             "fetched": history.fetched,
         }
     )
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     history.close()
 report(folder, world.rank, runs=runs, writers=writers)

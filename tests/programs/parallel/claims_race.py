@@ -6,6 +6,7 @@ import random
 import sys
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from tests.helpers.parallel.rows import report
 
@@ -20,11 +21,11 @@ for race in range(races):
     random.Random(100 * race + world.rank).shuffle(order)
     world.Barrier()
     won.append([key for key in order if claims.claim(key)])
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     if race + 1 < races:
         for key in won[-1]:
             claims.release(key)
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
 found = {
     "claimed": claims.claimed,
     "refused": claims.refused,

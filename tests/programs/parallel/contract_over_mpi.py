@@ -6,6 +6,7 @@ import sys
 import traceback
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from tests.helpers.parallel import contract
@@ -24,7 +25,7 @@ def run(name, check, make, rank):
             results[name] = "passed"
         except Exception:
             results[name] = traceback.format_exc()
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     log.close()
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.launcher import LaunchError
 from aiperf_mpi.parallel.launch.ranks import check_shared_memory, split
 
@@ -20,7 +21,7 @@ def die():
 
 
 def hang():
-    job.wait(job.MPI.COMM_WORLD.Ibarrier())
+    wait(job.MPI.COMM_WORLD.Ibarrier())
 
 
 with job.job() as world:

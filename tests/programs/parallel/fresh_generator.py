@@ -10,6 +10,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.generator import WORKING_SECONDS
 from aiperf_mpi.parallel.generator.reading import RecordReader, learnt_slots
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.view import HistoryView
@@ -23,7 +24,7 @@ history = WindowHistory(world, node_of(world), 2 * finished + 8)
 if world.rank == 0:
     some = children(config, 200)
     write_past(history, None, [some[0]] + [some[1 + n % 199] for n in range(finished - 1)])
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 found = {}
 if world.rank == 1:
     history.refresh()
@@ -62,6 +63,6 @@ if world.rank == 1:
 
     found["thought"], _ = timed(lambda: search_of(config).propose(view, np.random.default_rng(1)))
     found["asked_again"], found["needed"] = reader.answers - asked, len(slots)
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 history.close()
 report(folder, world.rank, **found)

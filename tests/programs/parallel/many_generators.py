@@ -9,6 +9,7 @@ import time
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.maker import Place, hpo_of, search_of, think
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import Slot
@@ -27,7 +28,7 @@ history, claims = (
 )
 if world.rank == 0:
     write_past(history, claims, children(config, finished))
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 history.refresh()
 past = len(history)
 keys, refused, pending, stop = [], 0, 0, None
@@ -57,7 +58,7 @@ if world.rank:
         before = len(history)
         history.refresh()
         attempt = attempt if len(history) == before else 0
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 seconds = time.monotonic() - started
 history.refresh()
 found = {}

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared import messages
 from aiperf_mpi.parallel.shared.messages import Kind, Message, MessageError, Messages, Reason
 from tests.helpers.parallel.rows import report
@@ -73,7 +74,7 @@ with job.job() as world:
             [m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)
         ]
         found["empty"] = ends.poll() == []
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
 
     # A message that this program does not send is an error, not a row.
     if world.rank == 1:

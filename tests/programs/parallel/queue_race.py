@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared import queue as queue_module
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from tests.helpers.parallel.rows import report
@@ -28,9 +29,9 @@ while held < turns:
     counter.put(0, value)
     counter.flush()
     held += queue.give_up(slot)
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 total = int(counter.words(0, 1)[0])
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 counter.free()
 queue.close()
 report(folder, world.rank, held=held, refused=refused, total=total)

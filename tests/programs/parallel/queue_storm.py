@@ -8,6 +8,7 @@ import sys
 import time
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared import queue as queue_module
 from tests.helpers.parallel.rows import proposed, report
 
@@ -83,7 +84,7 @@ else:
         time.sleep(0.0005)
 freed = sum(queue.freed for queue in queues)
 states = [[slot.state for slot in queue.slots()] for queue in queues]
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 for queue in queues:
     queue.close()
 report(

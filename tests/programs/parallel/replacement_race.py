@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from aiperf_mpi.parallel.generator import maker as maker_module
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import open_queues
@@ -28,7 +29,7 @@ history, claims = WindowHistory(world, node, 1 << 14), WindowClaims(world, 1 << 
 queues = open_queues(node, 1, 3) if world.rank else ()
 if world.rank == 0:
     write_past(history, claims, children(config, 10))
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 history.refresh()
 found = {"taken": [], "replaced": 0, "waited": 0}
 stop = None
@@ -70,8 +71,8 @@ elif world.rank:
     maker.close()
     found["replaced"] = maker.replaced
 else:
-    job.wait(world.Ibarrier())
-job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
+wait(world.Ibarrier())
 history.refresh()
 if world.rank == 0:
     rows, summaries = history.records(range(len(history))), history.summaries()
@@ -84,7 +85,7 @@ if world.rank == 0:
     free = [trial for trial in found["dropped"]]
     live = {found["keys"][trial] for trial in found["keys"] if trial not in set(free)}
     found["held"] = sum(not claims.claim(key) for key in {found["keys"][trial] for trial in free} - live)
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 for queue in queues:
     queue.close()
 claims.close()

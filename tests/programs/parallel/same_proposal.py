@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.maker import CandidateMaker, Place, hpo_of, search_of, think
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import READY, Slot, open_queues
@@ -39,10 +40,10 @@ past, found = children(config, finished), {}
 for part in (slice(0, half), slice(half, finished)):
     if world.rank == 0:
         write_past(history, None, past[part], part.start)
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     if last and part.start == 0:
         found["early"] = [candidate(*memory, attempt) for attempt in range(2)]
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
 if last:
     found["kept"] = [candidate(*memory, attempt) for attempt in range(3)]
     found["fresh"] = [candidate(search_of(config), hpo_of(config), ArchitectureCache(), n) for n in range(3)]
@@ -60,7 +61,7 @@ if last:
     maker.close()
     queue.close()
     found["whole"] = record.tobytes().hex()[:-8]
-job.wait(world.Ibarrier())
+wait(world.Ibarrier())
 claims.close()
 history.close()
 report(folder, world.rank, **found)

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from tests.helpers.parallel.rows import report
 
@@ -39,7 +40,7 @@ seconds = {}
 for name, operation in operations.items():
     # Once with an attentive target: a first operation may have to connect.
     operation()
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     time.sleep(0.05)
     world.Barrier()
     if world.rank == 0:
@@ -49,6 +50,6 @@ for name, operation in operations.items():
         started = time.monotonic()
         operation()
         seconds[name] = time.monotonic() - started
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
 window.free()
 report(sys.argv[1], world.rank, seconds=seconds)

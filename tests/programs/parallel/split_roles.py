@@ -8,6 +8,7 @@ import sys
 import time
 
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.ranks import split
 from aiperf_mpi.parallel.shared import queue as queue_module
 from aiperf_mpi.parallel.shared.history import WindowHistory
@@ -22,7 +23,7 @@ with job.job() as world:
     # itself.
     history = WindowHistory(world, ranks.node if ranks.shared else None, 100)
     history.append(proposed(world.rank))
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     history.refresh()
     published = []
     if ranks.node is not None:
@@ -35,13 +36,13 @@ with job.job() as world:
             while (slot := queue.reserve()) is None:
                 time.sleep(0.001)
             queue.publish(slot, proposed(world.rank, slot.ticket), world.rank)
-        job.wait(ranks.node.Ibarrier())
+        wait(ranks.node.Ibarrier())
         if ranks.role == "trainer":
             queue = queues[ranks.queue_group_replicas.index(ranks.replica)]
             while (taken := queue.take()) is not None:
                 published.append(int(taken.record["trial"]))
                 queue.accept(taken)
-    job.wait(world.Ibarrier())
+    wait(world.Ibarrier())
     if ranks.node is not None:
         for queue in queues:
             queue.close()

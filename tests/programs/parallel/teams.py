@@ -8,6 +8,7 @@ import time
 
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.binding import role_environment
+from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.ranks import split
 from tests.helpers.parallel.rows import proposed, report
 
@@ -36,29 +37,29 @@ with job.job() as world:
         import numpy as np
 
         from aiperf_mpi.parallel.replica import cluster
-        from aiperf_mpi.parallel.replica.agreements import FAILS, WELL, Agreements
+        from aiperf_mpi.parallel.replica.agreements import Agreements
         from aiperf_mpi.parallel.replica.team import Team
-        from aiperf_mpi.training.lockstep import GO, STOP, FailedElsewhere
+        from aiperf_mpi.training.lockstep import BROKEN, GO, STOP, FailedElsewhere
         from aiperf_mpi.training.steps.devices import AXIS, device_sharding, place
         from aiperf_mpi.training.steps.dispatch import PMAP, SHARD_MAP, lower
 
         cluster.join(ranks.team)
         team, devices = Team(ranks.team), jax.devices()
-        job.wait(ranks.workers.Ibarrier())
+        wait(ranks.workers.Ibarrier())
 
         # The leader has a record, the other one comes to it later; meanwhile they agree on steps.
         agreements, record = Agreements(ranks.team), proposed(ranks.replica, 7)
-        asked = agreements.post(WELL, record) if team.leads else None
+        asked = agreements.post(GO, record) if team.leads else None
         assert team.agree(GO) == GO
-        asked = asked or agreements.post(WELL)
+        asked = asked or agreements.post(GO)
         until(asked.done)
-        heard, second = asked.record, agreements.post(WELL if team.leads else FAILS)
+        heard, second = asked.record, agreements.post(GO if team.leads else BROKEN)
         until(second.done)
         values["heard"] = [int(heard["replica"]), int(heard["round"])]
-        values["words"] = [asked.word, second.word]
+        values["values"] = [asked.value, second.value]
 
         # Whoever raised says why; in the end the leader has posted two words that nobody answers.
-        under_way = [agreements.post(WELL) for _ in range(2)] if team.leads else []
+        under_way = [agreements.post(GO) for _ in range(2)] if team.leads else []
         agreements.settle(team)
         values["settled"] = [agreements._posted, all(other.done() for other in under_way)]
         values["cause"] = team.cause(OSError("disk") if team.rank == 1 else FailedElsewhere("another"))

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collective operations whose ranks test and sleep until the last one has come.
+
+A blocking call would take a core from the rank that all the others wait for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from mpi4py import MPI
+
+#: Seconds between two tests of a request that is not complete.
+LOOK_SECONDS = 0.001
+
+_TYPES = {"int64": MPI.INT64_T, "float64": MPI.DOUBLE, "uint8": MPI.UINT8_T}
+
+
+def wait(request: MPI.Request) -> None:
+    """Wait until a request is complete; sleep a millisecond between two tests."""
+    while not request.Test():
+        time.sleep(LOOK_SECONDS)
+
+
+def start_agreement(
+    comm: MPI.Intracomm, values: np.ndarray, op: MPI.Op = MPI.MAX
+) -> tuple[MPI.Request, np.ndarray]:
+    """Start to reduce `values` of all ranks of `comm`, element by element. Collective.
+
+    `values` is int64, float64 or uint8 and of the same shape on all ranks. Return the request, and the array
+    that holds the result once the request is complete.
+    """
+    agreed, kind = np.empty_like(values), _TYPES[values.dtype.name]
+    return comm.Iallreduce([values, values.size, kind], [agreed, values.size, kind], op), agreed
+
+
+def agree(
+    comm: MPI.Intracomm, values: np.ndarray, op: MPI.Op = MPI.MAX, wait: Callable[[MPI.Request], None] = wait
+) -> np.ndarray:
+    """Return `values` of all ranks of `comm`, reduced element by element: by default the highest. Collective.
+
+    `values` are as for `start_agreement`; `wait` waits for the request.
+    """
+    request, agreed = start_agreement(comm, values, op)
+    wait(request)
+    return agreed
