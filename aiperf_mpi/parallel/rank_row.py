@@ -40,12 +40,12 @@ def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
         "candidate": sum(queue.published for queue in windows.queues),
     }
     received |= {
-        "history": history.fetched,
+        "history": history.log.fetched,
         "claim": 0,
         "candidate": sum(queue.taken for queue in windows.queues),
     }
     moved |= {
-        "history": history.bytes,
+        "history": history.log.bytes,
         "claim": 8 * claims.probes,
         "candidate": queue_bytes(1, 1) * (sent["candidate"] + received["candidate"]),
     }

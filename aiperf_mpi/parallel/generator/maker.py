@@ -30,7 +30,8 @@ from aiperf_mpi.parallel.generator.reading import RecordReader, learnt_slots
 from aiperf_mpi.parallel.generator.staleness import stalest
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
-from aiperf_mpi.parallel.shared.queue import EMPTY, CandidateQueue, Slot
+from aiperf_mpi.parallel.shared.queue import CandidateQueue
+from aiperf_mpi.parallel.shared.slots import EMPTY, Slot
 from aiperf_mpi.search.hpo import Hpo, make_hpo, tune
 from aiperf_mpi.search.knowledge import Memory
 from aiperf_mpi.search.nas import NoProposal, Proposal, Search, make_search

@@ -12,7 +12,8 @@ import time
 import jax
 
 from aiperf_mpi.parallel.replica.agreements import PendingAgreement
-from aiperf_mpi.parallel.shared.queue import Slot, Taken
+from aiperf_mpi.parallel.shared.queue import Taken
+from aiperf_mpi.parallel.shared.slots import Slot
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.state import TrainerState, refuse
 from aiperf_mpi.training.lockstep import GO

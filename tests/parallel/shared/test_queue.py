@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aiperf_mpi.parallel.shared.queue import EMPTY, FILLING, Slot
+from aiperf_mpi.parallel.shared.slots import EMPTY, FILLING, Slot
 from aiperf_mpi.trials.footprint import queue_bytes
 from tests.helpers.parallel.mpi import Reports, under_both
 from tests.parallel.shared.test_history import NETWORKS

@@ -65,7 +65,7 @@ for repeat in range(repeats):
             "wrong": wrong,
             "elsewhere": mine,
             "seconds": seconds,
-            "fetched": history.fetched,
+            "fetched": history.log.fetched,
         }
     )
     wait(world.Ibarrier())

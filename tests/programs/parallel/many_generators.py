@@ -12,7 +12,7 @@ from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.parallel.shared.queue import Slot
+from aiperf_mpi.parallel.shared.slots import Slot
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.helpers.parallel.past import children, small, write_past

@@ -7,7 +7,8 @@ import pytest
 
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared import queue as queue_module
-from aiperf_mpi.parallel.shared.queue import EMPTY, FILLING, READY, TAKEN
+from aiperf_mpi.parallel.shared.slots import EMPTY, FILLING, READY, TAKEN
+from aiperf_mpi.trials.record import RecordError
 from tests.helpers.parallel.rows import proposed, report
 
 now = 0.0
@@ -102,8 +103,8 @@ queue.close()
 (queue,) = queue_module.open_queues(job.MPI.COMM_SELF, 1, 1, first_ticket=7)
 slot = queue.reserve()
 assert slot.ticket == 7 and queue.publish(slot, proposed(0, 7), 1)
-queue._window.memory[queue._place(slot) + 40] ^= 1
-with pytest.raises(queue_module.RecordError, match="ticket 7"):
+queue._table.window.memory[queue._table.place(slot) + 40] ^= 1
+with pytest.raises(RecordError, match="ticket 7"):
     queue.take()
 assert states() == [EMPTY] and tickets() == [7] and queue.rejected == 1
 queue.close()

@@ -14,7 +14,8 @@ from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.parallel.shared.queue import EMPTY, READY, TAKEN, open_queues
+from aiperf_mpi.parallel.shared.queue import open_queues
+from aiperf_mpi.parallel.shared.slots import EMPTY, READY, TAKEN
 from aiperf_mpi.parallel.trainer import lookahead
 from aiperf_mpi.trials import record as rec
 from tests.helpers.parallel.past import children, context_of, small, write_past

@@ -13,7 +13,8 @@ from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.parallel.shared.queue import READY, Slot, open_queues
+from aiperf_mpi.parallel.shared.queue import open_queues
+from aiperf_mpi.parallel.shared.slots import READY, Slot
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 from tests.helpers.parallel.past import children, context_of, small, write_past
 from tests.helpers.parallel.rows import node_of, report

@@ -28,7 +28,7 @@ with job.job() as world:
     published = []
     if ranks.node is not None:
         queues = queue_module.open_queues(
-            ranks.node, ranks.node_trainers, ranks.node_size, shared=ranks.shared
+            ranks.node, ranks.node_trainers, ranks.node.size, shared=ranks.shared
         )
         for queue in queues:
             # As deep as the node has ranks: there is a slot for everybody, though another one may be faster
@@ -54,7 +54,6 @@ with job.job() as world:
         role=ranks.role,
         node=ranks.node_index,
         node_rank=ranks.node_rank,
-        node_size=ranks.node_size,
         nodes=ranks.n_nodes,
         replica=ranks.replica,
         replicas=ranks.n_replicas,
