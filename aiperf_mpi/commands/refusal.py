@@ -7,10 +7,7 @@ import sys
 import time
 
 from aiperf_mpi.exits import EXIT_USAGE
-
-#: How long the ranks that print nothing wait before they leave with a usage error.
-#: How long the processes of a job that print nothing wait before they leave with a usage error, in seconds.
-SILENT_SECONDS = 2.0
+from aiperf_mpi.launchers import SILENT_SECONDS
 
 
 def refuse(error: Exception, launched: bool = False) -> int:

@@ -21,6 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aiperf_mpi.launchers import RANK_VARIABLES
+
 MODES = ("auto", "live", "plain")
 
 #: Least seconds between two plain lines, and between two pictures of the live view.
@@ -31,17 +33,6 @@ _STATUS_LINES, _STATUS_SECONDS = 20, 60.0
 
 #: Events that a plain line, and candidates and events that the live view, shows at most.
 _EVENTS_PER_LINE, _CANDIDATES, _EVENTS = 4, 6, 3
-
-#: Set by launchers in the ranks they start. Some give a rank a terminal of its own that nobody looks at, and
-#: others pass a real terminal's output on, so that under any of them isatty says nothing.
-_LAUNCHER_VARIABLES = (
-    "OMPI_COMM_WORLD_RANK",
-    "PMI_RANK",
-    "PMIX_RANK",
-    "PALS_RANKID",
-    "MV2_COMM_WORLD_RANK",
-    "SLURM_PROCID",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.envi
         raise ValueError(f"view {mode!r} is none of {', '.join(MODES)}")
     if mode != "auto":
         return mode
-    launched = any(name in environ for name in _LAUNCHER_VARIABLES)
+    launched = any(name in environ for name in RANK_VARIABLES)
     return "live" if stream.isatty() and not launched and environ.get("TERM", "dumb") != "dumb" else "plain"
 
 

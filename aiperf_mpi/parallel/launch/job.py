@@ -26,6 +26,7 @@ from typing import NoReturn
 import numpy as np
 
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_USAGE
+from aiperf_mpi.launchers import SILENT_SECONDS
 from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, check_size, detect
 
 try:
@@ -38,10 +39,6 @@ except (ImportError, RuntimeError) as error:
     ) from error
 
 from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, agree
-
-#: How long the silent ranks of a job without communication let the speaking one print before they end, in
-#: seconds.
-_SILENT_SECONDS = 2.0
 
 #: How long a rank that is about to end the job waits for the launcher to have read its last words, in
 #: seconds.
@@ -123,7 +120,7 @@ def _end_alike(error: LaunchError) -> NoReturn:
                 _end_all(MPI.COMM_WORLD, EXIT_USAGE)
             time.sleep(LOOK_SECONDS)
     elif not speaks:
-        time.sleep(_SILENT_SECONDS)
+        time.sleep(SILENT_SECONDS)
     sys.exit(EXIT_USAGE)
 
 

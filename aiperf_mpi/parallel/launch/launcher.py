@@ -13,18 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiperf_mpi.launchers import LAUNCHERS, PMIX_RANK
+
 #: The command that every message ends with.
 COMMAND = "python -m aiperf_mpi"
-
-#: (name, variable of the size, variable of the rank), innermost launcher first: a batch system's own
-#: variables are inherited by what mpiexec starts inside of an allocation, so they come last.
-_VARIABLES = (
-    ("Open MPI's mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ("MVAPICH's mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
-    ("mpiexec (PMI)", "PMI_SIZE", "PMI_RANK"),
-    ("PALS (mpiexec)", "PALS_SIZE", "PALS_RANKID"),
-    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-)
 
 
 class LaunchError(RuntimeError):
@@ -47,7 +39,7 @@ class Launcher:
 
 def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
     """The launcher of this process by its environment; `Launcher("none")` where there is no sign of one."""
-    for name, size, rank in _VARIABLES:
+    for name, size, rank in LAUNCHERS:
         if environ.get(size, "").isdigit():
             place = environ.get(rank, "")
             # srun sets PMI_SIZE too: name it as the one that was typed.
@@ -55,8 +47,8 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
                 "srun" if name.startswith("mpiexec") and "PMI_FD" in environ and _by_srun(environ) else name
             )
             return Launcher(shown, int(environ[size]), int(place) if place.isdigit() else None)
-    if environ.get("PMIX_RANK", "").isdigit():
-        return Launcher("a PMIx launcher", None, int(environ["PMIX_RANK"]))
+    if environ.get(PMIX_RANK, "").isdigit():
+        return Launcher("a PMIx launcher", None, int(environ[PMIX_RANK]))
     return Launcher("none")
 
 

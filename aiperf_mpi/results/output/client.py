@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aiperf_mpi.launchers import LAUNCHER_PREFIXES
 from aiperf_mpi.results.file.rows import RunHeader
 
 #: A frame's head: kind and length of the payload.
@@ -28,24 +29,6 @@ EVENT, RECORD, EPOCH, TRIAL, RANK, SAMPLE = range(1, 7)
 
 #: Head of a RECORD payload: the slot.
 SLOT = struct.Struct("<q")
-
-#: Variables by which a launcher tells a process that it is a rank: the writer is none.
-LAUNCHER_PREFIXES = (
-    "PMI_",
-    "PMIX_",
-    "PMI2_",
-    "OMPI_",
-    "OPAL_",
-    "PRTE_",
-    "MPI_",
-    "MPIR_",
-    "HYDRA_",
-    "HYDI_",
-    "SLURM_",
-    "PALS_",
-    "FLUX_",
-    "PBS_",
-)
 
 #: Most bytes that wait for the writer: half a million rows. A writer that falls behind further ends the run.
 QUEUE_BYTES = 64 << 20

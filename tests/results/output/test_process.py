@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi.launchers import LAUNCHER_PREFIXES
 from aiperf_mpi.results.file.rows import EPOCH_ROW, new_row
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import client as client_module
@@ -140,7 +141,7 @@ def test_the_writer_is_no_rank_and_imports_neither_mpi_nor_jax(
     libraries = Path(f"/proc/{client.pid}/maps").read_text()
     session = os.getsid(client.pid)
     client.abandon()
-    assert not any(name.startswith(client_module.LAUNCHER_PREFIXES) for name in environment.split("\0"))
+    assert not any(name.startswith(LAUNCHER_PREFIXES) for name in environment.split("\0"))
     assert "libmpi" not in libraries and "jaxlib" not in libraries
     assert session != os.getsid(0)
 
