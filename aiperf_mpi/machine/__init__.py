@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hardware of a node is, what it does, and what it can do at most."""
+"""Describe the hardware of a node, measure its use and power, and list its peak rates."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What accelerators say of themselves: NVIDIA's by NVML, AMD's by the kernel's files.
+"""Describe and read accelerators: NVIDIA's through NVML, AMD's through the kernel's files.
 
-Both are opened by the names that a launcher or the kernel gives a node's devices. What a device does not tell
-is NaN in a reading, and a reason in a description; a device that cannot be opened is no error of the run.
+Devices are opened by the names that a launcher or the kernel gives them. A value that a device does not
+report is NaN in a reading, and a reason in a description. If a device cannot be opened, the run continues.
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ from aiperf_mpi.machine.peaks import peak_rates
 
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
-    """One device now: use in %, memory in use in bytes, power in W, SM clock in MHz, temperature in °C (NaN:
-    not told), and its energy counter in mJ since some moment (None: there is none)."""
+    """The state of one device at one time; NaN or None for a value that it does not report.
+
+    Attributes:
+        percent: use in %.
+        memory_bytes: memory in use in bytes.
+        watts: power in W.
+        mhz: clock of the compute units in MHz.
+        celsius: temperature in °C.
+        millijoules: energy counter in mJ, from an arbitrary start.
+    """
 
     percent: float = math.nan
     memory_bytes: float = math.nan
@@ -31,35 +39,37 @@ class DeviceReading:
 
 
 class Accelerators(Protocol):
-    """The devices of a node; `why` says why there are none, "" where there are."""
+    """The devices of a node; `why` is the reason if there are none, else ""."""
 
     why: str
 
     def describe(self) -> list[dict[str, Any]]:
-        """What each device is, for the inventory."""
+        """Describe each device for the inventory."""
 
     def read(self) -> list[DeviceReading]:
-        """What each device does now."""
+        """Read the state of each device now."""
 
 
 class NoAccelerators:
-    """A node without accelerators, or with some that nobody can ask."""
+    """A node without accelerators, or with accelerators that cannot be read."""
 
     def __init__(self, why: str) -> None:
         self.why = why
 
     def describe(self) -> list[dict[str, Any]]:
-        """See Accelerators."""
+        """Implement Accelerators."""
         return []
 
     def read(self) -> list[DeviceReading]:
-        """See Accelerators."""
+        """Implement Accelerators."""
         return []
 
 
 def open_accelerators(names: Sequence[str], root: Path = Path("/")) -> Accelerators:
-    """The accelerators `names` of this node, as CUDA_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES would name
-    them."""
+    """Open the accelerators `names` of this node, named as in CUDA_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES.
+
+    Files of the system are read below `root`.
+    """
     if not names:
         return NoAccelerators("this node has no accelerator")
     if (root / "dev" / "nvidiactl").exists():
@@ -72,7 +82,7 @@ def open_accelerators(names: Sequence[str], root: Path = Path("/")) -> Accelerat
 
 
 def open_nvidia(names: Sequence[str], nvml: Any = None) -> Accelerators:
-    """NVIDIA's devices of these numbers or UUIDs; `nvml` is the module pynvml, imported here unless given."""
+    """Open NVIDIA devices by number or UUID; `nvml` is the module pynvml, imported here unless given."""
     if nvml is None:
         try:
             nvml = import_module("pynvml")
@@ -86,8 +96,7 @@ def open_nvidia(names: Sequence[str], nvml: Any = None) -> Accelerators:
 
 
 class NvidiaDevices:
-    """Devices opened by NVML, which must be initialised; raises NVMLError for a name that it does not
-    know."""
+    """Devices opened through NVML, which must be initialised; raises NVMLError for an unknown name."""
 
     def __init__(self, names: Sequence[str], nvml: Any) -> None:
         self.why = ""
@@ -96,22 +105,22 @@ class NvidiaDevices:
         self._handles = [by_number(int(name)) if name.strip().isdigit() else by_uuid(name) for name in names]
 
     def describe(self) -> list[dict[str, Any]]:
-        """See Accelerators."""
+        """Implement Accelerators."""
         nvml = self._nvml
-        driver = self._told(nvml.nvmlSystemGetDriverVersion)
+        driver = self._call(nvml.nvmlSystemGetDriverVersion)
         return [
             {
-                "name": (name := self._told(nvml.nvmlDeviceGetName, handle)),
-                "uuid": self._told(nvml.nvmlDeviceGetUUID, handle),
+                "name": (name := self._call(nvml.nvmlDeviceGetName, handle)),
+                "uuid": self._call(nvml.nvmlDeviceGetUUID, handle),
                 "driver": driver,
-                "memory_bytes": self._told(lambda h: int(nvml.nvmlDeviceGetMemoryInfo(h).total), handle),
-                "max_mhz": self._told(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
-                "max_memory_mhz": self._told(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM),
-                "power_limit_watts": self._told(
+                "memory_bytes": self._call(lambda h: int(nvml.nvmlDeviceGetMemoryInfo(h).total), handle),
+                "max_mhz": self._call(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
+                "max_memory_mhz": self._call(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM),
+                "power_limit_watts": self._call(
                     lambda h: nvml.nvmlDeviceGetEnforcedPowerLimit(h) / 1000, handle
                 ),
                 "energy_counter": isinstance(
-                    self._told(nvml.nvmlDeviceGetTotalEnergyConsumption, handle), int
+                    self._call(nvml.nvmlDeviceGetTotalEnergyConsumption, handle), int
                 ),
                 "peak": peak_rates(str(name)),
             }
@@ -119,7 +128,7 @@ class NvidiaDevices:
         ]
 
     def read(self) -> list[DeviceReading]:
-        """See Accelerators."""
+        """Implement Accelerators."""
         nvml = self._nvml
         return [
             DeviceReading(
@@ -135,20 +144,22 @@ class NvidiaDevices:
             for handle in self._handles
         ]
 
-    def _told(self, ask: Callable[..., Any], *arguments: Any) -> Any:
-        """What NVML answers, or why it does not."""
+    def _call(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the value of a call of NVML, or a text with the reason if it fails."""
         try:
-            answer = ask(*arguments)
+            answer = call(*arguments)
         except self._nvml.NVMLError as error:
-            return f"not told by NVML: {error}"
+            return f"not reported by NVML: {error}"
         return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
 
-    def _number(self, ask: Callable[[Any], float], handle: Any) -> float:
-        answer = self._told(ask, handle)
+    def _number(self, call: Callable[[Any], float], handle: Any) -> float:
+        """Return the number of a call of NVML; NaN if it fails."""
+        answer = self._call(call, handle)
         return math.nan if isinstance(answer, str) else float(answer)
 
     def _counter(self, handle: Any) -> int | None:
-        answer = self._told(self._nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        """Return the energy counter in mJ; None if the device has none."""
+        answer = self._call(self._nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
         return None if isinstance(answer, str) else int(answer)
 
 
@@ -158,8 +169,7 @@ _AMD = "0x1002"
 
 
 class AmdDevices:
-    """AMD's devices as the driver amdgpu shows them below `root`, by their numbers in the order of their
-    cards."""
+    """AMD devices that the driver amdgpu shows below `root`; device n is the n-th card, from 0."""
 
     def __init__(self, names: Sequence[str], root: Path = Path("/")) -> None:
         self._root = root
@@ -177,7 +187,7 @@ class AmdDevices:
             )
 
     def describe(self) -> list[dict[str, Any]]:
-        """See Accelerators."""
+        """Implement Accelerators."""
         driver = _text(self._root / "sys" / "module" / "amdgpu" / "version") or "part of the kernel"
         return [self._description(folder, driver) for folder in self._folders]
 
@@ -189,16 +199,16 @@ class AmdDevices:
         memory = _number(folder / "mem_info_vram_total")
         return {
             "name": name,
-            "uuid": _text(folder / "unique_id") or "not told by amdgpu",
+            "uuid": _text(folder / "unique_id") or "not reported by amdgpu",
             "driver": driver,
-            "memory_bytes": "not told by amdgpu" if math.isnan(memory) else int(memory),
-            "power_limit_watts": "not told by amdgpu" if math.isnan(cap) else cap / 1e6,
+            "memory_bytes": "not reported by amdgpu" if math.isnan(memory) else int(memory),
+            "power_limit_watts": "not reported by amdgpu" if math.isnan(cap) else cap / 1e6,
             "energy_counter": False,
             "peak": peak_rates(name),
         }
 
     def read(self) -> list[DeviceReading]:
-        """See Accelerators."""
+        """Implement Accelerators."""
         return [
             DeviceReading(
                 percent=_number(folder / "gpu_busy_percent"),
@@ -212,12 +222,12 @@ class AmdDevices:
 
 
 def _hwmon(folder: Path, name: str) -> Path:
-    """A file of the device's sensors, whatever number they have."""
+    """Return the path of a sensor file of a device, whatever number its sensors have."""
     return next(iter(sorted(folder.glob(f"hwmon/hwmon*/{name}"))), folder / name)
 
 
 def _text(path: Path) -> str:
-    """What a file of the kernel says; "" where there is none, or it cannot be read."""
+    """Read a file of the kernel; "" if it is missing or cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -225,6 +235,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> float:
+    """Read a number from a file of the kernel; NaN if there is none."""
     try:
         return float(_text(path))
     except ValueError:
@@ -232,5 +243,5 @@ def _number(path: Path) -> float:
 
 
 def _first(*paths: Path) -> float:
-    """The first of the numbers that is one."""
+    """Return the number of the first file that has one; NaN if none has."""
     return next((number for number in map(_number, paths) if not math.isnan(number)), math.nan)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Energy from what devices report: counters that wrap, power over time, and the energy of the core time.
+"""Compute energy from readings of devices: wrapping counters, power over time, energy of the core time.
 
-What devices say of themselves leaves out fans, power supplies, network, and memory where RAPL shows no
-counter of it. It is called level 0 here, below the levels of the EE HPC Working Group's methodology (level 1
-begins with a meter outside of the node).
+Devices do not measure fans, power supplies, network, or memory without a RAPL counter. This measurement is
+called level 0, below the levels of the EE HPC Working Group's methodology (level 1 needs a meter outside of
+the node).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: What a measurement by the devices themselves is called.
+#: Name of a measurement by the devices themselves.
 LEVEL = "level 0: device only"
 
-#: How an energy that is not known is called.
+#: Text for an energy that is not known.
 NOT_MEASURED = "not measured"
 
-#: Part of the core time that a node's samples may leave uncovered at its end; that part counts with their
-#: last power.
+#: Largest part of the core time, at its end, that a node's samples may not cover; it counts with the last
+#: power.
 UNCOVERED_PART = 0.01
 
 
 def counted(before: int, after: int, span: int = 0) -> int:
-    """What a counter counted between two readings; it begins anew at `span` (0: it never does).
+    """Return the counts between two readings of a counter that restarts at 0 after `span` (0: never).
 
-    Raises ValueError where it went back without a span that explains it.
+    Raises ValueError if the counter went back and `span` does not explain it.
     """
     if after >= before:
         return after - before
@@ -39,8 +39,7 @@ def counted(before: int, after: int, span: int = 0) -> int:
 
 @dataclass
 class Count:
-    """Joules since the first reading of a counter of `unit` J that begins anew at `span` counts (0:
-    never)."""
+    """Joules since the first reading of a counter in units of `unit` J that wraps at `span` (0: never)."""
 
     unit: float
     span: int = 0
@@ -48,7 +47,7 @@ class Count:
     last: int | None = None
 
     def add(self, value: int) -> float:
-        """The energy with a further reading; raises ValueError like `counted`."""
+        """Add a reading and return the energy in J; raises ValueError like :func:`counted`."""
         if self.last is not None:
             self.joules += counted(self.last, value, self.span) * self.unit
         self.last = value
@@ -57,14 +56,16 @@ class Count:
 
 @dataclass
 class Integral:
-    """Joules since the first reading of a power, by the trapezoidal rule. A reading that is missing is left
-    out, so that a straight line between its neighbours stands for it."""
+    """Joules since the first reading of a power, by the trapezoidal rule.
+
+    A missing reading is not added; the rule then joins its neighbours by a straight line.
+    """
 
     joules: float = 0.0
     last: tuple[float, float] | None = None
 
     def add(self, t: float, watts: float) -> float:
-        """The energy with a further reading at `t` (s)."""
+        """Add a reading of `watts` at time `t` (s) and return the energy in J."""
         if self.last is not None:
             self.joules += (t - self.last[0]) * (watts + self.last[1]) / 2
         self.last = t, watts
@@ -72,11 +73,11 @@ class Integral:
 
 
 def energy_at(t: np.ndarray, energy: np.ndarray, at: float) -> float:
-    """The energy (J) at time `at` of readings since core start: `energy` (J) at ascending times `t` (s), 0 at
-    0.
+    """Return the energy (J) from core start to time `at` (s).
 
-    Between readings it grows evenly, behind the last one with the power before it. NaN without a reading, and
-    where more than UNCOVERED_PART of the time lies behind the last one.
+    `energy` (J) holds readings at the ascending times `t` (s); at time 0 it is 0. It is interpolated between
+    readings, and extrapolated after the last one. NaN without a reading, or if more than UNCOVERED_PART of
+    the time is after the last reading.
     """
     known = np.isfinite(energy)
     times, joules = np.append(0.0, t[known]), np.append(0.0, energy[known])
@@ -91,17 +92,18 @@ def energy_at(t: np.ndarray, energy: np.ndarray, at: float) -> float:
 def core_energy(
     samples: Mapping[str, np.ndarray], hosts: Mapping[int, str], core_seconds: float, sources: Iterable[str]
 ) -> tuple[float, str]:
-    """Energy (J) of the core time over all nodes, NaN if any host's is unknown, and in words its level or
-    why.
+    """Return the energy (J) of the core time over all nodes, and a text with its level.
+
+    The energy is NaN if that of any host is not known; the text then gives the reason.
 
     Arguments:
         samples: the columns t, node and energy_joules of /samples, ordered by node.
-        hosts: name of the host of each node; -1 is the coordinator. Every node that measured counts, whatever
-            its host is called; a node that measured nothing is excused where another one of its host did.
-        core_seconds: length of the core time.
-        sources: what the nodes' inventories say of their power, each text once.
+        hosts: host name of each node; -1 is the coordinator. Each node with a measurement counts. A node
+            without one may be missing if another node of the same host has one.
+        core_seconds: length of the core time in seconds.
+        sources: the power sources of the nodes' inventories, each text once.
     """
-    said = "; ".join(sources)
+    source = "; ".join(sources)
     nodes, first = np.unique(samples["node"], return_index=True)
     if not len(nodes):
         return math.nan, f"{NOT_MEASURED}: there are no samples"
@@ -118,8 +120,8 @@ def core_energy(
     unknown = [host for host in every if host not in measured]
     if unknown:
         where = f"on {len(unknown)} of {len(every)} hosts, first {unknown[0]}"
-        return math.nan, f"{NOT_MEASURED} {where}" + (f": {said}" if said else "")
+        return math.nan, f"{NOT_MEASURED} {where}" + (f": {source}" if source else "")
 
     alone = hosts.get(-1, "")
     left_out = f"; without {alone}, the coordinator's host" if alone and alone not in measured else ""
-    return total, f"{LEVEL}: {said or 'source unknown'}{left_out}"
+    return total, f"{LEVEL}: {source or 'source unknown'}{left_out}"

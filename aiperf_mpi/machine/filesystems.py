@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file systems that a run uses: where they are mounted, of what type, how large, and how full."""
+"""Describe the file systems that a run uses: mount point, type, size and free space."""
 
 from __future__ import annotations
 
@@ -7,22 +7,37 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-_MOUNTS = Path("/proc/self/mounts")
+import psutil
+
+_UNKNOWN = "not reported by the system"
 
 
-def file_systems(places: Mapping[str, str], mounts: Path = _MOUNTS) -> dict[str, dict[str, Any] | str]:
-    """The file system of each place (name -> path; an empty path: none is needed), or why it is not known."""
-    table = _mounts(mounts)
+class Mount(NamedTuple):
+    """A mounted file system: its device, mount point and type."""
+
+    device: str
+    path: str
+    kind: str
+
+
+def file_systems(places: Mapping[str, str]) -> dict[str, dict[str, Any] | str]:
+    """Describe the file system of each place (name -> path), or say why it is not known.
+
+    An empty path means that the run does not need this place.
+    """
+    table = _mounts()
     return {
         name: _file_system(path, table) if path else "none: no path is set" for name, path in places.items()
     }
 
 
 def places(output: str, data: str) -> dict[str, str]:
-    """The places that every node uses: the output folder, the data set, shared memory, and temporary files
-    (empty where there is no place for these)."""
+    """Return the paths that every node uses: output folder, data set, shared memory and temporary files.
+
+    The path of temporary files is empty if no folder for them can be written.
+    """
     try:
         temporary = tempfile.gettempdir()
     except OSError:
@@ -31,39 +46,43 @@ def places(output: str, data: str) -> dict[str, str]:
     return {"output": output, "data": data, "shared_memory": "/dev/shm", "temporary": temporary}
 
 
-def _file_system(path: str, table: list[tuple[str, str, str]]) -> dict[str, Any] | str:
+def _file_system(path: str, table: list[Mount]) -> dict[str, Any] | str:
+    """Describe the file system of `path`, or of its nearest existing parent; a text if it cannot be read."""
     place = Path(path).expanduser()
-    # What does not exist yet will lie where its nearest parent lies.
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
         stat = os.statvfs(place)
     except OSError as error:
         return f"{path}: {error.strerror}"
-    real = os.path.realpath(place)
-    # The mount whose path is the longest beginning of this one; of equals the last, which covers the others.
-    inside = [row for row in table if real == row[1] or real.startswith(row[1].rstrip("/") + "/")]
-    device, mount, kind = (
-        max(enumerate(inside), key=lambda item: (len(item[1][1]), item[0]))[1]
-        if inside
-        else ("not told", "not told", "not told by the system")
-    )
+
+    # The mount with the longest path is the most specific; of equal paths, the last mount covers the others.
+    mount = Mount(_UNKNOWN, _UNKNOWN, _UNKNOWN)
+    real, longest = os.path.realpath(place), -1
+    for candidate in table:
+        root = candidate.path.rstrip("/")
+        if (real == candidate.path or real.startswith(root + "/")) and len(candidate.path) >= longest:
+            mount, longest = candidate, len(candidate.path)
     return {
         "path": path,
-        "mount": mount,
-        "type": kind,
-        "device": device,
+        "mount": _storable(mount.path),
+        "type": mount.kind,
+        "device": _storable(mount.device),
         "bytes": stat.f_blocks * stat.f_frsize,
         "free_bytes": stat.f_bavail * stat.f_frsize,
     }
 
 
-def _mounts(path: Path) -> list[tuple[str, str, str]]:
-    """(device, mount point, type) of every mount; empty where the system shows none."""
+def _mounts() -> list[Mount]:
+    """Return every mount in mounting order; an empty list if the system shows none."""
     try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
+        table = psutil.disk_partitions(all=True)
+    except (OSError, psutil.Error):
         return []
-    rows = [line.split() for line in lines]
-    # Blanks in paths are written as \040.
-    return [(row[0], row[1].replace("\\040", " "), row[2]) for row in rows if len(row) >= 3]
+    # psutil returns an empty device for a mount without one.
+    return [Mount(entry.device or "none", entry.mountpoint, entry.fstype) for entry in table]
+
+
+def _storable(name: str) -> str:
+    """Return a file name whose bytes that are not UTF-8 are replaced, so that HDF5 can store it."""
+    return os.fsencode(name).decode(errors="replace")

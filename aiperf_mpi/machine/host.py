@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host and this process do now: processors, memory, disks, network, fabric; what was moved since it
-was first asked."""
+"""Read the load of a host and of this process: processors, memory, disks, network and fabric."""
 
 from __future__ import annotations
 
@@ -13,17 +12,23 @@ from typing import Any
 
 import psutil
 
-#: InfiniBand's counters of data count words of four bytes.
-_FABRIC_WORD = 4
+#: InfiniBand's data counters count units of four bytes.
+_FABRIC_UNIT = 4
 
 _FABRIC = Path("/sys/class/infiniband")
 
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """One host now: seconds of all CPUs, busy and in all; CPU seconds and clock of this process; bytes of
-    memory in use by the host and this process; bytes moved by disks, network and fabric since the first
-    reading (NaN: not told)."""
+    """The load of one host at one time; NaN for a value that the host does not report.
+
+    Attributes:
+        busy_seconds, cpu_seconds: seconds that all CPUs were busy, and all their seconds.
+        process_seconds, at: CPU seconds of this process, and the monotonic clock in seconds.
+        memory_bytes, process_bytes: memory in use by the host, and by this process.
+        read_bytes, write_bytes, net_bytes, fabric_bytes: bytes moved by disks, network and fabric since the
+            first reading.
+    """
 
     busy_seconds: float
     cpu_seconds: float
@@ -37,20 +42,22 @@ class HostReading:
     fabric_bytes: float
 
 
-#: What a host that cannot be asked has told.
+#: The reading of a host that cannot be read.
 UNREAD = HostReading(*(math.nan for _ in fields(HostReading)))
 
 
 class Moved:
-    """What counters of several names have counted since each was first seen. One that went back, as its
-    device was taken away or began anew, has counted nothing meanwhile: the sum only grows."""
+    """Sum of the increases of several named counters since the first reading of each.
+
+    A counter that went back, because its device was removed or restarted, adds nothing: the sum never falls.
+    """
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._sum = 0
 
     def add(self, counters: Mapping[str, int]) -> float:
-        """The sum with a further reading; NaN without a counter."""
+        """Add a reading and return the sum; NaN without a counter."""
         self._sum += sum(max(value - self._last.get(name, value), 0) for name, value in counters.items())
         self._last.update(counters)
         return float(self._sum) if counters else math.nan
@@ -66,14 +73,17 @@ class Host:
         self._counters = [port / name for port in ports for name in ("port_xmit_data", "port_rcv_data")]
 
     def read(self) -> HostReading:
-        """What the host does now; raises OSError, NotImplementedError or psutil.Error where processors or
-        memory cannot be read. Disks or interfaces that cannot be read are NaN."""
+        """Read the load of the host now; disks or interfaces that cannot be read are NaN.
+
+        Raises OSError, NotImplementedError or psutil.Error if processors or memory cannot be read.
+        """
         times = psutil.cpu_times()
         waiting = times.idle + getattr(times, "iowait", 0.0)
-        # Guests' time is counted in user's and nice's already.
+        # The user and nice times already contain the guests' times.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         memory, own = psutil.virtual_memory(), self._process
-        disks, cards = _told(psutil.disk_io_counters), _told(lambda: psutil.net_io_counters(pernic=True))
+        disks = _counters(psutil.disk_io_counters)
+        cards = _counters(lambda: psutil.net_io_counters(pernic=True))
         moved = {
             "read": {} if disks is None else {"": disks.read_bytes},
             "write": {} if disks is None else {"": disks.write_bytes},
@@ -95,16 +105,16 @@ class Host:
         )
 
     def _fabric_bytes(self) -> dict[str, int]:
-        """Bytes sent and received by each port; empty without a port, or where one cannot be read."""
+        """Return the bytes sent and received by each port; empty without a port, or if one cannot be read."""
         try:
-            return {str(path): int(path.read_text()) * _FABRIC_WORD for path in self._counters}
+            return {str(path): int(path.read_text()) * _FABRIC_UNIT for path in self._counters}
         except (OSError, ValueError):
             return {}
 
 
-def _told(ask: Callable[[], Any]) -> Any:
-    """What psutil answers; None where the host does not show it, as in a container."""
+def _counters(read: Callable[[], Any]) -> Any:
+    """Return counters of psutil; None if the host does not show them, as in a container."""
     try:
-        return ask()
+        return read()
     except (OSError, NotImplementedError, psutil.Error):
         return None

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network interfaces and RDMA devices of a host, as the kernel shows them."""
+"""List the network interfaces and RDMA devices that the kernel shows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-#: Where the kernel shows interfaces and RDMA devices, below a root.
+#: Folders of interfaces and of RDMA devices, relative to the root.
 _INTERFACES, _RDMA = Path("sys/class/net"), Path("sys/class/infiniband")
 
 
 def interfaces(root: Path = Path("/")) -> list[dict[str, Any]] | str:
-    """Every interface but loopback: name, state, speed (Mbit/s), MTU, driver; or why there are none."""
+    """List every interface except loopback, or say why there is none.
+
+    An interface has its name, state, speed (Mbit/s), MTU and driver.
+    """
     folder = root / _INTERFACES
-    found = [
+    entries = [
         {
             "name": path.name,
             "state": _read(path / "operstate"),
@@ -24,14 +27,16 @@ def interfaces(root: Path = Path("/")) -> list[dict[str, Any]] | str:
         for path in sorted(folder.glob("*"))
         if path.is_dir() and path.name != "lo"
     ]
-    return found or f"{folder} shows no interface but loopback"
+    return entries or f"{folder} shows no interface but loopback"
 
 
 def rdma_devices(root: Path = Path("/")) -> list[dict[str, Any]] | str:
-    """Every port of every InfiniBand or RoCE device: device, port, state, rate, link layer, firmware; or why
-    none."""
+    """List every port of every InfiniBand or RoCE device, or say why there is none.
+
+    A port has its device, number, state, rate, link layer and firmware.
+    """
     folder = root / _RDMA
-    found = [
+    ports = [
         {
             "device": port.parent.parent.name,
             "port": port.name,
@@ -42,22 +47,23 @@ def rdma_devices(root: Path = Path("/")) -> list[dict[str, Any]] | str:
         }
         for port in sorted(folder.glob("*/ports/*"))
     ]
-    return found or f"{folder} shows no device"
+    return ports or f"{folder} shows no device"
 
 
 def _read(path: Path) -> str:
-    """What the kernel says, or why it does not."""
+    """Read a file of the kernel, or return the reason why it has no value."""
     try:
-        return path.read_text().strip() or "the kernel says nothing"
+        return path.read_text().strip() or "not reported: the file is empty"
     except OSError as error:
-        return f"not told: {error.strerror}"
+        return f"not reported: {error.strerror}"
 
 
 def _speed(path: Path) -> int | str:
-    """Mbit/s; the kernel says -1, or refuses, where an interface has no speed."""
+    """Read the speed in Mbit/s; for an interface without one, the kernel gives -1 or an error."""
     text = _read(path)
-    return int(text) if text.isdigit() else f"not told by this interface ({text})"
+    return int(text) if text.isdigit() else f"not reported by this interface ({text})"
 
 
 def _link(path: Path, missing: str) -> str:
+    """Return the name of the file that a link points to, or `missing`."""
     return path.resolve().name if path.exists() else missing

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run ran on, written down by the program: hardware, software, source, and the environment that
-matters.
+"""Describe the hardware, software, source and environment of a run.
 
-`inventory` is of rank 0's host and the program; it starts a process (git), so rank 0 takes it before MPI is
-initialised. `describe_node` is of a node's host. What is absent says why. Nothing here imports JAX or MPI.
+`inventory` describes rank 0's host and the program; it starts a process (git), so rank 0 takes it before
+MPI's initialisation. `describe_node` describes a node's host. A missing value is replaced by the
+reason. Nothing here imports JAX or MPI.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from aiperf_mpi.machine.filesystems import file_systems
 from aiperf_mpi.machine.interconnect import interfaces, rdma_devices
 from aiperf_mpi.machine.rapl import Zone
 
-#: Distributions whose versions say how fast and how right a run can be.
+#: Distributions whose versions affect the speed or the correctness of a run.
 PACKAGES = (
     "aiperf_mpi",
     "jax",
@@ -50,13 +50,13 @@ PACKAGES = (
     "jax-rocm7-plugin",
 )
 
-#: Environment variables that launchers, MPI, JAX and thread libraries listen to.
+#: Environment variables that launchers, MPI, JAX and thread libraries read.
 _RELEVANT = re.compile(
     r"^(AIPERF_MPI|SLURM|SRUN|PBS|PMI|PMIX|PALS|OMPI|PRTE|MPICH|MPIR|MV2|HYDRA|I_MPI|UCX|FI|NCCL|RCCL|JAX|XLA|CUDA|"
     r"NVIDIA|ROCR|HIP|HSA|GPU|OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|NUMEXPR|MALLOC|HDF5)_|^(LD_PRELOAD|LD_LIBRARY_PATH)$"
 )
 
-#: Variables that may hold something that nobody else should read.
+#: Variables that may contain a secret.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|JWT|COOKIE|PRIVATE|(^|_)KEY(_|$)", re.IGNORECASE)
 
 _GIT_SECONDS = 10
@@ -65,7 +65,7 @@ _SYSTEM = Path("/sys/devices/system")
 
 
 def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Everything below as one dictionary that JSON can hold."""
+    """Describe rank 0's host and the program as one dictionary that JSON can hold."""
     return {
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
@@ -81,8 +81,10 @@ def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor: model, architecture, sockets, cores, threads and NUMA nodes of the host, its clock, and
-    how many threads this process may use."""
+    """Describe the processor: model, architecture, sockets, cores, threads, NUMA nodes and clock.
+
+    `usable` is the number of threads that this process may use.
+    """
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -99,7 +101,7 @@ def cpu() -> dict[str, Any]:
         "threads": psutil.cpu_count(),
         "usable": usable,
         "numa_nodes": len(list(_SYSTEM.glob("node/node[0-9]*"))) or "not shown by the kernel",
-        "governor": _said(_SYSTEM / "cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": _read(_SYSTEM / "cpu/cpu0/cpufreq/scaling_governor"),
         "max_mhz": _mhz(),
     }
 
@@ -107,13 +109,12 @@ def cpu() -> dict[str, Any]:
 def describe_node(
     places: Mapping[str, str], accelerators: Accelerators, zones: Sequence[Zone], why_no_zones: str
 ) -> dict[str, Any]:
-    """What a node is, apart from its names: the same on nodes that are alike, so that a result holds each
-    kind once.
+    """Describe a node without its names, so that equal nodes have equal descriptions and are stored once.
 
     Arguments:
-        places: paths whose file systems matter, by name.
-        accelerators: the node's, with their numbers left out here (UUIDs stand in /ranks).
-        zones, why_no_zones: its processors' energy counters, or why there are none.
+        places: paths whose file systems are described, by name.
+        accelerators: the node's accelerators; their UUIDs are left out, as /ranks has them.
+        zones, why_no_zones: energy counters of the processors, or the reason if there are none.
     """
     devices = [{key: value for key, value in one.items() if key != "uuid"} for one in accelerators.describe()]
     systems = file_systems(places)
@@ -123,7 +124,7 @@ def describe_node(
     return {
         "kernel": platform.release(),
         "cpu": {key: value for key, value in cpu().items() if key != "usable"},
-        # In GiB, as nodes that are alike differ by some MiB.
+        # In GiB, because equal nodes differ by some MiB.
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "accelerators": devices or accelerators.why,
         "network": interfaces(),
@@ -136,38 +137,40 @@ def describe_node(
 def power_sources(
     devices: Sequence[Mapping[str, Any]], why_no_devices: str, zones: Sequence[Zone], why_no_zones: str
 ) -> str:
-    """By what a node's power is measured, in words, or why it is not."""
-    said = []
+    """Return a text that names the sources of a node's power readings, or the reason if there is none."""
+    sources = []
     if devices:
         counters = all(device["energy_counter"] is True for device in devices)
-        said.append(f"{'energy counters' if counters else 'power readings'} of {len(devices)} accelerators")
+        sources.append(
+            f"{'energy counters' if counters else 'power readings'} of {len(devices)} accelerators"
+        )
     if zones:
-        said.append(f"RAPL of {', '.join(zone.name for zone in zones)}")
-    return " and ".join(said) or "; ".join(filter(None, (why_no_devices, why_no_zones)))
+        sources.append(f"RAPL of {', '.join(zone.name for zone in zones)}")
+    return " and ".join(sources) or "; ".join(filter(None, (why_no_devices, why_no_zones)))
 
 
 def _sockets() -> int | str:
-    """Processor packages of the host."""
-    packages = {_said(path) for path in _SYSTEM.glob("cpu/cpu[0-9]*/topology/physical_package_id")}
+    """Count the processor packages of the host."""
+    packages = {_read(path) for path in _SYSTEM.glob("cpu/cpu[0-9]*/topology/physical_package_id")}
     return len(packages) or "not shown by the kernel"
 
 
 def _mhz() -> float | str:
-    """The highest clock of the processor, or why it is not known."""
+    """Return the highest clock of the processor in MHz, or the reason if it is not known."""
     known = psutil.cpu_freq()
-    return known.max if known is not None and known.max else "not told by the kernel"
+    return known.max if known is not None and known.max else "not reported by the kernel"
 
 
-def _said(path: Path) -> str:
-    """What a file of the kernel says, or why it says nothing."""
+def _read(path: Path) -> str:
+    """Read a file of the kernel, or return the reason if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError as error:
-        return f"not told: {path}: {error.strerror}"
+        return f"not reported: {path}: {error.strerror}"
 
 
 def packages() -> dict[str, str]:
-    """Versions of those PACKAGES that are installed, without importing any."""
+    """Return the versions of the PACKAGES that are installed, without importing any."""
     versions = {"aiperf_mpi": __version__}
     for name in PACKAGES:
         try:
@@ -178,15 +181,15 @@ def packages() -> dict[str, str]:
 
 
 def source(folder: Path | None = None) -> dict[str, Any]:
-    """Commit and state of the source that runs: `commit` is empty where it is no git checkout, or git is
-    missing.
+    """Return commit and state of the source that runs.
 
-    `dirty` is true where tracked files differ from the commit, and None where that is not known.
+    `commit` is empty if the source is not a git checkout, or git is missing. `dirty` is true if tracked files
+    differ from the commit, and None if that is not known.
     """
     folder = folder or Path(__file__).resolve().parent.parent
     commit, status = _git(folder, "rev-parse", "HEAD"), None
 
-    # A package installed below somebody else's checkout is not that checkout's source.
+    # A package installed inside another project's checkout is not part of its source.
     if commit and _git(folder, "ls-files", "--error-unmatch", ".") is not None:
         status = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if commit is None or status is None:
@@ -195,8 +198,7 @@ def source(folder: Path | None = None) -> dict[str, Any]:
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that launchers, MPI, JAX and thread libraries listen to, less any that may be a
-    secret."""
+    """Return the variables that launchers, MPI, JAX and thread libraries read, without possible secrets."""
     return {
         name: value
         for name, value in sorted(environ.items())
@@ -205,7 +207,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints for `folder`, or None where it fails or is missing."""
+    """Return the output of git for `folder`, or None if git fails or is missing."""
     if shutil.which("git") is None:
         return None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory that this process may still use."""
+"""Read the memory that this process may still use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-#: Memory limit and use of the control group that containers and batch systems put a job in (version 2 and
-#: version 1).
+#: Files with the memory limit and the memory use of a job's control group (version 2 and version 1), which
+#: containers and batch systems set.
 _CGROUP_FILES = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -19,8 +19,7 @@ _CGROUP_FILES = (
 
 
 def available_bytes() -> int:
-    """Bytes of memory left to this process: what the host has free, and less where a control group allows
-    less."""
+    """Return the bytes left to this process: the host's free memory, or less under a control group."""
     available = int(psutil.virtual_memory().available)
     for limit_file, used_file in _CGROUP_FILES:
         try:

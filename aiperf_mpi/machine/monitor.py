@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of a node's use and power while it works, from a thread that makes no MPI call.
+"""Sample the use and power of a node during the run, in a thread that makes no MPI call.
 
-A row stands for a window of one or more measurements and is of a fixed width whatever the number of devices,
-so that its rank hands it to rank 0 like any other row. Energy is integrated here, over every measurement.
+A row summarises a window of one or more measurements. Its width is the same for any number of devices, so
+that its rank sends it to rank 0 like any other row. Energy is integrated here, over every measurement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiperf_mpi.machine.energy import Count, Integral
 from aiperf_mpi.machine.host import UNREAD, Host, HostReading
 from aiperf_mpi.machine.rapl import MICROJOULE, Zone
 
-#: Most rows of a run, and so some 160 MB of its result: beyond it a row stands for several measurements.
+#: Largest number of rows of a run, about 160 MB of its result; above it, a row has several measurements.
 MAX_ROWS = 2**20
 
 _MILLIJOULE = 1e-3
@@ -29,9 +29,10 @@ _MILLIJOULE = 1e-3
 
 @dataclass(frozen=True)
 class Probe:
-    """What a node can be asked: its host, its accelerators (`expected` of them), its processors' counters.
+    """The readable parts of a node: its host, its accelerators and its processors' energy counters.
 
-    `power` says whether this node measures it: of several nodes on one host only the first does.
+    `expected` is the number of accelerators. `power` is true if this node measures power: of several nodes on
+    one host, only the first does.
     """
 
     host: Host
@@ -42,19 +43,17 @@ class Probe:
 
 
 def stride(n_nodes: int, time_limit: float, seconds: float) -> int:
-    """Measurements that a row stands for, so that a run of `time_limit` s on `n_nodes` has at most MAX_ROWS
-    rows."""
+    """Return the measurements in a row, so that `n_nodes` make at most MAX_ROWS rows in `time_limit` s."""
     return max(1, math.ceil(n_nodes * time_limit / seconds / MAX_ROWS))
 
 
 class PowerMeter:
-    """Energy (J) of a node's accelerators, and of all that is read of it, since the first measurement.
+    """Energy (J) of a node's accelerators, and of all its measured parts, since the first measurement.
 
-    The accelerators' energy is that of all of them, or unknown (NaN): by their counters, else by their power,
-    as each says at the first measurement; one that says neither then is not measured. A node with
-    accelerators that are not read has no known energy; RAPL's is added where it can be read, and where that
-    fails later, the sum is not known any more. A counter that went back ends the measurement of its kind, and
-    `warn` says so.
+    The first measurement decides how each accelerator is read: by its energy counter, else by its power.
+    The energy is that of all accelerators, or NaN if one of them reports neither; the node's energy is then
+    NaN too. RAPL's energy is added if it can be read at the start; if that fails later, the sum is NaN. A
+    counter that went back ends the measurement of its kind, and `warn` reports it.
     """
 
     def __init__(self, probe: Probe, warn: Callable[[str], None]) -> None:
@@ -64,7 +63,7 @@ class PowerMeter:
         self._broken: set[str] = set()
 
     def read(self, t: float, devices: Sequence[DeviceReading]) -> tuple[float, float]:
-        """Energy of the accelerators, and of all, at time `t` (s)."""
+        """Return the energy (J) of the accelerators and of all parts at time `t` (s)."""
         if not self._probe.power:
             return math.nan, math.nan
         of_devices = self._of("accelerators", lambda: self._read_devices(t, devices))
@@ -74,6 +73,7 @@ class PowerMeter:
         return math.nan, of_packages
 
     def _of(self, kind: str, read: Callable[[], float]) -> float:
+        """Read the energy of one kind of counter; after its first failure, return NaN."""
         if kind in self._broken:
             return math.nan
         try:
@@ -84,14 +84,15 @@ class PowerMeter:
             return math.nan
 
     def _read_devices(self, t: float, devices: Sequence[DeviceReading]) -> float:
+        """Add the readings of all accelerators; raise ValueError if one of them cannot be measured."""
         if not devices or len(devices) != self._probe.expected:
             return math.nan
         if not self._devices:
-            # What a device was read by first, it is read by to the end; all of them count from core start.
+            # The first reading decides how a device is read to the end; all count from core start.
             silent = [n for n, d in enumerate(devices) if d.millijoules is None and math.isnan(d.watts)]
             if silent:
                 raise ValueError(
-                    f"accelerators {silent} of the node tell neither energy nor power at core start"
+                    f"accelerators {silent} of the node report neither energy nor power at core start"
                 )
             self._devices = [Integral() if d.millijoules is None else Count(_MILLIJOULE) for d in devices]
         total = 0.0
@@ -103,6 +104,7 @@ class PowerMeter:
         return total
 
     def _read_packages(self) -> float:
+        """Add the readings of the processors' energy counters; NaN without one."""
         if not self._packages:
             return math.nan
         return sum(
@@ -111,13 +113,12 @@ class PowerMeter:
 
 
 class Sampler:
-    """Measures a node, and makes a row of the measurements since the last row. No thread, no clock of its
-    own.
+    """Measure a node, and make a row of the measurements since the last row; without a thread or a clock.
 
     Arguments:
-        node: the node's index.
-        probe: what is asked.
-        warn: takes a line about what cannot be measured any more.
+        node: index of the node.
+        probe: readable parts of the node.
+        warn: function for a message about a value that can no longer be measured.
     """
 
     def __init__(self, node: int, probe: Probe, warn: Callable[[str], None]) -> None:
@@ -131,13 +132,13 @@ class Sampler:
         self._cost = 0.0
 
     def begin(self) -> None:
-        """Core start, the time 0: the counters of later measurements count from here."""
+        """Take the first reading at core start, time 0; later measurements count from here."""
         host, devices = self._host(), self._probe.accelerators.read()
         of_devices, energy = self._meter.read(0.0, devices)
         self._begun = 0.0, host, of_devices, energy
 
     def measure(self, t: float) -> None:
-        """Measure now, at time `t` (s)."""
+        """Measure now; `t` is the time in seconds since core start."""
         spent = time.thread_time()
         devices = self._probe.accelerators.read()
         self._readings.append((self._host(), devices))
@@ -145,8 +146,7 @@ class Sampler:
         self._cost += time.thread_time() - spent
 
     def _host(self) -> HostReading:
-        """What the host does now; all NaN, and said once, where it cannot be asked: a run does not end for
-        that."""
+        """Read the load of the host; if that fails, warn once and return NaN values from then on."""
         if self._unread:
             return UNREAD
         try:
@@ -157,9 +157,9 @@ class Sampler:
             return UNREAD
 
     def row(self) -> dict[str, float]:
-        """The columns of a sample, by name, for the measurements since the last row; there must be one.
+        """Return the columns of a sample, by name, for the measurements since the last row.
 
-        What no accelerator told is left out. Raises RuntimeError without a measurement.
+        A node without accelerators leaves their columns out. Raises RuntimeError without a measurement.
         """
         if self._begun is None or not self._readings:
             raise RuntimeError("a row of samples without a measurement")
@@ -196,32 +196,32 @@ class Sampler:
         return row
 
     def _of_devices(self) -> dict[str, float]:
-        """What the accelerators did: means over the measurements; NaN where one of them did not tell."""
+        """Return the accelerators' columns: means over the measurements; NaN if one value is missing."""
         if not self._readings[-1][1]:
             return {}
         names = [item.name for item in fields(DeviceReading) if item.name != "millijoules"]
-        told = {
+        readings = {
             name: np.array([[getattr(device, name) for device in devices] for _, devices in self._readings])
             for name in names
         }
         return {
-            "device_percent": float(told["percent"].mean()),
-            "device_memory_bytes": float(told["memory_bytes"].sum(axis=1).mean()),
-            "device_mhz": float(told["mhz"].mean()),
-            "device_celsius": float(told["celsius"].max(axis=1).mean()),
+            "device_percent": float(readings["percent"].mean()),
+            "device_memory_bytes": float(readings["memory_bytes"].sum(axis=1).mean()),
+            "device_mhz": float(readings["mhz"].mean()),
+            "device_celsius": float(readings["celsius"].max(axis=1).mean()),
         }
 
 
 class Monitor:
-    """Measures every `seconds` in a thread, and hands rows to `post`, which must not wait.
+    """Measure every `seconds` in a thread, and pass each row to `post`, which must not block.
 
     Arguments:
-        sampler: of this node.
-        clock: seconds since core start on rank 0's clock.
-        seconds: from one measurement to the next.
-        every: measurements that a row stands for, see `stride`.
-        delay: time of the first measurement, which differs between nodes so that their rows come evenly.
-        post: takes the rows, from the thread, and the last one from who calls `finish`.
+        sampler: sampler of this node.
+        clock: function that returns the seconds since core start on rank 0's clock.
+        seconds: time between two measurements in seconds.
+        every: number of measurements in a row, see :func:`stride`.
+        delay: time of the first measurement; it differs between nodes, to spread their rows.
+        post: function for a row; the thread calls it, and `finish` calls it for the last row.
     """
 
     def __init__(
@@ -245,18 +245,19 @@ class Monitor:
         self._thread = threading.Thread(target=self._serve, name="monitor", daemon=True)
 
     def start(self) -> None:
-        """Begin at core start."""
+        """Take the first reading and start the thread; call it at core start."""
         self._sampler.begin()
         self._thread.start()
 
     def finish(self) -> None:
-        """End the thread, measure a last time, and post the last row."""
+        """End the thread, measure once more, and post the last row."""
         self._over.set()
         self._thread.join()
         self._sampler.measure(self._clock())
         self._post(self._sampler.row())
 
     def _serve(self) -> None:
+        """Measure and post rows until `finish`; the thread's function."""
         while not self._over.wait(max(0.0, self._due - self._clock())):
             self._sampler.measure(self._clock())
             self._left -= 1
@@ -264,6 +265,6 @@ class Monitor:
                 self._post(self._sampler.row())
                 self._left = self._every
 
-            # What was missed, as the node was too busy or suspended, is not made up for.
+            # Measurements missed while the node was busy or suspended are skipped.
             now = self._clock()
             self._due += self._seconds * max(1, math.ceil((now - self._due) / self._seconds))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak rates of accelerators by the names that their drivers give them, as their makers state them."""
+"""Peak rates of accelerators, stated by their makers, for the names that their drivers report."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Types of matrix operands of 16 bits: they have one peak rate, all wider ones another.
+#: Matrix operands of 16 bits. All of them have one peak rate; all wider types have another.
 _HALVES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Dense peak rates of one device in op/s: products of matrices of 16-bit numbers, the same of float32 (in
-    whatever form its matrix units take them, TF32 where there is that), and float32 outside of matrix units;
-    memory in byte/s; `source` is where the maker says so."""
+    """Dense peak rates of one device.
+
+    Attributes:
+        matrix16_ops: products of matrices of 16-bit numbers, in op/s.
+        matrix32_ops: products of float32 matrices, in op/s, as the matrix units compute them (perhaps TF32).
+        float32_ops: float32 outside of matrix units, in op/s.
+        memory_bytes_per_second: bandwidth of the memory in byte/s.
+        source: document of the maker.
+    """
 
     matrix16_ops: float
     matrix32_ops: float
@@ -24,9 +30,9 @@ class Peak:
     source: str
 
     def matrix_ops(self, precision: str) -> float:
-        """The highest rate in op/s of products of matrices of `precision`, a name of numpy's or `bfloat16`.
+        """Return the peak rate in op/s of matrix products; `precision` is a numpy dtype name or `bfloat16`.
 
-        float64 has the rate of float32, which bounds it on all devices of the table.
+        float64 gets the rate of float32, which is an upper bound on all devices of the table.
         """
         return self.matrix16_ops if precision in _HALVES else self.matrix32_ops
 
@@ -43,8 +49,8 @@ _BLACKWELL = "NVIDIA Blackwell, datasheet, 2025, individual GPU; half of its rat
 _MI200 = "AMD ROCm documentation, MI250 microarchitecture: operations per clock of a compute unit"
 _MI300 = "AMD ROCm documentation, MI300 series microarchitecture, peak-performance table"
 
-#: Device names (whole, as regular expressions) and their rates. Sparsity counts for nothing: ResNets are
-#: dense. Where a maker prints rates with sparsity alone, half of them are the dense ones.
+#: Device names (regular expressions of the whole name) and their rates. Rates are dense, because ResNets are
+#: dense; if a maker prints only rates with sparsity, the dense rates are half of them.
 PEAKS: tuple[tuple[str, Peak], ...] = (
     (r"(NVIDIA )?(Tesla )?V100-SXM2-(16|32)GB", Peak(125e12, 15.7e12, 15.7e12, 900e9, f"{_V100}; NVLink")),
     (r"(NVIDIA )?(Tesla )?V100-PCIE-(16|32)GB", Peak(112e12, 14e12, 14e12, 900e9, f"{_V100}; PCIe")),
@@ -57,8 +63,7 @@ PEAKS: tuple[tuple[str, Peak], ...] = (
     (r"NVIDIA H100 NVL", Peak(835.5e12, 417.5e12, 60e12, 3900e9, _H100_NVL)),
     # The H100's die: 1,979 teraFLOPS with sparsity are twice 989.4.
     (r"NVIDIA H200", Peak(989.4e12, 494.7e12, 66.9e12, 4800e9, _H200)),
-    # Its datasheet prints 362.05 beside 733 with sparsity; the larger of 362.05 and 733 / 2 bounds what it
-    # can do.
+    # Its datasheet prints 362.05, and 733 with sparsity; the larger of 362.05 and 733 / 2 is the upper bound.
     (r"NVIDIA L40S", Peak(366.5e12, 183e12, 91.6e12, 864e9, _L40S)),
     # 4.5 and 5 petaFLOPS with sparsity; TF32 at half of that, which the datasheet rounds to 2.2 and 2.5.
     (r"NVIDIA B200", Peak(2250e12, 1125e12, 75e12, 7700e9, f"{_BLACKWELL}, HGX B200")),
@@ -77,12 +82,11 @@ PEAKS: tuple[tuple[str, Peak], ...] = (
 
 
 def peak_of(name: str) -> Peak | None:
-    """The peak rates of a device by its name; None for one that is not in the table."""
+    """Return the peak rates of a device by its name; None if it is not in the table."""
     return next((peak for pattern, peak in PEAKS if re.fullmatch(pattern, name.strip())), None)
 
 
 def peak_rates(name: str) -> dict[str, Any] | str:
-    """The same for an inventory: an object of numbers and their source, or a text that says that none is
-    known."""
+    """Return the peak rates of a device for an inventory: an object, or a text if they are not known."""
     peak = peak_of(name)
     return f"unknown: aiperf_mpi/machine/peaks.py has no entry for {name!r}" if peak is None else asdict(peak)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Energy counters of processors (RAPL), as the kernel shows them below /sys/class/powercap."""
+"""Find the energy counters of processors (RAPL) that the kernel shows in /sys/class/powercap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Where the kernel shows them; AMD's processors are there by the same name.
+#: Folder of the counters; those of AMD's processors have the same names.
 POWERCAP = Path("/sys/class/powercap")
 
 #: Joules of one count.
@@ -15,25 +15,25 @@ MICROJOULE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """One counter: a processor package, or the memory beside it; it begins anew at `span` counts of 1 µJ."""
+    """One counter of a processor package or of its memory; it restarts at 0 after `span` counts of 1 µJ."""
 
     name: str
     path: Path
     span: int
 
     def read(self) -> int:
-        """The counter; raises OSError or ValueError where it cannot be read."""
+        """Read the counter; raise OSError or ValueError if it cannot be read."""
         return int((self.path / "energy_uj").read_text())
 
 
 def zones(folder: Path = POWERCAP) -> tuple[tuple[Zone, ...], str]:
-    """The packages and their memories that `folder` shows, and why there are none ("" where there are).
+    """Return the counters in `folder`, and the reason if there is none (else "").
 
-    All of them can be read, or none is used: a part of a host's power would pass for the whole. A package
-    counts its cores and graphics, but not its memory; `psys` counts packages again and is left out, and so
-    are the second views (mmio) of the same packages.
+    If one of them cannot be read, none is used: a part of a host's power would pass for the whole. A package
+    counts its cores and graphics, but not its memory. `psys` and the second views (mmio) of packages are left
+    out: they count the packages again.
     """
-    found: list[Zone] = []
+    counters: list[Zone] = []
     for path in sorted(folder.glob("intel-rapl:*")):
         depth = path.name.count(":")
         try:
@@ -46,5 +46,5 @@ def zones(folder: Path = POWERCAP) -> tuple[tuple[Zone, ...], str]:
             return (), f"RAPL: {path}/energy_uj may not be read by this user"
         except (OSError, ValueError) as error:
             return (), f"RAPL: {path} cannot be read: {error}"
-        found.append(zone)
-    return tuple(found), "" if found else f"RAPL: {folder} shows no processor package"
+        counters.append(zone)
+    return tuple(counters), "" if counters else f"RAPL: {folder} shows no processor package"

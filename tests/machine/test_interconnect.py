@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network, fabric and file systems from trees like the kernel's, and of this host."""
+"""Network and fabric, read from files in the kernel's form."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from aiperf_mpi.machine.filesystems import file_systems, places
 from aiperf_mpi.machine.host import Host
 from aiperf_mpi.machine.interconnect import interfaces, rdma_devices
 
@@ -58,13 +55,13 @@ def test_interfaces_and_fabric_are_listed(root: Path) -> None:
     ]
 
 
-def test_what_is_absent_says_why(tmp_path: Path) -> None:
+def test_absent_devices_give_the_reason(tmp_path: Path) -> None:
     assert rdma_devices(tmp_path) == f"{tmp_path}/sys/class/infiniband shows no device"
     assert "shows no interface but loopback" in interfaces(tmp_path)
 
 
-def test_fabric_counts_words_of_four_bytes(root: Path, tmp_path: Path) -> None:
-    # 1000 words sent and 500 received before the first reading count nothing; 200 and 50 later are 1000
+def test_fabric_counters_have_units_of_four_bytes(root: Path, tmp_path: Path) -> None:
+    # 1000 units sent and 500 received before the first reading count nothing; 200 and 50 later are 1000
     # bytes.
     folder = root / "sys" / "class" / "infiniband"
     host, counters = Host(folder), folder / "mlx5_0" / "ports" / "1" / "counters"
@@ -72,29 +69,8 @@ def test_fabric_counts_words_of_four_bytes(root: Path, tmp_path: Path) -> None:
     (counters / "port_xmit_data").write_text("1200")
     (counters / "port_rcv_data").write_text("550")
     assert host.read().fabric_bytes == 1000.0
-    # It begins anew at 30 words, and counts 70 more: 280 bytes.
-    for words, expected in (("30", 1000.0), ("100", 1280.0)):
-        (counters / "port_xmit_data").write_text(words)
+    # It begins anew at 30 units, and counts 70 more: 280 bytes.
+    for units, expected in (("30", 1000.0), ("100", 1280.0)):
+        (counters / "port_xmit_data").write_text(units)
         assert host.read().fabric_bytes == expected
     assert math.isnan(Host(tmp_path / "none").read().fabric_bytes)
-
-
-def test_a_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        f"/dev/sda1 / ext4 rw 0 0\nserver:/scratch {tmp_path} lustre rw 0 0\n"
-        f"tmpfs {str(tmp_path)[:-1]} tmpfs rw 0 0\nnone {tmp_path}/with\\040blank nfs4 rw 0 0\n"
-    )
-    (tmp_path / "with blank").mkdir()
-    found = file_systems(
-        {"a": f"{tmp_path}/not/there/yet", "b": f"{tmp_path}/with blank", "c": "/", "d": ""}, mounts
-    )
-    kinds = {name: one["type"] for name, one in found.items() if isinstance(one, dict)}
-    assert kinds == {"a": "lustre", "b": "nfs4", "c": "ext4"} and found["d"] == "none: no path is set"
-
-
-def test_this_hosts_file_systems_are_real(tmp_path: Path) -> None:
-    found = file_systems(places(str(tmp_path), ""))
-    output = found["output"]
-    assert isinstance(output, dict) and output["bytes"] == shutil.disk_usage(tmp_path).total
-    assert os.path.ismount(output["mount"]) and output["type"] and 0 < output["free_bytes"] <= output["bytes"]
