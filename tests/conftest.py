@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the option that runs long sets whole, and one compilation cache for every process."""
+"""What all tests share: the options --full and --quick, and one compilation cache for every process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.helpers import quick
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,10 +33,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="run the long sets of tests whole, not just a sample"
     )
+    parser.addoption("--quick", action="store_true", help="run the pure rooms alone, without JAX and MPI")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Block JAX and MPI in each process of a quick run."""
+    if config.getoption("--quick"):
+        quick.block_imports()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Keep the files of rooms that are not pure out of a quick run."""
+    if config.getoption("--quick") and not quick.is_pure(collection_path, ROOT / "tests"):
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what is marked `full` unless --full is given."""
+    """Skip the tests marked `full` without --full, and those that a quick run leaves to the whole run."""
+    if config.getoption("--quick"):
+        quick.skip_slow(items)
     if config.getoption("--full"):
         return
     skip = pytest.mark.skip(reason="a long set: run it with --full")
@@ -43,7 +61,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a quick run that has imported JAX or MPI."""
+    if session.config.getoption("--quick") and (names := quick.blocked_modules()):
+        raise pytest.UsageError(f"the quick run has imported {', '.join(names)}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print how many tests a quick run leaves to the whole run."""
+    if config.getoption("--quick"):
+        left = quick.count_left(terminalreporter.stats.get("skipped", []))
+        terminalreporter.write_line(
+            f"quick: neither JAX nor MPI was imported; {left} tests are {quick.REASON}"
+        )
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository's folder."""
+    """Return the repository's folder."""
     return ROOT

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the tests that start ranks: which MPI, and a way to run a program of `programs/` and read its
-reports."""
+"""Fixtures of the tests that start ranks: the MPI, and a function that runs a rank program."""
 
 from __future__ import annotations
 
@@ -16,20 +15,22 @@ from tests.helpers.parallel.mpi import PROGRAMS, Reports, require
 
 @pytest.fixture(params=["mpich", "openmpi"])
 def mpi(request: pytest.FixtureRequest) -> str:
-    """Each MPI that has an environment here (or the one that a test names, by `under_both` and indirect)."""
+    """Return each MPI that has an environment here, or the one that a test names (`under_both`, indirect)."""
     return require(request.param)
 
 
 @pytest.fixture
 def mpich() -> str:
-    """MPICH, for what only its variables can emulate."""
+    """Return MPICH, for what only its variables can emulate."""
     return require("mpich")
 
 
 @pytest.fixture
 def run_program(tmp_path: Path) -> Callable[..., Reports]:
-    """`run_program(mpi, ranks, name, *arguments, env=None, launcher=())` runs programs/<name>.py, which must
-    end with 0, and returns what each rank reported, by rank."""
+    """Return `run_program(mpi, ranks, "room/name", *arguments, env=None, launcher=())`.
+
+    It runs tests/programs/parallel/room/name.py, which must end with 0, and returns each rank's report.
+    """
 
     def run(
         mpi: str,
@@ -40,12 +41,16 @@ def run_program(tmp_path: Path) -> Callable[..., Reports]:
         launcher: Sequence[str] = (),
         timeout: float = 120,
     ) -> Reports:
-        folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
+        folder = tmp_path / f"{Path(name).name}-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        command = [PROGRAMS / f"{name}.py", folder, *(str(argument) for argument in arguments)]
+        command: list[str | Path] = [
+            PROGRAMS / f"{name}.py",
+            folder,
+            *(str(argument) for argument in arguments),
+        ]
         done = launch.mpirun(ranks, command, mpi=mpi, env=env, launcher_arguments=launcher, timeout=timeout)
-        said = f"{name} with {ranks} ranks ended with {done.returncode}\n{done.stdout}{done.stderr}"
-        assert done.returncode == 0, said
+        output = f"{name} with {ranks} ranks ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, output
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
     return run

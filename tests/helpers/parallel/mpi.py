@@ -32,7 +32,7 @@ def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) ->
 def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
     """Arguments for the launcher of `mpi` that make this machine several; skips where it lets nobody rename
     it."""
-    ssh = PROGRAMS / "fake_ssh"
+    ssh = PROGRAMS / "launch" / "fake_ssh"
     if subprocess.run([ssh, "h0", "true"], capture_output=True, timeout=30).returncode:
         pytest.skip("this machine lets nobody run a command under another host name (unshare --user --uts)")
     names = ",".join(f"h{i}:{ranks_per_host}" for i in range(hosts))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aiperf_mpi.phases import PhaseTimer
@@ -16,15 +18,15 @@ TRAIN = [x[0] for x in random_batch(TINY, 1, 40, seed=1)]
 VAL = [x[0] for x in random_batch(TINY, 1, 14, seed=2)]
 
 
-def train_images(epoch: int):
-    return batches(*TRAIN, 1, 4)
+def train_images(epoch: int) -> Any:
+    return batches(TRAIN[0], TRAIN[1], 1, 4)
 
 
-def val_images():
-    return batches(*VAL, 1, 4)
+def val_images() -> Any:
+    return batches(VAL[0], VAL[1], 1, 4)
 
 
-def training(compiled: Compiled, **changes) -> Training:
+def training(compiled: Compiled, **changes: Any) -> Training:
     """A training of three epochs of the images above, with anything else that a test asks for."""
     rate = changes.pop("rate", 0.01)
     settings = FitSettings(

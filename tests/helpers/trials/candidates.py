@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiperf_mpi.network.architecture import Architecture, Base, Morph
 from aiperf_mpi.trials.candidate import Candidate
 
@@ -10,8 +12,8 @@ SMALL = Base(image_size=32, channels=1, classes=10, width=4)
 OWN = (Morph("deeper", 5, 0, 3), Morph("skip", 1, 9), Morph("wider", 8))
 
 
-def child(parent: Architecture | None = None, own: tuple[Morph, ...] = OWN, **changes: int) -> Candidate:
-    fields = {
+def child(parent: Architecture | None = None, own: tuple[Morph, ...] = OWN, **changes: Any) -> Candidate:
+    fields: dict[str, Any] = {
         "parent_id": 0,
         "replica": 3,
         "generator": 1,

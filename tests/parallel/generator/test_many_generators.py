@@ -23,7 +23,7 @@ def test_no_duplicates(
     generators: int, proposals: int, mpich: str, run_program: Callable[..., Reports]
 ) -> None:
     reports = run_program(
-        mpich, generators + 1, "many_generators", proposals, 40, env=ONE_THREAD, timeout=1200
+        mpich, generators + 1, "generator/many_generators", proposals, 40, env=ONE_THREAD, timeout=1200
     )
     keys, log = [key for report in reports for key in report["keys"]], reports[0]
 
@@ -46,7 +46,9 @@ def test_no_duplicates(
 
 @pytest.mark.mpi
 def test_the_same_proposal_among_any_number_of_ranks(mpich: str, run_program: Callable[..., Reports]) -> None:
-    found = [run_program(mpich, ranks, "same_proposal", 40, env=ONE_THREAD)[-1] for ranks in (2, 4, 7)]
+    found = [
+        run_program(mpich, ranks, "generator/same_proposal", 40, env=ONE_THREAD)[-1] for ranks in (2, 4, 7)
+    ]
     assert found[0] == found[1] == found[2]
 
     # With what it remembers or without; further attempts, and shorter histories, lead elsewhere.
@@ -59,12 +61,12 @@ def test_the_same_proposal_among_any_number_of_ranks(mpich: str, run_program: Ca
 
 @pytest.mark.mpi
 def test_a_fresh_generator_reads_ten_thousand_trials(mpich: str, run_program: Callable[..., Reports]) -> None:
-    report = run_program(mpich, 2, "fresh_generator", 10_000, 500, env=ONE_THREAD)[1]
+    report = run_program(mpich, 2, "generator/fresh_generator", 10_000, 500, env=ONE_THREAD)[1]
     assert report["trials"] == 10_000 and report["whole"] and report["alike"]
 
     # 10,000 records in answers of 256: 40 polls. One by one each costs a poll of 2 ms at least.
     assert report["answers"] == 40
-    together, singly = report["together"] / 10_000, report["singly"] / 500
+    together, singly = report["trainer/together"] / 10_000, report["singly"] / 500
     assert together < singly / 10
     assert report["asked_again"] == 0
     print(

@@ -20,7 +20,7 @@ def test_what_is_stale() -> None:
 
 @pytest.mark.mpi
 def test_step_by_step(mpi: str, run_program: Callable[..., Reports]) -> None:
-    assert run_program(mpi, 1, "replacement")[0]["done"]
+    assert run_program(mpi, 1, "generator/replacement")[0]["done"]
 
 
 #: One race by default, the others with --full; each step by step runs under both MPIs.
@@ -35,7 +35,7 @@ RACES = [
 @pytest.mark.mpi
 @pytest.mark.parametrize(("mpi", "ranks", "rounds"), RACES, indirect=["mpi"])
 def test_against_a_trainer(mpi: str, ranks: int, rounds: int, run_program: Callable[..., Reports]) -> None:
-    reports = run_program(mpi, ranks, "replacement_race", rounds)
+    reports = run_program(mpi, ranks, "generator/replacement_race", rounds)
     taken, log = reports[1]["taken"], reports[0]
 
     # Each round once and in order, by candidates of that round; what was dropped was never taken, and has its

@@ -15,7 +15,7 @@ from tests.helpers.parallel.mpi import PROGRAMS, Reports, require, several_hosts
 
 pytestmark = pytest.mark.mpi
 
-ENDS = PROGRAMS / "ends.py"
+ENDS = PROGRAMS / "launch" / "ends.py"
 
 
 def run_ends(mpi: str, ranks: int, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ def test_split(
     mpi: str, ranks: int, per_node: int, trainers: int, run_program: Callable[..., Reports]
 ) -> None:
     nodes = NODES[ranks, per_node]
-    reports = run_program(mpi, ranks, "split_roles", per_node, trainers, "real")
+    reports = run_program(mpi, ranks, "launch/split_roles", per_node, trainers, "real")
     assert_split(reports, nodes, trainers)
     assert all(found["shared"] for found in reports[1:])
     assert all(found["nodes_on_host"] == len(nodes) and found["with_coordinator"] for found in reports)
@@ -101,7 +101,7 @@ def test_split(
 def test_groups_that_are_not_contiguous(mpich: str, run_program: Callable[..., Reports]) -> None:
     # Two cliques, {0, 2, 4, 6} and {1, 3, 5}, on hosts of two names: nodes are numbered by their lowest rank.
     env = {"MPIR_CVAR_NUM_CLIQUES": "2"}
-    reports = run_program(mpich, 7, "split_roles", 0, 1, 2, env=env)
+    reports = run_program(mpich, 7, "launch/split_roles", 0, 1, 2, env=env)
     assert_split(reports, [[1, 3, 5], [2, 4, 6]], 1)
     assert all(found["shared"] for found in reports[1:])
     assert [found["with_coordinator"] for found in reports] == [True, False] * 3 + [True]
@@ -109,7 +109,7 @@ def test_groups_that_are_not_contiguous(mpich: str, run_program: Callable[..., R
 
 def test_several_hosts(mpi: str, run_program: Callable[..., Reports]) -> None:
     # Three hosts of two ranks: rank 0 shares its host with one node, of one rank, which trains and generates.
-    reports = run_program(mpi, 6, "split_roles", 0, 1, "real", launcher=several_hosts(mpi, 3, 2))
+    reports = run_program(mpi, 6, "launch/split_roles", 0, 1, "real", launcher=several_hosts(mpi, 3, 2))
     assert_split(reports, [[1], [2, 3], [4, 5]], 1)
     assert [found["with_coordinator"] for found in reports] == [True, True, False, False, False, False]
     assert all(found["nodes_on_host"] == 1 for found in reports)
@@ -119,7 +119,7 @@ def test_several_hosts(mpi: str, run_program: Callable[..., Reports]) -> None:
 def test_ranks_per_node_without_shared_memory(
     mpich: str, env: dict[str, str], run_program: Callable[..., Reports]
 ) -> None:
-    reports = run_program(mpich, 5, "split_roles", 2, 1, "real", env=env)
+    reports = run_program(mpich, 5, "launch/split_roles", 2, 1, "real", env=env)
     assert_split(reports, [[1, 2], [3, 4]], 1)
     assert not any(found["shared"] for found in reports)
 
@@ -134,7 +134,7 @@ def test_groups_that_disagree_with_the_host_names(mpich: str, env: dict[str, str
 
 def test_a_group_on_several_hosts(mpi: str) -> None:
     # Every rank claims another name: MPI's group of ranks that share memory must be wrong, or the names are.
-    command = [PROGRAMS / "split_roles.py", "unused", "0", "1", "4"]
+    command = [PROGRAMS / "launch" / "split_roles.py", "unused", "0", "1", "4"]
     done = launch.mpirun(4, command, mpi=mpi, timeout=60)
     assert done.returncode == 2
     (line,) = ours(done)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.mpi
 def test_two_replicas_of_two_processes_reduce_apart(
     library: str, run_program: Callable[..., list[dict[str, Any]]]
 ) -> None:
-    reports = run_program(library, 5, "teams")
+    reports = run_program(library, 5, "replica/teams")
     assert [found["role"] for found in reports] == ["coordinator", *["trainer"] * 4]
     assert [(found["replica"], found["replica_rank"]) for found in reports[1:]] == [
         (0, 0),
@@ -59,7 +59,7 @@ def test_two_replicas_of_two_processes_reduce_apart(
 def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
     library: str, run_program: Callable[..., list[dict[str, Any]]]
 ) -> None:
-    reports = run_program(library, 2, "together")
+    reports = run_program(library, 2, "trainer/together")
     first, second = (found["ends"] for found in reports)
     assert len(first) == len(second) == 10 and reports[0]["posted"] == reports[1]["posted"]
 

@@ -22,7 +22,7 @@ def assert_one_winner(reports: Reports, keys: int) -> None:
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_each_key_has_one_winner(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
-    reports = run_program(mpi, ranks, "claims_race", 500, 5)
+    reports = run_program(mpi, ranks, "shared/claims_race", 500, 5)
     assert_one_winner(reports, 500)
     # 5 races of all ranks for 500 keys; all but the last races' winners give their keys back.
     assert sum(report["claimed"] for report in reports) == 2500
@@ -37,9 +37,9 @@ def test_each_key_has_one_winner(mpi: str, ranks: int, run_program: Callable[...
 
 @pytest.mark.mpi
 def test_each_key_has_one_winner_across_a_network(mpich: str, run_program: Callable[..., Reports]) -> None:
-    control = run_program(mpich, 2, "sleeping_target", env=NETWORKS["ofi"])
+    control = run_program(mpich, 2, "shared/sleeping_target", env=NETWORKS["ofi"])
     assert min(control[1]["seconds"].values()) > 0.3
-    assert_one_winner(run_program(mpich, 4, "claims_race", 40, 3, env=NETWORKS["ofi"]), 40)
+    assert_one_winner(run_program(mpich, 4, "shared/claims_race", 40, 3, env=NETWORKS["ofi"]), 40)
 
 
 def test_bytes_of_the_table() -> None:

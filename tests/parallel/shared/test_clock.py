@@ -15,7 +15,7 @@ from tests.helpers.parallel.mpi import Reports
 def test_offsets_are_measured_within_their_bounds(
     mpi: str, ranks: int, run_program: Callable[..., Reports]
 ) -> None:
-    for found in run_program(mpi, ranks, "clocks"):
+    for found in run_program(mpi, ranks, "shared/clocks"):
         # The clocks are the host's plus a known skew: the truth must lie within the bound, and the bound be
         # useful.
         assert abs(found["offset"] - found["skew"]) <= found["uncertainty"] + 1e-9

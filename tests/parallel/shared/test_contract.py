@@ -27,7 +27,7 @@ def test_claims_in_memory(name: str) -> None:
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_history_and_claims_over_windows(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
-    reports = run_program(mpi, ranks, "contract_over_mpi")
+    reports = run_program(mpi, ranks, "shared/contract_over_mpi")
     results = {name: result for report in reports for name, result in report["results"].items()}
     assert set(results) == {*LOG_CHECKS, *contract.CLAIM_CHECKS}
     failed = [f"{name}:\n{result}" for name, result in results.items() if result != "passed"]

@@ -32,7 +32,7 @@ def assert_whole(reports: Reports, appends: int) -> None:
 def test_twenty_storms_of_four_ranks_lose_and_tear_nothing(
     mpi: str, run_program: Callable[..., Reports]
 ) -> None:
-    reports = run_program(mpi, 4, "append_storm", 20, 200, 0, "mirror")
+    reports = run_program(mpi, 4, "shared/append_storm", 20, 200, 0, "mirror")
     assert len(reports[0]["runs"]) == 20
     assert_whole(reports, 200)
 
@@ -41,13 +41,13 @@ def test_twenty_storms_of_four_ranks_lose_and_tear_nothing(
 @pytest.mark.full
 @pytest.mark.parametrize("launch", range(20))
 def test_storms_of_separate_launches(mpi: str, launch: int, run_program: Callable[..., Reports]) -> None:
-    assert_whole(run_program(mpi, 4, "append_storm", 3, 500, 0, "mirror"), 500)
+    assert_whole(run_program(mpi, 4, "shared/append_storm", 3, 500, 0, "mirror"), 500)
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_storm_of_few_ranks(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
-    assert_whole(run_program(mpi, ranks, "append_storm", 3, 200, 0, "mirror"), 200)
+    assert_whole(run_program(mpi, ranks, "shared/append_storm", 3, 200, 0, "mirror"), 200)
 
 
 @pytest.mark.mpi
@@ -55,7 +55,7 @@ def test_storm_of_few_ranks(mpi: str, ranks: int, run_program: Callable[..., Rep
 def test_a_busy_target_holds_nobody_up(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     # Rank 0 computes for 3 s without entering MPI. 100 appends take milliseconds; waiting for it would take 3
     # s.
-    reports = run_program(mpi, ranks, "append_storm", 1, 100, 3, "mirror")
+    reports = run_program(mpi, ranks, "shared/append_storm", 1, 100, 3, "mirror")
     assert_whole(reports, 100)
     assert reports[0]["runs"][0]["seconds"] >= 3
     assert all(report["runs"][0]["seconds"] < 2.5 for report in reports[1:])
@@ -64,10 +64,10 @@ def test_a_busy_target_holds_nobody_up(mpi: str, ranks: int, run_program: Callab
 @pytest.mark.mpi
 def test_a_node_fetches_each_summary_once(mpi: str, run_program: Callable[..., Reports]) -> None:
     # 3 ranks of one node read 4 x 200 rows: 800 summaries for the node, and 800 records for each rank.
-    with_mirror = run_program(mpi, 4, "append_storm", 1, 200, 0, "mirror")
+    with_mirror = run_program(mpi, 4, "shared/append_storm", 1, 200, 0, "mirror")
     fetched = sum(report["runs"][0]["fetched"] for report in with_mirror[1:])
     assert 4 * 800 <= fetched < 4.2 * 800
-    alone = run_program(mpi, 4, "append_storm", 1, 200, 0, "alone")
+    alone = run_program(mpi, 4, "shared/append_storm", 1, 200, 0, "alone")
     assert sum(report["runs"][0]["fetched"] for report in alone[1:]) == 6 * 800
 
 
@@ -79,13 +79,15 @@ def test_storm_across_a_network(
 ) -> None:
     # The control first: with the target out of MPI for 0.4 s from 0.02 s before on, every operation must
     # wait.
-    control = run_program(mpich, 2, "sleeping_target", env=NETWORKS[network])
+    control = run_program(mpich, 2, "shared/sleeping_target", env=NETWORKS[network])
     waited = control[1]["seconds"]
     assert set(waited) == {"get", "put", "fetch_and_add", "compare_and_swap", "words"}
     assert min(waited.values()) > 0.3, f"{network} does not cross a network: {waited}"
 
     # Ranks that cannot share memory read for themselves.
-    assert_whole(run_program(mpich, ranks, "append_storm", 2, 60, 0, "alone", env=NETWORKS[network]), 60)
+    assert_whole(
+        run_program(mpich, ranks, "shared/append_storm", 2, 60, 0, "alone", env=NETWORKS[network]), 60
+    )
 
 
 @pytest.mark.mpi
@@ -93,17 +95,17 @@ def test_storm_across_hosts(run_program: Callable[..., Reports]) -> None:
     # Open MPI on hosts that are one machine by other names: its operations go over TCP and wait for their
     # target.
     openmpi = require("openmpi")
-    control = run_program(openmpi, 2, "sleeping_target", launcher=several_hosts(openmpi, 2, 1))
+    control = run_program(openmpi, 2, "shared/sleeping_target", launcher=several_hosts(openmpi, 2, 1))
     assert min(control[1]["seconds"].values()) > 0.3
     launcher = several_hosts(openmpi, 2, 2)
-    assert_whole(run_program(openmpi, 4, "append_storm", 1, 20, 0, "alone", launcher=launcher), 20)
+    assert_whole(run_program(openmpi, 4, "shared/append_storm", 1, 20, 0, "alone", launcher=launcher), 20)
 
 
 @pytest.mark.mpi
 def test_the_control_tells_shared_memory_from_a_network(
     mpi: str, run_program: Callable[..., Reports]
 ) -> None:
-    waited = run_program(mpi, 2, "sleeping_target")[1]["seconds"]
+    waited = run_program(mpi, 2, "shared/sleeping_target")[1]["seconds"]
     assert max(waited.values()) < 0.3
 
 
@@ -111,7 +113,7 @@ def test_the_control_tells_shared_memory_from_a_network(
 def test_a_dead_writer_and_a_dead_reader_hold_nobody_up(
     mpi: str, run_program: Callable[..., Reports]
 ) -> None:
-    reports = run_program(mpi, 4, "dead_writer")
+    reports = run_program(mpi, 4, "shared/dead_writer")
     zero, one, *others = reports
 
     # Slot 0 is drawn by rank 1, 1 and 2 are committed by ranks 2 and 3: none of them is visible before the

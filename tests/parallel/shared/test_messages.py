@@ -21,7 +21,7 @@ def test_kinds_are_those_of_the_result() -> None:
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
-    zero, *others = run_program(mpi, ranks, "messages_flow", ROWS)
+    zero, *others = run_program(mpi, ranks, "shared/messages_flow", ROWS)
     n = len(others)
     assert zero["order"] and zero["empty"]
 

@@ -30,7 +30,7 @@ def assert_in_order(reports: Reports, trainers: int, tickets: int) -> None:
 
 @pytest.mark.mpi
 def test_moves_of_one_queue(mpi: str, run_program: Callable[..., Reports]) -> None:
-    assert run_program(mpi, 1, "queue_moves")[0]["done"]
+    assert run_program(mpi, 1, "shared/queue_moves")[0]["done"]
 
 
 @pytest.mark.mpi
@@ -52,7 +52,7 @@ def test_moves_of_one_queue(mpi: str, run_program: Callable[..., Reports]) -> No
 def test_storm(
     mpi: str, ranks: int, trainers: int, depth: int, memory: str, run_program: Callable[..., Reports]
 ) -> None:
-    reports = run_program(mpi, ranks, "queue_storm", trainers, 300, depth, memory)
+    reports = run_program(mpi, ranks, "shared/queue_storm", trainers, 300, depth, memory)
     assert_in_order(reports, trainers, 300)
 
     # 1 in 7 was rejected; so that the storm has weather.
@@ -65,7 +65,7 @@ def test_storm(
 
 @pytest.mark.mpi
 def test_a_slot_has_one_owner(mpi: str, run_program: Callable[..., Reports]) -> None:
-    reports = run_program(mpi, 4, "queue_race", 1000)
+    reports = run_program(mpi, 4, "shared/queue_race", 1000)
     assert sum(report["refused"] for report in reports) > 0
     assert [report["total"] for report in reports] == [4000] * 4
 
@@ -74,9 +74,9 @@ def test_a_slot_has_one_owner(mpi: str, run_program: Callable[..., Reports]) -> 
 def test_storm_across_a_network(mpich: str, run_program: Callable[..., Reports]) -> None:
     # A node whose ranks share no memory (--ranks-per-node where MPI sees no node) uses the window all the
     # same.
-    control = run_program(mpich, 2, "sleeping_target", env=NETWORKS["ofi"])
+    control = run_program(mpich, 2, "shared/sleeping_target", env=NETWORKS["ofi"])
     assert min(control[1]["seconds"].values()) > 0.3
-    reports = run_program(mpich, 3, "queue_storm", 1, 40, 2, "apart", env=NETWORKS["ofi"])
+    reports = run_program(mpich, 3, "shared/queue_storm", 1, 40, 2, "apart", env=NETWORKS["ofi"])
     assert_in_order(reports, 1, 40)
 
 
