@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-#: Epochs of round 1, 2, 3 and of all later ones (authors' code: --warmup_1/2/3, --epochs).
+#: Epochs of rounds 1, 2, 3 and of all later ones (authors' code: --warmup_1/2/3, --epochs).
 ROUND_EPOCHS = (15, 30, 45, 60)
 
 #: Length of the linear decay of the learning rate in epochs (Table 4: maximum epoch).
 SCHEDULE_EPOCHS = 60
 
-#: Patience of round 1, its growth per round, and its end (authors' code).
+#: Patience of round 1, its increase per round, and its maximum (authors' code).
 PATIENCE_BASE, PATIENCE_STEP, PATIENCE_MAX = 6, 2, 20
 
 #: A validation loss must fall by more than this to count as progress (authors' code, on the loss as Keras

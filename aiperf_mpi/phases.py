@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a rank's time goes: a timer that is in at most one of nine phases at any moment.
 
-Idle is a phase that the code enters, never wall time minus the rest: time that nobody accounted for stays
-missing from the sum, and a check of the sum against the wall time finds it.
+Idle is a phase that the code enters, not wall time minus the rest. Unaccounted time is missing from the sum,
+and a check of the sum against the wall time finds it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ PHASES = ("init", "data", "search", "compile", "train", "validate", "communicate
 class PhaseTimer:
     """Seconds in each phase, on one thread.
 
-    `with timer("train"):` enters a phase until the block ends; a phase inside another pauses the outer one,
-    so that no moment counts twice. `clock` returns seconds and never goes back.
+    `with timer("train"):` enters a phase until the block ends. A phase inside another pauses the outer one,
+    so that no moment counts twice.
+
+    Arguments:
+        clock: returns seconds and never goes back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,19 +38,19 @@ class PhaseTimer:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds in each of the nine phases up to now, that of the present phase included."""
+        """Seconds in each of the nine phases up to now, including the current phase."""
         seconds = self._seconds.copy()
         if self._phase is not None:
             seconds[self._phase] += self._clock() - self._since
         return seconds
 
     def switch(self, phase: str | None) -> str | None:
-        """Leave the present phase for `phase` (None: for none) and return the one that was left.
+        """Enter `phase` (None for no phase) and return the phase that was left.
 
-        Raises ValueError for a phase that is none of PHASES.
+        Raise ValueError for an unknown phase.
         """
         if phase is not None and phase not in self._seconds:
-            raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
+            raise ValueError(f"phase {phase!r} is not one of {', '.join(PHASES)}")
         now, left = self._clock(), self._phase
         if left is not None:
             self._seconds[left] += now - self._since
@@ -56,8 +59,7 @@ class PhaseTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the block's time in `phase`, and go on with the outer phase behind it, also after an
-        exception."""
+        """Count the block's time in `phase`, then return to the outer phase, also after an exception."""
         outer = self.switch(phase)
         try:
             yield

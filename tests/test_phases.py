@@ -86,7 +86,7 @@ def test_switch_leaves_one_phase_for_another(timer: PhaseTimer, clock: Clock) ->
 
 
 def test_an_unknown_phase_is_refused(timer: PhaseTimer) -> None:
-    with pytest.raises(ValueError, match="'eval' is none of init, data"):
+    with pytest.raises(ValueError, match="'eval' is not one of init, data"):
         timer.switch("eval")
     with pytest.raises(ValueError, match="'eval'"), timer("eval"):
         pass

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where to look next: simulated annealing over chains of morphs for the best upper confidence bound.
+"""Maximise the acquisition function: simulated annealing over chains of morphs.
 
-Chains begin at finished trials and grow morph by morph (section 4.1 of the paper; Jin et al., 2019, algorithm
-1); each step grows a few of the chains found so far, the better the more likely, and asks the surrogate about
-all new ones in one batch. The bound is of the accuracy, so the lower one of the error: gain = -(expected
-error) + kappa uncertainty.
+A chain starts at a finished trial and grows morph by morph (section 4.1 of the paper; Jin et al., 2019,
+algorithm 1). Each step grows a few of the chains so far, drawn by their Boltzmann weight, and the surrogate
+predicts all new chains in one batch. The acquisition function is the upper confidence bound of the accuracy,
+which is the negative lower bound of the error: gain = -(posterior mean of the error) + kappa (posterior
+standard deviation).
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.search.features import Features, child_features
 from aiperf_mpi.search.surrogate import Process
 
-#: The exploration weight kappa: at least this, and what is drawn from an exponential distribution of this
-#: mean. With less than the least, annealing ends beside the best known trial, where the expectation is
-#: highest and nothing new.
+#: The exploration weight kappa: LEAST_EXPLORATION plus a draw from an exponential distribution of mean
+#: EXPLORATION. With a smaller minimum, annealing ends next to the best known trial, where the expected
+#: accuracy is highest and nothing new is learnt.
 LEAST_EXPLORATION, EXPLORATION = 0.5, 1.5
 
 #: The annealing: steps, chains grown in a step, morphs tried on each; temperature in standard deviations of
-#: the errors, and what is left of it after each step.
+#: the errors, and the factor that multiplies it after each step.
 STEPS, GROWN, MORPHS = 12, 4, 8
 TEMPERATURE, COOLING = 1.0, 0.6
 
-#: Where it starts: finished trials of the least expected error, and random ones.
+#: Starting points (roots): finished trials of the least expected error, and random ones.
 BEST_ROOTS, RANDOM_ROOTS = 8, 2
 
-#: Digits to which gains are compared: the last bits of a sum depend on how many rows a product of matrices
-#: has, and must not decide between two equal children.
+#: Decimal digits to which gains are rounded before they are compared. The last bits of a matrix product
+#: depend on the number of rows, and must not decide between two equal children.
 DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chain:
-    """A finished trial and the morphs that were put on it, with the features of the result."""
+    """A finished trial and the morphs applied to it, with the resulting architecture and its features."""
 
     parent_id: int
     morphs: tuple[Morph, ...]
@@ -49,7 +50,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Moves:
-    """What may be put on a chain: operations in use, morphs at most, and how far an architecture may grow."""
+    """How a chain may grow: operations in use, maximum number of morphs, limits of an architecture."""
 
     ops: tuple[str, ...]
     max_morphs: int
@@ -57,20 +58,22 @@ class Moves:
 
 
 def exploration(rng: np.random.Generator) -> float:
-    """An exploration weight for one proposal: how many deviations the accuracy's bound lies above its
-    expectation."""
+    """Draw the exploration weight of one proposal.
+
+    It is the number of standard deviations between the accuracy's bound and its expectation.
+    """
     return LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
 
 
 def roots_among(
     process: Process, finished: Sequence[Chain], eligible: np.ndarray, rng: np.random.Generator
 ) -> list[Chain]:
-    """The finished trials that annealing starts from: the best by expected error, and random ones of the
+    """Choose the finished trials that annealing starts from: those of the least expected error, and random
     others.
 
     Arguments:
-        finished: what the process has observed, in the same order.
-        eligible: places in `finished` of those that may be parents, ascending (int64).
+        finished: the trials that the process has observed, in the same order.
+        eligible: indices in `finished` of the trials that may be parents, ascending (int64).
     """
     expected = process.expected()[eligible] / process.units.scale
     order = eligible[np.argsort(np.round(expected, DIGITS), kind="stable")]
@@ -82,8 +85,9 @@ def roots_among(
 def anneal(
     process: Process, roots: Sequence[Chain], moves: Moves, kappa: float, rng: np.random.Generator
 ) -> list[Chain]:
-    """Children of the roots, all that were looked at, by falling gain; empty if there is no root that takes a
-    morph.
+    """Return all children of the roots that annealing evaluated, by falling gain.
+
+    The list is empty if no root can take a morph.
 
     Arguments:
         process: the surrogate, pending trials imagined.
@@ -96,13 +100,15 @@ def anneal(
     children: list[Chain] = []
     temperature = TEMPERATURE
     for _ in range(STEPS):
-        # Chains are drawn by their Boltzmann weight, those that are full not at all.
+        # Weight each chain by its gain (Boltzmann), full chains by 0.
         weights = np.exp((gains - gains.max()) / temperature)
         weights *= [len(chain.morphs) < moves.max_morphs for chain in pool]
         weights = np.where(weights > 1e-12, weights, 0.0)
         open_chains = int(np.count_nonzero(weights))
         if not open_chains:
             break
+
+        # Grow a few chains and predict their children.
         drawn = rng.choice(len(pool), min(GROWN, open_chains), replace=False, p=weights / weights.sum())
         grown = [child for i in drawn for child in _grow(pool[int(i)], moves, rng)]
         if grown:
@@ -125,6 +131,6 @@ def _grow(chain: Chain, moves: Moves, rng: np.random.Generator) -> list[Chain]:
 
 
 def _gains(process: Process, chains: Sequence[Chain], kappa: float) -> np.ndarray:
-    """Upper confidence bound of the accuracy, in standard deviations of the errors, float64 [chains]."""
+    """Return the accuracy's upper confidence bound in standard deviations of the errors, float64 [chains]."""
     mean, deviation = process.predict([chain.features for chain in chains])
     return np.round((kappa * deviation - mean) / process.units.scale, DIGITS)

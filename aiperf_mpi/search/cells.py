@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cells of hyperparameter optimisation: what may be chosen, kernel x batch, and how it is counted."""
+"""The cells of hyperparameter optimisation: the table of permitted values, kernel x batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiperf_mpi.network.architecture import DEFAULT_KERNEL
 
 @dataclass(frozen=True)
 class Choice:
-    """Hyperparameters of a candidate: a cell of the published sets."""
+    """Hyperparameters of a candidate: one cell of the table."""
 
     kernel_size: int
     batch_per_device: int
@@ -18,12 +18,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cells:
-    """The published sets as a table: `kernels` down, `batches` across; a single row where no kernel can be
-    chosen.
+    """The permitted values as a table: `kernels` by row, `batches` by column.
+
+    The table has one row if no kernel can be chosen.
 
     Arguments:
         kernels, batches: ascending, without duplicates.
-        tunes_kernel: whether the candidate has a `deeper` of its own that takes the kernel.
+        tunes_kernel: whether the candidate has an own `deeper` morph whose kernel size can be chosen.
     """
 
     kernels: tuple[int, ...]
@@ -32,18 +33,18 @@ class Cells:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Number of rows and columns."""
         return (len(self.kernels) if self.tunes_kernel else 1, len(self.batches))
 
     def choice(self, cell: int) -> Choice:
-        """The hyperparameters of a cell, as Python's own integers; cells are counted row by row."""
+        """Return the hyperparameters of a cell as Python integers; cells are numbered row by row."""
         row, column = divmod(int(cell), len(self.batches))
         return Choice(
             int(self.kernels[row]) if self.tunes_kernel else DEFAULT_KERNEL, int(self.batches[column])
         )
 
     def cell(self, kernel: int, batch: int) -> int:
-        """The cell of a kernel and a batch, -1 if they are not in the sets."""
+        """Return the cell of a kernel and a batch, -1 if they are not in the table."""
         if batch not in self.batches or (self.tunes_kernel and kernel not in self.kernels):
             return -1
         return (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L1 distances between architectures at every resolution of :mod:`aiperf_mpi.search.features`, as matrix
+"""L1 distances between architectures at each resolution of :mod:`aiperf_mpi.search.features`, as matrix
 products."""
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from aiperf_mpi.search.features import LEVELS, Features, Plan, resolutions
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows at every resolution, ready for distances.
+    """Feature rows at each resolution, prepared for distances.
 
-    The L1 distance of counts is |a| + |b| - 2 sum min(a, b), and the sum of minima is a product of matrices
-    if each count is written as that many ones. Only counts between the least and the largest of the reference
-    rows need columns; what lies outside of that box adds its own distance to it. All sums are of small
-    integers, so they are exact in float32.
+    The L1 distance of two vectors of counts is |a| + |b| - 2 sum min(a, b). If each count is written as that
+    many ones, the sum of minima is a matrix product. Only counts between the minimum and the maximum of the
+    reference rows (the box) need columns; the distance from a count to the box is added. All sums are of
+    small integers, so they are exact in float32.
 
     Attributes:
-        ones: per level with counts the columns, float32 [rows, columns], those of the reference's thresholds.
+        ones: per level with counts the columns, float32 [rows, columns], one for each threshold of the
+            reference.
         inside, outside: per level the number of ones, and the distance to the box (float32 [rows]).
         size: logarithms of operations and parameters, float64 [rows, 2].
         thresholds: per level (feature, count) of each column, and the box.
@@ -38,7 +39,7 @@ class Table:
         return len(self.size)
 
     def part(self, rows: slice | np.ndarray) -> Table:
-        """Some of the rows."""
+        """Return a table of some of the rows."""
         return Table(
             tuple(a[rows] for a in self.ones),
             tuple(a[rows] for a in self.inside),
@@ -49,7 +50,11 @@ class Table:
 
 
 def tabulate(rows: Sequence[Features], plan: Plan, reference: Table | None = None) -> Table:
-    """The table of some rows; `reference` is the one that they will be compared with, their own if None."""
+    """Return the table of some rows.
+
+    Arguments:
+        reference: the table that they will be compared with; None for the rows themselves.
+    """
     levels = resolutions(rows, plan)
     counted = [levels[level] for level in LEVELS[:-1]]
     thresholds = tuple(map(_thresholds, counted)) if reference is None else reference.thresholds
@@ -70,17 +75,17 @@ def _thresholds(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def differences(first: Table, second: Table) -> np.ndarray:
-    """L1 distances at every level, float64 [levels, rows of first, rows of second].
+    """Return the L1 distances at each level, float64 [levels, rows of first, rows of second].
 
-    At least one of both must lie inside of the box of their common thresholds.
+    At least one table must lie inside the box of their common thresholds.
     """
-    found = np.empty((len(LEVELS), len(first), len(second)))
+    distances = np.empty((len(LEVELS), len(first), len(second)))
     for level, (a, b) in enumerate(zip(first.ones, second.ones, strict=True)):
-        beside = (
+        sums = (
             (first.inside[level] + first.outside[level])[:, None]
             + second.inside[level]
             + second.outside[level]
         )
-        found[level] = beside - 2.0 * (a @ b.T)
-    found[-1] = np.abs(first.size[:, None, :] - second.size[None, :, :]).sum(axis=2)
-    return found
+        distances[level] = sums - 2.0 * (a @ b.T)
+    distances[-1] = np.abs(first.size[:, None, :] - second.size[None, :, :]).sum(axis=2)
+    return distances

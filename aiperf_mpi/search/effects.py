@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the history says of each cell of hyperparameters.
+"""Effects of the hyperparameter cells, estimated from the history.
 
-A candidate trains once, and its error is mostly its architecture's. What counts for a cell is therefore the
-error less what the surrogate of the architecture search expects from all other trials. Both are estimated
-together, by generalised least squares: the errors are the effects of the cells, plus something that is
-correlated between similar architectures as the surrogate has learnt it, plus noise. The baseline is the same
-surrogate whatever the search. Trials of the warm-up tell about architectures alone.
+A candidate trains once, and its error depends mostly on its architecture. The effect of a cell is therefore
+the error minus the error that the architecture surrogate expects from all other trials. Both are estimated
+together by generalised least squares. The model is: error = effect of the cell + a part that is correlated
+between similar architectures, with the covariance that the surrogate has fitted + noise. The surrogate is the
+same for every search method. Trials of the warm-up inform about architectures only.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from aiperf_mpi.search.surrogate import Process
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.view import HistoryView
 
-#: Variance that an effect may have over that of the errors: so large that it takes nothing from what was
-#: observed.
+#: Prior variance of an effect, in units of the errors' variance: so large that it hardly shrinks the
+#: estimate.
 EFFECT_VARIANCE = 100.0
 
-#: A trial that failed (diverged, out of memory) counts as that many standard deviations worse than the
-#: average, or its cell would stay unknown and be tried for ever; failed trials that are looked at, the
-#: youngest.
+#: A failed trial (diverged, out of memory) counts as FAILED_VALUE standard deviations worse than the average.
+#: Otherwise its cell would stay unknown and be tried again and again. The youngest MOST_FAILED failed trials
+#: count.
 FAILED_VALUE, MOST_FAILED = 3.0, 64
 
-#: Bounds of the estimated noise over what the surrogate takes for noise: few trials must not make it 0.
+#: Bounds of the estimated noise, relative to the surrogate's own: a few trials must not make it 0.
 NOISE_RATIO = (0.02, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What is known of the cells; values are errors, so the least is best, in the surrogate's units.
+    """Estimated effects of the cells. Values are errors in the surrogate's units, so the least is best.
 
     Attributes:
-        values: effect of each cell, mean 0 over its trials; 0 where nothing was observed (float64 [cells]).
-        weights: 1 / variance of that, 0 where nothing was observed (float64 [cells]).
-        pending: proposed, unfinished trials of each cell (int64 [cells]).
+        values: effect of each cell, mean 0 over the trials; 0 if the cell was not observed (float64 [cells]).
+        weights: 1 / variance of the effect, 0 if the cell was not observed (float64 [cells]).
+        pending: pending trials of each cell (int64 [cells]).
         of_trial: cell of each observed trial (int64 [trials]).
         noise: variance of the noise of one trial.
     """
@@ -58,8 +58,11 @@ class Observed:
 
     @cached_property
     def trial_values(self) -> np.ndarray:
-        """Of each observed trial its cell's effect and what the other trials leave unexplained (float64
-        [trials])."""
+        """Value of each observed trial, float64 [trials].
+
+        It is the effect of the trial's cell plus the residual that the other trials do not explain
+        (leave-one-out).
+        """
         inverse = solve_triangular(
             self._process.lower, np.eye(len(self._process)), lower=True, check_finite=False
         )
@@ -70,32 +73,35 @@ class Observed:
 
 
 def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) -> Observed:
-    """What the history says of the cells.
+    """Estimate the effects of the cells from the history.
 
     Arguments:
         view: a snapshot of the history.
-        known: what the search knows at it, `knowledge.learn_from`.
-        cells: which table; the one with kernels is told by trials with a tuned kernel alone, the single row
-            by all (the effects of their kernels are estimated beside it, and left out).
+        known: what the search knows at that snapshot, `knowledge.learn_from`.
+        cells: the table. With kernels, only trials with a tuned kernel are observed. The single row observes
+            all trials; the effects of their kernels are estimated with it and left out.
         from_round: first round whose trials count.
     """
     process, count = known.process, cells.shape[0] * cells.shape[1]
     design, of_trial, rows = _design(view, known, cells, from_round)
 
-    # Generalised least squares, where the factor of the process whitens the errors.
+    # Generalised least squares; the process's Cholesky factor whitens the errors.
     half = solve_triangular(
         process.lower, np.column_stack([design, process.values]), lower=True, check_finite=False
     )
     information = half[:, :-1].T @ half[:, :-1]
     prior = np.append(np.full(design.shape[1] - 1, 1.0 / EFFECT_VARIANCE), 1e-9)
     effects = np.linalg.solve(information + np.diag(prior), half[:, :-1].T @ half[:, -1])
-    left = half[:, -1] - half[:, :-1] @ effects
+    residual = half[:, -1] - half[:, :-1] @ effects
+
+    # The noise follows from the residual, per degree of freedom.
     free = len(process) - np.count_nonzero(np.diag(information) > 0)
-    ratio = float(np.clip(left @ left / max(free, 1), *NOISE_RATIO))
+    ratio = float(np.clip(residual @ residual / max(free, 1), *NOISE_RATIO))
     weights = np.diag(information)[:count] / ratio
     noise = ratio * (process.hyper.noise + process.hyper.signal)
 
-    # Failed trials have no error; what they say is as certain as any other trial's word.
+    # Centre the effects. Then add the failed trials, with FAILED_VALUE for their error; each weighs as much
+    # as any other trial.
     values = np.where(weights > 0, effects[:count], 0.0)
     if of_trial:
         values[weights > 0] -= np.average(values, weights=weights)
@@ -104,7 +110,7 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
         weights[cell] += 1.0 / noise
         of_trial.append(cell)
         rows.append(-1)
-    remainder = solve_triangular(process.lower, left, lower=True, trans="T", check_finite=False)
+    remainder = solve_triangular(process.lower, residual, lower=True, trans="T", check_finite=False)
     return Observed(
         values,
         weights,
@@ -120,9 +126,11 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
 def _design(
     view: HistoryView, known: Knowledge, cells: Cells, from_round: int
 ) -> tuple[np.ndarray, list[int], list[int]]:
-    """Which effects are in the value of each row of the process (float64 [rows, effects]): the cells, then
-    what is not asked for, kernel or batch of the other trials, and the constant mean. Beside it, of each
-    observed trial its cell and its row."""
+    """Return the design matrix (float64 [rows, effects]), and the cell and the row of each observed trial.
+
+    Columns are the cells, then nuisance effects (kernel or batch of the other trials), then the constant
+    mean.
+    """
     count, row_of = cells.shape[0] * cells.shape[1], _rows_of(known)
     extra = Cells(cells.kernels, cells.batches, False)
     width = max(len(cells.kernels), len(cells.batches))
@@ -133,8 +141,7 @@ def _design(
     of_trial, rows = [], []
     for place, chain in enumerate(known.finished):
         summary, row = view.summaries[chain.parent_id], row_of[place]
-        # Of a long history those that were chosen as the best ones would tell of their luck: the youngest
-        # count.
+        # In a long history the rows kept as the best are biased by luck, so only the youngest count.
         if summary["round"] < from_round or place < oldest:
             continue
         kernel, batch = int(summary["kernel_size"]), int(summary["batch_per_device"])
@@ -153,7 +160,7 @@ def _design(
 
 
 def _pending(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) -> np.ndarray:
-    """Proposed, unfinished trials of each cell (int64 [cells])."""
+    """Return the number of pending trials of each cell (int64 [cells])."""
     pending = np.zeros(cells.shape[0] * cells.shape[1], np.int64)
     for chain in known.pending:
         summary = view.summaries[chain.parent_id]
@@ -165,13 +172,15 @@ def _pending(view: HistoryView, known: Knowledge, cells: Cells, from_round: int)
 
 
 def _rows_of(known: Knowledge) -> np.ndarray:
-    """The row of the process for each finished trial: duplicates among those learnt at the anchor share one
-    (int64)."""
+    """Return the row of the process for each finished trial (int64).
+
+    Duplicates among the trials learnt at the last refit share a row.
+    """
     rows = known.process.rows
     first: dict[tuple[bytes, int, int], int] = {}
     for index, row in enumerate(rows):
         first.setdefault(row.key, index)
-    # Those appended behind the anchor have a row each: the very object that the chain holds.
+    # Trials appended after the refit have a row each, identified by the features object that the chain holds.
     own = {id(row): index for index, row in enumerate(rows)}
     places = []
     for chain in known.finished:
@@ -180,7 +189,7 @@ def _rows_of(known: Knowledge) -> np.ndarray:
 
 
 def _failed_cells(view: HistoryView, cells: Cells, from_round: int) -> list[int]:
-    """The cells of the youngest failed trials."""
+    """Return the cells of the youngest failed trials."""
     rows = view.summaries
     rows = rows[
         (rows["kind"] == rec.OUTCOME) & (rows["status"] == rec.FAILED) & (rows["round"] >= from_round)
@@ -188,5 +197,5 @@ def _failed_cells(view: HistoryView, cells: Cells, from_round: int) -> list[int]
     rows = rows[-MOST_FAILED:]
     if cells.tunes_kernel:
         rows = rows[(rows["flags"] & rec.TAKES_KERNEL) > 0]
-    found = [cells.cell(int(row["kernel_size"]), int(row["batch_per_device"])) for row in rows]
-    return [cell for cell in found if cell >= 0]
+    failed = [cells.cell(int(row["kernel_size"]), int(row["batch_per_device"])) for row in rows]
+    return [cell for cell in failed if cell >= 0]

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architectures as numbers: counts at stable addresses, seen at several resolutions, and the edit distance
-between two.
+"""Features of architectures: counts at stable addresses, at several resolutions.
 
-Every architecture descends from the base network, so a unit has an address that never shifts: the base unit
-behind which it stands (its *slot*), and how many inserted units are in between. What was done to the network
-is counted there, in seven channels; sums over a block, a stage and the whole network are the coarser
-resolutions. The same addresses align two networks without a search, which gives the edit distance in closed
-form.
+Every architecture descends from the base network. A unit therefore has an address that never shifts: the base
+unit that it is or that it was inserted after (its *slot*). Changes to the network are counted by slot, in
+seven channels. Sums over a block, a stage and the whole network are the coarser resolutions.
 """
 
 from __future__ import annotations
@@ -19,25 +16,26 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import POOL, Architecture, Base, Morph, Unit
 
-#: What is counted in a slot: doublings of the base unit's filters; steps of two by which its kernel grew;
-#: units inserted behind it, the sum of their doublings and of their kernels' steps over 1x1; added edges that
-#: start and end in it.
+#: The channels of a slot: doublings of the base unit's filters; steps of two by which its kernel grew; number
+#: of units inserted after it, the sum of their doublings, and the sum of their kernels' steps over 1x1; added
+#: edges that start in it and that end in it.
 CHANNELS = ("width", "kernel", "inserted", "inserted_width", "inserted_kernel", "skip_out", "skip_in")
 WIDTH, KERNEL, INSERTED, INSERTED_WIDTH, INSERTED_KERNEL, SKIP_OUT, SKIP_IN = range(len(CHANNELS))
 
-#: Resolutions from the finest to the coarsest; `size` holds the logarithms of multiply-accumulates and
+#: Resolutions from the finest to the coarsest; `size` is the logarithms of multiply-accumulates and
 #: parameters.
 LEVELS = ("slot", "block", "stage", "total", "size")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What all architectures of one base share, by slot.
+    """The properties that all architectures of one base share, by slot.
 
     Attributes:
         units: the base units.
         filters, kernels: of the base units.
-        blocks, stages: first slots of the stem and of each block, of the stem and of each stage (int64).
+        blocks: first slots of the stem and of each block (int64).
+        stages: first slots of the stem and of each stage (int64).
     """
 
     units: tuple[Unit, ...]
@@ -49,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """One architecture in numbers.
+    """Features of one architecture.
 
     Attributes:
         slots: counts of the seven channels, int16 [7, slots].
@@ -63,13 +61,13 @@ class Features:
 
     @property
     def key(self) -> tuple[bytes, int, int]:
-        """Equal for equal features."""
+        """Hashable value, equal for equal features."""
         return self.slots.tobytes(), self.macs, self.parameters
 
 
 @lru_cache(maxsize=64)
 def plan_of(base: Base) -> Plan:
-    """The plan of a base network."""
+    """Return the plan of a base network."""
     units = Architecture(base).units
     blocks = [0, *range(1, len(units), 3)]
     stages = [0, *(1 + 3 * sum(base.blocks[:stage]) for stage in range(len(base.blocks)))]
@@ -83,15 +81,15 @@ def plan_of(base: Base) -> Plan:
 
 
 def features(architecture: Architecture) -> Features:
-    """The features of an architecture, counted from scratch."""
+    """Return the features of an architecture, counted from scratch."""
     plan = plan_of(architecture.base)
     table, slot_of = np.zeros((len(CHANNELS), len(plan.units)), np.int16), {POOL: 0}
     for slot, unit in _in_slots(plan, architecture.units):
         slot_of[unit.id] = slot
         base = plan.units[slot]
         if unit is base:
-            # Its counts are 0: a search counts thousands of networks before its first proposal, and most
-            # units so.
+            # The unit is unchanged, so its counts are 0. Skipping such units matters: a search counts
+            # thousands of networks before its first proposal.
             continue
         if unit.id == slot:
             table[WIDTH, slot] = _doublings(plan, slot, unit)
@@ -112,7 +110,7 @@ def features(architecture: Architecture) -> Features:
 
 
 def child_features(parent: Features, before: Architecture, morph: Morph, child: Architecture) -> Features:
-    """The features of `child`, which is `before` after one morph, from those of `before`.
+    """Return the features of `child`, which is `before` plus one morph, from those of `before`.
 
     Arguments:
         parent: features of `before`.
@@ -143,8 +141,7 @@ def child_features(parent: Features, before: Architecture, morph: Morph, child: 
 
 
 def _in_slots(plan: Plan, units: Iterable[Unit]) -> Iterable[tuple[int, Unit]]:
-    """Each unit along the main chain with its slot: the base unit that it is, or behind which it was
-    inserted."""
+    """Yield each unit along the main chain with its slot: the base unit that it is or was inserted after."""
     slot, count = 0, len(plan.filters)
     for unit in units:
         if unit.id < count:
@@ -160,8 +157,10 @@ def _doublings(plan: Plan, slot: int, unit: Unit) -> int:
 
 
 def resolutions(rows: Sequence[Features], plan: Plan) -> dict[str, np.ndarray]:
-    """The rows at every resolution: arrays [rows, columns], int16 for counts, float64 for the logarithms of
-    `size`."""
+    """Return the rows at each resolution, as arrays [rows, columns].
+
+    Counts are int16; the logarithms of `size` are float64.
+    """
     slots = np.stack([row.slots for row in rows])
     levels = {
         "slot": slots,

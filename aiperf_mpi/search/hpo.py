@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameter optimisation: the batch size per device and the kernel size of the convolutions that a
-candidate's own `deeper` morphs add, from the fourth round of a replica (sections 4.2 and 4.5 of the paper).
+"""Hyperparameter optimisation: batch size per device and kernel size of a candidate.
 
-The kernel is part of the network, of its hash and of its operation count. Where no own `deeper` takes one
-(there is none, or a kernel morph grows it), that dimension falls away and the candidate keeps the default. A
+The kernel size is that of the convolutions which the candidate's own `deeper` morphs add. Both are optimised
+from the fourth round of a replica (sections 4.2 and 4.5 of the paper).
+
+The kernel is part of the network, of its hash and of its operation count. If no own `deeper` takes a kernel
+(there is none, or a kernel morph grows it), that dimension is dropped and the candidate keeps the default. A
 suggestion is a pure function of the snapshot, the proposal and the random stream.
 """
 
@@ -42,31 +44,30 @@ __all__ = [
     "tune",
 ]
 
-#: How many deviations the bound lies below the expected error: at least this, and what is drawn from an
-#: exponential distribution of this mean for each suggestion, so that generators which see the same history go
-#: different ways.
+#: Exploration weight of the lower confidence bound: LEAST_EXPLORATION plus a draw from an exponential
+#: distribution of mean EXPLORATION for each suggestion, so that generators with the same history differ.
 LEAST_EXPLORATION, EXPLORATION = 1.0, 1.0
 
-#: Bounds of the process over cells: standard deviation of the effects in those of the errors, and length
-#: scales, where 1 is the whole length of a dimension. They keep a likelihood of few cells from an extreme.
+#: Bounds of the process over cells: standard deviation of the effects in units of that of the errors, and
+#: length scales in units of a whole dimension. They keep a likelihood of few cells from an extreme.
 EFFECT_SPREAD, LENGTHS = (0.05, 3.0), (0.2, 1.0)
 
-#: Trials, at most, that are spread over the cells before the bound is asked.
+#: Maximum number of trials spread over the cells before the bound is used.
 MOST_FIRST = 15
 
-#: Points at which skopt looks for the best acquisition, for each cell of the table: it draws them at random,
-#: and misses one of 15 cells with a chance of exp(-64).
+#: Points, for each cell of the table, at which skopt evaluates the acquisition function. It draws them at
+#: random, so it misses one of 15 cells with probability exp(-64).
 POINTS_PER_CELL = 64
 
 
 @dataclass(frozen=True)
 class Space:
-    """What may be chosen, and from which round on.
+    """The hyperparameters that may be chosen, and the first optimised round.
 
     Arguments:
         kernels: kernel sizes to choose from.
         batches: batch sizes per device to choose from.
-        from_round: first optimised round, the first whose trials are observed.
+        from_round: first optimised round, and the first whose trials are observed.
     """
 
     kernels: tuple[int, ...] = KERNELS
@@ -80,16 +81,16 @@ class Space:
         object.__setattr__(self, "batches", tuple(sorted({int(batch) for batch in self.batches})))
 
     def cells(self, proposal: Proposal) -> Cells:
-        """The table for a proposal."""
+        """Return the table of cells for a proposal."""
         tunes_kernel = bool(proposal.architecture.own_kernel_morphs(len(proposal.morphs)))
         return Cells(self.kernels, self.batches, tunes_kernel)
 
 
 class Hpo(Protocol):
-    """How hyperparameters are chosen."""
+    """A method that chooses hyperparameters."""
 
     def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
-        """A cell to train `proposal` with, which explores; `recommend` tells the best known one.
+        """Return a cell to train `proposal` with. It explores; `recommend` returns the best known cell.
 
         `rng` is the stream `streams.stream(HPO, ...)` of this history length.
         """
@@ -97,7 +98,7 @@ class Hpo(Protocol):
 
 @dataclass(frozen=True)
 class RandomHpo:
-    """A uniformly drawn cell."""
+    """Choose a cell uniformly at random."""
 
     space: Space = Space()
 
@@ -109,7 +110,7 @@ class RandomHpo:
 
 @dataclass(frozen=True)
 class GridHpo:
-    """The cell that was proposed least often from the first optimised round on; a random one of equals."""
+    """Choose the cell proposed least often since the first optimised round, a random one of equals."""
 
     space: Space = Space()
 
@@ -122,12 +123,12 @@ class GridHpo:
 
 @dataclass(frozen=True)
 class LearningHpo:
-    """A method that learns from what the cells have made of the trials.
+    """Learn the effects of the cells from the trials.
 
     Arguments:
-        explore: a cell to try next, from what was observed.
-        space: what may be chosen.
-        memory: what is kept between suggestions; the search's own saves learning the surrogate twice.
+        explore: returns the cell to try next, given the observed effects.
+        space: the hyperparameters that may be chosen.
+        memory: what is kept between suggestions; sharing the search's own avoids fitting the surrogate twice.
     """
 
     explore: Callable[[Cells, Observed, np.random.Generator], int]
@@ -144,11 +145,11 @@ class LearningHpo:
 
 
 def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-    """The cell with the lowest confidence bound of the error, by a process over the cells
+    """Return the cell with the lowest confidence bound of the error, by a process over the cells
     (scikit-optimize)."""
     kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
     if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
-        # A bound that was fitted to few cells stays with the best of those; each is looked at first.
+        # A bound fitted to few cells keeps choosing the best of them; try each cell once first.
         tried = np.bincount(observed.of_trial, minlength=len(observed.values)) + observed.pending
         return int(rng.choice(np.flatnonzero(tried == tried.min())))
     return _ask(cells, observed, kappa, rng)
@@ -156,7 +157,7 @@ def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class Known:
-    """The best known cell, how many observed trials were of it, and how many of any cell."""
+    """The best known cell, the number of observed trials of it, and of any cell."""
 
     choice: Choice
     trials: int
@@ -166,9 +167,9 @@ class Known:
 def recommend(
     view: HistoryView, cells: Cells, from_round: int = FROM_ROUND, memory: Memory | None = None
 ) -> Known | None:
-    """The best known cell of a table: the least posterior mean, whatever method has chosen the trials.
+    """Return the best known cell of a table: the least posterior mean, whatever method chose the trials.
 
-    None as long as no trial of an optimised round has ended.
+    Return None until a trial of an optimised round has ended.
     """
     observed = _observed(view, cells, from_round, memory or Memory())
     if observed is None or not observed.weights.any():
@@ -182,7 +183,7 @@ def recommend(
 
 
 def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) -> Observed | None:
-    """What is observed of the cells, None before the surrogate has enough finished trials."""
+    """Return the observed effects of the cells, None until the surrogate has enough finished trials."""
     if len(view.finished) < START:
         return None
     return observe(view, learn_from(view, START, memory), cells, from_round)
@@ -191,8 +192,11 @@ def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) 
 def _first(
     view: HistoryView, proposal: Proposal, cells: Cells, from_round: int, rng: np.random.Generator
 ) -> int:
-    """A cell before anything is observed: the parent's, which is the best that is known, every second time;
-    else one that was proposed least often."""
+    """Return a cell to start with, before any is observed.
+
+    With probability 1/2 it is the parent's cell, the best one known; otherwise one that was proposed least
+    often.
+    """
     if view.length > proposal.parent_id:
         parent = view.summaries[proposal.parent_id]
         cell = cells.cell(int(parent["kernel_size"]), int(parent["batch_per_device"]))
@@ -203,8 +207,10 @@ def _first(
 
 
 def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
-    """How often each cell was proposed (int64 [cells]), by the columns of the summaries alone; the table with
-    kernels leaves out the trials that could not take one."""
+    """Return how often each cell was proposed (int64 [cells]), from the columns of the summaries alone.
+
+    The table with kernels leaves out trials that could not take a kernel.
+    """
     rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)]
     if cells.tunes_kernel:
         rows = rows[(rows["flags"] & TAKES_KERNEL) > 0]
@@ -224,8 +230,10 @@ def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
 
 
 def _positions(cells: Cells) -> np.ndarray:
-    """The place of each cell in the dimensions that have more than one value, 0 to 1, float64 [cells,
-    dimensions]."""
+    """Return the position of each cell, 0 to 1 in each dimension with more than one value.
+
+    float64 [cells, dimensions].
+    """
     axes = [np.linspace(0.0, 1.0, count) for count in cells.shape if count > 1]
     count = cells.shape[0] * cells.shape[1]
     return (
@@ -234,8 +242,10 @@ def _positions(cells: Cells) -> np.ndarray:
 
 
 def _process(cells: Cells, noise: np.ndarray, kernel: Any = None) -> Any:
-    """skopt's process with the noise of each told cell; hyperparameters are fitted unless a kernel brings its
-    own."""
+    """Return skopt's process with the noise of each observed cell.
+
+    Its hyperparameters are fitted unless a kernel with fixed ones is given.
+    """
     from skopt.learning import GaussianProcessRegressor
     from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
 
@@ -248,18 +258,22 @@ def _process(cells: Cells, noise: np.ndarray, kernel: Any = None) -> Any:
 
 
 def _fitted(cells: Cells, observed: Observed) -> Any:
-    """The process that has seen the observed cells, each once, with the noise of its mean."""
+    """Return the process fitted to the observed cells, each once, with the noise of its mean."""
     seen = np.flatnonzero(observed.weights)
     process = _process(cells, 1.0 / observed.weights[seen])
     with warnings.catch_warnings():
-        # Few cells leave a length scale at its bound, which is what the bounds are for.
+        # With few cells a length scale often ends at its bound, as intended.
         warnings.simplefilter("ignore")
         return process.fit(_positions(cells)[seen], observed.values[seen])
 
 
 def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The fitted process, and values and weights of the cells (float64 [cells]) as if each pending trial had
-    ended with what the process expects of it, which moves no expectation and lowers the doubt."""
+    """Return the fitted process, and values and weights of the cells with pending trials imagined (float64
+    [cells]).
+
+    Each pending trial counts as if it had ended with the process's expectation. This changes no expectation
+    and lowers the uncertainty.
+    """
     fitted, more = _fitted(cells, observed), observed.pending / observed.noise
     weights = observed.weights + more
     sums = observed.weights * observed.values + more * fitted.predict(_positions(cells))
@@ -267,12 +281,12 @@ def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.nda
 
 
 def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generator) -> int:
-    """skopt's suggestion after it was told each cell once, those that are pending with what the process
-    expects.
+    """Return the cell that skopt suggests, given each cell once; pending trials count with the process's
+    expectation.
 
-    Told are finite means alone: skopt keeps a NaN and fails for ever. Duplicates are allowed, as it would
-    replace them by random points, and an optimiser is made for each suggestion, so that nothing grows with
-    the trials.
+    Only finite means are passed on: skopt would store a NaN and fail on every later call. Duplicates are
+    allowed, as skopt would replace them by random points. A new optimiser is made for each suggestion, so
+    that its cost does not grow with the trials.
     """
     from skopt import Optimizer
     from skopt.space import Integer
@@ -281,8 +295,8 @@ def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generato
     if not dimensions:
         return 0
     fitted, values, weights = _imagined(cells, observed)
-    told = np.flatnonzero(weights > 0)
-    values, weights = values[told], weights[told]
+    seen = np.flatnonzero(weights > 0)
+    values, weights = values[seen], weights[seen]
     if not np.isfinite(values).all():
         raise ValueError("hpo: the effect of a cell is not finite")
 
@@ -292,7 +306,7 @@ def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generato
             for index, count in zip(divmod(int(cell), cells.shape[1]), cells.shape, strict=True)
             if count > 1
         ]
-        for cell in told
+        for cell in seen
     ]
     optimiser = Optimizer(
         dimensions,
@@ -333,19 +347,21 @@ def make_hpo(
     from_round: int = FROM_ROUND,
     memory: Memory | None = None,
 ) -> Hpo:
-    """The optimiser named `method`; raises ValueError for another name, an empty set, or a library that is
-    missing."""
+    """Return the optimiser named `method`.
+
+    Raise ValueError for an unknown name, an empty set of values, or a missing library.
+    """
     if method not in OPTIMISERS:
         raise ValueError(f"hpo.method: {method!r} is none of {', '.join(OPTIMISERS)}")
-    if method == "tpe" and (wrong := tpe.missing()):
-        raise ValueError(wrong)
+    if method == "tpe" and (problem := tpe.missing()):
+        raise ValueError(problem)
     return OPTIMISERS[method](Space(tuple(kernels), tuple(batches), from_round), memory or Memory())
 
 
 def tune(proposal: Proposal, choice: Choice, limits: Limits = PAPER_LIMITS) -> tuple[Architecture, int]:
-    """The proposal's network with the chosen kernel, and the kernel that it really has.
+    """Return the proposal's network with the chosen kernel, and the kernel size that it has then.
 
-    The default kernel stays where no own `deeper` takes another one, or where the chosen one would break the
+    The default kernel stays if no own `deeper` takes another one, or if the chosen one would exceed the
     limits.
     """
     own = len(proposal.morphs)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel of the surrogate and its hyperparameters.
+"""The covariance function (kernel) of the surrogate, and the fit of its hyperparameters.
 
-Kernel: s2 exp(-sum_g gamma_g L1_g(a, b)) over the resolutions g of :mod:`aiperf_mpi.search.features`. An L1
-    distance
-is conditionally negative definite, a non-negative sum of such distances is, too, and so the kernel is
-positive definite (Schoenberg, 1938), whatever the gammas. Hyperparameters are those of the largest marginal
-likelihood under a weak prior.
+The kernel is s2 exp(-sum_g gamma_g L1_g(a, b)), a sum over the resolutions g of
+:mod:`aiperf_mpi.search.features`. An L1 distance is conditionally negative definite, and so is a non-negative
+sum of such distances. The kernel is therefore positive definite (Schoenberg, 1938) for all gammas.
+Hyperparameters maximise the marginal likelihood under a weak prior.
 """
 
 from __future__ import annotations
@@ -20,26 +19,28 @@ from scipy.optimize import minimize
 from aiperf_mpi.search.distances import Table
 from aiperf_mpi.search.features import LEVELS
 
-#: Steps of the optimiser at most; from the prior's mode it is within 1 % of the likelihood's maximum by then.
+#: Maximum number of optimiser steps; starting at the prior's mode, 40 come within 1 % of the likelihood's
+#: maximum.
 FIT_STEPS = 40
 
-#: Rows whose covariances with those before them are computed at once.
+#: Number of rows whose covariances with all earlier rows are computed at once.
 BLOCK = 256
 
-#: Prior of the hyperparameters, normal in their logarithms: what share of the median distance's decay each
-#: level causes, signal and noise variance for values of variance 1, and how far (in logarithms) data must
-#: speak to move them.
+#: Prior of the hyperparameters, normal in their logarithms. PRIOR_DECAY: each level's part of the exponent at
+#: its median distance. PRIOR_SIGNAL, PRIOR_NOISE: signal and noise variance for values of variance 1.
+#: PRIOR_SPREAD: standard deviations of the logarithms.
 PRIOR_DECAY, PRIOR_SIGNAL, PRIOR_NOISE = 0.1, 1.0, 0.1
 PRIOR_SPREAD = np.array([0.7] * len(LEVELS) + [0.7, 1.0])
 
-#: Bounds of the logarithms beyond the prior's mode; noise never falls below 1e-4 of the values' variance.
+#: Bounds of the logarithms, as distance from the prior's mode; noise is at least 1e-4 of the values'
+#: variance.
 REACH = 5.0
 LEAST_NOISE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Hyper:
-    """Kernel and noise for values of mean 0 and variance 1.
+    """Hyperparameters of kernel and noise, for values of mean 0 and variance 1.
 
     Attributes:
         gamma: decay per unit of each level's distance, float64 [levels].
@@ -52,22 +53,26 @@ class Hyper:
     noise: float
 
     def kernel(self, distances: np.ndarray) -> np.ndarray:
-        """Covariances for distances [levels, n, m]: float64 [n, m]."""
+        """Return the covariances for distances [levels, n, m]: float64 [n, m]."""
         return self.signal * np.exp(-np.tensordot(self.gamma, distances, axes=1))
 
     def covariance(self, first: Table, second: Table) -> np.ndarray:
-        """`kernel(differences(first, second))`, without keeping the levels apart: float64 [rows, rows]."""
+        """Return `kernel(differences(first, second))` without storing the levels separately.
+
+        float64 [rows of first, rows of second].
+        """
         *counted, size = self.gamma
 
-        # What belongs to one row alone, then the common ones of both (see Table) level by level.
-        beside = [
+        # Sum the terms of single rows, then subtract the ones that both rows share (see Table), level by
+        # level.
+        sums = [
             sum(
                 gamma * (inside.astype(np.float64) + outside)
                 for gamma, inside, outside in zip(counted, table.inside, table.outside, strict=True)
             )
             for table in (first, second)
         ]
-        total = beside[0][:, None] + beside[1]
+        total = sums[0][:, None] + sums[1]
         scratch = np.empty_like(total)
         for gamma, a, b in zip(counted, first.ones, second.ones, strict=True):
             np.multiply(a @ b.T, 2.0 * gamma, out=scratch)
@@ -81,27 +86,29 @@ class Hyper:
         return total
 
     def among(self, table: Table, noise: np.ndarray) -> np.ndarray:
-        """Covariances of the rows of one table with noise on the whole diagonal; only the lower triangle is
-        filled.
+        """Return the covariances of the rows of one table with noise on the diagonal; only the lower triangle
+        is filled.
 
         Arguments:
-            noise: variance of each row's noise over that of one measured value, float64 [rows].
+            noise: variance of each row's noise, relative to that of one measured value, float64 [rows].
         """
-        found = np.zeros((len(table), len(table)))
+        covariances = np.zeros((len(table), len(table)))
         for start in range(0, len(table), BLOCK):
             end = min(start + BLOCK, len(table))
-            found[start:end, :end] = self.covariance(table.part(slice(start, end)), table.part(slice(end)))
-        found[np.diag_indices(len(table))] += self.noise * noise
-        return found
+            covariances[start:end, :end] = self.covariance(
+                table.part(slice(start, end)), table.part(slice(end))
+            )
+        covariances[np.diag_indices(len(table))] += self.noise * noise
+        return covariances
 
 
 def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
-    """The hyperparameters of the largest marginal likelihood times prior, from the prior's mode on.
+    """Return the hyperparameters that maximise marginal likelihood times prior, starting at the prior's mode.
 
     Arguments:
         distances: between the rows, float64 [levels, n, n].
         values: standardised values, float64 [n].
-        noise: variance of each value's noise over that of one measured value, float64 [n].
+        noise: variance of each value's noise, relative to that of one measured value, float64 [n].
     """
     n = len(values)
     apart = distances[:, *np.triu_indices(n, 1)] if n > 1 else np.ones((len(LEVELS), 1))
@@ -110,8 +117,10 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
     flat = distances.reshape(len(LEVELS), -1)
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        """Negative log of likelihood times prior, and its gradient; the constant mean is the best one for
-        each x."""
+        """Return -log(likelihood times prior) and its gradient.
+
+        The constant mean is the generalised least-squares estimate at each x.
+        """
         hyper = _hyper(x)
         signal = hyper.kernel(distances)
         covariance = signal + np.diag(hyper.noise * noise)
@@ -131,8 +140,8 @@ def fit(distances: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Hyper:
 
     bounds = [(m - REACH, m + REACH) for m in mode]
     bounds[-1] = (np.log(LEAST_NOISE), 3.0)
-    found = minimize(loss, mode, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": FIT_STEPS})
-    return _hyper(found.x if np.all(np.isfinite(found.x)) else mode)
+    result = minimize(loss, mode, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": FIT_STEPS})
+    return _hyper(result.x if np.all(np.isfinite(result.x)) else mode)
 
 
 def _hyper(x: np.ndarray) -> Hyper:
@@ -141,10 +150,9 @@ def _hyper(x: np.ndarray) -> Hyper:
 
 
 def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
-    """Lower Cholesky factor, with as little added to the diagonal as it needs (0 at first); and how much that
-    is.
+    """Return the lower Cholesky factor, and the jitter added to the diagonal to obtain it (0 if possible).
 
-    Raises ValueError if the matrix is not finite.
+    Raise ValueError if the matrix is not finite.
     """
     if not np.isfinite(covariance).all():
         raise ValueError("surrogate: the covariance matrix holds values that are not finite")
@@ -162,7 +170,7 @@ def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def inverse_of(factor: np.ndarray) -> np.ndarray:
-    """The inverse of the symmetric matrix whose lower Cholesky factor is given, both triangles (LAPACK's
+    """Return the inverse of a symmetric matrix, both triangles, from its lower Cholesky factor (LAPACK's
     dpotri)."""
     lower, _ = dpotri(factor, lower=1)
     return lower + np.tril(lower, -1).T

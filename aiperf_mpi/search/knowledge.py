@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the search knows at one length of the history: the surrogate, and the trials that it has learnt from.
 
-A function of the history alone. Hyperparameters and factor are learnt at certain numbers of finished trials
-(anchors), later trials are appended to them, so that generators which have looked at the history at different
-times, or never before, know the same; and what they keep from an earlier look saves them work, no more.
+Knowledge is a pure function of the history. Hyperparameters and Cholesky factor are refitted at fixed numbers
+of finished trials (refit lengths); later trials are appended. Generators that read the history at different
+times, or never before, therefore know the same. What a generator keeps from an earlier read only saves work.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from aiperf_mpi.search.surrogate import Observations, Process, learn
 from aiperf_mpi.trials.record import RecordError
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 
-#: Finished trials between two anchors, at most; else an eighth of those at the earlier one.
+#: Maximum number of finished trials between two refits; otherwise an eighth of those at the earlier one.
 LONGEST_STEP = 128
 
-#: Finished trials that the surrogate learns from at an anchor, and pending ones, the youngest, that it counts
-#: in.
+#: Maximum number of finished trials that a refit learns from, and of pending trials (the youngest) that
+#: count.
 MOST_ROWS, MOST_PENDING = 1500, 256
 
 
 class Memory:
     """What a generator keeps from one proposal to the next; it saves time and changes no number.
 
-    Chains are kept by the views' cache, which belongs to one log, and a process with the very data it was
-    learnt from, so that nothing of another history is ever taken for this one.
+    Chains are valid for one view cache, which belongs to one log. A process is kept with the data that it was
+    learnt from. So data of another history is never used.
 
     Arguments:
-        capacity: chains kept, well over those that one proposal needs.
+        capacity: number of chains kept, well over those that one proposal needs.
     """
 
     def __init__(self, capacity: int = 4096) -> None:
@@ -46,7 +46,7 @@ class Memory:
         self._learnt: tuple[Observations, Process] | None = None
 
     def chain(self, view: HistoryView, trial_id: int) -> Chain:
-        """A trial of the view as a chain without morphs; raises as `view.architecture` does."""
+        """Return a trial of the view as a chain without morphs. Raise as `view.architecture` does."""
         if self._cache is not view.cache:
             self._cache = view.cache
             self._chains = LruCache(self.capacity)
@@ -58,7 +58,7 @@ class Memory:
         return kept
 
     def learnt(self, seen: Observations, base: Base) -> Process:
-        """The process learnt from these observations."""
+        """Return the process learnt from these observations."""
         if self._learnt is None or not self._learnt[0].same(seen):
             self._learnt = seen, learn(seen, plan_of(base))
         return self._learnt[1]
@@ -70,9 +70,9 @@ class Knowledge:
 
     Attributes:
         process: the surrogate after all finished trials that it learns from.
-        finished, pending: the trials, as chains without morphs; the finished ones in the order in which they
-            ended.
-        eligible: places in `finished` of those that may be parents, ascending (int64).
+        finished: those trials as chains without morphs, in the order in which they ended.
+        pending: the pending trials, as chains without morphs.
+        eligible: indices in `finished` of the trials that may be parents, ascending (int64).
     """
 
     process: Process
@@ -81,22 +81,22 @@ class Knowledge:
     eligible: np.ndarray
 
     def holds(self, child: Chain) -> bool:
-        """Whether one of their architectures is that of `child`."""
-        # The same network has the same size, so that few hashes are needed; each costs more than all else
+        """Return whether a finished or pending trial has the architecture of `child`."""
+        # Compare hashes only among networks of the same size: computing one hash costs more than all else
         # here.
         alike = self._by_size.get((child.features.macs, child.features.parameters), ())
         return any(chain.architecture.hash == child.architecture.hash for chain in alike)
 
     @cached_property
     def _by_size(self) -> dict[tuple[int, int], list[Chain]]:
-        found: dict[tuple[int, int], list[Chain]] = {}
+        chains: dict[tuple[int, int], list[Chain]] = {}
         for chain in (*self.finished, *self.pending):
-            found.setdefault((chain.features.macs, chain.features.parameters), []).append(chain)
-        return found
+            chains.setdefault((chain.features.macs, chain.features.parameters), []).append(chain)
+        return chains
 
 
 def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
-    """What is known at `view`, which has at least `start` >= 1 finished trials."""
+    """Return what is known at `view`, which must have at least `start` >= 1 finished trials."""
     length = refit_length(len(view.finished), start)
     first, later = chosen(view, length), np.arange(length, len(view.finished))
     finished = [memory.chain(view, int(trial)) for trial in view.finished[[*first, *later]]]
@@ -105,7 +105,7 @@ def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
         try:
             pending.append(memory.chain(view, int(trial)))
         except RecordError:
-            # Its trainer rejects it with the reason; until then it says nothing about any architecture.
+            # Its trainer will reject it with the reason; it has no architecture to learn from.
             continue
 
     def seen(places: np.ndarray, chains: list[Chain]) -> Observations:
@@ -119,10 +119,9 @@ def learn_from(view: HistoryView, start: int, memory: Memory) -> Knowledge:
 
 
 def refit_length(finished: int, start: int) -> int:
-    """Of how many finished trials hyperparameters and factor are learnt anew; those that ended later are
-    appended.
+    """Return the number of finished trials that the last refit used; trials that ended later are appended.
 
-    From `start` on an eighth more each time, at most 128.
+    Refits come at `start`, then after an eighth more trials each time, at most 128.
     """
     length = start
     while length < 8 * LONGEST_STEP:
@@ -134,9 +133,11 @@ def refit_length(finished: int, start: int) -> int:
 
 
 def chosen(view: HistoryView, length: int) -> np.ndarray:
-    """Places in `view.finished` of those among the first `length` that are learnt from, ascending (int64).
+    """Return the indices of the trials to learn from, among the first `length` of `view.finished`, ascending
+    (int64).
 
-    All up to 1,500; beyond that the 500 best, the 500 youngest, and of the rest so many by chance.
+    Up to 1,500 trials all are used. Beyond that: the 500 best, the 500 youngest, and a random sample of the
+    rest.
     """
     if length <= MOST_ROWS:
         return np.arange(length)
@@ -145,7 +146,8 @@ def chosen(view: HistoryView, length: int) -> np.ndarray:
     taken[np.argpartition(view.values[:length], share - 1)[:share]] = True
     taken[length - share :] = True
 
-    # By chance, but mostly the same ones at every length: those with the least hash of their id (splitmix64).
+    # Sample the trials with the smallest hash of their id (splitmix64), so that most stay in the sample as
+    # the history grows.
     rest = np.flatnonzero(~taken)
     word = view.finished[rest].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

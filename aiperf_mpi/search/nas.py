@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neural architecture search: from a snapshot of the history to a parent and the morphs that make its child.
 
-A search is a pure function of the snapshot and of a random stream, so the same seed, history and generator
-index give the same proposal on any number of ranks. Nothing is told to it apart from that: what ended, what
-failed and what is still pending is all in the snapshot.
+A search is a pure function of the snapshot and of a random stream. The same seed, history and generator index
+give the same proposal on any number of ranks. The snapshot is the only input: it shows which trials have
+ended, failed or are pending.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.trials.record import MAX_OWN_MORPHS
 from aiperf_mpi.trials.view import START, HistoryView
 
-#: Parents that are tried before the initial architecture is taken, as one may have grown to the limits.
+#: Parents tried before the initial architecture is used instead: a parent may have grown to the limits.
 PARENT_ATTEMPTS = 8
 
 
@@ -35,7 +35,7 @@ class Proposal:
 
     Arguments:
         parent_id: trial id of the parent.
-        morphs: what leads from the parent to the child, 1 to 8 morphs.
+        morphs: the 1 to 8 morphs that lead from the parent to the child.
         architecture: the child, with the default kernel in its `deeper` morphs.
     """
 
@@ -46,11 +46,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Space:
-    """Where the search may go.
+    """The search space.
 
     Arguments:
         ops: morph operations in use.
-        max_morphs: most morphs from a parent to its child (1 to 8).
+        max_morphs: maximum number of morphs from a parent to its child (1 to 8).
         limits: how far an architecture may grow.
     """
 
@@ -60,7 +60,7 @@ class Space:
 
     def __post_init__(self) -> None:
         if unknown := set(self.ops) - set(OPS):
-            raise ValueError(f"search: morphs {sorted(unknown)} are none of {', '.join(OPS)}")
+            raise ValueError(f"search: morphs {sorted(unknown)} are not among {', '.join(OPS)}")
         if not self.ops:
             raise ValueError("search: no morph operation is in use")
         if not 1 <= self.max_morphs <= MAX_OWN_MORPHS:
@@ -70,27 +70,28 @@ class Space:
 
 
 class Search(Protocol):
-    """How parents and morphs are chosen."""
+    """A method that chooses parents and morphs."""
 
     def propose(self, view: HistoryView, rng: np.random.Generator) -> Proposal:
-        """A child of a trial in `view`; ask again with the same `rng` if its candidate is claimed already.
+        """Return a child of a trial in `view`. Call again with the same `rng` if its candidate is already
+        claimed.
 
         Arguments:
-            view: the history; with no finished trial the parent is trial 0, the initial architecture.
+            view: the history; without a finished trial the parent is trial 0, the initial architecture.
             rng: the generator's stream for this length of the history (`streams.stream(SEARCH, ...)`).
 
-        Raises NoProposal if no parent can take another morph.
+        Raise NoProposal if no parent can take another morph.
         """
 
 
 @dataclass(frozen=True)
 class Random:
-    """A random chain of morphs behind a uniformly drawn finished trial: the baseline of every comparison.
+    """Random search, the baseline: a random chain of morphs on a uniformly drawn finished trial.
 
     Arguments:
-        space: where the search may go.
-        long: whether chains of 1 to `max_morphs` are all equally likely, as where a surrogate wants to see a
-            wide variety first; else short ones are, as mutations should be.
+        space: the search space.
+        long: whether chain lengths of 1 to `max_morphs` are equally likely, which gives a surrogate varied
+            data to start with. Otherwise short chains are more likely, as for mutations.
     """
 
     space: Space = Space()
@@ -109,13 +110,13 @@ class Random:
 class Evolution:
     """Regularised evolution (Real et al., 2019), asynchronous over the history.
 
-    The population are the trials that finished last, so that old ones die whatever their error; the best of a
-    random sample of it is the parent, and a random chain of morphs the mutation.
+    The population is the trials that finished last, so old ones leave it whatever their error. The best of a
+    random sample is the parent; a random chain of morphs is the mutation.
 
     Arguments:
-        space: where the search may go.
-        population: trials that are alive.
-        sample_size: trials in a tournament.
+        space: the search space.
+        population: number of trials in the population.
+        sample_size: number of trials in a tournament.
     """
 
     space: Space = Space()
@@ -137,8 +138,8 @@ class Evolution:
         def parent() -> int:
             if not len(alive):
                 return 0
-            # A young population has tournaments of its own proportion, or its first good trial would father
-            # all.
+            # Scale the tournament to a young population; otherwise its first good trial would become the only
+            # parent.
             size = max(1, self.sample_size * len(alive) // self.population)
             sample = rng.choice(len(alive), size, replace=False)
             return int(alive[sample[np.argmin(values[sample])]])
@@ -149,8 +150,10 @@ class Evolution:
 def _child_of(
     view: HistoryView, rng: np.random.Generator, space: Space, parent: Callable[[], int], long: bool = False
 ) -> Proposal:
-    """A random child of the parent that `parent()` draws, of the initial architecture if several cannot
-    grow."""
+    """Return a random child of the parent that `parent()` draws.
+
+    If several drawn parents cannot grow, the parent is the initial architecture.
+    """
     for attempt in range(PARENT_ATTEMPTS + 1):
         parent_id = parent() if attempt < PARENT_ATTEMPTS else 0
         architecture = view.initial if parent_id == 0 else view.architecture(parent_id)
@@ -167,7 +170,7 @@ def _child_of(
 
 
 def chain_length(rng: np.random.Generator, longest: int) -> int:
-    """Morphs of a chain: 1 with probability 1/2, 2 with 1/4 and so on, at most `longest`."""
+    """Draw the length of a chain: 1 with probability 1/2, 2 with 1/4 and so on, at most `longest`."""
     return min(int(rng.geometric(0.5)), longest)
 
 
@@ -178,16 +181,15 @@ def chain_length(rng: np.random.Generator, longest: int) -> int:
 class Bayesian:
     """The paper's search: network morphism guided by Bayesian optimisation (section 4.1; Jin et al., 2019).
 
-    A Gaussian process learns the errors of the finished trials, pending ones lower its uncertainty, and
-    annealing over chains of morphs looks for the child with the best upper confidence bound. How much
-    uncertainty counts is drawn for each proposal, so that generators which see the same history go different
-    ways. Until `start` trials have ended, children are random.
+    A Gaussian process learns the errors of the finished trials; pending trials lower its uncertainty.
+    Annealing over chains of morphs maximises the upper confidence bound of the accuracy. The exploration
+    weight is drawn for each proposal, so that generators with the same history differ. Until `start` trials
+    have ended, children are random.
 
     Arguments:
-        space: where the search may go.
-        start: finished trials before the surrogate is asked.
-        memory: what is kept between proposals; it makes the same ones, sooner. One thread at a time may use
-            it.
+        space: the search space.
+        start: finished trials needed before the surrogate is used.
+        memory: what is kept between proposals; it changes no proposal, but saves time. Not thread-safe.
     """
 
     space: Space = Space()
@@ -208,7 +210,7 @@ class Bayesian:
         return Random(self.space, long=True).propose(view.of_parents(), rng)
 
 
-#: The searches by name (`search.method` of the configuration); each takes what `make_search` hands over.
+#: The searches by name (`search.method` of the configuration); each is called by `make_search`.
 SEARCHES: dict[str, Callable[[Space, int, int, Memory], Search]] = {
     "bayesian": lambda space, population, sample_size, memory: Bayesian(space, memory=memory),
     "evolution": lambda space, population, sample_size, memory: Evolution(space, population, sample_size),
@@ -226,7 +228,7 @@ def make_search(
     sample_size: int = 25,
     memory: Memory | None = None,
 ) -> Search:
-    """The search named `method`; raises ValueError that lists the names for another one."""
+    """Return the search named `method`. Raise ValueError, which lists the names, for an unknown one."""
     if method not in SEARCHES:
         raise ValueError(f"search.method: {method!r} is none of {', '.join(SEARCHES)}")
     return SEARCHES[method](

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surrogate of the search: a Gaussian process over architectures, exact, with noise on the whole
+"""The surrogate of the search: an exact Gaussian process over architectures, with noise on the whole
 diagonal.
 
-Everything here is a function of its arguments: the same data give the same numbers.
+All functions are pure: the same data give the same numbers.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from aiperf_mpi.search.distances import Table, differences, tabulate
 from aiperf_mpi.search.features import Features, Plan
 from aiperf_mpi.search.kernel import Hyper, fit, stable_factor
 
-#: Rows that the hyperparameters are fitted on: the cost grows with the third power.
+#: Maximum number of rows that the hyperparameters are fitted on: the cost grows with the third power.
 FIT_ROWS = 200
 
-#: Variance of a predicted value's noise (warm-up) over that of a measured one: twice the standard deviation.
+#: Noise variance of a predicted value (warm-up), relative to a measured one: twice the standard deviation.
 PREDICTED_NOISE = 4.0
 
-#: Values worse than the median by more than this many (normalised) median deviations count as just that bad:
-#: a diverged trial says "bad", and must not stretch the scale on which the good ones are told apart.
+#: Values worse than the median by more than this many (normalised) median absolute deviations are clipped
+#: there. A diverged trial must not stretch the scale that separates the good ones.
 WORST_DEVIATIONS = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """What has been observed.
+    """Observed errors of architectures.
 
     Attributes:
         rows: features of the architectures.
-        values: an error of each, finite, float64 [n].
-        predicted: whether it was predicted from a learning curve, bool [n].
+        values: their errors, finite, float64 [n].
+        predicted: whether each error was predicted from a learning curve, bool [n].
     """
 
     rows: tuple[Features, ...]
@@ -46,7 +46,7 @@ class Observations:
         return len(self.rows)
 
     def same(self, other: Observations) -> bool:
-        """Whether both hold the same numbers of the very same rows."""
+        """Return whether both hold equal values for identical row objects."""
         return (
             len(self) == len(other)
             and all(a is b for a, b in zip(self.rows, other.rows, strict=True))
@@ -56,13 +56,13 @@ class Observations:
 
     @property
     def noise(self) -> np.ndarray:
-        """Variance of each value's noise over that of one measured value, float64 [n]."""
+        """Variance of each value's noise, relative to that of one measured value, float64 [n]."""
         return np.where(self.predicted, PREDICTED_NOISE, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """How errors are standardised: cut off at `worst`, then (error - centre) / scale."""
+    """How errors are standardised: clipped at `worst`, then (error - centre) / scale."""
 
     centre: float
     scale: float
@@ -70,7 +70,7 @@ class Units:
 
     @staticmethod
     def of(values: np.ndarray) -> Units:
-        """Mean 0 and variance 1 for these values, after the cut."""
+        """Return the units that give these values mean 0 and variance 1 after clipping."""
         median = float(np.median(values))
         deviation = 1.4826 * float(np.median(np.abs(values - median))) or float(values.std())
         worst = median + WORST_DEVIATIONS * deviation
@@ -78,22 +78,22 @@ class Units:
         return Units(float(kept.mean()), float(kept.std()) or 1.0, worst)
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
-        """Errors as the process takes them."""
+        """Return errors in the units of the process."""
         return (np.minimum(values, self.worst) - self.centre) / self.scale
 
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """A Gaussian process that has seen some rows; those that are fantasies come last.
+    """A Gaussian process conditioned on some rows; imagined rows (fantasies) come last.
 
     Attributes:
         plan: of the base network.
-        units, hyper: as learnt from the rows it was first given.
+        units, hyper: as fitted to the first rows.
         rows, table: features of all rows.
         lower: Cholesky factor of their covariance with noise, float64 [n, n].
-        values, noise: standardised values of the observed rows, and the variance of their noise over that of
-            one measured value, float64 [observed].
-        places: the row of each observation, as duplicates share one, int64 [observations].
+        values: standardised values of the observed rows, float64 [observed].
+        noise: variance of their noise, relative to that of one measured value, float64 [observed].
+        places: the row of each observation, int64 [observations]; duplicates share a row.
         weights: of the observed rows in the posterior mean, covariance^-1 (values - mean), float64
             [observed].
         mean: the constant mean, by generalised least squares.
@@ -115,7 +115,8 @@ class Process:
         return len(self.rows)
 
     def predict(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
-        """Posterior mean and standard deviation of the noise-free error of each row (float64 [m] both)."""
+        """Return posterior mean and standard deviation of the noise-free error of each row (both float64
+        [m])."""
         cross = self.hyper.covariance(tabulate(rows, self.plan, self.table), self.table)
         half = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self.hyper.signal - np.einsum("ij,ij->j", half, half), 0.0)
@@ -123,19 +124,22 @@ class Process:
         return self.units.centre + self.units.scale * mean, self.units.scale * np.sqrt(variance)
 
     def expected(self) -> np.ndarray:
-        """Posterior mean of the noise-free error at each observation, in their order (float64
+        """Return the posterior mean of the noise-free error at each observation, in their order (float64
         [observations]).
 
-        What `predict` says of their rows, without a distance: (K + N) w = y - m, so m + K w = y - N w.
+        Equal to `predict` on their rows, but computed without distances: (K + N) w = y - m, so m + K w = y -
+        N w.
         """
         mean = self.values - self.hyper.noise * self.noise * self.weights
         return self.units.centre + self.units.scale * mean[self.places]
 
     def append(self, seen: Observations) -> Process:
-        """The process after more observations, hyperparameters kept. Raises ValueError if it holds
-        fantasies."""
+        """Return the process after more observations, hyperparameters kept.
+
+        Raise ValueError if the process holds fantasies.
+        """
         if len(self.values) != len(self):
-            raise ValueError("surrogate: observations cannot come behind fantasies")
+            raise ValueError("surrogate: observations cannot follow fantasies")
         if not len(seen):
             return self
         table, lower = self._extended(seen.rows, seen.noise)
@@ -154,10 +158,9 @@ class Process:
         )
 
     def imagine(self, rows: Sequence[Features]) -> Process:
-        """The process as if these rows had been observed, too, each with the value that it expects.
+        """Return the process as if these rows had been observed too, each with its expected value.
 
-        Such a fantasy (kriging believer) leaves every posterior mean where it is and lowers the uncertainty
-        around.
+        Such a fantasy (kriging believer) changes no posterior mean and lowers the uncertainty around it.
         """
         if not rows:
             return self
@@ -165,31 +168,30 @@ class Process:
         return replace(self, rows=self.rows + tuple(rows), table=table, lower=lower)
 
     def _extended(self, rows: tuple[Features, ...], noise: np.ndarray) -> tuple[Table, np.ndarray]:
-        """Table and factor with rows appended: [[L, 0], [B, C]] with B = K21 L^-T and C C' = K22 - B B'."""
+        """Return table and factor with rows appended: [[L, 0], [B, C]], B = K21 L^-T, C C' = K22 - B B'."""
         old, table = len(self), tabulate(self.rows + rows, self.plan)
         covariance = self.hyper.covariance(table.part(slice(old, None)), table)
-        beside = solve_triangular(self.lower, covariance[:, :old].T, lower=True, check_finite=False).T
-        corner = covariance[:, old:] + np.diag(self.hyper.noise * noise) - beside @ beside.T
+        cross = solve_triangular(self.lower, covariance[:, :old].T, lower=True, check_finite=False).T
+        corner = covariance[:, old:] + np.diag(self.hyper.noise * noise) - cross @ cross.T
         lower = np.zeros((len(table), len(table)))
-        lower[:old, :old], lower[old:, :old] = self.lower, beside
+        lower[:old, :old], lower[old:, :old] = self.lower, cross
         lower[old:, old:], _ = stable_factor(corner)
         return table, lower
 
 
 def learn(seen: Observations, plan: Plan) -> Process:
-    """A process from scratch: duplicates merged, hyperparameters fitted on at most 200 rows, all rows
-    factorised.
+    """Return a process fitted from scratch: duplicates merged, hyperparameters fitted on at most 200 rows.
 
     Arguments:
         seen: at least one observation.
         plan: of the base network.
 
-    Raises ValueError without an observation, or for a value that is not finite.
+    Raise ValueError without an observation, or for a value that is not finite.
     """
     if not len(seen) or not np.isfinite(seen.values).all():
         raise ValueError(
             f"surrogate: {len(seen)} observations, of which "
-            f"{int(np.isfinite(seen.values).sum())} have a finite value; it needs one, and all finite"
+            f"{int(np.isfinite(seen.values).sum())} have a finite value; it needs at least one, all finite"
         )
     units = Units.of(seen.values)
     places, rows, values, noise = merge(seen.rows, units.standardise(seen.values), seen.noise)
@@ -204,9 +206,11 @@ def learn(seen: Observations, plan: Plan) -> Process:
 def merge(
     rows: Sequence[Features], values: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray, tuple[Features, ...], np.ndarray, np.ndarray]:
-    """(places, rows, values, noise) without duplicates, rows in the order of their first appearance, and at
-    which of them each given row is now; values are averaged by precision, the variance of the noise falls
-    with their number."""
+    """Return (places, rows, values, noise) without duplicates, rows in the order of their first appearance.
+
+    `places` is the new row of each given row. Values are averaged by precision; the noise variance falls with
+    their number.
+    """
     first: dict[tuple[bytes, int, int], int] = {}
     place = np.array([first.setdefault(row.key, len(first)) for row in rows])
     unique = [rows[int(i)] for i in np.unique(place, return_index=True)[1]]
@@ -215,8 +219,10 @@ def merge(
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` rows for the fit: every k-th by value, so that good and bad ones are there (int64,
-    ascending)."""
+    """Return the indices of at most `count` rows for the fit (int64, ascending).
+
+    They are evenly spaced by rank of value, so that good and bad rows are included.
+    """
     if len(values) <= count:
         return np.arange(len(values))
     ranks = np.linspace(0, len(values) - 1, count).round().astype(np.int64)
@@ -224,7 +230,7 @@ def _spread(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _posterior(lower: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
-    """The constant mean by generalised least squares, and the weights of the rows."""
+    """Return the constant mean by generalised least squares, and the weights of the rows."""
     ones = cho_solve((lower, True), np.ones(len(values)), check_finite=False)
     mean = float(ones @ values / ones.sum())
     return mean, cho_solve((lower, True), values - mean, check_finite=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameters by a tree-structured Parzen estimator (Bergstra et al., 2011), the paper's own method, from
-Optuna.
+"""Hyperparameters by Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), the paper's own
+method.
 
-Optuna is an optional extra and imported by this method alone.
+Optuna is an optional extra; only this method imports it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,30 @@ from aiperf_mpi.search.cells import Cells
 if TYPE_CHECKING:
     from aiperf_mpi.search.effects import Observed
 
-#: How to get what this method needs.
+#: The command that installs Optuna.
 INSTALL = "pip install 'aiperf_mpi[tpe]'"
 
-#: Observed trials before the estimator is asked; until then it draws at random.
+#: Observed trials before the estimator is used; until then it draws at random.
 START = 10
 
-#: Cells that the estimator draws from what it takes for good ones, to suggest the best of them: at least
-#: this, and as many more as an exponential distribution of this mean says, drawn for each suggestion. With
-#: Optuna's 24 of 15 cells nearly all generators with the same history get the very same cell; with few it
-#: learns less about the best one.
+#: Number of cells that the estimator compares: LEAST_CANDIDATES plus a draw from an exponential distribution
+#: of mean MORE_CANDIDATES for each suggestion. With Optuna's 24 of 15 cells, nearly all generators with the
+#: same history get the same cell; with few the estimator learns less about the best one.
 LEAST_CANDIDATES, MORE_CANDIDATES = 3, 8.0
 
 
 def missing() -> str:
-    """What is wrong if Optuna cannot be imported, "" if it can."""
+    """Return the error message if Optuna is not installed, otherwise an empty string."""
     if importlib.util.find_spec("optuna") is not None:
         return ""
     return f"hpo.method: 'tpe' needs Optuna, which is not installed; type: {INSTALL}"
 
 
 def ask(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-    """The cell that the estimator suggests.
+    """Return the cell that the estimator suggests.
 
-    A study of its own for each suggestion, so that it depends on its arguments alone; pending trials run in
-    it, and the estimator lies about them (constant liar).
+    Each suggestion has its own study, so that it depends on its arguments alone. Pending trials are running
+    trials of the study, to which the estimator assigns a bad value (constant liar).
     """
     import optuna
     from optuna.trial import TrialState, create_trial
@@ -64,7 +63,7 @@ def ask(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
 
     candidates = LEAST_CANDIDATES + int(rng.exponential(MORE_CANDIDATES))
     with warnings.catch_warnings():
-        # Both options are marked experimental, as their numbers may change from one version to the next.
+        # Both options are marked experimental: their behaviour may change between versions.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
             seed=int(rng.integers(2**31)),

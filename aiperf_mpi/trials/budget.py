@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a trial may train: epochs and patience by round, the learning rate, and the early stop (sections
-4.3 and 4.5 of the paper, the constants from the authors' code).
+"""Training budget of a trial: epochs and patience by round, learning rate, early stop.
+
+Sections 4.3 and 4.5 of the paper; the constants are from the authors' code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aiperf_mpi.paper import (
 
 
 class TrainRules(Protocol):
-    """What a budget takes from the section `train` of the configuration."""
+    """The settings of the section `train` that a budget depends on."""
 
     @property
     def epochs(self) -> int: ...
@@ -40,10 +41,10 @@ class Budget:
     """How long a trial may train.
 
     Arguments:
-        epochs_max: most epochs.
-        patience: epochs without progress after which it stops.
-        warm_up: whether its round trains less than the schedule's length, so that the search is told a
-            predicted accuracy (rounds 1 to 3 of the paper).
+        epochs_max: maximum number of epochs.
+        patience: epochs without progress after which training stops.
+        warm_up: whether the round trains fewer epochs than the schedule has. The search then uses a predicted
+            accuracy (rounds 1 to 3 of the paper).
     """
 
     epochs_max: int
@@ -53,7 +54,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class DefaultRules:
-    """The paper's rules; a configuration's section `train` has the same fields."""
+    """The paper's rules. The section `train` of a configuration has the same fields."""
 
     epochs: int = SCHEDULE_EPOCHS
     round_epochs: tuple[int, ...] = ROUND_EPOCHS
@@ -66,9 +67,10 @@ PAPER = DefaultRules()
 
 
 def budget(round: int, rules: TrainRules = PAPER) -> Budget:
-    """The budget of a candidate of round `round`, counted from 1. Raises ValueError for an earlier one.
+    """Return the budget of a candidate of round `round`, counted from 1.
 
-    Epochs are 15, 30, 45, then 60; patience is min(6 + 2 (r - 1), 20), unless `rules` say otherwise.
+    Epochs are 15, 30, 45, then 60; patience is min(6 + 2 (r - 1), 20), unless `rules` differ. Raise
+    ValueError for a round below 1.
     """
     if round < 1:
         raise ValueError(f"budget: round {round}, but rounds count from 1")
@@ -78,9 +80,10 @@ def budget(round: int, rules: TrainRules = PAPER) -> Budget:
 
 
 def learning_rate(lr0: float, epoch: int, schedule: int = SCHEDULE_EPOCHS) -> float:
-    """The learning rate of an epoch counted from 0: `lr0` (1 - epoch / schedule), in every round (Table 4).
+    """Return the learning rate of an epoch counted from 0: `lr0` (1 - epoch / schedule), in every round
+    (Table 4).
 
-    Raises ValueError for an epoch outside of the schedule.
+    Raise ValueError for an epoch outside of the schedule.
     """
     if not 0 <= epoch < schedule:
         raise ValueError(f"learning rate: epoch {epoch} is outside of the schedule of {schedule} epochs")
@@ -88,18 +91,19 @@ def learning_rate(lr0: float, epoch: int, schedule: int = SCHEDULE_EPOCHS) -> fl
 
 
 def should_stop(val_losses: Sequence[float], patience: int, min_delta: float = MIN_DELTA) -> bool:
-    """Whether a trial with these validation losses, one per epoch, has waited `patience` epochs without
-    progress.
+    """Return whether a trial stops early: `patience` epochs in a row brought no progress.
 
-    Progress is a loss below the best one by more than `min_delta`; a NaN is none. The first epoch is progress
-    over nothing, so a trial never stops before epoch `patience` + 1.
+    Progress is a validation loss that is below the best one by more than `min_delta`. A NaN is not progress.
+    The first epoch always is, so a trial never stops before epoch `patience` + 1.
+
+    Arguments:
+        val_losses: one per epoch.
     """
     return [0, *_waited(val_losses, min_delta)][-1] >= patience
 
 
 def stops_after(val_losses: Sequence[float], patience: int, min_delta: float = MIN_DELTA) -> int:
-    """The number of epochs after which a trial with these validation losses stops; 0 where it has not stopped
-    yet."""
+    """Return the number of epochs after which a trial with these losses stops; 0 if it goes on."""
     for epochs, waited in enumerate(_waited(val_losses, min_delta), start=1):
         if waited >= patience:
             return epochs
@@ -107,7 +111,7 @@ def stops_after(val_losses: Sequence[float], patience: int, min_delta: float = M
 
 
 def _waited(val_losses: Sequence[float], min_delta: float) -> Iterator[int]:
-    """The number of epochs without progress, after each epoch."""
+    """Yield the number of epochs without progress, after each epoch."""
     best, waited = math.inf, 0
     for loss in val_losses:
         if loss + min_delta < best:

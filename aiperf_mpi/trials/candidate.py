@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A candidate: what a trainer must know of it, and how it is written to and read from records."""
+"""A candidate: all that a trainer needs, and how records store it."""
 
 from __future__ import annotations
 
@@ -35,22 +35,24 @@ from aiperf_mpi.trials.record import (
 
 
 def own_morphs(record: np.void, trial_id: int) -> tuple[Morph, ...]:
-    """The morphs that lead from the parent of a record's trial to it. Raises RecordError if the record is
-    torn."""
+    """Return the morphs that lead from the parent of a record's trial to it.
+
+    Raise RecordError if the record is torn.
+    """
     if not check(record):
         raise RecordError(
-            f"record of trial {trial_id}: checksum, version or kind is wrong, so it is torn or of "
+            f"record of trial {trial_id}: checksum, version or kind is wrong, so the record is torn or of "
             "another format"
         )
     return tuple(map(Morph.unpack, record["morphs"][: record["n_morphs"]].tolist()))
 
 
 def candidate_key(arch_hash: str, batch_global: int) -> int:
-    """The 64-bit key, never 0, by which a candidate is claimed: its network (kernels are in it) and global
+    """Return the 64-bit key, never 0, by which a candidate is claimed: a hash of its network and global
     batch.
 
     Arguments:
-        arch_hash: `Architecture.hash`, 32 hexadecimal digits.
+        arch_hash: `Architecture.hash`, 32 hexadecimal digits; it covers the kernel sizes.
         batch_global: samples of one training step over all devices of the replica.
     """
     text = bytes.fromhex(arch_hash) + int(batch_global).to_bytes(8, "little")
@@ -59,13 +61,15 @@ def candidate_key(arch_hash: str, batch_global: int) -> int:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture with its hyperparameters: all that a trainer must know, final before anybody may take
+    """An architecture with its hyperparameters: all that a trainer needs, final before any trainer may take
     it.
 
-    `trial_id` is the slot of its PROPOSED record (-1 before that is written); `own_morphs` lead from the
-    parent's architecture to its own; `train_ops` and `val_ops` are operations per image by the paper's
-    tables. Where weights are inherited, `from_checkpoint` says that they are those kept of its parent;
-    without it they are the initial ones.
+    Attributes:
+        trial_id: slot of its PROPOSED record, -1 before that is written.
+        parent_id: trial id of the parent, -1 for the initial architecture.
+        own_morphs: the morphs that lead from the parent's architecture to its own.
+        train_ops, val_ops: operations per image by the paper's tables.
+        from_checkpoint: whether training starts from the parent's kept weights instead of initial ones.
     """
 
     trial_id: int
@@ -86,11 +90,11 @@ class Candidate:
 
     @property
     def group(self) -> str:
-        """Hash shared by the trials that differ in hyperparameters only."""
+        """Hash that trials share if they differ in hyperparameters only."""
         return self.architecture.group(len(self.own_morphs))
 
     def to_record(self, t: float) -> np.void:
-        """The sealed PROPOSED record; `t` in seconds since core start."""
+        """Return the sealed PROPOSED record; `t` is in seconds since core start."""
         return seal(self._fill(PROPOSED, NONE, t))
 
     def outcome(
@@ -104,21 +108,21 @@ class Candidate:
         kept: bool = False,
         cause: str = "",
     ) -> np.void:
-        """The sealed OUTCOME record.
+        """Return the sealed OUTCOME record.
 
         Arguments:
             status: DONE, STOPPED, FAILED, REJECTED or DROPPED.
             t: seconds since core start.
             epochs: epochs trained.
             best_error: best validation error, NaN if none was measured.
-            predicted_error: the error that the search shall use instead (warm-up), NaN for none.
+            predicted_error: the error that the search uses instead (warm-up), NaN for none.
             kept: whether its best weights are kept, so that children may inherit them.
             cause: why it failed; cut to 64 ASCII characters.
 
-        Raises ValueError for another status, or while the candidate has no trial id.
+        Raise ValueError for another status, or while the candidate has no trial id.
         """
         if status not in (DONE, STOPPED, FAILED, REJECTED, DROPPED):
-            raise ValueError(f"outcome of trial {self.trial_id}: status {status} is no end of a candidate")
+            raise ValueError(f"outcome of trial {self.trial_id}: status {status} does not end a candidate")
         if self.trial_id < 0:
             raise ValueError("outcome of a candidate whose PROPOSED record was never written (trial id -1)")
         record = self._fill(OUTCOME, status, t)
@@ -174,16 +178,18 @@ class Candidate:
         kernel_size: int = DEFAULT_KERNEL,
         from_checkpoint: bool = False,
     ) -> Candidate:
-        """A candidate with its key, seed and operation counts derived; it gets its trial id when it is
+        """Return a candidate with key, seed and operation counts derived. It gets its trial id when it is
         proposed.
 
         Arguments:
             architecture: the network, `kernel_size` already applied to its own `deeper` morphs.
             own_morphs: the last morphs of `architecture`, those that its parent does not have.
             parent_id: trial id of the parent, -1 for the initial architecture.
-            devices: devices of the replica; the global batch is that many times `batch_per_device`.
+            devices: devices of the replica; the global batch is `devices` times `batch_per_device`.
             seed: the run's seed.
-            from_checkpoint: whether it starts from the weights that were kept of its parent.
+            from_checkpoint: whether training starts from the parent's kept weights.
+
+        Raise ValueError if `own_morphs` are not the last morphs of `architecture`.
         """
         if own_morphs and architecture.morphs[-len(own_morphs) :] != own_morphs:
             raise ValueError(
@@ -212,15 +218,14 @@ class Candidate:
 
     @staticmethod
     def from_record(record: np.void, parent: Architecture, trial_id: int) -> Candidate:
-        """The candidate of a record, its architecture replayed from its parent's.
+        """Return the candidate of a record, its architecture replayed from its parent's.
 
         Arguments:
-            record: a sealed record of either kind.
+            record: a sealed PROPOSED or OUTCOME record.
             parent: the parent's architecture (for trial 0, which has no morphs, the initial one).
             trial_id: slot of the PROPOSED record.
 
-        Raises RecordError if the record is torn, or if its hash or key is not that of the replayed
-        architecture.
+        Raise RecordError if the record is torn, or if the replayed architecture has another hash or key.
         """
         where, own = f"record of trial {trial_id}", own_morphs(record, trial_id)
         architecture = parent.apply(*own)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the windows are through which ranks share the history, the claims and the candidates, and how
-many records a run writes into the first.
+"""Sizes of the windows that ranks share (history, claims, queues), and the number of records that a run
+writes.
 
-The ranks allocate by these numbers, and an estimate without MPI states them.
+The ranks allocate windows of these sizes; an estimate without MPI reports them.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from aiperf_mpi.trials.view import START
 #: Bytes of one 64-bit word, the unit of all atomic operations.
 WORD = 8
 
-#: Places of the table of claims for each record of the history: a trial has one key and at least one record,
-#: and a table that is at most half full takes two swaps for a claim.
+#: Places in the table of claims for each record of the history. A trial has one key and at least one record,
+#: so the table is at most half full, and a claim then takes about two swaps.
 CLAIMS_PER_RECORD = 2
 
-#: A claim is a key and its state.
+#: Bytes of a claim: a key and its state.
 CLAIM_BYTES = 2 * WORD
 
-#: Records of the history that a candidate takes, whatever becomes of it: its proposal and its outcome.
+#: Records that each candidate writes to the history: its proposal and its outcome.
 RECORDS_PER_CANDIDATE = 2
 
-#: Part of the history's slots beyond which nothing is replaced any more: the rest is for candidates that are
-#: trained.
+#: Fraction of the history's slots after which stale candidates are no longer replaced. The rest is reserved
+#: for candidates that are trained.
 REPLACING_PART = 0.5
 
-#: Bytes before the rows of a node's mirror: its lock and its count.
+#: Bytes before the rows of a node's mirror: its lock and its row count.
 MIRROR_HEADER = 64
 
 
 class LogLayout:
-    """Byte offsets in rank 0's window: the counter, then words, summaries and records of all slots."""
+    """Byte offsets in rank 0's window: the counter, then the words, summaries and records of all slots."""
 
     counter = 0
 
@@ -46,39 +46,39 @@ class LogLayout:
 
 
 def history_bytes(capacity: int) -> int:
-    """Bytes of rank 0's window for a log of `capacity` slots."""
+    """Return the bytes of rank 0's window for a log of `capacity` slots."""
     return LogLayout(capacity).size
 
 
 def mirror_bytes(capacity: int) -> int:
-    """Bytes of a node's mirror of the summaries."""
+    """Return the bytes of a node's mirror of the summaries."""
     return MIRROR_HEADER + capacity * SUMMARY_DTYPE.itemsize
 
 
 def claims_bytes(capacity: int) -> int:
-    """Bytes of rank 0's window for a table of `capacity` places."""
+    """Return the bytes of rank 0's window for a table of `capacity` places."""
     return capacity * CLAIM_BYTES
 
 
-def queue_bytes(depth: int, crew_size: int) -> int:
-    """Bytes of one queue of `depth` slots that `crew_size` ranks use."""
-    return depth * (WORD + crew_size * RECORD_DTYPE.itemsize)
+def queue_bytes(depth: int, group_size: int) -> int:
+    """Return the bytes of one queue of `depth` slots that `group_size` ranks use."""
+    return depth * (WORD + group_size * RECORD_DTYPE.itemsize)
 
 
 def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> int:
-    """Candidates of a replica that are replaced while they wait, at most, where all replicas keep the same
-    pace.
+    """Return the maximum number of a replica's queued candidates that are replaced, if all replicas keep the
+    same pace.
 
-    A candidate waits for `depth` trials of its replica. When it is thought of, `made` trials of the machine
-    have finished, and `taken` when it is taken, or at the end if it waits then; each candidate in between
-    knew more than `stale_after` times as many as the one that it replaces, and at least one more; fewer than
-    START count as so many.
+    A candidate waits in the queue for `depth` trials of its replica. `made` trials of the whole machine have
+    finished when it is generated. `taken` have finished when it is taken, or at the end of the run if it
+    still waits. Each replacement knows more than `stale_after` times as many trials as the candidate that it
+    replaces, and at least one more. Counts below START are taken as START.
 
     Arguments:
         trials: trials that each replica has begun.
-        replicas: of the machine.
-        depth: candidates that wait for each of them.
-        stale_after: the setting of that name, at least 1.
+        replicas: number of replicas of the machine.
+        depth: candidates that wait in each replica's queue.
+        stale_after: the setting `search.stale_after`, at least 1.
     """
     turn = np.arange(trials + depth, dtype=np.float64)
     taken, made = replicas * np.minimum(turn, trials), np.maximum(replicas * (turn - depth), START)

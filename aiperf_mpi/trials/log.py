@@ -14,26 +14,32 @@ import numpy as np
 
 
 class HistoryFull(RuntimeError):
-    """The log or the table of claims has reached its capacity; the run must drain."""
+    """The log or the table of claims has reached its capacity, so the run must drain."""
 
 
 class HistoryLog(Protocol):
-    """An append-only log of sealed records, as one process sees it."""
+    """Append-only log of sealed records, as one process sees it."""
 
     def append(self, record: np.void) -> int:
-        """Write a sealed record; returns its slot. Raises HistoryFull if there is none left."""
+        """Write a sealed record and return its slot. Raise HistoryFull if no slot is left."""
 
     def refresh(self) -> int:
-        """Look for rows that have become visible; returns how many are new. Nothing else extends what is
-        seen."""
+        """Make newly settled rows visible and return their number.
+
+        No other method makes rows visible.
+        """
 
     def __len__(self) -> int:
-        """Rows visible since the last refresh."""
+        """Return the number of rows that are visible since the last refresh."""
 
     def summaries(self) -> np.ndarray:
-        """The visible rows (dtype SUMMARY_DTYPE, one per slot, read-only); abandoned slots have kind
-        ABANDONED."""
+        """Return the visible rows (dtype SUMMARY_DTYPE, one per slot, read-only).
+
+        An abandoned slot has the kind ABANDONED.
+        """
 
     def record(self, slot: int) -> np.void:
-        """The full record of a visible, committed slot. Raises IndexError beyond it, KeyError if
-        abandoned."""
+        """Return the full record of a visible, committed slot.
+
+        Raise IndexError for a slot that is not visible, KeyError for an abandoned one.
+        """

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accuracy that the search is told of a trial in the warm-up, which trains too few epochs: the authors'
-fit of the learning curve (section 4.5 of the paper, the constants from the authors' code).
+"""Predicted error of a warm-up trial, which trains too few epochs: the authors' fit of the learning curve.
+
+Section 4.5 of the paper; the constants are from the authors' code.
 """
 
 from __future__ import annotations
@@ -13,32 +14,30 @@ import numpy as np
 
 from aiperf_mpi.paper import SCHEDULE_EPOCHS
 
-#: Prior of the authors' learning-curve fit: an accuracy of 0.75 at epoch 120, twice the schedule. It belongs
-#: to ResNet-50 on ImageNet; on an easier data set it only makes the prediction fall back to what was
-#: observed.
+#: Prior of the authors' learning-curve fit: an accuracy of 0.75 at epoch 120, twice the schedule. It suits
+#: ResNet-50 on ImageNet. On an easier data set the prediction falls back to the best observed accuracy.
 PRIOR_ACCURACY = 0.75
 PRIOR_SCHEDULES = 2.0
 
-#: The epoch for which the accuracy is predicted: 90, one and a half schedules (authors' code).
+#: The epoch whose accuracy is predicted: 90, one and a half schedules (authors' code).
 TARGET_SCHEDULES = 1.5
 
-#: Root mean square residuals that are taken off the prediction (authors' code).
+#: Number of root mean square residuals subtracted from the prediction (authors' code).
 CAUTION = 2.0
 
-#: Observations below which nothing is predicted: with the prior as fourth point, three leave the fit of three
-#: parameters one residual to be cautious about.
+#: Minimum number of observations for a prediction. With the prior as a fourth point, three observations leave
+#: the fit of three parameters one residual.
 MIN_OBSERVATIONS = 3
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The error that the search is told of a trial.
+    """The error of a trial that the search uses.
 
     Arguments:
-        error: predicted error, or the best observed one where `predicted` is false; NaN without an
-            observation.
+        error: predicted error, or the best observed one if `predicted` is false; NaN without an observation.
         predicted: whether the fit was used.
-        residual: root mean square of the fit's residuals in accuracy, NaN if there was no fit.
+        residual: root mean square of the fit's residuals in accuracy; NaN without a fit.
     """
 
     error: float
@@ -47,13 +46,14 @@ class Prediction:
 
 
 def predict_error(val_errors: Sequence[float], schedule: int = SCHEDULE_EPOCHS) -> Prediction:
-    """The error that a trial of a warm-up round would reach, from its validation error after each epoch.
+    """Return the error that a warm-up trial would reach, from its validation errors after each epoch.
 
-    As the authors do it, accuracies get the prior (epoch 120, accuracy 0.75) as one more point, a log2(x + b)
-    + c is fitted by least squares, and the prediction is its value at epoch 90 less twice the root mean
-    square residual; if that is below the best observed accuracy or above 1, the best observed one is taken.
+    The method is the authors'. The accuracies get the prior (epoch 120, accuracy 0.75) as one more point. The
+    curve a log2(x + b) + c is fitted by least squares. The prediction is its value at epoch 90 less twice the
+    root mean square residual. If that is below the best observed accuracy or above 1, the best observed
+    accuracy is used.
     Both epochs scale with `schedule` (60 in the paper). Epochs with a NaN are left out. A curve of fewer than
-    three epochs, or one that goes beyond the target epoch, keeps its best; nothing raises.
+    three epochs, or one that reaches the target epoch, keeps its best. No input raises.
 
     Arguments:
         val_errors: fractions, one per epoch from the first on.
@@ -80,11 +80,11 @@ def predict_error(val_errors: Sequence[float], schedule: int = SCHEDULE_EPOCHS) 
 
 
 def fit_log_curve(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float]:
-    """Least squares of y = a log2(x + b) + c: (a, b, c, root mean square residual).
+    """Fit y = a log2(x + b) + c by least squares: return (a, b, c, root mean square residual).
 
-    For a given b the rest is linear, so only b is searched: over a grid of -min(x) + s with s from 1e-6 to
-    1e6, then finer around the best three times. The global minimum within these bounds, and the same on every
-    machine.
+    For a given b the fit is linear in a and c, so only b is searched. The grid is -min(x) + s with s from
+    1e-6 to 1e6, then three times finer around the best s. The result is the global minimum within these
+    bounds, and equal on every machine.
 
     Arguments:
         x: abscissae, float64 [n], n >= 2, not all equal.
@@ -97,7 +97,7 @@ def fit_log_curve(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, fl
         offsets = 10.0**exponents - x.min()
         basis = np.log2(x[None, :] + offsets[:, None])
 
-        # Slope and intercept of a straight line through (basis, y), one row for each offset.
+        # Compute slope and intercept of the straight line through (basis, y), one row for each offset.
         centred = basis - basis.mean(axis=1, keepdims=True)
         slopes = centred @ (y - y.mean()) / np.einsum("ij,ij->i", centred, centred)
         intercepts = y.mean() - slopes * basis.mean(axis=1)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixed-width records of the history, and the candidate that one of them describes.
+"""Fixed-width records of the history: layout, checksum, summary.
 
-A candidate's life leaves two records in the log: PROPOSED, by the generator before anybody trains it, and
-OUTCOME, when it is over. Both hold all of its fields; the architecture is stored as what distinguishes it
-from its parent's (at most eight morphs), so it is replayed from the parent and checked against its hash.
-Where weights are inherited, a third one, WITHDRAWN, says that the weights of a trial are kept no longer.
+A candidate writes two records to the log. Its generator writes PROPOSED before any rank trains it; OUTCOME
+follows when it has ended. Both hold all fields of the candidate. The architecture is stored as its difference
+from the parent's (at most eight morphs). A reader replays it from the parent and checks its hash. If weights
+are inherited, a third record, WITHDRAWN, says that the weights of a trial are no longer kept.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ import zlib
 
 import numpy as np
 
-#: Version of the layout below; stored in each record, so that a journal of another version is refused, not
-#: misread.
+#: Version of the layout below. It is stored in each record, so that a journal of another version is refused.
 RECORD_FORMAT = 1
 
-# Kinds of records. ABANDONED is never written as a record: it is how a summary shows a slot whose writer
+# Kinds of records. ABANDONED is never written: it is the kind that a summary shows for a slot whose writer
 # died.
 PROPOSED, OUTCOME, ABANDONED, WITHDRAWN = 1, 2, 3, 4
 
-# How a candidate ended (NONE in a PROPOSED record). STOPPED is the early stop by patience, a success as DONE
-# is.
+# How a candidate ended (NONE in a PROPOSED record). STOPPED is the early stop by patience, a success like
+# DONE.
 NONE, DONE, STOPPED, FAILED, REJECTED, DROPPED = range(6)
 STATUS_NAMES = ("none", "done", "stopped", "failed", "rejected", "dropped")
 SUCCESSES = (DONE, STOPPED)
 
-# Bits in `flags`. In an OUTCOME: the value that the search uses is predicted from a learning curve, not
-# measured; the trial's best weights are kept, so that children may inherit them. In both records of a
-# candidate: it starts from the weights that were kept of its parent; a `deeper` of its own has the kernel
-# size that the record says, where without this bit that number stands for nothing in the network.
+# Bits in `flags`. PREDICTED (OUTCOME): the value that the search uses is predicted from a learning curve, not
+# measured. KEPT (OUTCOME): the trial's best weights are kept, so that children may inherit them.
+# FROM_CHECKPOINT (both records of a candidate): training starts from the parent's kept weights. TAKES_KERNEL
+# (both): one of the candidate's own `deeper` morphs has the record's kernel size; without this bit that
+# number has no effect on the network.
 PREDICTED, KEPT, FROM_CHECKPOINT, TAKES_KERNEL = 1, 2, 4, 8
 
-#: Morphs between a candidate and its parent (section 4.1 of the paper takes the authors' chains; theirs are
-#: short).
+#: Maximum number of morphs between a candidate and its parent (section 4.1 of the paper uses the authors'
+#: chains, which are short).
 MAX_OWN_MORPHS = 8
 
+#: Bytes of a record's field `cause`: why a candidate failed or was rejected.
 CAUSE_BYTES = 64
 
-#: One record: 256 bytes, little-endian, each field aligned to its size, the checksum of all before it at the
-#: end.
+#: One record: 256 bytes, little-endian, each field aligned to its size. The last field is the checksum of all
+#: bytes before it.
 RECORD_DTYPE = np.dtype(
     [
         ("kind", "u1"),
@@ -55,10 +56,7 @@ RECORD_DTYPE = np.dtype(
         ("batch_global", "<i4"),
         ("kernel_size", "<i4"),
         ("epochs", "<i4"),  # epochs trained; 0 in a PROPOSED record
-        (
-            "trial",
-            "<i8",
-        ),  # the slot of the PROPOSED record; -1 in that record itself, as no writer knows it yet
+        ("trial", "<i8"),  # slot of the PROPOSED record; -1 in that record, whose slot is not known yet
         ("parent", "<i8"),  # trial id of the parent; -1 for the initial architecture
         ("key", "<u8"),
         ("seed", "<u8"),
@@ -68,8 +66,8 @@ RECORD_DTYPE = np.dtype(
         ("arch_hash", "u1", (16,)),
         ("group", "u1", (16,)),
         ("t", "<f8"),  # seconds since core start
-        ("best_error", "<f8"),  # NaN where nothing was measured
-        ("predicted_error", "<f8"),  # NaN where nothing was predicted
+        ("best_error", "<f8"),  # NaN if nothing was measured
+        ("predicted_error", "<f8"),  # NaN if nothing was predicted
         ("cause", f"S{CAUSE_BYTES}"),
         ("format", "<u2"),
         ("spare", "u1", (18,)),
@@ -77,7 +75,8 @@ RECORD_DTYPE = np.dtype(
     ]
 )
 
-#: What the search needs of every record, in 32 bytes: readers fetch these first and full records on demand.
+#: What the search needs of every record, in 32 bytes. Readers fetch summaries first and full records on
+#: demand.
 SUMMARY_DTYPE = np.dtype(
     [
         ("kind", "u1"),  # PROPOSED, OUTCOME, ABANDONED or WITHDRAWN
@@ -87,11 +86,8 @@ SUMMARY_DTYPE = np.dtype(
         ("round", "<i4"),
         ("trial", "<i8"),
         ("parent", "<i8"),
-        (
-            "value",
-            "<f4",
-        ),  # error that the search uses: predicted where there is one, else best; NaN without success
-        ("batch_per_device", "<u2"),  # cut off at 65535
+        ("value", "<f4"),  # error that the search uses: the predicted one, else the best; NaN without success
+        ("batch_per_device", "<u2"),  # at most 65535
         ("kernel_size", "u1"),
         ("spare", "u1"),
     ]
@@ -99,11 +95,11 @@ SUMMARY_DTYPE = np.dtype(
 
 
 class RecordError(ValueError):
-    """A record that is torn, of another version, or not the candidate that it claims to be."""
+    """A record that is torn, of another version, or inconsistent with its candidate."""
 
 
 def new_record() -> np.void:
-    """An unsealed record: zeros, no ids (-1), no errors (NaN)."""
+    """Return an unsealed record: zeros, ids -1, errors NaN."""
     record = np.zeros(1, RECORD_DTYPE)[0]
     record["trial"] = record["parent"] = -1
     record["best_error"] = record["predicted_error"] = math.nan
@@ -112,15 +108,17 @@ def new_record() -> np.void:
 
 
 def seal(record: np.void) -> np.void:
-    """A copy of `record` with its checksum set; whatever the field held before is ignored."""
+    """Return a copy of `record` with its checksum set. The checksum's old value is ignored."""
     data = bytearray(record.tobytes())
     data[-4:] = zlib.crc32(data[:-4]).to_bytes(4, "little")
     return np.frombuffer(data, RECORD_DTYPE)[0]
 
 
 def check(record: np.void) -> bool:
-    """Whether `record` is whole: checksum and version fit, and kind, status and number of morphs are
-    possible."""
+    """Return whether `record` is whole.
+
+    Checksum and version must match; kind, status and number of morphs must be possible.
+    """
     data = record.tobytes()
     return (
         zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
@@ -133,13 +131,14 @@ def check(record: np.void) -> bool:
 
 
 def rejection(proposed: np.void, trial_id: int, t: float, cause: str, status: int = REJECTED) -> np.void:
-    """The sealed OUTCOME record that rejects a PROPOSED one as it is: what is wrong in it stays to be seen.
+    """Return the sealed OUTCOME record that rejects a PROPOSED record. All other fields are copied, errors
+    included.
 
     Arguments:
         trial_id: slot of the PROPOSED record.
         t: seconds since core start.
-        cause: what is wrong; cut to 64 ASCII characters.
-        status: REJECTED, or DROPPED where nothing is wrong and its key is free again.
+        cause: the reason; cut to 64 ASCII characters.
+        status: REJECTED, or DROPPED for a candidate without a fault, whose key is free again.
     """
     record = proposed.copy()
     record["kind"], record["status"], record["trial"], record["t"] = OUTCOME, status, trial_id, t
@@ -148,11 +147,11 @@ def rejection(proposed: np.void, trial_id: int, t: float, cause: str, status: in
 
 
 def withdrawal(trial_id: int, replica: int, t: float) -> np.void:
-    """The sealed WITHDRAWN record: the weights of a trial, which its outcome said are kept, are so no longer.
+    """Return the sealed WITHDRAWN record: the weights of a trial are no longer kept.
 
     Arguments:
         trial_id: slot of the trial's PROPOSED record.
-        replica: whose weights they are.
+        replica: the replica that kept the weights.
         t: seconds since core start.
     """
     record = new_record()
@@ -161,7 +160,7 @@ def withdrawal(trial_id: int, replica: int, t: float) -> np.void:
 
 
 def summarise(record: np.void) -> np.void:
-    """The 32 bytes of `record` that go beside it (dtype SUMMARY_DTYPE)."""
+    """Return the 32-byte summary of `record` (dtype SUMMARY_DTYPE)."""
     summary = np.zeros(1, SUMMARY_DTYPE)[0]
     for name in ("kind", "status", "n_morphs", "flags", "round", "trial", "parent"):
         summary[name] = record[name]
@@ -176,7 +175,7 @@ def summarise(record: np.void) -> np.void:
 
 
 def abandoned_summary() -> np.void:
-    """What the summaries show for a slot that its writer never filled."""
+    """Return the summary of a slot that its writer never filled."""
     summary = np.zeros(1, SUMMARY_DTYPE)[0]
     summary["kind"] = ABANDONED
     summary["trial"] = summary["parent"] = -1

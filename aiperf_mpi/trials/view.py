@@ -15,7 +15,7 @@ from aiperf_mpi.trials.candidate import Candidate, own_morphs
 from aiperf_mpi.trials.log import HistoryLog
 from aiperf_mpi.trials.record import RecordError
 
-#: Finished trials before anything is learnt from them: the surrogate is asked, and candidates can be stale.
+#: Finished trials needed before the surrogate is used, and before candidates can be stale.
 START = 8
 
 
@@ -27,27 +27,29 @@ class ArchitectureCache(LruCache[int, Architecture]):
 
 
 class HistoryView:
-    """What the search knows at one length of the history: pure, built from summaries; records are read on
-    demand.
+    """What the search knows at one length of the history.
+
+    Pure: a view is built from summaries, and it reads records on demand.
 
     Arguments:
         summaries: the visible rows (dtype SUMMARY_DTYPE).
         record: reads the full record of a slot, such as `HistoryLog.record`.
         initial: the architecture of trial 0, which has no parent.
-        cache: where replayed architectures are kept; give the same one to the views of one log.
+        cache: where replayed architectures are kept; share one among the views of one log.
         inherit: whether children inherit weights, so that only trials whose weights are kept may be parents.
 
     Attributes (arrays of trial ids are int64):
-        length: rows of the history that the view is of.
-        cache: where replayed architectures are kept, which all views of one log share.
+        length: number of rows of the history that the view covers.
+        cache: where replayed architectures are kept, shared by all views of one log.
         proposed: ids of all trials, ascending.
         pending: ids of the trials without an outcome.
-        finished: ids of the trials that ended well with a finite value, in the order in which they ended.
+        finished: ids of the trials that succeeded with a finite value, in the order in which they ended.
         values: the error of each finished trial that the search uses (float32; predicted in the warm-up).
         predicted: whether that value is predicted (bool).
-        parents: ids of the finished trials that may be parents, in the same order: all, or with `inherit`
-            those whose weights are kept, and trial 0, whose initial weights its seed gives again.
-        parent_values: the error of each of them that the search uses.
+        parents: ids of the finished trials that may be parents, in the same order. With `inherit` these are
+            the trials whose weights are kept, and trial 0, whose initial weights follow from its seed;
+            otherwise all.
+        parent_values: the error of each possible parent that the search uses.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class HistoryView:
         self._record = record
         self.cache = ArchitectureCache() if cache is None else cache
 
-        # The first outcome of a proposed trial holds; there is no second one unless a writer is wrong.
+        # The first outcome of a trial counts; a second one would be a writer's error.
         kind = summaries["kind"]
         self.proposed = np.flatnonzero(kind == rec.PROPOSED)
         outcomes = np.flatnonzero(kind == rec.OUTCOME)
@@ -82,8 +84,8 @@ class HistoryView:
         self.values = summaries["value"][first[good]]
         self.predicted = (summaries["flags"][first[good]] & rec.PREDICTED).astype(bool)
 
-        # Weights are kept from the outcome that says so to the record that withdraws them, in whatever order
-        # those lie.
+        # Weights are kept from the trial's outcome until it is withdrawn, in whatever order the two records
+        # appear.
         self._kept = np.zeros(self.length, bool)
         kept = first[(summaries["flags"][first] & rec.KEPT).astype(bool)]
         withdrawn = summaries["trial"][kind == rec.WITHDRAWN]
@@ -99,29 +101,31 @@ class HistoryView:
     def of(
         log: HistoryLog, initial: Architecture, cache: ArchitectureCache | None = None, inherit: bool = False
     ) -> HistoryView:
-        """The snapshot of what `log` shows since its last refresh."""
+        """Return the snapshot of the rows that `log` shows since its last refresh."""
         return HistoryView(log.summaries(), log.record, initial, cache, inherit)
 
     def may_be_parent(self, trial_id: int) -> bool:
-        """Whether a trial may have children as far as weights go. Raises KeyError if there is no such
-        trial."""
+        """Return whether a trial may have children, as far as its weights are concerned.
+
+        Raise KeyError for an unknown trial.
+        """
         return not self._inherit or trial_id == 0 or self.keeps(trial_id)
 
     def of_parents(self) -> HistoryView:
-        """The same snapshot, but as if only `parents` had finished."""
+        """Return the same snapshot, as if only `parents` had finished."""
         view = copy.copy(self)
         chosen = np.isin(self.finished, self.parents)
         view.finished, view.values, view.predicted = self.parents, self.parent_values, self.predicted[chosen]
         return view
 
     def keeps(self, trial_id: int) -> bool:
-        """Whether the weights of a trial are kept. Raises KeyError if there is no such trial."""
+        """Return whether the weights of a trial are kept. Raise KeyError for an unknown trial."""
         self._require(trial_id)
         return bool(self._kept[trial_id])
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(trial id, error) of the finished trial with the least error, the earlier of equals; None without
+        """(trial id, error) of the finished trial with the least error, the earliest of equals; None without
         one."""
         if not len(self.finished):
             return None
@@ -129,47 +133,55 @@ class HistoryView:
         return int(self.finished[index]), float(self.values[index])
 
     def status(self, trial_id: int) -> int:
-        """How a trial ended (DONE, STOPPED, ...), NONE while it is pending. Raises KeyError if there is
-        none."""
+        """Return how a trial ended (DONE, STOPPED, ...), NONE while it is pending.
+
+        Raise KeyError for an unknown trial.
+        """
         self._require(trial_id)
         outcome = self._outcome[trial_id]
         return rec.NONE if outcome < 0 else int(self.summaries["status"][outcome])
 
     def value(self, trial_id: int) -> float:
-        """The error of a trial that the search uses, NaN where there is none. Raises KeyError for no
-        trial."""
+        """Return the error of a trial that the search uses, NaN if it has none.
+
+        Raise KeyError for an unknown trial.
+        """
         self._require(trial_id)
         outcome = self._outcome[trial_id]
         return float("nan") if outcome < 0 else float(self.summaries["value"][outcome])
 
     def children(self, trial_id: int) -> np.ndarray:
-        """Ids of the trials proposed as children of a trial, ascending (int64)."""
+        """Return the ids of the trials proposed as children of a trial, ascending (int64).
+
+        Raise KeyError for an unknown trial.
+        """
         self._require(trial_id)
         return self.proposed[self.summaries["parent"][self.proposed] == trial_id]
 
     def record(self, trial_id: int) -> np.void:
-        """The PROPOSED record of a trial. Raises KeyError if there is no such trial."""
+        """Return the PROPOSED record of a trial. Raise KeyError for an unknown trial."""
         self._require(trial_id)
         return self._record(trial_id)
 
     def outcome(self, trial_id: int) -> np.void | None:
-        """The OUTCOME record of a trial, None while it is pending. Raises KeyError if there is no such
+        """Return the OUTCOME record of a trial, None while it is pending. Raise KeyError for an unknown
         trial."""
         self._require(trial_id)
         slot = int(self._outcome[trial_id])
         return None if slot < 0 else self._record(slot)
 
     def architecture(self, trial_id: int) -> Architecture:
-        """The architecture of a trial, replayed from the nearest ancestor that is known.
+        """Return the architecture of a trial, replayed from the nearest known ancestor.
 
-        Raises KeyError if there is no such trial, RecordError if a record on the way is torn, or is not its
-        parent's child by its hash (which is left to its trainer where a trial ended well).
+        Raise KeyError for an unknown trial. Raise RecordError if a record on the way is torn, or if its
+        replayed hash differs. The hash of a successful trial is not checked again: its trainer has compared
+        it.
         """
-        found = self.cache.get(trial_id)
-        return self._replay(trial_id) if found is None else found
+        known = self.cache.get(trial_id)
+        return self._replay(trial_id) if known is None else known
 
     def candidate(self, trial_id: int) -> Candidate:
-        """The whole candidate of a trial; raises as `architecture` does."""
+        """Return the whole candidate of a trial. Raise as `architecture` does."""
         record = self.record(trial_id)
         parent = int(record["parent"])
         return Candidate.from_record(
@@ -177,7 +189,7 @@ class HistoryView:
         )
 
     def _replay(self, trial_id: int) -> Architecture:
-        # Up to an ancestor that is known, then down again; a loop, as lineages may be longer than Python's
+        # Walk up to a known ancestor, then replay down. Loops, because a lineage may be longer than Python's
         # stack.
         lineage: list[tuple[int, np.void]] = []
         parent, known = trial_id, None
@@ -191,8 +203,7 @@ class HistoryView:
             parent = above
             known = self.initial if parent < 0 else self.cache.get(parent)
 
-        # To compare with the hash costs more than to replay; for a trial that ended well its trainer has done
-        # so.
+        # Comparing the hash costs more than replaying; for a successful trial its trainer has compared it.
         for descendant, record in reversed(lineage):
             if self.status(descendant) in rec.SUCCESSES:
                 known = known.apply(*own_morphs(record, descendant))
@@ -203,4 +214,4 @@ class HistoryView:
 
     def _require(self, trial_id: int) -> None:
         if not 0 <= trial_id < self.length or self.summaries["kind"][trial_id] != rec.PROPOSED:
-            raise KeyError(f"history: slot {trial_id} of {self.length} is no trial")
+            raise KeyError(f"history: slot {trial_id} of {self.length} is not a trial")

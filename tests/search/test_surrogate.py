@@ -184,7 +184,7 @@ def test_fantasies_leave_the_mean_and_lower_the_uncertainty_around() -> None:
     assert np.allclose(believed[0], after[0][:30], atol=1e-9) and np.allclose(
         believed[1], after[1][:30], atol=1e-9
     )
-    with pytest.raises(ValueError, match="behind fantasies"):
+    with pytest.raises(ValueError, match="cannot follow fantasies"):
         imagined.append(observed(pending, np.zeros(6)))
     assert process.imagine([]) is process and process.append(observed((), np.zeros(0))) is process
 

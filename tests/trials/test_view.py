@@ -76,7 +76,7 @@ def test_what_a_view_knows() -> None:
     assert outcome is not None and outcome["cause"] == b"made to raise"
     assert view.outcome(waiting.trial_id) is None
     for slot in (-1, 6, 11, 400):
-        with pytest.raises(KeyError, match="no trial"):
+        with pytest.raises(KeyError, match="not a trial"):
             view.architecture(slot)
 
 
@@ -103,7 +103,7 @@ def test_parents_where_weights_are_inherited() -> None:
     assert list(later.parents) == [kept.trial_id, root.trial_id] and list(later.parent_values) == [0.5, 0.125]
     assert [later.keeps(i) for i in range(4)] == [False, True, False, False]
     assert [view.keeps(i) for i in range(4)] == [False, True, True, False], "a view does not change"
-    with pytest.raises(KeyError, match="no trial"):
+    with pytest.raises(KeyError, match="not a trial"):
         later.keeps(later.length - 1)
 
     assert [later.may_be_parent(int(i)) for i in later.finished] == [True, False, False, True]
