@@ -36,6 +36,7 @@ from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
+from aiperf_mpi.training.faults import sleep_untimed
 
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
@@ -160,7 +161,7 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
         f"core time starts: {header.n_replicas} replicas, {header.n_devices} devices, "
         f"{config.run.time_limit:g} s"
     )
-    sleep_untimed(context)
+    sleep_untimed(config.fault, context.ranks.rank, context.timer)
     end = coordinate(context, writer, drain, view)
 
     # The result: the windows go first, so that the other ranks only wait for the verdict.
@@ -195,7 +196,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
     clean, trains = True, context.ranks.role == TRAINER
     context = start(context)
     monitor = start_monitor(context, survey.probe)
-    sleep_untimed(context)
+    sleep_untimed(context.config.fault, context.ranks.rank, context.timer)
 
     if trains:
         from aiperf_mpi.parallel.replica import best
@@ -248,16 +249,6 @@ def reached_limit(context: Context) -> bool:
     while (stop := messages.stop_requested()) is None:
         context.pause(context.config.parallel.poll_seconds)
     return stop.reason is Reason.LIMIT
-
-
-def sleep_untimed(context: Context) -> None:
-    """The injected fault of that name: a sleep that no phase accounts for, which the sum of the phases must
-    show."""
-    fault = context.config.fault
-    if fault.untimed_sleep_seconds and fault.untimed_sleep_rank == context.ranks.rank:
-        phase = context.timer.switch(None)
-        time.sleep(fault.untimed_sleep_seconds)
-        context.timer.switch(phase)
 
 
 def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:

@@ -10,8 +10,9 @@ import threading
 
 import pytest
 
-from aiperf_mpi.training.fit import Diverged, Fault
+from aiperf_mpi.training.faults import TrainingFault
 from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, FailedElsewhere, Stranded
+from aiperf_mpi.training.pipeline import Diverged
 from aiperf_mpi.training.steps.compile import Compiled
 from tests.helpers.training.cases import compiled_tiny
 from tests.helpers.training.trainings import rows_until, train_images, training
@@ -66,7 +67,7 @@ def test_what_diverges_behind_a_stop_is_told(tiny):
         return tiny.train(*arguments)
 
     changed = dataclasses.replace(tiny, train=train)
-    run = training(changed, train_batches=loader, agree=others.agree, fault=Fault(nan_at=(0, 2)))
+    run = training(changed, train_batches=loader, agree=others.agree, fault=TrainingFault(nan_at=(0, 2)))
     rows_until(run, Diverged, "nan in step 3")
     assert others.words == [GO] * 5 + [BROKEN]
 
@@ -82,7 +83,9 @@ def test_a_failure_of_another_process_ends_the_training_at_the_same_step(tiny, n
 def test_a_process_that_fails_says_so_once_and_before_the_step(tiny):
     others = Others()
     rows = rows_until(
-        training(tiny, agree=others.agree, fault=Fault(raise_at=(0, 3))), RuntimeError, "injected fault"
+        training(tiny, agree=others.agree, fault=TrainingFault(raise_at=(0, 3))),
+        RuntimeError,
+        "injected fault",
     )
     assert others.words == [GO] * 3 + [BROKEN] and [row.partial for row in rows] == [True]
 

@@ -18,7 +18,7 @@ from aiperf_mpi.parallel.replica.weights import Beginning, missing_weights
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.streams import AUGMENT, stream
-from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.faults import training_fault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.lockstep import alone
 from aiperf_mpi.training.steps.compile import Compiled
@@ -82,7 +82,7 @@ def begin(replica: TrainerState, candidate: Candidate, compiled: Compiled, begin
         poll=replica.poll,
         clock=context.clock.now,
         deadline=context.limit,
-        fault=fault_of(config, candidate, replica.team.rank),
+        fault=training_fault(config.fault, candidate, replica.team.rank),
         agree=replica.team.agree if replica.team.size > 1 else alone,
     )
 
@@ -109,16 +109,4 @@ def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> Ste
         stem=config.train.stem,
         mean=dataset.mean,
         deviation=dataset.deviation,
-    )
-
-
-def fault_of(config: Config, candidate: Candidate, trainer: int) -> Fault | None:
-    """The fault that the configuration injects into this candidate's training, if any: at its second step;
-    one that raises does so on one trainer of the replica, the `trainer` that is asked."""
-    fault, here = config.fault, (candidate.round, candidate.replica)
-    raises = here == (fault.raise_in_round, fault.raise_replica) and trainer == fault.raise_trainer
-    return Fault(
-        raise_at=(0, 1) if raises else None,
-        nan_at=(0, 1) if here == (fault.nan_in_round, fault.nan_replica) else None,
-        disturb_at=(0, 1) if here == (fault.disturb_in_round, fault.disturb_replica) else None,
     )

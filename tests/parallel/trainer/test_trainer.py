@@ -21,7 +21,7 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
 from aiperf_mpi.parallel.trainer.trainer import run_trial
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.faults import TrainingFault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.record import DONE, FAILED, KEPT
@@ -38,7 +38,7 @@ class Following(Team):
     leads = False  # type: ignore[assignment]
 
 
-def trained(folder: Path, fault: Fault | None, team: Team) -> tuple[Best, list[Any]]:
+def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best, list[Any]]:
     """The replica's best and what was recorded, behind a trial of two epochs that validates after each."""
     config = small()
     config = replace(config, run=replace(config.run, output=str(folder)))
@@ -102,7 +102,7 @@ def test_weights_of_a_trial_that_fails_are_nobodys_best(tmp_path: Path, team: Te
     assert [int(row["status"]) for row in outcomes] == [DONE] * team.leads
 
     # It has validated once, with an error lower than infinity, and raises in its second epoch.
-    best, outcomes = trained(tmp_path / "failed", Fault(raise_at=(1, 1)), team)
+    best, outcomes = trained(tmp_path / "failed", TrainingFault(raise_at=(1, 1)), team)
     assert best.trial_id == -1 and best.error == np.inf and best.path is None
     assert [int(row["status"]) for row in outcomes] == [FAILED] * team.leads
     assert [path for path in (tmp_path / "failed").rglob("*") if path.is_file()] == []

@@ -12,7 +12,7 @@ import optax
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.checkpoint import digest
-from aiperf_mpi.training.fault import Fault
+from aiperf_mpi.training.faults import TrainingFault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.model.resnet import network
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
@@ -121,7 +121,7 @@ def disturbed(compiled: Compiled, at: tuple[int, int] | None) -> tuple[list[list
         FitSettings(2, 10, lambda epoch: RATE),
         timer=PhaseTimer(),
         poll=lambda: False,
-        fault=Fault(disturb_at=at),
+        fault=TrainingFault(disturb_at=at),
     )
     rows: list[list] = []
     try:
