@@ -16,7 +16,7 @@ import numpy as np
 
 from aiperf_mpi.config.sections import Fault
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 
 #: Epoch and step, both counted from 0, at which the configuration's faults of a training happen.
 SECOND_STEP = (0, 1)

@@ -14,7 +14,7 @@ from aiperf_mpi.config.sections import Fault
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.faults import Tampering, TrainingFault, sleep_untimed, training_fault
-from aiperf_mpi.trials.record import Candidate
+from aiperf_mpi.trials.candidate import Candidate
 from tests.helpers.training.cases import TINY
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""The check that every candidate must pass before it is trained."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def write_past(history: Any, claims: Any, candidates: list[Candidate], first: in
 
 
 def context_of(config: Config, windows: Any, generators: int = 1) -> Any:
-    """What a Generation takes, on a rank that has no other role."""
+    """The context that a CandidateMaker takes, on a rank that has no other role."""
     clock = CoreClock(time.monotonic, time.monotonic())
     return SimpleNamespace(
         config=config,

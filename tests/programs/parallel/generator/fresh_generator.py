@@ -58,7 +58,7 @@ if world.rank == 1:
     slots = learnt_slots(view)
     timed(lambda: reader.read_ahead(slots))
     asked = reader.answers
-    from aiperf_mpi.parallel.generator.maker import search_of  # noqa: I001
+    from aiperf_mpi.parallel.generator.choice import search_of  # noqa: I001
     import numpy as np
 
     found["thought"], _ = timed(lambda: search_of(config).propose(view, np.random.default_rng(1)))

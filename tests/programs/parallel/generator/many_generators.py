@@ -7,7 +7,8 @@ import sys
 import time
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.parallel.generator.maker import Place, hpo_of, search_of, think
+from aiperf_mpi.parallel.generator.choice import choose_candidate, hpo_of, search_of
+from aiperf_mpi.parallel.generator.vacancies import Vacancy
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
@@ -42,12 +43,12 @@ if world.rank:
     )
     # The fourth round, so that hyperparameters are suggested too; 4 << 40 is the word of a slot with that
     # ticket.
-    place = Place(0, world.rank - 1, None, Slot(0, 4 << 40))
+    vacancy = Vacancy(0, world.rank - 1, None, Slot(0, 4 << 40))
     attempt = 0
     while len(history) - past < wanted:
         view = HistoryView(history.summaries(), history.record, initial, cache)
         pending = max(pending, len(view.pending))
-        candidate = think(config, search, hpo, view, place, 1, attempt)
+        candidate = choose_candidate(config, search, hpo, view, vacancy, 1, attempt)
         if claims.claim(candidate.key):
             history.append(candidate.to_record(0.0))
             keys.append(candidate.key)

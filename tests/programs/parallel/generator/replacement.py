@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from aiperf_mpi.parallel.generator import maker as maker_module
+from aiperf_mpi.parallel.generator import vacancies
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.replica.agreements import Agreements
@@ -22,7 +22,7 @@ from tests.helpers.parallel.past import children, context_of, small, write_past
 from tests.helpers.parallel.rows import report
 
 world, me = job.start_mpi(), job.MPI.COMM_SELF
-maker_module.STALE_SECONDS = 0.0
+vacancies.STALE_SECONDS = 0.0
 config = small("search.stale_after=1.5", "hpo.enabled=false")
 history, claims = WindowHistory(me, None, 4096), WindowClaims(me, 8192)
 (queue,) = open_queues(me, 1, 2)
@@ -137,10 +137,10 @@ queue.accept(taken)
 until(lambda: queue.count() == 2)
 before = proposed()
 waiting = queue.waiting()[0]
-maker._place = maker_module.Vacancy(0, 0, queue, waiting.slot, replacing=True)
-maker._think(maker._place)
+maker._vacancy = vacancies.Vacancy(0, 0, queue, waiting.slot, replacing=True)
+maker._choose(maker._vacancy)
 taken = queue.take()
-while maker._thought is not None:
+while maker._chosen is not None:
     maker.advance()
 assert proposed() == before and int(taken.record["trial"]) == int(waiting.record["trial"])
 queue.accept(taken)

@@ -7,7 +7,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from aiperf_mpi.parallel.generator import maker as maker_module
+from aiperf_mpi.parallel.generator import vacancies
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.collective import wait
@@ -20,7 +20,7 @@ from tests.helpers.parallel.rows import node_of, report
 
 folder, rounds = sys.argv[1], int(sys.argv[2])
 world = job.start_mpi()
-maker_module.STALE_SECONDS = 0.0
+vacancies.STALE_SECONDS = 0.0
 config = small(
     "search.method='evolution'", "search.population=12", "search.sample_size=4", "search.stale_after=1.0"
 )

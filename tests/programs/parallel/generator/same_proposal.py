@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generator 0, on the last rank, makes a candidate of the same history among any number of ranks: by `think`
-alone, with what it remembers of shorter histories, and as a whole Generation. Arguments: folder, finished
-trials."""
+"""Generator 0, on the last rank, makes a candidate of the same history among any number of ranks: by
+`choose_candidate` alone, with what it remembers of shorter histories, and by a whole CandidateMaker.
+Arguments: folder, finished trials."""
 
 import sys
 import time
 from types import SimpleNamespace
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.parallel.generator.maker import CandidateMaker, Place, hpo_of, search_of, think
+from aiperf_mpi.parallel.generator.choice import choose_candidate, hpo_of, search_of
+from aiperf_mpi.parallel.generator.maker import CandidateMaker
+from aiperf_mpi.parallel.generator.vacancies import Vacancy
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.shared.claims import WindowClaims
@@ -32,7 +34,7 @@ memory = search_of(config), hpo_of(config), ArchitectureCache()
 def candidate(search, hpo, cache, attempt=0):
     history.refresh()
     view = HistoryView(history.summaries(), history.record, initial, cache)
-    made = think(config, search, hpo, view, Place(0, 0, None, Slot(0, 5 << 40)), 1, attempt)
+    made = choose_candidate(config, search, hpo, view, Vacancy(0, 0, None, Slot(0, 5 << 40)), 1, attempt)
     return made.to_record(0.0).tobytes().hex()
 
 

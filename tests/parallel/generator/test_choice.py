@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Base, Morph
-from aiperf_mpi.parallel.generator.maker import propose
+from aiperf_mpi.parallel.generator.choice import propose
 from aiperf_mpi.search.nas import SEARCHES, make_search
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.candidate import Candidate
