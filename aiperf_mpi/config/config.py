@@ -25,17 +25,16 @@ from aiperf_mpi.network.architecture import Base, resnet50
 
 __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
 
-#: No run is official before the checks of an official run exist in the judge; until then every run is a
-#: trial.
+#: Whether a run can be official. Every run is a trial until the judge has all checks of an official run.
 OFFICIAL_RUNS = False
 
-#: Least length of an official run's core phase in seconds (the authors' README, section 2: at least an hour).
+#: Shortest core phase of an official run in seconds (the authors' README, section 2: at least an hour).
 OFFICIAL_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything a run is told. Build one with :func:`load` or :func:`from_toml`: they check it."""
+    """All settings of a run. Build one with :func:`load` or :func:`from_toml`, which check it."""
 
     run: Run = field(default_factory=Run)
     data: Data = field(default_factory=Data)
@@ -50,12 +49,12 @@ class Config:
 
     @property
     def base(self) -> Base:
-        """The network before any morph."""
+        """The shape of the network before any morph."""
         data, model = self.data, self.model
         return Base(data.image_size, data.channels, data.classes, model.width, model.blocks)
 
     def to_toml(self) -> str:
-        """The whole configuration as TOML; :func:`from_toml` reads it back to an equal Config."""
+        """Return the whole configuration as TOML; :func:`from_toml` makes an equal Config from it."""
         lines = []
         for name in _SECTIONS:
             section = getattr(self, name)
@@ -72,7 +71,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A setting that differs from what the rules name."""
+    """A setting whose value is not the one that its rule requires."""
 
     key: str
     value: Any
@@ -87,7 +86,7 @@ _SECTIONS: Mapping[str, type] = {
     item.name: typing.get_type_hints(Config)[item.name] for item in fields(Config)
 }
 
-#: Command-line flags and the settings they set.
+#: Command-line flags and their settings.
 FLAGS = {
     "seed": "run.seed",
     "time_limit": "run.time_limit",
@@ -99,8 +98,7 @@ FLAGS = {
 
 @cache
 def settings() -> Mapping[str, tuple[Any, Meaning]]:
-    """Every setting by its key (`section.name`): its type and its
-    :class:`~aiperf_mpi.config.setting.Meaning`."""
+    """Return the type and the :class:`Meaning` of every setting, by key (`section.name`)."""
     return {
         f"{name}.{item.name}": (typing.get_type_hints(section)[item.name], item.metadata["meaning"])
         for name, section in _SECTIONS.items()
@@ -109,7 +107,7 @@ def settings() -> Mapping[str, tuple[Any, Meaning]]:
 
 
 def preset_names() -> tuple[str, ...]:
-    """The presets that come with the package."""
+    """Return the names of the presets in the package, sorted."""
     names = (entry.name for entry in resources.files("aiperf_mpi.config.presets").iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
@@ -117,13 +115,13 @@ def preset_names() -> tuple[str, ...]:
 def load(
     preset: str | None = None, files: Iterable[str | Path] = (), sets: Sequence[str] = (), **flags: Any
 ) -> Config:
-    """The configuration of a run.
+    """Return the checked configuration of a run.
 
     Arguments:
-        preset: name of a preset; without one, the preset that a file names in `run.preset`, or none.
-        files: TOML files, later ones over earlier ones.
-        sets: texts `section.name=value`, the value in TOML (a bare word is taken for a string setting).
-        flags: values of the keys of FLAGS; None where the flag was not given.
+        preset: name of a preset; by default the preset that a file names in `run.preset`, or none.
+        files: TOML files; later files win.
+        sets: texts `section.name=value` with the value in TOML; a string setting also takes a bare word.
+        flags: values for the keys of FLAGS; None if the flag was not given.
 
     Raises ConfigError naming the source, the key, the value and the nearest valid key.
     """
@@ -147,7 +145,10 @@ def load(
 
 
 def from_toml(text: str, origin: str = "configuration") -> Config:
-    """The configuration that :meth:`Config.to_toml` wrote; ConfigError if it is none. No preset is read."""
+    """Return the configuration that :meth:`Config.to_toml` wrote; no preset is read.
+
+    `origin` names the text in messages. Raises ConfigError if the text is not a configuration.
+    """
     try:
         tables = _toml(text)
     except tomllib.TOMLDecodeError as error:
@@ -156,7 +157,7 @@ def from_toml(text: str, origin: str = "configuration") -> Config:
 
 
 def classify(config: Config) -> tuple[str, str, tuple[Departure, ...]]:
-    """Class (`official` or `trial`), division (`closed` or `open`) and all departures from the rules."""
+    """Return class (`official` or `trial`), division (`closed` or `open`) and departures from the rules."""
     departures = tuple(
         Departure(key, value, meaning.rule)
         for key, (_, meaning) in settings().items()
@@ -171,13 +172,13 @@ def classify(config: Config) -> tuple[str, str, tuple[Departure, ...]]:
 
 
 def _get(config: Config, key: str) -> Any:
+    """Return the value of a setting by its key."""
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text; TOMLDecodeError also where its brackets are nested deeper than Python can
-    follow."""
+    """Return the tables of a TOML text; brackets nested too deeply for Python raise TOMLDecodeError too."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -185,17 +186,19 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file; raise ConfigError naming the file."""
     try:
         return _toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read as a configuration: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file in UTF-8, so no TOML") from None
+        raise ConfigError(f"{path}: not a text file in UTF-8, so not TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
 def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
+    """Return the values of a preset as (origin, key, value)."""
     names = preset_names()
     if name not in names:
         hint = nearest(str(name), names)
@@ -205,8 +208,7 @@ def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
 
 
 def _assignments(tables: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:
-    """The tables of a TOML document as (origin, key, value); a value outside of a table has no dot in its
-    key."""
+    """Yield the values of a TOML document as (origin, key, value); a key outside of a table has no dot."""
     for section, content in tables.items():
         if isinstance(content, dict):
             yield from ((origin, f"{section}.{name}", value) for name, value in content.items())
@@ -217,16 +219,17 @@ def _assignments(tables: Mapping[str, Any], origin: str) -> Iterator[tuple[str, 
 
 
 def _parse_set(text: str) -> tuple[str, str, Any]:
+    """Return the argument of one `--set` as (origin, key, value)."""
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not text.isprintable():
         raise ConfigError(
-            f"--set {text!r}: holds characters that cannot be printed; one --set takes one setting"
+            f"--set {text!r}: has characters that cannot be printed; one --set takes one setting"
         )
     if not equals or not key:
         raise ConfigError(f"--set {text}: write it as section.name=value, for example --set train.lr=0.05")
     if key not in settings():
-        raise ConfigError(f"--set {text}: {key} is no setting; did you mean {nearest(key, settings())}?")
+        raise ConfigError(f"--set {text}: {key} is not a setting; did you mean {nearest(key, settings())}?")
     try:
         return f"--set {text}", key, _toml(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -238,11 +241,12 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
 
 
 def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
+    """Build a configuration from (origin, key, value); the last value of a key wins."""
     known = settings()
     values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
     for origin, key, value in assignments:
         if key not in known:
-            raise ConfigError(f"{origin}: {key} is no setting; did you mean {nearest(key, known)}?")
+            raise ConfigError(f"{origin}: {key} is not a setting; did you mean {nearest(key, known)}?")
         section, _, name = key.partition(".")
         try:
             values[section][name] = checked(key, value, *known[key])
@@ -255,14 +259,13 @@ def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
 
 
 def _check_together(config: Config) -> None:
-    """What no single setting shows: settings that contradict one another."""
+    """Raise ConfigError if settings contradict one another."""
     data, train, search = config.data, config.train, config.search
     _check_data(data)
     if train.batch_per_device > data.train_images:
         raise ConfigError(
             f"train.batch_per_device: {train.batch_per_device} is more than data.train_images = "
-            f"{data.train_images}: "
-            "an epoch would have no whole batch"
+            f"{data.train_images}: an epoch would have no whole batch"
         )
     if max(train.round_epochs) > train.epochs:
         raise ConfigError(
@@ -297,14 +300,12 @@ def _check_together(config: Config) -> None:
     if search.max_parameters < initial.parameters:
         raise ConfigError(
             f"search.max_parameters: {search.max_parameters} is less than the {initial.parameters} "
-            f"parameters of the "
-            "initial network: no child of it would fit"
+            f"parameters of the initial network: no child of it would fit"
         )
     if train.stem != "plain" and data.image_size % 2:
         raise ConfigError(
             f"train.stem: {train.stem} needs images of an even size, but data.image_size is "
-            f"{data.image_size}; "
-            'set train.stem = "plain"'
+            f'{data.image_size}; set train.stem = "plain"'
         )
     even = [kernel for kernel in config.hpo.kernels if kernel % 2 == 0]
     if even:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a run, section by section, each with its default, its bounds and the rule that it stands
-under.
+"""The settings of a run, by section, each with its default, its bounds and the rule that applies to it.
 
-The defaults are the benchmark's rules: section 4.5 and Table 4 of the paper (Ren et al., 2021), and where the
-paper is silent the authors' code. A setting without a rule is free.
+The defaults are the benchmark's rules: section 4.5 and Table 4 of the paper (Ren et al., 2021), or the
+authors' code if the paper gives no value. A setting without a rule is free.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from aiperf_mpi.paper import (
 
 _INT64 = 2**63 - 1
 
-#: The longest core phase, in seconds: thirty years, whose ticks and epochs can still be counted.
+#: The longest core phase in seconds: thirty years; the numbers of its ticks and epochs fit into integers.
 _LONGEST = 1e9
 
 
@@ -41,20 +40,24 @@ class Run:
     seed: int = setting(2021, "seed of every random stream", low=0, high=_INT64)
     time_limit: float = setting(3600.0, "length of the core phase in seconds", low=1, high=_LONGEST)
     output: str = setting(
-        "", "folder of the result: new, on a file system that every rank sees; empty: named by time"
+        "", "new folder of the result, on a file system that every rank can reach; empty: named by the time"
     )
     tick: float = setting(
         360.0, "seconds between samples of the score", low=0.1, rule=FIXED, source=SECTION_4_5
     )
-    view: str = setting("auto", "what rank 0 shows while it runs", choices=("auto", "live", "plain"))
+    view: str = setting(
+        "auto", "progress display of rank 0: a live table, or plain lines", choices=("auto", "live", "plain")
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The images."""
+    """Data set, and number and shape of its images."""
 
-    name: str = setting("imagenet", "data set", choices=DATASETS, rule=FIXED, source=f"{TABLE_4}, Dataset")
-    path: str = setting("", "folder or file of the data set; empty for sets that need none")
+    name: str = setting(
+        "imagenet", "name of the data set", choices=DATASETS, rule=FIXED, source=f"{TABLE_4}, Dataset"
+    )
+    path: str = setting("", "folder or file of the data set; empty if it needs none")
     image_size: int = setting(
         224, "height and width in pixels", low=8, high=4096, rule=FIXED, source=SECTION_4_5
     )
@@ -63,12 +66,14 @@ class Data:
         1000, "classes of the labels", low=2, high=2**31 - 1, rule=FIXED, source=SECTION_4_5
     )
     train_images: int = setting(
-        IMAGENET_IMAGES[0], "images trained in an epoch", low=1, high=2**40, rule=FIXED, source=SECTION_4_5
+        IMAGENET_IMAGES[0], "images of the training set", low=1, high=2**40, rule=FIXED, source=SECTION_4_5
     )
     val_images: int = setting(
-        IMAGENET_IMAGES[1], "images of a validation", low=1, high=2**40, rule=FIXED, source=SECTION_4_5
+        IMAGENET_IMAGES[1], "images of the validation set", low=1, high=2**40, rule=FIXED, source=SECTION_4_5
     )
-    augment: bool = setting(True, "random crop and flip while training", rule=DEFAULT, source="authors' code")
+    augment: bool = setting(
+        True, "crop and flip training images at random", rule=DEFAULT, source="authors' code"
+    )
     workers: int = setting(
         48,
         "threads that prepare images",
@@ -81,7 +86,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The initial architecture and its weights."""
+    """Initial architecture, and initial weights of every network."""
 
     width: int = setting(
         64, "filters of the stem", low=1, high=4096, rule=FIXED, source=f"{TABLE_4}, Initial architecture"
@@ -96,7 +101,7 @@ class Model:
     )
     initial_weight: str = setting(
         "he",
-        "initialisation of the weights: he, or inherit those of the parent",
+        "initial weights: he, or inherit the weights of the parent",
         choices=("he", "inherit"),
         rule=DEFAULT,
         source=f"{TABLE_4}, Initial weight",
@@ -113,11 +118,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """How a candidate is trained: SGD with momentum, linear decay, categorical cross entropy."""
+    """Training of a candidate: SGD with momentum, linear decay, categorical cross entropy."""
 
     batch_per_device: int = setting(
         448,
-        "images in a step on one device",
+        "images of one step on one device",
         low=1,
         high=2**20,
         rule=DEFAULT,
@@ -139,7 +144,7 @@ class Train:
     )
     epochs: int = setting(
         SCHEDULE_EPOCHS,
-        "length of the linear decay, and the most epochs of a trial",
+        "length of the linear decay, and largest number of epochs of a trial",
         low=1,
         high=100_000,
         rule=DEFAULT,
@@ -147,7 +152,7 @@ class Train:
     )
     round_epochs: tuple[int, ...] = setting(
         ROUND_EPOCHS,
-        "epochs of round 1, 2, ...; later rounds train as long as the last",
+        "epochs of round 1, 2, ...; the last number holds for all later rounds",
         low=1,
         high=100_000,
         rule=DEFAULT,
@@ -163,18 +168,18 @@ class Train:
     )
     patience_step: int = setting(
         PATIENCE_STEP,
-        "growth of the patience with each round",
+        "epochs by which the patience grows with each round",
         low=0,
         high=100_000,
         rule=DEFAULT,
         source="authors' code",
     )
     patience_max: int = setting(
-        PATIENCE_MAX, "largest patience", low=1, high=100_000, rule=DEFAULT, source="authors' code"
+        PATIENCE_MAX, "largest patience in epochs", low=1, high=100_000, rule=DEFAULT, source="authors' code"
     )
     min_delta: float = setting(
         MIN_DELTA,
-        "improvement that counts as progress",
+        "smallest fall of the validation loss that counts as progress",
         low=0,
         high=100,
         rule=DEFAULT,
@@ -182,55 +187,59 @@ class Train:
     )
     precision: str = setting(
         "bfloat16",
-        "precision of activations; the minimum of Table 4 is FP-16",
+        "precision of activations; the lowest that Table 4 allows is FP-16",
         choices=("float32", "bfloat16", "float16"),
     )
-    #: Free, as it is the same function of the same weights: the paper credits an optimisation as speed.
+    #: No rule: all forms compute the same function of the same weights; the paper counts this as speed.
     stem: str = setting(
-        "plain", "how the first convolution is computed; the plain form is credited", choices=STEMS
+        "plain", "form of the first convolution; the operations of the plain form are credited", choices=STEMS
     )
     sync_statistics: bool = setting(
         False,
-        "batch norms use the statistics of all devices' images in a step",
+        "compute batch norms' statistics over the images of all devices in a step",
         rule=DEFAULT,
         source="authors' code",
     )
-    in_flight_steps: int = setting(2, "steps dispatched ahead of the one that computes", low=1, high=1024)
+    in_flight_steps: int = setting(2, "steps dispatched ahead of the running step", low=1, high=1024)
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Network morphism: which morphs, how far, and who is a parent."""
+    """Network morphism: choice of parents and morphs, and limits of a network."""
 
     method: str = setting(
         "bayesian",
-        "how parents and morphs are chosen",
+        "method that chooses parents and morphs",
         choices=("bayesian", "evolution", "random"),
         rule=FIXED,
         source="section 4.1, NAS method",
         expected="bayesian",
     )
     morphs: tuple[str, ...] = setting(
-        OPS, "morph operations in use", choices=OPS, rule=FIXED, source=f"{TABLE_4}, NAS method"
+        OPS, "morph operations that may be used", choices=OPS, rule=FIXED, source=f"{TABLE_4}, NAS method"
     )
     max_morphs: int = setting(
-        8, "most morphs in one proposal", low=1, high=8, rule=DEFAULT, source="authors' code"
+        8, "largest number of morphs in one proposal", low=1, high=8, rule=DEFAULT, source="authors' code"
     )
     max_units: int = setting(
-        300, "most units of a network", low=1, high=4096, rule=DEFAULT, source="authors' code"
+        300, "largest number of units of a network", low=1, high=4096, rule=DEFAULT, source="authors' code"
     )
     max_parameters: int = setting(
-        2**30, "most parameters of a network", low=1, high=2**40, rule=DEFAULT, source="authors' code"
+        2**30,
+        "largest number of parameters of a network",
+        low=1,
+        high=2**40,
+        rule=DEFAULT,
+        source="authors' code",
     )
-    population: int = setting(100, "youngest results among which evolution samples", low=1, high=10**6)
-    sample_size: int = setting(25, "results in a tournament", low=1, high=10**6)
-    queue_depth: int = setting(2, "candidates that wait for each replica", low=1, high=64)
-    #: A multiple, as the surrogate changes by what is new in proportion, and as a replacement on the largest
-    #: machine must not fill the history: a slot is refilled at most log(trials) times.
+    population: int = setting(100, "number of latest results from which evolution samples", low=1, high=10**6)
+    sample_size: int = setting(25, "results in a tournament of evolution", low=1, high=10**6)
+    queue_depth: int = setting(2, "candidates that wait in the queue of each replica", low=1, high=64)
+    #: A ratio, because the surrogate changes with the share of new results. It also keeps replacements from
+    #: filling the history on the largest machine: a slot is refilled at most log(trials) times.
     stale_after: float = setting(
         1.5,
-        "replace a waiting candidate when more than this many times as many trials have finished as it knew "
-        "of",
+        "replace a waiting candidate once finished trials exceed this many times those it was made from",
         low=1,
         high=1e9,
     )
@@ -238,75 +247,86 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Hpo:
-    """Hyperparameter optimisation: which values it may choose, and from which round on."""
+    """Hyperparameter optimisation: its method, its values and its first round."""
 
     enabled: bool = setting(
         True, "optimise kernel and batch size", rule=FIXED, source=f"{TABLE_4}, HPO method"
     )
     method: str = setting(
         "bayesian",
-        "how they are chosen; tpe needs the extra of that name",
+        "method that chooses them; tpe needs the extra of that name",
         choices=("bayesian", "tpe", "grid", "random"),
         rule=FIXED,
         source=f"{TABLE_4}, HPO method",
         expected="bayesian",
     )
     from_round: int = setting(
-        FROM_ROUND, "first round it works in", low=1, high=10**6, rule=FIXED, source=SECTION_4_5
+        FROM_ROUND,
+        "first round with optimised hyperparameters",
+        low=1,
+        high=10**6,
+        rule=FIXED,
+        source=SECTION_4_5,
     )
     kernels: tuple[int, ...] = setting(
         KERNELS,
-        "kernel sizes of inserted convolutions",
+        "kernel sizes for inserted convolutions",
         low=1,
         high=MAX_KERNEL,
         rule=DEFAULT,
         source="authors' code",
     )
-    batches: tuple[int, ...] = setting(BATCHES, "batch sizes per device", low=1, high=2**20)
+    batches: tuple[int, ...] = setting(
+        BATCHES, "batch sizes per device that may be chosen", low=1, high=2**20
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """How the ranks share the machine."""
+    """Division of the machine among ranks, and use of the devices."""
 
     trainers_per_node: int = setting(1, "trainer ranks on a node", low=1, high=4096)
     trainers_per_replica: int = setting(1, "trainers that train each candidate together", low=1, high=2**20)
     dispatch: str = setting(
         "auto",
-        "how steps run on a replica's devices; auto: pmap on one process, shard_map on several",
+        "method to run steps on a replica's devices; auto: pmap for one process, shard_map for several",
         choices=("auto", "pmap", "shard_map"),
     )
     ranks_per_node: int = setting(
-        0, "cut hosts into nodes of this many ranks; 0: by shared memory", low=0, high=2**20
+        0, "ranks of a node, to divide a host into several; 0: a node is a host", low=0, high=2**20
     )
     host_devices: int = setting(
-        0, "CPU devices of a trainer without accelerators; 0: as JAX finds", low=0, high=1024
+        0, "CPU devices of a trainer without accelerators; 0: as JAX detects", low=0, high=1024
     )
-    history_capacity: int = setting(2**17, "records in the history window", low=16, high=2**31)
+    history_capacity: int = setting(2**17, "number of records in the history window", low=16, high=2**31)
     compile_ahead: str = setting(
         "auto",
-        "make the next candidate ready while the present one trains; auto: where CPUs are not what trains",
+        "prepare the next candidate while the current one trains; auto: unless CPUs train",
         choices=("auto", "on", "off"),
     )
     cache: str = setting(
-        "", "folder of each node for compiled programs; empty: a fresh one in TMPDIR, removed at the end"
+        "", "folder of each node for compiled programs; empty: a new one in TMPDIR, removed at the end"
     )
     prewarm: bool = setting(
-        False, "compile the convolutions that morphs can reach while the first trials train: for accelerators"
+        False, "compile the convolutions that morphs can reach during the first trials; for accelerators"
     )
     memory_limit: int = setting(
-        0, "bytes of a device that a step may use; 0: as the device says", low=0, high=2**50
+        0, "bytes of a device that a step may use; 0: as the device reports", low=0, high=2**50
     )
-    poll_seconds: float = setting(0.05, "longest time between two looks at MPI", low=0.001, high=1)
+    poll_seconds: float = setting(0.05, "longest time in seconds between two calls of MPI", low=0.001, high=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is written, and what makes it valid."""
+    """Files of the result, and the error that makes an official result valid."""
 
-    fsync_seconds: float = setting(1.0, "least time between two syncs of the journal", low=0.1, high=60)
-    partial_seconds: float = setting(30.0, "least time between two partial results", low=1, high=3600)
-    keep_checkpoints: int = setting(1, "best weights that each replica keeps", low=1, high=1000)
+    fsync_seconds: float = setting(
+        1.0, "shortest time in seconds between two syncs of the journal", low=0.1, high=60
+    )
+    partial_seconds: float = setting(
+        30.0, "shortest time in seconds between two partial results", low=1, high=3600
+    )
+    keep_checkpoints: int = setting(1, "number of best weights that each replica keeps", low=1, high=1000)
     max_error: float = setting(
         0.30,
         "largest best error of an official result",
@@ -319,7 +339,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """What is measured of the machine while it works."""
+    """Measurement of the machine during the run."""
 
     #: RAPL's counters wrap: on some processors at 65.5 kJ, which 500 W reach in 131 s.
     seconds: float = setting(
@@ -329,25 +349,25 @@ class Monitor:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Faults injected on purpose, to show what they cost; recorded in the result like every other setting."""
+    """Faults injected on purpose, to show their effect; the result records them like every setting."""
 
     raise_in_round: int = setting(
         0, "a trial of this round raises; 0: none", low=0, rule=FIXED, source="no injected fault"
     )
     raise_replica: int = setting(0, "replica of the trial that raises", low=0)
-    raise_trainer: int = setting(0, "which of the replica's trainers raises", low=0)
+    raise_trainer: int = setting(0, "trainer of the replica that raises", low=0)
     disturb_in_round: int = setting(
         0,
-        "a device of a trial of this round loses a bit; 0: none",
+        "one bit is changed on a device in a trial of this round; 0: none",
         low=0,
         rule=FIXED,
         source="no injected fault",
     )
-    disturb_replica: int = setting(0, "replica of the trial that loses it", low=0)
+    disturb_replica: int = setting(0, "replica of the trial whose bit is changed", low=0)
     nan_in_round: int = setting(
-        0, "a trial of this round turns NaN; 0: none", low=0, rule=FIXED, source="no injected fault"
+        0, "a trial of this round becomes NaN; 0: none", low=0, rule=FIXED, source="no injected fault"
     )
-    nan_replica: int = setting(0, "replica of the trial that turns NaN", low=0)
+    nan_replica: int = setting(0, "replica of the trial that becomes NaN", low=0)
     tamper_in_round: int = setting(
         0, "a record of this round is altered; 0: none", low=0, rule=FIXED, source="no injected fault"
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a single setting of the configuration is: its default, its bounds, and the rule that it stands under.
+"""Declare and check a single setting: its default, its bounds, and the rule that applies to it.
 
-:mod:`aiperf_mpi.config.sections` declares the settings with :func:`setting`; :func:`checked` turns a value
-that a person wrote into the value that the benchmark uses, or says what is wrong with it.
+:mod:`aiperf_mpi.config.sections` declares the settings with :func:`setting`; :func:`checked` converts a value
+that a person wrote into the value that the benchmark uses, or reports the problem.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Where the marked rows come from.
+#: Sources of the rules.
 TABLE_4 = "Table 4"
 SECTION_4_5 = "section 4.5"
 
-#: Rules that a setting can stand under (section 4.5 of the paper): a run that departs from a fixed one is no
-#: official run, one that departs from a default belongs to the open division.
+#: Kinds of rules (section 4.5 of the paper). A run that departs from a fixed rule is not official; a run that
+#: departs from a default belongs to the open division.
 FIXED, DEFAULT = "fixed", "default"
 
 
@@ -31,8 +31,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the benchmark's rules say of a setting: `kind` is fixed or default, `expected` the value they
-    name."""
+    """The benchmark's rule for a setting: `kind` is fixed or default, `expected` is the value it requires."""
 
     kind: str
     expected: Any
@@ -41,8 +40,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What is known of a setting beside its type: bounds (inclusive), choices, its rule, and one line of
-    text."""
+    """Description of a setting: one line of text, inclusive bounds, choices, and its rule."""
 
     text: str
     low: float | None = None
@@ -62,20 +60,20 @@ def setting(
     source: str = "",
     expected: Any = None,
 ) -> Any:
-    """A dataclass field with its :class:`Meaning` in the metadata.
+    """Return a dataclass field with its :class:`Meaning` in the metadata.
 
-    `rule` is FIXED, DEFAULT or empty; `expected` is the value that the rule names (the field's default unless
-    given), `source` where the rule stands. Bounds and choices hold for every element of a tuple.
+    `rule` is FIXED, DEFAULT or empty; `expected` is the value that the rule requires (by default the field's
+    default), `source` the place of the rule. Bounds and choices apply to each element of a tuple.
     """
     marked = Rule(rule, default if expected is None else expected, source) if rule else None
     return field(default=default, metadata={"meaning": Meaning(text, low, high, tuple(choices), marked)})
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """The key of `known` that was probably meant by `key`.
+    """Return the key of `known` that a person probably meant by `key`.
 
-    That is the same name in another section; else, of the keys in the same section (of all if there is no
-    such section), the one that is spelt most like it, or that is its short form (`lr` of `learning_rate`).
+    It is the same name in another section. Otherwise it is the most similar key of the same section (of all
+    sections if there is no such section), or a key that is its short form (`lr` of `learning_rate`).
     """
     section, _, name = key.rpartition(".")
     every = list(known)
@@ -97,11 +95,10 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
-    """`value` as the setting's type `kind`, or ConfigError saying which value of which key is impossible and
-    why.
+    """Return `value` as the setting's type `kind`.
 
-    Integers are taken for floats and lists for tuples; nothing else is converted, so that a typing error
-    shows.
+    Integers are converted to floats and lists to tuples; nothing else is converted, so that a typing error is
+    found. Raises ConfigError naming the key, the value and the reason.
     """
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
@@ -126,11 +123,11 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}: {value!r} is not a finite number")
     if isinstance(value, str) and not value.isprintable():
-        raise ConfigError(f"{key}: {value!r} holds characters that cannot be printed")
+        raise ConfigError(f"{key}: {value!r} has characters that cannot be printed")
 
     if meaning.choices and value not in meaning.choices:
         if len(meaning.choices) == 1:
-            raise ConfigError(f"{key}: this version knows only {key} = {toml_value(meaning.choices[0])}")
+            raise ConfigError(f"{key}: this version has only {key} = {toml_value(meaning.choices[0])}")
         options = ", ".join(str(choice) for choice in meaning.choices)
         hint = f"; did you mean {nearest(value, meaning.choices)!r}?" if isinstance(value, str) else ""
         raise ConfigError(f"{key}: {value!r} is none of {options}{hint}")
@@ -142,7 +139,7 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
 
 
 def toml_value(value: Any) -> str:
-    """A bool, int, float, string or tuple of them as TOML text."""
+    """Format a bool, int, float, string or tuple of them as TOML text."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -156,6 +153,7 @@ def toml_value(value: Any) -> str:
 
 
 def _kind_name(kind: Any) -> str:
+    """Return the name of a type for a message."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list"}
     if isinstance(kind, types.GenericAlias):
         return {int: "integers", float: "numbers", str: "strings"}[typing.get_args(kind)[0]]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: what it takes from where, what it refuses and how it says so, and what the rules say of
-it."""
+"""The configuration: its sources and their order, refusals and their messages, and departures from rules."""
 
 from __future__ import annotations
 
@@ -133,10 +132,10 @@ def test_set_takes_toml_values_and_bare_words() -> None:
         ("data.classes=11", ["data.classes", "11", "10"]),
         ("data.channels=2", ["data.channels", "2", "1 or 3"]),
         ("data.train_images=1438", ["data.train_images", "1438", "1437"]),
-        # No setting at all.
+        # Not a setting.
         ("train.lr", ["--set train.lr", "section.name=value"]),
         ("=3", ["--set =3", "section.name=value"]),
-        # A second setting in the same word would be lost without a word.
+        # A second setting in the same argument would be lost without a message.
         ("train.lr=0.1\ntrain.epochs=3", ["train.lr=0.1", "one setting"]),
     ],
 )
@@ -159,10 +158,10 @@ def test_unknown_preset_names_the_nearest() -> None:
     [
         ("[run\nseed = 1", "not valid TOML"),
         ("[run]\nseed = 1\nseed = 2", "not valid TOML"),
-        ("seed = 1", "seed is no setting; did you mean run.seed"),
-        ("[training]\n", "training is no setting; did you mean"),
-        ("[run.more]\nseed = 1", "run.more is no setting"),
-        ("[train]\nlearning_rate = 1", "train.learning_rate is no setting; did you mean train.lr?"),
+        ("seed = 1", "seed is not a setting; did you mean run.seed"),
+        ("[training]\n", "training is not a setting; did you mean"),
+        ("[run.more]\nseed = 1", "run.more is not a setting"),
+        ("[train]\nlearning_rate = 1", "train.learning_rate is not a setting; did you mean train.lr?"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str, part: str) -> None:
@@ -321,7 +320,7 @@ def test_nearest_is_what_was_meant(key: str, meant: str) -> None:
     assert nearest(key, settings()) == meant
 
 
-def test_a_stem_on_blocks_of_pixels_needs_images_of_an_even_size() -> None:
+def test_a_space_to_depth_stem_needs_an_even_image_size() -> None:
     assert load("demo", sets=["train.stem='space_to_depth'"]).train.stem == "space_to_depth"
     with pytest.raises(ConfigError, match="train.stem: space_to_depth needs .* data.image_size is 33"):
         load("demo", sets=["train.stem='space_to_depth'", "data.image_size=33"])
