@@ -16,7 +16,7 @@ LAUNCHERS = (
 #: The rank that any PMIx launcher sets; it sets no size.
 PMIX_RANK = "PMIX_RANK"
 
-#: Variables of which a launcher sets one in each rank that it starts.
+#: Variables of the rank: a launcher sets one of them in each rank that it starts.
 RANK_VARIABLES = (*(rank for _, _, rank in LAUNCHERS), PMIX_RANK)
 
 #: Beginnings of the variables that make a process a rank of a job. A process that is not a rank, such as the

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that speaks MPI. MPI starts when `comm.initialise` says so, never at an import."""
+"""Everything that uses MPI. `launch.job` starts MPI; no import does."""
 
 import warnings
 
 import mpi4py
 
-# Every module of this package passes here before it imports MPI, so that none of them can start it: the
-# writer process is forked before. Only a rank's main thread calls MPI, which leaves one-sided operations
-# their full rate.
+# Every module of this package runs this before it imports MPI, so that none of them can start MPI: the writer
+# process is forked before. Only a rank's main thread calls MPI, which keeps the full rate of one-sided
+# operations.
 mpi4py.rc(initialize=False, finalize=True, thread_level="funneled")
 
-# A launcher of another MPI is named once, by `launch.check_library`, and not by a warning of every rank.
+# `launcher.check_library` names a launcher of another MPI once, in place of a warning of every rank.
 warnings.filterwarnings("ignore", message="suspicious MPI execution environment")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""Checks and preparations before the core time: devices, data, wall time, output folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aiperf_mpi.search.tpe import missing
 
 @dataclass(frozen=True)
 class Facts:
-    """What a trainer found before the core time: its devices, and which images it really has."""
+    """A trainer's devices and images, which all trainers must have alike."""
 
     device: str = ""
     n_devices: int = 0
@@ -32,39 +32,39 @@ class Facts:
 
 
 def check_all(config: Config, ranks: Ranks) -> Config:
-    """Look for everything that would end the run later: data, wall time, output folder. Collective.
+    """Check everything that would end the run later: data, wall time, output folder. Collective.
 
-    Returns the configuration with the absolute path of the output folder, made by rank 0. Raises LaunchError
-    on all ranks where anything is wrong on one of them.
+    Return the configuration with the absolute path of the output folder, which rank 0 makes. Raise
+    LaunchError on all ranks if a check fails on any of them.
     """
-    wrong, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
+    problem, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
     try:
         if ranks.rank == 0:
-            wrong = check_limit(config.run.time_limit)
+            problem = check_limit(config.run.time_limit)
         elif ranks.role == TRAINER:
             check_dataset(config)
     except ConfigError as error:
-        wrong = f"{host}: {error}" if ranks.rank else str(error)
+        problem = f"{host}: {error}" if ranks.rank else str(error)
     if (
-        wrong is None
+        problem is None
         and ranks.rank
         and config.hpo.enabled
         and config.hpo.method == "tpe"
         and (lacking := missing())
     ):
-        wrong = f"{host}: {lacking}"
-    job.raise_alike(ranks.world, wrong)
+        problem = f"{host}: {lacking}"
+    job.raise_alike(ranks.world, problem)
 
-    # The folder comes last, so that a refused run leaves none behind.
+    # The folder comes last, so that a refused run leaves none.
     try:
         if ranks.rank == 0:
             output = str(prepare_output(config, ranks.n_replicas, config.run.output or default_output()))
     except ConfigError as error:
-        wrong = str(error)
-    job.raise_alike(ranks.world, wrong)
+        problem = str(error)
+    job.raise_alike(ranks.world, problem)
     output = ranks.world.bcast(output, root=0)
     unseen = (
-        f"{host} does not see the output folder {output}: it must lie on a file system that all nodes share"
+        f"{host} does not see the output folder {output}: it must be on a file system that all nodes share"
     )
     job.raise_alike(ranks.world, None if os.path.isdir(output) else unseen)
     return replace(config, run=replace(config.run, output=output))
@@ -73,15 +73,15 @@ def check_all(config: Config, ranks: Ranks) -> Config:
 def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
     """Give this rank's process the devices of its role, before anything imports JAX. Collective.
 
-    Returns the names of all accelerators that the node's trainers have now.
+    Return the names of all accelerators that the node's trainers have now.
     """
     parallel = config.parallel
     every = ranks.world.allgather(local_devices())
     trainers = [p.rank for p in ranks.places if p.role == TRAINER and p.node == ranks.node_index]
     offers: Sequence[Sequence[str]] = tuple(every[rank] for rank in trainers)
-    wrong = None
+    problem = None
     try:
-        # What CPUs play is counted by node; devices are the host's, of which several nodes may be cut.
+        # CPUs emulate devices by node; real devices belong to the host, which may have several nodes.
         trainer, shared = max(ranks.node_rank, 0), offers
         if ranks.role == TRAINER and not parallel.host_devices:
             trainer, shared = host_share(ranks.places, ranks.rank, every)
@@ -91,8 +91,8 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
             )
         )
     except launcher.LaunchError as error:
-        wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
-    job.raise_alike(ranks.world, wrong)
+        problem = f"rank {ranks.rank} on {ranks.host}: {error}"
+    job.raise_alike(ranks.world, problem)
     if ranks.node is None:
         return ()
     bound = ranks.node.allgather(local_devices())[: ranks.node_trainers]
@@ -106,7 +106,7 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or
     other devices or images than the first one.
     """
-    resources, facts, wrong = None, Facts(), None
+    resources, facts, problem = None, Facts(), None
     if ranks.role == TRAINER:
         from aiperf_mpi.parallel.replica.resources import gather_resources
 
@@ -121,18 +121,17 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
                 len(data.val_labels),
             )
         except ConfigError as error:
-            wrong = f"rank {ranks.rank} on {ranks.host}: {error}"
+            problem = f"rank {ranks.rank} on {ranks.host}: {error}"
 
-    # Those without data wait here for those who load it, without taking a core from them.
+    # Ranks without data wait here for those that load it, without taking a core from them.
     wait(ranks.world.Ibarrier())
-    job.raise_alike(ranks.world, wrong)
+    job.raise_alike(ranks.world, problem)
     root = next(place.rank for place in ranks.places if place.role == TRAINER)
     common = ranks.world.bcast(facts, root=root)
     if ranks.role == TRAINER and facts != common:
-        wrong = (
+        problem = (
             f"rank {ranks.rank} on {ranks.host} has {facts}, but rank {root} has {common}: all replicas "
-            f"need the same "
-            "devices and the same images"
+            "need the same devices and the same images"
         )
-    job.raise_alike(ranks.world, wrong)
+    job.raise_alike(ranks.world, problem)
     return resources, common

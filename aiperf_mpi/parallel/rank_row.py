@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""The last row of each rank: its place, time by phase, messages and window traffic."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from aiperf_mpi.trials.footprint import queue_bytes
 
 
 def send_rank_row(context: Context, device: str, uuids: str) -> None:
-    """Tell rank 0 how this rank spent its time and what it sent; the last message of a rank."""
+    """Send rank 0 the row of this rank, which is its last message."""
     context.windows.messages.send(Kind.RANK, rank_row(context, device, uuids)[0])
 
 
 def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
-    """The row of this rank (RANK_ROW): its place, its seconds by phase up to now, its messages and window
-    traffic."""
+    """Return the row of this rank (RANK_ROW): its place, seconds by phase up to now, messages and traffic."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
     messages, history, claims = windows.messages, windows.history, windows.claims
     cpus = cpus_of_process()
     seconds, wall = timer.seconds, time.monotonic() - context.started
 
-    # Messages first, by kind, this row itself among them; then what went through windows instead.
+    # Messages by kind, including this row, then the traffic through windows.
     sent = dict(zip(ROW_MESSAGES, messages.sent.tolist(), strict=True))
     received = dict(zip(ROW_MESSAGES, messages.received.tolist(), strict=True))
     moved = dict(zip(ROW_MESSAGES, (messages.sent_bytes + messages.received_bytes).tolist(), strict=True))

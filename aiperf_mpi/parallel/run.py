@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One launch from start to end: writer, MPI, split, checks, devices, data, windows, roles, result,
-verdict."""
+"""One run from start to end: writer, MPI, split, checks, devices, data, windows, roles, result, verdict."""
 
 from __future__ import annotations
 
@@ -41,34 +40,34 @@ from aiperf_mpi.training.faults import sleep_untimed
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
 
-#: Seconds that a compilation may go on behind the end of a run (half of the wall time that is kept back for
-#: validating and writing), and behind a drain, which must end soon.
+#: Seconds that a compilation may go on after the end of a run (half of the wall time reserved for validating
+#: and writing), and after a drain, which must end soon.
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
 
-#: Exit codes of runs whose result could not be written: drained as asked, or failed.
+#: Exit codes of runs without a result file: drained as asked, or failed.
 EXIT_WITHOUT_RESULT = {"drained": EXIT_DRAINED, "time_limit": EXIT_FAILURE}
 
 
 def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
-    """Run the benchmark on this rank; ends the process with the exit code that all ranks agree on.
+    """Run the benchmark on this rank, and end the process with the exit code that all ranks agree on.
 
     Arguments:
-        config: this rank's configuration; rank 0's holds.
+        config: this rank's configuration; that of rank 0 replaces it.
         argv: the command line, for the result.
-        drain: what hears the signals that ask the run to drain, installed since the process began.
+        drain: notes the signals that ask the run to drain, installed since the process began.
     """
     started = time.monotonic()
     timer = PhaseTimer()
     timer.switch("init")
 
-    # Processes are started before MPI is: a fork behind its initialisation is unsafe on some fabrics.
+    # Start processes before MPI: a fork after its initialisation is unsafe on some fabrics.
     first = launcher.detect().rank == 0
     writer = WriterClient.start() if first else None
     machine = inventory() if first else {}
 
     with job.job() as world:
-        # Behind MPI only where the launcher did not say who is first, or said it of another one than MPI
-        # does.
+        # Start the writer after MPI_Init only if the launcher's variables did not name rank 0, or named
+        # another rank.
         if world.rank == 0:
             writer, machine = writer or WriterClient.start(), machine or inventory()
         elif writer is not None:
@@ -82,7 +81,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
             parallel.trainers_per_node,
             trainers_per_replica=parallel.trainers_per_replica,
         )
-        found = os.path.isdir(os.path.expanduser(config.run.output))
+        existed = os.path.isdir(os.path.expanduser(config.run.output))
         config = check_all(config, ranks)
         try:
             survey = survey_nodes(config, ranks, bind_devices(config, ranks))
@@ -90,8 +89,8 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
                 resources, facts = open_resources(config, ranks)
             windows = open_windows(config, ranks)
         except launcher.LaunchError:
-            # A refused run leaves nothing behind, but what was there already.
-            if world.rank == 0 and not found:
+            # A refused run leaves no folder that was not there before.
+            if world.rank == 0 and not existed:
                 os.rmdir(config.run.output)
             raise
         context = Context(config, ranks, windows, timer, started, start_core_clock(ranks), facts.n_devices)
@@ -112,7 +111,7 @@ def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
 
 
 def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict[str, Any]) -> RunHeader:
-    """What the result says of the run as a whole, on rank 0."""
+    """Return the header of the result: what applies to the run as a whole. On rank 0."""
     config, ranks = context.config, context.ranks
     cls, division, departures = classify(config)
     return RunHeader(
@@ -148,7 +147,7 @@ def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict
 
 
 def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header: RunHeader) -> int:
-    """Rank 0's part, from its first word to the verdict; returns its exit code."""
+    """Do rank 0's part, from the start of the result to the verdict; return its exit code."""
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
     writer.send_open(
@@ -164,7 +163,7 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
     end = coordinate(context, writer, drain, view)
 
-    # The result: the windows go first, so that the other ranks only wait for the verdict.
+    # Close the windows before the result is written, so that the other ranks wait only for the verdict.
     with timer("communicate"):
         context.windows.close()
     writer.send_rank(rank_row(context, "", NO_DEVICE).tobytes())
@@ -175,7 +174,7 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
 
 
 def conclude(status: WriterStatus, end: End) -> int:
-    """Judge the result file as anybody can, print the verdict, and return its exit code."""
+    """Judge the result file, as `verify` does, print the verdict, and return its exit code."""
     from aiperf_mpi.results.judge import judge
     from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
@@ -191,8 +190,10 @@ def conclude(status: WriterStatus, end: End) -> int:
 
 
 def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> bool:
-    """The part of a trainer or generator, from the start of the core time to its farewell; whether it may
-    exit now, as nothing runs in it any more."""
+    """Do the part of a trainer or generator, from the start of the core time to its last row.
+
+    Return whether the process may exit, as no compilation runs in it any more.
+    """
     clean, trains = True, context.ranks.role == TRAINER
     context = start(context)
     monitor = start_monitor(context, survey.probe)
@@ -227,7 +228,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
 
 
 def start(context: Context) -> Context:
-    """Put trial 0 in its place and start the core time, with everything made ready. Collective."""
+    """Queue trial 0, prepare the roles, and start the core time. Collective."""
     if context.ranks.replica == 0 and context.ranks.leads:
         from aiperf_mpi.parallel.trainer import trainer
 
@@ -241,9 +242,9 @@ def start(context: Context) -> Context:
 
 
 def reached_limit(context: Context) -> bool:
-    """Whether the run ended by its time limit, and not by a drain: rank 0's word, which all ranks wait for.
+    """Wait for rank 0's stop message; return whether the run ended by its time limit, and not by a drain.
 
-    A rank that saw the limit itself may be ahead of a drain's message, so nobody decides alone.
+    A rank that reaches the limit before a drain's message arrives must not decide alone.
     """
     messages = context.windows.messages
     while (stop := messages.stop_requested()) is None:
@@ -252,7 +253,7 @@ def reached_limit(context: Context) -> bool:
 
 
 def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:
-    """The running monitor of this node, on its first rank, where the configuration asks for one."""
+    """Start the monitor of this node, on its first rank, where the configuration asks for one."""
     config, ranks = context.config, context.ranks
     seconds = config.monitor.seconds
     if probe is None or seconds <= 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank 0: hosts the windows, keeps the time, hands all rows and records to the writer, and trains nothing.
+"""Rank 0's loop: host the windows, keep the time, and send all rows and records to the writer.
 
-It returns to MPI every millisecond and runs no long Python, as other ranks' one-sided operations may wait for
-it.
+Rank 0 trains nothing. It returns to MPI every millisecond and runs no long Python, as other ranks' one-sided
+operations may wait for it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from aiperf_mpi.trials.candidate import Candidate
 #: Seconds of sleep in each turn of the loop.
 TURN_SECONDS = 0.001
 
-#: Seconds between two looks for new records, and for slots whose writers died.
+#: Seconds between two searches for new records, and for slots of dead writers.
 RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
 
-#: Seconds that ranks have for their last rows, the validation of the best model among them, before the job is
-#: ended.
+#: Seconds after which rank 0 ends the job if ranks have not sent their last rows. The last validation of the
+#: best model is among these.
 FAREWELL_SECONDS = 3600.0
 
 
 class RanksMissing(RuntimeError):
-    """Ranks that have not said farewell long after the run's end; the message names them."""
+    """Ranks have not sent their last row long after the run's end; the message names them."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How the core time ended: `name` as in the result (time_limit or drained), its length in s, and why."""
+    """The end of the core time: its name in the result (time_limit or drained), length in s, and cause."""
 
     name: str
     core_seconds: float
@@ -48,7 +48,7 @@ class End:
 
 
 def commit_initial(context: Context) -> None:
-    """Claim and commit trial 0, the initial architecture for replica 0, before any search."""
+    """Claim trial 0, the initial architecture for replica 0, and commit its record, before any search."""
     config = context.config
     candidate = Candidate.new(
         Architecture(config.base),
@@ -68,7 +68,7 @@ def commit_initial(context: Context) -> None:
 
 
 def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View) -> End:
-    """Serve the run until every other rank has said farewell; returns how its core time ended."""
+    """Serve the run until every other rank has sent its last row; return how the core time ended."""
     windows, ranks, timer = context.windows, context.ranks, context.timer
     progress = Progress(ranks.n_replicas)
     records = 0
@@ -94,7 +94,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View)
                 view.update(progress.snapshot(min(now, context.limit), context.limit, phase))
                 next_view = now + 0.1
 
-        # The first reason to end counts; a drain that comes behind the time limit changes nothing any more.
+        # The first reason to end counts: a drain after the time limit changes nothing.
         if stopped_at == math.inf:
             reason, cause = why_end(context, writer, drain, progress)
             if cause or now >= context.limit:
@@ -108,7 +108,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View)
             )
         context.pause(TURN_SECONDS)
 
-    # Slots of writers that never committed end with the run; what came last is taken over.
+    # Close the slots that their writers never committed, and send the last records.
     windows.history.abandon_stale(0)
     take_records(context, writer, progress, records)
     if reason is Reason.LIMIT:
@@ -117,8 +117,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View)
 
 
 def why_end(context: Context, writer: WriterClient, drain: Drain, progress: Progress) -> tuple[Reason, str]:
-    """The reason to end the run now and its cause in words; no cause where only the time limit will end
-    it."""
+    """Return the reason to end the run now, and its cause as a text; "" where the run goes on."""
     errors = writer.status().errors
     if drain.signal:
         return Reason.DRAIN, f"signal {drain.signal} asked the run to drain"
@@ -132,14 +131,16 @@ def why_end(context: Context, writer: WriterClient, drain: Drain, progress: Prog
 
 
 def drain_threshold(context: Context) -> int:
-    """Slots of the history after which the run drains: what is left takes the outcomes of those that still
-    train."""
+    """Return the number of used slots of the history at which the run drains.
+
+    The slots that are left take the outcomes of the trials that still train.
+    """
     capacity, depth = context.windows.history.capacity, context.config.search.queue_depth
     return capacity - min(2 * context.ranks.n_replicas * (depth + 2), capacity // 4)
 
 
 def take_records(context: Context, writer: WriterClient, progress: Progress, first: int) -> int:
-    """Hand new records of the history to the writer; returns the slot behind the last one."""
+    """Send new records of the history to the writer; return the slot after the last one."""
     history = context.windows.history
     for slot, record in history.committed_since(first):
         if record is not None:
@@ -150,7 +151,7 @@ def take_records(context: Context, writer: WriterClient, progress: Progress, fir
 
 
 def take_row(message: Message, writer: WriterClient, progress: Progress, view: View) -> None:
-    """Hand a row to the writer, and note what the view and the end need of it."""
+    """Send a row to the writer, and update the progress and the view from it."""
     match message.kind:
         case Kind.EPOCH:
             writer.send_epoch(message.data)
@@ -169,5 +170,5 @@ def take_row(message: Message, writer: WriterClient, progress: Progress, view: V
 
 
 def utc_now() -> str:
-    """The time of day in ISO 8601, UTC."""
+    """Return the time of day in ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

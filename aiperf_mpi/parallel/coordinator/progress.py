@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""The progress of a run, which rank 0 derives from rows and records."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aiperf_mpi.parallel.coordinator.view import ViewSnapshot
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, STATUS, UNFINISHED
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
-#: Candidates rejected or failed, with no trial that ended well between them, which show a fault of the
-#: program or the machine and not of a candidate: at least so many, and so many for each replica, as thousands
-#: of replicas may have some each before the first trial ends.
+#: Stop the run after this many consecutive rejected or failed candidates, and at least this many per replica:
+#: the program or the machine is broken, not the candidates. Scaled by replicas, since thousands may each fail
+#: a few before the first success.
 LOST_IN_A_ROW, LOST_BY_REPLICA = 64, 4
 
 
@@ -23,13 +23,24 @@ LOST_IN_A_ROW, LOST_BY_REPLICA = 64, 4
 TRAINING, ENDING = "training", "ending"
 
 
-#: Lines about candidates that the live view may show.
+#: Lines about candidates that are kept for the live view.
 _SHOWN = 8
 
 
 @dataclass
 class Progress:
-    """What rank 0 knows of the run, for the view and for the end; the score is the judge's alone."""
+    """The state of the run, for the view and for the decision to end it; only the judge computes the score.
+
+    Attributes:
+        operations: operations per image (training, validation) of each trial.
+        credited, total: operations of each trial that trains, and of all.
+        ended, failed: trials that ended, and those of them that failed.
+        proposed: the replica of each trial that is proposed and not over.
+        lost, last_cause: candidates rejected or failed since the last success, and the last one's cause.
+        last_t: core seconds of the last record or row.
+        farewells: ranks that have sent their last row.
+        over, read: trials that were over before their proposal was read, and the slots read so far.
+    """
 
     replicas: int
     operations: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -48,7 +59,7 @@ class Progress:
     read: int = 0
 
     def record(self, slot: int, record: np.void) -> None:
-        """A record of the history: keep the operations per image of a proposed trial, and whose it is."""
+        """Take a record of the history: keep a proposed trial's operations per image and its replica."""
         self.last_t = max(self.last_t, float(record["t"]))
         if record["kind"] == PROPOSED:
             self.operations[slot] = int(record["train_ops"]), int(record["val_ops"])
@@ -61,19 +72,18 @@ class Progress:
         self.read = slot + 1
 
     def leave(self, trial_id: int) -> None:
-        """A trial is over, which its row may say before its proposal is read."""
+        """Take the end of a trial. Its row may arrive before its proposal is read."""
         self.proposed.pop(trial_id, None)
         if trial_id >= self.read:
             self.over.add(trial_id)
 
     @property
     def busy(self) -> int:
-        """Replicas that have a candidate to compile, train or validate: they take it as soon as it is
-        there."""
+        """The number of replicas that have a candidate to compile, train or validate."""
         return len(set(self.proposed.values()))
 
     def epoch(self, row: np.void) -> None:
-        """An epoch's row: add its operations."""
+        """Take an epoch's row: add its operations."""
         trial_id = int(row["trial_id"])
         train_ops, val_ops = self.operations.get(trial_id, (0, 0))
         done = train_ops * int(row["train_samples"]) + val_ops * int(row["val_samples"])
@@ -84,7 +94,7 @@ class Progress:
             self.best_error = float(row["val_error"])
 
     def trial(self, row: np.void) -> str:
-        """A trial's row: count how it ended; returns a line about it."""
+        """Take a trial's row: count how it ended, and return a line about it."""
         trial_id, status = int(row["trial_id"]), int(row["status"])
         self.leave(trial_id)
         self.last_t = max(self.last_t, float(row["t_end"]))
@@ -106,16 +116,15 @@ class Progress:
         return line
 
     def hopeless(self) -> str:
-        """Why no further candidate is worth its time, "" while there is hope: a night of failures has no
-        score."""
+        """Return why the run should stop after too many failures in a row; "" while it may go on."""
         if self.lost < max(LOST_IN_A_ROW, LOST_BY_REPLICA * self.replicas):
             return ""
         return f"{self.lost} candidates in a row were rejected or failed, at last: {self.last_cause}"
 
     def snapshot(self, elapsed: float, time_limit: float, phase: str) -> ViewSnapshot:
-        """The state that a person sees."""
+        """Return the state that the view shows."""
         best = self.best_error if math.isfinite(self.best_error) else None
-        # What waits in the queues at the end is never taken.
+        # After the end no replica takes a candidate that waits in its queue.
         busy = 0 if phase == ENDING else self.busy
         return ViewSnapshot(
             elapsed,

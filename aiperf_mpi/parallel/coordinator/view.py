@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while the benchmark runs: a live table on a terminal, plain lines in a batch log.
+"""The view of a running benchmark: a live table on a terminal, plain lines in a batch log.
 
-Rank 0 alone has a view, on stderr; the verdict goes to stdout. Plain lines carry a time stamp and come at
-most once a second, however much happens. Neither mode starts a thread: what is shown changes in `update` and
-`log`.
+Only rank 0 has a view, on stderr; the verdict goes to stdout. Plain lines have a time stamp and come at most
+once a second, however much happens. Neither mode starts a thread: the output changes in `update` and `log`.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ MODES = ("auto", "live", "plain")
 #: Least seconds between two plain lines, and between two pictures of the live view.
 _LINE_SECONDS, _PICTURE_SECONDS = 1.0, 0.25
 
-#: Plain lines of status: this often in a run, but no further apart than the second number of seconds.
+#: Plain lines of status: their number in a run, and the most seconds between two of them.
 _STATUS_LINES, _STATUS_SECONDS = 20, 60.0
 
-#: Events that a plain line, and candidates and events that the live view, shows at most.
+#: Most events in a plain line, and most candidates and events in the live view.
 _EVENTS_PER_LINE, _CANDIDATES, _EVENTS = 4, 6, 3
 
 
@@ -41,12 +40,12 @@ class ViewSnapshot:
 
     Attributes:
         elapsed, time_limit: seconds of the core phase.
-        replicas, busy: replicas in all, and those that train now.
+        replicas, busy: number of all replicas, and of those that train now.
         trials, failed: trials that ended, and how many of them failed.
         best_error: smallest validation error, as a fraction; None before the first validation.
         rate: credited operations per second since core start.
         candidates: lines about the last candidates, newest last.
-        phase: what the run does now, for example "training" or "draining".
+        phase: "training" or "ending".
     """
 
     elapsed: float
@@ -62,13 +61,13 @@ class ViewSnapshot:
 
 
 def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
-    """`live` or `plain` for a mode of MODES: `auto` is live on a terminal that no launcher stands in front
-    of.
+    """Return `live` or `plain` for a mode of MODES: `auto` is live on a terminal without a launcher.
 
-    Raises ValueError for another mode.
+    Under a launcher isatty proves nothing: some give a rank a terminal that no person sees, others pass on
+    the output of a real one. Raise ValueError for another mode.
     """
     if mode not in MODES:
-        raise ValueError(f"view {mode!r} is none of {', '.join(MODES)}")
+        raise ValueError(f"view {mode!r} is not one of {', '.join(MODES)}")
     if mode != "auto":
         return mode
     launched = any(name in environ for name in RANK_VARIABLES)
@@ -76,12 +75,12 @@ def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.envi
 
 
 class View:
-    """Shows a run on `stream`. Call `update` as often as is convenient, `log` for events, and `close` at the
-    end.
+    """Show a run on `stream`: `update` takes a new state, as often as is convenient, `log` an event.
 
     Arguments:
         mode: one of MODES.
         stream: where to write, rank 0's stderr.
+        environ: the environment, from which the mode and the size of the terminal follow.
         clock, wall_clock: seconds that never go back, and seconds since 1970 for the time stamps.
     """
 
@@ -101,7 +100,7 @@ class View:
         self._last_line = self._last_status = self._last_picture = float("-inf")
         self._live: Live | None = None
         if self.mode == "live":
-            # Forced: through a launcher the stream is a pipe, and who asked for the live view knows better.
+            # Force a terminal: under a launcher the stream is a pipe, and the user asked for the live view.
             size = environ.get("COLUMNS", ""), environ.get("LINES", "")
             width, height = (int(number) if number.isdigit() else None for number in size)
             term = environ.get("TERM", "dumb")
@@ -118,7 +117,7 @@ class View:
             self._live.start()
 
     def update(self, snapshot: ViewSnapshot) -> None:
-        """Take over the new state, and show it if it is time to."""
+        """Take a new state, and show it unless the last output is too recent."""
         self._snapshot = snapshot
         if self._live is not None:
             self._draw(force=False)
@@ -136,13 +135,12 @@ class View:
             self._write_line()
 
     def trial(self, line: str) -> None:
-        """Show how a trial ended: an event in plain mode; the live view has it among the candidates of its
-        state."""
+        """Show how a trial ended, as an event in plain mode; the live view has it in its state."""
         if self._live is None:
             self.log(line)
 
     def close(self) -> None:
-        """Show what is left and give the terminal back; a closed view may be closed again."""
+        """Show the last events and restore the terminal; closing twice is allowed."""
         if self._live is not None:
             self._draw(force=True)
             self._live.stop()
@@ -154,8 +152,7 @@ class View:
     # -- plain lines -------------------------------------------------------------------------------
 
     def _write_line(self) -> None:
-        """Write one line, of waiting events or else of the status, unless the last one was less than a second
-        ago."""
+        """Write a line of waiting events, or else of the status, at most once a second."""
         now = self._clock()
         if now - self._last_line < _LINE_SECONDS:
             return
@@ -169,8 +166,11 @@ class View:
                 self._write(status_line(snapshot))
 
     def _take_events(self) -> str:
-        """The waiting events in one line; of many the first ones, how many more there were, and the last one,
-        which may be the reason why the run ends."""
+        """Return the waiting events as one line, and remove them.
+
+        Of many events the line has the first ones, the number of those left out, and the last one, which may
+        be the reason why the run ends.
+        """
         *events, last = self._events
         self._events.clear()
         shown, more = events[: _EVENTS_PER_LINE - 1], len(events) - (_EVENTS_PER_LINE - 1)
@@ -193,7 +193,7 @@ class View:
 
 
 def status_line(snapshot: ViewSnapshot) -> str:
-    """The state of a run in one line."""
+    """Return the state of a run as one line."""
     return (
         f"{snapshot.phase}, {format_time(snapshot.time_limit - snapshot.elapsed)} left, "
         f"{snapshot.busy}/{snapshot.replicas} replicas busy, {_trials(snapshot)}, "
@@ -202,7 +202,7 @@ def status_line(snapshot: ViewSnapshot) -> str:
 
 
 def format_rate(rate: float) -> str:
-    """Operations per second with a decimal prefix, for example 56.1 TOPS."""
+    """Format operations per second with a decimal prefix, for example 56.1 TOPS."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= factor:
             return (
@@ -214,7 +214,7 @@ def format_rate(rate: float) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss; nothing is less than 0:00."""
+    """Format seconds as m:ss or h:mm:ss; negative ones as 0:00."""
     whole = max(0, round(seconds))
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a role's environment must hold before JAX is imported: which devices this process may see.
+"""The environment of a role before JAX is imported: which devices this process may see.
 
-JAX reads `JAX_PLATFORMS` when it is imported, and a process that once initialised an accelerator keeps a
-share of its memory: the coordinator and the generators never see one.
+JAX reads `JAX_PLATFORMS` at import. A process that has initialised an accelerator keeps a share of its
+memory, so the coordinator and the generators never see one.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from pathlib import Path
 from aiperf_mpi.parallel.launch.launcher import LaunchError
 from aiperf_mpi.parallel.launch.placement import TRAINER, Place
 
-#: The variables by which a launcher or a user hands devices to a process: NVIDIA, AMD (driver), AMD
-#: (runtime).
+#: The variables by which a launcher or a user gives devices to a process: NVIDIA, AMD driver, AMD runtime.
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
 
-#: Whether processes of XLA's GPU compiler divide tuning among them.
+#: Whether the processes of a cluster divide the tuning of a program among them (XLA's GPU compiler).
 _SHARDED_TUNING = "--xla_gpu_shard_autotuning"
 
 
 def local_devices(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tuple[str, ...]:
-    """Names of the accelerators of this host as `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES` would name
-    them: those that the environment lists, else the NVIDIA or AMD devices that the kernel shows; empty
-        without any."""
+    """Return the names of this host's accelerators as `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES` names
+    them.
+
+    They are those that the environment lists, else the NVIDIA or AMD devices that the kernel shows.
+    """
     for variable in DEVICE_VARIABLES:
         if variable in environ:
             return tuple(name for name in environ[variable].split(",") if name.strip())
@@ -45,9 +46,11 @@ def local_devices(environ: Mapping[str, str] = os.environ, root: Path = Path("/"
 def host_share(
     places: Sequence[Place], rank: int, offers: Sequence[Sequence[str]]
 ) -> tuple[int, tuple[Sequence[str], ...]]:
-    """Index of a trainer among those of its host, and what each of them was offered: nodes that
-    --ranks-per-node cuts from one host must share its devices. `offers` are the `local_devices` of all
-    ranks."""
+    """Return the index of a trainer among those of its host, and the devices that each of them was offered.
+
+    Nodes that --ranks-per-node cuts from one host share its devices. `offers` are the `local_devices` of all
+    ranks.
+    """
     host = places[rank].host
     trainers = [place.rank for place in places if place.host == host and place.role == TRAINER]
     return trainers.index(rank), tuple(offers[trainer] for trainer in trainers)
@@ -62,17 +65,17 @@ def role_environment(
     *,
     together: bool = False,
 ) -> dict[str, str]:
-    """Variables to set before JAX is imported.
+    """Return the variables to set before JAX is imported.
 
     Arguments:
         role: "coordinator", "trainer" or "generator".
         trainer: index of this trainer among those of its host; with `host_devices`, of its node.
         offers: `local_devices` of each of these trainers, in their order.
-        host_devices: devices of the node that the CPU plays (for tests); 0 leaves it to JAX.
-        environ: where existing XLA flags are kept from.
+        host_devices: devices of the node that the CPU emulates (for tests); 0 leaves them to JAX.
+        environ: the present variables; their XLA flags are kept.
         together: whether the replica has several trainers.
 
-    Raises LaunchError where the devices cannot be divided among the trainers.
+    Raise LaunchError where the devices cannot be divided among the trainers.
     """
     if role != TRAINER:
         return {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": ""}
@@ -83,22 +86,25 @@ def role_environment(
         return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join([*flags, f"{_HOST_DEVICES}={len(share)}"])}
 
     mine = list(offers[trainer])
-    found = _tuned_apart(environ) if together and mine else {}
+    flags_of_tuning = _tuned_apart(environ) if together and mine else {}
 
-    # A launcher that gave every trainer its own devices has done the work; so has a host with one trainer.
+    # Nothing to divide: the launcher gave each trainer its own devices, or the host has one trainer.
     if trainers == 1 or not mine or len({tuple(offer) for offer in offers}) == trainers:
-        return found
+        return flags_of_tuning
     if len(mine) == 1 and _bound_by_slurm(environ):
-        return found
+        return flags_of_tuning
     variable = next((name for name in DEVICE_VARIABLES if name in environ), None)
     if variable is None:
         variable = "CUDA_VISIBLE_DEVICES" if Path("/dev/nvidiactl").exists() else "ROCR_VISIBLE_DEVICES"
-    return {**found, variable: ",".join(_share(trainer, trainers, mine))}
+    return {**flags_of_tuning, variable: ",".join(_share(trainer, trainers, mine))}
 
 
 def _tuned_apart(environ: Mapping[str, str]) -> dict[str, str]:
-    """XLA's processes divide the tuning of a program and exchange what they found while they compile; one
-    that has the program in its cache does not come, and the others would wait for it."""
+    """Return the XLA flag by which each process tunes its programs alone.
+
+    By default the processes divide the tuning and exchange its results while they compile. A process that has
+    the program in its cache would not take part, and the others would wait for it.
+    """
     flags = environ.get("XLA_FLAGS", "").split()
     if any(flag.startswith(_SHARDED_TUNING) for flag in flags):
         return {}
@@ -106,7 +112,7 @@ def _tuned_apart(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _bound_by_slurm(environ: Mapping[str, str]) -> bool:
-    """Slurm hands each task its own device under the same number 0, by a control group."""
+    """Return whether Slurm gives each task its own device, under the same number 0, by a control group."""
     return "SLURM_GPUS_PER_TASK" in environ or "SLURM_TRES_PER_TASK" in environ
 
 
@@ -114,10 +120,8 @@ def _share(trainer: int, trainers: int, devices: Sequence[str]) -> Sequence[str]
     if not devices or len(devices) % trainers:
         raise LaunchError(
             f"{len(devices)} devices ({','.join(devices[:16])}) do not divide among the {trainers} trainers "
-            f"of a node "
-            "or, with --ranks-per-node, of a host: set parallel.trainers_per_node to a number that divides "
-            "them, or "
-            "start fewer nodes on a host"
+            "of a node or, with --ranks-per-node, of a host: set parallel.trainers_per_node to a number that "
+            "divides them, or start fewer nodes on a host"
         )
     each = len(devices) // trainers
     return devices[trainer * each : (trainer + 1) * each]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collective operations whose ranks test and sleep until the last one has come.
+"""Collective operations that test and sleep until the last rank has come.
 
 A blocking call would take a core from the rank that all the others wait for.
 """

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a run to drain. A handler cannot run inside a blocked MPI call, so it only notes the
-signal, and rank 0's loop, which looks every millisecond, tells the others."""
+"""Signals that ask a run to drain.
+
+A handler cannot run inside a blocked MPI call, so it only notes the signal. Rank 0's loop reads the note
+every millisecond, and sends a stop message to the other ranks.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,19 @@ import signal
 from dataclasses import dataclass
 from types import FrameType
 
-#: Batch systems send USR1 before the wall time and TERM at it, a terminal INT; MPICH's launcher relays all
-#: three, Open MPI's only USR1.
+#: Batch systems send USR1 before the wall time and TERM at its end, a terminal sends INT. MPICH's launcher
+#: relays all three, Open MPI's launcher only USR1.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass
 class Drain:
-    """`signal` is the name of the first signal that came, "" before."""
+    """A note of the first signal: `signal` is its name, "" before any has come."""
 
     signal: str = ""
 
     def install(self) -> Drain:
-        """Note the signals from now on, on any rank: they must not kill a rank that rank 0 will stop in
-        order."""
+        """Note the signals from now on; they must not kill a rank that rank 0 will stop in order."""
         for number in SIGNALS:
             signal.signal(number, self._note)
         return self

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the launch to the agreed end: MPI's initialisation, the split into roles, and the two ways out.
+"""Start and end of a job: MPI's initialisation, and the two ways out.
 
-A job ends either by a code that all ranks agreed on, or, where something raised, by `Abort`: a rank that
-leaves alone lets the others hang.
+A job ends by an exit code that all ranks agree on, or, after an error, by `Abort`: if one rank left alone,
+the others would hang.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, chec
 try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
-    # mpi4py's wheel brings no MPI; it looks for one when it is imported.
+    # The wheel of mpi4py contains no MPI; it searches for one at import.
     raise LaunchError(
         f"Python finds no MPI library ({'; '.join(str(error).splitlines())}). Install one with pip install "
         "'aiperf_mpi[mpich]', or on a cluster load its MPI's module and install mpi4py again"
@@ -40,26 +40,25 @@ except (ImportError, RuntimeError) as error:
 
 from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, agree
 
-#: How long a rank that is about to end the job waits for the launcher to have read its last words, in
-#: seconds.
+#: Seconds that a rank waits, before it ends the job, until the launcher has read its last output.
 _READ_SECONDS = 5.0
 
-#: How long a rank that raises a LaunchError waits for the others to raise it too, in seconds.
+#: Seconds that a rank with a LaunchError waits until the others have raised it too.
 _ALIKE_SECONDS = 20.0
 
 
 class AgreedExit(SystemExit):
-    """The end that all ranks agreed on; the only exit of one rank that does not abort the others."""
+    """An exit that all ranks agreed on; the only exit of a rank that does not abort the others."""
 
 
 # -- in --------------------------------------------------------------------------------------------
 
 
 def initialise() -> MPI.Intracomm:
-    """COMM_WORLD after MPI's initialisation for one calling thread, with the hooks that end the job on an
-    error.
+    """Initialise MPI for calls from one thread, and install the hooks that end the job on an error.
 
-    Raises LaunchError for one rank, for a launcher of another MPI, and for an MPI without funneled threads.
+    Return COMM_WORLD. Raise LaunchError for a single rank, for a launcher of another MPI, and for an MPI
+    without funneled threads.
     """
     launcher, (library, _) = detect(), MPI.get_vendor()
     check_library(launcher, library)
@@ -68,15 +67,13 @@ def initialise() -> MPI.Intracomm:
     if MPI.Query_thread() < MPI.THREAD_FUNNELED:
         raise LaunchError(
             f"{library} was built without support for threads (MPI_THREAD_FUNNELED); load an MPI that has "
-            f"it, or "
-            "install the mpich or the openmpi extra of this package"
+            "it, or install the mpich or the openmpi extra of this package"
         )
     return world
 
 
 def start_mpi() -> MPI.Intracomm:
-    """COMM_WORLD, with MPI initialised and the hooks set, however it was launched (packing runs on one rank
-    too)."""
+    """Initialise MPI and install the hooks, without the checks of the launcher; return COMM_WORLD."""
     if not MPI.Is_initialized():
         MPI.Init_thread(MPI.THREAD_FUNNELED)
     faulthandler.enable()
@@ -87,11 +84,11 @@ def start_mpi() -> MPI.Intracomm:
 
 @contextmanager
 def job() -> Iterator[MPI.Intracomm]:
-    """`with job() as world:` initialises MPI, and ends the job as a whole however the block ends.
+    """Initialise MPI for a `with` block, and end the job on all ranks however the block ends.
 
-    The block ends by `agreed_exit`. A LaunchError that all ranks raise alike prints its message once and
-    exits with 2; any other exception, and a `sys.exit` of one rank, prints its traceback with rank and host
-    and aborts all ranks with 5.
+    The block ends by `agreed_exit`. For a LaunchError that all ranks raise alike, print the message once and
+    exit with 2. For any other exception, and for a `sys.exit` of one rank, print the traceback with rank and
+    host, and abort all ranks with 5.
     """
     try:
         yield initialise()
@@ -104,15 +101,17 @@ def job() -> Iterator[MPI.Intracomm]:
 
 
 def _end_alike(error: LaunchError) -> NoReturn:
-    """Prints the message on one rank and exits with 2 on all; the launcher kills the rest once a rank has
-    left."""
+    """Print the message on one rank and exit with 2 on all.
+
+    The launcher kills the other ranks once one has left, so all ranks wait for the one that prints.
+    """
     together = MPI.Is_initialized() and MPI.COMM_WORLD.size > 1
     speaks = MPI.COMM_WORLD.rank == 0 if together else detect().speaks
     if speaks:
         write_error(f"aiperf_mpi: {error}\n")
     if together:
-        # Should only some ranks have raised it, the others never come: then this ends them too. The
-        # communicator is the end's own, as the others may be in a barrier of something else.
+        # If only some ranks have raised the error, the others never come, and this rank ends them. The
+        # communicator is reserved for the end, as the others may wait in a barrier of another one.
         barrier, deadline = _ends().Ibarrier(), time.monotonic() + _ALIKE_SECONDS
         while not barrier.Test():
             if time.monotonic() > deadline:
@@ -126,7 +125,7 @@ def _end_alike(error: LaunchError) -> NoReturn:
 
 @cache
 def _ends() -> MPI.Intracomm:
-    """A copy of COMM_WORLD that only the end of a job uses; made by all ranks, in `start_mpi`."""
+    """Return a copy of COMM_WORLD that only the end of a job uses; all ranks make it in `start_mpi`."""
     return MPI.COMM_WORLD.Dup()
 
 
@@ -134,20 +133,20 @@ def _ends() -> MPI.Intracomm:
 
 
 def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
-    """All ranks of `comm` (COMM_WORLD) call this; all exit with the highest of their codes (AgreedExit).
+    """Exit with the highest code of all ranks of `comm` (COMM_WORLD), by AgreedExit. Collective.
 
-    A rank that is not `clean` has a thread inside of a library that would crash at the exit: then the job is
-    ended by `Abort` with that code, all its work being done.
+    A rank that is not `clean` has a thread in a library that would crash at the exit. The job then ends by
+    `Abort` with that code, after all its work is done.
     """
     agreed = agree(comm, np.array([code, not clean], np.int64))
-    # Either is None where the job was started with it closed.
+    # A stream is None where the job was started with it closed.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
     if agreed[1]:
         if comm.rank == 0:
             write_error(
-                "aiperf_mpi: all is written; a compilation that is still running is ended with the job\n"
+                "aiperf_mpi: all output is written; a compilation that still runs ends with the job\n"
             )
             _end_all(comm, int(agreed[0]))
         time.sleep(_ALIKE_SECONDS)
@@ -155,8 +154,11 @@ def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
 
 
 def raise_alike(comm: MPI.Intracomm, message: str | None) -> None:
-    """All ranks of `comm` say what is wrong with them, or None; if anything is, all raise LaunchError with
-    the lowest rank's message."""
+    """Raise LaunchError on all ranks of `comm` if any rank has an error message; it has the lowest rank's
+    message.
+
+    `message` is None on a rank without an error. Collective.
+    """
     mine = comm.size if message is None else comm.rank
     first = int(agree(comm, np.array([mine], np.int64), MPI.MIN)[0])
     if first < comm.size:
@@ -164,7 +166,7 @@ def raise_alike(comm: MPI.Intracomm, message: str | None) -> None:
 
 
 def abort(error: BaseException) -> NoReturn:
-    """Prints the traceback of `error` with rank and host in one write and ends all ranks with 5."""
+    """Print the traceback of `error` with rank and host in one write, and end all ranks with 5."""
     where = (
         f"rank {MPI.COMM_WORLD.rank} on {socket.gethostname()}"
         if MPI.Is_initialized()
@@ -182,8 +184,11 @@ def abort(error: BaseException) -> NoReturn:
 
 
 def _end_all(comm: MPI.Intracomm, code: int) -> NoReturn:
-    """`Abort` with `code`, once the launcher has read what this rank said: Hydra ends at once when it hears
-    of the abort, throws away what is still in the pipe, and a job of hours would end without a word."""
+    """Abort all ranks with `code`, after the launcher has read this rank's output.
+
+    Hydra ends at once on an abort and discards what is still in the pipe: a job of hours would end without a
+    message.
+    """
     _until_read(1)
     _until_read(2)
     comm.Abort(code)
@@ -191,8 +196,10 @@ def _end_all(comm: MPI.Intracomm, code: int) -> NoReturn:
 
 
 def _until_read(descriptor: int) -> None:
-    """Waits until a pipe or socket has been read to its end, `_READ_SECONDS` at most; returns at once for a
-    file, a terminal, what is closed, and where the system does not tell."""
+    """Wait until a pipe or socket has been read to its end, for `_READ_SECONDS` at most.
+
+    Return at once for a file, a terminal, a closed descriptor, and where the system cannot report it.
+    """
     deadline = time.monotonic() + _READ_SECONDS
     try:
         mode = os.fstat(descriptor).st_mode
@@ -202,13 +209,16 @@ def _until_read(descriptor: int) -> None:
         while any(fcntl.ioctl(descriptor, question, bytes(4))) and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
     except OSError:
-        # Whatever it is, the abort that follows must not fail for it.
+        # The abort that follows must not fail for any error here.
         return
 
 
 def _install_hooks() -> None:
-    """An uncaught error outside of `job`, or in a thread, ends the job too: a rank would wait for its dead
-    thread forever. That call of MPI outside of the main thread is the process's last."""
+    """Make an uncaught error outside of `job`, or in a thread, end the job.
+
+    Without that, a rank would wait forever for its dead thread. The `Abort` is the only call of MPI outside
+    of the main thread, and the last of the process.
+    """
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if isinstance(args.exc_value, BaseException) and not isinstance(args.exc_value, SystemExit):
@@ -222,6 +232,6 @@ def _install_hooks() -> None:
 
 
 def write_error(text: str) -> None:
-    """`text` on standard error in one write, so that lines of several ranks do not mix."""
+    """Write `text` to standard error in one write, so that lines of several ranks do not mix."""
     sys.stderr.flush()
     os.write(2, text.encode(errors="replace"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Under which launcher we run, what it promised, and what to type instead when it cannot be kept.
+"""Detect the launcher, compare its number of ranks with MPI's, and name the right command if they differ.
 
-Nothing here needs a running MPI. A launcher of another MPI than Python's starts N processes of which every
-one believes that it is alone; the environment says how many there should have been.
+Nothing here needs a running MPI. A launcher of another MPI than Python's starts N processes, and in each of
+them MPI sees a single rank; the environment holds the number that the launcher started.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from aiperf_mpi.launchers import LAUNCHERS, PMIX_RANK
 
-#: The command that every message ends with.
+#: The command at the end of every message.
 COMMAND = "python -m aiperf_mpi"
 
 
 class LaunchError(RuntimeError):
-    """The job cannot run as it was launched. Raised alike on all ranks; the message says what to type."""
+    """The job cannot run as it was launched. Raised alike on all ranks; the message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """What the environment says before MPI starts; `size` and `rank` are None where it says nothing."""
+    """The launcher, size and rank in the environment before MPI starts; None where it names none."""
 
     name: str
     size: int | None = None
@@ -33,16 +33,16 @@ class Launcher:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process is the one that prints when every process believes that it is alone."""
+        """Whether this process prints the messages of a job in which MPI does not connect the ranks."""
         return not self.rank
 
 
 def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
-    """The launcher of this process by its environment; `Launcher("none")` where there is no sign of one."""
+    """Return the launcher of this process by its environment; `Launcher("none")` if it shows none."""
     for name, size, rank in LAUNCHERS:
         if environ.get(size, "").isdigit():
             place = environ.get(rank, "")
-            # srun sets PMI_SIZE too: name it as the one that was typed.
+            # srun sets PMI_SIZE too; name the command that the user typed.
             shown = (
                 "srun" if name.startswith("mpiexec") and "PMI_FD" in environ and _by_srun(environ) else name
             )
@@ -57,10 +57,12 @@ def _by_srun(environ: Mapping[str, str]) -> bool:
 
 
 def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Raises LaunchError where `library` (mpi4py's vendor name) is known to end or to print errors in its
-    initialisation under this launcher; other mismatches show afterwards, in the size (`check_size`)."""
-    # MPICH built with PMIx does run under Open MPI's launcher: who has that one says so in MPICH's own
-    # variable.
+    """Raise LaunchError where `library` is known to fail in its initialisation under this launcher.
+
+    `library` is mpi4py's vendor name. Other mismatches show after the initialisation, in the size (see
+    `check_size`).
+    """
+    # MPICH built with PMIx does run under Open MPI's launcher; its users set MPICH's own variable.
     foreign = (
         library == "MPICH" and "OMPI_COMM_WORLD_SIZE" in environ and "MPIR_CVAR_PMI_VERSION" not in environ
     )
@@ -72,20 +74,19 @@ def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] =
 
 
 def check_size(launcher: Launcher, library: str, world_size: int) -> None:
-    """Raises LaunchError where COMM_WORLD has another size than the launcher started, or just one rank."""
+    """Raise LaunchError where the size of COMM_WORLD is not what the launcher started, or is 1."""
     promised = launcher.size
     if promised is not None and promised != world_size:
         if world_size == 1:
             raise LaunchError(_wrong_launcher(launcher, library))
         raise LaunchError(
-            f"{launcher.name} says that it started {promised} ranks, but MPI (the library is {library}) sees "
+            f"{launcher.name} started {promised} ranks, but MPI (the library is {library}) sees "
             f"{world_size}. Start all ranks by one command: {how_to_launch(library)}"
         )
     if world_size < 2:
         raise LaunchError(
             "there is 1 rank, but a run needs at least 2: one keeps the history and the time, the others "
-            "train. "
-            f"Type: {how_to_launch(library)}"
+            f"train. Type: {how_to_launch(library)}"
         )
 
 
@@ -93,20 +94,19 @@ def _wrong_launcher(launcher: Launcher, library: str) -> str:
     count = "1 rank" if launcher.size == 1 else f"{launcher.size} ranks"
     return (
         f"{launcher.name} started {count}, but to MPI each of them is alone: the launcher and Python's MPI "
-        f"library "
-        f"({library}) do not belong together. Type: {how_to_launch(library, launcher)}"
+        f"library ({library}) do not belong together. Type: {how_to_launch(library, launcher)}"
     )
 
 
 def how_to_launch(
     library: str, launcher: Launcher | None = None, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """The command line that fits this Python's MPI library, with the launcher that lies beside it if one
-    does."""
+    """Return a command line for this Python's MPI library, with the launcher next to Python if there is
+    one."""
     size = launcher.size if launcher is not None and launcher.size and launcher.size > 1 else "N"
     if "SLURM_JOB_ID" in environ and library == "MPICH" and (launcher is None or launcher.name != "srun"):
         return f"srun --mpi=pmi2 -n {size} {COMMAND}"
-    beside = Path(sys.executable).parent / "mpiexec"
-    if beside.exists():
-        return f"{beside} -n {size} {COMMAND}"
+    own = Path(sys.executable).parent / "mpiexec"
+    if own.exists():
+        return f"{own} -n {size} {COMMAND}"
     return f"mpirun -n {size} {COMMAND}, with the mpirun of {library}"

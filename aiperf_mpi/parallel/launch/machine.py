@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine as its ranks see it: each kind of node once for the result, and each node's monitor."""
+"""The survey of the nodes: a description of each kind of node for the result, and each node's probe."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.results.evidence.ceiling import NO_UUIDS
 
-#: What stands for the UUIDs of a rank that drives no device.
+#: Text in place of the UUIDs of a rank that drives no device.
 NO_DEVICE = f"{NO_UUIDS}no trainer"
 
 
 @dataclass(frozen=True)
 class NodeSurvey:
-    """What a rank knows of the machine: how to ask its node (the node's first rank alone), the UUIDs of its
-    own devices or why it has none, and on rank 0 what the inventory says of all nodes."""
+    """The results of `survey_nodes` on one rank.
+
+    Attributes:
+        probe: reads the usage of this rank's node; None but on the node's first rank.
+        uuids: of this rank's own devices, or the reason why there are none.
+        inventory: on rank 0, the part of the inventory about MPI, file systems and nodes; {} elsewhere.
+    """
 
     probe: Probe | None
     uuids: str
@@ -41,9 +46,9 @@ class NodeSurvey:
 
 
 def survey_nodes(config: Config, ranks: Ranks, names: Sequence[str]) -> NodeSurvey:
-    """Look at the machine, after devices were bound and the output folder was made. Collective.
+    """Describe the machine, after devices are bound and the output folder is made. Collective.
 
-    `names` are the accelerators of this rank's node, by all that its trainers were offered.
+    `names` are all accelerators that the trainers of this rank's node were offered.
     """
     probe, description, uuids = None, None, NO_DEVICE
     own = local_devices() if ranks.role == TRAINER and not _on_cpu() else ()
@@ -60,22 +65,22 @@ def survey_nodes(config: Config, ranks: Ranks, names: Sequence[str]) -> NodeSurv
 
 
 def _uuids(accelerators: Accelerators) -> str:
-    """The UUIDs of all of these with commas between, or why there are none."""
-    told = [str(device["uuid"]) for device in accelerators.describe()]
-    why = accelerators.why or next((text for text in told if " " in text), "")
-    return f"{NO_UUIDS}{why}" if why else ",".join(told)
+    """Return the UUIDs of the accelerators, separated by commas, or the reason why there are none."""
+    uuids = [str(device["uuid"]) for device in accelerators.describe()]
+    why = accelerators.why or next((text for text in uuids if " " in text), "")
+    return f"{NO_UUIDS}{why}" if why else ",".join(uuids)
 
 
 def _on_cpu() -> bool:
-    """Whether this rank computes on CPUs by choice, whatever else its host has."""
+    """Return whether this rank computes on CPUs by choice, even if its host has accelerators."""
     return os.environ.get("JAX_PLATFORMS") == "cpu"
 
 
 def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tuple[Probe, dict[str, Any]]:
-    """How to ask this node, and what it is; its trainers drive `driven` accelerators."""
+    """Return the probe and the description of this node; its trainers drive `driven` accelerators."""
     accelerators: Accelerators = open_accelerators(names if driven else ())
     if driven not in (0, len(names)):
-        # A launcher that shows each trainer its own device alone shows the first rank no other.
+        # Where the launcher shows each trainer only its own device, the first rank cannot see the others.
         accelerators = NoAccelerators(
             f"trainers drive {driven} accelerators, but the node's first sees {len(names)}"
         )
@@ -87,9 +92,9 @@ def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tu
 
 
 def _kinds(world: MPI.Intracomm, node: int, description: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """On rank 0 the different descriptions of nodes, each with `nodes`, their indices as ranges. Collective.
+    """Return the different descriptions of nodes on rank 0, each with `nodes`, their indices as ranges.
 
-    Only one node of each kind sends its description: ten thousand alike cost a hash each.
+    Collective. One node of each kind sends its description, the others only a hash of theirs.
     """
     text = json.dumps(description, sort_keys=True)
     digest = hashlib.sha256(text.encode()).digest()
@@ -102,12 +107,12 @@ def _kinds(world: MPI.Intracomm, node: int, description: dict[str, Any] | None) 
             of_kind.setdefault(row[1], []).append(row[0])
     chosen = world.bcast(set(first.values()), root=0)
     texts = world.gather(text if world.rank in chosen else None, root=0)
-    told = texts or ()
-    return [{"nodes": ranges(of_kind[kind]), **json.loads(told[rank])} for kind, rank in first.items()]
+    sent = texts or ()
+    return [{"nodes": ranges(of_kind[kind]), **json.loads(sent[rank])} for kind, rank in first.items()]
 
 
 def mpi() -> dict[str, str]:
-    """The MPI that runs: its library and version, the standard that it keeps, and who launched it."""
+    """Return the library of this run's MPI, its version, the version of the standard, and the launcher."""
     name, version = MPI.get_vendor()
     launcher = detect().name
     return {

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rank does what: nodes, roles and replicas from the host names and the shared-memory groups of all
-ranks.
+"""The place of each rank: nodes, roles and replicas, from all ranks' host names and shared-memory groups.
 
 Pure, and the same on all ranks: every rank computes the whole table from the same gathered facts.
 """
@@ -19,12 +18,13 @@ GENERATOR = "generator"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One rank's place. On the coordinator `node`, `node_rank`, `replica` and `queue_group` are -1, on a
-    generator `replica`.
+    """One rank's place.
 
-    A queue group is a node, or the nodes that a replica spans, named by the first of them: its generators
-    serve its replicas, `queue_group_replicas`, whose first trainers are all on that first node.
-    `replica_rank` is the place of a trainer among those of its replica, -1 for others.
+    On the coordinator `node`, `node_rank`, `replica` and `queue_group` are -1; on a generator `replica` is.
+
+    A queue group is a node, or the nodes that a replica spans; its number is that of its first node. Its
+    generators serve its replicas, `queue_group_replicas`; their first trainers are all on that first node.
+    `replica_rank` is the index of a trainer in its replica, -1 for other roles.
     """
 
     rank: int
@@ -45,18 +45,18 @@ def arrange(
     trainers_per_node: int = 1,
     trainers_per_replica: int = 1,
 ) -> tuple[Place, ...]:
-    """The place of every rank.
+    """Return the place of every rank.
 
     Arguments:
         hosts: host name of each rank.
-        groups: of each rank a number that is shared by exactly those ranks that MPI finds on one shared
-            memory; that of rank 0 is not read.
+        groups: a number for each rank, equal on exactly those ranks that MPI finds on one shared memory; the
+            number of rank 0 is not read.
         ranks_per_node: K > 0 cuts ranks 1.. into blocks of K instead; the last block may be smaller.
         trainers_per_node: ranks of a node that own accelerators; the rest generate. A node with fewer ranks
             has trainers only.
         trainers_per_replica: trainers, neighbours in the order of nodes, that train each candidate together.
 
-    Raises LaunchError where there is no rank to train, where the groups disagree with the host names, where a
+    Raise LaunchError where there is no rank to train, where the groups disagree with the host names, where a
     block of K spans two hosts, or where the trainers do not make whole replicas.
     """
     size = len(hosts)
@@ -65,8 +65,7 @@ def arrange(
     if ranks_per_node < 0 or trainers_per_node < 1:
         raise LaunchError(
             f"ranks per node is {ranks_per_node} and trainers per node {trainers_per_node}, but they must "
-            f"be at "
-            "least 0 and 1"
+            "be at least 0 and 1"
         )
 
     # Nodes are numbered by their lowest rank; nothing assumes that a node's ranks follow one another.
@@ -96,7 +95,7 @@ def arrange(
 
 
 def _check_replicas(trainers: Sequence[int], trainers_per_replica: int) -> None:
-    """Replicas of several trainers are whole, and all alike: they divide a node, or are whole nodes."""
+    """Raise LaunchError unless replicas of several trainers divide a node, or are whole nodes."""
     each = trainers_per_replica
     if each == 1:
         return
@@ -104,25 +103,22 @@ def _check_replicas(trainers: Sequence[int], trainers_per_replica: int) -> None:
     if each < 1 or set(trainers) != {one} or total % each or (one % each and each % one):
         raise LaunchError(
             f"{total} trainers on {len(trainers)} nodes ({_few(trainers)} each) do not make whole replicas "
-            f"of {each}: "
-            "choose parallel.trainers_per_replica so that it divides the trainers of a node, or is a "
-            "multiple of them "
-            "that divides all, and give every node as many ranks"
+            f"of {each}: choose parallel.trainers_per_replica so that it divides the trainers of a node, or "
+            "is a multiple of them that divides all, and give every node as many ranks"
         )
 
 
 def _check_hosts(hosts: Sequence[str], nodes: Sequence[Sequence[int]], ranks_per_node: int) -> None:
-    """A node lies on one host; without `ranks_per_node`, a host holds one node."""
+    """Raise LaunchError where a node spans hosts or, without `ranks_per_node`, a host has two nodes."""
     seen: dict[str, Sequence[int]] = {}
     for ranks in nodes:
         names = sorted({hosts[rank] for rank in ranks})
         if len(names) > 1:
             raise LaunchError(
-                f"ranks {_few(ranks)} make one node, but lie on the hosts {', '.join(names[:4])}. "
+                f"ranks {_few(ranks)} make one node, but are on the hosts {', '.join(names[:4])}. "
                 + (
                     f"--ranks-per-node {ranks_per_node} counts from rank 1 on and must not cut across "
-                    f"hosts: choose "
-                    "another number, or leave it out"
+                    "hosts: choose another number, or leave it out"
                     if ranks_per_node
                     else "Give every host its own name, or pass --ranks-per-node K to cut the ranks into "
                     "nodes of K"
@@ -131,13 +127,10 @@ def _check_hosts(hosts: Sequence[str], nodes: Sequence[Sequence[int]], ranks_per
         other = seen.setdefault(names[0], ranks)
         if other is not ranks and not ranks_per_node:
             raise LaunchError(
-                f"host {names[0]} holds ranks {_few(other)} and {_few(ranks)}, but MPI finds no memory that "
-                f"they "
-                "share. Either several machines have this name, or MPI was started so that it does not see "
-                "the "
-                "node (srun --mpi=pmix with Open MPI's wheel does that: use its mpirun). Pass "
-                "--ranks-per-node K "
-                "to cut ranks 1, 2, ... into nodes of K"
+                f"host {names[0]} has ranks {_few(other)} and {_few(ranks)}, but MPI finds no memory that "
+                "they share. Either several machines have this name, or MPI was started so that it does not "
+                "see the node (srun --mpi=pmix with Open MPI's wheel does that: use its mpirun). Pass "
+                "--ranks-per-node K to cut ranks 1, 2, ... into nodes of K"
             )
 
 

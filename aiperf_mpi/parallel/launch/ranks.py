@@ -29,7 +29,7 @@ class Ranks:
         node_trainers: trainers of this node.
         queue_group: the ranks of this rank's node, or of all nodes that its replica spans.
         queue_group_shared: whether the ranks of the queue group can share memory.
-        queue_group_replicas: the replicas whose candidates the group's generators make.
+        queue_group_replicas: the replicas for which the group's generators make candidates.
         queue_group_generators, queue_group_generator: generators of the group, and this rank's index among
             them (-1 on other roles).
         team: the trainers of this rank's replica; None where it has one trainer, and on other roles.

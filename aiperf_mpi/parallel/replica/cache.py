@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a replica keeps its compiled programs, and what was found when they were tuned: on storage of its own
-node."""
+"""The folder of a replica's compiled programs and of their tuning, on storage of its own node."""
 
 from __future__ import annotations
 
@@ -18,27 +17,32 @@ from aiperf_mpi.training.steps.compile import use_compilation_cache
 
 @dataclass(frozen=True)
 class Cache:
-    """The folder of a replica's compiled programs; `ours` where it was made for this run alone, with its
-    `lock`, see `scratch.fresh`."""
+    """The folder of a replica's compiled programs.
+
+    Attributes:
+        ours: whether the folder was made for this run alone.
+        lock: descriptor that locks such a folder (see `scratch.fresh`).
+    """
 
     folder: Path
     lock: int | None = None
     ours: bool = False
 
     def close(self) -> None:
-        """Remove the folder if it is ours; what a thread still compiles is lost."""
+        """Remove the folder if it is ours; a program that a thread still compiles is lost."""
         if self.ours:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_cache(configured: str, replica: int) -> Cache:
-    """The cache of a replica, in use from now on: a folder of its own in `configured`, which later runs find
-    again; else one in what JAX's own variable names; else a fresh one in the node's folder for temporary
-    files (`TMPDIR`), where what aborted jobs have left is removed first.
+    """Open the cache of a replica, and make JAX use it.
 
-    Of the processes of a replica only the first one writes (JAX sees to that), and replicas share no folder:
-    two processes that write the same program at once would spoil it. Raises ConfigError where it cannot be
-    made.
+    It is a folder in `configured`, which later runs find again; else one in the folder that JAX's own
+    variable names; else a new one in the node's folder for temporary files (`TMPDIR`), where the remains of
+    aborted jobs are removed first.
+
+    JAX lets only the first process of a replica write. Replicas share no folder, as two processes that write
+    the same program at once would corrupt it. Raise ConfigError if the folder cannot be made.
     """
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     where = configured or given or tempfile.gettempdir()
@@ -56,6 +60,6 @@ def open_cache(configured: str, replica: int) -> Cache:
             f"parallel.cache: {where}: {error.strerror or error}; name a "
             "folder on the node that can be written"
         ) from error
-    # Also where the run is refused. A job that is aborted leaves its folder to the next one.
+    # Remove it after a refused run, too. The next job removes the folder of an aborted one.
     atexit.register(cache.close)
     return cache

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replica of several processes as one JAX cluster: its own coordinator address, and nobody else in it.
+"""A replica of several processes as one JAX cluster with its own coordinator address.
 
-JAX's own detection of clusters would make one of all ranks of the job, so it is off. Who belongs to a cluster
-is fixed for a process's life.
+JAX's own detection of clusters would join all ranks of the job, so it is off. A process belongs to the same
+cluster for its whole life.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ JOIN_SECONDS = 120
 
 
 def join(comm: MPI.Intracomm) -> None:
-    """Make one JAX cluster of the trainers of `comm`, before any of them asks JAX for its devices.
+    """Join the trainers of `comm` to one JAX cluster, before any of them asks JAX for its devices.
     Collective.
 
-    The first one's address is a port of its host that it has bound already, so that nobody else can: JAX's
-    service binds it too, as both share it (SO_REUSEPORT). It is on the loopback where all are on one host,
-    else under its host's name.
+    The address is a port that the first trainer has already bound on its host, so that no other program can
+    bind it. JAX's service binds it too, as both share it (SO_REUSEPORT). The address is on the loopback where
+    all trainers are on one host, else it has the host's name.
 
-    What remains: another process of the same user that asks for this very number and shares it as well; and a
-    firewall between two hosts that lets no free port through. Either ends the job with JAX's error, within
-    JOIN_SECONDS.
+    Two cases remain: another process of the same user that asks for this port and shares it as well, and a
+    firewall between two hosts that blocks it. Either ends the job with JAX's error, within JOIN_SECONDS.
     """
-    # JAX would take SIGTERM as a notice of preemption and go on: this program's own handlers decide what it
-    # means.
+    # JAX would take SIGTERM as a notice of preemption and go on; this program has its own handlers.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     host = socket.gethostname()
@@ -55,9 +53,9 @@ def leave() -> None:
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A free TCP port of this host, on all its addresses, that only who shares it can bind while the context
-    lasts."""
-    # JAX's service listens on [::], which is all of IPv4 too where a host has both.
+    """Hold a free TCP port of this host, on all its addresses; meanwhile only sockets that share it can bind
+    it."""
+    # JAX's service listens on [::], which includes all IPv4 addresses where a host has both.
     both = socket.has_dualstack_ipv6()
     with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as holder:
         if both:

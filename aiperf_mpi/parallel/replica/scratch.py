@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders for compiled programs that end with their process, or, where that was killed, at the next start of
-another.
+"""Folders for compiled programs that are removed with their process, or else by the next run.
 
-A job that is aborted runs no cleaning up. What tells a living owner is a lock on its folder, which the system
-gives back whenever a process ends; numbers of processes come back, and differ between containers.
+An aborted job removes nothing. A lock on the folder proves that its owner lives, as the system releases it
+whenever a process ends. Process ids prove nothing: they are used again, and differ between containers.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ from pathlib import Path
 
 
 def fresh(parent: Path) -> tuple[Path, int]:
-    """A new folder in `parent`, and a descriptor of it that locks it for as long as this process lives,
-    however that ends; locked before anybody can take it for an orphan. Raises OSError if it cannot be
-    made."""
+    """Make a folder in `parent`; return it, and a descriptor that locks it until this process ends.
+
+    It is locked before another process can take it for an orphan. Raise OSError if it cannot be made.
+    """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix(), dir=parent))
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            # Another one has removed it, who looked between its making and its lock; or is about to, below.
+            # Another process saw the folder before it was locked, and has removed it, or (below) is about to.
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -34,7 +34,7 @@ def fresh(parent: Path) -> tuple[Path, int]:
             os.close(descriptor)
             continue
         except OSError:
-            # No locks on this file system: then nobody can lock it to remove it either.
+            # This file system has no locks, so no other process can lock the folder to remove it either.
             return folder, descriptor
         if folder.exists():
             return folder, descriptor
@@ -42,10 +42,10 @@ def fresh(parent: Path) -> tuple[Path, int]:
 
 
 def remove_orphans(parent: Path) -> None:
-    """Remove the folders of `fresh` in `parent` whose process is gone: killed, or aborted with its job.
+    """Remove the folders of `fresh` in `parent` that a killed process or an aborted job has left.
 
-    Only those of this user and this host: on a file system that several hosts share, another host's locks may
-    be unseen. A folder that is locked has a living owner, and where there are no locks nothing is removed.
+    Only folders of this user and this host are removed: on a file system that several hosts share, another
+    host's locks may be invisible. A locked folder has a living owner, and without locks nothing is removed.
     """
     for folder in parent.glob(f"{glob.escape(prefix())}*"):
         try:
@@ -64,5 +64,5 @@ def remove_orphans(parent: Path) -> None:
 
 
 def prefix() -> str:
-    """How the names of this host's folders begin."""
+    """Return the beginning of the names of this host's folders."""
     return f"aiperf_mpi-programs-{socket.gethostname()}-"

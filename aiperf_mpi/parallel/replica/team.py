@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainers of one replica, which train each candidate together: one of them leads, and all take the same
-steps.
+"""The trainers of one replica, which train each candidate together by the same steps.
 
-The first one takes candidates from the queue and tells the others (see `agreements`), sends the rows, and
-writes the weights. The others follow: they prepare the same candidate, and take part in each step.
+The first trainer leads: it takes candidates from the queue, passes them on (see `agreements`), sends the
+rows, and writes the weights. The others prepare the same candidate, and take part in each step.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from aiperf_mpi.parallel.launch.collective import agree, wait
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 
-#: Seconds for which an agreement is looked for without a pause: a step's is there within microseconds, and
-#: whoever waits longer waits for a process that is behind.
+#: Seconds for which an agreement is tested without a pause. That of a step takes microseconds; a trainer that
+#: waits for longer waits for a late process.
 SPIN_SECONDS = 2e-4
 
-#: Characters of an error that the others hear.
+#: Bytes of an error's text that the other trainers receive.
 _TEXT = 512
 
 
@@ -31,7 +30,7 @@ class Team:
 
     Arguments:
         comm: the replica's trainers, the first one as rank 0; None for a replica of one.
-        timer: books the time for which a trainer waits for another as communication; None books none.
+        timer: books the time for which a trainer waits for another one as communication; None books nothing.
     """
 
     def __init__(self, comm: MPI.Intracomm | None, timer: PhaseTimer | None = None) -> None:
@@ -60,8 +59,10 @@ class Team:
                 wait(request)
 
     def cause(self, error: Exception) -> str:
-        """Why a trial failed that fails on all trainers: the error of the first of them that had one of its
-        own. Collective over the replica."""
+        """Return why a trial failed on all trainers: the error of the first trainer with one of its own.
+
+        Collective over the replica.
+        """
         text = f"{type(error).__name__}: {error}"
         if self._comm is None:
             return text
@@ -72,4 +73,4 @@ class Team:
         every = np.zeros((self.size, _TEXT), np.uint8)
         wait(self._comm.Iallgather(mine, every))
         texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in every]
-        return next((words for words in texts if words), text)
+        return next((other for other in texts if other), text)

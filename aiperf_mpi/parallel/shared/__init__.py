@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ranks share: windows, the candidate queue, messages, the clock."""
+"""What ranks share: windows, the history, the candidate queue, messages, the clock."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims on candidates: an open-addressed table in rank 0's window.
 
-A key is put into the first free place of its probe sequence by compare-and-swap from 0, so it has one winner
-on the machine and one place for ever. A state word beside it says whether it was given back; that is claimed
-again by the same kind of swap.
+A key is put into the first free place of its probe sequence by compare-and-swap from 0, so that one rank wins
+it, and it keeps its place for ever. A state word next to the key shows whether it was released; a released
+key is claimed again by the same kind of swap.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class WindowClaims:
 
     Arguments:
         comm: COMM_WORLD, or COMM_SELF; its rank 0 hosts the table.
-        capacity: different keys that the table can hold. A claim takes about 1/(1 - load) swaps: give it
-            twice the keys that you expect.
+        capacity: different keys that the table can hold. A claim takes about 1/(1 - load) swaps, so it should
+            be twice the expected number of keys.
 
     Attributes:
         claimed, refused, released, probes: successful and refused claims, releases, and swaps for all of
@@ -43,16 +43,18 @@ class WindowClaims:
         self.claimed = self.refused = self.released = self.probes = 0
 
     def claim(self, key: int) -> bool:
-        """Claim a non-zero key; True for exactly one caller until it is released. Raises HistoryFull if
-        full."""
+        """Claim a non-zero key; return True to exactly one caller until it is released.
+
+        Raise HistoryFull if the table is full.
+        """
         if not 0 < key < 1 << 64:
             raise ValueError(f"claims: key {key} is not a positive 64-bit number")
         for place in self._places(key):
-            found = self._swap(place * CLAIM_BYTES, 0, key)
-            if found == 0:
+            present = self._swap(place * CLAIM_BYTES, 0, key)
+            if present == 0:
                 self.claimed += 1
                 return True
-            if found == key:
+            if present == key:
                 won = self._swap(place * CLAIM_BYTES + WORD, _RELEASED, _CLAIMED) == _RELEASED
                 self.claimed += won
                 self.refused += not won
@@ -60,14 +62,14 @@ class WindowClaims:
         raise HistoryFull(f"claims: all {self.capacity} places are taken; raise parallel.history_capacity")
 
     def release(self, key: int) -> None:
-        """Give a claimed key back, so that it can be claimed again. Raises KeyError if it is not claimed."""
+        """Release a claimed key, so that it can be claimed again. Raise KeyError if it is not claimed."""
         for place in self._places(key):
             # A swap of 0 for 0 reads the word and changes nothing.
-            found = self._swap(place * CLAIM_BYTES, 0, 0)
-            if found == key and self._swap(place * CLAIM_BYTES + WORD, _CLAIMED, _RELEASED) == _CLAIMED:
+            present = self._swap(place * CLAIM_BYTES, 0, 0)
+            if present == key and self._swap(place * CLAIM_BYTES + WORD, _CLAIMED, _RELEASED) == _CLAIMED:
                 self.released += 1
                 return
-            if found in (0, key):
+            if present in (0, key):
                 break
         raise KeyError(f"claims: key {key:#x} is not claimed")
 
@@ -76,6 +78,7 @@ class WindowClaims:
         self._window.free()
 
     def _places(self, key: int) -> Iterator[int]:
+        """Return all places of the table in the order in which a key probes them."""
         start = (key * _SPREAD & (1 << 64) - 1) * self.capacity >> 64
         return ((start + step) % self.capacity for step in range(self.capacity))
 

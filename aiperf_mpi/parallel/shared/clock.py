@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One time for all ranks: seconds since core start on rank 0's clock.
 
-Each rank has a monotonic clock with a zero of its own. Collectives bound its offset to rank 0's: what rank 0
-read before a broadcast is older than what the receiver reads after it, and what a rank reads before a barrier
-is older than what rank 0 reads after it. The tightest of several bounds on either side hold the offset
-between them (Cristian, 1989).
+Each rank has a monotonic clock with its own zero. Collectives bound its offset to rank 0's clock: a reading
+of rank 0 before a broadcast is older than the receiver's reading after it, and a rank's reading before a
+barrier is older than rank 0's reading after it. The offset is between the tightest of several bounds on
+either side (Cristian, 1989).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mpi4py import MPI
 
 Clock = Callable[[], float]
 
-#: Repetitions; the best of them counts, and a rank that shares its core loses most of them.
+#: Repetitions, of which the best counts; on a rank that shares its core most are late.
 ROUNDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """This rank's clock minus rank 0's, in seconds, and the bound of its error."""
+    """This rank's clock minus rank 0's clock, in seconds, and the bound of its error."""
 
     seconds: float
     uncertainty: float
@@ -32,9 +32,12 @@ class Offset:
 
 @dataclass(frozen=True, slots=True)
 class CoreClock:
-    """Seconds since core start: `at(reading)` of a reading of this rank's clock, `now()` of the present.
+    """Seconds since core start, from this rank's clock.
 
-    `offset` is that of the clock to rank 0's, as it was measured when the core time started.
+    Attributes:
+        clock: this rank's clock.
+        origin: its reading at core start.
+        offset: of this clock to rank 0's, measured when the core time started.
     """
 
     clock: Clock
@@ -42,24 +45,26 @@ class CoreClock:
     offset: Offset = Offset(0.0, 0.0)
 
     def at(self, reading: float) -> float:
+        """Return the core seconds of a reading of this rank's clock."""
         return reading - self.origin
 
     def now(self) -> float:
+        """Return the core seconds of the present."""
         return self.clock() - self.origin
 
 
 def measure_offset(comm: MPI.Intracomm, clock: Clock = time.monotonic, rounds: int = ROUNDS) -> Offset:
-    """The offset of this rank's `clock` to that of rank 0 of `comm`. Collective."""
+    """Measure the offset of this rank's `clock` to that of rank 0 of `comm`. Collective."""
     low, high = -np.inf, np.inf
     stamp = np.zeros(1)
     for _ in range(rounds):
-        # Down: rank 0's reading travels to all; none can have it before it was read.
+        # Down: all ranks receive a reading of rank 0, which is older than their own.
         comm.Barrier()
         stamp[0] = clock()
         comm.Bcast([stamp, 1, MPI.DOUBLE], root=0)
         high = min(high, clock() - stamp[0])
 
-        # Up: rank 0 leaves the barrier after everybody has entered it.
+        # Up: rank 0 leaves the barrier after all ranks have entered it.
         entered = clock()
         comm.Barrier()
         stamp[0] = clock()
@@ -69,7 +74,8 @@ def measure_offset(comm: MPI.Intracomm, clock: Clock = time.monotonic, rounds: i
 
 
 def core_start(comm: MPI.Intracomm, offset: Offset, clock: Clock = time.monotonic) -> CoreClock:
-    """The core clock of every rank: zero is rank 0's reading behind a barrier of all ranks. Collective."""
+    """Start the core clock of every rank: zero is rank 0's reading after a barrier of all ranks.
+    Collective."""
     comm.Barrier()
     origin = np.array([clock()])
     comm.Bcast([origin, 1, MPI.DOUBLE], root=0)

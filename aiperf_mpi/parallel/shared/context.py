@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a role works with: configuration, place, clock, timer, and this rank's ends of windows, queues and
-messages."""
+"""The context of a role: configuration, ranks, clock, timer, windows, queues and messages."""
 
 from __future__ import annotations
 
@@ -31,10 +30,10 @@ from aiperf_mpi.trials.footprint import (
 
 @dataclass(frozen=True)
 class Windows:
-    """This rank's ends of everything that ranks share; made and closed by all ranks together.
+    """History, claims, queues and messages, as this rank reaches them; made and closed by all ranks together.
 
-    `queues` are those of the queue group's replicas, in the order of `Ranks.queue_group_replicas`; none on
-    rank 0.
+    `queues` are those of the queue group's replicas, in the order of `Ranks.queue_group_replicas`; rank 0 has
+    none.
     """
 
     history: WindowHistory
@@ -53,7 +52,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything that a role's functions take, on one rank. `n_devices` are the devices of each replica."""
+    """Everything that a role's functions take, on one rank.
+
+    Attributes:
+        started: this rank's `time.monotonic()` when the process began.
+        n_devices: devices of each replica.
+    """
 
     config: Config
     ranks: Ranks
@@ -65,27 +69,28 @@ class Context:
 
     @property
     def limit(self) -> float:
-        """Core seconds after which nothing counts."""
+        """The time limit, in core seconds: what ends later does not count."""
         return self.config.run.time_limit
 
     def now(self) -> float:
-        """Core seconds, on rank 0's clock, never beyond the limit: what is stamped later happened at the
-        limit."""
+        """Return the core seconds on rank 0's clock; after the limit return the limit."""
         return min(self.clock.now(), self.limit)
 
     def over(self) -> bool:
-        """Whether this rank is to end its work: rank 0 said so, or the time is over."""
+        """Return whether this rank must end its work: rank 0 sent a stop message, or the time is over."""
         return self.windows.messages.stop_requested() is not None or self.clock.now() >= self.limit
 
     def pause(self, seconds: float, phase: str = "idle") -> None:
-        """Sleep in a phase, at most as long as a rank may stay away from MPI."""
+        """Sleep, and book the time to a phase; at most for as long as a rank may stay away from MPI."""
         with self.timer(phase):
             time.sleep(min(seconds, self.config.parallel.poll_seconds))
 
 
 def open_windows(config: Config, ranks: Ranks) -> Windows:
-    """The windows, queues and messages of a run. Collective; raises LaunchError where a host's memory is too
-    small."""
+    """Make the windows, queues and messages of a run. Collective.
+
+    Raise LaunchError where a host's shared memory is too small.
+    """
     capacity = config.parallel.history_capacity
     depth, queues, queue_group = config.search.queue_depth, len(ranks.queue_group_replicas), ranks.queue_group
     check_shared_memory(
@@ -105,18 +110,17 @@ def open_windows(config: Config, ranks: Ranks) -> Windows:
 
 
 def start_core_clock(ranks: Ranks) -> CoreClock:
-    """The clock of the core time, which starts now, on rank 0's clock. Collective."""
+    """Start the core time now, on rank 0's clock. Collective."""
     return core_start(ranks.world, measure_offset(ranks.world))
 
 
 def owns_best(ranks: Ranks, error: float = math.inf, trial_id: int = -1) -> bool:
-    """Whether this rank's model has the lowest error of the machine, the earlier trial of equals.
+    """Return whether this rank's model has the lowest error of the machine; of equals the earlier trial.
 
-    Collective over the ranks but 0, which serves messages meanwhile; ranks without a model leave the
-    defaults.
+    Collective over all ranks but 0, which serves messages meanwhile. Ranks without a model keep the defaults.
     """
     if ranks.workers is None:
-        raise RuntimeError("the best model is owned by a trainer, never by rank 0")
+        raise RuntimeError("rank 0 has no model, so it cannot own the best one")
     lowest = agree(ranks.workers, np.array([error]), MPI.MIN)[0]
     mine = trial_id if error == lowest and trial_id >= 0 else np.iinfo(np.int64).max
     first = agree(ranks.workers, np.array([mine], np.int64), MPI.MIN)[0]

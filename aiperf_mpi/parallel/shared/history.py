@@ -110,7 +110,7 @@ class WindowHistory:
         return min(self.log.drawn(), self.capacity)
 
     def abandon(self, slot: int) -> bool:
-        """On rank 0: close a drawn slot whose writer died; return False if it has been committed."""
+        """On rank 0: close a drawn slot of a dead writer; return False if it has been committed."""
         if not 0 <= slot < self.reserved:
             raise IndexError(f"history: slot {slot} was never drawn ({self.reserved} are)")
         return self.log.settle(slot, CLOSED) == OPEN

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows to rank 0 and stop messages from it: the only place with point-to-point calls.
+"""Rows to rank 0 and stop messages from it: the only module with point-to-point calls.
 
-A row is a fixed-width record of `results/file/schema.py` and travels as bytes; the tag tells its kind.
-Candidates and history never come this way: the counts by kind show that in every result file.
+A row is a fixed-width record of `results/file/schema.py` and is sent as bytes; the tag is its kind.
+Candidates and history are never sent this way, as the counts by kind show in every result file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from mpi4py import MPI
 
 from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, wait
 
-#: Messages that a rank may have under way; beyond it `send` waits until rank 0 has taken one.
+#: Messages that a rank may have sent and rank 0 not received; with more of them `send` waits.
 MAX_OUTSTANDING = 256
 
 
 class Kind(IntEnum):
-    """What a message carries, in the order of `schema.ROW_MESSAGES`: a row to rank 0, or rank 0's word that
-    the run ends (STOP). A rejected candidate is a row of kind TRIAL; FINAL is the last validation of the best
-    weights, and SAMPLE what a node's monitor measured."""
+    """The content of a message, in the order of `schema.ROW_MESSAGES`: a row to rank 0, or STOP.
+
+    STOP is rank 0's message that the run ends. A rejected candidate is a row of kind TRIAL. FINAL is the last
+    validation of the best weights, SAMPLE a measurement of a node's monitor.
+    """
 
     EPOCH = 0
     TRIAL = 1
@@ -36,7 +38,7 @@ class Kind(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why the run ends; of several, the highest holds."""
+    """Why the run ends; of several reasons the highest holds."""
 
     LIMIT = 1
     FULL = 2
@@ -57,22 +59,22 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Rank 0's word that the run ends, and since when, in seconds of core time."""
+    """Rank 0's stop message: the reason, and the core seconds at which the run ended."""
 
     reason: Reason
     t: float
 
 
 class MessageError(RuntimeError):
-    """A message that no rank of this program sends."""
+    """A message that no rank of this program should send."""
 
 
 class Messages:
-    """One rank's end of the messages; made by all ranks of `comm` together (it duplicates the communicator).
+    """One rank's messages; made by all ranks of `comm` together (it duplicates the communicator).
 
-    Nothing here blocks but `send` beyond MAX_OUTSTANDING and `close`; both sleep between their looks. The
-    messages of one rank arrive in the order in which it sent them, of whatever kinds. Only the main thread
-    sends; what another thread posts leaves with the main thread's next call.
+    Only `send` with more than MAX_OUTSTANDING messages, and `close`, wait; both sleep between two tests. The
+    messages of one rank arrive in the order in which it sent them, whatever their kinds. Only the main thread
+    sends; a row that another thread posts is sent by the main thread's next call.
 
     Attributes:
         sent, received: messages by kind (int64[len(Kind)]).
@@ -90,8 +92,7 @@ class Messages:
         self._posted: queue.SimpleQueue[tuple[Kind, bytes]] = queue.SimpleQueue()
 
     def post(self, kind: Kind, row: bytes | np.void) -> None:
-        """From any thread: have the main thread send a row to rank 0 with its next call, before anything
-        else."""
+        """Leave a row, from any thread; the main thread sends it to rank 0 first in its next call."""
         self._posted.put((kind, row if isinstance(row, bytes) else row.tobytes()))
 
     def send(self, kind: Kind, row: bytes | np.void) -> None:
@@ -106,8 +107,10 @@ class Messages:
             self.progress()
 
     def poll(self, most: int = 1000) -> list[Message]:
-        """On rank 0: the rows that have arrived, at most `most` of them. Raises MessageError for a foreign
-        tag."""
+        """On rank 0: return the rows that have arrived, at most `most` of them.
+
+        Raise MessageError for a foreign tag.
+        """
         self.progress()
         messages: list[Message] = []
         status = MPI.Status()
@@ -119,8 +122,10 @@ class Messages:
         return messages
 
     def stop(self, reason: Reason, t: float) -> None:
-        """On rank 0: tell all other ranks that the run ends, since `t` (core seconds); a higher reason may
-        follow."""
+        """On rank 0: send all other ranks a stop message for the end at `t` (core seconds).
+
+        A higher reason may follow; a lower one is ignored.
+        """
         if self._stop is not None and reason <= self._stop.reason:
             return
         self._stop = Stop(reason, t)
@@ -130,8 +135,7 @@ class Messages:
         self.progress()
 
     def stop_requested(self) -> Stop | None:
-        """What rank 0 said about the end, None while it has not; looks for its messages on the other
-        ranks."""
+        """Return rank 0's stop message, None before there is one; receive it on the other ranks."""
         self._send_posted()
         self.progress()
         status = MPI.Status()
@@ -145,7 +149,7 @@ class Messages:
         return self._stop
 
     def progress(self) -> int:
-        """Forget the sent messages that have left; returns how many have not."""
+        """Drop the buffers of messages that have been sent; return how many are still to be sent."""
         if self._outstanding:
             done = set(MPI.Request.Testsome(self._outstanding) or ())
             if done:
@@ -155,10 +159,9 @@ class Messages:
         return len(self._outstanding)
 
     def close(self) -> None:
-        """Wait until all sent messages have left (rank 0 must take them), and free the communicator.
-        Collective.
+        """Wait until rank 0 has received all messages, and free the communicator. Collective.
 
-        Who is early sleeps between its looks: in `Free` it would take a core from the rank that all wait for.
+        Ranks that arrive early test and sleep: blocking in `Free` would take a core that the last rank needs.
         """
         self._send_posted()
         while self.progress():
@@ -179,12 +182,12 @@ class Messages:
         self.sent_bytes[kind] += len(data)
 
     def _receive(self, status: MPI.Status) -> Message:
-        """The message that a probe found; one thread calls MPI, so that no one else can take it."""
+        """Receive the message that a probe has shown. Only one thread calls MPI, so none other takes it."""
         source, tag, count = status.Get_source(), status.Get_tag(), status.Get_count(MPI.BYTE)
         data = bytearray(count)
         self._comm.Recv([data, count, MPI.BYTE], source, tag)
         if not 0 <= tag < len(Kind):
-            raise MessageError(f"rank {source} sent a message with tag {tag}, which is no kind of row")
+            raise MessageError(f"rank {source} sent a message with tag {tag}, which is not a kind of row")
         self.received[tag] += 1
         self.received_bytes[tag] += count
         return Message(Kind(tag), source, bytes(data))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""What a replica adds to the history beyond a trial: rejections, and the withdrawal of weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aiperf_mpi.trials.record import REJECTED, rejection, withdrawal
 
 
 def reject(context: Context, proposed: np.void, trial_id: int, cause: str) -> None:
-    """Record that a proposed candidate is not trained, and why: in the history for the search, in a row for
-    the result.
+    """Record that a proposed candidate is not trained, and why.
 
-    `proposed` is its PROPOSED record, whole or with what is wrong in it.
+    The search reads it in the history, and the result has it as a row. `proposed` is the PROPOSED record,
+    which may have an error in it.
     """
     now = context.now()
     context.windows.history.append(rejection(proposed, trial_id, now, cause))
@@ -25,13 +25,12 @@ def reject(context: Context, proposed: np.void, trial_id: int, cause: str) -> No
 
 
 def withdraw(context: Context, trial_id: int) -> None:
-    """Tell the search that the weights of a trial are kept no longer; the first trainer does for all of a
-    replica."""
+    """Record in the history that a replica no longer keeps the weights of a trial; its first trainer does."""
     if not context.ranks.leads:
         return
     with context.timer("communicate"):
         try:
             context.windows.history.append(withdrawal(trial_id, context.ranks.replica, context.now()))
         except HistoryFull:
-            # Rank 0 drains the run for it, and nobody is proposed any more.
+            # Rank 0 drains the run when the history is full, and no candidate is proposed any more.
             return

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of one rank that all ranks of a communicator read and change by one-sided operations: all of them
-are here.
+"""Memory of one rank that all ranks of a communicator read and change: the only module with one-sided calls.
 
-The memory is allocated by MPI (`Win.Create` waits for a busy target even on one node), and each rank holds
-one standing shared lock without check on it, so that an operation is the operation and a flush: a lock per
-operation waits for a busy target, and `Lock_all` sends a message to every rank. 64-bit words are changed by
-compare-and-swap or by fetch-and-add, one word always by the same of the two.
+MPI allocates the memory, as `Win.Create` waits for a busy target even on one node. Each rank holds one
+standing shared lock without check, so that an operation is the operation and a flush: a lock per operation
+waits for a busy target, and `Lock_all` sends a message to every rank. 64-bit words are changed by
+compare-and-swap or by fetch-and-add, and each word always by the same of the two.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-#: The rank, in its communicator, whose memory a window is.
+#: The rank, in its communicator, that has the memory of a window.
 HOST = 0
 
 
@@ -33,11 +32,11 @@ class HostedWindow:
     Arguments:
         comm: intracommunicator.
         size: bytes, the same on all ranks.
-        shared: whether the ranks share a node: then everyone's `memory` is that memory itself.
+        shared: whether the ranks share a node; then `memory` is the same memory on all of them.
 
     Attributes:
-        memory: the bytes (uint8[size]) on the host, and on all ranks where `shared`; elsewhere None. A reader
-            calls `sync` before it looks, a writer behind what it wrote.
+        memory: the bytes (uint8[size]) on the host, and on all ranks where `shared`; elsewhere None. A rank
+            calls `sync` before it reads, and after it has written.
     """
 
     def __init__(self, comm: MPI.Intracomm, size: int, shared: bool = False) -> None:
@@ -51,7 +50,7 @@ class HostedWindow:
         elif comm.rank == HOST:
             self.memory = _bytes(self._win.tomemory(), size)
 
-        # Nobody may operate on the memory before it is zero.
+        # No rank may operate on the memory before it is zero.
         self._win.Lock(HOST, MPI.LOCK_SHARED, MPI.MODE_NOCHECK)
         if comm.rank == HOST and self.memory is not None:
             self.memory[:] = 0
@@ -60,11 +59,11 @@ class HostedWindow:
         self._result, self._new, self._expected = _word(), _word(), _word()
 
     def sync(self) -> None:
-        """Order this rank's loads and stores on `memory` with the operations of others."""
+        """Order this rank's loads and stores on `memory` with the operations of other ranks."""
         self._win.Sync()
 
     def compare_and_swap(self, offset: int, expected: int, new: int) -> int:
-        """Put `new` into the word at byte `offset` if it is `expected`; returns what it was."""
+        """Put `new` into the word at byte `offset` if it is `expected`; return the word before."""
         self._expected[0], self._new[0] = expected, new
         self._win.Compare_and_swap(
             [self._new, 1, MPI.UINT64_T],
@@ -77,7 +76,7 @@ class HostedWindow:
         return int(self._result[0])
 
     def fetch_and_add(self, offset: int, value: int) -> int:
-        """Add to the word at byte `offset`; returns what it was."""
+        """Add to the word at byte `offset`; return the word before."""
         self._new[0] = value
         self._win.Fetch_and_op(
             [self._new, 1, MPI.UINT64_T], [self._result, 1, MPI.UINT64_T], HOST, offset, MPI.SUM
@@ -86,7 +85,7 @@ class HostedWindow:
         return int(self._result[0])
 
     def words(self, offset: int, count: int) -> np.ndarray:
-        """A copy of `count` words from byte `offset` on (uint64), each read atomically."""
+        """Return a copy of `count` words from byte `offset` on (uint64), each read atomically."""
         result = np.empty(count, np.uint64)
         nothing = np.zeros(count, np.uint64)
         self._win.Get_accumulate(
@@ -100,12 +99,14 @@ class HostedWindow:
         return result
 
     def get(self, offset: int, into: np.ndarray) -> None:
-        """Start to read into the contiguous, private array `into`; it is there after `flush`. (A shared
-        window's own memory as origin ends MPICH.)"""
+        """Start to read into the contiguous, private array `into`, which is complete after `flush`.
+
+        MPICH aborts if the array is a shared window's own memory.
+        """
         self._win.Get([into.view(np.uint8), into.nbytes, MPI.BYTE], HOST, [offset, into.nbytes, MPI.BYTE])
 
     def put(self, offset: int, data: np.ndarray) -> None:
-        """Start to write the contiguous, private array `data`; others see it after `flush`."""
+        """Start to write the contiguous, private array `data`; other ranks see it after `flush`."""
         self._win.Put([data.view(np.uint8), data.nbytes, MPI.BYTE], HOST, [offset, data.nbytes, MPI.BYTE])
 
     def flush(self) -> None:
@@ -113,7 +114,7 @@ class HostedWindow:
         self._win.Flush(HOST)
 
     def free(self) -> None:
-        """Give the memory back. Collective; views of `memory` must not be used any more."""
+        """Free the memory. Collective; views of `memory` must not be used after it."""
         self.memory = None
         self._win.Unlock(HOST)
         self._win.Free()

@@ -195,7 +195,7 @@ def test_under_a_launcher_a_terminal_proves_nothing(variable: str) -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="view 'fancy' is none of auto, live, plain"):
+    with pytest.raises(ValueError, match="view 'fancy' is not one of auto, live, plain"):
         resolve_mode("fancy", io.StringIO(), {})
 
 

@@ -138,7 +138,7 @@ def test_a_group_on_several_hosts(mpi: str) -> None:
     done = launch.mpirun(4, command, mpi=mpi, timeout=60)
     assert done.returncode == 2
     (line,) = ours(done)
-    assert "ranks 1, 2, 3 make one node, but lie on the hosts host1, host2, host3" in line
+    assert "ranks 1, 2, 3 make one node, but are on the hosts host1, host2, host3" in line
 
 
 # -- wrong launches

@@ -45,8 +45,8 @@ def test_nodes_by_number() -> None:
     ("hosts", "groups", "per_node", "words"),
     [
         (["a"], [0], 0, "needs at least 2"),
-        (["a", "a", "b", "b"], [0, 1, 1, 1], 0, "ranks 1, 2, 3 make one node, but lie on the hosts a, b"),
-        (["a", "a", "a", "b"], [0, 1, 2, 3], 0, "host a holds ranks 1 and 2, but MPI finds no memory"),
+        (["a", "a", "b", "b"], [0, 1, 1, 1], 0, "ranks 1, 2, 3 make one node, but are on the hosts a, b"),
+        (["a", "a", "a", "b"], [0, 1, 2, 3], 0, "host a has ranks 1 and 2, but MPI finds no memory"),
         (["a", "a", "a", "b"], [0, 1, 1, 3], 3, "--ranks-per-node 3 counts from rank 1"),
         (["a", "a"], [0, 1], -1, "at least 0 and 1"),
     ],

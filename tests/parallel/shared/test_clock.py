@@ -20,7 +20,7 @@ def test_offsets_are_measured_within_their_bounds(
         # useful.
         assert abs(found["offset"] - found["skew"]) <= found["uncertainty"] + 1e-9
         assert found["uncertainty"] < 0.05
-        assert found["at"] == 2.5
+        assert found["at"] == pytest.approx(2.5, abs=1e-6)
         # All ranks' origins are one moment, behind the measurement and before now.
         assert abs(found["origin"] - found["skew"]) <= found["uncertainty"] + 1e-9
         assert 0 < found["now"] < 60
