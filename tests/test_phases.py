@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timer of phases: nothing counts twice, and what is in no phase counts nowhere."""
+"""The timer of phases: no moment counts twice, and time outside of all phases does not count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiperf_mpi.results.file import schema
 
 
 class Clock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that advances only when the test says so."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -15,19 +15,19 @@ def draw(*place: int) -> tuple[float, ...]:
 
 def test_a_stream_repeats() -> None:
     assert draw(streams.SEARCH, 2021, 3, 1, 40) == draw(streams.SEARCH, 2021, 3, 1, 40)
-    # numpy promises that SeedSequence and PCG64 never change; so these numbers mean the same in every
+    # numpy guarantees that SeedSequence and PCG64 never change, so a seed gives the same numbers in each
     # version.
     expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence((2021, 1, 3, 1, 40)))).random(4)
     assert draw(streams.SEARCH, 2021, 3, 1, 40) == tuple(expected)
 
 
-def test_every_coordinate_makes_another_stream() -> None:
+def test_each_coordinate_gives_another_stream() -> None:
     place = (streams.SEARCH, 2021, 3, 1, 40)
     others = [(streams.HPO, *place[1:])] + [(*place[:i], place[i] + 1, *place[i + 1 :]) for i in range(1, 5)]
     assert len({draw(*other) for other in [place, *others]}) == 6
 
 
-def test_purposes_have_the_numbers_that_seeds_mean() -> None:
+def test_the_numbers_of_purposes_never_change() -> None:
     assert streams.PURPOSES == {"SEARCH": 1, "INIT": 2, "DATA": 3, "AUGMENT": 4, "HPO": 5}
 
 

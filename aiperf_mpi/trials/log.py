@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface of the history of all trials.
 
-The log is append-only. A writer reserves a slot, fills it and commits it. A slot whose writer died is
+The log is append-only. A writer reserves a slot, fills it and commits it. A dead writer's slot is
 abandoned. Readers see the longest prefix in which every slot is committed or abandoned, so the length alone
 describes a snapshot: two readers at the same length see the same rows.
 """

@@ -17,8 +17,7 @@ import numpy as np
 #: Version of the layout below. It is stored in each record, so that a journal of another version is refused.
 RECORD_FORMAT = 1
 
-# Kinds of records. ABANDONED is never written: it is the kind that a summary shows for a slot whose writer
-# died.
+# Kinds of records. ABANDONED is never written: a summary shows it for the slot of a dead writer.
 PROPOSED, OUTCOME, ABANDONED, WITHDRAWN = 1, 2, 3, 4
 
 # How a candidate ended (NONE in a PROPOSED record). STOPPED is the early stop by patience, a success like
@@ -56,7 +55,7 @@ RECORD_DTYPE = np.dtype(
         ("batch_global", "<i4"),
         ("kernel_size", "<i4"),
         ("epochs", "<i4"),  # epochs trained; 0 in a PROPOSED record
-        ("trial", "<i8"),  # slot of the PROPOSED record; -1 in that record, whose slot is not known yet
+        ("trial", "<i8"),  # slot of the PROPOSED record; -1 in that record itself: its slot is not known yet
         ("parent", "<i8"),  # trial id of the parent; -1 for the initial architecture
         ("key", "<u8"),
         ("seed", "<u8"),
@@ -138,7 +137,7 @@ def rejection(proposed: np.void, trial_id: int, t: float, cause: str, status: in
         trial_id: slot of the PROPOSED record.
         t: seconds since core start.
         cause: the reason; cut to 64 ASCII characters.
-        status: REJECTED, or DROPPED for a candidate without a fault, whose key is free again.
+        status: REJECTED, or DROPPED for a candidate without a fault; its key is free again.
     """
     record = proposed.copy()
     record["kind"], record["status"], record["trial"], record["t"] = OUTCOME, status, trial_id, t

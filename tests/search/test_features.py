@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architectures as numbers: counts by hand, in step with the morphs, at every resolution."""
+"""Features of architectures: counts by hand, incremental against from scratch, sums at coarser resolutions."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_the_initial_architecture_is_all_zeros(base: Base) -> None:
 
 def test_each_morph_counts_where_it_was_made() -> None:
     # Unit 5 is the 3x3 of the second block (units 4, 5, 6; 64 filters): wider doubles it alone, as no
-    # addition ties it. The unit 49 behind it starts with its 128 filters; a kernel morph grows it from 3 to 5
-    # (2 steps over 1x1). Unit 50 stands behind 49, so in slot 5, too. The skip starts in slot 5 and ends in
-    # slot 20.
+    # addition ties it. Unit 49, inserted after it, starts with its 128 filters; a kernel morph grows it from
+    # 3 to 5 (2 steps over 1x1). Unit 50 is inserted after 49, so it is in slot 5 too. The skip starts in slot
+    # 5 and ends in slot 20.
     initial = Architecture(RESNET50)
     child = initial.apply(
         Morph("wider", 5),
@@ -74,8 +74,8 @@ def test_wider_counts_at_every_unit_that_it_doubles() -> None:
     assert {int(slot) for slot in np.flatnonzero(row[WIDTH])} == {3, 6, 9} and row.sum() == 3
 
 
-def test_a_moved_shortcut_is_no_new_edge() -> None:
-    # `deeper` behind unit 3 takes over its consumers, the next block's shortcut among them; behind unit 0 the
+def test_a_moved_shortcut_is_not_a_new_edge() -> None:
+    # `deeper` after unit 3 takes over its consumers, among them the next block's shortcut; after unit 0, the
     # pooling.
     for after in (0, 3):
         row = features(Architecture(RESNET50).apply(Morph("deeper", after, 0, 3))).slots
@@ -83,7 +83,7 @@ def test_a_moved_shortcut_is_no_new_edge() -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_child_in_step_is_the_child_from_scratch(base: Base) -> None:
+def test_incremental_features_equal_features_from_scratch(base: Base) -> None:
     rng = np.random.default_rng(3)
     for _ in range(12):
         architecture = Architecture(base)
@@ -122,7 +122,7 @@ def test_coarser_resolutions_are_sums(base: Base) -> None:
     slots = np.stack([row.slots for row in rows]).astype(int)
     assert np.array_equal(levels["slot"], slots.reshape(20, -1))
     assert np.array_equal(levels["total"], slots.sum(axis=2))
-    # The stem alone, then three units for each block; a stage is its blocks.
+    # Blocks are the stem alone, then three units each; a stage is the sum of its blocks.
     edges = np.cumsum([0, 1, *[3] * sum(base.blocks)])
     blocks = np.stack(
         [slots[:, :, a:b].sum(axis=2) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=2

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameters: which cells are chosen, and that a chosen kernel really is in the network and in its
-count."""
+"""Hyperparameters: the chosen cells, and that a chosen kernel is in the network and in its count."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ def test_every_cell_is_reached_and_nothing_else(method: str) -> None:
     hpo = make_hpo(method, kernels=KERNELS, batches=BATCHES)
     rng = np.random.default_rng(0)
     drawn = Counter(hpo.suggest(empty(), proposal(Morph("deeper", 5, 0, 3)), rng) for _ in range(600))
-    # 100 for each of the 6 cells, standard deviation 9.
+    # 100 are expected for each of the 6 cells, standard deviation 9.
     assert set(drawn) == {Choice(k, b) for k in KERNELS for b in BATCHES}
     assert min(drawn.values()) > 60
     assert all(type(c.kernel_size) is int and type(c.batch_per_device) is int for c in drawn)
@@ -97,8 +96,8 @@ def test_the_grid_is_filled_evenly_and_ignores_the_warm_up() -> None:
 
 
 def test_the_grid_counts_only_trials_that_could_take_a_kernel() -> None:
-    # 9 trials of batch 16 without a `deeper` say kernel 3 in their records, which is nobody's choice: in the
-    # table with kernels nothing has been tried, in the row of batches 16 nine times.
+    # 9 trials of batch 16 have no `deeper`; kernel 3 in their records was not chosen. The table with kernels
+    # therefore counts no trial, the row of batches counts batch 16 nine times.
     log, hpo = ArrayHistory(64), make_hpo("grid", kernels=KERNELS, batches=BATCHES, from_round=4)
     for unit in range(9):
         own = (Morph("wider", unit),)
@@ -122,15 +121,15 @@ def test_the_grid_counts_only_trials_that_could_take_a_kernel() -> None:
     assert hpo.suggest(view, proposal(Morph("wider", 20)), np.random.default_rng(0)) == Choice(3, 32)
 
 
-def test_the_kernel_is_in_the_network_its_hash_and_its_count() -> None:
+def test_the_kernel_is_in_network_hash_and_count() -> None:
     own = (Morph("deeper", 5, 0, 3), Morph("wider", 8), Morph("deeper", 20, 0, 3))
     plain = proposal(*own)
     tuned, kernel = tune(plain, Choice(5, 16))
     assert kernel == 5
     assert {u.id: u.kernel for u in tuned.units if u.id >= 49} == {49: 5, 50: 5}
     assert tuned.hash != plain.architecture.hash and tuned.group(3) == plain.architecture.group(3)
-    # Two 3x3 convolutions became 5x5: 16 more taps for each input, output and place, 2 operations a MAC
-    # forward and 2 * 2 backward (input and weight gradient), and 2 for the update of each weight.
+    # Two 3x3 convolutions became 5x5: 16 more taps for each input, output and position. Each tap is 2
+    # operations forward, 2 * 2 backward (input and weight gradient), and 2 for the update of each weight.
     shapes = {layer.name: layer for layer in tuned.layers()}
     more = 0
     for name in ("unit049.conv", "unit050.conv"):
@@ -146,7 +145,7 @@ def test_without_an_own_deeper_the_default_stays() -> None:
     assert tune(grown, Choice(7, 16)) == (grown.architecture, 3)
 
 
-def test_a_kernel_beyond_the_limits_is_not_taken() -> None:
+def test_a_kernel_beyond_the_limits_is_not_used() -> None:
     plain = proposal(Morph("deeper", 40, 0, 3))
     limits = Limits(parameters=plain.architecture.parameters + 1000)
     assert tune(plain, Choice(7, 16), limits) == (plain.architecture, 3)
@@ -165,7 +164,7 @@ def test_an_impossible_optimiser_is_refused() -> None:
 
 
 def studied(method: str, seed: int, noise: float, trials: int = 30, architectures: float = 0.0) -> Study:
-    """A study of so many optimised trials behind a warm-up."""
+    """Return a study of `trials` optimised trials after a warm-up."""
     study = Study(CellLandscape(seed, noise, architectures), make_hpo(method), seed)
     for _ in range(trials):
         study.train(4)
@@ -175,7 +174,8 @@ def studied(method: str, seed: int, noise: float, trials: int = 30, architecture
 @pytest.mark.parametrize("noise", [0.2, 0.4])
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
 def test_the_best_cell_is_recommended(method: str, noise: float) -> None:
-    # A sample of the long set below. Chance would find 1 of 15 cells, so 3 of 4 with 4 * 15**-3 = 0.1 %.
+    # A sample of the full set below. Chance finds 1 of 15 cells, so 3 of 4 with probability 4 * 15**-3 = 0.1
+    # %.
     assert sum(studied(method, seed, noise).found() for seed in range(4)) >= 3
 
 
@@ -191,8 +191,7 @@ def test_a_suggestion_at_500_observations_is_cheap(method: str) -> None:
     study = studied("random", 3, 0.4, 500)
     seconds = []
     for seed in range(5):
-        # Nothing is kept from one suggestion to the next but the libraries' imports and what the search has
-        # learnt.
+        # A first suggestion imports the libraries and fits the surrogate; the second is timed.
         hpo = make_hpo(method)
         hpo.suggest(study.view(), study.proposal(), np.random.default_rng(seed))
         before = time.process_time()
@@ -202,7 +201,7 @@ def test_a_suggestion_at_500_observations_is_cheap(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
-def test_the_same_history_gives_the_same_suggestion_whatever_is_remembered(method: str) -> None:
+def test_suggestions_do_not_depend_on_what_is_kept(method: str) -> None:
     study = studied(method, 4, 0.4, 12)
     view, child = study.view(), study.proposal()
     fresh = make_hpo(method).suggest(view, child, np.random.default_rng(9))
@@ -214,7 +213,7 @@ def test_the_same_history_gives_the_same_suggestion_whatever_is_remembered(metho
 
 
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
-def test_generators_with_the_same_snapshot_do_not_all_get_one_cell(method: str) -> None:
+def test_generators_with_one_snapshot_get_several_cells(method: str) -> None:
     for trials in (15, 30):
         study = studied(method, 5, 0.4, trials)
         view, child, hpo = study.view(), study.proposal(), study.hpo
@@ -225,7 +224,7 @@ def test_generators_with_the_same_snapshot_do_not_all_get_one_cell(method: str) 
         assert len(drawn) >= 2 and max(drawn.values()) <= 30, drawn
 
 
-def test_a_pending_trial_changes_no_expectation_and_lowers_the_doubt() -> None:
+def test_a_pending_trial_lowers_uncertainty_and_changes_no_expectation() -> None:
     study = studied("bayesian", 5, 0.4, 15)
     cells, view = Space().cells(study.proposal()), study.view()
     observed = observe(view, learn_from(view, START, Memory()), cells, 4)
@@ -238,8 +237,8 @@ def test_a_pending_trial_changes_no_expectation_and_lowers_the_doubt() -> None:
         means, covariance = process.fit(positions, values).predict(positions, return_cov=True)
         return means, covariance
 
-    # One trial of cell 7, whose mean is told again with the noise N of one trial: with the covariance C of
-    # the cells the variance of cell i falls by C[i, 7]^2 / (C[7, 7] + N).
+    # One pending trial of cell 7 counts as its mean with the noise N of one trial. With the covariance C of
+    # the cells, the variance of cell i falls by C[i, 7]^2 / (C[7, 7] + N).
     (means, covariance), (imagined, after) = posterior(0), posterior(1)
     assert (observed.weights > 0).all() and np.allclose(imagined, means, atol=1e-6)
     expected = np.diag(covariance) - covariance[:, 7] ** 2 / (covariance[7, 7] + observed.noise)
@@ -250,12 +249,12 @@ def test_a_pending_trial_changes_no_expectation_and_lowers_the_doubt() -> None:
 def test_generators_that_see_each_others_pending_trials_spread(method: str) -> None:
     study = studied(method, 5, 0.4, 15)
     pending = [study.train(4, end=False) for _ in range(32)]
-    # A process that has no doubt about its best cell goes on with it; those around it are looked at, too.
+    # A process that is certain about its best cell stays with it; cells around it are tried too.
     assert len({(c.kernel_size, c.batch_per_device) for c in pending}) > 1
 
 
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
-def test_no_error_that_is_not_finite_is_ever_told(method: str) -> None:
+def test_only_finite_errors_are_passed_to_the_optimiser(method: str) -> None:
     study = studied(method, 6, 0.4, 6)
     for status, error in ((FAILED, math.nan), (DONE, math.nan), (STOPPED, math.inf), (DONE, math.inf)):
         study.log.append(study.train(4, end=False).outcome(status, 1.0, best_error=error))
@@ -264,9 +263,8 @@ def test_no_error_that_is_not_finite_is_ever_told(method: str) -> None:
     assert recommend(study.view(), Space().cells(study.proposal())) is not None
 
 
-def test_a_cell_whose_trials_fail_is_left() -> None:
-    """As where a batch is too large for the memory: nothing was ever measured there, and nobody must go on
-    trying."""
+def test_a_cell_with_failing_trials_is_left() -> None:
+    """Like a batch that is too large for the memory: all its trials fail, and the search must stop trying it."""
     study = studied("bayesian", 7, 0.2, 10)
     failed = 0
     for _ in range(25):
@@ -283,7 +281,7 @@ def test_a_cell_whose_trials_fail_is_left() -> None:
     assert failed <= 8
 
 
-def test_only_trials_with_a_tuned_kernel_tell_about_kernels() -> None:
+def test_only_trials_with_a_tuned_kernel_inform_about_kernels() -> None:
     view = studied("random", 8, 0.2, 12).view()
     hpo: Hpo = make_hpo("bayesian")
     wider = proposal(Morph("wider", 3))
@@ -293,7 +291,7 @@ def test_only_trials_with_a_tuned_kernel_tell_about_kernels() -> None:
     assert best is not None and best.choice.kernel_size == 3
 
 
-def test_tpe_without_its_library_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tpe_without_optuna_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'aiperf_mpi\[tpe\]'"):
         make_hpo("tpe")

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the search knows at a view: anchors, the subset beyond 1,500 trials, and that what is kept changes
-nothing."""
+"""What the search knows at a view: refits, the subset beyond 1,500 trials, and that memory changes no result."""
 
 from __future__ import annotations
 
@@ -33,8 +32,10 @@ INITIAL = Architecture(SMALL)
 
 
 def log_of(finished: int, pending: int = 0, kept: tuple[int, ...] = (), seed: int = 0) -> ArrayHistory:
-    """Trial 0 and children of it; all but the last `pending` have ended, the weights of the `kept` ones are
-    kept."""
+    """Return a log of trial 0 and children of it.
+
+    All but the last `pending` have ended; the weights of the trials numbered `kept` are kept.
+    """
     log, rng = ArrayHistory(2 * (finished + pending)), np.random.default_rng(seed)
     for index in range(finished + pending):
         architecture, own = random_chain(INITIAL, rng, int(rng.integers(1, 9))) if index else (INITIAL, ())
@@ -61,46 +62,46 @@ def hashes(known: Knowledge) -> set[str]:
     return {chain.architecture.hash for chain in (*known.finished, *known.pending)}
 
 
-def test_anchors_come_an_eighth_apart_and_at_most_128() -> None:
-    anchors = sorted({refit_length(finished, 8) for finished in range(8, 5000)})
-    assert anchors[:12] == [8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22]
-    steps = np.diff(anchors)
+def test_refits_are_an_eighth_apart_and_at_most_128() -> None:
+    lengths = sorted({refit_length(finished, 8) for finished in range(8, 5000)})
+    assert lengths[:12] == [8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22]
+    steps = np.diff(lengths)
     assert (
-        steps <= np.clip(np.array(anchors[:-1]) // 8, 1, LONGEST_STEP)
+        steps <= np.clip(np.array(lengths[:-1]) // 8, 1, LONGEST_STEP)
     ).all() and steps.max() == LONGEST_STEP
     assert all(
         refit_length(finished, 8) <= finished < refit_length(finished, 8) + LONGEST_STEP
         for finished in range(8, 5000)
     )
-    # An anchor of a length is that of every later one up to the next anchor.
-    assert all(refit_length(a, 8) == a for a in anchors)
+    # The refit length of a refit length is itself.
+    assert all(refit_length(a, 8) == a for a in lengths)
 
 
 class Values:
-    """A view with nothing but values and ids."""
+    """A view with values and ids only."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.finished = values.astype(np.float32), 2 * np.arange(len(values))
 
 
-def test_beyond_1500_the_best_the_youngest_and_some_by_chance() -> None:
+def test_beyond_1500_best_youngest_and_random_trials_are_chosen() -> None:
     values = np.random.default_rng(0).permutation(4000) / 4000
     places = chosen(Values(values), 4000)  # type: ignore[arg-type]
     assert len(places) == MOST_ROWS == 1500 and (np.diff(places) > 0).all()
     taken = set(places.tolist())
     assert set(range(3500, 4000)) <= taken and set(np.argsort(values)[:500].tolist()) <= taken
-    # The others: 500 of 3,000 and more, from everywhere: 250 are expected in each half, with a deviation of
+    # The others are 500 of 3,000 and more, from everywhere: 250 are expected in each half, standard deviation
     # 11.
     rest = taken - set(range(3500, 4000)) - set(np.argsort(values)[:500].tolist())
     assert abs(sum(place < 1750 for place in rest) - len(rest) / 2) < 50
-    # As the history grows, most of what is learnt from stays: only then are kept features of use.
+    # As the history grows, most of the chosen trials stay; only then are kept features useful.
     later = set(chosen(Values(np.append(values, np.ones(128))), 4128).tolist())  # type: ignore[arg-type]
     assert len(taken & later) > 1300
     assert np.array_equal(chosen(Values(values[:1500]), 1500), np.arange(1500))  # type: ignore[arg-type]
 
 
-def test_what_is_kept_changes_nothing() -> None:
-    # One memory through all lengths of a growing history, against a new one for each length: the same bits.
+def test_a_kept_memory_changes_no_result() -> None:
+    # One memory for all lengths of a growing history gives the same bits as a new one for each length.
     log, memory, cache = log_of(60, pending=5), Memory(), ArchitectureCache()
     asked = [INITIAL.apply(*random_chain(INITIAL, np.random.default_rng(i), 3)[1]) for i in range(5)]
     rows = [features(architecture) for architecture in asked]
@@ -114,8 +115,8 @@ def test_what_is_kept_changes_nothing() -> None:
     assert len(kept.pending) == 5
 
 
-def test_a_memory_never_takes_one_history_for_another() -> None:
-    # Two logs with the same ids and other architectures and values behind them.
+def test_a_memory_is_valid_for_one_history_only() -> None:
+    # The logs have the same ids, but other architectures and values.
     memory = Memory()
     for seed in (0, 1, 0):
         log = log_of(20, seed=seed)
@@ -126,7 +127,7 @@ def test_a_memory_never_takes_one_history_for_another() -> None:
 
 
 def test_a_network_is_known_whatever_morphs_lead_to_it() -> None:
-    # Unit 1 is 1x1 and unit 2 is 3x3 with as many filters: another 3x3 behind either is the same network.
+    # Unit 1 is 1x1 and unit 2 is 3x3 with as many filters: another 3x3 after either gives the same network.
     twins = [INITIAL.apply(Morph("deeper", unit, 0, 3)) for unit in (1, 2)]
     other = INITIAL.apply(Morph("deeper", 3, 0, 3))
     assert twins[0].hash == twins[1].hash and features(twins[0]).key != features(twins[1]).key
@@ -141,9 +142,9 @@ def test_a_small_memory_forgets_and_still_knows() -> None:
     assert hashes(small) == hashes(learn_from(HistoryView.of(log, INITIAL), 8, Memory()))
 
 
-def test_only_trials_with_kept_weights_are_parents_where_children_inherit() -> None:
-    # Ids are slots: with an outcome behind each proposal the trials are 0, 2, 4, ... The weights of two are
-    # kept.
+def test_only_trials_with_kept_weights_are_parents() -> None:
+    # Ids are slots. Each proposal is followed by its outcome, so the trials are 0, 2, 4, ... The weights of
+    # two are kept.
     view = HistoryView.of(log_of(30, kept=(3, 7)), INITIAL, inherit=True)
     eligible = {0, 6, 14}
     assert set(view.parents.tolist()) == eligible
@@ -152,12 +153,12 @@ def test_only_trials_with_kept_weights_are_parents_where_children_inherit() -> N
     assert drawn <= eligible
     free = HistoryView.of(log_of(30, kept=(3, 7)), INITIAL)
     assert not {search.propose(free, np.random.default_rng(seed)).parent_id for seed in range(12)} <= eligible
-    # All trials are learnt from all the same.
+    # The surrogate still learns from all trials.
     assert len(learn_from(view, 8, Memory()).finished) == 30
 
 
 @pytest.mark.parametrize("kept", [(), (5,)])
-def test_children_can_be_proposed_even_if_no_parent_is_learnt_from(
+def test_children_are_proposed_without_an_eligible_parent(
     kept: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = HistoryView.of(log_of(30, kept=kept), INITIAL, inherit=True)
@@ -167,8 +168,8 @@ def test_children_can_be_proposed_even_if_no_parent_is_learnt_from(
 
 
 def test_removing_an_observation_changes_the_next_proposal() -> None:
-    # A run of 40 evaluations; then one outcome of it is taken back, its trial pending again: another proposal
-    # follows.
+    # Take back one outcome of a run of 40 evaluations, so that its trial is pending again: the proposal
+    # changes.
     outcome = run_search(Bayesian(), Landscape(1, runs=4), 1, 40)
     log = outcome.log
     assert log is not None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The searches: who is a parent, repeatability, and that two of them learn where random search does not."""
+"""The searches: which trials are parents, repeatability, and that two of them learn where random search does
+not."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ INITIAL = Architecture(SMALL)
 
 
 def history(values: list[float], statuses: list[int] | None = None) -> HistoryView:
-    """Trial 0 and a child of it for each further value, ended in this order with these errors."""
+    """Return a view of trial 0 and one child for each further value, ended in this order with these errors."""
     log = ArrayHistory(4 * len(values) + 4)
     for index, value in enumerate(values):
         own: tuple[Morph, ...] = ()
@@ -58,7 +59,7 @@ def test_an_empty_history_gives_children_of_the_initial_architecture(method: str
 
 
 @pytest.mark.parametrize("method", SEARCHES)
-def test_a_proposal_is_a_child_of_its_parent_within_the_space(method: str) -> None:
+def test_a_proposal_is_a_child_within_the_space(method: str) -> None:
     view = history([0.5, 0.4, 0.3, 0.2])
     limits = Limits(units=55, parameters=3 * INITIAL.parameters)
     search = make_search(method, ops=("deeper", "wider"), max_morphs=3, limits=limits)
@@ -77,7 +78,7 @@ def test_same_seed_history_and_generator_same_proposal(method: str) -> None:
     assert search.propose(view, stream(*place)) == search.propose(view, stream(*place))
     others = [search.propose(view, stream(SEARCH, 2021, 1, generator, view.length)) for generator in range(8)]
     assert len({proposal.architecture.hash for proposal in others}) > 4
-    # Asked again with the same stream, as after a lost claim, it proposes something else.
+    # A second call with the same stream, as after a lost claim, proposes another child.
     rng = stream(*place)
     assert search.propose(view, rng) != search.propose(view, rng)
 
@@ -100,7 +101,8 @@ def test_evolution_takes_the_best_of_its_sample() -> None:
 
 
 def test_evolution_forgets_the_old() -> None:
-    # The best trial ended first; with the 3 youngest alive it fathers nothing, the best of those does.
+    # The best trial ended first. With a population of the 3 youngest it is never a parent; the best of those
+    # is.
     view = history([0.01, 0.4, 0.3, 0.2, 0.6, 0.7])
     young = Evolution(population=3, sample_size=3)
     assert {young.propose(view, np.random.default_rng(s)).parent_id for s in range(20)} == {
@@ -108,8 +110,8 @@ def test_evolution_forgets_the_old() -> None:
     }
 
 
-def test_a_grown_parent_gives_way_to_one_that_can_grow() -> None:
-    # The limits allow no unit beyond the initial 49; parents with more are over them already.
+def test_a_parent_at_its_limits_is_replaced_by_another() -> None:
+    # The limits allow one unit beyond the initial 49; parents with more already exceed them.
     view = history([0.5, 0.4, 0.3])
     search = make_search("evolution", ops=("deeper",), limits=Limits(units=50), population=3, sample_size=3)
     for seed in range(10):
@@ -122,7 +124,8 @@ def test_a_grown_parent_gives_way_to_one_that_can_grow() -> None:
 
 
 def test_chains_are_short_but_reach_the_longest() -> None:
-    # P(1) = 1/2, P(2) = 1/4, P(3 or more, cut off) = 1/4: of 4,000 draws 2,000, 1,000, 1,000, sd at most 32.
+    # P(1) = 1/2, P(2) = 1/4, P(3 or more, clipped) = 1/4: of 4,000 draws 2,000, 1,000, 1,000, standard
+    # deviation at most 32.
     rng = np.random.default_rng(0)
     lengths = [chain_length(rng, 3) for _ in range(4000)]
     assert np.abs(np.bincount(lengths, minlength=4) - [0, 2000, 1000, 1000]).max() < 130
@@ -149,7 +152,8 @@ def test_an_impossible_search_is_refused(settings: dict, message: str) -> None:
 @pytest.mark.full
 def test_evolution_learns_and_random_search_does_not() -> None:
     # 16 landscapes and seeds, 80 evaluations by 8 asynchronous workers, noise 0.3 of the landscape's own
-    # spread. Were both equally good, 14 or more wins would have a chance of (120 + 16 + 1) / 2**16 = 0.2 %.
+    # spread. If both were equally good, 14 or more wins would have probability (120 + 16 + 1) / 2**16 = 0.2
+    # %.
     best = {
         method: [max(run_search(make_search(method), Landscape(seed), seed, 80).scores) for seed in range(16)]
         for method in ("evolution", "random")
@@ -159,9 +163,9 @@ def test_evolution_learns_and_random_search_does_not() -> None:
 
 
 def test_bayesian_search_learns_more_than_random_search() -> None:
-    # A sample of the study in benchmarks/search_learning.py: 8 landscapes and seeds, 40 evaluations each, of
-    # which the first 15 are random (8 before anything has ended, 8 until the surrogate is asked). Were both
-    # equally good, 8 wins of 8 would have a chance of 1 / 256.
+    # A sample of the study in benchmarks/search_learning.py: 8 landscapes and seeds, 40 evaluations each. The
+    # first 15 are random (8 before any has ended, 8 until the surrogate is used). If both were equally good,
+    # 8 wins of 8 would have probability 1 / 256.
     best = {
         method: [max(run_search(make_search(method), Landscape(seed), seed, 40).scores) for seed in range(8)]
         for method in ("bayesian", "random")

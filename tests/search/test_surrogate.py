@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Gaussian process: distances without a loop, a positive definite kernel, hyperparameters, appended rows,
-fantasies, and data that would break a careless one.
-"""
+"""The Gaussian process: distances by matrix products, a positive definite kernel, fitted hyperparameters,
+appended rows, fantasies, and degenerate data."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ def observed(
 
 
 def made_up(rows: tuple[Features, ...], seed: int = 0, noise: float = 0.0) -> np.ndarray:
-    """Errors that depend on size and on what was done to the network's first half; their deviation is about
-    0.02."""
+    """Return errors that depend on size and on the morphs of the network's first half; standard deviation
+    about 0.02."""
     rng, origin = np.random.default_rng(seed), np.log2(features(INITIAL).macs)
     return np.array(
         [
@@ -63,15 +62,15 @@ def made_up(rows: tuple[Features, ...], seed: int = 0, noise: float = 0.0) -> np
 @pytest.mark.parametrize("base", [SMALL, Base(image_size=16, channels=2, classes=3, width=2, blocks=(2, 1))])
 def test_distances_by_matrix_products_are_the_l1_distances(base: Base) -> None:
     plan, few, many = plan_of(base), some_rows(15, 6, 1, base), some_rows(40, 20, 2, base)
-    # Rows of the second table lie far outside of the box of the first, and the other way round.
+    # Rows of the second table are far outside of the box of the first, and vice versa.
     for first, second in ((few, many), (many, few)):
         table = tabulate(second, plan)
-        found = differences(tabulate(first, plan, table), table)
+        distances = differences(tabulate(first, plan, table), table)
         left, right = resolutions(first, plan), resolutions(second, plan)
         for level, name in enumerate(LEVELS):
             expected = cdist(left[name].astype(float), right[name].astype(float), "cityblock")
             tolerance = 1e-9 if name == "size" else 0.0
-            assert np.abs(found[level] - expected).max() <= tolerance
+            assert np.abs(distances[level] - expected).max() <= tolerance
 
 
 @pytest.mark.parametrize("sharpness", [0.003, 0.05, 1.0])
@@ -83,8 +82,9 @@ def test_the_kernel_is_positive_definite(sharpness: float) -> None:
     assert np.linalg.eigvalsh(hyper.kernel(differences(table, table)))[0] > 1e-6
 
 
-def test_the_squared_distance_would_not_be() -> None:
-    # That the test above can fail: exp(-d^2), as in the authors' code, of the same distances is indefinite.
+def test_the_squared_distance_gives_an_indefinite_kernel() -> None:
+    # Show that the test above can fail: exp(-d^2) of the same distances, as in the authors' code, is
+    # indefinite.
     _, rows, _, _ = merge(some_rows(150, 30), np.zeros(150), np.ones(150))
     table = tabulate(rows, PLAN)
     total = 0.005 * differences(table, table).sum(axis=0)
@@ -115,14 +115,14 @@ def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.06])
-def test_noise_is_told_from_signal(noise: float) -> None:
+def test_noise_is_separated_from_signal(noise: float) -> None:
     rows = some_rows(200, seed=3)
     clean, noisy = (made_up(rows, noise=n) for n in (0.0, noise))
-    found = [learn(observed(rows, values), PLAN).hyper.noise for values in (clean, noisy)]
-    # The noise's share of the variance is 0 and noise^2 / var; some of it may pass as signal of the finest
-    # level.
+    fitted = [learn(observed(rows, values), PLAN).hyper.noise for values in (clean, noisy)]
+    # The noise's share of the variance is 0 and noise^2 / var; the finest level may take some of it as
+    # signal.
     share = noise**2 / noisy.var()
-    assert found[0] < 0.01 and share / 2 < found[1] < share * 1.5
+    assert fitted[0] < 0.01 and share / 2 < fitted[1] < share * 1.5
 
 
 def test_at_most_200_rows_are_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +152,8 @@ def test_predictions_are_those_of_the_textbook() -> None:
     variance = hyper.signal - np.einsum(
         "ij,jk,ik->i", covariance[asked, :60], inverse, covariance[asked, :60]
     )
-    found, deviation = process.predict(others)
-    assert np.allclose(found, process.units.centre + process.units.scale * expected, atol=1e-9)
+    mean_error, deviation = process.predict(others)
+    assert np.allclose(mean_error, process.units.centre + process.units.scale * expected, atol=1e-9)
     assert np.allclose(deviation, process.units.scale * np.sqrt(variance), atol=1e-9)
 
 
@@ -179,7 +179,7 @@ def test_fantasies_leave_the_mean_and_lower_the_uncertainty_around() -> None:
     assert np.allclose(before[0], after[0], atol=1e-12)
     assert (after[1] <= before[1] + 1e-12).all()
     assert (after[1][30:] < 0.8 * before[1][30:]).all()
-    # Kriging believer: the same as observing what it expects, which the mean shows.
+    # Kriging believer: equal to observing the expected values, as the mean shows.
     believed = process.append(observed(pending, process.predict(pending)[0])).predict(others)
     assert np.allclose(believed[0], after[0][:30], atol=1e-9) and np.allclose(
         believed[1], after[1][:30], atol=1e-9
@@ -189,7 +189,7 @@ def test_fantasies_leave_the_mean_and_lower_the_uncertainty_around() -> None:
     assert process.imagine([]) is process and process.append(observed((), np.zeros(0))) is process
 
 
-def test_duplicates_are_merged_and_count_as_often_as_they_were_seen() -> None:
+def test_merged_duplicates_count_as_often_as_they_were_seen() -> None:
     rows = some_rows(30, seed=10)
     values = made_up(rows, noise=0.01)
     # Row 0 three more times, once predicted: precision 1 + 1 + 1 + 1/4.
@@ -201,7 +201,7 @@ def test_duplicates_are_merged_and_count_as_often_as_they_were_seen() -> None:
     assert averaged[0] == pytest.approx((values[0] + 0.1 + 0.2 + 0.4 / 4) / 3.25)
     assert np.array_equal(averaged[1:], values[1:])
 
-    # Merged or appended one by one, the process says the same.
+    # Merging and appending one by one give the same process.
     process = learn(observed(rows, values), PLAN)
     again = process.append(observed(more, np.array([0.1, 0.2, 0.3])))
     table = process.table
@@ -218,8 +218,8 @@ def test_duplicates_are_merged_and_count_as_often_as_they_were_seen() -> None:
     )
 
 
-def test_what_is_expected_of_the_observed_needs_no_distances() -> None:
-    # With duplicates inside of what is learnt, behind it, and with predicted values among both.
+def test_expected_errors_of_observed_rows_need_no_distances() -> None:
+    # There are duplicates among the learnt rows and the appended rows, and predicted values among both.
     rows = some_rows(50, seed=16)
     rows, more = rows + rows[:5], some_rows(8, seed=17) + rows[:2]
     process = learn(Observations(rows, made_up(rows, noise=0.02), np.arange(55) % 4 == 0), PLAN)
@@ -248,8 +248,8 @@ def test_a_predicted_value_moves_the_surrogate_less() -> None:
     "values",
     [[0.4], [0.4] * 12, [0.4] * 11 + [0.9], [0.9] * 8 + [0.1, 0.2, 0.3, 0.3], [1e-12] * 6 + [0.0] * 6],
 )
-def test_no_data_break_it(values: list[float]) -> None:
-    # One architecture again and again, as the first round of a run is, and values that are all alike.
+def test_degenerate_data_give_finite_predictions(values: list[float]) -> None:
+    # Rows are one architecture repeated, as in a run's first round, and others with equal values.
     for rows in ((features(INITIAL),) * len(values), some_rows(len(values), 2)):
         process = learn(observed(rows, np.array(values)), PLAN)
         process = process.append(observed(rows, np.array(values))).imagine(rows)
@@ -257,7 +257,7 @@ def test_no_data_break_it(values: list[float]) -> None:
         assert np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation >= 0).all()
 
 
-def test_what_cannot_be_learnt_from_is_refused() -> None:
+def test_missing_or_infinite_values_are_refused() -> None:
     with pytest.raises(ValueError, match="0 observations"):
         learn(observed((), np.zeros(0)), PLAN)
     with pytest.raises(ValueError, match="1 have a finite value"):
@@ -277,7 +277,7 @@ def test_a_diverged_trial_does_not_stretch_the_scale() -> None:
     units = Units.of(values)
     assert units.worst < 0.5 and units.scale < 0.06
     assert units.standardise(values)[-1] == units.standardise(np.array([0.5]))[0]
-    # Good values are never cut off.
+    # Good values are never clipped.
     assert np.ptp(units.standardise(np.array([0.0, 0.1]))) == pytest.approx(0.1 / units.scale)
 
 
@@ -292,8 +292,8 @@ def test_the_same_data_give_the_same_numbers() -> None:
 
 
 def test_held_out_architectures_are_ranked() -> None:
-    # A sample of the study in benchmarks/search_learning.py, which asks for a median above 0.6 over 20 seeds.
-    found, everything = [], population(SMALL)
+    # A sample of the study in benchmarks/search_learning.py, which requires a median above 0.6 over 20 seeds.
+    correlations, everything = [], population(SMALL)
     for seed in range(4):
         landscape, rng = Landscape(seed), np.random.default_rng((seed, 5))
         drawn = [everything[i] for i in rng.choice(len(everything), 360, replace=False)]
@@ -301,8 +301,8 @@ def test_held_out_architectures_are_ranked() -> None:
         values = np.array([landscape.measure(architecture, rng) for architecture in drawn[:60]])
         process = learn(observed(rows[:60], values), PLAN)
         truth = [error_of(landscape.score(architecture)) for architecture in drawn[60:]]
-        found.append(float(spearmanr(process.predict(rows[60:])[0], truth).statistic))
-    assert np.median(found) > 0.6, found
+        correlations.append(float(spearmanr(process.predict(rows[60:])[0], truth).statistic))
+    assert np.median(correlations) > 0.6, correlations
 
 
 def test_removing_an_observation_changes_what_is_expected() -> None:
@@ -313,7 +313,7 @@ def test_removing_an_observation_changes_what_is_expected() -> None:
     assert not np.allclose(whole, less, atol=1e-6)
 
 
-def test_observations_are_the_same_only_with_the_same_rows_and_values() -> None:
+def test_same_observations_need_the_same_rows_and_values() -> None:
     rows, values = some_rows(5), np.arange(5.0)
     seen = observed(rows, values)
     assert seen.same(observed(rows, values.copy()))

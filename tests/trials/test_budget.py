@@ -77,9 +77,11 @@ def test_stop_after_patience_without_progress(losses: list[float], patience: int
 
 
 def authors_prediction(accuracy: np.ndarray) -> float:
-    """What the authors' formula gives with their optimiser: a point (120, 0.75) more, least squares, value at
-    90 less twice the root mean square residual, or the best observed accuracy where that is below it or above
-    1."""
+    """Return what the authors' formula gives with their optimiser.
+
+    One more point (120, 0.75); least squares; the value at 90 less twice the root mean square residual. If
+    that is below the best observed accuracy or above 1, the best observed accuracy.
+    """
     x, y = np.append(np.arange(1, len(accuracy) + 1), 120.0), np.append(accuracy, 0.75)
 
     def curve(x: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
@@ -112,7 +114,7 @@ def test_the_fit_finds_the_curve_that_made_the_data() -> None:
 
 
 def test_a_fifteen_epoch_curve_is_lifted_and_flagged() -> None:
-    # Running the authors' code on a curve of 15 epochs that peaks at 0.54 gave 0.715.
+    # The authors' code gave 0.715 for a curve of 15 epochs that peaks at 0.54.
     accuracy = 0.54 * np.log2(np.arange(1, 16) + 0.3) / math.log2(15.3)
     prediction = predict_error(1.0 - accuracy)
     assert prediction.predicted
@@ -120,7 +122,7 @@ def test_a_fifteen_epoch_curve_is_lifted_and_flagged() -> None:
 
 
 def test_above_the_prior_the_best_observed_is_taken() -> None:
-    # The prior says 0.75 late in training; a curve beyond it is not pulled down to it.
+    # The prior is 0.75 late in training; a curve above it is not pulled down to it.
     errors = [0.5, 0.2, 0.1, 0.05, 0.04, 0.03]
     prediction = predict_error(errors, schedule=8)
     assert (prediction.error, prediction.predicted) == (pytest.approx(0.03), False)
@@ -140,7 +142,7 @@ def test_short_curves_keep_their_best(errors: list[float]) -> None:
 
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=60), st.integers(1, 120))
 @settings(max_examples=200, deadline=None)
-def test_no_curve_raises_and_none_gets_worse_than_observed(errors: list[float], schedule: int) -> None:
+def test_no_curve_raises_or_gets_worse_than_observed(errors: list[float], schedule: int) -> None:
     prediction = predict_error(errors, schedule)
     seen = [error for error in errors if not math.isnan(error)]
     if seen:

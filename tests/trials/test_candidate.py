@@ -29,14 +29,14 @@ def test_a_candidate_comes_back_from_its_record() -> None:
         assert type(getattr(back, name)) is int, name
 
 
-def test_what_a_new_candidate_derives() -> None:
+def test_derived_fields_of_a_new_candidate() -> None:
     candidate = child()
     assert candidate.trial_id == -1
     assert candidate.batch_global == 32 * 4
     assert (candidate.train_ops, candidate.val_ops) == operations(candidate.architecture)
     assert candidate.key == candidate_key(candidate.architecture.hash, 128) != 0
-    # One network, one global batch: one claim and one initialisation, whoever proposes it; another batch:
-    # another.
+    # One network and one global batch: one claim and one initialisation, whichever replica proposes it.
+    # Another batch gives another key.
     twin = child(replica=9, generator=0, round=4, batch_per_device=64, devices=2)
     assert (twin.key, twin.seed) == (candidate.key, candidate.seed)
     assert child(devices=2).key != candidate.key
@@ -115,7 +115,7 @@ def test_own_morphs_must_be_the_last_ones() -> None:
         ((Morph("deeper", 2, 0, 3), Morph("kernel", 7, 0, 5), Morph("deeper", 7, 0, 3)), True),
     ],
 )
-def test_a_record_says_whether_the_kernel_size_is_in_the_network(own: tuple[Morph, ...], takes: bool) -> None:
+def test_a_flag_shows_that_the_network_has_the_kernel(own: tuple[Morph, ...], takes: bool) -> None:
     # Seven units, so the first `deeper` makes unit 7.
     initial = Architecture(Base(image_size=16, channels=1, classes=4, width=2, blocks=(1, 1)))
     candidate = Candidate.new(
@@ -144,7 +144,7 @@ def test_an_outcome_needs_an_end_and_an_id() -> None:
 
 
 def lineages(count: int) -> Iterator[tuple[Architecture, list[Candidate]]]:
-    """Random lineages of 1 to 4 generations, each with 1 to 8 own morphs."""
+    """Yield random lineages of 1 to 4 generations, each with 1 to 8 own morphs."""
     rng = np.random.default_rng(2021)
     for _ in range(count):
         architecture, line = Architecture(SMALL), []

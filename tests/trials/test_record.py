@@ -33,7 +33,7 @@ def test_widths_are_fixed_and_fields_aligned() -> None:
             assert dtype.fields["crc32"][1] == dtype.itemsize - 4
 
 
-def test_an_empty_slot_is_no_record() -> None:
+def test_an_empty_slot_is_not_a_record() -> None:
     assert not rec.check(np.zeros(1, RECORD_DTYPE)[0])
 
 
@@ -48,7 +48,7 @@ def test_any_flipped_bit_is_found() -> None:
 
 
 @pytest.mark.parametrize("change", [("kind", 0), ("kind", 3), ("status", 1), ("format", 2), ("n_morphs", 9)])
-def test_a_sealed_record_must_also_make_sense(change: tuple[str, int]) -> None:
+def test_a_sealed_record_with_impossible_fields_is_refused(change: tuple[str, int]) -> None:
     record = child().to_record(0.0)
     record[change[0]] = change[1]
     assert not rec.check(rec.seal(record))
@@ -121,7 +121,7 @@ def test_flags_of_inherited_and_kept_weights() -> None:
     assert rec.rejection(proposed, 4, 1.0, "gone")["flags"] == rec.FROM_CHECKPOINT
 
 
-def test_a_withdrawal_names_its_trial_and_is_no_outcome() -> None:
+def test_a_withdrawal_names_its_trial_without_an_outcome() -> None:
     record = rec.withdrawal(4, 2, 9.0)
     assert rec.check(record)
     assert (record["kind"], record["trial"], record["replica"], record["t"]) == (rec.WITHDRAWN, 4, 2, 9.0)
@@ -139,7 +139,7 @@ def test_a_cause_is_cut_to_its_field() -> None:
     assert len(record["cause"]) == 64
 
 
-def test_a_rejection_keeps_what_was_wrong() -> None:
+def test_a_rejection_keeps_the_rejected_fields() -> None:
     proposed = child().to_record(0.0)
     proposed["train_ops"] = 7  # a tampered count, under a good checksum
     record = rec.rejection(rec.seal(proposed), 4, 9.0, "analytical 8 against 7 executed")

@@ -14,7 +14,7 @@ from tests.helpers.trials.twins import ArrayClaims, ArrayHistory, ClaimTable
 
 
 def numbered(number: int) -> np.void:
-    """A sealed record that carries a number."""
+    """Return a sealed record that carries a number."""
     record = rec.new_record()
     record["kind"], record["round"] = rec.PROPOSED, number
     return rec.seal(record)
@@ -40,7 +40,7 @@ def test_rows_appear_at_a_refresh_and_stay() -> None:
         log.record(3)
 
 
-def test_a_reserved_slot_hides_what_comes_behind_it() -> None:
+def test_a_reserved_slot_hides_later_slots() -> None:
     log = ArrayHistory(8)
     log.append(numbered(0))
     slot = log.reserve()
@@ -51,7 +51,7 @@ def test_a_reserved_slot_hides_what_comes_behind_it() -> None:
     assert list(log.summaries()["round"]) == [0, 1, 2]
 
 
-def test_an_abandoned_slot_lets_the_others_pass_and_takes_nothing_more() -> None:
+def test_an_abandoned_slot_hides_nothing_and_stays_abandoned() -> None:
     log = ArrayHistory(8)
     slot = log.reserve()
     log.append(numbered(1))
@@ -61,13 +61,13 @@ def test_an_abandoned_slot_lets_the_others_pass_and_takes_nothing_more() -> None
     assert log.summaries()["kind"][0] == rec.ABANDONED
     with pytest.raises(KeyError, match="abandoned"):
         log.record(slot)
-    # The writer was only slow: its commit is refused, so a slot never changes once it was seen.
+    # The writer was only slow: its commit is refused, because a visible slot never changes.
     assert not log.commit(slot, numbered(0))
     assert not log.abandon(1)
     assert log.summaries()["kind"][0] == rec.ABANDONED
 
 
-def test_a_full_log_says_so_and_keeps_its_rows() -> None:
+def test_a_full_log_raises_and_keeps_its_rows() -> None:
     log = ArrayHistory(2)
     log.append(numbered(0))
     log.append(numbered(1))
@@ -110,7 +110,7 @@ def test_an_unsealed_record_is_refused() -> None:
         log.commit(1, numbered(0))
 
 
-def test_a_storm_of_threads_loses_and_tears_nothing() -> None:
+def test_concurrent_threads_lose_and_tear_no_record() -> None:
     log, rows = ArrayHistory(4 * 200), 200
     slots: list[list[int]] = [[] for _ in range(4)]
 
@@ -155,12 +155,12 @@ def test_release_needs_a_claim() -> None:
         claims.release(7)
 
 
-def test_a_full_table_says_so_but_knows_its_keys() -> None:
+def test_a_full_table_raises_but_knows_its_keys() -> None:
     claims = ArrayClaims(2)
     assert claims.claim(1) and claims.claim(2) and not claims.claim(1)
     with pytest.raises(HistoryFull, match="all 2 places"):
         claims.claim(3)
-    claims.release(1)  # its place stays: only the same key takes it again
+    claims.release(1)  # its place stays taken: only the same key can use it again
     with pytest.raises(HistoryFull):
         claims.claim(3)
     assert claims.claim(1)

@@ -21,7 +21,7 @@ INITIAL = Architecture(SMALL)
 
 
 def propose(log: ArrayHistory, parent: Candidate | None, *own: Morph) -> Candidate:
-    """A candidate behind `parent` (None for the initial one), proposed in `log`."""
+    """Return a child of `parent` (None: the initial architecture) as a candidate, proposed in `log`."""
     architecture = parent.architecture.apply(*own) if parent else INITIAL
     candidate = Candidate.new(
         architecture,
@@ -56,7 +56,7 @@ def test_what_a_view_knows() -> None:
     assert view.length == 11
     assert list(view.proposed) == [0, 1, 2, 3, 4, 5]
     assert list(view.pending) == [waiting.trial_id]
-    # In the order in which they ended; neither the failed one nor one without a value.
+    # In the order in which they ended, without the failed trial and the one without a value.
     assert list(view.finished) == [warm.trial_id, root.trial_id, good.trial_id]
     assert list(view.values) == [0.125, 0.5, 0.25]
     assert list(view.predicted) == [True, False, False]
@@ -93,8 +93,8 @@ def test_parents_where_weights_are_inherited() -> None:
     assert list(view.parents) == [kept.trial_id, lost.trial_id] and list(view.parent_values) == [0.5, 0.25]
     assert list(view.finished) == [kept.trial_id, lost.trial_id, never.trial_id]
 
-    # What is withdrawn is no parent any more, yet a result; trial 0 is one as soon as it has a result, kept
-    # or not.
+    # A withdrawn trial may not be a parent any more, but is still finished. Trial 0 may be a parent as soon
+    # as it has a result, kept or not.
     log.append(rec.withdrawal(lost.trial_id, 0, 4.0))
     log.append(rec.withdrawal(77, 0, 4.0))  # of no trial
     log.append(root.outcome(rec.DONE, 5.0, best_error=0.125))
@@ -112,14 +112,14 @@ def test_parents_where_weights_are_inherited() -> None:
     assert list(limited.values) == [0.5, 0.125] and list(limited.predicted) == [False, False]
     assert len(later.finished) == 4 and limited.length == later.length and limited.keeps(kept.trial_id)
 
-    # Without inheritance every finished trial may be a parent, whatever is kept.
+    # Without inheritance each finished trial may be a parent, whatever is kept.
     free = HistoryView.of(log, INITIAL)
     assert all(free.may_be_parent(int(i)) for i in free.finished)
     assert list(free.parents) == list(free.finished) == list(later.finished)
     assert list(free.parent_values) == list(free.values)
 
 
-def test_an_empty_history_is_a_view_too() -> None:
+def test_an_empty_history_has_a_view() -> None:
     view = HistoryView.of(ArrayHistory(4), INITIAL)
     assert (view.length, view.best, len(view.pending), len(view.finished)) == (0, None, 0, 0)
     with pytest.raises(KeyError):
@@ -137,7 +137,7 @@ def test_a_view_does_not_change_when_the_log_grows() -> None:
     assert HistoryView.of(log, INITIAL).best == (0, 0.5)
 
 
-def test_abandoned_slots_and_stray_outcomes_are_nobody() -> None:
+def test_abandoned_slots_and_stray_outcomes_are_ignored() -> None:
     log = ArrayHistory(8)
     root = propose(log, None)
     log.abandon(log.reserve())
@@ -146,7 +146,7 @@ def test_abandoned_slots_and_stray_outcomes_are_nobody() -> None:
     )  # of an abandoned slot
     log.append(dataclasses.replace(root, trial_id=77).outcome(rec.DONE, 1.0, best_error=0.125))  # of none
     log.append(root.outcome(rec.DONE, 1.0, best_error=0.5))
-    log.append(root.outcome(rec.DONE, 2.0, best_error=0.25))  # a second end: the first holds
+    log.append(root.outcome(rec.DONE, 2.0, best_error=0.25))  # a second outcome: the first counts
     log.refresh()
     view = HistoryView.of(log, INITIAL)
     assert list(view.proposed) == [0] and list(view.finished) == [0] and list(view.values) == [0.5]
@@ -201,7 +201,7 @@ def test_a_lineage_may_be_longer_than_pythons_stack() -> None:
     assert HistoryView.of(log, INITIAL).architecture(1050) == candidate.architecture
 
 
-def test_a_wrong_lineage_is_an_error_not_a_wrong_network() -> None:
+def test_a_record_with_another_parent_is_an_error() -> None:
     log = ArrayHistory(8)
     root = propose(log, None)
     propose(log, root, Morph("wider", 8))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every history log and every table of claims must do: the same checks for the twins in memory and over
-MPI.
+"""Checks that any history log and any table of claims must pass: the in-memory twins and the ones over MPI.
 
-A check takes a fresh log (or table) of CAPACITY places and raises AssertionError where it is wrong. Those in
+A check takes a fresh log (or table) of CAPACITY places and raises AssertionError if it misbehaves. Those in
 HOST_CHECKS abandon slots, which only rank 0 may do over MPI.
 """
 
@@ -18,7 +17,7 @@ from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.log import HistoryFull
 from tests.helpers.parallel.rows import outcome, proposed
 
-#: Beyond the rows that a refresh asks for first, so that it must go on asking.
+#: More rows than a refresh requests first, so that it must request more.
 CAPACITY = 200
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A history with trials that have ended, for the programs that search: the same rows whoever writes them."""
+"""A history of ended trials for the programs that search; the rows do not depend on the writing rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.candidate import Candidate
 
-#: Small networks with room to grow: 2,000 different ones must be found among them.
+#: Small networks with room to grow: they must have 2,000 different children.
 SMALL = (
     "data.name='synthetic'",
     "data.image_size=32",
@@ -33,13 +33,12 @@ SMALL = (
 
 
 def small(*sets: str) -> Config:
-    """A configuration of small networks."""
+    """Return a configuration of small networks."""
     return load(sets=[*SMALL, *sets])
 
 
 def children(config: Config, count: int, seed: int = 3) -> list[Candidate]:
-    """The first is the initial architecture, the others its different children, by random chains of 1 to 4
-    morphs."""
+    """Return the initial architecture and different children of it, by random chains of 1 to 4 morphs."""
     initial, rng = Architecture(config.base), np.random.default_rng(seed)
     made = [
         Candidate.new(
@@ -75,8 +74,10 @@ def children(config: Config, count: int, seed: int = 3) -> list[Candidate]:
 
 
 def write_past(history: Any, claims: Any, candidates: list[Candidate], first: int = 0) -> None:
-    """Append candidates and, behind each, its outcome: an error that follows from its size, so there is
-    something to learn. `claims` may be None."""
+    """Append candidates, each followed by its outcome; `claims` may be None.
+
+    The error depends on the network's size, so that there is something to learn.
+    """
     for number, candidate in enumerate(candidates, first):
         if claims is not None and not claims.claim(candidate.key):
             raise ValueError(f"candidate {number} of the past is claimed already")

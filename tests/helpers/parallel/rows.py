@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sealed records for the tests of log and queue, and what the rank programs share."""
+"""Sealed records for the tests of log and queue, and functions that the rank programs share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiperf_mpi.trials import record as rec
 
 
 def proposed(replica: int = 0, round: int = 1, generator: int = 0) -> np.void:
-    """A sealed PROPOSED record that is told apart by its numbers; its other fields follow from them."""
+    """Return a sealed PROPOSED record that its numbers identify; its other fields follow from them."""
     record = rec.new_record()
     record["kind"], record["replica"], record["round"], record["generator"] = (
         rec.PROPOSED,
@@ -30,7 +30,7 @@ def proposed(replica: int = 0, round: int = 1, generator: int = 0) -> np.void:
 
 
 def outcome(trial: int, error: float, replica: int = 0) -> np.void:
-    """A sealed OUTCOME record of a trial that was done."""
+    """Return a sealed OUTCOME record of a trial with status DONE."""
     record = rec.new_record()
     record["kind"], record["status"], record["trial"] = rec.OUTCOME, rec.DONE, trial
     record["best_error"], record["replica"] = error, replica
@@ -38,12 +38,12 @@ def outcome(trial: int, error: float, replica: int = 0) -> np.void:
 
 
 def report(folder: str, rank: int, **values: Any) -> None:
-    """What a rank program found, for the test that started it."""
+    """Write the results of a rank program for the test that started it."""
     (Path(folder) / f"{rank}.json").write_text(json.dumps(values))
 
 
 def node_of(world: Any) -> Any:
-    """The communicator of all ranks but 0, on each of them; rank 0's own on rank 0."""
+    """Return the communicator of all ranks but 0; on rank 0 its own."""
     return world.Split(min(world.rank, 1), world.rank)
 
 
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class Noting(Worker):
-    """A worker that keeps the work that it was given, in its order."""
+    """A worker that records the submitted work, in order."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

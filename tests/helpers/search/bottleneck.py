@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second made-up landscape, of another shape than the first: written when the search was finished, to see
-whether it had been fitted to the first one.
+"""A second artificial landscape of another shape, written after the search was finished, to test for
+overfitting to the first.
 
-A chain is as strong as its weakest stage. The first landscape is a sum of smooth parts; here stages do not
-add up: the score is a soft minimum over four stage qualities, each a ridge in the stage's own depth, width
-and kernel, less what operations beyond a budget cost, plus a bonus for skips that saturates, plus steps that
-no smooth kernel foresees.
+A chain is as good as its weakest stage. The first landscape is a sum of smooth parts; here stages do not add
+up. The score is a soft minimum over four stage qualities, each a ridge in the stage's own depth, width and
+kernel. A penalty for operations beyond a budget is subtracted. A saturating bonus for skips and steps that no
+smooth kernel can predict are added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from aiperf_mpi.network.architecture import Architecture
 from tests.helpers.search.landscape import Profile, Standardised, population, profile
 
-#: Sharpness of the soft minimum, and the operations (doublings of the initial network's) that cost nothing.
+#: Sharpness of the soft minimum, and the free operations (doublings of the initial network's).
 SHARPNESS, FREE_DOUBLINGS = 2.0, 2.5
 
 
@@ -55,8 +55,8 @@ class Bottleneck(Standardised):
         c = self._coefficients
         edges = np.concatenate([[0], np.cumsum([3 * blocks for blocks in self.base.blocks])]) + 1
 
-        # Quality of a stage: a ridge across the direction in which it should grow, a plateau behind what is
-        # wanted.
+        # Quality of a stage: a ridge along the direction in which it should grow, with a plateau beyond
+        # `wanted`.
         qualities = []
         for stage, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
             grown = np.array(

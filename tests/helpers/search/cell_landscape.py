@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up error over cells of hyperparameters, kernel x batch, and a history of trials that follow a
+"""An artificial error over hyperparameter cells (kernel x batch), and a history of trials that follow a
 method."""
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ INITIAL = Architecture(SMALL)
 #: Error of a value v in standard deviations of the cells: 0.5 + UNIT v.
 UNIT = 0.02
 
-#: The best cell is better than the second by more than this many standard deviations of the cells.
+#: Minimum difference between the best and the second cell, in standard deviations of the cells.
 GAP = 0.4
 
-#: Trials of the warm-up before hyperparameters are optimised: three rounds of eight replicas.
+#: Warm-up trials before hyperparameters are optimised: three rounds of eight replicas.
 WARM_UP = 24
 
 
 @dataclass(frozen=True)
 class CellLandscape:
-    """Values of the cells with mean 0 and standard deviation 1, the least the best: bowls in both directions,
-    an interaction and a rough part; drawn again until the best is apart from the second by GAP.
+    """Values of the cells with mean 0 and standard deviation 1; the least is the best.
+
+    A value is the sum of bowls in both directions, an interaction and a rough part. Values are drawn again
+    until the best differs from the second by GAP.
 
     Arguments:
         seed: of the values.
-        noise: standard deviation of one trial, in those of the cells.
+        noise: standard deviation of one trial, in units of that of the cells.
         architectures: standard deviation of the architectures' own effects, in the same unit.
     """
 
@@ -63,7 +65,7 @@ class CellLandscape:
                 return table
 
     def measure(self, candidate: Candidate, space: Space, rng: np.random.Generator) -> float:
-        """The error of one noisy trial."""
+        """Return the error of one noisy trial."""
         cell = (space.kernels.index(candidate.kernel_size), space.batches.index(candidate.batch_per_device))
         deeper = sum(morph.op == "deeper" for morph in candidate.architecture.morphs)
         wider = sum(morph.op == "wider" for morph in candidate.architecture.morphs)
@@ -73,7 +75,7 @@ class CellLandscape:
 
 @dataclass
 class Study:
-    """A history in the making: WARM_UP trials of the default cell, then one trial for each suggestion."""
+    """A growing history: WARM_UP trials of the default cell, then one trial for each suggestion."""
 
     landscape: CellLandscape
     hpo: Hpo | None
@@ -87,19 +89,22 @@ class Study:
             self.train(1)
 
     def view(self) -> HistoryView:
-        """The snapshot now."""
+        """Return the current snapshot."""
         self.log.refresh()
         return HistoryView.of(self.log, INITIAL, self.cache)
 
     def proposal(self) -> Proposal:
-        """A child of the initial architecture with a `deeper` of its own that takes a kernel."""
+        """Return a child of the initial architecture with an own `deeper` that takes a kernel."""
         while True:
             child, own = random_chain(INITIAL, self.chains, int(self.chains.integers(1, 7)))
             if child.own_kernel_morphs(len(own)):
                 return Proposal(0, own, child)
 
     def train(self, round: int, end: bool = True) -> Candidate:
-        """Propose a trial of a round, with a suggestion from the first optimised one on, and end it."""
+        """Propose a trial of a round and, with `end`, end it.
+
+        From the first optimised round on its hyperparameters are suggested by the method.
+        """
         view, proposal = self.view(), self.proposal()
         architecture, kernel, batch, own = proposal.architecture, 3, self.space.batches[-2], proposal.morphs
         if not view.length:
@@ -127,7 +132,7 @@ class Study:
         return candidate
 
     def found(self) -> bool:
-        """Whether the recommended cell is the best one."""
+        """Return whether the recommended cell is the best one."""
         known = recommend(self.view(), self.space.cells(self.proposal()), self.space.from_round)
         if known is None:
             return False

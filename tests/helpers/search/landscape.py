@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up error over architectures with interactions and noise, and a run of asynchronous workers that
+"""An artificial error over architectures with interactions and noise, and a run of asynchronous workers that
 search it.
 
 The landscape reads the network itself (units, edges, shapes), not the search's features. Its scale is that of
 random search: a population of architectures, drawn as random search draws them in runs of 100 evaluations,
-has mean 0 and standard deviation 1, and "the top 0.1 %" are the architectures better than 99.9 % of it.
+has mean 0 and standard deviation 1. "The top 0.1 %" are the architectures better than 99.9 % of the
+population.
 """
 
 from __future__ import annotations
@@ -32,48 +33,48 @@ from tests.helpers.trials.twins import ArrayClaims, ArrayHistory
 
 SMALL = Base(image_size=32, channels=1, classes=10, width=4)
 
-#: Evaluations of one random run; what the population's runs have, too.
+#: Evaluations of one random run, in the population too.
 RUN_LENGTH = 100
 
-#: Errors of a score s: CENTRE - REACH tanh(s / STRETCH), so that the best saturate as accuracies do.
+#: Error of a score s: CENTRE - REACH tanh(s / STRETCH), so that the best scores saturate like accuracies.
 CENTRE, REACH, STRETCH = 0.5, 0.45, 12.0
 
 
 def error_of(score: float) -> float:
-    """The error, between 0.05 and 0.95, of a score in standard deviations of the population."""
+    """Return the error, between 0.05 and 0.95, of a score in standard deviations of the population."""
     return CENTRE - REACH * math.tanh(score / STRETCH)
 
 
 def noise_of(deviations: float, rng: np.random.Generator) -> float:
-    """Noise of one evaluation of so many standard deviations of the population, in errors."""
+    """Draw the noise of one evaluation, as an error; `deviations` is in standard deviations of the
+    population."""
     return REACH / STRETCH * deviations * float(rng.normal())
 
 
 @lru_cache(maxsize=4)
 def population(base: Base = SMALL, runs: int = 40, seed: int = 0) -> tuple[Architecture, ...]:
-    """Architectures as random search draws them: `runs` independent runs of 100 evaluations by 8 workers
-    each."""
-    rng, found = np.random.default_rng((seed, 7)), []
+    """Return architectures as random search draws them: `runs` runs of 100 evaluations by 8 workers each."""
+    rng, architectures = np.random.default_rng((seed, 7)), []
     for _ in range(runs):
         members = [Architecture(base)]
         while len(members) < RUN_LENGTH:
-            # The last 8 are not finished yet, so they have no children.
+            # The last 8 are still running, so they have no children.
             parent = members[int(rng.integers(max(1, len(members) - 8)))]
             child, morphs = random_chain(parent, rng, chain_length(rng, MAX_OWN_MORPHS))
             if morphs:
                 members.append(child)
-        found += members[1:]
-    return tuple(found)
+        architectures += members[1:]
+    return tuple(architectures)
 
 
 class Surface(Protocol):
-    """A landscape, to be searched by `run_search`."""
+    """A landscape that `run_search` can search."""
 
     def score(self, architecture: Architecture) -> float:
-        """How good it is without noise, in the population's standard deviations; more is better."""
+        """Return the noise-free quality, in the population's standard deviations; more is better."""
 
     def measure(self, architecture: Architecture, rng: np.random.Generator) -> float:
-        """The error of one noisy evaluation."""
+        """Return the error of one noisy evaluation."""
 
 
 # -- what the landscape reads of a network ---------------------------------------------------------
@@ -81,8 +82,15 @@ class Surface(Protocol):
 
 @dataclass(frozen=True)
 class Profile:
-    """By slot of the base network (base unit and what stands behind it): inserted units, doublings of the
-    base unit, kernel growth of both; and the skips, as (slot of the source, slot of the target)."""
+    """Properties of a network by slot of the base network (a base unit and the units inserted after it).
+
+    Attributes:
+        depth: inserted units.
+        width: doublings of the base unit.
+        kernel: kernel growth of base unit and inserted units.
+        skips: (slot of the source, slot of the target) of each skip.
+        macs: logarithm (base 2) of the multiply-accumulates.
+    """
 
     depth: np.ndarray
     width: np.ndarray
@@ -92,7 +100,7 @@ class Profile:
 
     @staticmethod
     def of(architecture: Architecture) -> Profile:
-        """Walks along the main chain once."""
+        """Return the profile of an architecture, in one walk along the main chain."""
         base = _base_units(architecture.base)
         depth, width, kernel = np.zeros(len(base)), np.zeros(len(base)), np.zeros(len(base))
         slot, place, skips, macs, size, channels = (
@@ -128,19 +136,19 @@ def _base_units(base: Base) -> dict[int, tuple[int, int, int]]:
 
 @lru_cache(maxsize=200_000)
 def profile(architecture: Architecture) -> Profile:
-    """The profile, kept, as every landscape asks for those of the same population."""
+    """Return the profile of an architecture, cached: all landscapes share one population."""
     return Profile.of(architecture)
 
 
 @dataclass(frozen=True)
 class Standardised(ABC):
-    """A surface whose scores have mean 0 and standard deviation 1 over random search's population.
+    """A surface with scores of mean 0 and standard deviation 1 over random search's population.
 
     Arguments:
         seed: of the coefficients.
         noise: standard deviation of one evaluation, in standard deviations of the population.
         base: base network.
-        runs: random runs of 100 evaluations that its scale is taken from; more make its quantiles sharper.
+        runs: random runs of 100 evaluations that define its scale; more make its quantiles sharper.
     """
 
     seed: int = 0
@@ -167,15 +175,14 @@ class Standardised(ABC):
 
 @dataclass(frozen=True)
 class Landscape(Standardised):
-    """Five parts, each standardised over the population, of random coefficients:
+    """Five parts with random coefficients, each standardised over the population:
 
     - capacity: best at some number of operations between 1 and 8 times the initial one's (share of variance
-    0.20);
-    - stages: depth, width, kernel and skips of each stage bend towards random optima, any two of these 16
-    numbers
+      0.20);
+    - stages: depth, width, kernel and skips of each stage have random optima, any two of these 16 numbers
       interact (0.35);
     - places: each unit's own effect of going deeper, wider or larger, smooth along the chain with a rough
-    part (0.20);
+      part (0.20);
     - pairs: 40 interactions between two places (0.15);
     - skips: by stage of source and target and by length (0.10).
     """
@@ -217,8 +224,8 @@ class Landscape(Standardised):
         c, stages = self._coefficients, _stage_of(self.base)
         capacity = -((of.macs - profile(Architecture(self.base)).macs - c["capacity"][0]) ** 2)
 
-        # Per stage (the stem counts to the first): inserted units, mean doublings, kernel growth, skips that
-        # end there.
+        # Per stage (the stem counts as part of the first): inserted units, mean doublings, kernel growth,
+        # skips that end there.
         of_stage = np.maximum(stages - 1, 0)
         count = np.bincount(of_stage)
         ends = np.bincount([of_stage[target] for _, target in of.skips], minlength=len(count))
@@ -247,7 +254,7 @@ _SHARES = np.sqrt([0.20, 0.35, 0.20, 0.15, 0.10])
 
 @lru_cache(maxsize=4)
 def _stage_of(base: Base) -> np.ndarray:
-    """The stage of each slot, 0 for the stem."""
+    """Return the stage of each slot, 0 for the stem."""
     return np.repeat(np.arange(len(base.blocks) + 1), [1, *(3 * blocks for blocks in base.blocks)])
 
 
@@ -256,15 +263,17 @@ def _stage_of(base: Base) -> np.ndarray:
 
 @dataclass
 class Outcome:
-    """What a simulated run evaluated, in the order in which it ended: true scores and trial ids."""
+    """Evaluations of a simulated run in the order in which they ended: true scores and trial ids."""
 
     scores: list[float] = field(default_factory=list)
     trials: list[int] = field(default_factory=list)
     log: ArrayHistory | None = None
 
     def first_above(self, threshold: float) -> int:
-        """Evaluations until one was better than `threshold`, counted from 1; one more than there were if none
-        was."""
+        """Return the number of evaluations until one scored above `threshold`, counted from 1.
+
+        Return one more than the number of evaluations if none did.
+        """
         return next((i for i, score in enumerate(self.scores, 1) if score > threshold), len(self.scores) + 1)
 
 
@@ -277,11 +286,10 @@ def run_search(
     base: Base = SMALL,
     watch: Callable[[int, HistoryView], None] | None = None,
 ) -> Outcome:
-    """A run of `workers` asynchronous workers, each with its own generator, on one history and one table of
+    """Simulate `workers` asynchronous workers, each with its own generator, on one history and one table of
     claims.
 
-    `watch(evaluations, view)` is called whenever one has ended, before its worker is given the next
-    candidate.
+    `watch(evaluations, view)` is called after each evaluation, before its worker gets the next candidate.
     """
     initial = Architecture(base)
     log, claims, cache = (

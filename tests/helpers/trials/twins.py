@@ -14,14 +14,19 @@ from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE
 
 
 class ClaimTable(Protocol):
-    """Keys of candidates, of which every process may claim one that nobody else has."""
+    """Keys of candidates; each key is held by at most one process."""
 
     def claim(self, key: int) -> bool:
-        """Claim a non-zero key; True for exactly one caller until it is released. Raises HistoryFull if
-        full."""
+        """Claim a non-zero key. Return True to exactly one caller until the key is released.
+
+        Raise HistoryFull if the table is full.
+        """
 
     def release(self, key: int) -> None:
-        """Give a claimed key back, so that it can be claimed again. Raises KeyError if it is not claimed."""
+        """Release a claimed key, so that it can be claimed again.
+
+        Raise KeyError if it is not claimed.
+        """
 
 
 _EMPTY, _COMMITTED, _ABANDONED = range(3)
@@ -39,10 +44,10 @@ class _Storage:
 
 
 class ArrayHistory:
-    """A HistoryLog in one process's memory, safe between threads.
+    """A HistoryLog in one process's memory, thread-safe.
 
     Arguments:
-        capacity: slots of the log.
+        capacity: number of slots of the log.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -52,18 +57,21 @@ class ArrayHistory:
         self._visible = 0
 
     def reader(self) -> ArrayHistory:
-        """Another view of the same log, which has seen nothing yet."""
+        """Return another view of the same log, which has read no row yet."""
         other = object.__new__(ArrayHistory)
         other._storage, other._visible = self._storage, 0
         return other
 
     @property
     def capacity(self) -> int:
-        """Slots of the log."""
+        """Number of slots of the log."""
         return len(self._storage.states)
 
     def reserve(self) -> int:
-        """Take the next slot; until it is committed or abandoned no reader sees it or any later one."""
+        """Reserve the next slot and return it.
+
+        Until it is committed or abandoned, no reader sees it or any later one.
+        """
         with self._storage.lock:
             if self._storage.reserved == self.capacity:
                 raise HistoryFull(
@@ -73,8 +81,10 @@ class ArrayHistory:
             return self._storage.reserved - 1
 
     def commit(self, slot: int, record: np.void) -> bool:
-        """Fill a reserved slot; False if it was abandoned meanwhile. Raises ValueError for an unsealed
-        record."""
+        """Fill a reserved slot. Return False if it was abandoned meanwhile.
+
+        Raise ValueError for an unsealed record.
+        """
         if not rec.check(record):
             raise ValueError(f"history: the record for slot {slot} is not sealed, or torn")
         with self._storage.lock:
@@ -85,7 +95,7 @@ class ArrayHistory:
             return True
 
     def abandon(self, slot: int) -> bool:
-        """Give up a reserved slot whose writer died; False if it was committed meanwhile."""
+        """Give up the reserved slot of a dead writer. Return False if it was committed meanwhile."""
         with self._storage.lock:
             if not self._settle(slot, _ABANDONED):
                 return False
@@ -109,7 +119,8 @@ class ArrayHistory:
         return slot
 
     def refresh(self) -> int:
-        """See what has been committed or abandoned since, up to the first slot that is neither."""
+        """Make rows visible up to the first slot that is neither committed nor abandoned; return their
+        number."""
         with self._storage.lock:
             states = self._storage.states[self._visible : self._storage.reserved]
             open_slots = np.flatnonzero(states == _EMPTY)
@@ -121,13 +132,13 @@ class ArrayHistory:
         return self._visible
 
     def summaries(self) -> np.ndarray:
-        """The visible rows, read-only."""
+        """Return the visible rows, read-only."""
         view = self._storage.summaries[: self._visible]
         view.flags.writeable = False
         return view
 
     def record(self, slot: int) -> np.void:
-        """A copy of the record of a visible slot."""
+        """Return a copy of the record of a visible slot."""
         if not 0 <= slot < self._visible:
             raise IndexError(f"history: slot {slot} is not visible ({self._visible} rows are)")
         if self._storage.states[slot] == _ABANDONED:
@@ -136,11 +147,10 @@ class ArrayHistory:
 
 
 class ArrayClaims:
-    """A ClaimTable in one process's memory, safe between threads. A released key keeps its place in the
-    table.
+    """A ClaimTable in one process's memory, thread-safe. A released key keeps its place in the table.
 
     Arguments:
-        capacity: different keys that the table can hold.
+        capacity: number of different keys that the table can hold.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -151,7 +161,7 @@ class ArrayClaims:
         self._lock = threading.Lock()
 
     def claim(self, key: int) -> bool:
-        """Claim a non-zero key; True for one caller."""
+        """Claim a non-zero key. Return True to one caller."""
         if not 0 < key < 1 << 64:
             raise ValueError(f"claims: key {key} is not a positive 64-bit number")
         with self._lock:
@@ -165,7 +175,7 @@ class ArrayClaims:
             return True
 
     def release(self, key: int) -> None:
-        """Give a claimed key back."""
+        """Release a claimed key."""
         with self._lock:
             if not self._claimed.get(key, False):
                 raise KeyError(f"claims: key {key:#x} is not claimed")
