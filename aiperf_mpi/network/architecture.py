@@ -276,67 +276,77 @@ def _edges_by_position(unit: Unit, position: Mapping[int, int], pool_after: int)
     )
 
 
-def _list_layers(base: Base, units: tuple[Unit, ...], pool_after: int) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    position = {unit.id: i for i, unit in enumerate(units)}
-    output: dict[int, str] = {}
-    shapes: dict[str, tuple[int, int, int]] = {"input": (base.image_size, base.image_size, base.channels)}
+class _LayerList:
+    """Layers in the order in which they are added, with shapes derived from those of their inputs."""
+
+    def __init__(self, base: Base) -> None:
+        self.layers: list[Layer] = []
+        self._shapes = {"input": (base.image_size, base.image_size, base.channels)}
 
     def add(
+        self,
         kind: str,
         name: str,
-        inputs: Iterable[str],
+        inputs: tuple[str, ...],
         unit: int = -1,
         *,
         filters: int = 0,
         kernel: int = 1,
         stride: int = 1,
     ) -> str:
-        names = tuple(inputs)
-        height, width, channels = shape = shapes[names[0]]
-        # Padding keeps a layer's size but for its stride, so nested strides round up alike.
-        shapes[name] = (-(-height // stride), -(-width // stride), filters or channels)
+        """Add a layer and return its name; `filters` 0 keeps the number of channels."""
+        height, width, channels = shape = self._shapes[inputs[0]]
+        # Padding keeps the size, and a stride rounds it up, so nested strides round alike.
+        output = (-(-height // stride), -(-width // stride), filters or channels)
         if kind in ("global_pool", "dense", "softmax"):
-            shapes[name] = (1, 1, filters or channels)
-        layers.append(Layer(kind, name, names, shape, shapes[name], kernel, stride, unit))
+            output = (1, 1, filters or channels)
+        self._shapes[name] = output
+        self.layers.append(Layer(kind, name, inputs, shape, output, kernel, stride, unit))
         return name
+
+
+def _list_layers(base: Base, units: tuple[Unit, ...], pool_after: int) -> tuple[Layer, ...]:
+    """Return the layers of all units, the max-pooling after its unit, and the layers after the last unit."""
+    layers = _LayerList(base)
+    position = {unit.id: i for i, unit in enumerate(units)}
+    outputs: dict[int, str] = {}
 
     flow = "input"
     for unit in units:
-        tag = f"unit{unit.id:03d}"
-        flow = add(
-            "conv",
-            f"{tag}.conv",
-            [flow],
-            unit.id,
-            filters=unit.filters,
-            kernel=unit.kernel,
-            stride=unit.stride,
-        )
-        flow = add("batch_norm", f"{tag}.norm", [flow], unit.id)
-        for edge in _edges_by_position(unit, position, pool_after):
-            origin = "pool" if edge.source == POOL else f"{edge.source:03d}"
-            branch = output[edge.source]
-            if edge.kind == "conv":
-                branch = add(
-                    "conv",
-                    f"{tag}.from{origin}.conv",
-                    [branch],
-                    unit.id,
-                    filters=unit.filters,
-                    stride=edge.stride,
-                )
-            if edge.kind != "identity":
-                branch = add("batch_norm", f"{tag}.from{origin}.norm", [branch], unit.id)
-            flow = add("add", f"{tag}.from{origin}.add", [flow, branch], unit.id)
-        flow = output[unit.id] = add("relu", f"{tag}.relu", [flow], unit.id)
+        edges = _edges_by_position(unit, position, pool_after)
+        flow = outputs[unit.id] = _add_unit(layers, unit, edges, flow, outputs)
         if unit.id == pool_after:
-            flow = output[POOL] = add("max_pool", "pool", [flow], kernel=3, stride=2)
+            flow = outputs[POOL] = layers.add("max_pool", "pool", (flow,), kernel=3, stride=2)
 
-    flow = add("global_pool", "global_pool", [flow])
-    flow = add("dense", "dense", [flow], filters=base.classes)
-    add("softmax", "softmax", [flow])
-    return tuple(layers)
+    flow = layers.add("global_pool", "global_pool", (flow,))
+    flow = layers.add("dense", "dense", (flow,), filters=base.classes)
+    layers.add("softmax", "softmax", (flow,))
+    return tuple(layers.layers)
+
+
+def _add_unit(
+    layers: _LayerList, unit: Unit, edges: Iterable[Edge], flow: str, outputs: Mapping[int, str]
+) -> str:
+    """Add the layers of a unit with input `flow`, and return the name of its ReLU.
+
+    `outputs` has the name of each earlier unit's ReLU, and of the max-pooling.
+    """
+    tag, filters = f"unit{unit.id:03d}", unit.filters
+    flow = layers.add(
+        "conv", f"{tag}.conv", (flow,), unit.id, filters=filters, kernel=unit.kernel, stride=unit.stride
+    )
+    flow = layers.add("batch_norm", f"{tag}.norm", (flow,), unit.id)
+    for edge in edges:
+        source = f"{tag}.from{'pool' if edge.source == POOL else f'{edge.source:03d}'}"
+        branch = outputs[edge.source]
+        if edge.kind == "conv":
+            branch = layers.add(
+                "conv", f"{source}.conv", (branch,), unit.id, filters=filters, stride=edge.stride
+            )
+        if edge.kind != "identity":
+            branch = layers.add("batch_norm", f"{source}.norm", (branch,), unit.id)
+        flow = layers.add("add", f"{source}.add", (flow, branch), unit.id)
+    return layers.add("relu", f"{tag}.relu", (flow,), unit.id)
 
 
 def _canonical_hash(base: Base, units: tuple[Unit, ...], pool_after: int) -> str:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which morphs an architecture can take, and random ones among them (sections 4.1 of the paper, the authors'
-code).
+"""List the morphs that an architecture can take, and draw random ones (section 4.1 of the paper).
 
-Eligible are, as in the authors' code: `deeper` behind every ReLU of the main chain, `wider` for every
-convolution of the main chain but the last, `skip` from the ReLU of every unit but the first to the batch norm
-of every later one. The paper's kernel morph, which their code lacks, grows a convolution of the main chain to
-the next of 3, 5, 7.
+The eligible morphs are those of the authors' code. `deeper` is possible after every ReLU of the main chain,
+`wider` for every convolution of the main chain except the last. `skip` is possible from the ReLU of every
+unit except the first to the batch norm of every later unit. The paper also has a `kernel` morph, which the
+authors' code lacks: it grows a convolution of the main chain to the next of the sizes 3, 5, 7.
 """
 
 from __future__ import annotations
@@ -17,27 +16,28 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import DEFAULT_KERNEL, OPS, Architecture, Morph, Unit
 
-#: Sizes that a kernel morph grows a convolution to (section 4.2 of the paper searches the same).
+#: Sizes to which a kernel morph grows a convolution (section 4.2 of the paper searches the same sizes).
 KERNEL_SIZES = (3, 5, 7)
 
-#: Random picks for one morph before giving up (authors' code: 2 * N_NEIGHBOURS).
+#: Number of random draws for one morph before giving up (authors' code: 2 * N_NEIGHBOURS).
 ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an architecture may grow.
+    """Upper limits of an architecture's size.
 
     Arguments:
-        units: most units, one ReLU each (authors' code: MAX_LAYERS, the places for `deeper`).
-        parameters: most trainable parameters (authors' code: MAX_MODEL_SIZE).
+        units: largest number of units, which have one ReLU each (authors' code: MAX_LAYERS, the number of
+            places for `deeper`).
+        parameters: largest number of trainable parameters (authors' code: MAX_MODEL_SIZE).
     """
 
     units: int = 300
     parameters: int = 1 << 30
 
     def allow(self, architecture: Architecture) -> bool:
-        """Whether the architecture is within them."""
+        """Return whether the architecture is within the limits."""
         return architecture.unit_count <= self.units and architecture.parameters <= self.parameters
 
 
@@ -45,12 +45,15 @@ PAPER_LIMITS = Limits()
 
 
 def next_kernel(kernel: int) -> int | None:
-    """The size that a kernel morph grows a convolution of size `kernel` to; None if it is the largest."""
+    """Return the size to which a kernel morph grows a convolution of size `kernel`; None for the largest."""
     return next((size for size in KERNEL_SIZES if size > kernel), None)
 
 
 def eligible_morphs(architecture: Architecture, ops: Sequence[str] = OPS) -> tuple[Morph, ...]:
-    """Every morph that the architecture can take, limits apart: by operation, then along the main chain."""
+    """Return all morphs that the architecture can take, regardless of limits.
+
+    They are ordered by operation, then along the main chain.
+    """
     units = architecture.units
     return tuple(morph for op in ops for morph in _ELIGIBLE[op](units))
 
@@ -87,24 +90,11 @@ _ELIGIBLE = {
 
 
 def _joined(source: Unit, target: Unit) -> bool:
-    """Whether the output of `source` is already added to `target`; the authors refuse such a double as
-    illegal."""
-    return any(edge.source == source.id for edge in target.edges)
+    """Return whether the output of `source` is already added to `target`.
 
-
-def random_morph(
-    architecture: Architecture,
-    rng: np.random.Generator,
-    ops: Sequence[str] = OPS,
-    limits: Limits = PAPER_LIMITS,
-) -> Morph | None:
-    """An operation uniformly among `ops`, then uniformly one of its eligible morphs that stays within the
-    limits.
-
-    Returns None if 16 picks found none.
+    The authors' code rejects a second such skip as illegal.
     """
-    found = _random_child(architecture, rng, ops, limits)
-    return None if found is None else found[0]
+    return any(edge.source == source.id for edge in target.edges)
 
 
 def random_chain(
@@ -114,21 +104,25 @@ def random_chain(
     ops: Sequence[str] = OPS,
     limits: Limits = PAPER_LIMITS,
 ) -> tuple[Architecture, tuple[Morph, ...]]:
-    """A descendant and the at most `length` random morphs that lead to it; fewer where the limits leave
-    none."""
+    """Apply up to `length` random morphs, and return the descendant and the morphs.
+
+    Each morph is drawn by operation, uniformly among `ops`, then uniformly among the eligible morphs of that
+    operation. The chain ends early if ATTEMPTS draws give no morph within the limits.
+    """
     child, chain = architecture, []
     for _ in range(length):
-        found = _random_child(child, rng, ops, limits)
-        if found is None:
+        step = _random_child(child, rng, ops, limits)
+        if step is None:
             break
-        chain.append(found[0])
-        child = found[1]
+        morph, child = step
+        chain.append(morph)
     return child, tuple(chain)
 
 
 def _random_child(
     architecture: Architecture, rng: np.random.Generator, ops: Sequence[str], limits: Limits
 ) -> tuple[Morph, Architecture] | None:
+    """Draw a morph within the limits; return it and the child, or None after ATTEMPTS draws without one."""
     units = architecture.units
     for _ in range(ATTEMPTS):
         morph = _RANDOM[ops[int(rng.integers(len(ops)))]](units, rng)
@@ -148,8 +142,8 @@ def _random_wider(units: Sequence[Unit], rng: np.random.Generator) -> Morph | No
 
 
 def _random_skip(units: Sequence[Unit], rng: np.random.Generator) -> Morph | None:
-    # Two different places drawn uniformly and put in order are a pair drawn uniformly; a double is drawn
-    # again.
+    # Draw two different positions uniformly and sort them: every pair is equally likely. If a skip joins the
+    # pair already, the caller draws again.
     if len(units) < 3:
         return None
     first, second = int(rng.integers(1, len(units))), int(rng.integers(1, len(units) - 1))

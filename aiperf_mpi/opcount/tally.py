@@ -16,7 +16,6 @@ BACKWARD, STEP = "backward", "step"
 #: Kinds beside those of layers: the optimiser, the collectives, and the rest (normalising images, metrics,
 #: biases).
 UPDATE, ALL_REDUCE, OTHER = "update", "all_reduce", "other"
-STEP_KINDS = (UPDATE, ALL_REDUCE, OTHER)
 
 #: A class of operations: the kind, and the part of the step.
 Class = tuple[str, str]

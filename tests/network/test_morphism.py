@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph, MorphError, resnet50
-from aiperf_mpi.network.morphism import Limits, eligible_morphs, next_kernel, random_chain, random_morph
+from aiperf_mpi.network.morphism import PAPER_LIMITS, Limits, eligible_morphs, next_kernel, random_chain
 
 SMALL = Architecture(Base(image_size=32, channels=1, classes=10, width=4))
 TINY = Architecture(Base(image_size=16, channels=1, classes=4, width=2, blocks=(1,)))
+
+
+def random_morph(
+    architecture: Architecture, rng: np.random.Generator, ops=OPS, limits: Limits = PAPER_LIMITS
+) -> Morph | None:
+    """Return the morph of a random chain of length 1, or None if there is none."""
+    _, chain = random_chain(architecture, rng, 1, ops, limits)
+    return chain[0] if chain else None
 
 
 def test_eligible_morphs_of_resnet50() -> None:

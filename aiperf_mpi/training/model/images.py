@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""Augment and normalise images on the devices, inside a step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-#: Pixels around an image before a random crop takes its size out of it (He et al., 2016, section 4.2).
+#: Pixels of padding on each side of an image before a random crop (He et al., 2016, section 4.2).
 CROP_PADDING = 4
 
 
 def augment(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Random crops out of the images [B, H, W, C] padded by CROP_PADDING zeros, half of them mirrored, same
-    dtype."""
+    """Return random crops of the images [B, H, W, C], in the same shape and dtype.
+
+    Each image is padded by CROP_PADDING zeros on all sides before the crop. Half of the crops are mirrored.
+    """
     count, height, width, channels = images.shape
     shift_key, mirror_key = jax.random.split(key)
     shifts = jax.random.randint(shift_key, (count, 2), 0, 2 * CROP_PADDING + 1)
@@ -31,7 +33,9 @@ def augment(images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def normalise(images: jax.Array, mean: Sequence[float], deviation: Sequence[float]) -> jax.Array:
-    """Images uint8 [B, H, W, C] as float32: scaled to 0..1, then less `mean`, over `deviation` (one value per
-    channel or one for all)."""
+    """Return images uint8 [B, H, W, C] as float32: scaled to 0..1, minus `mean`, divided by `deviation`.
+
+    `mean` and `deviation` have one value per channel, or one for all.
+    """
     offset, scale = np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
     return (images.astype(jnp.float32) / 255 - offset) / scale

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps compiled ahead for a replica's devices, and what the compiled program says of its precision.
+"""Compile the steps of a candidate for a replica's devices, before the first step.
 
-`compile_steps` keeps no state, so that a thread may run it while the main thread speaks MPI.
+`compile_steps` keeps no state, so a thread may run it while the main thread calls MPI.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,21 +35,21 @@ from aiperf_mpi.training.steps.step import (
 
 @dataclass(frozen=True)
 class Compiled:
-    """The steps of one architecture for one set of devices; all arrays have the devices as their first axis.
+    """The compiled steps of one architecture; the first axis of all arrays is that of the devices.
 
     Attributes:
-        devices: all of the replica, also those of its other processes.
-        form: how they are driven, see :mod:`dispatch`.
-        train: (state, images, labels, learning rate) -> (state, metrics); the state given is used up. The
-            images are uint8 [D, B, H, W, C], the labels int32 [D, B], the rate comes from `scalar`, the
-            metrics have no axis.
+        devices: all devices of the replica, also those of its other processes.
+        form: how the steps are dispatched to the devices, see :mod:`dispatch`.
+        train: (state, images, labels, learning rate) -> (state, metrics). The call consumes the given state.
+            The images are uint8 [D, B, H, W, C], the labels int32 [D, B]. The rate comes from `scalar`. The
+            metrics have no device axis.
         evaluate: (params, batch_stats, images, labels, valid) -> metrics, `valid` bool [D, B].
-        average: batch_stats -> batch_stats, averaged over the devices; what is given is used up.
+        average: batch_stats -> batch_stats averaged over the devices. The call consumes its argument.
         agree: (params, batch_stats) -> `digest.Agreement`, computed on the devices; None for a single device.
-        precision: of the convolutions' operands in the compiled training step, see `convolution_precision`.
-        lowered: the training step as it was compiled, for XLA's estimate of its operations.
-        trace_seconds: of tracing and lowering to StableHLO, which hold Python's interpreter lock.
-        compile_seconds: of XLA's compilation (short if the cache had the program).
+        precision: operand type of the convolutions in the training step, see `convolution_precision`.
+        lowered: the lowered training step, for XLA's estimate of its operations.
+        trace_seconds: time for tracing and lowering to StableHLO, which hold Python's interpreter lock.
+        compile_seconds: time for XLA's compilation (short if the cache had the program).
     """
 
     architecture: Architecture
@@ -68,41 +68,83 @@ class Compiled:
 
     @property
     def batch_global(self) -> int:
-        """Images of one step on all devices."""
+        """Number of images of one step on all devices."""
         return len(self.devices) * self.settings.batch_per_device
 
     def start(self, variables: Any, rng: np.random.Generator) -> TrainState:
-        """The state before the first step on all devices; arguments as those of `step.initial_state`."""
+        """Return the state before the first step on all devices; see `step.initial_state`."""
         return replicate(initial_state(variables, self.settings, rng), self.sharding)
 
     def scalar(self, value: float) -> jax.Array:
-        """A float32 on all devices, such as the learning rate of an epoch."""
+        """Return `value` as a float32 on all devices, such as the learning rate of an epoch."""
         everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
         return jax.make_array_from_callback((), everywhere, lambda _: np.float32(value))
 
     def variables(self, state: TrainState) -> dict[str, Any]:
-        """The collections `params` and `batch_stats` of this process's first device, as numpy arrays."""
+        """Return `params` and `batch_stats` of this process's first device, as numpy arrays."""
         return {"params": first(state.params), "batch_stats": first(state.batch_stats)}
 
 
 def compile_steps(
     architecture: Architecture, settings: StepSettings, devices: Sequence[jax.Device], dispatch: str = AUTO
 ) -> Compiled:
-    """Traces, lowers and compiles the training and the evaluation step of an architecture.
+    """Trace, lower and compile all steps of an architecture.
 
-    Where the devices are those of several processes, all of these compile the same steps in the same order.
+    If the devices belong to several processes, each of them must compile the same steps in the same order.
 
     Arguments:
         dispatch: how the steps run on the devices, one of `dispatch.DISPATCHES`.
 
-    Raises ValueError for a precision or a dispatch that is unknown, and whatever Flax and XLA raise for a
-    network that cannot be.
+    Raises ValueError for an unknown precision or dispatch, and passes on the errors of Flax and XLA for a
+    network that cannot be built.
     """
-    state, (images, labels, valid) = _argument_shapes(architecture, settings, len(devices))
-    rate = jax.ShapeDtypeStruct((), np.float32)
+    state, batch = _argument_shapes(architecture, settings, len(devices))
 
-    # Tracing and lowering first, as they hold the interpreter lock, then XLA, which does not.
+    # First trace and lower, which holds the interpreter lock, then run XLA, which does not.
     begin, form = time.perf_counter(), form_of(dispatch, devices)
+    lowered = _lower_steps(architecture, settings, devices, form, state, batch)
+    traced = time.perf_counter()
+    train, evaluate, average = lowered.train.compile(), lowered.evaluate.compile(), lowered.average.compile()
+    agree = None if lowered.agree is None else lowered.agree.compile()
+    end = time.perf_counter()
+
+    return Compiled(
+        architecture,
+        settings,
+        tuple(devices),
+        form,
+        device_sharding(devices),
+        train,
+        evaluate,
+        average,
+        agree,
+        precision=convolution_precision(train.as_text() or ""),
+        lowered=lowered.train,
+        trace_seconds=traced - begin,
+        compile_seconds=end - traced,
+    )
+
+
+class _Lowered(NamedTuple):
+    """The lowered steps; see the attributes of `Compiled`."""
+
+    train: jax.stages.Lowered
+    evaluate: jax.stages.Lowered
+    average: jax.stages.Lowered
+    agree: jax.stages.Lowered | None
+
+
+def _lower_steps(
+    architecture: Architecture,
+    settings: StepSettings,
+    devices: Sequence[jax.Device],
+    form: str,
+    state: TrainState,
+    batch: tuple[Any, Any, Any],
+) -> _Lowered:
+    """Trace and lower the steps for arguments of the shapes `state` and `batch` (images, labels, valid)."""
+    images, labels, valid = batch
+    rate = jax.ShapeDtypeStruct((), np.float32)
     train = lower(
         train_step(architecture, settings),
         devices,
@@ -125,37 +167,14 @@ def compile_steps(
     agree = None
     if len(devices) > 1:
         agree = lower(agreement, devices, held, in_axes=(0, 0), out_axes=None, form=form)
-    traced = time.perf_counter()
-    compiled_train, compiled_evaluate, compiled_average = (
-        train.compile(),
-        evaluate.compile(),
-        average.compile(),
-    )
-    compiled_agree = None if agree is None else agree.compile()
-    end = time.perf_counter()
-
-    return Compiled(
-        architecture,
-        settings,
-        tuple(devices),
-        form,
-        device_sharding(devices),
-        compiled_train,
-        compiled_evaluate,
-        compiled_average,
-        compiled_agree,
-        precision=convolution_precision(compiled_train.as_text() or ""),
-        lowered=train,
-        trace_seconds=traced - begin,
-        compile_seconds=end - traced,
-    )
+    return _Lowered(train, evaluate, average, agree)
 
 
 def use_compilation_cache(folder: str | Path) -> None:
-    """Keeps compiled programs in `folder`, for this process and later ones; call it before the first
-    compilation.
+    """Keep compiled programs in `folder`, for this process and later ones.
 
-    Every program is kept, however small: a candidate's programs return with its next hyperparameters or run.
+    Call it before the first compilation. Even small programs are kept: the same programs are needed again
+    with a candidate's next hyperparameters, or in the next run.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -164,28 +183,28 @@ def use_compilation_cache(folder: str | Path) -> None:
 
 
 def convolution_precision(program: str) -> str:
-    """The element type in which convolutions really multiply, from a compiled program's HLO text.
+    """Return the element type in which convolutions multiply, read from a compiled program's HLO text.
 
-    Returns float32, bfloat16, float16 or float64; several of them joined by a comma (sorted, at most 16
-    characters); or "unknown" where the text has no convolution. A backend without bfloat16 arithmetic, such
-    as many CPUs, widens the operands, and so shows here. (That float32 may be multiplied as TF32 on NVIDIA
-    devices is not in the text.)
+    The result is float32, bfloat16, float16 or float64; several types are sorted and joined by a comma (at
+    most 16 characters). It is "unknown" if the text has no convolution. A backend without bfloat16
+    arithmetic, such as many CPUs, widens the operands, and then the result is float32. (The text does not
+    show whether an NVIDIA device multiplies float32 as TF32.)
     """
     element: dict[str, str] = {}
-    found: set[str] = set()
+    types: set[str] = set()
     for line in program.splitlines():
-        # Operands stand as names, which the same computation defined in an earlier line.
+        # An operand is a name that an earlier line of the same computation defined.
         if not (defined := _DEFINITION.match(line)):
             continue
         element[defined[1]] = defined[2]
         if operands := _CONVOLUTION.search(line):
             names = _OPERAND.findall(operands[1] or operands[2])[:2]
-            found.update(_ELEMENT_TYPES.get(element[name], element[name]) for name in names)
-    return ",".join(sorted(found))[:16] or "unknown"
+            types.update(_ELEMENT_TYPES.get(element[name], element[name]) for name in names)
+    return ",".join(sorted(types))[:16] or "unknown"
 
 
-#: `%name = bf16[...]`, or a tuple whose first element counts; a convolution, as an instruction or as a call
-#: of a library (`__cudnn$convForward` and its kin); the name of an operand.
+#: Patterns of HLO text: a definition (`%name = bf16[...]`; of a tuple the first element counts), a
+#: convolution (an instruction, or a library call such as `__cudnn$convForward`), and an operand's name.
 _DEFINITION = re.compile(r"\s*(?:ROOT )?%([\w.-]+) = \(?(\w+)\[")
 _CONVOLUTION = re.compile(r" convolution\(([^)]*)\)| custom-call\(([^)]*)\).*custom_call_target=\"[^\"]*conv")
 _OPERAND = re.compile(r"%([\w.-]+)")
@@ -195,7 +214,7 @@ _ELEMENT_TYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": 
 def _argument_shapes(
     architecture: Architecture, settings: StepSettings, count: int
 ) -> tuple[TrainState, Any]:
-    """Shapes and dtypes of the state, and of images, labels and valid mask, on `count` devices."""
+    """Return shapes and dtypes of the state and of (images, labels, valid mask) on `count` devices."""
     base, batch = architecture.base, settings.batch_per_device
     variables = jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, np.float32),

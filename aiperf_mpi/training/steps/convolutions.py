@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The convolutions that morphs can reach, compiled one by one before any candidate needs them.
+"""Find the convolutions that morphs can reach, and compile them before a candidate needs them.
 
-On an accelerator the compiler tries several kernels for each convolution that it has not seen, and stops the
-device meanwhile; what it finds goes to the persistent cache, and the compilation of a candidate reads it
-there. On a CPU there is nothing to try.
+On an accelerator the compiler tries several kernels for each new convolution, and blocks the device while it
+does so. It stores the best one in the persistent cache, where the compilation of a candidate finds it. On a
+CPU there is nothing to try.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiperf_mpi.network.morphism import eligible_morphs
 
 @dataclass(frozen=True, order=True, slots=True)
 class Convolution:
-    """A convolution with padding SAME, as a step computes it for a batch: sides are in pixels."""
+    """The shape of a convolution with padding SAME; `side` is the side of its square input in pixels."""
 
     side: int
     filters_in: int
@@ -32,7 +32,7 @@ class Convolution:
 
 
 def convolutions(architecture: Architecture) -> set[Convolution]:
-    """The convolutions of a network."""
+    """Return the convolutions of a network."""
     return {
         Convolution(layer.in_shape[0], layer.in_shape[2], layer.out_shape[2], layer.kernel, layer.stride)
         for layer in architecture.layers()
@@ -41,22 +41,23 @@ def convolutions(architecture: Architecture) -> set[Convolution]:
 
 
 def reachable(architecture: Architecture, ops: Sequence[str], kernels: Iterable[int]) -> list[Convolution]:
-    """The convolutions of a network's children by a single morph, with each kernel size that hyperparameter
-    optimisation may give to a new one; sorted, those of the network itself left out.
+    """Return the convolutions that a single morph can add to a network, sorted.
 
-    Longer chains reach combinations of these; most of a candidate's convolutions are its parent's.
+    A new convolution comes in each of `kernels`, the sizes that hyperparameter optimisation may choose.
+    Convolutions that the network already has are left out. Longer chains of morphs reach combinations of
+    these; most convolutions of a candidate are those of its parent.
     """
-    own, found = convolutions(architecture), set[Convolution]()
+    own, children = convolutions(architecture), set[Convolution]()
     shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
 
-    # Skips between units of the same shapes project alike: of more than a thousand some dozens differ.
+    # Skips between units of equal shapes need the same projection: of a thousand skips, some dozens differ.
     morphs = {
         (m.op, shapes[m.a], shapes[m.b]) if m.op == "skip" else m: m
         for m in eligible_morphs(architecture, ops)
     }
     for morph in morphs.values():
-        found |= convolutions(architecture.apply(morph))
-    new = found - own
+        children |= convolutions(architecture.apply(morph))
+    new = children - own
     sizes = {
         Convolution(c.side, c.filters_in, c.filters, k, c.stride)
         for c in new
@@ -69,25 +70,24 @@ def reachable(architecture: Architecture, ops: Sequence[str], kernels: Iterable[
 def to_compile(
     architecture: Architecture, ops: Sequence[str], kernels: Iterable[int], batches: Sequence[int]
 ) -> list[tuple[Convolution, int]]:
-    """Convolutions with their batch sizes, in the order in which candidates will need them.
+    """Return convolutions with their batch sizes, in the order in which candidates will need them.
 
     Arguments:
-        architecture: the network that the search begins with.
+        architecture: the network with which the search begins.
         ops, kernels: see `reachable`.
-        batches: the first one is the network's own, whose convolutions its training compiles; the others are
-            those that hyperparameter optimisation may choose instead, with which the network's own are as new
-            as the rest.
+        batches: batch sizes. The network is trained with the first one, which compiles its own convolutions
+            for that size. Hyperparameter optimisation may choose the others, for which the network's own
+            convolutions must be compiled too.
     """
     own, new = sorted(convolutions(architecture)), reachable(architecture, ops, kernels)
-    found = [(convolution, batches[0]) for convolution in new]
+    first = [(convolution, batches[0]) for convolution in new]
     others = [batch for batch in dict.fromkeys(batches) if batch != batches[0]]
-    # The network's own first, as most of every candidate's are its parent's.
-    return found + [(c, batch) for part in (own, new) for batch in others for c in part]
+    # The network's own come first: most convolutions of a candidate are those of its parent.
+    return first + [(c, batch) for part in (own, new) for batch in others for c in part]
 
 
 def compile_convolution(convolution: Convolution, batch: int, precision: str, device: jax.Device) -> None:
-    """Compile a convolution and its two gradients for `batch` images on a device, as the steps contain them;
-    nothing is computed."""
+    """Compile a convolution and its two gradients for `batch` images on a device, without running them."""
     dtype, place = jnp.dtype(precision), jax.sharding.SingleDeviceSharding(device)
     c = convolution
     images = jax.ShapeDtypeStruct((batch, c.side, c.side, c.filters_in), dtype, sharding=place)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images on their way to the devices and on them: transfer ahead of time, augmentation, normalisation."""
+"""Move arrays between the host and a replica's devices, and transfer batches ahead of time."""
 
 from __future__ import annotations
 
@@ -15,40 +15,38 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 #: Name of the axis over the devices of a replica, in collectives and in shardings.
 AXIS = "devices"
 
-
-#: Batches that wait on the devices, so that a transfer ends before its step begins.
+#: Number of batches that may wait on the devices, so that a transfer ends before its step begins.
 BATCHES_AHEAD = 2
 
 
 class DeviceBatch(NamedTuple):
-    """A :class:`~aiperf_mpi.data.loader.Batch` on a replica's devices, first axis over them: images uint8
-    [D, B, H, W, C], labels int32 [D, B], and `valid` bool [D, B], false for images that only fill up the
-    batch."""
+    """A :class:`~aiperf_mpi.data.loader.Batch` on a replica's devices, which are the first axis.
+
+    Images are uint8 [D, B, H, W, C], labels int32 [D, B], `valid` bool [D, B]: false for images that only
+    fill up the batch.
+    """
 
     images: Any
     labels: Any
     valid: Any
 
 
-# -- between host and devices ----------------------------------------------------------------------
-
-
 def device_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
-    """The layout of everything that a replica's devices hold: entry d of the first axis is device d's."""
+    """Return the layout of arrays on a replica's devices: entry d of the first axis is on device d."""
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def local_count(devices: Iterable[jax.Device]) -> int:
-    """How many of the devices are this process's."""
+    """Return the number of devices that belong to this process."""
     return sum(device.process_index == jax.process_index() for device in devices)
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of host arrays on the devices: [D, ...], or of this process's devices alone where there are
-    others'.
+    """Put a tree of host arrays [D, ...] on the devices, and return it.
 
-    Returns before the transfer ends, and a CPU device may go on using the host's memory: do not write the
-    arrays again.
+    If other processes share the sharding, the arrays have entries for this process's devices only. The
+    function returns before the transfer ends, and a CPU device may keep using the host's memory: do not
+    write to the arrays afterwards.
     """
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -56,28 +54,30 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def replicate(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of host arrays, once on each device, as arrays [D, ...]."""
+    """Copy a tree of host arrays to each device, and return it as arrays [D, ...]."""
     count = local_count(sharding.mesh.devices.flat)
     return place(jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), tree), sharding)
 
 
 def first(tree: Any) -> Any:
-    """What this process's first device holds of a tree of arrays [D, ...], as numpy arrays [...], no
-    collective."""
+    """Return the part of a tree of arrays [D, ...] on this process's first device, as numpy arrays [...].
+
+    It needs no collective operation.
+    """
     return jax.tree.map(lambda x: x[0], jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree)))
 
 
 class Feed:
-    """Batches on the devices before they are asked for: a thread reads `batches` and transfers them.
+    """A thread that reads batches and transfers them to the devices ahead of their use.
 
-    Use it as a context: leaving it ends the thread. What `batches` raises, `take` raises.
+    Use it as a context manager: leaving the context ends the thread. `take` raises any error of `batches`.
 
     Arguments:
-        batches: host arrays (images, labels, valid), as :mod:`aiperf_mpi.data.loader` yields them, and never
+        batches: host arrays (images, labels, valid) from :mod:`aiperf_mpi.data.loader`. They are never
             written again (see `place`).
-        sharding: of the devices, see `device_sharding`.
-        whole: refuse, by ValueError, a batch with images that are not valid.
-        ahead: batches that may wait on the devices.
+        sharding: layout on the devices, see `device_sharding`.
+        whole: raise ValueError for a batch with images that are not valid.
+        ahead: number of batches that may wait on the devices.
     """
 
     def __init__(
@@ -97,8 +97,7 @@ class Feed:
         self._thread.start()
 
     def take(self, timeout: float = 0.0) -> DeviceBatch | None:
-        """The next batch, or None if none is there after `timeout` seconds, or behind the last (see
-        `ended`)."""
+        """Return the next batch; None if none came in `timeout` seconds, or after the last (see `ended`)."""
         if self.ended:
             return None
         try:
@@ -111,7 +110,7 @@ class Feed:
         return item
 
     def close(self) -> None:
-        """Ends the thread, at the next batch at the latest, and closes `batches` if it is a generator."""
+        """End the thread, at the next batch at the latest, and close `batches` if it is a generator."""
         self._closed.set()
         self._thread.join()
 
@@ -131,13 +130,12 @@ class Feed:
                     )
                 batch = place(DeviceBatch(images, labels, np.asarray(valid, bool)), sharding)
 
-                # Only what has arrived counts as ready, so that waiting for a slow transfer shows as the
-                # data's time.
+                # A batch is ready once it has arrived, so that waiting for a transfer counts as data time.
                 jax.block_until_ready(batch)
                 if not self._put(batch):
                     return
         except BaseException as error:
-            # Not lost: the thread that takes the batches raises it.
+            # The thread that takes the batches raises it.
             end = error
         finally:
             close = getattr(batches, "close", None)
@@ -153,6 +151,3 @@ class Feed:
             except queue.Full:
                 continue
         return False
-
-
-# -- on the devices, inside of a step --------------------------------------------------------------

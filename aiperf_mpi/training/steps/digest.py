@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do all devices hold the same model? A digest of it on each device, compared there: eight words reach the
-host."""
+"""Check that all devices hold the same model: each computes a digest, and the devices compare them.
+
+Only four integers reach the host.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import numpy as np
 
 from aiperf_mpi.training.steps.devices import AXIS
 
-#: An odd number, so that multiplying by it modulo 2^32 loses nothing (2^32 over the golden ratio; Knuth,
-#: TAOCP 3, 6.4).
+#: Multiplier of the digest: 2^32 over the golden ratio (Knuth, TAOCP 3, 6.4). It is odd, so that multiplying
+#: by it modulo 2^32 is invertible.
 GOLDEN = np.uint32(0x9E3779B1)
 
 
@@ -22,7 +24,7 @@ class Disagreement(RuntimeError):
 
 
 class Agreement(NamedTuple):
-    """Smallest and largest digest of the devices (uint32 []), of the parameters and of the statistics."""
+    """Smallest and largest digest over the devices (uint32 []), of the parameters and of the statistics."""
 
     params_low: jax.Array
     params_high: jax.Array
@@ -31,19 +33,21 @@ class Agreement(NamedTuple):
 
 
 def agreement(params: Any, batch_stats: Any) -> Agreement:
-    """The digests over the devices, one step of `dispatch.over_devices`; one pass over the memory of each
-    device."""
-    found = jnp.stack([digest(params), digest(batch_stats)])
-    low, high = jax.lax.pmin(found, AXIS), jax.lax.pmax(found, AXIS)
+    """Return the smallest and largest digests over the devices; `dispatch.over_devices` maps this function.
+
+    It reads the memory of each device once.
+    """
+    digests = jnp.stack([digest(params), digest(batch_stats)])
+    low, high = jax.lax.pmin(digests, AXIS), jax.lax.pmax(digests, AXIS)
     return Agreement(low[0], high[0], low[1], high[1])
 
 
 def digest(tree: Any) -> jax.Array:
-    """A uint32 of the bits of a tree of float32 arrays; it changes with any one element, and with their
-    order.
+    """Return a uint32 digest of the bits of a tree of float32 arrays.
 
-    Each word is multiplied by an odd number of its own (its place) and added, modulo 2^32. Sums of integers
-    have no rounding: their order does not matter.
+    It changes with any one element, and with the order of the elements. Each element's bits, as a 32-bit
+    integer, are multiplied by an odd number that depends on the element's index, and added modulo 2^32.
+    Integer sums have no rounding, so the order of the additions does not matter.
     """
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
@@ -53,10 +57,15 @@ def digest(tree: Any) -> jax.Array:
     return total
 
 
-def check(found: Agreement, where: str, devices: int, statistics: bool) -> None:
-    """Raises Disagreement, which says `where` in the training, unless all `devices` have one digest of the
-    parameters and, if `statistics`, one of these."""
-    host = [int(word) for word in jax.device_get(found)]
+def check(digests: Agreement, where: str, devices: int, statistics: bool) -> None:
+    """Raise Disagreement if the devices' digests of the parameters differ.
+
+    Arguments:
+        where: position in the training, for the message.
+        devices: number of devices, for the message.
+        statistics: whether the digests of the running statistics must be equal too.
+    """
+    host = [int(value) for value in jax.device_get(digests)]
     kinds = [("parameters", *host[:2])] + ([("statistics", *host[2:])] if statistics else [])
     for what, low, high in kinds:
         if low != high:

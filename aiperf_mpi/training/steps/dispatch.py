@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which a function of one device runs on all devices of a replica: the one place that names
-`jax.pmap`.
+"""Map a function of one device over all devices of a replica: the only module that calls `jax.pmap`.
 
-Both forms take the same function and the same arrays [D, ...], D the devices of the replica, and are compiled
-ahead. A replica may consist of several processes that form one JAX cluster; each then holds its own devices'
-part of an array. A call of `jax.pmap` there converts every argument and result between what a process holds
-and the whole, several milliseconds a step; a program that was compiled ahead takes whole arrays as they are,
-in either form.
+There are two forms, `pmap` and `shard_map`. Both take the same function and the same arrays [D, ...], D the
+number of the replica's devices, and both are compiled before the first step. A replica may consist of several
+processes that form one JAX cluster. Each process then holds the part of an array on its own devices. A plain
+call of `jax.pmap` would convert every argument and result between this part and the whole array, which takes
+several milliseconds a step. A program that was compiled before takes whole arrays without conversion, in
+either form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from aiperf_mpi.training.steps.devices import AXIS, device_sharding, local_count
 
-#: `jax.pmap`, or `jax.jit` of `jax.shard_map`; auto is the first on one process and the second on several.
+#: `jax.pmap`, or `jax.jit` of `jax.shard_map`. AUTO takes the first for one process, the second for several.
 PMAP, SHARD_MAP, AUTO = "pmap", "shard_map", "auto"
 DISPATCHES = (AUTO, PMAP, SHARD_MAP)
 
@@ -28,8 +28,10 @@ Axes = int | None
 
 
 def form_of(dispatch: str, devices: Sequence[jax.Device]) -> str:
-    """The form, PMAP or SHARD_MAP, that a setting of DISPATCHES means for these devices; ValueError for
-    another."""
+    """Return the form, PMAP or SHARD_MAP, of a setting for these devices.
+
+    Raises ValueError for a setting that is not in DISPATCHES.
+    """
     if dispatch not in DISPATCHES:
         raise ValueError(f"dispatch {dispatch!r} is none of {', '.join(DISPATCHES)}")
     if dispatch != AUTO:
@@ -46,12 +48,13 @@ def over_devices(
     donate: tuple[int, ...] = (),
     form: str = PMAP,
 ) -> Any:
-    """`function` mapped over the devices, with collectives along AXIS.
+    """Return `function` mapped over the devices, with collectives along AXIS.
 
     Arguments:
         in_axes: for each argument 0 (a tree of arrays [D, ...]) or None (the same for all devices).
-        out_axes: of the result, or of each part of a tuple.
-        donate: arguments that are used up.
+        out_axes: the same for the result, or for each part of a tuple.
+        donate: indices of the arguments that a call consumes.
+        form: PMAP or SHARD_MAP.
     """
     if form == PMAP:
         return jax.pmap(
@@ -61,10 +64,10 @@ def over_devices(
 
     def block(*arguments: Any) -> Any:
         mine = (_squeezed(x) if axis == 0 else x for x, axis in zip(arguments, in_axes, strict=True))
-        found = function(*mine)
+        result = function(*mine)
         if isinstance(out_axes, tuple):
-            return tuple(_expanded(x) if axis == 0 else x for x, axis in zip(found, out_axes, strict=True))
-        return _expanded(found) if out_axes == 0 else found
+            return tuple(_expanded(x) if axis == 0 else x for x, axis in zip(result, out_axes, strict=True))
+        return _expanded(result) if out_axes == 0 else result
 
     inputs = tuple(_spec(axis) for axis in in_axes)
     outputs = tuple(map(_spec, out_axes)) if isinstance(out_axes, tuple) else _spec(out_axes)
@@ -83,15 +86,16 @@ def lower(
     donate: tuple[int, ...] = (),
     form: str = PMAP,
 ) -> jax.stages.Lowered:
-    """`over_devices`, traced and lowered for arguments of these shapes (trees of ShapeDtypeStruct, [D, ...]
-    where the axis is 0). What it compiles to takes whole arrays, such as `data.device.place` makes, and no
-    others."""
+    """Trace and lower `over_devices(function, ...)` for arguments of these shapes.
+
+    `shapes` are trees of ShapeDtypeStruct, [D, ...] where the axis is 0. The compiled program takes only
+    whole arrays, such as those that `devices.place` returns.
+    """
     mapped = over_devices(function, devices, in_axes=in_axes, out_axes=out_axes, donate=donate, form=form)
     if form != PMAP or local_count(devices) == len(devices):
         return mapped.lower(*shapes)
 
-    # On several processes pmap is lowered from arrays that it can convert, each with this process's part of
-    # zeros.
+    # On several processes, lower pmap from arrays of zeros that hold this process's part: it converts them.
     count = local_count(devices)
 
     def zeros(shape: Any, axis: Axes) -> np.ndarray:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a candidate's steps fit into a device's memory, foreseen from the compiled programs, and with which
-micro-batch they do."""
+"""Predict from the compiled programs whether a candidate's steps fit into a device's memory.
+
+If they do not, find the largest micro-batch with which they do.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +15,24 @@ import jax
 from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.training.steps.step import StepSettings
 
-#: What lies on a device beside the program that runs, in multiples of its arguments (the state and a batch):
-#: the next candidate's state, two more batches, and room for the allocator.
-ARGUMENTS_BESIDE = 3
+#: Memory reserved next to the running program, in multiples of its arguments (the state and a batch): the
+#: next candidate's state, two more batches, and room for the allocator.
+RESERVED_ARGUMENTS = 3
 
-#: How XLA's errors for want of memory begin.
+#: Beginning of XLA's out-of-memory errors.
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
 class TooLarge(RuntimeError):
-    """A candidate that does not fit into the memory of the devices, however small its micro-batch."""
+    """A candidate does not fit into the memory of the devices, even with one image at a time."""
 
 
 def memory_limit(devices: Sequence[jax.Device], configured: int = 0) -> int | None:
-    """Bytes of this process's device that has least: what is `configured`, or what the devices say; None
-    where neither does, as on CPUs."""
+    """Return the memory in bytes of this process's smallest device.
+
+    The `configured` number has precedence over what the devices report. Returns None if there is neither, as
+    on CPUs.
+    """
     if configured:
         return configured
     limits = [
@@ -41,24 +46,29 @@ def memory_limit(devices: Sequence[jax.Device], configured: int = 0) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Bytes that a device needs while it runs a program: `fixed` by arguments, results and what lies beside
-    it, and `temporary` ones, which shrink with the micro-batch, at best in proportion."""
+    """Memory in bytes that a device needs while it runs a program.
+
+    Attributes:
+        fixed: for arguments and results, and the reserve next to the program.
+        temporary: for intermediate values; it shrinks with the micro-batch, at best in proportion.
+    """
 
     fixed: int
     temporary: int
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of both."""
         return self.fixed + self.temporary
 
 
 def needed_bytes(program: Any) -> Needed:
-    """What a compiled program needs, by XLA's analysis of it."""
-    found = program.memory_analysis()
-    arguments, outputs = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
-    fixed = (1 + ARGUMENTS_BESIDE) * arguments + outputs + found.generated_code_size_in_bytes
-    return Needed(int(fixed), int(found.temp_size_in_bytes))
+    """Return the memory that a compiled program needs, from XLA's analysis of it."""
+    analysis = program.memory_analysis()
+    arguments = analysis.argument_size_in_bytes
+    outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    fixed = (1 + RESERVED_ARGUMENTS) * arguments + outputs + analysis.generated_code_size_in_bytes
+    return Needed(int(fixed), int(analysis.temp_size_in_bytes))
 
 
 def compile_fitting(
@@ -67,21 +77,21 @@ def compile_fitting(
     limit: int | None,
     alone: bool = True,
 ) -> Compiled:
-    """The steps with the largest micro-batch that fits: the same batch, in as few parts as the memory allows.
+    """Return the steps with the largest micro-batch that fits: the same batch in as few parts as possible.
 
     Arguments:
-        compiler: compiles the steps of the candidate.
-        settings: with the fewest parts that are wanted.
-        limit: bytes of a device; None takes the steps as they are.
-        alone: whether nothing else is on the devices. Where something is, XLA's want of memory is raised:
-            what does not fit beside it may fit whole without.
+        compiler: compiles the steps of the candidate for given settings.
+        settings: settings with the smallest acceptable number of parts.
+        limit: memory of a device in bytes; None accepts the steps of the first compilation.
+        alone: whether nothing else is on the devices. If it is false, an out-of-memory error of XLA is
+            raised: a step that does not fit next to another program may fit whole without it.
 
-    The times of the result are those of all compilations that it took. Raises TooLarge where not even a
-    single image at a time fits, and what `compiler` raises but, `alone`, XLA's want of memory.
+    The times of the result are sums over all compilations. Raises TooLarge if not even one image at a time
+    fits, and passes on the errors of `compiler`, except XLA's out-of-memory errors if `alone`.
     """
     batch, trace_seconds, compile_seconds = settings.batch_per_device, 0.0, 0.0
     parts = [n for n in range(settings.accumulate, batch + 1) if batch % n == 0]
-    said = ""
+    reason = ""
     while parts:
         accumulate = parts.pop(0)
         try:
@@ -89,7 +99,7 @@ def compile_fitting(
         except jax.errors.JaxRuntimeError as error:
             if EXHAUSTED not in str(error) or not alone:
                 raise
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             continue
         trace_seconds, compile_seconds = (
             trace_seconds + made.trace_seconds,
@@ -99,12 +109,13 @@ def compile_fitting(
         if limit is None or needed.total <= limit:
             return replace(made, trace_seconds=trace_seconds, compile_seconds=compile_seconds)
 
-        # What cannot fit even at best is not compiled, but one image at a time is always tried.
-        said = (
+        # Skip numbers of parts that cannot fit even in the best case, but always try one image at a time.
+        reason = (
             f"a step of {batch // accumulate} images at a time needs {needed.total:,} of the {limit:,} bytes"
         )
         hopeful = [n for n in parts if needed.fixed + needed.temporary * accumulate / n <= limit]
         parts = hopeful or parts[-1:]
     raise TooLarge(
-        f"it does not fit on a device: {said}; use devices with more memory, or a lower search.max_parameters"
+        f"it does not fit on a device: {reason}; use devices with more memory, or a lower "
+        "search.max_parameters"
     )

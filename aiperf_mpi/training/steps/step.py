@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of training and of evaluation on one device: pure functions that :mod:`compile` maps over the
-devices.
+"""The training step and the evaluation step of one device: pure functions.
 
-Collectives run over the axis that :data:`aiperf_mpi.training.steps.devices.AXIS` names.
+:mod:`compile` maps them over the devices of a replica. Collectives run over the axis
+:data:`aiperf_mpi.training.steps.devices.AXIS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,28 +19,30 @@ import optax
 
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.model.images import augment, normalise
-from aiperf_mpi.training.model.resnet import network
+from aiperf_mpi.training.model.resnet import Network, network
 from aiperf_mpi.training.model.stem import PLAIN
 from aiperf_mpi.training.steps.devices import AXIS
 
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """What a compiled step depends on beside the architecture.
+    """Everything except the architecture that a compiled step depends on.
 
     Arguments:
-        batch_per_device: images of one device in a step.
-        accumulate: micro-batches that a device's images are cut into and that follow one another inside of
-            the step, so that it needs less memory; it must divide them. Batch norms see one micro-batch at a
-            time.
-        precision: of the activations, one of `resnet.PRECISIONS`.
-        momentum: of stochastic gradient descent.
+        batch_per_device: images that one device processes in a step.
+        accumulate: number of micro-batches into which the step cuts a device's images, to need less memory.
+            It must divide `batch_per_device`. The micro-batches follow one another, and batch norms see one
+            at a time.
+        precision: precision of the activations, one of `resnet.PRECISIONS`.
+        momentum: momentum of stochastic gradient descent.
         label_smoothing: share of the target that is spread over all classes, in training only.
-        augment: random crops and mirroring, in training only.
-        fused: batch norms take in what follows them, see `resnet.Network`.
-        stem: how the first convolution is computed, one of `opcount.forms.STEMS`.
-        synchronised: batch norms use the statistics of all devices' images, not each device those of its own.
-        mean, deviation: of the pixels scaled to 0..1, one value per channel or one for all.
+        augment: whether training crops and mirrors images at random.
+        fused: whether batch norms are fused with the layers after them, see `resnet.Network`.
+        stem: form in which the first convolution is computed, one of `opcount.forms.STEMS`.
+        synchronised: whether batch norms use the statistics of the images on all devices; by default each
+            device uses those of its own images.
+        mean, deviation: mean and standard deviation of the pixels scaled to 0..1, one value per channel or
+            one for all.
     """
 
     batch_per_device: int
@@ -62,27 +65,37 @@ class StepSettings:
 
     @property
     def micro_batch(self) -> int:
-        """Images that a device computes at a time."""
+        """Number of images that a device processes at a time."""
         return self.batch_per_device // self.accumulate
 
 
-#: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): where it starts, and the steps without an
-#: overflow after which it doubles. An overflow halves it.
+#: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): the first scale, and the number of steps
+#: without an overflow after which the scale doubles. An overflow halves it.
 FIRST_SCALE, SCALE_STEPS = 2.0**15, 2000
 
 
 class LossScale(NamedTuple):
-    """What the loss is multiplied by before its gradients are taken (float32 [], a power of 2), so that they
-    do not vanish in float16, and the steps since it changed (int32 [])."""
+    """The factor of the loss in float16, and its age.
+
+    The loss is multiplied by `factor` (float32 [], a power of 2) before it is differentiated, so that
+    gradients do not underflow. `steps` (int32 []) counts the steps since the factor changed.
+    """
 
     factor: Any
     steps: Any
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes: parameters, batch norms' running statistics, the optimiser's momenta,
-    the steps done (int32 []), the key of the trial's random numbers on the devices (uint32 [2], never
-    changed), and the scale of the loss (LossScale in float16, else empty)."""
+    """Everything that a step changes.
+
+    Attributes:
+        params: parameters of the network.
+        batch_stats: running statistics of the batch norms.
+        momenta: momenta of the optimiser.
+        step: number of steps done (int32 []).
+        key: key of the trial's random numbers on the devices (uint32 [2]); it never changes.
+        scale: scale of the loss (LossScale in float16, else empty).
+    """
 
     params: Any
     batch_stats: Any
@@ -93,8 +106,10 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Sums over the valid images of all devices: loss (float32), correct answers and images (int32,
-    exact)."""
+    """Sums over the valid images of all devices.
+
+    `loss` is float32; `correct` (correct answers) and `images` are int32, and exact.
+    """
 
     loss: jax.Array
     correct: jax.Array
@@ -106,12 +121,12 @@ EvalStep = Callable[..., Metrics]
 
 
 def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generator) -> TrainState:
-    """The state before the first step, of one device, in numpy.
+    """Return the state of one device before the first step, as numpy arrays.
 
     Arguments:
-        variables: collections `params` and `batch_stats`, as `initial_variables` or a checkpoint gives them.
-        rng: the stream (`streams.AUGMENT` of the trial) that the key of the devices' random numbers is drawn
-            from.
+        variables: collections `params` and `batch_stats`, from `initial_variables` or a checkpoint.
+        rng: random stream (`streams.AUGMENT` of the trial) from which the key of the devices' random numbers
+            is drawn.
     """
     momenta = jax.eval_shape(_optimiser(settings).init, variables["params"])
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), momenta)
@@ -121,45 +136,28 @@ def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generat
 
 
 def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
-    """The function (state, images uint8 [B, H, W, C], labels int32 [B], learning rate []) -> (state,
-    metrics).
+    """Return the training step of an architecture, as a function of one device.
 
-    Gradients are averaged over micro-batches and devices. The loss is the cross entropy with label smoothing.
-    Every image is taken for valid, as training leaves out the remainder.
+    The step maps (state, images uint8 [B, H, W, C], labels int32 [B], learning rate []) to (state, metrics).
+    It averages gradients over micro-batches and devices. The loss is the cross entropy with label smoothing.
+    All images count as valid, as training leaves out an incomplete last batch.
 
-    Each micro-batch moves the running statistics from where they were before the step, and their mean is
-    kept: so one device that accumulates n micro-batches ends where n devices do once their statistics are
-        averaged.
+    Each micro-batch updates the running statistics from their values before the step, and the mean of the
+    results is kept. So one device that accumulates n micro-batches has the statistics of n devices after
+    theirs are averaged.
 
-    In float16 the loss is scaled, and a step with a gradient that is not finite changes the scale alone.
+    In float16 the loss is scaled. A step with a gradient that is not finite changes only the scale and the
+    count of steps.
     """
     axis = AXIS if settings.synchronised else None
     model = network(architecture, settings.precision, settings.fused, settings.stem, axis)
-    optimiser = _optimiser(settings)
+    classes = architecture.base.classes
 
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array, learning_rate: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        def micro(place: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[Any, Any, Metrics]:
-            if settings.augment:
-                images = augment(images, _step_key(state, place))
-            inputs = normalise(images, settings.mean, settings.deviation)
-            targets = optax.smooth_labels(
-                jax.nn.one_hot(labels, architecture.base.classes), settings.label_smoothing
-            )
-
-            def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-                variables = {"params": params, "batch_stats": state.batch_stats}
-                logits, changed = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-                loss = optax.softmax_cross_entropy(logits, targets).mean()
-                scaled = loss * state.scale.factor if state.scale else loss
-                return scaled, (loss, logits, changed["batch_stats"])
-
-            gradients, (loss, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-            count = labels.shape[0]
-            correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
-            return gradients, batch_stats, Metrics(loss * count, correct, jnp.int32(count))
-
+        # Sum over the micro-batches, then average over them and over the devices.
+        micro = partial(_gradients, model, classes, settings, state)
         like = (state.params, state.batch_stats, _no_images())
         gradients, batch_stats, metrics = _in_parts(settings.accumulate, micro, like, images, labels)
         if settings.accumulate > 1:
@@ -167,30 +165,74 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
         gradients = jax.lax.pmean(gradients, AXIS)
         metrics = jax.lax.psum(metrics, AXIS)
 
-        def updated(gradients: Any) -> tuple[Any, Any, Any]:
-            updates, momenta = optimiser.update(gradients, state.momenta)
-            params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-            return params, momenta, batch_stats
-
-        if not state.scale:
-            params, momenta, batch_stats = updated(gradients)
-            return TrainState(params, batch_stats, momenta, state.step + 1, state.key), metrics
-
-        # All devices have the same mean, and so they agree whether it is finite.
-        gradients = jax.tree.map(lambda x: x / state.scale.factor, gradients)
-        finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradients)]).all()
-        kept = (state.params, state.momenta, state.batch_stats)
-        params, momenta, batch_stats = jax.lax.cond(finite, updated, lambda _: kept, gradients)
-        scale = _next_scale(state.scale, finite)
-        return TrainState(params, batch_stats, momenta, state.step + 1, state.key, scale), metrics
+        update = partial(_update, settings, state, batch_stats, learning_rate)
+        if state.scale:
+            return _update_scaled(state, gradients, update), metrics
+        params, momenta, batch_stats = update(gradients)
+        return TrainState(params, batch_stats, momenta, state.step + 1, state.key), metrics
 
     return step
 
 
-def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
-    """The function (params, batch_stats, images, labels, valid bool [B]) -> metrics of the valid images.
+def _gradients(
+    model: Network,
+    classes: int,
+    settings: StepSettings,
+    state: TrainState,
+    place: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[Any, Any, Metrics]:
+    """Return the (scaled) gradients, the running statistics and the metrics of one micro-batch."""
+    if settings.augment:
+        images = augment(images, _step_key(state, place))
+    inputs = normalise(images, settings.mean, settings.deviation)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), settings.label_smoothing)
 
-    The loss is the cross entropy with the labels as they are; batch norms use their running statistics.
+    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, changed = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        scaled = loss * state.scale.factor if state.scale else loss
+        return scaled, (loss, logits, changed["batch_stats"])
+
+    gradients, (loss, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+    count = labels.shape[0]
+    correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+    return gradients, batch_stats, Metrics(loss * count, correct, jnp.int32(count))
+
+
+def _update(
+    settings: StepSettings, state: TrainState, batch_stats: Any, learning_rate: jax.Array, gradients: Any
+) -> tuple[Any, Any, Any]:
+    """Return the parameters and momenta after a step along these gradients, and the new statistics."""
+    updates, momenta = _optimiser(settings).update(gradients, state.momenta)
+    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    return params, momenta, batch_stats
+
+
+def _update_scaled(
+    state: TrainState, gradients: Any, update: Callable[[Any], tuple[Any, Any, Any]]
+) -> TrainState:
+    """Return the state after `update` with the gradients divided by the loss scale.
+
+    If a gradient is not finite, only the scale and the count of steps change.
+    """
+    gradients = jax.tree.map(lambda x: x / state.scale.factor, gradients)
+
+    # All devices have the same mean gradient, so all make the same choice.
+    finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradients)]).all()
+    kept = (state.params, state.momenta, state.batch_stats)
+    params, momenta, batch_stats = jax.lax.cond(finite, update, lambda _: kept, gradients)
+    scale = _next_scale(state.scale, finite)
+    return TrainState(params, batch_stats, momenta, state.step + 1, state.key, scale)
+
+
+def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
+    """Return the evaluation step of an architecture, as a function of one device.
+
+    The step maps (params, batch_stats, images, labels, valid bool [B]) to the metrics of the valid images.
+    The loss is the cross entropy without label smoothing. Batch norms use their running statistics.
     """
     model = network(architecture, settings.precision, settings.fused, settings.stem)
 
@@ -202,8 +244,7 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
             logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-            # Images that only fill up the batch are selected away rather than multiplied by 0: theirs may be
-            # NaN.
+            # Drop the losses of padding images by selection: multiplying by 0 would keep a NaN.
             right = jnp.argmax(logits, -1) == labels
             return Metrics(
                 jnp.sum(jnp.where(valid, losses, 0)),
@@ -221,8 +262,11 @@ def _no_images() -> Metrics:
 
 
 def _in_parts(parts: int, function: Callable[..., Any], like: Any, *batches: jax.Array) -> Any:
-    """The sum of `function(place, *micro-batches)`, a tree as `like`, over the `parts` of the batches [B,
-    ...]; `place` (int32 []) counts the micro-batches of all devices."""
+    """Return the sum of `function(place, *micro-batches)` over the `parts` of the batches [B, ...].
+
+    The sum is a tree like `like`. `place` (int32 []) is the index of the micro-batch among those of all
+    devices.
+    """
     place = jax.lax.axis_index(AXIS) * parts
     if parts == 1:
         return function(place, *batches)
@@ -235,25 +279,26 @@ def _in_parts(parts: int, function: Callable[..., Any], like: Any, *batches: jax
 
 
 def average_statistics(batch_stats: Any) -> Any:
-    """Running statistics averaged over the devices: before an evaluation, a checkpoint and a digest."""
+    """Average the running statistics over the devices, for an evaluation, a checkpoint or a digest."""
     return jax.lax.pmean(batch_stats, AXIS)
 
 
 def _optimiser(settings: StepSettings) -> optax.GradientTransformation:
-    """Stochastic gradient descent but for its learning rate, an argument of the step, so that it never
-    recompiles."""
+    """Return the momentum part of stochastic gradient descent.
+
+    The learning rate is an argument of the step, so that a new rate needs no compilation.
+    """
     return optax.trace(settings.momentum)
 
 
 def _next_scale(scale: LossScale, finite: jax.Array) -> LossScale:
-    """Half of the scale behind an overflow, double of it after SCALE_STEPS steps without one."""
+    """Return the scale halved after an overflow, and doubled after SCALE_STEPS steps without one."""
     grows = scale.steps + 1 >= SCALE_STEPS
     factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5) * scale.factor
     return LossScale(factor, jnp.where(finite & ~grows, scale.steps + 1, 0))
 
 
 def _step_key(state: TrainState, place: jax.Array) -> jax.Array:
-    """A key for the micro-batch in this `place` of this step; the trial's key, its steps and the place
-    determine it."""
+    """Return the random key of a micro-batch, from the trial's key, the step and its index `place`."""
     key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(key, state.step), place)

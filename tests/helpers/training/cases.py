@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from aiperf_mpi.network.architecture import OPS, Architecture, Base, resnet50, tied_units
-from aiperf_mpi.network.morphism import Limits, random_morph
+from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.step import StepSettings, TrainState
@@ -41,13 +41,13 @@ def _random_chain(rng: np.random.Generator, base: Base) -> Architecture:
     architecture, joined = resnet50(base), False
     for op in rng.permutation(OPS * 2):
         for _ in range(32):
-            morph = random_morph(architecture, rng, (str(op),), CHAIN_LIMITS)
-            if morph is None:
+            child, chain = random_chain(architecture, rng, 1, (str(op),), CHAIN_LIMITS)
+            if not chain:
                 break
+            morph = chain[0]
 
             # Uniform picks nearly always change the shape, or widen what nothing is added to: look for the
             # others.
-            child = architecture.apply(morph)
             if (
                 op == "skip"
                 and not joined
