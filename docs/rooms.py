@@ -131,6 +131,7 @@ def picture(root: Path) -> str:
         for other in sorted(others, key=list(ROOMS).index)
     ]
     lines += [
+        "    classDef default fill:#ffffff,stroke:#888888,color:#111",
         "    classDef mpi fill:#dbe9f6,stroke:#3465a4,color:#111",
         "    classDef jax fill:#fdebd0,stroke:#b9770e,color:#111",
     ]
