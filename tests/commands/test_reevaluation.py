@@ -13,9 +13,9 @@ from aiperf_mpi.commands.reevaluation import Repetition
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.training.checkpoint import save_checkpoint
 from aiperf_mpi.training.model.initial import initial_variables
+from tests.helpers.results.changes import written
 from tests.helpers.results.example_run import example_run
 from tests.helpers.training.cases import TINY
-from tests.results.judge.test_judge import written
 
 
 @pytest.mark.parametrize(("wrong", "agrees"), [(61, False), (62, True), (63, True), (64, True), (65, False)])

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a result file consists of: its tables with their columns, its attributes and documents.
+"""The content of a result file: tables with their columns, attributes and documents.
 
-Everything that names a column or an attribute of the file reads it here; what ranks send is in `rows.py`.
+Names, types, units and descriptions of columns are defined here and nowhere else; what ranks send is in rows.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from aiperf_mpi.phases import PHASES
 SCHEMA = "aiperf_mpi.result"
 SCHEMA_VERSION = "1.0"
 
-#: How a run ended: `running` and `killed` stand only in files that were never completed.
+#: How a run ended: `running` and `killed` are only in files that were never completed.
 ENDS = ("running", "time_limit", "drained", "killed")
 
 #: The columns of a table by name, all of one length.
@@ -38,22 +39,25 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A group of columns of one length that share the dimension scale `scale`, a column of row numbers or a
-    key."""
+    """A group of columns of one length that share the dimension scale `scale`: row numbers or a key column.
+
+    `unchecked` names the columns in which another plausible value passes every check of a trial run, and why.
+    """
 
     name: str
     scale: str
     description: str
     columns: tuple[Column, ...]
+    unchecked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the columns, in order."""
+        """The names of the columns, in order."""
         return tuple(column.name for column in self.columns)
 
 
 def _columns(text: str) -> tuple[Column, ...]:
-    """Columns from lines `name dtype units description` (units `-` where there are none)."""
+    """Return columns from lines `name dtype units description` (units `-` without a unit)."""
     rows = (line.split(maxsplit=3) for line in text.strip().splitlines())
     return tuple(
         Column(name, dtype, "" if units == "-" else units, about) for name, dtype, units, about in rows
@@ -108,6 +112,15 @@ TRIALS = Table(
         morph_max_abs_diff   f8  1   largest difference from the parent's logits, over their largest (NaN: he)
         resumed              u1  -   1 if the trial was continued from a checkpoint
     """),
+    unchecked={
+        "cause": "text",
+        "xla_ops": "bound to the model of XLA's rules, within a band (V06)",
+        "xla_model_ops": "bound to XLA's estimate, within a band (V06)",
+        "trace_seconds": "working time of a trainer's thread; does not enter the score",
+        "compile_seconds": "working time of a trainer's thread; does not enter the score",
+        "predicted_error": "steers the search only",
+        "resumed": "1 is fatal for an official run (V20)",
+    },
 )
 
 EPOCHS = Table(
@@ -130,6 +143,11 @@ EPOCHS = Table(
         val_error      f8  1   validation error (NaN unless the validation is whole)
         partial        u1  -   1 if the epoch or its validation was cut short
     """),
+    unchecked={
+        "t_start": "bound by the epoch before it and by its own end (V12)",
+        "train_loss": "does not enter the score; must be finite (V04)",
+        "val_loss": "does not enter the score; must be finite (V04) and end its trial by the rule (I18)",
+    },
 )
 
 SCORE_SERIES = Table(
@@ -166,6 +184,20 @@ RANKS = Table(
         wall_seconds  f8  s  wall time of the rank
     """)
     + tuple(Column(f"seconds_{phase}", "f8", "s", f"time in phase {phase}") for phase in PHASES),
+    unchecked={
+        "node": "a place; the number of nodes is checked (V11), and which node measured no power enters the energy",
+        "replica": "a place; the number of replicas is checked (V11)",
+        "local_rank": "a place",
+        "cpus": "a place",
+        "numa": "a place",
+        "clock_offset": "the rank's times are corrected by it before they are sent; must be finite (V12)",
+        "clock_uncertainty": "bound from above (V12)",
+        **{
+            f"seconds_{phase}": "a share of the rank's wall time; only the sum of all phases is bound (V13)"
+            for phase in PHASES
+            if phase not in ("init", "idle")
+        },
+    },
 )
 
 MESSAGES = Table(
@@ -180,6 +212,9 @@ MESSAGES = Table(
         received  i8  -     messages received, or reads of the window
         bytes     i8  byte  bytes sent and received
     """),
+    unchecked=dict.fromkeys(
+        ("rank", "sent", "received", "bytes"), "a count that no row proves; must not be negative (I11)"
+    ),
 )
 
 SAMPLES = Table(
@@ -209,11 +244,16 @@ SAMPLES = Table(
         fabric_bytes         f8  byte  sent and received by InfiniBand ports since core start (NaN: there is none)
         sample_seconds       f8  s     CPU time that the measurements of the window took
     """),
+    unchecked=dict.fromkeys(
+        "count devices cpu_percent process_percent memory_bytes process_bytes device_percent device_memory_bytes "
+        "device_mhz device_celsius device_watts read_bytes write_bytes net_bytes fabric_bytes sample_seconds".split(),
+        "describes the use of the machine and does not enter the score; its bounds are checked (I17)",
+    ),
 )
 
 TABLES = {table.name: table for table in (TRIALS, EPOCHS, SCORE_SERIES, RANKS, MESSAGES, SAMPLES)}
 
-#: Scalar string datasets beside the tables.
+#: Scalar string datasets next to the tables.
 DOCUMENTS = {
     "config/resolved_toml": "the configuration that was run",
     "config/argv": "the command line, a JSON list",
@@ -276,3 +316,14 @@ ATTRIBUTES = _columns("""
     journal_complete    u1  -     0 if the journal could not be written to the end
     content_sha256      str -     hash of all other content of the file
 """)
+
+#: Attributes in which another plausible value passes every check of a trial run, and why.
+UNCHECKED_ATTRIBUTES = {
+    "aiperf_mpi_version": "a name",
+    "run_id": "a name; its form is checked (I03)",
+    "end_cause": "text",
+    "error_final": "bound in official runs (V03); evaluating the checkpoint again shows it",
+    "total_seconds": "bound by the core time from below (V02)",
+    "dataset_sha256": "a hash of data that are not in the file; its form is checked in official runs (V15)",
+    "journal_complete": "describes the journal, which is not in the file",
+}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge: from a result file to its verdict, by recomputing everything from the rows. It alone may say
-"score".
+"""The judge: recompute everything from the rows of a result file, and return the verdict.
 
-The runner, `verify`, `report` and `compare` call it; none of them trusts what the file says of itself.
+Only the judge may call a rate a score. The run, `verify`, `report` and `compare` call it; none of them trusts
+the attributes of a file.
 """
 
 from __future__ import annotations
@@ -26,20 +26,32 @@ from aiperf_mpi.results.file.resultfile import NotAResult, Result, load, open_fi
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
 from aiperf_mpi.results.file.schema import ENDS
 from aiperf_mpi.results.file.score import normalised
-from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL
+from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL, Rule
 
 __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content", "judge_file"]
 
-#: Checks of the finished file, which the judge makes itself, as they need its verdict or its bytes.
-SEAL, AGREES = "V21", "I12"
-SEAL_LIMIT, AGREES_LIMIT = "complete = 1, SHA-256 of the content", "every attribute of the verdict"
+#: Checks of the finished file, which the judge makes itself, as they need its bytes or its verdict.
+SEAL = Rule(
+    "V21",
+    FATAL,
+    "complete = 1, SHA-256 of the content",
+    "The file is complete and unchanged.",
+    why="A file that was changed after the run proves nothing.",
+)
+AGREES = Rule(
+    "I12",
+    FATAL,
+    "every attribute of the verdict",
+    "The attributes of the verdict are those that the judge recomputes.",
+    why="A reader who trusts the attributes must not read another verdict.",
+)
 
 NOT_COMPLETE = "the file is not complete: the run has not ended, or was killed"
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a result is invalid: the check's identifier, and what it found."""
+    """Why a result is invalid: the identifier of a check, and a problem that it found."""
 
     id: str
     text: str
@@ -47,8 +59,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check, whether or not it is fatal for this run; `wrong` says what it did not pass
-    for."""
+    """The outcome of one check, whether or not it is fatal for this run; `wrong` has its problems."""
 
     id: str
     severity: str
@@ -61,8 +72,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a result amounts to. Rates are op/s, times s, errors fractions; NaN or 0 where it has no such
-    value.
+    """The verdict on a result. Rates are in op/s, times in s, errors are fractions; NaN or 0 without a value.
 
     `cls` is official or trial, `division` closed or open. `utilisation` has the means of columns of /samples.
     `rate` is credited operations over core seconds, whatever the verdict: only `score_ops` and
@@ -117,20 +127,23 @@ class Verdict:
 
     @property
     def mfu(self) -> float:
-        """The rate of a valid run over the peak rate of its devices: its credited operations, over the whole
-        core time with all that was idle; NaN if it is invalid or no peak is known."""
+        """The rate of a valid run over the peak rate of its devices, idle time included.
+
+        NaN if the run is invalid or no peak is known.
+        """
         return self.rate / self.peak_ops if self.valid and self.peak_ops > 0 else math.nan
 
     @property
     def resnet50_images(self) -> float:
-        """The rate of a valid run in images of ImageNet per second that ResNet-50 would train at it, else
-        NaN."""
+        """The rate of a valid run as ImageNet images per second of a ResNet-50 training, else NaN."""
         return normalised(self.rate) if self.valid else math.nan
 
     @property
     def ops_per_watt(self) -> float:
-        """Credited operations of a valid run over its energy, in op/J = op/s/W; NaN if it is invalid or
-        unknown."""
+        """Credited operations of a valid run over its energy, in op/J = op/s/W.
+
+        NaN if the run is invalid or its energy is unknown.
+        """
         return self.total_ops / self.energy_joules if self.valid and self.energy_joules > 0 else math.nan
 
     @property
@@ -139,7 +152,7 @@ class Verdict:
         return tuple(dict.fromkeys(reason.id for reason in self.reasons))
 
     def attributes(self) -> dict[str, Any]:
-        """The verdict as root attributes of the result file."""
+        """Return the verdict as root attributes of the result file."""
         return {
             "class": self.cls,
             "division": self.division,
@@ -159,16 +172,16 @@ class Verdict:
 
 
 def judge(path: Path | str) -> Verdict:
-    """The verdict on a result file.
+    """Return the verdict on a result file.
 
-    Raises NotAResult (a ValueError) with one line if the file is no result at all; whatever is wrong inside
-    one is a reason of the verdict.
+    Raises NotAResult (a ValueError) with one line if the file is not a result. Anything wrong inside a result
+    is a reason of the verdict.
     """
     return judge_file(path)[1]
 
 
 def judge_file(path: Path | str) -> tuple[Result, Verdict]:
-    """The content of a result file and the verdict on it; raises NotAResult like `judge`."""
+    """Return the content of a result file and the verdict on it; raises NotAResult like `judge`."""
     with open_file(path) as file:
         result = load(file)
     verdict = judge_content(result)
@@ -176,20 +189,13 @@ def judge_file(path: Path | str) -> tuple[Result, Verdict]:
 
 
 def judge_content(result: Result) -> Verdict:
-    """The verdict on the content of a result that may not be sealed yet (see `judge`)."""
+    """Return the verdict on the content of a result that may not be sealed yet (see `judge`)."""
     evidence = Evidence(result)
     cls, division = _class(evidence)
-    findings, reasons = [], []
     with np.errstate(all="ignore"):
-        for check in CHECKS:
-            outcome = check.run(evidence)
-            measured, wrong = plain(outcome.measured), tuple(map(plain, outcome.wrong))
-            findings.append(
-                Finding(check.id, check.severity, check.about, check.limit, measured, not wrong, wrong)
-            )
-            if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
-                reasons += [Reason(check.id, text) for text in wrong]
+        findings, reasons = _make_checks(evidence, cls)
 
+        # Damaged rows give default values: a check has reported the damage.
         total = _value(lambda: evidence.total_ops, 0)
         series = _value(lambda: evidence.series, [])
         best_error, best_trial = _value(lambda: evidence.best, (math.nan, -1))
@@ -198,7 +204,6 @@ def judge_content(result: Result) -> Verdict:
         used = _value(lambda: samples.means(evidence), {})
         energy, level = _value(lambda: evidence.energy, (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
     facts = result.attributes
-    core_seconds = facts.get("core_seconds", 0.0)
     return Verdict(
         valid=not reasons,
         cls=cls,
@@ -212,7 +217,7 @@ def judge_content(result: Result) -> Verdict:
         best_error=best_error,
         best_trial=best_trial,
         error_final=facts.get("error_final", math.nan),
-        core_seconds=core_seconds,
+        core_seconds=facts.get("core_seconds", 0.0),
         trials=len(status),
         trials_done=int(np.isin(status, (DONE, STOPPED)).sum()),
         trials_failed=int((status == FAILED).sum()),
@@ -228,8 +233,26 @@ def judge_content(result: Result) -> Verdict:
     )
 
 
+def _make_checks(evidence: Evidence, cls: str) -> tuple[list[Finding], list[Reason]]:
+    """Return the findings of all registered checks, and the reasons why a run of this class is invalid."""
+    findings: list[Finding] = []
+    reasons: list[Reason] = []
+    for check in CHECKS:
+        outcome = check.run(evidence)
+        problems = tuple(map(plain, outcome.problems))
+        findings.append(_finding(check, plain(outcome.measured), problems))
+        if check.severity == FATAL or (check.severity == OFFICIAL and cls == "official"):
+            reasons += [Reason(check.id, text) for text in problems]
+    return findings, reasons
+
+
+def _finding(rule: Rule, measured: str, problems: tuple[str, ...]) -> Finding:
+    """Return the finding of a check with these problems."""
+    return Finding(rule.id, rule.severity, rule.about, rule.limit, measured, not problems, problems)
+
+
 def _class(evidence: Evidence) -> tuple[str, str]:
-    """Class and division by the stored configuration; the humblest ones where it cannot be read."""
+    """Return class and division by the stored configuration; trial and open if it cannot be read."""
     try:
         cls, division, _ = classify(evidence.config)
     except (KeyError, ValueError):
@@ -238,7 +261,7 @@ def _class(evidence: Evidence) -> tuple[str, str]:
 
 
 def _value(compute: Callable[[], Any], default: Any) -> Any:
-    """A recomputed value, or `default` where the rows are damaged (a check has said so already)."""
+    """Return a recomputed value, or `default` if the rows are damaged."""
     try:
         return compute()
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
@@ -246,43 +269,42 @@ def _value(compute: Callable[[], Any], default: Any) -> Any:
 
 
 def unended(verdict: Verdict) -> Verdict:
-    """The verdict on a run that never came to its end: invalid, as V21 says of its file."""
-    return replace(verdict, valid=False, reasons=(*verdict.reasons, Reason(SEAL, NOT_COMPLETE)))
+    """Return the verdict on a run that never came to its end: invalid, by V21 as for its file."""
+    return replace(verdict, valid=False, reasons=(*verdict.reasons, Reason(SEAL.id, NOT_COMPLETE)))
 
 
 # -- the finished file -----------------------------------------------------------------------------
 
 
-def _with_findings(verdict: Verdict, results: list[tuple[Finding, list[str]]]) -> Verdict:
-    """The verdict with further checks, all of them fatal."""
-    reasons = [Reason(finding.id, text) for finding, wrong in results for text in wrong]
+def _with_findings(verdict: Verdict, findings: list[Finding]) -> Verdict:
+    """Return the verdict with the findings of further checks, all of them fatal."""
+    reasons = [Reason(finding.id, text) for finding in findings for text in finding.wrong]
     return replace(
         verdict,
         valid=verdict.valid and not reasons,
         reasons=(*verdict.reasons, *reasons),
-        findings=(*verdict.findings, *(finding for finding, _ in results)),
+        findings=(*verdict.findings, *findings),
     )
 
 
-def _seal(result: Result) -> tuple[Finding, list[str]]:
-    """The file was completed, and nothing in it has changed since."""
-    wrong = []
+def _seal(result: Result) -> Finding:
+    """Check that the file was completed and that its content has not changed since."""
+    problems = []
     if result.attributes.get("complete") != 1:
-        wrong.append(NOT_COMPLETE)
+        problems.append(NOT_COMPLETE)
     if not result.content_sha256 or result.attributes.get("content_sha256") != result.content_sha256:
-        wrong.append("the content is not what its hash says: it was changed behind the end of the run")
-    about, measured = "The file is complete and unchanged.", result.content_sha256
-    return Finding(SEAL, FATAL, about, SEAL_LIMIT, measured, not wrong, tuple(wrong)), wrong
+        problems.append("the content does not have the stored hash: it was changed after the end of the run")
+    return _finding(SEAL, result.content_sha256, tuple(problems))
 
 
-def _agrees(result: Result, verdict: Verdict) -> tuple[Finding, list[str]]:
-    """The verdict that the file holds is the judge's (an unfinished file holds none)."""
-    wrong = list(_disagreements(result, verdict)) if result.attributes.get("complete") == 1 else []
-    about = "The file says of itself what the judge says."
-    return Finding(AGREES, FATAL, about, AGREES_LIMIT, "", not wrong, tuple(wrong)), wrong
+def _agrees(result: Result, verdict: Verdict) -> Finding:
+    """Check that the verdict in the file is the judge's; an unfinished file has no verdict."""
+    complete = result.attributes.get("complete") == 1
+    return _finding(AGREES, "", tuple(_disagreements(result, verdict)) if complete else ())
 
 
 def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
+    """Yield a problem for each attribute of the verdict that is not the recomputed one."""
     for name, expected in verdict.attributes().items():
         stored = result.attributes.get(name)
         if isinstance(expected, float) and isinstance(stored, float):

@@ -23,8 +23,8 @@ from aiperf_mpi.results.judge.checks import CHECKS, Outcome
 from aiperf_mpi.results.report import compare, html, text
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.verdict import verdict_json
+from tests.helpers.results.changes import written
 from tests.helpers.results.example_run import BATCH, Example, example_run
-from tests.results.judge.test_judge import written
 
 A100 = "NVIDIA A100-SXM4-40GB"
 
@@ -170,8 +170,8 @@ def test_one_epoch_beyond_the_peak_is_found(result: Result, seconds: float, foun
     )
     trials["status"] = np.where(np.arange(len(trials["status"])) == 1, status, trials["status"])
     new = Result(result.tables | {"epochs": epochs, "trials": trials}, result.attributes, result.documents)
-    said = checked(new, "V10")
-    assert said.wrong == (
+    outcome = checked(new, "V10")
+    assert outcome.problems == (
         ("/epochs row 4: more operations than the devices can execute in its time",) if found else ()
     )
 
@@ -184,7 +184,7 @@ def test_a_peak_is_that_of_the_precision(result: Result) -> None:
     )
     assert Evidence(new).ceiling.total == 4 * 312e12
     assert Evidence(result).ceiling.total == 4 * PEAK
-    assert checked(new, "V10").wrong == ()
+    assert checked(new, "V10").problems == ()
 
 
 def test_a_number_in_the_file_raises_no_peak(result: Result) -> None:
@@ -197,19 +197,19 @@ def test_a_number_in_the_file_raises_no_peak(result: Result) -> None:
         "source": "a leaflet",
     }
     known = checked(result, "V10", nodes(A100, stated | {"matrix32_ops": 1e18}))
-    assert known.wrong == () and "6.2400e+14 op/s" in known.measured
+    assert known.problems == () and "6.2400e+14 op/s" in known.measured
     new = {1: "2 x New 1", 3: "2 x New 1"}
     bound = checked(result, "V10", nodes("New 1", stated), device=new)
-    assert "4.0000e+13 op/s" in bound.measured and len(bound.wrong) == 3
+    assert "4.0000e+13 op/s" in bound.measured and len(bound.problems) == 3
     for peak in ("unknown: no entry", stated | {"matrix32_ops": "1e13"}, {"source": "a leaflet"}, None):
         unknown = checked(result, "V10", nodes("New 1", peak), device=new)
-        assert unknown.wrong == () and "New 1: no peak known" in unknown.measured
+        assert unknown.problems == () and "New 1: no peak known" in unknown.measured
 
 
 @pytest.mark.parametrize("kind", ["NVIDIA B200", "cpu"])
 def test_ranks_and_inventory_name_the_same_devices(kind: str, result: Result) -> None:
-    said = checked(result, "V10", device={1: f"2 x {kind}", 3: f"2 x {kind}"})
-    assert said.wrong[0] == f"rank 1 drives {kind!r}, but the inventory gives node 0 {A100!r}"
+    outcome = checked(result, "V10", device={1: f"2 x {kind}", 3: f"2 x {kind}"})
+    assert outcome.problems[0] == f"rank 1 drives {kind!r}, but the inventory gives node 0 {A100!r}"
 
 
 def test_only_an_official_run_must_know_its_peak(result: Result) -> None:
@@ -218,9 +218,9 @@ def test_only_an_official_run_must_know_its_peak(result: Result) -> None:
     cpu, none = {1: "2 x cpu", 3: "2 x cpu"}, {"nodes": [{"nodes": "0-1", "accelerators": "there is none"}]}
     trial = checked(result, "V10", none, device=cpu)
     official = checked(result, "V10", none, {"class": "official"}, device=cpu)
-    assert trial.wrong == () and "cpu: no peak known" in trial.measured
-    assert "machine/peaks.py" in official.wrong[0]
-    assert checked(result, "V10", None, {"class": "official"}).wrong == ()
+    assert trial.problems == () and "cpu: no peak known" in trial.measured
+    assert "machine/peaks.py" in official.problems[0]
+    assert checked(result, "V10", None, {"class": "official"}).problems == ()
 
 
 @pytest.mark.parametrize("ranges", ["0-99999999999", "1-0,0", ""])
@@ -228,10 +228,10 @@ def test_nodes_of_an_inventory_do_not_keep_the_judge_busy(ranges: str, result: R
     inventory = nodes(A100, peak_rates(A100))
     inventory["nodes"][0]["nodes"] = ranges
     assert "op/s" in checked(result, "V10", inventory).measured or ranges == ""
-    assert "replicas" in checked(result, "V10", None, {"n_replicas": 2**31 - 1}).wrong[0]
+    assert "replicas" in checked(result, "V10", None, {"n_replicas": 2**31 - 1}).problems[0]
 
 
-def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
+def test_utilisation_of_the_peak_is_outcome_everywhere_alike(path: Path) -> None:
     example, verdict = accelerated(), judge.judge(path)
     # Counted here by the rows: 8.5 s of four devices.
     total = sum(
@@ -242,7 +242,7 @@ def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
     )
     assert verdict.mfu == pytest.approx(total / 8.5 / (4 * PEAK), rel=1e-12)
     # Epochs follow one another without a gap, so that both utilisations are the same.
-    said = (
+    outcome = (
         f"credited operations are {verdict.mfu:.2%} of what the devices can do in the core time; "
         f"{verdict.mfu:.2%}"
     )
@@ -251,7 +251,7 @@ def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
     page = "".join(html.element(part) for part in text.SECTIONS["Rate over time"](evidence, verdict))
     for told in (text_report(path), page):
         joined = " ".join(told.split())
-        assert said in joined and images in joined and "6.2400e+14 op/s" in joined
+        assert outcome in joined and images in joined and "6.2400e+14 op/s" in joined
     data = json.loads(verdict_json(verdict))
     assert (data["mfu"], data["peak_ops"], data["resnet50_images"]) == (
         verdict.mfu,
@@ -284,23 +284,23 @@ def test_utilisation_of_the_peak_is_said_everywhere_alike(path: Path) -> None:
     ],
 )
 def test_a_device_counts_once(ranks: dict[str, dict[int, str]], text: str, result: Result) -> None:
-    assert text in checked(result, "V11", **ranks).wrong
+    assert text in checked(result, "V11", **ranks).problems
 
 
 def test_nodes_of_one_host_have_their_own_devices(result: Result) -> None:
     # And two hosts may have devices of the same name.
     for ranks in ({"hostname": {1: "n0", 3: "n0"}}, {"device_uuid": {3: "GPU-0a,GPU-0b"}}):
-        said = checked(result, "V11", None, None, **ranks)
-        assert said.wrong == () and said.measured == "5 of 5 ranks; 4 of 4 devices by UUID"
+        outcome = checked(result, "V11", None, None, **ranks)
+        assert outcome.problems == () and outcome.measured == "5 of 5 ranks; 4 of 4 devices by UUID"
 
 
 def test_an_official_run_names_its_accelerators(result: Result) -> None:
     silent = {1: "none: NVML: no driver", 3: "none: NVML: no driver"}
-    assert checked(result, "V11", device_uuid=silent).wrong == ()
+    assert checked(result, "V11", device_uuid=silent).problems == ()
     official = checked(result, "V11", None, {"class": "official"}, device_uuid=silent)
-    assert "an official run names its accelerators" in official.wrong[0]
+    assert "an official run names its accelerators" in official.problems[0]
     cpu = {1: "2 x cpu", 3: "2 x cpu"}
-    assert checked(result, "V11", None, {"class": "official"}, device_uuid=silent, device=cpu).wrong == ()
+    assert checked(result, "V11", None, {"class": "official"}, device_uuid=silent, device=cpu).problems == ()
 
 
 def test_a_rank_has_room_for_the_uuids_of_sixteen_devices() -> None:

@@ -16,7 +16,7 @@ from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import NotAResult
-from tests.results.judge.test_judge import changed
+from tests.helpers.results.changes import changed
 
 
 def other_file(file: h5py.File) -> str:

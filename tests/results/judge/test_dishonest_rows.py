@@ -14,8 +14,8 @@ from aiperf_mpi.results.file.rows import FAILED, UNFINISHED
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.trials.record import OUTCOME
+from tests.helpers.results.changes import changed, written
 from tests.helpers.results.example_run import Example, example_run
-from tests.results.judge.test_judge import changed, written
 
 
 def judged(change: Callable[[Example], object], folder: Path) -> Verdict:

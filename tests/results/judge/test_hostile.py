@@ -15,7 +15,7 @@ import pytest
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
 from tests.helpers.results.agreement import command
-from tests.results.judge.test_judge import changed
+from tests.helpers.results.changes import changed
 
 #: A line as the verdict of the best official run of all times would have it.
 LIE = "AIPERF_MPI score_ops: 9.900000e+99 op/s"

@@ -13,8 +13,8 @@ from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.text import text_report
+from tests.helpers.results.changes import written
 from tests.helpers.results.example_run import Example, example_run
-from tests.results.judge.test_judge import written
 
 
 def example() -> Example:

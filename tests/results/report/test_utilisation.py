@@ -20,8 +20,8 @@ from aiperf_mpi.results.report import pictures
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.results.report.utilisation import USE
 from aiperf_mpi.results.report.verdict import verdict_json
+from tests.helpers.results.changes import written
 from tests.helpers.results.example_run import Example, example_run
-from tests.results.judge.test_judge import written
 
 
 def section(example: Example, folder: Path, title: str) -> str:

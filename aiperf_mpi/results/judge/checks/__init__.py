@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of a result. Importing the package registers them all; reasons are given in the order of
-identifiers."""
+"""The checks of a result. Importing the package registers all of them; CHECKS has them by identifier."""
 
 from aiperf_mpi.results.judge.checks import (
     credit,
@@ -14,7 +13,7 @@ from aiperf_mpi.results.judge.checks import (
     timing,
     usage,
 )
-from aiperf_mpi.results.judge.checks.registry import FATAL, OFFICIAL, Check, Outcome
+from aiperf_mpi.results.judge.checks.registry import FATAL, OFFICIAL, Check, Outcome, Rule
 
 CHECKS: tuple[Check, ...] = tuple(sorted(registry.CHECKS, key=lambda check: check.id))
 
@@ -24,6 +23,7 @@ __all__ = [
     "OFFICIAL",
     "Check",
     "Outcome",
+    "Rule",
     "credit",
     "identity",
     "official",

@@ -18,7 +18,11 @@ from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows
 LOG_SLACK = 1e-9
 
 
-@check("I07", "operations per image recomputed from the architecture, by the same method")
+@check(
+    "I07",
+    "operations per image recomputed from the architecture, by the same method",
+    why="A count that a rank reports is not evidence; the architecture is.",
+)
 def counts_per_image(e: Evidence) -> Iterator[str]:
     """Operations per image are those of the architecture by the paper's tables."""
     if (method := e.attribute("opcount_method")) != METHOD_VERSION:
@@ -35,6 +39,7 @@ def counts_per_image(e: Evidence) -> Iterator[str]:
     "V06",
     "products of the trained step by its jaxpr = those of the tables; XLA's estimate, where there is one, "
     f"within {XLA_BAND:.1%} of the model of its rules",
+    why="A count that only one method gives may be of another step than the one that ran.",
 )
 def three_methods(e: Evidence) -> Iterator[str]:
     """The step that was trained executes what the tables count, by two other methods."""
@@ -57,14 +62,22 @@ def three_methods(e: Evidence) -> Iterator[str]:
     yield f"= {int(counted.sum())} steps counted, {int(estimated.sum())} with an estimate{largest}"
 
 
-@check("I15", "a run that reached its time limit has completed at least one training step")
+@check(
+    "I15",
+    "a run that reached its time limit has completed at least one training step",
+    why="A machine that trained nothing has no rate.",
+)
 def work(e: Evidence) -> Iterator[str]:
     """A machine that trained nothing has no rate, however well its file is written."""
     if e.attribute("end") == "time_limit" and not e.total_ops:
         yield "nothing was trained: raise --time-limit above the time that the first compilation takes"
 
 
-@check("V05", "sum over epochs = sum over trials = last sample = total, as integers")
+@check(
+    "V05",
+    "sum over epochs = sum over trials = last sample = total, as integers",
+    why="Sums wrap and round; integers do not.",
+)
 def sums(e: Evidence) -> Iterator[str]:
     """Operations are exact: counts x samples in every row, and equal sums everywhere."""
     trials, epochs = e.table("trials"), e.table("epochs")
@@ -96,7 +109,7 @@ def sums(e: Evidence) -> Iterator[str]:
             yield f"{place} sums to {total} instead of {e.total_ops}"
 
 
-@check("I08", "every sample recomputed from the rows")
+@check("I08", "every sample recomputed from the rows", why="The plot of the score must be that of the rows.")
 def series(e: Evidence) -> Iterator[str]:
     """The score series is the one that the rows give."""
     stored, samples = e.table("score_series"), e.series
@@ -133,6 +146,7 @@ def series(e: Evidence) -> Iterator[str]:
 @check(
     "I09",
     "samples = steps x global batch; whole validations see the whole set once, errors count whole images",
+    why="Only images that were really used are credited, not a nominal epoch.",
 )
 def samples_possible(e: Evidence) -> Iterator[str]:
     """The samples of each epoch are ones that its batch and its data set can give."""
@@ -177,7 +191,11 @@ def samples_possible(e: Evidence) -> Iterator[str]:
     yield from rows_where("epochs", odd, "val_error is no whole number of images")
 
 
-@check("I10", "epochs, times, best error of a trial follow from its epochs")
+@check(
+    "I10",
+    "epochs, times, best error of a trial follow from its epochs",
+    why="The error of a trial is what its epochs measured.",
+)
 def trials_follow(e: Evidence) -> Iterator[str]:
     """Each trial's row says what its epochs say."""
     trials, epochs = e.table("trials"), e.table("epochs")

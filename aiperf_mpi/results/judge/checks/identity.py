@@ -28,7 +28,11 @@ RUN_ID = "[A-Za-z0-9_-]{1,64}"
 # -- the file --------------------------------------------------------------------------------------
 
 
-@check("I01", "every column, attribute and document of schema 1.0, with its type and length")
+@check(
+    "I01",
+    "every column, attribute and document of schema 1.0, with its type and length",
+    why="A tool that reads the file must find what the schema promises.",
+)
 def layout(e: Evidence) -> Iterator[str]:
     """The file has the layout of the schema."""
     yield from e.result.problems
@@ -45,7 +49,11 @@ def layout(e: Evidence) -> Iterator[str]:
             json.loads(text)
 
 
-@check("I02", "ascending ids, epochs in the order of their trials, every epoch's trial exists")
+@check(
+    "I02",
+    "ascending ids, epochs in the order of their trials, every epoch's trial exists",
+    why="A row counted twice, or lost, changes the score.",
+)
 def identity(e: Evidence) -> Iterator[str]:
     """Rows are identified: no trial twice, no epoch twice or without its trial."""
     ids = e.column("trials", "trial_id")
@@ -63,7 +71,11 @@ def identity(e: Evidence) -> Iterator[str]:
             break
 
 
-@check("I03", "known names, fractions in 0..1, flags 0 or 1, counts not negative")
+@check(
+    "I03",
+    "known names, fractions in 0..1, flags 0 or 1, counts not negative",
+    why="Values that cannot be betray damage.",
+)
 def ranges(e: Evidence) -> Iterator[str]:
     """Every value is one that its column can have."""
     trials, epochs = e.table("trials"), e.table("epochs")
@@ -108,7 +120,11 @@ def ranges(e: Evidence) -> Iterator[str]:
 # -- the tree of trials ----------------------------------------------------------------------------
 
 
-@check("I04", "one trial without a parent; every other parent is a trial before its child")
+@check(
+    "I04",
+    "one trial without a parent; every other parent is a trial before its child",
+    why="A search has one beginning.",
+)
 def tree(e: Evidence) -> Iterator[str]:
     """The trials form a tree."""
     ids, parents = e.column("trials", "trial_id"), e.column("trials", "parent_id")
@@ -121,7 +137,11 @@ def tree(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", known & (parents >= ids), "its parent is not before it")
 
 
-@check("I05", "replay of the morphs on the parent's architecture gives arch_json, arch_hash and group")
+@check(
+    "I05",
+    "replay of the morphs on the parent's architecture gives arch_json, arch_hash and group",
+    why=("Operations are counted from the architecture, so it must be the one that was searched."),
+)
 def morphs_of_parents(e: Evidence) -> Iterator[str]:
     """Every child is a morph of its parent, and its hashes are those of its network."""
     trials = e.table("trials")
@@ -154,7 +174,11 @@ def morphs_of_parents(e: Evidence) -> Iterator[str]:
             )
 
 
-@check("I06", "no two trained trials with the same network and global batch")
+@check(
+    "I06",
+    "no two trained trials with the same network and global batch",
+    why="Training a candidate again is no search.",
+)
 def trained_once(e: Evidence) -> Iterator[str]:
     """No candidate was trained twice."""
     seen: dict[tuple[str, int], int] = {}
@@ -168,7 +192,7 @@ def trained_once(e: Evidence) -> Iterator[str]:
     yield f"= {len(seen)} different candidates"
 
 
-@check("V16", "seed = f(run's seed, candidate)")
+@check("V16", "seed = f(run's seed, candidate)", why="A run must be repeatable from its seed.")
 def seeds(e: Evidence) -> Iterator[str]:
     """Every trial's seed follows from the run's."""
     columns = [e.column("trials", name).tolist() for name in ("seed", "batch_global")]
@@ -184,7 +208,11 @@ def seeds(e: Evidence) -> Iterator[str]:
 # -- configuration ---------------------------------------------------------------------------------
 
 
-@check("V01", "class, division and all repeated settings follow from the stored configuration")
+@check(
+    "V01",
+    "class, division and all repeated settings follow from the stored configuration",
+    why="What was run must be what is claimed.",
+)
 def configuration(e: Evidence) -> Iterator[str]:
     """The attributes are those of the configuration that was run."""
     config, text = e.config, e.result.documents["config/resolved_toml"]

@@ -49,7 +49,12 @@ INVENTORY = (
 BLANK = re.compile(r"\s*(unknown|none|null|n/?a|todo|tbd|.*placeholder.*)?\s*", re.IGNORECASE)
 
 
-@check("I16", f"core time >= {OFFICIAL_SECONDS:g} s, ended by the time limit", OFFICIAL)
+@check(
+    "I16",
+    f"core time >= {OFFICIAL_SECONDS:g} s, ended by the time limit",
+    why="A short run, or one stopped at its best moment, does not measure a machine.",
+    severity=OFFICIAL,
+)
 def long_enough(e: Evidence) -> Iterator[str]:
     """An official run is long enough, and stops on time instead of at its best moment."""
     core_seconds, end = e.attribute("core_seconds"), e.attribute("end")
@@ -68,7 +73,8 @@ def reload_slack(images: int) -> float:
 @check(
     "V03",
     f"loaded again: error <= result.max_error, within {RELOAD_SLACK:g} or one image of the trial's",
-    OFFICIAL,
+    why="An error that cannot be reproduced from the checkpoint was not reached.",
+    severity=OFFICIAL,
 )
 def reloaded(e: Evidence) -> Iterator[str]:
     """The best model, loaded again from its checkpoint, reaches its error on the complete validation set."""
@@ -88,7 +94,12 @@ def reloaded(e: Evidence) -> Iterator[str]:
         yield f"{error} is no error"
 
 
-@check("V09", "at least two networks trained, all but the first morphed from a trial", OFFICIAL)
+@check(
+    "V09",
+    "at least two networks trained, all but the first morphed from a trial",
+    why="Without a search the workload is another one.",
+    severity=OFFICIAL,
+)
 def searched(e: Evidence) -> Iterator[str]:
     """The search was real: networks differ and descend from one another."""
     rows = np.flatnonzero(e.trained)
@@ -106,7 +117,8 @@ def searched(e: Evidence) -> Iterator[str]:
     "V14",
     f"rate in the last {SETTLED_PART:.0%} of the core time within {MAX_DRIFT:.0%} of the final one; "
     f"at least {MIN_SAMPLES} samples",
-    OFFICIAL,
+    why="A rate that still moves is no result.",
+    severity=OFFICIAL,
 )
 def settled(e: Evidence) -> Iterator[str]:
     """The score has settled when the run ends."""
@@ -121,7 +133,12 @@ def settled(e: Evidence) -> Iterator[str]:
         yield f"the rate still drifts by {drift:.2%}"
 
 
-@check("V15", "SHA-256 of the data set's manifest", OFFICIAL)
+@check(
+    "V15",
+    "SHA-256 of the data set's manifest",
+    why="The same images must have been trained everywhere.",
+    severity=OFFICIAL,
+)
 def dataset(e: Evidence) -> Iterator[str]:
     """The data set is known by the hash of its manifest."""
     digest = e.attribute("dataset_sha256")
@@ -130,7 +147,12 @@ def dataset(e: Evidence) -> Iterator[str]:
         yield f"attribute dataset_sha256 is {short(digest)!r}, no SHA-256"
 
 
-@check("V18", f"inventory with {', '.join(INVENTORY)}; nothing blank", OFFICIAL)
+@check(
+    "V18",
+    f"inventory with {', '.join(INVENTORY)}; nothing blank",
+    why="A number without its machine cannot be compared.",
+    severity=OFFICIAL,
+)
 def machine(e: Evidence) -> Iterator[str]:
     """The machine is described, by the run itself and without blanks."""
     inventory = json.loads(e.result.documents["system/inventory_json"])
@@ -150,7 +172,12 @@ def _blanks(name: str, value: Any) -> Iterator[str]:
         yield name
 
 
-@check("V19", "a commit without local changes", OFFICIAL)
+@check(
+    "V19",
+    "a commit without local changes",
+    why="Others must be able to get the program that ran.",
+    severity=OFFICIAL,
+)
 def program(e: Evidence) -> Iterator[str]:
     """The program that ran is one that others can get."""
     source = json.loads(e.result.documents["system/inventory_json"]).get("source") or {}

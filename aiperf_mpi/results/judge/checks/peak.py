@@ -21,6 +21,10 @@ PRECISIONS = ("float16", "bfloat16", "float32", "float64")
     "V10",
     f"the run's precision in every trial, one of {', '.join(PRECISIONS)}; rates of epochs, replicas and the "
     "run at most the peak of their devices at it, which an official run knows",
+    why=(
+        "The paper asks for at least FP-16, as which bfloat16 counts; and no device is "
+        "faster than its maker says."
+    ),
 )
 def within_peak(e: Evidence) -> Iterator[str]:
     """Matrix operands have at least the precision that the paper asks for, and nothing is faster than its

@@ -15,7 +15,11 @@ from aiperf_mpi.results.file.rows import REJECTED
 from aiperf_mpi.results.judge.checks.registry import check
 
 
-@check("I19", "morphs, units, parameters, batch and kernel of every candidate by the stored configuration")
+@check(
+    "I19",
+    "morphs, units, parameters, batch and kernel of every candidate by the stored configuration",
+    why=("Another space of networks, or other batches, is another search than the one that was declared."),
+)
 def permitted(e: Evidence) -> Iterator[str]:
     """Every candidate is one that the configuration allows."""
     config, search = e.config, e.config.search

@@ -14,7 +14,11 @@ from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows
 from aiperf_mpi.trials.budget import budget, learning_rate, stops_after
 
 
-@check("I13", "epochs_max, patience and learning rates of the round by the stored configuration")
+@check(
+    "I13",
+    "epochs_max, patience and learning rates of the round by the stored configuration",
+    why="All trials train under the declared budget.",
+)
 def budgets(e: Evidence) -> Iterator[str]:
     """Trials have the budget of their round and the configured learning rate."""
     trials, rules = e.table("trials"), e.config.train
@@ -40,6 +44,9 @@ def budgets(e: Evidence) -> Iterator[str]:
 @check(
     "I18",
     "done: all epochs of the round; stopped: by patience, not later; unfinished: its replica's last trial",
+    why=(
+        "When training stops follows from its losses; a failed trial cannot pass as one that was cut short."
+    ),
 )
 def ends_by_rule(e: Evidence) -> Iterator[str]:
     """Every trial ended where its round's budget, its validation losses, or core stop end it."""
@@ -84,7 +91,11 @@ def _last_starts(replicas: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int
     yield from zip(replicas[order].tolist(), starts[order].tolist(), strict=True)
 
 
-@check("I14", "rounds of a replica differ, and are trained in ascending order")
+@check(
+    "I14",
+    "rounds of a replica differ, and are trained in ascending order",
+    why="Budgets follow rounds, so rounds must follow one another.",
+)
 def rounds(e: Evidence) -> Iterator[str]:
     """Each replica trains its candidates in the order of their rounds."""
     trials = e.table("trials")
@@ -97,7 +108,9 @@ def rounds(e: Evidence) -> Iterator[str]:
 
 
 @check(
-    "V08", f"children that inherit weights compute their parents' function: difference <= {MORPH_TOLERANCE:g}"
+    "V08",
+    f"children that inherit weights compute their parents' function: difference <= {MORPH_TOLERANCE:g}",
+    why="A child that computes another function did not inherit its weights.",
 )
 def function_preserved(e: Evidence) -> Iterator[str]:
     """Inherited weights keep the parent's function; without inheritance no difference is measured."""
@@ -123,7 +136,7 @@ def function_preserved(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", measured & ~children, "morph_max_abs_diff of the initial architecture")
 
 
-@check("V20", "a resumed trial makes the run a trial")
+@check("V20", "a resumed trial makes the run a trial", why="An official run is not interrupted.")
 def resumed(e: Evidence) -> Iterator[str]:
     """Official runs are not interrupted."""
     if e.attribute("class") == "official" and e.column("trials", "resumed").any():

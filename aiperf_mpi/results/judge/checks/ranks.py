@@ -19,6 +19,7 @@ _NVIDIA, _UUIDS = ("NVIDIA", "Tesla"), ("GPU-", "MIG-")
     "V11",
     "one row for each rank; replicas, nodes, generators and devices as the attributes say; every device of a "
     "host driven by one rank",
+    why=("Ranks that did not report may have done anything; a device that counts twice is no second one."),
 )
 def ranks(e: Evidence) -> Iterator[str]:
     """Every rank reported, and no two trainers shared a device."""

@@ -22,7 +22,11 @@ CLOCK_SKEW = 1.0
 CLOCK_SLACK = 0.01
 
 
-@check("V04", "finite losses, errors and rates in every epoch that counts")
+@check(
+    "V04",
+    "finite losses, errors and rates in every epoch that counts",
+    why="Diverged training must not raise a score.",
+)
 def finite(e: Evidence) -> Iterator[str]:
     """No NaN or infinity where a number must be."""
     trials, epochs = e.table("trials"), e.table("epochs")
@@ -43,7 +47,11 @@ def finite(e: Evidence) -> Iterator[str]:
         yield from rows_where("trials", ~np.isfinite(trials[name]), f"{name} is not finite")
 
 
-@check("V12", f"times in order and within the core time, to {CLOCK_SLACK} s")
+@check(
+    "V12",
+    f"times in order and within the core time, to {CLOCK_SLACK} s",
+    why="Time that runs backwards, or twice, makes work for nothing.",
+)
 def time_order(e: Evidence) -> Iterator[str]:
     """Time only goes forward: in an epoch, a trial, and on a replica, which trains one trial at a time."""
     trials, epochs = e.table("trials"), e.table("epochs")
@@ -95,7 +103,11 @@ def time_order(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", overlapping, "overlaps a trial of its replica")
 
 
-@check("V02", f"core time = time limit, to {CLOCK_SLACK} s; shorter if drained")
+@check(
+    "V02",
+    f"core time = time limit, to {CLOCK_SLACK} s; shorter if drained",
+    why="The clock must not stop early.",
+)
 def core_time(e: Evidence) -> Iterator[str]:
     """A run that reached its time limit used all of it, and no more; a drained one used less."""
     core_seconds, limit, total = (
@@ -116,7 +128,9 @@ def core_time(e: Evidence) -> Iterator[str]:
 
 
 @check(
-    "V13", f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time"
+    "V13",
+    f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time",
+    why="Idle time counts, so all time must be accounted for.",
 )
 def phases(e: Evidence) -> Iterator[str]:
     """All time of every rank is accounted for, idle time by its own timer."""
@@ -137,7 +151,11 @@ def phases(e: Evidence) -> Iterator[str]:
         yield "no rank reported its times"
 
 
-@check("I11", "counts of known kinds, not negative")
+@check(
+    "I11",
+    "counts of known kinds, not negative",
+    why="What ranks exchanged belongs to the description of a run.",
+)
 def messages(e: Evidence) -> Iterator[str]:
     """Messages are counted by rank and kind."""
     rows = e.table("messages")

@@ -45,6 +45,7 @@ OF_DEVICES = ("device_percent", "device_memory_bytes", "device_mhz", "device_cel
 @check(
     "I17",
     "windows of each node in order and within the run, numbers finite or NaN by rule, energy = power x time",
+    why="Use and energy of the machine must be those of the time that counts.",
 )
 def samples(e: Evidence) -> Iterator[str]:
     """The samples of the machine's use are those of the core time."""
