@@ -29,21 +29,6 @@ from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.trials.record import PROPOSED, TAKES_KERNEL
 from aiperf_mpi.trials.view import START, HistoryView
 
-__all__ = [
-    "BATCHES",
-    "FROM_ROUND",
-    "KERNELS",
-    "OPTIMISERS",
-    "Cells",
-    "Choice",
-    "Hpo",
-    "Known",
-    "Space",
-    "make_hpo",
-    "recommend",
-    "tune",
-]
-
 #: Exploration weight of the lower confidence bound: LEAST_EXPLORATION plus a draw from an exponential
 #: distribution of mean EXPLORATION for each suggestion, so that generators with the same history differ.
 LEAST_EXPLORATION, EXPLORATION = 1.0, 1.0

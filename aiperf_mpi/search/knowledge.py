@@ -133,11 +133,13 @@ def refit_length(finished: int, start: int) -> int:
 
 
 def chosen(view: HistoryView, length: int) -> np.ndarray:
-    """Return the indices of the trials to learn from, among the first `length` of `view.finished`, ascending
-    (int64).
+    """Choose the trials to learn from: return their indices in `view.finished`, ascending (int64).
 
-    Up to 1,500 trials all are used. Beyond that: the 500 best, the 500 youngest, and a random sample of the
-    rest.
+    Up to a `length` of 1,500 trials all are chosen. Beyond that: the 500 best, the 500 youngest, and a random
+    sample of the rest.
+
+    Arguments:
+        length: number of finished trials to choose from, the first of `view.finished`.
     """
     if length <= MOST_ROWS:
         return np.arange(length)

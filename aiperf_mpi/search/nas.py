@@ -73,8 +73,7 @@ class Search(Protocol):
     """A method that chooses parents and morphs."""
 
     def propose(self, view: HistoryView, rng: np.random.Generator) -> Proposal:
-        """Return a child of a trial in `view`. Call again with the same `rng` if its candidate is already
-        claimed.
+        """Return a child of a trial in `view`. To get another child, call again with the same `rng`.
 
         Arguments:
             view: the history; without a finished trial the parent is trial 0, the initial architecture.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surrogate of the search: an exact Gaussian process over architectures, with noise on the whole
-diagonal.
+"""The surrogate of the search: an exact Gaussian process over architectures with noise on the diagonal.
 
 All functions are pure: the same data give the same numbers.
 """
@@ -115,8 +114,7 @@ class Process:
         return len(self.rows)
 
     def predict(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
-        """Return posterior mean and standard deviation of the noise-free error of each row (both float64
-        [m])."""
+        """Return posterior mean and standard deviation of each row's noise-free error (both float64 [m])."""
         cross = self.hyper.covariance(tabulate(rows, self.plan, self.table), self.table)
         half = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self.hyper.signal - np.einsum("ij,ij->j", half, half), 0.0)
@@ -124,11 +122,10 @@ class Process:
         return self.units.centre + self.units.scale * mean, self.units.scale * np.sqrt(variance)
 
     def expected(self) -> np.ndarray:
-        """Return the posterior mean of the noise-free error at each observation, in their order (float64
-        [observations]).
+        """Return the posterior mean of the noise-free error at each observation, float64 [observations].
 
-        Equal to `predict` on their rows, but computed without distances: (K + N) w = y - m, so m + K w = y -
-        N w.
+        Equal to `predict` on their rows, but computed without distances: with (K + N) w = y - m, m + K w = y
+        - N w.
         """
         mean = self.values - self.hyper.noise * self.noise * self.weights
         return self.units.centre + self.units.scale * mean[self.places]

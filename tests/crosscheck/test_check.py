@@ -21,7 +21,8 @@ from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import count, matrix_operations, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, executed_difference
 from aiperf_mpi.opcount.tally import STEP, UPDATE
-from aiperf_mpi.search.hpo import Choice, tune
+from aiperf_mpi.search.cells import Choice
+from aiperf_mpi.search.hpo import tune
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.training.model import resnet
 from aiperf_mpi.training.model.resnet import build_shapes

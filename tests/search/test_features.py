@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of architectures: counts by hand, incremental against from scratch, sums at coarser resolutions."""
+"""Features of architectures: counts by hand, incremental and from scratch, sums at coarser resolutions."""
 
 from __future__ import annotations
 

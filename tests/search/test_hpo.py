@@ -16,8 +16,9 @@ from aiperf_mpi.network.architecture import Architecture, Base, Morph
 from aiperf_mpi.network.morphism import Limits
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.search import hpo as hpo_module
+from aiperf_mpi.search.cells import Choice
 from aiperf_mpi.search.effects import observe
-from aiperf_mpi.search.hpo import OPTIMISERS, Choice, Hpo, Space, make_hpo, recommend, tune
+from aiperf_mpi.search.hpo import OPTIMISERS, Hpo, Space, make_hpo, recommend, tune
 from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.streams import HPO, stream
@@ -264,7 +265,7 @@ def test_only_finite_errors_are_passed_to_the_optimiser(method: str) -> None:
 
 
 def test_a_cell_with_failing_trials_is_left() -> None:
-    """Like a batch that is too large for the memory: all its trials fail, and the search must stop trying it."""
+    """Like a batch that is too large for the memory: all its trials fail, so the search must leave it."""
     study = studied("bayesian", 7, 0.2, 10)
     failed = 0
     for _ in range(25):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the search knows at a view: refits, the subset beyond 1,500 trials, and that memory changes no result."""
+"""What the search knows at a view: refits, the subset beyond 1,500 trials; memory changes no result."""
 
 from __future__ import annotations
 

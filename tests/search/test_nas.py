@@ -23,7 +23,7 @@ INITIAL = Architecture(SMALL)
 
 
 def history(values: list[float], statuses: list[int] | None = None) -> HistoryView:
-    """Return a view of trial 0 and one child for each further value, ended in this order with these errors."""
+    """Return a view of trial 0 and one child per further value, ended in this order with these errors."""
     log = ArrayHistory(4 * len(values) + 4)
     for index, value in enumerate(values):
         own: tuple[Morph, ...] = ()

@@ -14,6 +14,7 @@ import pytest
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import load
+from aiperf_mpi.paper import BATCHES, KERNELS
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import TRIAL_ROW, new_row
@@ -23,7 +24,7 @@ from aiperf_mpi.results.report import html
 from aiperf_mpi.results.report.hyperparameters import WITH_KERNEL, WITHOUT_KERNEL, best_known, history
 from aiperf_mpi.results.report.text import text_report
 from aiperf_mpi.search.cells import Cells
-from aiperf_mpi.search.hpo import BATCHES, KERNELS, make_hpo, recommend
+from aiperf_mpi.search.hpo import make_hpo, recommend
 from aiperf_mpi.trials.record import DROPPED, FAILED, OUTCOME, PROPOSED, rejection
 from tests.helpers.results.example_run import example_run
 from tests.helpers.search.cell_landscape import INITIAL, CellLandscape, Study
