@@ -68,8 +68,7 @@ def exploration(rng: np.random.Generator) -> float:
 def roots_among(
     process: Process, finished: Sequence[Chain], eligible: np.ndarray, rng: np.random.Generator
 ) -> list[Chain]:
-    """Choose the finished trials that annealing starts from: those of the least expected error, and random
-    others.
+    """Choose the finished trials that annealing starts from: the best expected ones, and random others.
 
     Arguments:
         finished: the trials that the process has observed, in the same order.

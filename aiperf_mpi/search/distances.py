@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L1 distances between architectures at each resolution of :mod:`aiperf_mpi.search.features`, as matrix
-products."""
+"""L1 distances between architectures at each resolution, computed as matrix products.
+
+The resolutions are those of :mod:`aiperf_mpi.search.features`.
+"""
 
 from __future__ import annotations
 

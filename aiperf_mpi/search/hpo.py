@@ -4,9 +4,9 @@
 The kernel size is that of the convolutions which the candidate's own `deeper` morphs add. Both are optimised
 from the fourth round of a replica (sections 4.2 and 4.5 of the paper).
 
-The kernel is part of the network, of its hash and of its operation count. If no own `deeper` takes a kernel
-(there is none, or a kernel morph grows it), that dimension is dropped and the candidate keeps the default. A
-suggestion is a pure function of the snapshot, the proposal and the random stream.
+The kernel is part of the network, of its hash and of its operation count. If no own `deeper` takes a kernel,
+that dimension is dropped and the candidate keeps the default. This is so if there is no `deeper`, or if a
+kernel morph grows it. A suggestion is a pure function of the snapshot, the proposal and the random stream.
 """
 
 from __future__ import annotations
@@ -130,8 +130,10 @@ class LearningHpo:
 
 
 def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-    """Return the cell with the lowest confidence bound of the error, by a process over the cells
-    (scikit-optimize)."""
+    """Return the cell with the lowest confidence bound of the error.
+
+    The bound is of a Gaussian process over the cells (scikit-optimize).
+    """
     kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
     if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
         # A bound fitted to few cells keeps choosing the best of them; try each cell once first.
@@ -253,7 +255,7 @@ def _fitted(cells: Cells, observed: Observed) -> Any:
 
 
 def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Return the fitted process, and values and weights of the cells with pending trials imagined (float64
+    """Imagine the pending trials: return the fitted process, and each cell's value and weight (float64
     [cells]).
 
     Each pending trial counts as if it had ended with the process's expectation. This changes no expectation
@@ -266,12 +268,12 @@ def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.nda
 
 
 def _ask(cells: Cells, observed: Observed, kappa: float, rng: np.random.Generator) -> int:
-    """Return the cell that skopt suggests, given each cell once; pending trials count with the process's
-    expectation.
+    """Return the cell that skopt suggests.
 
-    Only finite means are passed on: skopt would store a NaN and fail on every later call. Duplicates are
-    allowed, as skopt would replace them by random points. A new optimiser is made for each suggestion, so
-    that its cost does not grow with the trials.
+    skopt gets each cell once; pending trials count with the process's expectation. Only finite means are
+    passed on: skopt would store a NaN and fail on every later call. Duplicates are allowed, as skopt would
+    replace them by random points. A new optimiser is made for each suggestion, so that its cost does not grow
+    with the trials.
     """
     from skopt import Optimizer
     from skopt.space import Integer

@@ -86,8 +86,9 @@ class Hyper:
         return total
 
     def among(self, table: Table, noise: np.ndarray) -> np.ndarray:
-        """Return the covariances of the rows of one table with noise on the diagonal; only the lower triangle
-        is filled.
+        """Return the covariances of the rows of one table, with noise on the diagonal.
+
+        Only the lower triangle is filled.
 
         Arguments:
             noise: variance of each row's noise, relative to that of one measured value, float64 [rows].
@@ -170,7 +171,6 @@ def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def inverse_of(factor: np.ndarray) -> np.ndarray:
-    """Return the inverse of a symmetric matrix, both triangles, from its lower Cholesky factor (LAPACK's
-    dpotri)."""
+    """Return the inverse, both triangles, of the matrix with this lower Cholesky factor (LAPACK's dpotri)."""
     lower, _ = dpotri(factor, lower=1)
     return lower + np.tril(lower, -1).T

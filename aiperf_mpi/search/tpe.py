@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hyperparameters by Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), the paper's own
-method.
+"""Hyperparameters by a tree-structured Parzen estimator, the paper's own method.
 
-Optuna is an optional extra; only this method imports it.
+The estimator (Bergstra et al., 2011) is Optuna's, an optional extra that only this method imports.
 """
 
 from __future__ import annotations

@@ -80,10 +80,9 @@ def budget(round: int, rules: TrainRules = PAPER) -> Budget:
 
 
 def learning_rate(lr0: float, epoch: int, schedule: int = SCHEDULE_EPOCHS) -> float:
-    """Return the learning rate of an epoch counted from 0: `lr0` (1 - epoch / schedule), in every round
-    (Table 4).
+    """Return the learning rate of an epoch counted from 0: `lr0` (1 - epoch / schedule).
 
-    Raise ValueError for an epoch outside of the schedule.
+    It is the same in every round (Table 4). Raise ValueError for an epoch outside of the schedule.
     """
     if not 0 <= epoch < schedule:
         raise ValueError(f"learning rate: epoch {epoch} is outside of the schedule of {schedule} epochs")

@@ -48,8 +48,7 @@ def own_morphs(record: np.void, trial_id: int) -> tuple[Morph, ...]:
 
 
 def candidate_key(arch_hash: str, batch_global: int) -> int:
-    """Return the 64-bit key, never 0, by which a candidate is claimed: a hash of its network and global
-    batch.
+    """Return the 64-bit key by which a candidate is claimed: a hash of its network and global batch, never 0.
 
     Arguments:
         arch_hash: `Architecture.hash`, 32 hexadecimal digits; it covers the kernel sizes.
@@ -61,8 +60,9 @@ def candidate_key(arch_hash: str, batch_global: int) -> int:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture with its hyperparameters: all that a trainer needs, final before any trainer may take
-    it.
+    """An architecture with its hyperparameters: all that a trainer needs.
+
+    It is final before any trainer may take it.
 
     Attributes:
         trial_id: slot of its PROPOSED record, -1 before that is written.
@@ -178,8 +178,7 @@ class Candidate:
         kernel_size: int = DEFAULT_KERNEL,
         from_checkpoint: bool = False,
     ) -> Candidate:
-        """Return a candidate with key, seed and operation counts derived. It gets its trial id when it is
-        proposed.
+        """Return a candidate with key, seed and operation counts derived, and trial id -1.
 
         Arguments:
             architecture: the network, `kernel_size` already applied to its own `deeper` morphs.

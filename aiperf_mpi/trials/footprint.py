@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the windows that ranks share (history, claims, queues), and the number of records that a run
-writes.
+"""Sizes of the windows that ranks share (history, claims, queues), and how many records a run writes.
 
 The ranks allocate windows of these sizes; an estimate without MPI reports them.
 """
@@ -16,7 +15,7 @@ from aiperf_mpi.trials.view import START
 WORD = 8
 
 #: Places in the table of claims for each record of the history. A trial has one key and at least one record,
-#: so the table is at most half full, and a claim then takes about two swaps.
+#: so the table is at most half full. A claim then takes about two swaps.
 CLAIMS_PER_RECORD = 2
 
 #: Bytes of a claim: a key and its state.
@@ -66,13 +65,14 @@ def queue_bytes(depth: int, group_size: int) -> int:
 
 
 def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> int:
-    """Return the maximum number of a replica's queued candidates that are replaced, if all replicas keep the
-    same pace.
+    """Return the maximum number of queued candidates that a replica replaces.
 
-    A candidate waits in the queue for `depth` trials of its replica. `made` trials of the whole machine have
-    finished when it is generated. `taken` have finished when it is taken, or at the end of the run if it
-    still waits. Each replacement knows more than `stale_after` times as many trials as the candidate that it
-    replaces, and at least one more. Counts below START are taken as START.
+    All replicas are assumed to keep the same pace. A candidate waits in the queue for `depth` trials of its
+    replica.
+    When it is generated, `made` trials of the whole machine have finished. `taken` have finished when it is
+    taken, or at the end of the run if it still waits.
+    Each replacement knows more than `stale_after` times as many trials as the candidate that it replaces, and
+    at least one more. Counts below START are taken as START.
 
     Arguments:
         trials: trials that each replica has begun.

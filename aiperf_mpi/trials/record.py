@@ -130,8 +130,9 @@ def check(record: np.void) -> bool:
 
 
 def rejection(proposed: np.void, trial_id: int, t: float, cause: str, status: int = REJECTED) -> np.void:
-    """Return the sealed OUTCOME record that rejects a PROPOSED record. All other fields are copied, errors
-    included.
+    """Return the sealed OUTCOME record that rejects a PROPOSED record.
+
+    All other fields are copied, errors included.
 
     Arguments:
         trial_id: slot of the PROPOSED record.

@@ -125,8 +125,7 @@ class HistoryView:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(trial id, error) of the finished trial with the least error, the earliest of equals; None without
-        one."""
+        """(trial id, error) of the best finished trial, the first of equals; None without one."""
         if not len(self.finished):
             return None
         index = int(np.argmin(self.values))
@@ -164,8 +163,10 @@ class HistoryView:
         return self._record(trial_id)
 
     def outcome(self, trial_id: int) -> np.void | None:
-        """Return the OUTCOME record of a trial, None while it is pending. Raise KeyError for an unknown
-        trial."""
+        """Return the OUTCOME record of a trial, None while it is pending.
+
+        Raise KeyError for an unknown trial.
+        """
         self._require(trial_id)
         slot = int(self._outcome[trial_id])
         return None if slot < 0 else self._record(slot)
