@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HDF5 beyond what h5py offers: looks at objects and strings before they are read, and writes a file as a
-whole."""
+"""HDF5 beyond h5py: check objects and strings before they are read, and write a file as a whole."""
 
 from __future__ import annotations
 
@@ -12,26 +11,26 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d
 
-#: How HDF5 stores a string of variable length: its length, and the place of its bytes (heap address and
-#: index).
-_STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+#: How HDF5 stores a string of variable length: its length, and heap address and index of its bytes.
+STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 
 
 def own(group: h5py.Group, path: str) -> Any:
-    """The object at `path` of a group, which no link may lead to another place; raises KeyError without
-    it."""
+    """Return the object at `path` of a group; raises KeyError if it does not exist or is a link elsewhere."""
     for place in (path.rpartition("/")[0], path):
         if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
-            raise KeyError(f"{group.name.rstrip('/')}/{place} is no object of this file")
+            raise KeyError(f"{group.name.rstrip('/')}/{place} is not an object of this file")
     return group[path]
 
 
 def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
-    """What is wrong with how a dataset of items of this size lies in its file; empty if it is there as a
-    whole."""
+    """Return the problem of how a dataset with items of this size is stored, or "".
+
+    It must be stored in its file, in one piece and without a filter.
+    """
     created = dataset.id.get_create_plist()
     if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
-        return "is stored in pieces or elsewhere, but must lie in the file as a whole"
+        return "is stored in pieces or elsewhere, but must be in the file as a whole"
     if created.get_nfilters():
         return "is compressed, but must not be"
     if dataset.id.get_storage_size() != dataset.size * item_bytes:
@@ -42,21 +41,26 @@ def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
 
 
 def _wrong_strings(dataset: h5py.Dataset) -> str:
-    """Strings together cannot be longer than the file, unless many rows point to one of them."""
+    """Return the problem of strings that together are longer than their file, or "".
+
+    They can only be if many rows point to one string.
+    """
     offset = dataset.id.get_offset()
     if dataset.file.driver == "core" or offset is None:
         return ""
     with open(dataset.file.filename, "rb") as raw:
         raw.seek(offset)
-        found = np.frombuffer(raw.read(dataset.size * _STRING.itemsize), _STRING)
+        strings = np.frombuffer(raw.read(dataset.size * STRING.itemsize), STRING)
         size = os.fstat(raw.fileno()).st_size
-    total = int(found["length"].sum(dtype=np.uint64))
+    total = int(strings["length"].sum(dtype=np.uint64))
     return f"has {total} bytes of text in a file of {size} bytes" if total > size else ""
 
 
 def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
-    """The value of an open attribute, strings as bytes; far cheaper than by its name, which h5py opens three
-    times."""
+    """Return the value of an open attribute, strings as bytes.
+
+    Reading it by name is far slower, as h5py then opens it three times.
+    """
     if attribute.shape is None:
         return np.zeros(0, attribute.dtype)
     value = np.zeros(attribute.shape, attribute.dtype)
@@ -65,13 +69,15 @@ def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
 
 
 def is_scalar_attribute(file: h5py.File, name: str) -> bool:
-    """Whether an attribute of the root is one value, so that reading it cannot fill the memory."""
+    """Return whether an attribute of the root is one value, so that reading it cannot fill the memory."""
     return h5a.open(file.id, name.encode()).shape == ()
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, sync it, and rename it to `path`; raises OSError and then leaves `path` as
-    it was."""
+    """Write `data` next to `path`, sync it, and rename it to `path`.
+
+    Raises OSError, and then leaves `path` as it was.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)

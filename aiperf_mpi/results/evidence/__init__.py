@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a result file proves: evidence recomputed from its rows, and its text made safe to print."""
+"""Evidence recomputed from the rows of a result file, and its text made safe to print."""

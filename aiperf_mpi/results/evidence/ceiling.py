@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices that trainers drive, as /ranks and the inventory name them, and what they can compute at
-most."""
+"""The devices that trainers drive, by /ranks and the inventory, and their peak rates."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ import numpy as np
 from aiperf_mpi.machine.peaks import Peak, peak_of
 from aiperf_mpi.results.file.schema import Columns
 
-#: What JAX calls the devices that CPUs play.
+#: JAX's name of a CPU device.
 CPU = "cpu"
 
-#: How /ranks/device_uuid begins where a rank has no UUIDs to state; the reason follows.
+#: How /ranks/device_uuid begins for a rank without UUIDs; the reason follows.
 NO_UUIDS = "none: "
 
 _DRIVEN = re.compile(r"([1-9]\d{0,4}) x (.+)", re.DOTALL)
@@ -26,11 +25,11 @@ _DRIVEN = re.compile(r"([1-9]\d{0,4}) x (.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Peak rates in op/s of the devices of each replica at the run's precision: f8 [replicas], NaN where none
-    is known.
+    """Peak rates in op/s of the devices of each replica at the run's precision (f8 [replicas]).
 
-    Empty where no trainer reported its devices. `source` says whose documents they are from, or why none is
-    known; `disagreements` where /ranks and the inventory name devices of different rates.
+    NaN if a rate is not known; no replicas if no trainer reported its devices. `source` names the documents
+    of the rates, or why none is known; `disagreements` are ranks whose devices in /ranks and in the inventory
+    have different rates.
     """
 
     replicas: np.ndarray
@@ -39,39 +38,39 @@ class Ceiling:
 
     @property
     def total(self) -> float:
-        """The peak rate of all devices in op/s, NaN unless it is known of all of them."""
+        """The peak rate of all devices in op/s, NaN unless all rates are known."""
         return float(self.replicas.sum()) if len(self.replicas) else float("nan")
 
 
-#: Of a run whose rows do not say what its devices are.
+#: The peak rates of a run whose rows do not have its devices.
 UNKNOWN = Ceiling(np.zeros(0), "no peak known: its rows do not say its devices")
 
 
 def driven(text: str) -> tuple[int, str]:
-    """Number and kind of the devices of a trainer from `/ranks/device`, such as `4 x NVIDIA H200`.
+    """Return number and kind of a trainer's devices from `/ranks/device`, such as `4 x NVIDIA H200`.
 
     Raises ValueError for another text.
     """
-    found = _DRIVEN.fullmatch(text)
-    if found is None:
+    match = _DRIVEN.fullmatch(text)
+    if match is None:
         raise ValueError(f"device is {text[:60]!r}, not a number of devices of a kind")
-    return int(found[1]), found[2]
+    return int(match[1]), match[2]
 
 
 def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_replicas: int) -> Ceiling:
-    """What the devices of each replica can compute at most.
+    """Return the peak rates of the devices of each replica.
 
     Arguments:
         ranks: the columns of /ranks.
-        inventory: that of the run, whose `nodes` say which accelerators each of them has.
-        precision: of the matrix operands in the compiled programs.
-        n_replicas: replicas of the run.
+        inventory: the run's inventory, with the accelerators of each node in `nodes`.
+        precision: type of the matrix operands in the compiled programs.
+        n_replicas: number of replicas of the run.
 
-    Raises ValueError where the trainers are not of these replicas, or a text of theirs names no devices.
+    Raises ValueError if the trainers do not belong to these replicas, or a device text cannot be read.
 
-    A device is looked up by the name that JAX gave it; one that the table does not know has the highest of
-    the rates that the inventory states of its node. What the file states of a device that the table knows is
-    not read: a number in the file proves nothing.
+    A device is looked up in the table of peaks by the name that JAX gave it. One that is not in the table has
+    the highest rate that the inventory states for its node. Stated rates of devices in the table are ignored:
+    a number in the file proves nothing.
     """
     role, replicas = ranks["role"].astype(str), ranks["replica"]
     trainers = np.flatnonzero(role == "trainer")
@@ -97,12 +96,11 @@ def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_repl
 
 
 def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple[Peak | None, bool]:
-    """The peak rates of a device on a node with these accelerators, and whether the two are not of one
-    kind."""
+    """Return the peak rates of a device on a node with these accelerators, and whether the two disagree."""
     peak, others = peak_of(kind), list(stated.values())
     known = [other for other in others if other is not None]
     if kind == CPU:
-        # Of a node whose trainers compute on CPUs no accelerators are described.
+        # The inventory has no accelerators of a node whose trainers compute on CPUs.
         return None, bool(others)
     if peak is not None:
         return peak, bool(others) and len(known) == len(others) and peak not in known
@@ -112,9 +110,8 @@ def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple
 
 
 def _accelerators(inventory: Mapping[str, Any], n_nodes: int) -> dict[int, dict[str, Peak | None]]:
-    """The accelerators of each node by name, with their peak rates: those of the table, else the stated
-    ones."""
-    found: dict[int, dict[str, Peak | None]] = {}
+    """Return the accelerators of each node by name, with peak rates of the table, else the stated ones."""
+    of_node: dict[int, dict[str, Peak | None]] = {}
     for entry in inventory.get("nodes", ()):
         devices = entry.get("accelerators")
         if not isinstance(devices, list):
@@ -122,11 +119,12 @@ def _accelerators(inventory: Mapping[str, Any], n_nodes: int) -> dict[int, dict[
         peaks = dict(_named(devices))
         for word in str(entry.get("nodes", "")).split(","):
             first, _, last = word.partition("-")
-            found |= dict.fromkeys(range(int(first), min(int(last or first) + 1, n_nodes)), peaks)
-    return found
+            of_node |= dict.fromkeys(range(int(first), min(int(last or first) + 1, n_nodes)), peaks)
+    return of_node
 
 
 def _named(devices: list[Mapping[str, Any]]) -> Iterator[tuple[str, Peak | None]]:
+    """Yield name and peak rates of each accelerator of an inventory's node."""
     for device in devices:
         name, stated = str(device["name"]), device.get("peak")
         peak = peak_of(name)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows from a result's rows, recomputed: the judge compares it with what the file says.
+"""Values recomputed from the rows of a result, which the judge compares with the stored ones.
 
-Everything is computed on first use and kept. A value that cannot be computed from damaged rows raises, and
-the check that asked for it fails with that reason.
+Each value is computed on first use and kept. If damaged rows prevent that, an exception is raised, and the
+check that needs the value fails with that reason.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from aiperf_mpi.results.file.rows import STATUS
 from aiperf_mpi.results.file.schema import TABLES, Columns
 from aiperf_mpi.results.file.tables import counting
 
-#: Stages of an initial architecture that is replayed; a damaged file must not keep the judge busy for ever.
+#: Most blocks of an initial architecture that is replayed: a damaged file must not keep the judge busy for
+#: ever.
 _MAX_BLOCKS = 1000
 
 
 class MissingError(KeyError):
-    """A column or attribute that the file does not have in the schema's form."""
+    """A column or attribute is not in the file in the schema's form."""
 
     def __str__(self) -> str:
         return f"{self.args[0]} is missing"
 
 
 class Evidence:
-    """The rows of a result and what they amount to."""
+    """The rows of a result, and the values that follow from them."""
 
     def __init__(self, result: Result) -> None:
         self.result = result
@@ -45,31 +46,32 @@ class Evidence:
     # -- as stored ---------------------------------------------------------------------------------
 
     def column(self, table: str, name: str) -> np.ndarray:
-        """A column; raises MissingError without it."""
+        """Return a column; raises MissingError without it."""
         try:
             return self.result.tables[table][name]
         except KeyError:
             raise MissingError(f"/{table}/{name}") from None
 
     def attribute(self, name: str) -> Any:
-        """A root attribute; raises MissingError without it."""
+        """Return a root attribute; raises MissingError without it."""
         try:
             return self.result.attributes[name]
         except KeyError:
             raise MissingError(f"attribute {name}") from None
 
     def table(self, name: str) -> Columns:
-        """All columns of a table; raises MissingError if it lacks one."""
+        """Return all columns of a table; raises MissingError if it lacks one."""
         return {column: self.column(name, column) for column in TABLES[name].names}
 
     def lineage(self, trial: int) -> list[int]:
-        """A trial and its ancestors, the oldest first (as far as parents stand before their children)."""
+        """Return a trial and its ancestors, the oldest first, as far as parents have lower ids than
+        children."""
         parents = self.column("trials", "parent_id")
-        found: list[int] = []
-        while trial in self.index and (not found or trial < found[-1]):
-            found.append(trial)
+        line: list[int] = []
+        while trial in self.index and (not line or trial < line[-1]):
+            line.append(trial)
             trial = int(parents[self.index[trial]])
-        return found[::-1]
+        return line[::-1]
 
     # -- recomputed --------------------------------------------------------------------------------
 
@@ -123,22 +125,23 @@ class Evidence:
 
     @cached_property
     def architectures(self) -> list[Architecture | str]:
-        """[trials]: each architecture, replayed from the initial one by the chain of parents, or why it
-        cannot be."""
-        found: list[Architecture | str] = []
+        """[trials]: each architecture, replayed from the initial one along its parents, or why it cannot
+        be."""
+        replayed: list[Architecture | str] = []
         for row, parent in enumerate(self.column("trials", "parent_id").tolist()):
-            found.append(self._replay(row, parent, found))
-        return found
+            replayed.append(self._replay(row, parent, replayed))
+        return replayed
 
-    def _replay(self, row: int, parent: int, found: list[Architecture | str]) -> Architecture | str:
+    def _replay(self, row: int, parent: int, replayed: list[Architecture | str]) -> Architecture | str:
+        """Return the architecture of a trial from those of the trials before it, or why it cannot be."""
         morphs = self.morphs[row]
         if isinstance(morphs, str):
             return morphs
-        place = self.index.get(parent, len(found))
-        before = found[place] if place < len(found) else f"parent {parent} is not before it"
+        place = self.index.get(parent, len(replayed))
+        before = replayed[place] if place < len(replayed) else f"parent {parent} is not before it"
         start = self.root if parent == -1 else before
         if isinstance(start, str):
-            return start if parent == -1 or place >= len(found) else f"parent {parent}: {start}"
+            return start if parent == -1 or place >= len(replayed) else f"parent {parent}: {start}"
         try:
             return start.apply(*morphs)
         except ValueError as error:
@@ -151,8 +154,10 @@ class Evidence:
 
     @cached_property
     def products(self) -> list[int]:
-        """[trials]: operations per image of convolutions and dense layers that a training step executes in
-        the form that the configuration names; 0 where the replay fails."""
+        """[trials]: operations per image of convolutions and dense layers in a training step.
+
+        They are counted in the form that the configuration names; 0 where the replay fails.
+        """
         return [executed for _, _, executed in self._counted]
 
     @cached_property
@@ -220,7 +225,7 @@ class Evidence:
 
     @cached_property
     def ceiling(self) -> Ceiling:
-        """Peak rates of the devices of each replica at the run's precision, and whose numbers they are."""
+        """Peak rates of the devices of each replica at the run's precision, and their source."""
         inventory, ranks = json.loads(self.result.documents["system/inventory_json"]), self.table("ranks")
         return ceiling(ranks, inventory, self.attribute("precision"), self.attribute("n_replicas"))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of a result made safe to print: whoever wrote the file must not speak with the program's voice.
+"""Make text of a result safe to print, so that a file cannot imitate the program's own output.
 
-A line break in a cause or in the name of a run would begin a line of its own, on which anything could stand,
-such as a score; an escape sequence would wipe the verdict from the terminal.
+A line break in a cause or in the name of a run would begin a new line with any content, such as a score. An
+escape sequence would wipe the verdict from the terminal.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PREFIX = "AIPERF_MPI"
 
 
 def plain(text: str) -> str:
-    """`text` on one line: characters that cannot be seen as escapes (as in Python), the verdict's prefix in
-    small letters."""
+    """Return `text` on one line, with Python's escapes for unprintable characters and PREFIX in small
+    letters."""
     if not text.isprintable():
         text = "".join(
             c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
@@ -28,7 +28,7 @@ def plain(text: str) -> str:
 
 
 def plain_result(result: Result) -> Result:
-    """The result to be shown: all text of its tables and attributes plain; documents stay as they are."""
+    """Return a result with all text of its tables and attributes plain; documents stay as they are."""
     tables = {
         name: {column: _plain_column(values) for column, values in columns.items()}
         for name, columns in result.tables.items()

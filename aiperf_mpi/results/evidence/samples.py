@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nodes were sampled for while the run went on, over all nodes: means of the whole run, by which all
-reports speak, and the mean and the range at each time."""
+"""Machine-usage samples over all nodes: whole-run means (used by every report), and mean and range over
+time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from aiperf_mpi.results.evidence.evidence import Evidence
 
-#: Name of the table, and what is said where it has no rows.
+#: Name of the table, and the text of reports on a file without its rows.
 TABLE = "samples"
 WITHOUT = "This run has no samples of its machine's use."
 
-#: Columns whose means say how the machine was used.
+#: Columns whose means describe the use of the machine.
 USED = (
     "cpu_percent",
     "process_percent",
@@ -29,7 +29,7 @@ USED = (
     "power_watts",
 )
 
-#: Most times of a series: more are joined to intervals.
+#: A series has at most this many times: more are joined to intervals.
 MAX_TIMES = 500
 
 
@@ -52,13 +52,13 @@ class Series:
 
 
 def series(e: Evidence, *columns: tuple[str, ...]) -> dict[str, Series]:
-    """Those of the columns that have numbers, by name."""
-    found = {name: _series(e, name) for group in columns for name in group}
-    return {name: values for name, values in found.items() if values is not None}
+    """Return the series of the columns that have numbers, by name."""
+    all_series = {name: _series(e, name) for group in columns for name in group}
+    return {name: values for name, values in all_series.items() if values is not None}
 
 
 def total(e: Evidence, name: str) -> Series | None:
-    """A column summed over the nodes that measure it; None where nobody does."""
+    """Return a column summed over the nodes that measure it, or None if no node does."""
     one = _series(e, name)
     if one is None:
         return None
@@ -67,19 +67,20 @@ def total(e: Evidence, name: str) -> Series | None:
 
 
 def lengths(e: Evidence) -> np.ndarray:
-    """f8 [samples]: length of each window in s, from the end of its node's window before, or core start, to
-    its own."""
+    """Return the length of each window in s (f8 [samples]).
+
+    A window begins at the end of its node's window before it, or at core start.
+    """
     t, node = e.column(TABLE, "t"), e.column(TABLE, "node")
     follows = np.append(False, node[1:] == node[:-1])[: len(node)]
     return t - np.where(follows, np.roll(t, 1), 0.0)
 
 
 def mean(e: Evidence, name: str) -> float:
-    """The mean of a column over all nodes and the whole run, each window by its length; NaN where nobody
-    measured.
+    """Return the mean of a column over all nodes and the whole run, or NaN if no node measured it.
 
-    Windows differ in length, where nodes join measurements or the last one is cut: a mean over rows would
-    count short ones too much.
+    Each window counts by its length: a mean over rows would count short windows too much, such as a last one
+    that core stop cuts.
     """
     values, seconds = e.column(TABLE, name).astype(float), lengths(e)
     known = np.isfinite(values) & (seconds > 0)
@@ -87,16 +88,17 @@ def mean(e: Evidence, name: str) -> float:
 
 
 def means(e: Evidence) -> dict[str, float]:
-    """The means of all columns of USED by name, empty without samples."""
+    """Return the means of all columns of USED by name, empty without samples."""
     return {name: mean(e, name) for name in USED} if has_rows(e) else {}
 
 
 def has_rows(e: Evidence) -> bool:
-    """Whether the file has samples at all (older files have no such table)."""
+    """Return whether the file has samples (older files do not have the table)."""
     return TABLE in e.result.tables and len(e.result.tables[TABLE].get("t", ())) > 0
 
 
 def _series(e: Evidence, name: str) -> Series | None:
+    """Return the series of a column, or None without a number."""
     if not has_rows(e) or name not in e.result.tables[TABLE]:
         return None
     t, values = e.column(TABLE, "t"), e.column(TABLE, name).astype(float)
@@ -105,8 +107,7 @@ def _series(e: Evidence, name: str) -> Series | None:
         return None
     t, values = t[known], values[known]
 
-    # Nodes are sampled at about the same times: each interval between them has one value of each node, or
-    # more.
+    # Nodes are sampled at about the same times: each interval has one or more values of each node.
     count = min(
         MAX_TIMES,
         max(1, int(np.bincount(np.unique(e.column(TABLE, "node")[known], return_inverse=True)[1]).max())),

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a run: its events, records and rows, as the writer receives them or a journal replays
-them."""
+"""Collect the events, records and rows of a run, as the writer receives them or a journal replays them."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import numpy as np
 from aiperf_mpi.results.file.rows import EPOCH_ROW, RANK_ROW, SAMPLE_ROW, TRIAL_ROW, RunHeader
 from aiperf_mpi.trials.record import RECORD_DTYPE
 
-#: Rows that are collected, by the name of their kind.
+#: The dtypes of collected rows, by the name of their kind.
 ROW_DTYPES = {
     "record": RECORD_DTYPE,
     "epoch": EPOCH_ROW,
@@ -28,8 +27,8 @@ ROW_DTYPES = {
 class Run:
     """A run up to some moment (times in s since core start on rank 0's clock).
 
-    `slots[i]` is the slot in the history of `records[i]`. `core_seconds` of a run that never stopped is the
-    last time that its rows and records know. `final` is (trial, validation error) of the best model loaded
+    `slots[i]` is the slot of `records[i]` in the history. `core_seconds` of a run that never stopped is the
+    last time in its rows and records. `final` is (trial, validation error) of the best model loaded
     again, or None.
     """
 
@@ -51,7 +50,7 @@ class Run:
 
 
 class _Rows:
-    """Rows of one dtype in an array that grows; a view of it stays valid, as rows are only ever appended."""
+    """Rows of one dtype in a growing array; a view of it stays valid, as rows are only appended."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self._array = np.zeros(64, dtype)
@@ -71,7 +70,8 @@ class _Rows:
 
 
 class RunCollector:
-    """Takes what arrives, in any order that a run can produce; `snapshot` gives the Run of this moment."""
+    """Collect events, records and rows in any order that a run can produce; `snapshot` returns the Run so
+    far."""
 
     def __init__(self) -> None:
         self._rows = {kind: _Rows(dtype) for kind, dtype in ROW_DTYPES.items()}
@@ -83,12 +83,15 @@ class RunCollector:
 
     @property
     def header(self) -> RunHeader | None:
-        """What the `open` event said; None before it."""
+        """The header of the `open` event; None before it."""
         return self._header
 
     def event(self, name: str, data: Mapping[str, Any]) -> None:
-        """An event: open (the header), start (core_start_utc), final (trial_id, error), stop (core_seconds,
-        total_seconds, end, cause), note (text). Raises ValueError for another name or missing data."""
+        """Add an event: open (the header), start (core_start_utc), final (trial_id, error), stop
+        (core_seconds, total_seconds, end, cause), or note (text).
+
+        Raises ValueError for another name or missing data.
+        """
         try:
             match name:
                 case "open":
@@ -112,16 +115,16 @@ class RunCollector:
             raise ValueError(f"event {name!r}: {error!r} in {dict(data)}") from None
 
     def record(self, slot: int, record: np.ndarray) -> None:
-        """A record of the history (shape (1,)) and its slot."""
+        """Add a record of the history (shape (1,)) and its slot."""
         self._rows["record"].append(record)
         self._slots.append(np.array([slot], "<i8"))
 
     def rows(self, kind: str, rows: np.ndarray) -> None:
-        """Epoch, trial, rank or sample rows."""
+        """Add epoch, trial, rank or sample rows."""
         self._rows[kind].append(rows)
 
     def snapshot(self, *, end: str = "", journal_complete: bool = True) -> Run:
-        """The run as it is now; `end` says how a run ended that has no stop event ("" leaves it running)."""
+        """Return the run so far; `end` is how a run without a stop event ended ("" leaves it running)."""
         epochs, records = self._rows["epoch"].view(), self._rows["record"].view()
         facts = dict(self._facts)
         if "end" not in facts:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form that the HDF5 file of a result has, looked at before a byte of its content is read.
+"""Check the form of a result's HDF5 file before its content is read.
 
-HDF5 can do much that no result needs: a column can lie in another file (external links and storage, virtual
-datasets), so that it changes behind the content hash; a few bytes can stand for terabytes (filters, columns
-that were never written, one string that every row points to); names can be there twice. All of it is refused.
+HDF5 has features that no result needs. A column can be in another file (external links and storage, virtual
+datasets), so that it changes without the content hash. A few bytes can represent terabytes (filters, columns
+that were never written, one string that every row points to). A name can exist twice. All of these are
+refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5ds, h5t
 
-from aiperf_mpi.hdf5 import _STRING, attribute_value, wrong_storage
+from aiperf_mpi.hdf5 import STRING, attribute_value, wrong_storage
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
 
 #: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may
@@ -30,13 +31,12 @@ SCALE_ATTRIBUTES = (
 )
 
 
-#: Findings about names beyond this many are not listed.
+#: At most this many problems with names are listed.
 _MAX_NAMES = 3
 
 
 def foreign(file: h5py.File) -> Iterator[str]:
-    """What is in the file beside the schema's tables, documents and attributes, and which links are none of
-    its own."""
+    """Yield a problem for each item that is not in the schema, and for each link to another place."""
     if file.userblock_size:
         yield f"the file begins with {file.userblock_size} bytes that are not HDF5"
     for path, expected in _members().items():
@@ -44,7 +44,7 @@ def foreign(file: h5py.File) -> Iterator[str]:
             continue
         group = file[path or "/"]
         if not isinstance(group, h5py.Group):
-            yield f"/{path} is no group"
+            yield f"/{path} is not a group"
             continue
         names = list(group)
         yield from _unknown(names, expected, f"/{path} has an item")
@@ -55,7 +55,7 @@ def foreign(file: h5py.File) -> Iterator[str]:
 
 
 def _members() -> dict[str, list[str]]:
-    """The names in each group by its path."""
+    """Return the names that each group must have, by its path."""
     members: dict[str, list[str]] = {"": [*TABLES]}
     members |= {table.name: [*table.names, table.scale] for table in TABLES.values()}
     for path in DOCUMENTS:
@@ -66,8 +66,7 @@ def _members() -> dict[str, list[str]]:
 
 
 def _attribute_names(item: Any) -> list[str]:
-    """Names of an object's attributes; a name that stands there twice is there twice, though only one can be
-    read."""
+    """Return the names of an object's attributes; a name that exists twice is listed twice."""
     return [
         h5a.open(item.id, index=index).name.decode(errors="replace")
         for index in range(h5a.get_num_attrs(item.id))
@@ -75,6 +74,7 @@ def _attribute_names(item: Any) -> list[str]:
 
 
 def _unknown(names: list[str], expected: list[str], what: str) -> Iterator[str]:
+    """Yield a problem for names that are not expected, and for names that exist twice."""
     unknown = sorted(set(names) - set(expected))
     for name in unknown[:_MAX_NAMES]:
         yield f"{what} that the schema does not know: {name[:60]!r}"
@@ -90,14 +90,15 @@ def _unknown(names: list[str], expected: list[str], what: str) -> Iterator[str]:
 
 
 def wrong_column(dataset: Any, column: Column) -> str:
-    """What is wrong with type, shape and storage of the dataset of a column; empty if nothing is."""
+    """Return the problem of type, shape or storage of a column's dataset, or ""."""
     return wrong_dataset(dataset, column.dtype, dimensions=1)
 
 
 def wrong_dataset(dataset: Any, dtype: str, dimensions: int) -> str:
-    """What is wrong with a dataset that should have a type of the schema and a number of dimensions."""
+    """Return the problem of a dataset that should have this type (of DTYPES) and so many dimensions, or
+    ""."""
     if not isinstance(dataset, h5py.Dataset):
-        return "is no dataset"
+        return "is not a dataset"
     if dataset.ndim != dimensions or dataset.shape is None:
         return f"has {dataset.ndim} dimensions, but must have {dimensions or 'none'}"
     if dtype == "str":
@@ -106,22 +107,21 @@ def wrong_dataset(dataset: Any, dtype: str, dimensions: int) -> str:
             return f"is {dataset.dtype}, but must be strings"
     elif dataset.dtype != np.dtype(DTYPES[dtype]):
         return f"is {dataset.dtype}, but must be {dtype}"
-    return wrong_storage(dataset, _STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
+    return wrong_storage(dataset, STRING.itemsize if dtype == "str" else dataset.dtype.itemsize)
 
 
 def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Dataset]) -> Iterator[str]:
-    """What is wrong with the dimension scale of a table, and with how its columns (opened) are attached to
-    it."""
+    """Yield the problems of a table's dimension scale, and of how its columns (opened) are attached to it."""
     path = f"{table.name}/{table.scale}"
     scale = columns[table.scale] if table.scale in columns else group[table.scale]
     if table.scale not in table.names:
-        if wrong := wrong_dataset(scale, "i8", dimensions=1):
-            yield f"/{path} {wrong}"
+        if problem := wrong_dataset(scale, "i8", dimensions=1):
+            yield f"/{path} {problem}"
             return
         if not np.array_equal(scale[...], np.arange(len(columns[table.names[0]]))):
             yield f"/{path} does not number the rows"
     if not scale.is_scale or scale.attrs["NAME"] != table.scale.encode():
-        yield f"/{path} is no dimension scale of its name"
+        yield f"/{path} is not a dimension scale of its name"
     for name, column in columns.items():
         if name != table.scale:
             alone = h5ds.get_num_scales(column.id, 0) == 1
@@ -130,12 +130,11 @@ def wrong_scale(table: Table, group: h5py.Group, columns: Mapping[str, h5py.Data
 
 
 def wrong_description(item: Any, described: str, units: str) -> str:
-    """What is wrong with the attributes that say what a table, a column or a document is; empty if nothing
-    is."""
+    """Return the problem of the attributes that describe a table, a column or a document, or ""."""
     expected = {"description": described} | ({"units": units} if units else {})
     opened = (h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id)))
-    found = [(attribute.name.decode(errors="replace"), attribute) for attribute in opened]
-    own = [(name, attribute) for name, attribute in found if name not in SCALE_ATTRIBUTES]
+    named = [(attribute.name.decode(errors="replace"), attribute) for attribute in opened]
+    own = [(name, attribute) for name, attribute in named if name not in SCALE_ATTRIBUTES]
     if sorted(name for name, _ in own) != sorted(expected):
         return (
             f"has the attributes {', '.join(name for name, _ in own)[:80]!r} instead of "
@@ -148,7 +147,7 @@ def wrong_description(item: Any, described: str, units: str) -> str:
 
 
 def _small_text(attribute: h5a.AttrID) -> bytes | None:
-    """A string attribute; None for anything else."""
+    """Return the value of a string attribute, or None for any other attribute."""
     if attribute.shape != () or not isinstance(attribute.get_type(), h5t.TypeStringID):
         return None
     return attribute_value(attribute).item()

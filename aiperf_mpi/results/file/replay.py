@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks from the records of the history: replayed from the initial one, and counted."""
+"""Replay networks from the records of the history, and count their operations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiperf_mpi.trials.candidate import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What the replay of one PROPOSED record gives; `problem` says why it gave nothing."""
+    """The replayed network of one PROPOSED record; `problem` is why there is none."""
 
     architecture: Architecture | None
     arch_json: str = ""
@@ -28,8 +28,10 @@ class Network:
 
 
 def replay(header: RunHeader, slots: np.ndarray, records: np.ndarray, networks: dict[int, Network]) -> None:
-    """Add to `networks` what is new; a record that does not replay is kept with its problem, as are its
-    children."""
+    """Add the networks of new records to `networks`, by slot.
+
+    A record that does not replay is added with its problem, and so are its children.
+    """
     root: Architecture | None = None
     for slot, record in zip(slots.tolist(), records, strict=True):
         if slot in networks:
@@ -52,6 +54,7 @@ def replay(header: RunHeader, slots: np.ndarray, records: np.ndarray, networks: 
 
 
 def _network(candidate: Candidate) -> Network:
+    """Return a candidate's network with its operations."""
     # Counted on a copy, so that its list of layers is not kept: ten thousand of them fill 600 MB.
     train_ops, val_ops = operations(candidate.architecture.apply())
     morphs = json.dumps([morph.to_dict() for morph in candidate.own_morphs], separators=(",", ":"))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HDF5 file of a result: built in memory, written under a temporary name, read back without trust.
+"""The HDF5 file of a result: build it in memory, seal it, and read it back without trust.
 
-A file is made in memory and written as plain bytes, so that a full disk shows as an OSError of one write and
-never leaves a half-written HDF5 structure behind; renaming it last lets a reader always find a whole file.
+A file is built in memory and written as plain bytes under a temporary name. So a full disk gives an OSError
+of one write and leaves no half-written HDF5 structure. It is renamed last, so that a reader always gets a
+whole file.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _TEXT = h5py.string_dtype()
 
 
 class NotAResult(ValueError):
-    """A file that is no result at all; the message is one line that says which file and why."""
+    """A file is not a result; the message is one line with the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Result:
     """A result as it was read: columns by table and name, attributes, documents by path.
 
-    What is missing, or has the wrong type or shape, is left out and named in `problems`.
+    An item that is missing, or has another type or shape, is left out and named in `problems`.
     """
 
     tables: dict[str, Columns] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Result:
 
 
 def new_file(content: Tables) -> h5py.File:
-    """An HDF5 file in memory with this content, neither judged nor sealed; close it when it is written."""
+    """Return an HDF5 file in memory with this content, not judged and not sealed; the caller closes it."""
     file = h5py.File("result", "w", driver="core", backing_store=False, block_size=_BLOCK, track_order=True)
     for name, table in TABLES.items():
         _write_table(file, table, content.tables[name])
@@ -66,6 +67,7 @@ def new_file(content: Tables) -> h5py.File:
 
 
 def _write_table(file: h5py.File, table: Table, columns: Columns) -> None:
+    """Write a table with its dimension scale; raises ValueError for columns of different lengths."""
     group = file.create_group(table.name, track_order=True)
     group.attrs["description"] = table.description
     length = len(columns[table.names[0]])
@@ -96,12 +98,12 @@ def _write_table(file: h5py.File, table: Table, columns: Columns) -> None:
 
 
 def _storable(text: str) -> str:
-    """Text without NUL and lone surrogates, which HDF5's strings cannot hold."""
+    """Return text without NUL and lone surrogates, which HDF5's strings cannot hold."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def set_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
-    """Set root attributes of the schema; raises KeyError for a name that it does not know."""
+    """Set root attributes of the schema; raises KeyError for a name that is not in it."""
     kinds = {attribute.name: attribute.dtype for attribute in ATTRIBUTES}
     for name, value in values.items():
         if kinds[name] == "str":
@@ -111,7 +113,7 @@ def set_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
 
 
 def seal(file: h5py.File, *, complete: bool) -> bytes:
-    """The bytes of `file` after its content hash is set and, last of all, `complete`."""
+    """Set the content hash and, last of all, `complete`; return the bytes of `file`."""
     set_attributes(file, {"content_sha256": content_hash(file)})
     set_attributes(file, {"complete": int(complete)})
     file.flush()
@@ -122,9 +124,10 @@ def seal(file: h5py.File, *, complete: bool) -> bytes:
 
 
 def content_hash(file: h5py.File) -> str:
-    """SHA-256 over every dataset and attribute by path and name, without `complete` and the hash itself.
+    """Return the SHA-256 of every dataset and attribute by path and name, except `complete` and the hash
+    itself.
 
-    Each item enters as its path, type and shape, and its bytes (strings each behind their length).
+    Each item enters as its path, type and shape, and its bytes; each string follows its length.
     """
     digest = hashlib.sha256()
     paths: list[str] = []
@@ -141,6 +144,7 @@ def content_hash(file: h5py.File) -> str:
 
 
 def _digest(digest: Any, name: str, value: np.ndarray) -> None:
+    """Add a named value to the hash `digest`."""
     textual = value.dtype.kind in "OSU"
     digest.update(f"{name}\0{'str' if textual else value.dtype.str}\0{value.shape}\0".encode())
     if not textual:
@@ -153,16 +157,15 @@ def _digest(digest: Any, name: str, value: np.ndarray) -> None:
 
 # -- reading ---------------------------------------------------------------------------------------
 
-#: What h5py raises for damaged content, by trial: any of these while reading one item is a problem of that
-#: item.
+#: What h5py raises for damaged content (collected by experiment): a problem of the item that is read.
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
 def open_file(path: Path | str) -> h5py.File:
-    """`path` opened for reading, without locks; raises NotAResult unless it is an HDF5 file with a table of a
-    result.
+    """Open `path` for reading, without locks; raises NotAResult unless it is an HDF5 file with a result's
+    table.
 
-    The attribute `schema` alone makes no result: without a row of any kind there is nothing to judge.
+    A file with the attribute `schema` alone is not a result: without a table there is nothing to judge.
     """
     try:
         file = h5py.File(path, "r", locking=False)
@@ -188,7 +191,7 @@ def open_file(path: Path | str) -> h5py.File:
 
 
 def load(file: h5py.File) -> Result:
-    """All content of an open file as far as it has the schema's form; what has another form is not read."""
+    """Return the content of an open file; an item that does not have the schema's form is not read."""
     result = Result()
     try:
         result.problems.extend(layout.foreign(file))
@@ -201,14 +204,14 @@ def load(file: h5py.File) -> Result:
     for path in DOCUMENTS:
         try:
             document = hdf5.own(file, path)
-            wrong = layout.wrong_dataset(document, "str", dimensions=0)
-            if wrong or (wrong := layout.wrong_description(document, DOCUMENTS[path], "")):
-                result.problems.append(f"/{path} {wrong}")
+            problem = layout.wrong_dataset(document, "str", dimensions=0)
+            if problem or (problem := layout.wrong_description(document, DOCUMENTS[path], "")):
+                result.problems.append(f"/{path} {problem}")
                 continue
             result.documents[path] = document.asstr()[()]
         except _DAMAGE as error:
             result.problems.append(f"/{path} cannot be read: {_first_line(error)}")
-    # What has a wrong form may be larger than the memory: then there is no hash of it.
+    # An item without the schema's form may be larger than the memory, so that the file is not hashed.
     digest = ""
     if not result.problems:
         try:
@@ -219,6 +222,7 @@ def load(file: h5py.File) -> Result:
 
 
 def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
+    """Return the columns of a table that have the schema's form, and add what is missing to `problems`."""
     columns: Columns = {}
     datasets: dict[str, h5py.Dataset] = {}
     try:
@@ -230,24 +234,24 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
         path = f"{table.name}/{column.name}"
         try:
             dataset = hdf5.own(group, column.name)
-            if wrong := layout.wrong_column(dataset, column):
-                problems.append(f"/{path} {wrong}")
+            if problem := layout.wrong_column(dataset, column):
+                problems.append(f"/{path} {problem}")
                 continue
-            if wrong := layout.wrong_description(dataset, column.description, column.units):
-                problems.append(f"/{path} {wrong}")
+            if problem := layout.wrong_description(dataset, column.description, column.units):
+                problems.append(f"/{path} {problem}")
             columns[column.name] = dataset.asstr()[...] if column.dtype == "str" else dataset[...]
             datasets[column.name] = dataset
         except _DAMAGE as error:
             problems.append(f"/{path} cannot be read: {_first_line(error)}")
 
-    # A table without one length is no table: then none of its columns can be used.
+    # Columns of different lengths are not a table: none of them can be used.
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         problems.append(f"/{table.name} has columns of different lengths: {sorted(lengths)}")
         return {}
     try:
-        if wrong := layout.wrong_description(group, table.description, ""):
-            problems.append(f"/{table.name} {wrong}")
+        if problem := layout.wrong_description(group, table.description, ""):
+            problems.append(f"/{table.name} {problem}")
         problems += layout.wrong_scale(table, group, datasets)
     except _DAMAGE as error:
         problems.append(f"/{table.name}: its dimension scale cannot be read: {_first_line(error)}")
@@ -255,6 +259,7 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
 
 
 def _load_attribute(file: h5py.File, attribute: Column, result: Result) -> None:
+    """Add a root attribute to the result, or the reason why it cannot be used to its problems."""
     name = attribute.name
     try:
         value: Any = file.attrs[name] if hdf5.is_scalar_attribute(file, name) else None
@@ -272,4 +277,5 @@ def _load_attribute(file: h5py.File, attribute: Column, result: Result) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return type and first line of an exception."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

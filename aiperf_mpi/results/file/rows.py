@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ranks report of a run: its header, and the rows of epochs, trials, ranks and samples.
+"""The reports of ranks on a run: its header, and rows of epochs, trials, ranks and samples.
 
-Rows are fixed-width structured dtypes (little-endian, aligned as a C compiler would), because they cross MPI
-messages and a pipe as plain bytes. Everything that names a status, a phase or a kind of message reads it
-here.
+Rows are fixed-width structured dtypes (little-endian, aligned as a C compiler would), because MPI messages
+and a pipe carry them as plain bytes. Types of their columns are those of the schema.
 """
 
 from __future__ import annotations
@@ -43,25 +42,24 @@ __all__ = [
     "row_of",
 ]
 
-#: Status of a trial by the code in TRIAL_ROW: the history's codes, where no outcome means a trial that core
-#: stop (or the end of the job) cut short.
+#: Status of a trial by the code in TRIAL_ROW. Codes are those of the history; a trial without an outcome was
+#: cut short by core stop or by the end of the job.
 UNFINISHED = NONE
 STATUS = ("unfinished", *STATUS_NAMES[1:])
 
-#: Trials whose work is credited. A failed trial costs its time and earns nothing; the last two never trained.
+#: Status of trials whose work is credited. A failed trial is not; rejected and dropped ones never trained.
 CREDITED = (UNFINISHED, DONE, STOPPED)
 
-#: What crosses point-to-point messages (rows and stop messages), and what crosses windows.
+#: Kinds of point-to-point messages (rows and stop messages), and of traffic through windows.
 ROW_MESSAGES = ("epoch", "trial", "rank", "final", "sample", "stop")
 WINDOW_MESSAGES = ("history", "claim", "candidate")
 MESSAGE_KINDS = ROW_MESSAGES + WINDOW_MESSAGES
 
-#: How far a child that inherits its parent's weights may compute another function than it
-#: (`morph_max_abs_diff`): room for the rounding of float32, a hundred times what is measured. Beyond it the
-#: trial fails before it is trained.
+#: Largest difference (`morph_max_abs_diff`) between a child that inherits weights and its parent: a hundred
+#: times the measured rounding of float32. Above it the trial fails before it is trained.
 MORPH_TOLERANCE = 1e-4
 
-#: Number of an epoch in its trial starts here (the learning rate is lr0 (1 - epoch/60)).
+#: Number of a trial's first epoch (the learning rate is lr0 (1 - epoch/60)).
 FIRST_EPOCH = 0
 
 
@@ -91,8 +89,8 @@ TRIAL_ROW = _row(
 )
 
 #: One rank at the end of the run: `device` is a number of devices of a kind (`4 x NVIDIA H200`),
-#: `device_uuid` has room for the UUIDs of 16 (40 characters each, with commas between), or says why there are
-#: none; `messages_*` and `message_bytes` (sent plus received) are by MESSAGE_KINDS.
+#: `device_uuid` has room for the UUIDs of 16 devices (40 characters each, with commas between) or the reason
+#: for none; `messages_*` and `message_bytes` (sent plus received) are by MESSAGE_KINDS.
 RANK_ROW = np.dtype(
     [
         ("rank", "<i4"),
@@ -146,7 +144,7 @@ def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:
 def row_of(dtype: np.dtype, *sources: Any, **values: Any) -> np.ndarray:
     """Return one row of `dtype` (shape (1,)) from dataclasses whose fields have the names of its columns.
 
-    `values` gives the columns that are no field of a source; other fields of the sources are ignored.
+    `values` gives the columns that are not a field of a source; other fields of the sources are ignored.
     Raises ValueError for a column without a value, or with two.
     """
     names = dtype.names or ()
@@ -163,10 +161,10 @@ def row_of(dtype: np.dtype, *sources: Any, **values: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What is known of a run before its core time starts (the journal's first event; times in s).
+    """The description of a run before its core time starts (the journal's first event; times in s).
 
     `base` is the JSON of the initial architecture, from which all others are replayed; `train_images` and
-    `val_images` are the sizes of the sets that are really used; `inventory` and `packages` are JSON objects.
+    `val_images` are the sizes of the sets in use; `inventory` and `packages` are JSON objects.
     """
 
     run_id: str
@@ -196,13 +194,15 @@ class RunHeader:
     version: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The header as a JSON object."""
+        """Return the header as a JSON object."""
         return asdict(self)
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> RunHeader:
-        """A header from its JSON object; keys of later versions are left out. Raises TypeError if one is
-        missing."""
+        """Return a header from its JSON object, without keys of later versions.
+
+        Raises TypeError if a key is missing.
+        """
         known = {f.name for f in fields(RunHeader)}
         values: dict[str, Any] = {key: value for key, value in data.items() if key in known}
         for key in ("departures", "argv"):

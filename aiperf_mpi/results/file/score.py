@@ -2,8 +2,8 @@
 """The arithmetic of the score: ticks, rates, errors, the regulated score (sections 3 and 4.4 of the paper,
 Eq. 3).
 
-Operations are exact Python integers: at 194 POPS a 64-bit sum wraps in a minute and a half. A rate is made a
-float in one division, so that everybody who divides the same two numbers gets the same rate.
+Operations are exact Python integers: at 194 POPS a 64-bit sum wraps in a minute and a half. A rate is one
+float division, so that the same two numbers always give the same rate.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MAX_SAMPLES = 10_000_000
 
 
 def operations(train_ops: int, val_ops: int, train_samples: int, val_samples: int) -> int:
-    """Operations of an epoch or a trial, exact: the counts per image times the images that were really
-    used."""
+    """Return the exact operations of an epoch or a trial: counts per image times images really used."""
     return int(train_ops) * int(train_samples) + int(val_ops) * int(val_samples)
 
 
 def tick_times(core_seconds: float, tick: float) -> list[float]:
-    """Times of the samples in s: each whole tick before core stop, and core stop itself (none if it is not
-    above 0).
+    """Return the times of the samples in s: each whole tick before core stop, and core stop itself.
+
+    There are none if the core time is not above 0.
 
     Raises ValueError unless both are finite and the tick is above 0, or for more than MAX_SAMPLES samples.
     """
@@ -56,21 +56,20 @@ def tick_times(core_seconds: float, tick: float) -> list[float]:
 
 
 def rate(ops: int, seconds: float) -> float:
-    """Operations per second; NaN where no time has passed."""
+    """Return operations per second, or NaN if no time has passed."""
     return ops / seconds if seconds > 0 else math.nan
 
 
 @cache
 def resnet50_operations() -> tuple[int, int]:
-    """Operations to train on one image and to validate one, for ResNet-50 of the paper on ImageNet."""
+    """Return operations to train on one image and to validate one, for the paper's ResNet-50 on ImageNet."""
     return analytical.operations(resnet50(Base(224, 3, 1000, 64, (3, 4, 6, 3))))
 
 
 def normalised(ops_per_second: float) -> float:
-    """A rate in op/s as images of ImageNet per second that ResNet-50 would train at it, validation included.
+    """Return a rate in op/s as ImageNet images per second of a ResNet-50 training, for comparison.
 
-    For comparison with other benchmarks: one image costs its training and its share of the epoch's
-    validation.
+    One image costs its training and its share of the epoch's validation.
     """
     train_ops, val_ops = resnet50_operations()
     train, val = IMAGENET_IMAGES
@@ -78,10 +77,10 @@ def normalised(ops_per_second: float) -> float:
 
 
 def regulated(error: float, val_samples: int, ops_per_second: float) -> float:
-    """The regulated score -ln(error) x OPS in op/s; NaN without an error.
+    """Return the regulated score -ln(error) x OPS in op/s, or NaN without an error.
 
-    An error of 0 would make it infinite. It means that fewer than one of the `val_samples` images was wrong,
-    and is taken as one of them, which never favours the run.
+    An error of 0 would make it infinite. It counts as one wrong image of `val_samples`, which never favours
+    the run.
     """
     if not 0 <= error <= 1:
         return math.nan
@@ -93,7 +92,7 @@ def regulated(error: float, val_samples: int, ops_per_second: float) -> float:
 
 
 def is_credited(status: int, t_end: float, core_seconds: float) -> bool:
-    """Whether an epoch earns its operations: its trial did not fail, and it ended within the core time."""
+    """Return whether an epoch is credited: its trial did not fail, and it ended within the core time."""
     return status in CREDITED and t_end <= core_seconds
 
 
@@ -116,7 +115,7 @@ def score_series(
     val_samples: np.ndarray,
     counts: np.ndarray,
 ) -> list[Sample]:
-    """The samples at `times` (ascending, s) from the final epoch rows.
+    """Return the samples at `times` (ascending, s) from the final epoch rows.
 
     Arguments:
         t_end: f8 [epochs], end of each epoch in s since core start.

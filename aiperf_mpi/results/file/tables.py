@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a run to the columns of its result: a pure function of what was reported.
+"""Build the columns of a result from a run: a pure function of the reported rows and records.
 
-Architectures are replayed from the PROPOSED records, and operations follow from them and from the samples
-that the rows report: no count that a rank computed enters the result.
+Architectures are replayed from the PROPOSED records. Operations follow from them and from the reported
+samples: no count of a rank enters the result.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ _OF_RECORD = ("replica", "round", "batch_per_device", "batch_global", "kernel_si
 
 @dataclass(frozen=True)
 class Tables:
-    """All content of a result but its verdict: tables (columns by name), root attributes, documents by
-    path."""
+    """All content of a result except its verdict: tables, root attributes, documents by path."""
 
     tables: dict[str, Columns]
     attributes: dict[str, Any]
@@ -48,15 +47,14 @@ class Tables:
 
 
 def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
-    """The content of a result.
+    """Return the content of a result.
 
     Arguments:
-        run: the run, finished or not; what its rows leave out is derived (a trial that never ended is
-            `unfinished`).
+        run: the run, finished or not; missing rows are derived (a trial that never ended is `unfinished`).
         networks: replayed networks by trial id; those of new trials are added, so that a rebuild need not
             repeat them.
 
-    Raises ValueError for a run without a header, whose architectures nobody can replay.
+    Raises ValueError for a run without a header, as its architectures cannot be replayed.
     """
     header = run.header
     if header is None:
@@ -93,8 +91,8 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
 
 
 def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """A row of TRIAL_ROW for each slot: the one that was reported, or what records and epochs say without
-    it."""
+    """Return a row of TRIAL_ROW for each slot: the reported one, or else one derived from records and
+    epochs."""
     reported = {int(row["trial_id"]): row for row in run.trials}
     outcomes = {int(record["trial"]): record for record in run.records[run.records["kind"] == OUTCOME]}
     starts = np.searchsorted(epochs["trial_id"], slots, side="left")
@@ -108,7 +106,7 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         else:
             rows[index] = _derived_row(slot, epochs[starts[index] : stops[index]], outcome)[0]
 
-        # A trial that ended without a word of its trainer (rejected, dropped) has its outcome in the history.
+        # A trial whose trainer reported nothing (rejected, dropped) has its outcome in the history.
         if outcome is not None and rows[index]["status"] == UNFINISHED:
             rows[index]["status"] = outcome["status"]
             rows[index]["cause"] = rows[index]["cause"] or outcome["cause"]
@@ -203,7 +201,7 @@ def _credited_ops(n_trials: int, epochs: Columns, of_trial: np.ndarray) -> list[
 def _epoch_table(
     run: Run, slots: np.ndarray, rows: np.ndarray, networks: list[Network], epochs: np.ndarray
 ) -> tuple[Columns, np.ndarray]:
-    """The epochs, and the row in /trials of each (-1: its trial is unknown, and it earns nothing)."""
+    """Return /epochs, and the row in /trials of each epoch (-1: unknown trial, without credit)."""
     of_trial = np.full(len(epochs), -1)
     if len(slots):
         place = np.minimum(np.searchsorted(slots, epochs["trial_id"]), len(slots) - 1)
@@ -224,7 +222,7 @@ def _epoch_table(
 
 
 def counting(status: np.ndarray, of_trial: np.ndarray) -> np.ndarray:
-    """bool [epochs]: whether each epoch belongs to a trial (codes in `status`) whose errors count."""
+    """Return a bool for each epoch: whether the status of its trial is one whose errors count."""
     if not len(status):
         return np.zeros(len(of_trial), bool)
     return (of_trial >= 0) & np.isin(status, CREDITED)[of_trial]
@@ -233,6 +231,7 @@ def counting(status: np.ndarray, of_trial: np.ndarray) -> np.ndarray:
 def _series_table(
     run: Run, header: RunHeader, rows: np.ndarray, epochs: Columns, of_trial: np.ndarray
 ) -> Columns:
+    """Return /score_series."""
     samples = score.score_series(
         score.tick_times(run.core_seconds, header.tick),
         epochs["t_end"],
@@ -256,18 +255,20 @@ def _series_table(
 
 
 def _last_by_rank(ranks: np.ndarray) -> np.ndarray:
-    """The last row of each rank, by rank."""
+    """Return the last row of each rank, by rank."""
     last = {int(row["rank"]): index for index, row in enumerate(ranks)}
     return ranks[[last[rank] for rank in sorted(last)]]
 
 
 def _rank_table(ranks: np.ndarray) -> Columns:
+    """Return /ranks, with a column for the seconds of each phase."""
     rows = _last_by_rank(ranks)
     columns = {f"seconds_{phase}": rows["phase_seconds"][:, i] for i, phase in enumerate(PHASES)}
     return {name: columns[name] if name in columns else _stored(rows[name]) for name in RANKS.names}
 
 
 def _message_table(ranks: np.ndarray) -> Columns:
+    """Return /messages: a row for each rank and kind with a message."""
     rows = _last_by_rank(ranks)
     counts = [rows[name] for name in ("messages_sent", "messages_received", "message_bytes")]
     used = np.argwhere(np.any([count != 0 for count in counts], axis=0))
@@ -285,7 +286,7 @@ def _message_table(ranks: np.ndarray) -> Columns:
 
 
 def _sample_table(run: Run) -> Columns:
-    """The samples by node and time, of each node up to the first one behind core stop."""
+    """Return /samples by node and time, for each node up to the first sample after core stop."""
     rows = run.samples[np.lexsort((run.samples["t"], run.samples["node"]))]
     over = rows["t"] >= run.core_seconds
     second = over & np.append(False, over[:-1] & (rows["node"][1:] == rows["node"][:-1]))[: len(rows)]
@@ -298,14 +299,15 @@ def _stored(values: np.ndarray) -> np.ndarray:
 
 
 def _text(value: bytes) -> str:
-    """Text of a fixed-width column; a NUL, which HDF5's strings cannot hold, is left out."""
+    """Return text of a fixed-width column, without NUL, which HDF5's strings cannot hold."""
     return bytes(value).decode(errors="replace").replace("\0", "")
 
 
 def _texts(values: Any) -> np.ndarray:
+    """Return a column of strings."""
     return np.array(list(values), dtype=object)
 
 
 def _unsigned(values: Any) -> np.ndarray:
-    """u8 column; a value beyond 64 bits is cut to the largest, which the judge finds and refuses."""
+    """Return a u8 column; a value beyond 64 bits becomes the largest, which the judge finds and refuses."""
     return np.array([min(value, score.U8_MAX) for value in values], "<u8")

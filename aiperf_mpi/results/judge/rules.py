@@ -26,7 +26,7 @@ UNCHECKED = {
     f"/{table.name}/{name}": why for table in TABLES.values() for name, why in table.unchecked.items()
 } | UNCHECKED_ATTRIBUTES
 
-#: Class and division, and what decides them.
+#: Class and division, and the conditions of each.
 CLASSES = {
     "official": "all rows that the paper fixes are kept, and the core time is at least an hour",
     "trial": "any other run: it has a rate, and no score",
@@ -36,8 +36,8 @@ DIVISIONS = {
     "open": "any default is departed from; departures are listed in the result",
 }
 
-#: An official submission: runs with these seeds, declared beforehand, and the median of their scores. The
-#: authors' own rerun differed by 10 %, so one run says little.
+#: An official submission: runs with these seeds, declared beforehand, and the median of their scores. One run
+#: is not enough: the authors' own rerun differed by 10 %.
 SEEDS = (2021, 2022, 2023)
 REPETITIONS = len(SEEDS)
 

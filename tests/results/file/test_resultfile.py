@@ -258,7 +258,7 @@ def test_wrong_forms_are_named(path: Path, tmp_path: Path) -> None:
         "/trials/status is float64, but must be strings",
         "/trials/lr has 2 dimensions",
         "/epochs has columns of different lengths: [3, 18]",
-        "/ranks/role is no dataset",
+        "/ranks/role is not a dataset",
         "/score_series/t cannot be read",
         "attribute seed cannot be read",
         "attribute tick is str, but must be f8",

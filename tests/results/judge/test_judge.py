@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import FAILED, REJECTED
 from aiperf_mpi.results.judge.checks import CHECKS, FATAL
 from aiperf_mpi.results.judge.judge import judge
@@ -98,6 +99,28 @@ def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
     )
     if kind == "failed":
         assert verdict.trials_failed == 1
+
+
+@pytest.mark.parametrize(
+    ("reasons", "agrees"),
+    [
+        ('[["V02", "in other words"]]', True),
+        ('[["V04", "another check"]]', False),
+        ("[7]", False),
+        ("[]", False),
+    ],
+)
+def test_stored_reasons_agree_by_identifiers(tmp_path: Path, reasons: str, agrees: bool) -> None:
+    # A later version may word a reason better, and must read an old file as before.
+    example = example_run()
+    example.core_seconds = 7.0
+    file = written(example, tmp_path)
+    assert judge(file).reason_ids == ("V02",)
+
+    def change(file: h5py.File) -> None:
+        resultfile.set_attributes(file, {"invalid_reasons": reasons})
+
+    assert ("I12" not in changed(file, tmp_path, change).reason_ids) == agrees
 
 
 def test_losses_of_a_failed_trial_may_be_no_numbers(tmp_path: Path) -> None:

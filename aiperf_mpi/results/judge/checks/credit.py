@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what is credited: operations per image, samples, exact sums, the series of the score."""
+"""Checks of credited work: operations per image, samples, exact sums, the series of the score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import CREDITED, DROPPED, FAILED, REJECTED, STATUS
 from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows_where, short
 
-#: Relative difference allowed where a value went through a logarithm, whose last digit libraries differ in.
+#: Relative difference allowed after a logarithm, whose last digit depends on the library.
 LOG_SLACK = 1e-9
 
 
@@ -39,17 +39,17 @@ def counts_per_image(e: Evidence) -> Iterator[str]:
     "V06",
     "products of the trained step by its jaxpr = those of the tables; XLA's estimate, where there is one, "
     f"within {XLA_BAND:.1%} of the model of its rules",
-    why="A count that only one method gives may be of another step than the one that ran.",
+    why="A count by one method alone may be that of a step that did not run.",
 )
 def three_methods(e: Evidence) -> Iterator[str]:
-    """The step that was trained executes what the tables count, by two other methods."""
+    """The trained step executes the operations of the tables, by two other methods of counting."""
     jaxpr, xla, model = (e.column("trials", name) for name in ("jaxpr_ops", "xla_ops", "xla_model_ops"))
     batch = e.column("trials", "batch_per_device")
     products = zip(e.products, batch.tolist(), strict=True)
     expected = np.array([per_image * images for per_image, images in products], np.uint64)
 
-    # What was never compiled has no step, nor has a candidate that was refused, whatever is wrong with it; a
-    # trial whose own row never came says nothing of it.
+    # A candidate that was rejected or never compiled has no step, and a trial whose replica was killed did
+    # not report its counts.
     counted = (e.column("trials", "train_samples") > 0) & np.isfinite(e.column("trials", "lr"))
     counted |= ((jaxpr > 0) | (xla > 0) | (model > 0)) & ~np.isin(e.status, (REJECTED, DROPPED))
     yield from rows_where("trials", counted & (jaxpr != expected), "jaxpr_ops is not what the tables count")
@@ -68,7 +68,7 @@ def three_methods(e: Evidence) -> Iterator[str]:
     why="A machine that trained nothing has no rate.",
 )
 def work(e: Evidence) -> Iterator[str]:
-    """A machine that trained nothing has no rate, however well its file is written."""
+    """A run that used all of its time has trained something."""
     if e.attribute("end") == "time_limit" and not e.total_ops:
         yield "nothing was trained: raise --time-limit above the time that the first compilation takes"
 
@@ -109,9 +109,9 @@ def sums(e: Evidence) -> Iterator[str]:
             yield f"{place} sums to {total} instead of {e.total_ops}"
 
 
-@check("I08", "every sample recomputed from the rows", why="The plot of the score must be that of the rows.")
+@check("I08", "every sample recomputed from the rows", why="The plot of the score must follow from the rows.")
 def series(e: Evidence) -> Iterator[str]:
-    """The score series is the one that the rows give."""
+    """The series of the score follows from the rows."""
     stored, samples = e.table("score_series"), e.series
     yield f"= {len(samples)} samples"
     yield from column_differs("score_series", "t", stored["t"].tolist(), [s.t for s in samples])
@@ -149,7 +149,7 @@ def series(e: Evidence) -> Iterator[str]:
     why="Only images that were really used are credited, not a nominal epoch.",
 )
 def samples_possible(e: Evidence) -> Iterator[str]:
-    """The samples of each epoch are ones that its batch and its data set can give."""
+    """The samples of each epoch are possible with its batch and its data set."""
     epochs = e.table("epochs")
     known = e.of_trial >= 0
     batch = (
@@ -164,7 +164,7 @@ def samples_possible(e: Evidence) -> Iterator[str]:
     given = (steps * batch).astype(np.uint64)
     yield from rows_where("epochs", train != given, "train_samples is not steps x batch_global")
 
-    # However a step was cut into parts, it took the whole batch; what never came to a step may say nothing.
+    # The micro-batches of a step make up its whole batch; a trial that never came to a step may have zeros.
     micro, parts = (e.column("trials", name).astype(np.int64) for name in ("micro_batch", "accumulation"))
     unsaid = (micro == 0) & (parts == 0) & (e.column("trials", "train_samples") == 0)
     unsaid |= np.isnan(e.column("trials", "lr"))
@@ -186,18 +186,18 @@ def samples_possible(e: Evidence) -> Iterator[str]:
     )
 
     # Errors are fractions of whole images, up to the rounding of a 32-bit float.
-    wrong = epochs["val_error"] * val_images
-    odd = measured & (np.abs(wrong - np.round(wrong)) > max(0.01, 2e-7 * val_images))
-    yield from rows_where("epochs", odd, "val_error is no whole number of images")
+    misses = epochs["val_error"] * val_images
+    odd = measured & (np.abs(misses - np.round(misses)) > max(0.01, 2e-7 * val_images))
+    yield from rows_where("epochs", odd, "val_error is not a whole number of images")
 
 
 @check(
     "I10",
     "epochs, times, best error of a trial follow from its epochs",
-    why="The error of a trial is what its epochs measured.",
+    why="The error of a trial is measured in its epochs.",
 )
 def trials_follow(e: Evidence) -> Iterator[str]:
-    """Each trial's row says what its epochs say."""
+    """Each trial's row agrees with its epochs."""
     trials, epochs = e.table("trials"), e.table("epochs")
     for row, rows in enumerate(e.own_epochs):
         name = f"trial {trials['trial_id'][row]}"

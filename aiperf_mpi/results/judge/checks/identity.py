@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what the file is: its layout, its rows' identities and values, the tree of trials, the
+"""Checks of the file itself: layout, identifiers and values of rows, the tree of trials, the
 configuration."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.streams import trial_seed
 from aiperf_mpi.trials.candidate import candidate_key
 
-#: An identifier of a run: it becomes a folder of the archive that a ranking takes.
+#: The form of a run's identifier, which becomes the name of a folder in a submission.
 RUN_ID = "[A-Za-z0-9_-]{1,64}"
 
 # -- the file --------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def layout(e: Evidence) -> Iterator[str]:
 @check(
     "I02",
     "ascending ids, epochs in the order of their trials, every epoch's trial exists",
-    why="A row counted twice, or lost, changes the score.",
+    why="A row that is lost or counted twice changes the score.",
 )
 def identity(e: Evidence) -> Iterator[str]:
     """Rows are identified: no trial twice, no epoch twice or without its trial."""
@@ -74,12 +74,12 @@ def identity(e: Evidence) -> Iterator[str]:
 @check(
     "I03",
     "known names, fractions in 0..1, flags 0 or 1, counts not negative",
-    why="Values that cannot be betray damage.",
+    why="Impossible values show damage.",
 )
 def ranges(e: Evidence) -> Iterator[str]:
-    """Every value is one that its column can have."""
+    """Every value is possible in its column."""
     trials, epochs = e.table("trials"), e.table("epochs")
-    yield from rows_where("trials", e.status >= len(STATUS), "status is no known name")
+    yield from rows_where("trials", e.status >= len(STATUS), "status is not a known name")
     yield from rows_where(
         "trials",
         (trials["replica"] < 0) | (trials["replica"] >= e.attribute("n_replicas")),
@@ -94,7 +94,7 @@ def ranges(e: Evidence) -> Iterator[str]:
     yield from rows_where(
         "trials",
         trials["batch_global"] % np.maximum(trials["batch_per_device"], 1) != 0,
-        "batch_global is no multiple of batch_per_device",
+        "batch_global is not a multiple of batch_per_device",
     )
     for table, columns, names in (
         ("trials", trials, ("best_error", "predicted_error")),
@@ -143,15 +143,15 @@ def tree(e: Evidence) -> Iterator[str]:
     why=("Operations are counted from the architecture, so it must be the one that was searched."),
 )
 def morphs_of_parents(e: Evidence) -> Iterator[str]:
-    """Every child is a morph of its parent, and its hashes are those of its network."""
+    """Every child is a morph of its parent and has the hashes of its network."""
     trials = e.table("trials")
     yield f"= {len(e.architectures)} architectures replayed"
     for row, architecture in enumerate(e.architectures):
         name = f"trial {trials['trial_id'][row]}"
         own = e.morphs[row]
         if isinstance(architecture, str) or isinstance(own, str):
-            # A record that does not give its network is a reason to reject its candidate, which then costs
-            # only itself.
+            # A record that does not replay is a reason to reject its candidate, which costs only its own
+            # time.
             if not (e.status[row] == REJECTED and not trials["arch_json"][row]):
                 yield f"{name}: {architecture}"
             continue
@@ -177,7 +177,7 @@ def morphs_of_parents(e: Evidence) -> Iterator[str]:
 @check(
     "I06",
     "no two trained trials with the same network and global batch",
-    why="Training a candidate again is no search.",
+    why="Training a candidate again is not a search.",
 )
 def trained_once(e: Evidence) -> Iterator[str]:
     """No candidate was trained twice."""
@@ -211,10 +211,10 @@ def seeds(e: Evidence) -> Iterator[str]:
 @check(
     "V01",
     "class, division and all repeated settings follow from the stored configuration",
-    why="What was run must be what is claimed.",
+    why="The run must be the one that is claimed.",
 )
 def configuration(e: Evidence) -> Iterator[str]:
-    """The attributes are those of the configuration that was run."""
+    """The attributes agree with the configuration that was run."""
     config, text = e.config, e.result.documents["config/resolved_toml"]
     cls, division, departures = classify(config)
     base = (
@@ -238,8 +238,8 @@ def configuration(e: Evidence) -> Iterator[str]:
         ("val_images", config.data.val_images),
     ):
         if (stored := e.attribute(name)) != expected:
-            yield f"attribute {name} is {short(stored)!r}, but the configuration says {short(expected)!r}"
+            yield f"attribute {name} is {short(stored)!r}, but the configuration has {short(expected)!r}"
     if json.loads(e.result.documents["config/departures_json"]) != [
         str(departure) for departure in departures
     ]:
-        yield "/config/departures_json is not what the configuration departs in"
+        yield "/config/departures_json is not the list of the configuration's departures"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that only an official result must pass: length, error of the model loaded again, a real search, a
-known machine, data set and program. A trial run has them measured all the same."""
+"""Checks that only an official result must pass: length, error of the reloaded model, a real search, a known
+machine, data set and program. They are measured for a trial run as well."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
 #: 5.2 of the paper: the score is stable over time).
 SETTLED_PART, MAX_DRIFT, MIN_SAMPLES = 0.25, 0.05, 3
 
-#: How far the model's error may move when it is loaded again. Its weights are the same to the bit (the
-#: checkpoint's digest), but another device, or another batch size, sums in another order, so that an image
-#: whose two best classes are equal to the last digits may fall to the other side. A part of 0.001 of all
-#: images may (a limit of our own, as no other benchmark loads its model again); of the 50,000 of ImageNet
-#: these are 50.
+#: How far the model's error may move when it is loaded again, as a part of all images. The weights are the
+#: same to the bit (the checkpoint's digest), but another device or batch size sums in another order: an image
+#: whose two best classes are equal to the last digits may change its class. The limit is our own, as no other
+#: benchmark loads its model again; of ImageNet's 50,000 images it allows 50.
 RELOAD_SLACK = 0.001
 
-#: The same in images, for small sets. Where one image in a thousand falls over, at least one of N does with
-#: the probability 1 - exp(-N / 1000): 30 % of the digits' 360, for which 0.001 has no room at all. So one
-#: image always may, two may not: between the two lies 1.5, which rounding cannot reach. It bears on sets of
-#: less than 1,500 images, of which no official run is.
+#: The same in images, for small sets. If one image in a thousand changes its class, at least one of N does
+#: with the probability 1 - exp(-N / 1000): 30 % for the 360 digits, of which 0.001 allows none. So one image
+#: is always allowed and two are not; 1.5 is between them, and rounding cannot reach it. The limit applies to
+#: sets of fewer than 1,500 images; no official run has such a set.
 RELOAD_IMAGES = 1.5
 
-#: What an inventory must name, and texts that name nothing.
+#: Keys that an inventory must have, and texts that count as blank.
 INVENTORY = (
     "hostname",
     "platform",
@@ -56,7 +55,7 @@ BLANK = re.compile(r"\s*(unknown|none|null|n/?a|todo|tbd|.*placeholder.*)?\s*", 
     severity=OFFICIAL,
 )
 def long_enough(e: Evidence) -> Iterator[str]:
-    """An official run is long enough, and stops on time instead of at its best moment."""
+    """An official run is long enough, and stops at its time limit instead of at its best moment."""
     core_seconds, end = e.attribute("core_seconds"), e.attribute("end")
     yield f"= {core_seconds:.3f} s, {short(end)}"
     if not core_seconds >= OFFICIAL_SECONDS:
@@ -66,7 +65,8 @@ def long_enough(e: Evidence) -> Iterator[str]:
 
 
 def reload_slack(images: int) -> float:
-    """How far the error on a validation set of so many images may move when the model is loaded again."""
+    """Return how far the error on a validation set of so many images may move when the model is loaded
+    again."""
     return max(RELOAD_SLACK, RELOAD_IMAGES / images)
 
 
@@ -87,17 +87,17 @@ def reloaded(e: Evidence) -> Iterator[str]:
         yield f"its error is {error:.6f}, but an official result has at most {limit:g}"
     if abs(error - e.best[0]) > reload_slack(images):
         yield f"its error is {error:.6f}, but {e.best[0]:.6f} was claimed in training"
-    wrong = error * images
-    if abs(wrong - round(wrong)) > max(0.01, 2e-7 * images):
-        yield f"{error} of {images} images is no whole number of images"
+    misses = error * images
+    if abs(misses - round(misses)) > max(0.01, 2e-7 * images):
+        yield f"{error} of {images} images is not a whole number of images"
     if math.isnan(regulated(error, images, 1.0)):
-        yield f"{error} is no error"
+        yield f"{error} is not an error"
 
 
 @check(
     "V09",
     "at least two networks trained, all but the first morphed from a trial",
-    why="Without a search the workload is another one.",
+    why="Without a search the workload is a different one.",
     severity=OFFICIAL,
 )
 def searched(e: Evidence) -> Iterator[str]:
@@ -117,7 +117,7 @@ def searched(e: Evidence) -> Iterator[str]:
     "V14",
     f"rate in the last {SETTLED_PART:.0%} of the core time within {MAX_DRIFT:.0%} of the final one; "
     f"at least {MIN_SAMPLES} samples",
-    why="A rate that still moves is no result.",
+    why="A rate that still moves is not a result.",
     severity=OFFICIAL,
 )
 def settled(e: Evidence) -> Iterator[str]:
@@ -144,7 +144,7 @@ def dataset(e: Evidence) -> Iterator[str]:
     digest = e.attribute("dataset_sha256")
     yield f"= {short(digest) or 'none'}"
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        yield f"attribute dataset_sha256 is {short(digest)!r}, no SHA-256"
+        yield f"attribute dataset_sha256 is {short(digest)!r}, not a SHA-256"
 
 
 @check(
@@ -163,8 +163,10 @@ def machine(e: Evidence) -> Iterator[str]:
 
 
 def _blanks(name: str, value: Any) -> Iterator[str]:
-    """Names of what says nothing in an entry of the inventory: empty, or a placeholder; a reason why is no
-    blank."""
+    """Yield the names of blank values in an entry of the inventory: empty, or a placeholder.
+
+    A reason why a value is not known is not a blank.
+    """
     if isinstance(value, dict | list) and value:
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _blanks(f"{name}.{key}", entry)
@@ -179,7 +181,7 @@ def _blanks(name: str, value: Any) -> Iterator[str]:
     severity=OFFICIAL,
 )
 def program(e: Evidence) -> Iterator[str]:
-    """The program that ran is one that others can get."""
+    """Others can get the program that ran."""
     source = json.loads(e.result.documents["system/inventory_json"]).get("source") or {}
     commit = str(source.get("commit") or "")
     yield f"= {commit or 'unknown commit'}{', changed' if source.get('dirty') else ''}"

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of what the devices can do: at least 16-bit operands, and no rate above the peak of their
-makers."""
+"""The check of the devices: operands of at least 16 bits, and no rate above the published peak."""
 
 from __future__ import annotations
 
@@ -27,32 +26,31 @@ PRECISIONS = ("float16", "bfloat16", "float32", "float64")
     ),
 )
 def within_peak(e: Evidence) -> Iterator[str]:
-    """Matrix operands have at least the precision that the paper asks for, and nothing is faster than its
-    devices."""
+    """Matrix operands have the precision that the paper asks for, and no rate is above the devices' peak."""
     precision, of_trials = e.attribute("precision"), e.column("trials", "precision")
     yield f"= {short(precision)}"
     if precision not in PRECISIONS:
         yield f"attribute precision is {short(precision)!r}"
     yield from rows_where("trials", of_trials.astype(str) != precision, "precision is not that of the run")
 
-    found = e.ceiling
-    yield from found.disagreements
-    if math.isnan(found.total):
-        yield f"= {found.source}"
+    ceiling = e.ceiling
+    yield from ceiling.disagreements
+    if math.isnan(ceiling.total):
+        yield f"= {ceiling.source}"
         if e.attribute("class") == "official":
             yield "an official run's devices have a peak rate in aiperf_mpi/machine/peaks.py, with its source"
     else:
-        yield f"= {e.total_ops / e.attribute('core_seconds') / found.total:.3%} of {found.total:.4e} op/s"
-    if len(found.replicas):
-        yield from _epochs(e, found.replicas)
-        yield from _replicas(e, found.replicas)
+        yield f"= {e.total_ops / e.attribute('core_seconds') / ceiling.total:.3%} of {ceiling.total:.4e} op/s"
+    if len(ceiling.replicas):
+        yield from _epochs(e, ceiling.replicas)
+        yield from _replicas(e, ceiling.replicas)
 
 
 def _epochs(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
-    """No epoch executes more than the devices of its replica can in its time; where no peak is known, nothing
-    is said.
+    """Check that no epoch executes more than the devices of its replica can in its time.
 
-    Operations are those of the plain network by the paper's tables, of failed trials as well.
+    Epochs without a known peak pass. Operations are those of the plain network by the paper's tables, for
+    failed trials as well.
     """
     known = e.of_trial >= 0
     replica = (
@@ -65,7 +63,7 @@ def _epochs(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
 
 
 def _replicas(e: Evidence, peaks: np.ndarray) -> Iterator[str]:
-    """The same of the credited operations of each replica, and so of the run, in the core time."""
+    """Check the same for the credited operations of each replica, and so of the run, in the core time."""
     replica = e.column("trials", "replica")
     sums = [0] * len(peaks)
     for row, rows in enumerate(e.own_epochs):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check that every candidate is one that the configuration allows: its morphs, its size, its
-hyperparameters."""
+"""The check that the configuration allows every candidate: its morphs, size and hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ from aiperf_mpi.results.judge.checks.registry import check
 @check(
     "I19",
     "morphs, units, parameters, batch and kernel of every candidate by the stored configuration",
-    why=("Another space of networks, or other batches, is another search than the one that was declared."),
+    why=("Other networks or batches than those declared are another search."),
 )
 def permitted(e: Evidence) -> Iterator[str]:
-    """Every candidate is one that the configuration allows."""
+    """The configuration allows every candidate."""
     config, search = e.config, e.config.search
     names = ("trial_id", "parent_id", "round", "batch_per_device", "kernel_size")
     trials = {name: e.column("trials", name) for name in names}
     limits = Limits(search.max_units, search.max_parameters)
 
-    # A record that was rejected unseen may say anything; it was never trained, and costs only itself.
+    # A rejected record may hold any value; it was never trained and costs only its own time.
     for row in np.flatnonzero((e.status != REJECTED) | e.trained):
         architecture, own, name = e.architectures[row], e.morphs[row], f"trial {trials['trial_id'][row]}"
         if isinstance(architecture, str) or isinstance(own, str):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of how trials were trained: budgets and learning rates of the configuration, rounds in their
-order."""
+"""Checks of how trials were trained: budgets, learning rates, early stop, order of rounds, inheritance."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from aiperf_mpi.trials.budget import budget, learning_rate, stops_after
 def budgets(e: Evidence) -> Iterator[str]:
     """Trials have the budget of their round and the configured learning rate."""
     trials, rules = e.table("trials"), e.config.train
-    # What reported its end says its learning rate; only a trial whose replica was killed said nothing (V04).
+    # A trial that reported its end has a learning rate; only one whose replica was killed has none (V04).
     reported = (trials["epochs_max"] > 0) | (e.trained & np.isfinite(trials["lr"]))
     for row in np.flatnonzero(reported | e.trained):
         limits = budget(int(trials["round"][row]), rules)
@@ -53,7 +52,7 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
     trials, epochs, rules = e.table("trials"), e.table("epochs"), e.config.train
     losses, cut = epochs["val_loss"], epochs["partial"] != 0
     for row in np.flatnonzero(e.trained):
-        # By the configuration: a column that says 0 must not switch the check off.
+        # Limits are those of the configuration: a 0 in a column must not switch the check off.
         limits = budget(int(trials["round"][row]), rules)
         name, own, status = f"trial {trials['trial_id'][row]}", e.own_epochs[row], e.status[row]
         whole = own[~cut[own]]
@@ -62,8 +61,7 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
         if len(whole) < len(own) and status in (DONE, STOPPED):
             yield f"{name}: {STATUS[status]}, but its last epoch was cut short"
 
-        # When the trial stops follows from its losses, to the last digit: the trainer decides by the same
-        # numbers.
+        # Its losses decide when a trial stops, to the last digit: the trainer compares the same numbers.
         stop = stops_after(losses[whole].tolist(), limits.patience, rules.min_delta)
         end = min(stop or len(whole) + 1, limits.epochs_max)
         if len(own) > end:
@@ -71,9 +69,9 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
         if status == DONE and len(whole) != limits.epochs_max:
             yield f"{name}: done after {len(whole)} of {limits.epochs_max} epochs"
         if status == STOPPED and (stop != len(whole) or stop >= limits.epochs_max):
-            yield f"{name}: stopped after {len(whole)} epochs, which patience does not say"
+            yield f"{name}: stopped after {len(whole)} epochs, but the patience rule does not stop it there"
 
-    # Core stop cuts short what a replica trains then, and nothing before.
+    # Core stop cuts short the trial that a replica trains then, and none before it.
     last = {
         int(replica): t
         for replica, t in _last_starts(trials["replica"][e.trained], trials["t_start"][e.trained])
@@ -86,7 +84,7 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
 
 
 def _last_starts(replicas: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, float]]:
-    """Each replica with the start of its last trial."""
+    """Yield each replica with the start of each of its trials, the last one last."""
     order = np.argsort(starts, kind="stable")
     yield from zip(replicas[order].tolist(), starts[order].tolist(), strict=True)
 
@@ -103,8 +101,10 @@ def rounds(e: Evidence) -> Iterator[str]:
     order = used[np.lexsort((trials["t_start"][used], trials["replica"][used]))]
     same = trials["replica"][order][1:] == trials["replica"][order][:-1]
     backwards = same & (np.diff(trials["round"][order]) <= 0)
-    wrong = np.isin(np.arange(len(e.trained)), order[1:][backwards])
-    yield from rows_where("trials", wrong, "its round is not behind that of its replica's trial before it")
+    late = np.isin(np.arange(len(e.trained)), order[1:][backwards])
+    yield from rows_where(
+        "trials", late, "its round is not higher than that of its replica's trial before it"
+    )
 
 
 @check(
@@ -120,8 +120,8 @@ def function_preserved(e: Evidence) -> Iterator[str]:
         yield from rows_where("trials", measured, "morph_max_abs_diff of a trial that inherits no weights")
         return
 
-    # A child that was not trained had no weights yet, or failed for its difference; one whose replica was
-    # killed said nothing of it.
+    # A child that was not trained had no weights yet, or failed for its difference. A trial whose replica was
+    # killed did not report the difference.
     children = e.column("trials", "parent_id") >= 0
     inherited = children & e.trained & np.isfinite(e.column("trials", "lr"))
     if inherited.any():
@@ -131,8 +131,8 @@ def function_preserved(e: Evidence) -> Iterator[str]:
     yield from rows_where(
         "trials", inherited & ~measured, "morph_max_abs_diff was not measured before training"
     )
-    wrong = inherited & measured & ~((difference >= 0) & (difference <= MORPH_TOLERANCE))
-    yield from rows_where("trials", wrong, f"morph_max_abs_diff is not between 0 and {MORPH_TOLERANCE:g}")
+    outside = inherited & measured & ~((difference >= 0) & (difference <= MORPH_TOLERANCE))
+    yield from rows_where("trials", outside, f"morph_max_abs_diff is not between 0 and {MORPH_TOLERANCE:g}")
     yield from rows_where("trials", measured & ~children, "morph_max_abs_diff of the initial architecture")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of the ranks: all of them reported, each in its place, and no two drove the same device."""
+"""The check of the ranks: all of them reported, and no two drove the same device."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NVIDIA, _UUIDS = ("NVIDIA", "Tesla"), ("GPU-", "MIG-")
 
 @check(
     "V11",
-    "one row for each rank; replicas, nodes, generators and devices as the attributes say; every device of a "
+    "one row for each rank; replicas, nodes, generators and devices as in the attributes; every device of a "
     "host driven by one rank",
-    why=("Ranks that did not report may have done anything; a device that counts twice is no second one."),
+    why=("Ranks that did not report may have done anything; a device must not count twice."),
 )
 def ranks(e: Evidence) -> Iterator[str]:
     """Every rank reported, and no two trainers shared a device."""
@@ -33,8 +33,8 @@ def ranks(e: Evidence) -> Iterator[str]:
         ("replica", role == "trainer", "n_replicas"),
         ("node", role != "coordinator", "n_nodes"),
     ):
-        found, expected = np.unique(rows[column][of]), e.attribute(attribute)
-        if not np.array_equal(found, np.arange(min(expected, len(found) + 1))):
+        numbers, expected = np.unique(rows[column][of]), e.attribute(attribute)
+        if not np.array_equal(numbers, np.arange(min(expected, len(numbers) + 1))):
             yield f"/ranks/{column} does not have the {expected} of attribute {attribute}"
     if (generators := int((role == "generator").sum())) != e.attribute("n_generators"):
         yield (
@@ -51,8 +51,10 @@ def ranks(e: Evidence) -> Iterator[str]:
 
 
 def _devices(e: Evidence, trains: np.ndarray) -> Iterator[str]:
-    """Trainers share the devices of the run evenly, and no device has two of them, as far as devices have
-    names."""
+    """Check that trainers share the devices of the run evenly, and that no device has two trainers.
+
+    Devices without UUIDs are only counted.
+    """
     rows, n_devices = e.table("ranks"), e.attribute("n_devices")
     named = np.array([not text.startswith(NO_UUIDS) for text in rows["device_uuid"].tolist()], bool)
     yield from rows_where(
@@ -71,14 +73,16 @@ def _devices(e: Evidence, trains: np.ndarray) -> Iterator[str]:
             yield f"rank {rank} drives {count} devices, but each trainer has {each}"
         if not named[rank]:
             if e.attribute("class") == "official" and kind != CPU:
-                yield f"rank {rank}: an official run names its accelerators, but it says {short(text)!r}"
+                yield (
+                    f"rank {rank}: an official run names its accelerators, but device_uuid is {short(text)!r}"
+                )
             continue
         uuids = text.split(",")
         if len(uuids) != count:
             yield f"rank {rank} names {len(uuids)} UUIDs of {count} devices"
         for uuid in uuids:
             if not uuid.strip() or (kind.startswith(_NVIDIA) and not uuid.startswith(_UUIDS)):
-                yield f"rank {rank}: {short(uuid)!r} is no UUID"
+                yield f"rank {rank}: {short(uuid)!r} is not a UUID"
             if (other := owners.setdefault((host, uuid), rank)) != rank or uuids.count(uuid) > 1:
                 yield f"ranks {other} and {rank} drive the same device of {short(host)}: {short(uuid)}"
     yield f"= {len(owners)} of {n_devices} devices by UUID"

@@ -15,7 +15,7 @@ from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 #: Phases must sum to a rank's wall time within this part of it (V13).
 PHASE_SLACK = 0.02
 
-#: How far a rank's clock may be from rank 0's, as far as that could be measured, in s.
+#: Largest uncertainty in s of the difference between a rank's clock and rank 0's.
 CLOCK_SKEW = 1.0
 
 #: Times of one rank's clock, as rank 0 knows them, are compared with this slack in s.
@@ -28,7 +28,7 @@ CLOCK_SLACK = 0.01
     why="Diverged training must not raise a score.",
 )
 def finite(e: Evidence) -> Iterator[str]:
-    """No NaN or infinity where a number must be."""
+    """No NaN or infinity in a column that must have a number."""
     trials, epochs = e.table("trials"), e.table("epochs")
     counted = e.counts_for_error
     for name in ("t_start", "t_end", "lr"):
@@ -50,10 +50,10 @@ def finite(e: Evidence) -> Iterator[str]:
 @check(
     "V12",
     f"times in order and within the core time, to {CLOCK_SLACK} s",
-    why="Time that runs backwards, or twice, makes work for nothing.",
+    why="Time that runs backwards or counts twice gives credit without work.",
 )
 def time_order(e: Evidence) -> Iterator[str]:
-    """Time only goes forward: in an epoch, a trial, and on a replica, which trains one trial at a time."""
+    """Times are in order in an epoch, in a trial, and on a replica, which trains one trial at a time."""
     trials, epochs = e.table("trials"), e.table("epochs")
     start, end = epochs["t_start"], epochs["t_end"]
     yield from rows_where("epochs", start < -CLOCK_SLACK, "starts before core start")
@@ -75,7 +75,7 @@ def time_order(e: Evidence) -> Iterator[str]:
         ):
             yield f"trial {trials['trial_id'][row]} does not span its epochs"
 
-    # Times of ranks whose clock is not known cannot be put in order.
+    # Times of a rank whose clock is not known cannot be ordered.
     unsure = e.column("ranks", "clock_uncertainty")
     yield from rows_where(
         "ranks", ~((unsure >= 0) & (unsure <= CLOCK_SKEW)), "its clock's difference is not known"
@@ -84,7 +84,7 @@ def time_order(e: Evidence) -> Iterator[str]:
         "ranks", ~np.isfinite(e.column("ranks", "clock_offset")), "clock_offset is not finite"
     )
 
-    # Its first step is one of its first epoch; only a trial that never reported its end does not say when.
+    # A trial's first step is in its first epoch; only a trial that never reported its end has no time of it.
     first = trials["t_first_step"]
     for row, rows in enumerate(e.own_epochs):
         if len(rows) and not np.isnan(first[row]):
@@ -121,7 +121,7 @@ def core_time(e: Evidence) -> Iterator[str]:
     if total < core_seconds - CLOCK_SLACK:
         yield f"the core time of {core_seconds} s is longer than the whole run of {total} s"
     if core_seconds <= 0:
-        yield "there is no core time"
+        yield "the core time is not above 0"
     stop, stored = core_stop(e.attribute("core_start_utc"), core_seconds), e.attribute("core_stop_utc")
     if stored != stop:
         yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
@@ -137,7 +137,7 @@ def phases(e: Evidence) -> Iterator[str]:
     wall = e.column("ranks", "wall_seconds")
     seconds = np.array([e.column("ranks", f"seconds_{phase}") for phase in PHASES])
     yield from rows_where(
-        "ranks", np.any(~(seconds >= 0), axis=0), "time in a phase is negative or no number"
+        "ranks", np.any(~(seconds >= 0), axis=0), "time in a phase is negative or not a number"
     )
     total = seconds.sum(axis=0)
     off = np.abs(total - wall) / np.where(wall > 0, wall, np.nan)
@@ -154,7 +154,7 @@ def phases(e: Evidence) -> Iterator[str]:
 @check(
     "I11",
     "counts of known kinds, not negative",
-    why="What ranks exchanged belongs to the description of a run.",
+    why="The messages of ranks belong to the description of a run.",
 )
 def messages(e: Evidence) -> Iterator[str]:
     """Messages are counted by rank and kind."""

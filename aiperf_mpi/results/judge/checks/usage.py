@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of the samples: windows follow one another on every node, values can be, energy is that of the
-power."""
+"""The check of the samples: windows in order, values within their bounds, energy consistent with power."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ ENERGY_SLACK, ENERGY_SLACK_JOULES = 1e-6, 1e-3
 #: A share of 100 % may be exceeded by this much, as two counters are not read at the same moment.
 PERCENT_SLACK = 1.0
 
-#: What only grows in a run, and what cannot be negative.
+#: Columns that only grow in a run, and columns that cannot be negative.
 CUMULATIVE = ("energy_joules", "read_bytes", "write_bytes", "net_bytes", "fabric_bytes")
 NOT_NEGATIVE = (
     *CUMULATIVE,
@@ -33,12 +32,12 @@ NOT_NEGATIVE = (
     "sample_seconds",
 )
 
-#: What the monitor itself knows, and what a host tells together or, where it cannot be asked, not at all;
-#: everything else is NaN where it cannot be read.
+#: Columns that the monitor itself knows, and columns that a host reports all together or not at all. All
+#: other columns are NaN where they cannot be read.
 ALWAYS = ("t", "sample_seconds")
 OF_HOST = ("cpu_percent", "process_percent", "memory_bytes", "process_bytes")
 
-#: What is known only of nodes whose accelerators are read.
+#: Columns that only nodes with readable accelerators have.
 OF_DEVICES = ("device_percent", "device_memory_bytes", "device_mhz", "device_celsius", "device_watts")
 
 
@@ -58,13 +57,13 @@ def samples(e: Evidence) -> Iterator[str]:
     for name, values in rows.items():
         if values.dtype.kind == "f":
             known = name in ALWAYS or (asked if name in OF_HOST else False)
-            wrong = np.isinf(values) | (known & np.isnan(values))
-            yield from rows_where("samples", wrong, f"{name} is no finite number")
+            odd = np.isinf(values) | (known & np.isnan(values))
+            yield from rows_where("samples", odd, f"{name} is not a finite number")
     for name in NOT_NEGATIVE:
         yield from rows_where("samples", rows[name] < 0, f"{name} is negative")
     for name in ("cpu_percent", "device_percent"):
-        wrong = (rows[name] < 0) | (rows[name] > 100 + PERCENT_SLACK)
-        yield from rows_where("samples", wrong, f"{name} is not between 0 and 100")
+        outside = (rows[name] < 0) | (rows[name] > 100 + PERCENT_SLACK)
+        yield from rows_where("samples", outside, f"{name} is not between 0 and 100")
     yield from rows_where("samples", rows["count"] < 1, "count is below 1")
     yield from rows_where("samples", rows["devices"] < 0, "devices is negative")
     for name in OF_DEVICES:
@@ -74,12 +73,12 @@ def samples(e: Evidence) -> Iterator[str]:
 
 
 def _follows(rows: Columns) -> np.ndarray:
-    """bool [samples]: whether the row before is of the same node."""
+    """Return a bool for each sample, whether the row before is of the same node."""
     return np.append(False, np.diff(rows["node"]) == 0)[: len(rows["node"])]
 
 
 def _whole(e: Evidence, rows: Columns, core_seconds: float) -> Iterator[str]:
-    """Every node has windows, and if the run reached its time limit, up to core stop."""
+    """Check that every node has windows, up to core stop if the run reached its time limit."""
     nodes, last = np.unique(rows["node"][::-1], return_index=True)
     if len(nodes) != e.attribute("n_nodes"):
         yield f"/samples has windows of {len(nodes)} nodes, but the run has {e.attribute('n_nodes')}"
@@ -93,7 +92,7 @@ def _whole(e: Evidence, rows: Columns, core_seconds: float) -> Iterator[str]:
 
 
 def _windows(rows: Columns, core_seconds: float, total_seconds: float, n_nodes: int) -> Iterator[str]:
-    """Windows of a node follow one another from core start to the first behind core stop."""
+    """Check that the windows of a node follow one another, up to the first that ends after core stop."""
     t, node, follows = rows["t"], rows["node"], _follows(rows)
     yield from rows_where("samples", (node < 0) | (node >= n_nodes), "node does not exist")
     yield from rows_where(
@@ -102,13 +101,15 @@ def _windows(rows: Columns, core_seconds: float, total_seconds: float, n_nodes: 
     before = np.where(follows, np.roll(t, 1), 0.0)
     number = np.where(follows, np.roll(rows["window"], 1) + 1, 0)
     yield from rows_where("samples", rows["window"] != number, "its window is not the next one of its node")
-    yield from rows_where("samples", ~(t > before), "its window does not end behind that before it")
-    yield from rows_where("samples", follows & (before >= core_seconds), "its window begins behind core stop")
-    yield from rows_where("samples", t > total_seconds + CLOCK_SLACK, "its window ends behind the run's end")
+    yield from rows_where("samples", ~(t > before), "its window does not end after the one before it")
+    yield from rows_where("samples", follows & (before >= core_seconds), "its window begins after core stop")
+    yield from rows_where(
+        "samples", t > total_seconds + CLOCK_SLACK, "its window ends after the end of the run"
+    )
 
 
 def _growth(rows: Columns) -> Iterator[str]:
-    """Counters only grow, and energy grows by power x time."""
+    """Check that counters only grow, and that energy grows by power x time."""
     follows = _follows(rows)
     for name in CUMULATIVE:
         shrunk = follows & (rows[name] < np.roll(rows[name], 1))
