@@ -322,7 +322,7 @@ def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
 def _identifiers(reasons: Any) -> list[str] | None:
     """Return the identifiers of stored reasons, or None if they cannot be read.
 
-    Their texts are not compared: they are for people, and another version of the program may word them better.
+    Their texts are not compared: they are for people, and another version may word them better.
     """
     try:
         return [identifier for identifier, _ in json.loads(reasons)]

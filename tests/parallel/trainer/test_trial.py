@@ -15,14 +15,15 @@ from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.trial import Trial, record_end, send_epoch
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.results.file.rows import EPOCH_ROW
-from aiperf_mpi.training.epoch import EpochResult
+from aiperf_mpi.training.epoch import Sums, result_of
 from aiperf_mpi.trials.budget import budget
 from aiperf_mpi.trials.log import HistoryFull
 from aiperf_mpi.trials.record import DONE
 from tests.helpers.parallel.past import small
 from tests.helpers.results.example_run import example_run
 
-EPOCH = EpochResult(3, 22, 1.5, 2.5, 1408, 360, 0.05, 1.25, 1.75, 0.5, False)
+#: The fourth epoch of a trial: 22 steps of 64 images, and a validation with half of its answers right.
+EPOCH = result_of(3, 0.05, (1.5, 2.5), Sums(22, 1408, 700, 2000.0, True), Sums(6, 360, 180, 500.0, True))
 
 
 def fake_context(rows: list[tuple[Kind, np.void]], append: Any) -> Any:
