@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: parse the arguments, then import the one subcommand that was asked for.
+"""The command line: parse the arguments and call one subcommand, which imports what it needs.
 
 `python -m aiperf_mpi` alone means `run`, and only `run` touches MPI. Exit codes: 0 valid, 2 usage, 3 finished
 but invalid, 4 drained, 5 failure.
@@ -28,16 +28,16 @@ SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line once for all ranks, and in one line."""
+    """Reports an error in the command line in one line, and once for all ranks."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2, on all ranks alike."""
+        """Print the message and exit with code 2 on every rank."""
         launched = self.prog.endswith((" run", "aiperf_mpi"))
         sys.exit(refuse(ValueError(f"{message}; see {self.prog} --help"), launched))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+    """Return the parser with all subcommands."""
     top = Parser(
         prog="python -m aiperf_mpi",
         description="Rank an AI supercomputer by automated machine learning on all of it. "
@@ -52,12 +52,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse `argv` (the process's own by default) and run its subcommand; returns the exit code."""
+    """Parse `argv` (by default the process's arguments), run its subcommand and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "run")
     arguments = parser().parse_args(words)
-    # What a narrow encoding lacks is shown as "?": lines of a tree are no reason to end without the report.
+    # Print "?" for characters that the encoding lacks: the lines of a tree must not end the report.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -66,20 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Who reads has seen enough, as in `report FILE | head`; Python's own flush at the exit must not say
-        # so again.
+        # The reader closed the pipe, as in `report FILE | head`. Python's flush at exit must not fail too.
         _drop_output()
         return EXIT_BROKEN_PIPE
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         _drop_output()
-        return refuse(OSError("standard output cannot take what is printed: no space left on the device"))
+        return refuse(OSError("cannot write to standard output: no space left on the device"))
 
 
 def _drop_output() -> None:
-    """Whatever is still to be printed goes nowhere, so that Python's flush at the exit does not fail once
-    more."""
+    """Discard all output that is still buffered, so that Python's flush at exit does not fail as well."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

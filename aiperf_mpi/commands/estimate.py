@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`estimate`: what a run will take on a described machine, before it is queued."""
+"""`estimate`: predict what a run needs on a described machine, before it is queued."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ import json
 import shutil
 from typing import Any
 
+from aiperf_mpi.commands.options import add_configuration_options
 from aiperf_mpi.commands.refusal import refuse
 
 
 def add_estimate(commands: Any) -> None:
-    """Add `estimate` to the subparsers: the options of the configuration, and the machine."""
+    """Add `estimate` to the subparsers: the options of the configuration, and those of the machine."""
     estimate = commands.add_parser(
-        "estimate", help="what a run will take on a described machine (no MPI needed)"
+        "estimate", help="predict what a run needs on a described machine (no MPI needed)"
     )
-    estimate.add_argument("--preset", help="demo, cifar10, imagenet or imagenet-synthetic")
-    estimate.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again"
-    )
-    estimate.add_argument(
-        "--set", action="append", default=[], dest="sets", metavar="a.b=c", help="set one value"
-    )
-    estimate.add_argument("--time-limit", type=float, metavar="SECONDS", help="length of the core phase")
+    add_configuration_options(estimate)
     estimate.add_argument("--nodes", type=int, required=True, metavar="N", help="nodes of the machine")
     estimate.add_argument(
-        "--devices-per-node", type=int, default=1, metavar="D", help="accelerators of a node (1)"
+        "--devices-per-node", type=int, default=1, metavar="D", help="accelerators of a node (default 1)"
     )
     estimate.add_argument(
-        "--ranks-per-node", type=int, default=3, metavar="K", help="trainers and generators (3)"
+        "--ranks-per-node",
+        type=int,
+        default=3,
+        metavar="K",
+        help="trainers and generators of a node (default 3)",
     )
     rate = estimate.add_mutually_exclusive_group()
     rate.add_argument("--ops-per-device", type=float, metavar="X", help="op/s at which a device trains")
@@ -37,14 +35,14 @@ def add_estimate(commands: Any) -> None:
         "--images-per-second",
         type=float,
         metavar="X",
-        help="images of the initial network that a device trains in a second",
+        help="images per second at which a device trains the initial network",
     )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
     estimate.set_defaults(handler=estimate_command)
 
 
 def estimate_command(arguments: argparse.Namespace) -> int:
-    """`estimate`: memory, time, operations, score, node-hours and storage of a run, without MPI and JAX."""
+    """Print memory, time, operations, score, node-hours and storage of a run; needs neither MPI nor JAX."""
     from aiperf_mpi.config import ConfigError, load
     from aiperf_mpi.planning.estimate import estimate
     from aiperf_mpi.planning.machine import read_machine

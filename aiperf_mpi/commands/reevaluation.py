@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""V03 again, by anybody: the best model of a result, loaded from its checkpoint and validated on the same
-images.
+"""Repeat check V03: load the best model of a result from its checkpoint and validate it on the same images.
 
-A checkpoint and a result file are all that is needed, and the data set; no MPI, and any device.
+This needs the result file, the checkpoint and the data set. It runs on any device, without MPI.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from aiperf_mpi.training.validation import validation_error
 
 
 class ReevaluationError(ValueError):
-    """Something that a model cannot be validated again without; the message is one line."""
+    """The model cannot be validated again; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The evaluation step of one architecture, and where its arguments lie."""
+    """The evaluation step of one architecture, and the sharding of its arguments."""
 
     sharding: NamedSharding
     evaluate: Callable[..., Any]
@@ -44,8 +43,7 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Repetition:
-    """The error that was measured now on `images`, the one that the result states, and whether they are near
-    enough."""
+    """The error measured now on `images` images, and the error that the result states."""
 
     trial: int
     error: float
@@ -54,15 +52,14 @@ class Repetition:
 
     @property
     def agrees(self) -> bool:
-        """Whether a model with the stated error was there."""
+        """Whether the two errors are as close as check V03 demands."""
         return abs(self.error - self.stated) <= reload_slack(self.images)
 
     def __str__(self) -> str:
         outcome = "passed" if self.agrees else "FAILED"
         return (
             f"V03 repeated {outcome}: trial {self.trial}, error {self.error:.6f} now, {self.stated:.6f} in "
-            f"the "
-            f"result; limit: a difference of {reload_slack(self.images):.2g}"
+            f"the result; limit: a difference of {reload_slack(self.images):.2g}"
         )
 
 
@@ -71,11 +68,11 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
 
     Arguments:
         result: the content of the result file.
-        folder: where its checkpoints are, the run's output folder or the unpacked archive.
-        data_path: where the data set lies here, in place of `data.path` of the run.
+        folder: the folder that holds its checkpoints/: the run's output folder, or the unpacked archive.
+        data_path: where the data set is on this machine; replaces the run's `data.path` if given.
 
-    Raises ReevaluationError where the checkpoint is missing, damaged or of another trial, or the images are
-    others.
+    Raises ReevaluationError if the checkpoint is missing, damaged or of another trial, or if the images
+    differ from those of the run.
     """
     evidence = Evidence(result)
     error, best = evidence.best
@@ -90,14 +87,14 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
     try:
         dataset = open_dataset(config)
     except ConfigError as problem:
-        raise ReevaluationError(f"{problem} (or name its place here with --data)") from None
+        raise ReevaluationError(f"{problem} (or name its path on this machine with --data)") from None
     if dataset.sha256 != (expected := evidence.attribute("dataset_sha256")):
         raise ReevaluationError(
-            f"the data set here has the hash {dataset.sha256[:16]}..., that of the run "
-            f"{str(expected)[:16]}...: these are other images"
+            f"the data set here has the hash {dataset.sha256[:16]}..., but that of the run had "
+            f"{str(expected)[:16]}...: the images differ"
         )
 
-    # One device is enough, and its batch changes no image's answer.
+    # One device is enough, and the batch size does not change the prediction for an image.
     devices, batch = jax.local_devices()[:1], config.train.batch_per_device
     settings = StepSettings(
         batch, config.train.precision, stem=config.train.stem, mean=dataset.mean, deviation=dataset.deviation
@@ -111,7 +108,7 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
 
 
 def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:
-    """The checkpoint of a trial, which must hold the network that the rows give it."""
+    """Load the checkpoint of a trial; it must hold the network that the trial's rows describe."""
     name = best_checkpoint(folder, evidence.result)
     if name is None:
         raise ReevaluationError(f"{folder}: the checkpoint of the best model, trial {trial}, is missing")
@@ -124,5 +121,5 @@ def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:
             plain(f"{error}: trial {trial} of the result cannot be validated again")
         ) from None
     if checkpoint.trial_id != trial:
-        raise ReevaluationError(f"{folder / name}: it is of trial {checkpoint.trial_id}, not {trial}")
+        raise ReevaluationError(f"{folder / name}: it belongs to trial {checkpoint.trial_id}, not to {trial}")
     return checkpoint

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command refuses what it is asked: one line on standard error, exit code 2."""
+"""How a command refuses a request: one line on standard error, exit code 2."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aiperf_mpi.launchers import SILENT_SECONDS
 
 
 def refuse(error: Exception, launched: bool = False) -> int:
-    """One line on standard error; returns the exit code of a usage error.
+    """Print the error as one line on standard error, and return the exit code of a usage error.
 
-    A `launched` command, `run`, says it from one process of the job alone; the others run where there is no
-    MPI.
+    With `launched` (the command `run`), only one process of the job prints it. All other commands run in a
+    single process, without MPI.
     """
     silent = False
     if launched:
@@ -22,7 +22,7 @@ def refuse(error: Exception, launched: bool = False) -> int:
 
         silent = not detect().speaks
 
-    # The launcher kills the other ranks once one has left, so the silent ones leave last.
+    # The launcher kills the other ranks after one has exited, so the silent ranks exit last.
     if silent:
         time.sleep(SILENT_SECONDS)
     else:

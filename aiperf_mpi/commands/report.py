@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`report` and `compare`: the results of finished runs, as text or as one HTML file."""
+"""`report` and `compare`: show the results of finished runs, as text or as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ def add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="print the report of a result file")
     report.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
     report.add_argument(
-        "others", nargs="*", metavar="FILE", help="further runs, to be put beside the first one"
+        "others", nargs="*", metavar="FILE", help="more runs, to be compared with the first one"
     )
-    report.add_argument("--html", metavar="OUT", help="write the report as one HTML file instead")
+    report.add_argument("--html", metavar="OUT", help="write the report to one HTML file instead")
     report.set_defaults(handler=report_command)
 
 
 def add_compare(commands: Any) -> None:
     """Add `compare` to the subparsers."""
     compare = commands.add_parser(
-        "compare", help="put runs side by side: ratios, their intervals, weak scaling"
+        "compare", help="compare runs: ratios, their confidence intervals, weak scaling"
     )
     compare.add_argument(
         "files", nargs="+", metavar="FILE", help="result files; the first valid one is the base"
     )
     compare.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
-    compare.add_argument("--html", metavar="OUT", help="write the comparison as one HTML file instead")
+    compare.add_argument("--html", metavar="OUT", help="write the comparison to one HTML file instead")
     compare.set_defaults(handler=compare_command)
 
 
 def report_command(arguments: argparse.Namespace) -> int:
-    """`report`: the whole report, from the file alone; exit code 0 says that it could be read, not that it is
-    valid."""
+    """Print the whole report from the file alone; return 0 if the file is readable, valid or not, else 2."""
     from aiperf_mpi.results.judge.judge import NotAResult
 
     try:
@@ -50,16 +49,15 @@ def report_command(arguments: argparse.Namespace) -> int:
         if arguments.others:
             from aiperf_mpi.results.report.compare import compare, entry, to_text
 
-            print(
-                f"\n{to_text(compare([entry(path) for path in (arguments.file, *arguments.others)]))}", end=""
-            )
+            entries = [entry(path) for path in (arguments.file, *arguments.others)]
+            print(f"\n{to_text(compare(entries))}", end="")
     except NotAResult as error:
         return refuse(error)
     return 0
 
 
 def write_page(page: str, path: str) -> int:
-    """Write an HTML file; returns 0, or 2 behind a line that says why it cannot be written."""
+    """Write an HTML file; return 0, or 2 after a line that says why it cannot be written."""
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(page)
@@ -69,7 +67,7 @@ def write_page(page: str, path: str) -> int:
 
 
 def compare_command(arguments: argparse.Namespace) -> int:
-    """`compare`: exit code 0 if all files are valid, 3 if one is not, 2 if one is no result."""
+    """Print the comparison; return 0 if all files are valid, 3 if one is not, 2 if one is not a result."""
     from aiperf_mpi.results.judge.judge import NotAResult
     from aiperf_mpi.results.report.compare import compare_files
 

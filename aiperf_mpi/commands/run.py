@@ -7,22 +7,20 @@ import argparse
 import sys
 from typing import Any
 
+from aiperf_mpi.commands.options import add_configuration_options
 from aiperf_mpi.commands.refusal import refuse
 
 
 def add_run(commands: Any) -> None:
-    """Add `run` to the subparsers; what its options set is checked by the configuration, not here."""
+    """Add `run` to the subparsers; `config.load` checks the values of its options."""
     run = commands.add_parser("run", help="run the benchmark (the default; under mpirun or srun)")
-    run.add_argument("--preset", help="demo, cifar10, imagenet or imagenet-synthetic")
-    run.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="TOML file; may be given again"
-    )
-    run.add_argument("--set", action="append", default=[], dest="sets", metavar="a.b=c", help="set one value")
+    add_configuration_options(run)
     run.add_argument("--seed", type=int, help="seed of every random stream")
-    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="length of the core phase")
-    run.add_argument("--output", metavar="FOLDER", help="new folder for the result, seen by all ranks")
     run.add_argument(
-        "--ranks-per-node", type=int, metavar="K", help="cut ranks 1, 2, ... into nodes of K ranks"
+        "--output", metavar="FOLDER", help="new folder for the result, on a file system of all ranks"
+    )
+    run.add_argument(
+        "--ranks-per-node", type=int, metavar="K", help="split ranks 1, 2, ... into nodes of K ranks"
     )
     run.add_argument("--view", choices=("auto", "live", "plain"), help="what rank 0 shows on standard error")
     run.add_argument("--check", action="store_true", help="check the configuration, print it, and stop")
@@ -30,11 +28,11 @@ def add_run(commands: Any) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """`run`: read the configuration, then hand over to MPI."""
+    """Read the configuration and run the benchmark under MPI; return the exit code."""
     from aiperf_mpi.parallel.launch.drain import Drain
 
-    # Heard from the first moment on: imports can take minutes on a slow file system, and a batch system does
-    # not wait.
+    # Install the signal handlers first: imports can take minutes on a slow file system, and a batch system
+    # may send its signal during them.
     drain = Drain() if arguments.check else Drain().install()
 
     from aiperf_mpi.config import ConfigError, load

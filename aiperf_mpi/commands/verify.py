@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`verify`: judges a result file alone; --repair makes one from a journal, --reevaluate validates its model
-too."""
+"""`verify`: judge a result file; `--repair` makes one from a journal, `--reevaluate` validates its model."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from aiperf_mpi.exits import EXIT_INVALID
 def add_verify(commands: Any) -> None:
     """Add `verify` to the subparsers."""
     verify = commands.add_parser(
-        "verify", help="judge a result file: exit 0 if it is valid, 3 if not, 2 if it is none"
+        "verify", help="judge a result file: exit 0 if valid, 3 if invalid, 2 if not a result"
     )
     verify.add_argument("file", help="result.h5, or result.partial.h5 of a run that was killed")
     verify.add_argument(
@@ -25,25 +24,25 @@ def add_verify(commands: Any) -> None:
     verify.add_argument(
         "--repair",
         action="store_true",
-        help="FILE is a run's folder, or a file in it: write a new "
-        "result from its journal, beside the old files, and judge that",
+        help="write a new result from a run's journal, next to the old files, and judge it; FILE is the "
+        "run's folder or a file in it",
     )
     verify.add_argument(
         "--reevaluate",
         action="store_true",
-        help="also load the best model from checkpoints/ beside "
-        "FILE and validate it again (V03): exit 3 if its error is another one",
+        help="also load the best model from checkpoints/ next to FILE and validate it again (V03); exit 3 "
+        "if its error differs",
     )
     verify.add_argument(
-        "--data", default="", metavar="PATH", help="where the data set lies here, for --reevaluate"
+        "--data", default="", metavar="PATH", help="where the data set is here, for --reevaluate"
     )
     verify.set_defaults(handler=verify_command)
 
 
 def verify_file(path: Path | str, *, as_json: bool = False) -> int:
-    """Judge a file and print the verdict with every check on standard output; returns 0 (valid) or 3.
+    """Judge a file and print the verdict with every check on standard output; return 0 (valid) or 3.
 
-    Raises NotAResult if the file is no result at all.
+    Raises NotAResult if the file is not a result.
     """
     from aiperf_mpi.results.judge.judge import judge
     from aiperf_mpi.results.report.verdict import check_lines, verdict_json, verdict_lines, verify_code
@@ -54,7 +53,7 @@ def verify_file(path: Path | str, *, as_json: bool = False) -> int:
 
 
 def verify_command(arguments: argparse.Namespace) -> int:
-    """`verify`: the verdict of the file alone."""
+    """Judge the result, with `--repair` before and `--reevaluate` after it; return the exit code."""
     from aiperf_mpi.results.judge.judge import NotAResult
     from aiperf_mpi.results.output.repair import RepairError, repair
 
@@ -71,15 +70,18 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
 
 def verify_again(file: Path, data_path: str) -> int:
-    """V03 once more, from the checkpoint beside a result; says on standard error what came of it."""
+    """Repeat check V03 from the checkpoint next to a result, and print the outcome on standard error.
+
+    Returns 0 if the errors agree, 3 if they differ, 2 if the model cannot be validated.
+    """
     from aiperf_mpi.commands.reevaluation import ReevaluationError, reevaluate
     from aiperf_mpi.results.judge.judge import judge_file
 
     try:
-        found = reevaluate(judge_file(file)[0], file.parent, data_path)
+        repetition = reevaluate(judge_file(file)[0], file.parent, data_path)
     except ReevaluationError as error:
         return refuse(error)
     except (KeyError, ValueError) as error:
-        return refuse(ValueError(f"{file}: the rows do not say which model is the best: {error}"))
-    print(f"aiperf_mpi: {found}", file=sys.stderr, flush=True)
-    return 0 if found.agrees else EXIT_INVALID
+        return refuse(ValueError(f"{file}: the rows do not identify the best model: {error}"))
+    print(f"aiperf_mpi: {repetition}", file=sys.stderr, flush=True)
+    return 0 if repetition.agrees else EXIT_INVALID

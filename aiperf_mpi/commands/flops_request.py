@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network and the step that the command line of `flops` describes, and their measured counts."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiperf_mpi.network.architecture import Architecture, resnet50
+from aiperf_mpi.opcount.forms import STEMS
+from aiperf_mpi.paper import IMAGENET_IMAGES
+
+if TYPE_CHECKING:
+    from aiperf_mpi.crosscheck.check import Difference
+    from aiperf_mpi.crosscheck.xla import Analysis
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to count.
+
+    Attributes:
+        architecture: the network.
+        images: training and validation images of an epoch.
+        batch: images of the traced step.
+        precision, augment, stem: settings of the traced step.
+    """
+
+    architecture: Architecture
+    images: tuple[int, int]
+    batch: int
+    precision: str
+    augment: bool
+    stem: str
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Optimised forms that the step uses, names of `forms.FORMS`."""
+        return STEMS[self.stem]
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """Return the request of a command line; raises ValueError with a message that names the wrong option."""
+    if arguments.batch < 1:
+        raise ValueError(f"--batch is {arguments.batch}, but a step takes at least 1 image")
+
+    # The network comes from a file, from a preset, or is the paper's.
+    architecture, images = resnet50(), IMAGENET_IMAGES
+    precision, augment, stem = "float32", False, "plain"
+    if arguments.arch is not None:
+        try:
+            architecture = Architecture.from_json(Path(arguments.arch).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--arch {arguments.arch}: {error}") from None
+    elif arguments.preset is not None:
+        from aiperf_mpi.config import load
+
+        config = load(arguments.preset)
+        architecture = Architecture(config.base)
+        images = config.data.train_images, config.data.val_images
+        precision, augment, stem = config.train.precision, config.data.augment, config.train.stem
+
+    # --image-size and --classes apply to any network: morphs do not depend on them.
+    given = {"image_size": arguments.image_size, "classes": arguments.classes}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes:
+        architecture = Architecture(replace(architecture.base, **changes), architecture.morphs)
+    return Request(architecture, images, arguments.batch, precision, augment, stem)
+
+
+def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
+    """Trace the training step; return its counts (by JAX and XLA) and their differences from the tables."""
+    # The counts are the same on any backend, so do not occupy an accelerator.
+    if "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from aiperf_mpi.crosscheck.check import compare
+    from aiperf_mpi.crosscheck.trace import trace_eval
+    from aiperf_mpi.crosscheck.xla import analyse
+    from aiperf_mpi.training.steps.step import StepSettings
+
+    # Tracing makes almost no garbage, but a tenth of its time would go into collecting it.
+    settings = StepSettings(request.batch, request.precision, augment=request.augment, stem=request.stem)
+    gc.disable()
+    try:
+        analysis = analyse(request.architecture, settings)
+        evaluate = trace_eval(request.architecture, settings).count()
+    finally:
+        gc.enable()
+    return analysis, compare(request.architecture, request.batch, analysis.executed, evaluate, request.forms)
+
+
+def per_image(kinds: dict[str, tuple[int, int]], batch: int) -> dict[str, tuple[int, int]]:
+    """Divide the counts of a step by its images, rounded to integers (matrix products divide exactly)."""
+    return {kind: (round(fp / batch), round(bp / batch)) for kind, (fp, bp) in kinds.items()}
