@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A verdict and its rows in words, tables and pictures."""
+"""Show a verdict and the rows of its result as text, tables and pictures."""

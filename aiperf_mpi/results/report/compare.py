@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`compare`: runs side by side, with ratios, their confidence intervals, and weak scaling.
+"""Compare runs: ratios, their confidence intervals, and weak scaling, as text, tables or JSON.
 
-Every file is judged; an invalid run stands in the table with its reasons, and enters no ratio and no fit.
+Every file is judged. An invalid run is in the table with its reasons, but in no ratio and no fit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import interval, scaling
-from aiperf_mpi.results.report import verdict as verdict_module
 from aiperf_mpi.results.report.interval import Estimate, Interval
+from aiperf_mpi.results.report.verdict import error_text, known, rate_pairs, rate_text, status, verdict_object
 
-#: Attributes in which runs must agree for their rates to be of the same work.
+#: Attributes that must be equal for the rates of runs to measure the same work.
 ALIKE = (
     "dataset",
     "precision",
@@ -43,8 +43,13 @@ ALIKE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: its verdict, its rate with its error (of valid runs), what must agree, and what makes a
-    repetition."""
+    """One result file.
+
+    Attributes:
+        rate: the rate with its error; NaN for an invalid run.
+        alike: the attributes ALIKE by name.
+        repeats: equal for runs that are repetitions of each other (see `repeats`).
+    """
 
     path: str
     run_id: str
@@ -57,8 +62,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Repetitions: valid runs of one configuration on one machine, other seeds; `rate` is their geometric
-    mean."""
+    """Repetitions: valid runs of one configuration on one machine that differ in their seeds.
+
+    Attributes:
+        rate: their geometric mean with its error.
+        median: the median of their rates in op/s.
+        ratio: of `rate` to that of the first group.
+    """
 
     entries: tuple[Entry, ...]
     rate: Estimate
@@ -68,7 +78,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that `compare` says. `ratios[i]` is of `entries[i]` to the first valid run (NaN without
+    """The result of `compare`; `ratios[i]` is the ratio of `entries[i]` to the first valid run (NaN without
     one)."""
 
     entries: tuple[Entry, ...]
@@ -79,24 +89,24 @@ class Comparison:
 
 
 def compare_files(paths: Sequence[Path | str], *, as_json: bool = False, width: int = 130) -> int:
-    """Print the comparison of result files; returns 0 if all of them are valid, else 3.
+    """Print the comparison of result files; return 0 if all of them are valid, else 3.
 
-    Raises NotAResult if one of them is no result at all.
+    Raises NotAResult if one of them is not a result.
     """
-    found = compare([entry(path) for path in paths])
-    print(to_json(found) if as_json else to_text(found, width), end="")
-    valid = all(item.verdict.valid for item in found.entries)
+    comparison = compare([entry(path) for path in paths])
+    print(to_json(comparison) if as_json else to_text(comparison, width), end="")
+    valid = all(item.verdict.valid for item in comparison.entries)
     return EXIT_VALID if valid else EXIT_INVALID
 
 
 def entry(path: Path | str) -> Entry:
-    """Judge a file and keep what a comparison needs; raises NotAResult like the judge."""
+    """Judge a file and return its entry of a comparison; raises NotAResult like the judge."""
     result, verdict = judge_file(path)
     return entry_of(str(path), Evidence(result), verdict)
 
 
 def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
-    """What a comparison needs of a judged result."""
+    """Return the entry of a judged result."""
     alike = {name: e.result.attributes.get(name) for name in ALIKE}
     seed, run_id = int(e.result.attributes.get("seed", -1)), str(e.result.attributes.get("run_id", ""))
     if not verdict.valid or not verdict.rate > 0:
@@ -110,7 +120,7 @@ def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
 
 
 def repeats(e: Evidence) -> str:
-    """Equal texts mean that two runs differ in nothing but seed, place and time."""
+    """Return a text that is equal for two runs that differ only in seed, output folder and time."""
     config: Config = replace(e.config, run=replace(e.config.run, seed=0, output="", view="auto"))
     sizes = [
         e.attribute(name) for name in ("n_ranks", "n_nodes", "n_replicas", "n_devices", "aiperf_mpi_version")
@@ -124,8 +134,10 @@ def repeats(e: Evidence) -> str:
 
 
 def compare(entries: Sequence[Entry]) -> Comparison:
-    """Ratios to the first valid run, groups of repetitions, and weak scaling over the runs that are like the
-    first."""
+    """Compare runs: ratios to the first valid run, groups of repetitions, and weak scaling.
+
+    Weak scaling is fitted over the runs that did the same work in the same class as the first valid run.
+    """
     valid = [item for item in entries if not math.isnan(item.rate.rate)]
     if not valid:
         return Comparison(
@@ -134,7 +146,7 @@ def compare(entries: Sequence[Entry]) -> Comparison:
     first = valid[0]
     ratios = tuple(_ratio(item, first) for item in entries)
 
-    # A run that is given twice is no repetition.
+    # Group repetitions; a run that is given twice counts once.
     once = list({item.run_id: item for item in reversed(valid)}.values())[::-1]
     members: dict[str, list[Entry]] = {}
     for item in once:
@@ -146,6 +158,7 @@ def compare(entries: Sequence[Entry]) -> Comparison:
         against = interval.ratio(rate, groups[0].rate) if groups else Interval(1.0)
         groups.append(Group(tuple(own), rate, median, against))
 
+    # Fit weak scaling over the runs that did the same work.
     same = [item for item in once if item.alike == first.alike and item.verdict.cls == first.verdict.cls]
     by_size: dict[int, list[Entry]] = {}
     for item in same:
@@ -158,23 +171,25 @@ def compare(entries: Sequence[Entry]) -> Comparison:
 
 
 def _ratio(item: Entry, first: Entry) -> Interval:
+    """Return the ratio of a run's rate to that of the first valid run."""
     if math.isnan(item.rate.rate):
         return Interval(math.nan)
     return Interval(1.0) if item.run_id == first.run_id else interval.ratio(item.rate, first.rate)
 
 
 def _estimate(own: Sequence[Entry]) -> Estimate:
-    """The rate of repetitions, of one run with the error that it shows by itself."""
+    """Return the rate of repetitions with its error; of a single run, its rate with the error within the
+    run."""
     return own[0].rate if len(own) == 1 else interval.repetitions([item.rate.rate for item in own])
 
 
 def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
-    """What a reader must know before believing a ratio."""
+    """Yield the warnings that a reader needs to interpret the ratios."""
     for item in entries:
         if not item.verdict.valid:
             yield (
-                f"{item.path} is INVALID ({','.join(item.verdict.reason_ids)}): it has no ratio and "
-                f"enters no fit"
+                f"{item.path} is INVALID ({','.join(item.verdict.reason_ids)}): it has no ratio and is in no "
+                "fit"
             )
         elif math.isnan(item.rate.rate):
             yield f"{item.path} has no rate: nothing was trained"
@@ -183,8 +198,7 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
         if len(values) > 1:
             shown = ", ".join(values) if max(map(len, values)) < 40 else f"{len(values)} different ones"
             yield plain(
-                f"not the same work: {name} differs ({shown}); the fit takes the runs like the first valid "
-                f"one"
+                f"not the same work: {name} differs ({shown}); the fit uses the runs like the first valid one"
             )
     for what, values in (
         ("class", [item.verdict.cls for item in valid]),
@@ -196,132 +210,136 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
         yield "a run that is given more than once counts once"
     seeds = {item.run_id: (item.repeats, item.seed) for item in valid}
     if len(set(seeds.values())) < len(seeds):
-        yield "repetitions with the same seed: their spread is too small"
+        yield "repetitions with the same seed: their spread underestimates that of different seeds"
 
 
-# -- saying it -------------------------------------------------------------------------------------
+# -- text and tables -------------------------------------------------------------------------------
 
 
-def interval_text(value: Interval, digits: int = 3) -> str:
-    """A value with its interval, for example `1.94 (1.80 to 2.09)`."""
-    if math.isnan(value.value):
-        return "-"
-    limits = f" ({value.low:.{digits}f} to {value.high:.{digits}f})" if value.known else ""
-    return f"{value.value:.{digits}f}{limits}"
-
-
-def to_text(found: Comparison, width: int = 130) -> str:
-    """The comparison for a terminal of `width` columns, without colour."""
+def to_text(comparison: Comparison, width: int = 130) -> str:
+    """Return the comparison for a terminal of `width` columns, without colour."""
     out = io.StringIO()
     console = Console(file=out, width=width, no_color=True, highlight=False, emoji=False, markup=False)
-    for part in parts(found):
+    for part in parts(comparison):
         console.print(part)
     return out.getvalue()
 
 
-def parts(found: Comparison) -> Iterator[RenderableType]:
-    """What is said of a comparison: texts and tables."""
-    places = {id(item): str(number) for number, item in enumerate(found.entries, 1)}
-    for item in found.entries:
-        yield Text(f"run {places[id(item)]}: {item.path}")
+def parts(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield the texts and tables of a comparison, in order."""
+    numbers = {id(item): str(number) for number, item in enumerate(comparison.entries, 1)}
+    for item in comparison.entries:
+        yield Text(f"run {numbers[id(item)]}: {item.path}")
     yield Text("")
-    runs = _table(
-        "run",
-        "status",
-        "class",
-        "division",
-        "devices",
-        "core (s)",
-        "trials",
-        "best error",
-        "what",
-        "value",
-        "ratio (95 %)",
-        left=4,
-    )
-    for item, against in zip(found.entries, found.ratios, strict=True):
+    yield _runs_table(comparison)
+
+    if any(len(group.entries) > 1 for group in comparison.groups):
+        yield Text("\nRepetitions (runs that differ only in their seed)")
+        yield _repetitions_table(comparison.groups, numbers)
+    if comparison.scaling is not None:
+        yield Text("\nWeak scaling (rate against devices)")
+        yield _scaling_table(comparison.scaling)
+        exponent = interval_text(comparison.scaling.exponent)
+        yield Text(f"  rate = {comparison.scaling.constant:.3e} op/s x devices^{exponent}")
+
+    yield Text("")
+    for note in comparison.notes:
+        yield Text(f"note: {note}")
+    if any(item.rate.freedom for item in comparison.entries):
+        yield Text(
+            "note: intervals of single runs come from the spread of the rate within the run (batch means), "
+            "and do not include the spread between runs; repeat a run with other seeds to measure that"
+        )
+
+
+def _runs_table(comparison: Comparison) -> Table:
+    """Return one row for each run: its verdict, its rate in all units, and its ratio to the first valid
+    run."""
+    heads = ("run", "status", "class", "division", "devices", "core (s)", "trials", "best error")
+    table = _table(*heads, "what", "value", "ratio (95 %)", left=4)
+    for number, (item, against) in enumerate(zip(comparison.entries, comparison.ratios, strict=True), 1):
         verdict = item.verdict
-        said = [*verdict_module.rate_pairs(verdict), *_beside(verdict)]
-        runs.add_row(
-            places[id(item)],
-            verdict_module.status(verdict),
+        rates = [*rate_pairs(verdict), *_rates_in_other_units(verdict)]
+        table.add_row(
+            str(number),
+            status(verdict),
             verdict.cls,
             verdict.division,
             str(verdict.devices),
             f"{verdict.core_seconds:.1f}",
             str(verdict.trials),
-            verdict_module.error_text(verdict.best_error),
-            "\n".join(key for key, _ in said),
-            "\n".join(text for _, text in said),
+            error_text(verdict.best_error),
+            "\n".join(name for name, _ in rates),
+            "\n".join(value for _, value in rates),
             interval_text(against),
         )
-    yield runs
+    return table
 
-    if any(len(group.entries) > 1 for group in found.groups):
-        yield Text("\nRepetitions (runs that differ in their seed alone)")
-        table = _table("runs", "devices", "median", "mean", "95 % of the mean", "ratio (95 %)", left=1)
-        for group in found.groups:
-            mean = group.rate.interval
-            limits = f"{mean.low:.3e} to {mean.high:.3e}" if mean.known else "-"
-            own = ", ".join(places[id(item)] for item in group.entries)
-            table.add_row(
-                own,
-                str(group.entries[0].verdict.devices),
-                verdict_module.rate_text(group.median),
-                verdict_module.rate_text(mean.value),
-                limits,
-                interval_text(group.ratio),
-            )
-        yield table
 
-    if found.scaling is not None:
-        yield Text("\nWeak scaling (rate against devices)")
-        table = _table("devices", "runs", "rate", "per device", "efficiency (95 %)", left=0)
-        for size in found.scaling.sizes:
-            rates = (
-                verdict_module.rate_text(rate) for rate in (size.rate.rate, size.rate.rate / size.devices)
-            )
-            table.add_row(str(size.devices), str(size.runs), *rates, interval_text(size.efficiency))
-        yield table
-        yield Text(
-            f"  rate = {found.scaling.constant:.3e} op/s x devices^{interval_text(found.scaling.exponent)}"
+def _repetitions_table(groups: Sequence[Group], numbers: Mapping[int, str]) -> Table:
+    """Return one row for each group of repetitions; `numbers` are the runs' numbers by the id of their
+    entry."""
+    table = _table("runs", "devices", "median", "mean", "95 % of the mean", "ratio (95 %)", left=1)
+    for group in groups:
+        mean = group.rate.interval
+        table.add_row(
+            ", ".join(numbers[id(item)] for item in group.entries),
+            str(group.entries[0].verdict.devices),
+            rate_text(group.median),
+            rate_text(mean.value),
+            f"{mean.low:.3e} to {mean.high:.3e}" if mean.known else "-",
+            interval_text(group.ratio),
         )
-    yield Text("")
-    for note in found.notes:
-        yield Text(f"note: {note}")
-    if any(item.rate.freedom for item in found.entries):
-        yield Text(
-            "note: intervals of single runs come from the spread of the rate within the run (batch means), "
-            "and "
-            "do not know how runs differ; repeat a run with other seeds for that"
-        )
+    return table
 
 
-def _beside(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """What the rate of a valid run is in other units: images of ResNet-50, part of the devices' peak."""
-    if not math.isnan(verdict.resnet50_images):
-        yield "ResNet-50", f"{verdict.resnet50_images:,.3g} images/s"
-    if not math.isnan(verdict.mfu):
-        yield "MFU", f"{verdict.mfu:.2%}"
+def _scaling_table(scaled: scaling.Scaling) -> Table:
+    """Return one row for each number of devices: its runs, rates and efficiency."""
+    table = _table("devices", "runs", "rate", "per device", "efficiency (95 %)", left=0)
+    for size in scaled.sizes:
+        rates = (rate_text(rate) for rate in (size.rate.rate, size.rate.rate / size.devices))
+        table.add_row(str(size.devices), str(size.runs), *rates, interval_text(size.efficiency))
+    return table
 
 
 def _table(*columns: str, left: int) -> Table:
+    """Return an empty table whose first `left` columns are left-aligned."""
     table = Table(box=None, pad_edge=False, header_style="")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place < left else "right", overflow="fold")
     return table
 
 
-def to_json(found: Comparison) -> str:
-    """The comparison as one JSON object; numbers that are unknown are null."""
+def interval_text(value: Interval, digits: int = 3) -> str:
+    """Return a value with its interval, for example `1.94 (1.80 to 2.09)`."""
+    if math.isnan(value.value):
+        return "-"
+    limits = f" ({value.low:.{digits}f} to {value.high:.{digits}f})" if value.known else ""
+    return f"{value.value:.{digits}f}{limits}"
+
+
+def _rates_in_other_units(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Yield the rate of a valid run as images of ResNet-50 per second, and as a share of the devices'
+    peak."""
+    if not math.isnan(verdict.resnet50_images):
+        yield "ResNet-50", f"{verdict.resnet50_images:,.3g} images/s"
+    if not math.isnan(verdict.mfu):
+        yield "MFU", f"{verdict.mfu:.2%}"
+
+
+# -- JSON ------------------------------------------------------------------------------------------
+
+
+def to_json(comparison: Comparison) -> str:
+    """Return the comparison as one JSON object; unknown numbers are null."""
     runs = [
         {
             "file": item.path,
-            **verdict_module.verdict_object(item.verdict, findings=False),
+            **verdict_object(item.verdict, findings=False),
             "rate_interval": asdict(item.rate.interval) | {"origin": item.rate.origin},
             "ratio": asdict(against),
         }
-        for item, against in zip(found.entries, found.ratios, strict=True)
+        for item, against in zip(comparison.entries, comparison.ratios, strict=True)
     ]
     groups = [
         {
@@ -330,22 +348,26 @@ def to_json(found: Comparison) -> str:
             "mean": asdict(group.rate.interval) | {"origin": group.rate.origin},
             "ratio": asdict(group.ratio),
         }
-        for group in found.groups
+        for group in comparison.groups
     ]
-    sizes = None
-    if found.scaling is not None:
-        sizes = {
-            "exponent": asdict(found.scaling.exponent),
-            "constant": found.scaling.constant,
-            "sizes": [
-                {
-                    "devices": size.devices,
-                    "runs": size.runs,
-                    "rate": asdict(size.rate.interval),
-                    "efficiency": asdict(size.efficiency),
-                }
-                for size in found.scaling.sizes
-            ],
+    data = {
+        "runs": runs,
+        "repetitions": groups,
+        "weak_scaling": None if comparison.scaling is None else _scaling_object(comparison.scaling),
+        "notes": list(comparison.notes),
+    }
+    return json.dumps(known(data), indent=1) + "\n"
+
+
+def _scaling_object(scaled: scaling.Scaling) -> dict[str, Any]:
+    """Return weak scaling as a JSON object."""
+    sizes = [
+        {
+            "devices": size.devices,
+            "runs": size.runs,
+            "rate": asdict(size.rate.interval),
+            "efficiency": asdict(size.efficiency),
         }
-    data = {"runs": runs, "repetitions": groups, "weak_scaling": sizes, "notes": list(found.notes)}
-    return json.dumps(verdict_module.known(data), indent=1) + "\n"
+        for size in scaled.sizes
+    ]
+    return {"exponent": asdict(scaled.exponent), "constant": scaled.constant, "sizes": sizes}

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the report about what the best network consists of, how it was counted, the machine, and its
-energy."""
+"""Sections of the report: the best network, its operation counts, efficiency, energy, and the machine."""
 
 from __future__ import annotations
 
@@ -20,15 +19,16 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.judge.judge import Verdict
 
-#: Most lines about the machine, and characters of one of them.
+#: Most lines of each kind of facts about the machine, and most characters of a line.
 MAX_FACTS, MAX_TEXT = 150, 200
 
-#: Stands where there is no best network.
+#: Text shown if there is no best network.
 NO_BEST = "  no trial has a validation error"
 
 
 def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
-    """An empty table with these columns; numbers stand at the right."""
+    """Return an empty table with these columns: those in `left` are left-aligned, all others
+    right-aligned."""
     table = Table(box=None, pad_edge=True, header_style="")
     for name in names:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
@@ -36,7 +36,8 @@ def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
 
 
 def best_of(e: Evidence, verdict: Verdict) -> Architecture | None:
-    """The best network; None where no trial has an error. Raises ValueError where it cannot be replayed."""
+    """Return the best network, or None if no trial has an error; raises ValueError if it cannot be
+    replayed."""
     if verdict.best_trial not in e.index:
         return None
     architecture = e.architectures[e.index[verdict.best_trial]]
@@ -46,14 +47,14 @@ def best_of(e: Evidence, verdict: Verdict) -> Architecture | None:
 
 
 def network(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """What the best network is, and its units."""
+    """Show the best network: its trial, hash, parameters, operations and units."""
     architecture = best_of(e, verdict)
     if architecture is None:
         yield Text(NO_BEST)
         return
     train_ops, val_ops = e.counts[e.index[verdict.best_trial]]
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("  trial", f"{verdict.best_trial}, by way of {e.lineage(verdict.best_trial)}")
+    facts.add_row("  trial", f"{verdict.best_trial}, descends from {e.lineage(verdict.best_trial)}")
     facts.add_row("  hash", architecture.hash)
     facts.add_row("  parameters", f"{architecture.parameters:,}")
     facts.add_row("  operations per image", f"{train_ops:,} to train, {val_ops:,} to validate")
@@ -62,7 +63,7 @@ def network(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _units(architecture: Architecture) -> RenderableType:
-    """The units of a network: each a convolution, batch norm, additions, ReLU."""
+    """Return one row for each unit of a network (convolution, batch norm, additions and ReLU)."""
     shapes = {layer.unit: layer.out_shape for layer in architecture.layers() if layer.kind == "relu"}
     table = columns_of("unit", "kernel", "stride", "filters", "output", "adds", left=("adds",))
     for unit in architecture.units:
@@ -81,7 +82,7 @@ def _units(architecture: Architecture) -> RenderableType:
 
 
 def layers(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """The best network layer by layer, with the operations of each by the paper's tables."""
+    """List the layers of the best network, with the operations of each by the paper's tables."""
     architecture = best_of(e, verdict)
     if architecture is None:
         yield Text(NO_BEST)
@@ -115,42 +116,41 @@ def layers(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def operations(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Operations per image: by the tables, which are credited, and what is stored of the two other
-    methods."""
+    """Show operations per image by the credited tables, and the stored counts of the two other methods."""
     yield Text(
-        f"  analytical ({METHOD_VERSIONS['analytical']}, the paper's Tables 1 and 2): credited, recomputed "
-        f"here "
-        "for every trial from its network"
+        f"  analytical ({METHOD_VERSIONS['analytical']}, the paper's Tables 1 and 2): credited, and "
+        "recomputed here for every trial from its network"
     )
     yield Text(
-        f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): its products of matrices must be those "
-        f"of "
-        "the tables to the last operation, or a trial is rejected before it is trained"
+        f"  jaxpr ({METHOD_VERSIONS['jaxpr']}, of the traced step): its matrix products must equal the "
+        "tables exactly, or the trial is rejected before it is trained"
     )
     yield Text(
-        f"  XLA ({METHOD_VERSIONS['xla']}, of the lowered step): beside a model of its rules; `python -m "
-        "aiperf_mpi flops --arch FILE` shows all three for any network"
+        f"  XLA ({METHOD_VERSIONS['xla']}, of the lowered step): shown with a model of its rules; `python -m "
+        "aiperf_mpi flops --arch FILE` shows all three methods for any network"
     )
     yield from steps(e, verdict)
     best = best_of(e, verdict)
     initial = e.architectures[0] if e.architectures else None
     networks = {"initial": initial, "best": best}
     counts = {
-        name: count(found.layers()) for name, found in networks.items() if isinstance(found, Architecture)
+        name: count(architecture.layers())
+        for name, architecture in networks.items()
+        if isinstance(architecture, Architecture)
     }
     heads = [f"{name} network, {part}" for name in counts for part in ("forward", "backward")]
     table = columns_of("kind (op/image)", *heads, left=("kind (op/image)",))
     for kind in (*KINDS, "total"):
         cells = []
-        for found in counts.values():
-            own = found.kinds.values() if kind == "total" else [found.kinds[kind]]
-            cells += [f"{sum(pair[place] for pair in own):,}" for place in (0, 1)]
+        for counted in counts.values():
+            pairs = counted.kinds.values() if kind == "total" else [counted.kinds[kind]]
+            cells += [f"{sum(pair[place] for pair in pairs):,}" for place in (0, 1)]
         table.add_row(kind, *cells)
     yield table
 
 
 def steps(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """The stored counts of a training step on one device, of the first and of the best trial."""
+    """Show the stored counts of a training step on one device, for the first and for the best trial."""
     names = ("jaxpr_ops", "xla_ops", "xla_model_ops")
     heads = ("convolutions and dense by the tables", "by the jaxpr", "whole step by XLA", "by its model")
     table = columns_of("trial", "images", *heads, left=("trial",))
@@ -159,20 +159,23 @@ def steps(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         if not 0 <= row < len(e.products):
             continue
         batch = int(e.column("trials", "batch_per_device")[row])
-        found = (int(e.column("trials", column)[row]) for column in names)
+        stored = (int(e.column("trials", column)[row]) for column in names)
         table.add_row(
-            name, str(batch), f"{e.products[row] * batch:,}", *(f"{n:,}" if n else "none" for n in found)
+            name, str(batch), f"{e.products[row] * batch:,}", *(f"{n:,}" if n else "none" for n in stored)
         )
     if table.row_count:
         yield table
 
 
 def efficiency(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Model FLOPS utilisation (MFU) of a valid run: credited operations over what its devices could do in the
-    core time, and executed ones over what they could do while epochs ran."""
+    """Show the model FLOPS utilisation (MFU) of a valid run.
+
+    The MFU is the credited operations over what the devices can do in the core time. A second value is the
+    executed operations over what the devices can do while epochs ran.
+    """
     if math.isnan(verdict.mfu):
         yield Text(
-            f"  The peak rate of the devices is not known ({verdict.peak_source}), so there is no MFU."
+            f"  The MFU is not known, because the peak rate of the devices is not ({verdict.peak_source})."
         )
         return
     epochs = e.table("epochs")
@@ -180,14 +183,14 @@ def efficiency(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     possible = float((peaks * (epochs["t_end"] - epochs["t_start"])).sum())
     while_training = f"; {sum(e.epoch_ops) / possible:.2%} while epochs ran" if possible > 0 else ""
     yield Text(
-        f"  MFU: credited operations are {verdict.mfu:.2%} of what the devices can do in the core time"
-        f"{while_training}. Their peak at {e.attribute('precision')} is {verdict.peak_ops:.4e} op/s "
+        f"  MFU: credited operations are {verdict.mfu:.2%} of what the devices can do in the core "
+        f"time{while_training}. Their peak at {e.attribute('precision')} is {verdict.peak_ops:.4e} op/s "
         f"({verdict.peak_source})."
     )
 
 
 def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Energy of the core time, and credited operations per joule of a valid run."""
+    """Show the energy of the core time, and credited operations per joule of a valid run."""
     table = Table.grid(padding=(0, 2))
     joules = verdict.energy_joules
     table.add_row("  energy of the core time", "not known" if math.isnan(joules) else f"{joules:,.0f} J")
@@ -200,7 +203,7 @@ def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def system(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """The machine and the programs on it, as the run recorded them."""
+    """Show the machine, its environment and the command line, as the run recorded them."""
     for name, title in (
         ("system/inventory_json", "inventory"),
         ("config/departures_json", "departures from the rules"),
@@ -219,7 +222,7 @@ def system(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _facts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a JSON value with their paths; lists of plain values are one leaf."""
+    """Yield the leaves of a JSON value with their paths; a list of plain values is one leaf."""
     match value:
         case dict():
             for key, entry in value.items():

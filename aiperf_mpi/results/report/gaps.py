@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each replica's devices waited between candidates, and how much of their time they trained and
+"""How long each replica's devices waited between candidates, and the share of time they trained and
 validated."""
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 
 @dataclass(frozen=True)
 class Gaps:
-    """A replica from its first step to its last.
+    """Times of a replica between its first and its last step.
 
     Attributes:
         replica: its index.
-        trials: those that came to a step.
-        seconds: f8 [trials - 1], from the last counted batch of a trial to the dispatch of the next one's
-            first step (NaN behind a trial of which nothing counted).
-        share: of the time from its first to its last step, the part in the phases train and validate, mean
-            over its trainers; NaN without a trainer's row.
-        prepared: f8, median seconds that tracing and compiling a candidate took, wherever it was done.
+        trials: number of trials that reached their first step.
+        seconds: f8 [trials - 1], time from the last counted batch of a trial to the dispatch of the next
+            trial's first step, in s (NaN after a trial without counted batches).
+        share: share of the time from the first to the last step in the phases train and validate, mean over
+            the replica's trainers; NaN without a trainer's row.
+        prepared: median time to trace and compile a candidate in s, on whatever rank it was done.
     """
 
     replica: int
@@ -34,9 +34,10 @@ class Gaps:
 
 
 def gaps(e: Evidence) -> list[Gaps]:
-    """Those of each replica that came to a step, in their order."""
+    """Return the gaps of each replica that reached a step, in order of the replicas."""
     trials, epochs, ranks = e.table("trials"), e.table("epochs"), e.table("ranks")
-    first, found = trials["t_first_step"], []
+    first = trials["t_first_step"]
+    replicas = []
     ended = np.array([epochs["t_end"][rows].max(initial=-math.inf) for rows in e.own_epochs])
     last = np.where(np.isfinite(ended), ended, math.nan) if len(ended) else ended
     for replica in np.unique(trials["replica"][np.isfinite(first)]).tolist():
@@ -45,7 +46,7 @@ def gaps(e: Evidence) -> list[Gaps]:
         trainers = (ranks["replica"] == replica) & (ranks["role"].astype(str) == "trainer")
         worked = ranks["seconds_train"][trainers] + ranks["seconds_validate"][trainers]
         span = np.nanmax(last[own], initial=-math.inf) - first[own[0]]
-        found.append(
+        replicas.append(
             Gaps(
                 replica,
                 len(own),
@@ -54,4 +55,4 @@ def gaps(e: Evidence) -> list[Gaps]:
                 float(np.median(trials["trace_seconds"][own] + trials["compile_seconds"][own])),
             )
         )
-    return found
+    return replicas

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML file that loads nothing: the verdict with its reasons, pictures, tables; for screen
-and print.
+"""The report as one HTML file for screen and print: the verdict with its reasons, pictures and tables.
 
-It has no script, and every text of the result is escaped. Whatever is said of a score comes from the judge.
-Tables are those of the terminal's report, as elements of the page.
+The page has no script and loads nothing, and every text of the result is escaped. All statements about a
+score come from the judge. The tables are those of the text report, as elements of the page.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from rich.text import Text
 from rich.tree import Tree
 
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import plain, plain_result
+from aiperf_mpi.results.evidence.printable import PREFIX, plain, plain_result
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import compare, details, pictures, text
-from aiperf_mpi.results.report import verdict as verdict_module
+from aiperf_mpi.results.report.verdict import rate_pairs, rate_titles, reason_lines, status, verdict_lines
 
-#: What a section over damaged rows may raise; it then says why it is not there.
+#: Errors that a section may raise for damaged rows; the page then shows the error instead of the section.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
-#: Sections behind the verdict: title, the picture of that name if there is one, the table of that name in the
-#: text.
+#: Sections after the verdict: title, name of its picture in PICTURES, name of its table in TABLES ('' for
+#: none).
 SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Rate over time", "Rate over time", "Rate over time"),
     ("Utilisation and memory", "Utilisation and memory", "Utilisation"),
@@ -47,19 +46,20 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Messages", "", "Messages"),
 )
 
-#: The tables of the text, and those that are too long for a terminal.
+#: The tables of the text report, and those that are too long for a terminal.
 TABLES = text.SECTIONS | {"Layers": details.layers, "Operations by three methods": details.operations}
 
-#: Tables of more rows scroll by themselves on a screen; on paper they stand whole.
+#: Tables with more rows scroll on a screen; on paper they are printed whole.
 TALL = 60
 
+#: Title of the section that compares runs.
 SCALING = "Runs side by side and weak scaling"
 
 
 def html_report(path: Path | str, *others: Path | str) -> str:
-    """The page of a result file; with `others` it also has them side by side, and their weak scaling.
+    """Return the page of a result file; with `others` it also compares all runs and shows their weak scaling.
 
-    Raises NotAResult if one of them is no result at all.
+    Raises NotAResult if one of the files is not a result.
     """
     result, verdict = judge_file(path)
     evidence = Evidence(plain_result(result))
@@ -73,26 +73,11 @@ def html_report(path: Path | str, *others: Path | str) -> str:
     ]
     if entries:
         sections.insert(2, (SCALING, partial(_of_runs, entries)))
-    lines = verdict_module.verdict_lines(verdict)
-    said = [line.removeprefix(f"{verdict_module.PREFIX} ").partition(": ") for line in lines]
-    reasons = "".join(f"<li>{escape(line)}</li>" for line in verdict_module.reason_lines(verdict))
-    pairs = "".join(
-        f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in said if key != "status"
-    )
-    status = verdict_module.status(verdict)
-    head = f'<h1 class="{status}">{status}</h1>'
-    if verdict.valid:
-        _, value = next(verdict_module.rate_pairs(verdict))
-        head += (
-            f'<p class="rate"><strong>{escape(value)}</strong> {verdict_module.rate_titles(verdict)[0]}</p>'
-        )
-    else:
-        head += f'<ul class="reasons">{reasons}</ul>'
-    return _page(Path(path).name, f"{head}<dl>{pairs}</dl>", sections)
+    return _page(Path(path).name, _head(verdict), sections)
 
 
 def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
-    """The page of several runs side by side, and whether all of them are valid; raises NotAResult."""
+    """Return the page that compares several runs, and whether all of them are valid; raises NotAResult."""
     entries = [compare.entry(path) for path in paths]
     sections = [(SCALING, partial(_of_runs, entries))]
     return _page("comparison", "<h1>Comparison of runs</h1>", sections), all(e.verdict.valid for e in entries)
@@ -101,7 +86,24 @@ def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
 # -- the page --------------------------------------------------------------------------------------
 
 
+def _head(verdict: Verdict) -> str:
+    """Return the top of a page: the status, the rate or the reasons, and all other facts of the verdict."""
+    outcome = status(verdict)
+    head = f'<h1 class="{outcome}">{outcome}</h1>'
+    if verdict.valid:
+        _, rate = next(rate_pairs(verdict))
+        head += f'<p class="rate"><strong>{escape(rate)}</strong> {rate_titles(verdict)[0]}</p>'
+    else:
+        reasons = "".join(f"<li>{escape(line)}</li>" for line in reason_lines(verdict))
+        head += f'<ul class="reasons">{reasons}</ul>'
+
+    facts = [line.removeprefix(f"{PREFIX} ").partition(": ") for line in verdict_lines(verdict)]
+    pairs = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in facts if key != "status")
+    return f"{head}<dl>{''.join(pairs)}</dl>"
+
+
 def _page(title: str, head: str, sections: Iterable[tuple[str, Callable[[], str]]]) -> str:
+    """Return a whole page: its head, links to its sections if there are several, and the sections."""
     template = (
         resources.files("aiperf_mpi.results.report").joinpath("report.html").read_text(encoding="utf-8")
     )
@@ -121,6 +123,7 @@ def _page(title: str, head: str, sections: Iterable[tuple[str, Callable[[], str]
 
 
 def _body(content: Callable[[], str]) -> str:
+    """Return the content of a section, or a paragraph that says why it cannot be shown."""
     try:
         return content()
     except pictures.NothingToShow as nothing:
@@ -130,7 +133,7 @@ def _body(content: Callable[[], str]) -> str:
 
 
 def _of_result(picture: str, table: str, e: Evidence, verdict: Verdict) -> str:
-    """A picture and a table of one result; where one cannot be shown the other still is."""
+    """Return a picture and a table of one result; if one cannot be shown, the other still is."""
     parts = []
     if picture:
         parts.append(_body(lambda: f"<figure>{pictures.PICTURES[picture](e, verdict)}</figure>"))
@@ -140,20 +143,20 @@ def _of_result(picture: str, table: str, e: Evidence, verdict: Verdict) -> str:
 
 
 def _of_runs(entries: Sequence[compare.Entry]) -> str:
-    found = compare.compare(entries)
-    drawn = (
-        f"<figure>{pictures.weak_scaling(found.scaling)}</figure>"
-        if found.scaling
-        else ("<p>Weak scaling needs valid runs on at least two numbers of devices.</p>")
-    )
-    return drawn + "".join(map(element, compare.parts(found)))
+    """Return the comparison of runs: the picture of weak scaling, texts and tables."""
+    comparison = compare.compare(entries)
+    if comparison.scaling:
+        picture = f"<figure>{pictures.weak_scaling(comparison.scaling)}</figure>"
+    else:
+        picture = "<p>Weak scaling needs valid runs with at least two different numbers of devices.</p>"
+    return picture + "".join(map(element, compare.parts(comparison)))
 
 
 # -- elements --------------------------------------------------------------------------------------
 
 
 def element(part: object) -> str:
-    """A table, tree or text of the terminal's report as an element of the page."""
+    """Return a table, tree or text of the text report as an element of the page."""
     match part:
         case Table():
             return _table(part)
@@ -161,11 +164,12 @@ def element(part: object) -> str:
             return f'<div class="wide"><ul class="tree">{_branch(part)}</ul></div>'
         case Text():
             return f"<p>{escape(part.plain.strip())}</p>" if part.plain.strip() else ""
-    raise TypeError(f"a report has no parts of type {type(part).__name__}")
+    raise TypeError(f"a part of a report cannot be a {type(part).__name__}")
 
 
 def _table(table: Table) -> str:
-    """Columns of numbers stand at the right; a wide table scrolls by itself on a narrow screen."""
+    """Return a table as HTML; columns of numbers are right-aligned, and a wide table scrolls on a narrow
+    screen."""
     kinds = [' class="n"' if column.justify == "right" else "" for column in table.columns]
     heads = [str(column.header) for column in table.columns]
     rows = zip(*([str(cell).strip() for cell in column.cells] for column in table.columns), strict=True)
@@ -184,10 +188,12 @@ def _table(table: Table) -> str:
 
 
 def _cell(text_of_cell: str) -> str:
+    """Return an escaped cell with its line breaks."""
     return escape(text_of_cell).replace("\n", "<br>")
 
 
 def _branch(tree: Tree) -> str:
-    """A branch and its children; trees of a report are a few levels deep, or few branches long."""
+    """Return a branch and its children as a nested list. Recursive: trees of a report are shallow or
+    short."""
     inner = "".join(_branch(child) for child in tree.children)
     return f"<li>{escape(str(tree.label))}{f'<ul>{inner}</ul>' if inner else ''}</li>"

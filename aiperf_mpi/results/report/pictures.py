@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of a report, each from the rows of a judged result: what it shows is also said in words."""
+"""The pictures of a report, drawn from the rows of a judged result; each has a description in words."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from aiperf_mpi.results.report.plots import BLUE, GREEN, ORANGE, PAPER, SEQUENCE
 from aiperf_mpi.results.report.scaling import Scaling
 from aiperf_mpi.results.report.verdict import rate_text, rate_titles
 
-#: Most ranks that have a bar of their own; of more the mean of each role is shown.
+#: Most ranks with a bar each; for more ranks, the mean of each role is shown.
 MAX_RANKS = 48
 
-#: Most lines from parents to children that are drawn one by one; more are one image.
+#: Most lines from parents to children that are drawn one by one; more lines become one image.
 MAX_BRANCHES = 400
 
 
 class NothingToShow(ValueError):
-    """There are no rows for a picture; the message says which, in words for the reader."""
+    """There are no rows for a picture; the message tells the reader what is missing."""
 
 
 def score_over_time(e: Evidence, verdict: Verdict) -> str:
-    """The rate and the regulated rate at each sample (Figure 4 of the paper), recomputed from the rows."""
+    """Draw the rate and the regulated rate at each sample, recomputed from the rows (Figure 4 of the
+    paper)."""
     series, titles = e.series, rate_titles(verdict)
     if not series:
         raise NothingToShow("The run has no core time, so there is no rate.")
@@ -50,9 +51,9 @@ def score_over_time(e: Evidence, verdict: Verdict) -> str:
 
 
 def utilisation(e: Evidence, verdict: Verdict) -> str:
-    """Use and memory of accelerators and hosts over time (Figure 5 of the paper), over all nodes."""
-    found = samples.series(e, ("cpu_percent", "device_percent"), ("memory_bytes", "device_memory_bytes"))
-    if not found:
+    """Draw the use and memory of accelerators and hosts of all nodes over time (Figure 5 of the paper)."""
+    columns = samples.series(e, ("cpu_percent", "device_percent"), ("memory_bytes", "device_memory_bytes"))
+    if not columns:
         raise NothingToShow(samples.WITHOUT)
     figure, axes = plots.new_figure(2, 5.6)
     names = {
@@ -62,7 +63,7 @@ def utilisation(e: Evidence, verdict: Verdict) -> str:
         "device_memory_bytes": "accelerators",
     }
     for row, (axis, unit) in enumerate(zip(axes, ("use (%)", "memory (GB)"), strict=True)):
-        for item in (found[name] for name in found if name.endswith("percent") == (row == 0)):
+        for item in (columns[name] for name in columns if name.endswith("percent") == (row == 0)):
             colour = BLUE if names[item.name] in ("CPUs", "hosts") else ORANGE
             scale = 1.0 if row == 0 else 1e-9
             label = f"{names[item.name]}, mean {scale * item.average:.{1 if row == 0 else 2}f}"
@@ -76,35 +77,35 @@ def utilisation(e: Evidence, verdict: Verdict) -> str:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=10, loc="best", labelcolor=plots.INK, frameon=False)
     axes[-1].set_xlabel("time since core start (s)")
-    about = "; ".join(f"{names[item.name]}: mean {item.text}" for item in found.values())
+    about = "; ".join(f"{names[item.name]}: mean {item.text}" for item in columns.values())
     return plots.svg(figure, "use", "Utilisation and memory over time, mean and range over the nodes", about)
 
 
 def power(e: Evidence, verdict: Verdict) -> str:
-    """Power over time, summed over the nodes."""
-    found = samples.total(e, "power_watts")
-    if found is None:
+    """Draw the power over time, summed over the nodes."""
+    total = samples.total(e, "power_watts")
+    if total is None:
         raise NothingToShow(
-            "No power was measured: neither accelerators nor processors of this machine say it."
+            "No power was measured: neither the accelerators nor the processors of this machine report it."
         )
     figure, (axis,) = plots.new_figure(1)
-    plots.line(axis, found.t, found.mean, GREEN)
+    plots.line(axis, total.t, total.mean, GREEN)
     axis.set_ylabel("power (W)")
     axis.set_xlim(left=0)
     plots.from_zero(axis)
     axis.set_xlabel("time since core start (s)")
     return plots.svg(
-        figure, "power", "Power over time, all nodes that measure it", f"Mean {found.average:.1f} W."
+        figure, "power", "Power over time, all nodes that measure it", f"Mean {total.average:.1f} W."
     )
 
 
 def accuracy_of_trials(e: Evidence, verdict: Verdict) -> str:
-    """The best accuracy of every trial at its end, and the best one so far."""
+    """Draw the best accuracy of every trial at its end, and the best accuracy so far."""
     rows = e.table("trials")
     end, accuracy = rows["t_end"], 100 * (1 - rows["best_error"])
     known = np.isfinite(end) & np.isfinite(accuracy)
     if not known.any():
-        raise NothingToShow("No trial has a whole validation yet.")
+        raise NothingToShow("No trial has completed a validation yet.")
     figure, (axis,) = plots.new_figure(1, 3.2)
     statuses = rows["status"].astype(str)
     for status, colour in (
@@ -127,12 +128,12 @@ def accuracy_of_trials(e: Evidence, verdict: Verdict) -> str:
     axis.set_xlabel("end of the trial (s)")
     plots.legend(figure, 5)
     count = int(known.sum())
-    about = f"{count} of {len(end)} trials have an accuracy; the best one is {accuracy[known].max():.2f} %."
+    about = f"{count} of {len(end)} trials have an accuracy; the best is {accuracy[known].max():.2f} %."
     return plots.svg(figure, "trials", "Accuracy of every trial at its end", about)
 
 
 def search_tree(e: Evidence, verdict: Verdict) -> str:
-    """Every trial by its generation and accuracy, with a line from its parent."""
+    """Draw every trial by its generation and accuracy, with a line from its parent."""
     rows = e.table("trials")
     accuracy = 100 * (1 - rows["best_error"])
     parent = np.array([e.index.get(int(p), -1) for p in rows["parent_id"]])
@@ -140,9 +141,9 @@ def search_tree(e: Evidence, verdict: Verdict) -> str:
     for row, above in enumerate(parent.tolist()):
         depth[row] = depth[above] + 1 if 0 <= above < row else 0
     if not np.isfinite(accuracy).any():
-        raise NothingToShow("No trial has a whole validation yet, so the tree has no accuracies.")
+        raise NothingToShow("No trial has completed a validation yet, so the tree has no accuracies.")
 
-    # Brothers stand beside one another, so that equal generations do not hide each other.
+    # Trials of one generation are spread sideways, so that they do not hide each other.
     figure, (axis,) = plots.new_figure(1, 3.8)
     x = depth + 0.5 * (np.argsort(np.argsort(rows["trial_id"])) % 13 - 6) / 13
     drawn = (parent >= 0) & np.isfinite(accuracy) & np.isfinite(accuracy[parent])
@@ -160,21 +161,21 @@ def search_tree(e: Evidence, verdict: Verdict) -> str:
         )
     )
     plots.dots(axis, x, accuracy, BLUE, "trial")
-    line = e.lineage(verdict.best_trial)
-    way = [e.index[trial] for trial in line]
+    lineage = e.lineage(verdict.best_trial)
+    way = [e.index[trial] for trial in lineage]
     axis.plot(
         x[way], accuracy[way], "o-", color=ORANGE, label="the best trial and its ancestors", markersize=6
     )
-    axis.set_xlabel("generation (morphs of a trial before it)")
+    axis.set_xlabel("generation (number of ancestors)")
     axis.set_xticks(np.unique(np.linspace(0, depth.max(), min(depth.max() + 1, 12)).round()))
     axis.set_ylabel("best accuracy (%)")
     plots.legend(figure, 2)
-    about = f"{len(parent)} trials in {depth.max() + 1} generations; the best one descends by way of {line}."
+    about = f"{len(parent)} trials in {depth.max() + 1} generations; the best one descends along {lineage}."
     return plots.svg(figure, "tree", "The search: generation and accuracy of every trial", about)
 
 
 def time_by_kind(e: Evidence, verdict: Verdict) -> str:
-    """Where each rank's time went; of many ranks the means by role."""
+    """Draw the time of each rank by kind; for many ranks, the mean of each role."""
     rows = e.table("ranks")
     count, roles = len(rows["rank"]), rows["role"].astype(str)
     if not count:
@@ -211,8 +212,7 @@ def time_by_kind(e: Evidence, verdict: Verdict) -> str:
 
 
 def weak_scaling(scaled: Scaling) -> str:
-    """Rates over the number of devices with the fit (Figure 6 of the paper), and the rate of perfect
-    scaling."""
+    """Draw rates over the number of devices with the fit and perfect scaling (Figure 6 of the paper)."""
     sizes = scaled.sizes
     devices = np.array([size.devices for size in sizes], float)
     rates = [size.rate.interval for size in sizes]

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the pictures of a report look: inline SVG whose text is text, in one look that holds on light and on
-dark paper.
+"""The style of a report's pictures: inline SVG with selectable text, readable on light and dark backgrounds.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; the page has a lighter
-set of them for dark paper. Lines and letters of the axes take the colour of the text around them. What has
-very many points is drawn as an image inside of the picture, so that a page stays small.
+The colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish; the page has a
+lighter set for dark backgrounds. Axes take the colour of the surrounding text. Very many points are drawn as
+an image inside the picture, so that a page stays small.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Colours by the name of the page's variable.
+#: Colours by the name of their CSS variable in the page.
 PALETTE = {
     "c1": "#0072b2",
     "c2": "#d55e00",
@@ -34,13 +33,13 @@ PALETTE = {
 BLUE, ORANGE, GREEN = PALETTE["c1"], PALETTE["c2"], PALETTE["c3"]
 SEQUENCE = tuple(PALETTE.values())
 
-#: Stand for the colours of the page's text and paper while matplotlib draws.
+#: Placeholders for the colours of the page's text and background while matplotlib draws.
 INK, PAPER = "#010203", "#fdfcfb"
 
-#: Most points of a line, and of a cloud that is drawn point by point.
+#: Most points of a line, and most points of a cloud that are drawn one by one.
 MAX_POINTS, MAX_DOTS = 1000, 1000
 
-#: Lines of fewer points have a mark at each of them.
+#: A line of at most this many points has a mark at each.
 MARKED = 60
 
 _LOOK: Any = {
@@ -67,7 +66,8 @@ _LOOK: Any = {
 
 
 def new_figure(rows: int, height: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure with `rows` axes that share their x; `height` in inches of all of them."""
+    """Return a figure with `rows` axes that share their x axis; `height` is the total in inches (0: by
+    rows)."""
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(6.4, height or 2.6 * rows), layout="constrained")
         axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
@@ -75,14 +75,14 @@ def new_figure(rows: int, height: float = 0.0) -> tuple[Figure, list[Axes]]:
 
 
 def line(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str = "") -> None:
-    """A line through at most MAX_POINTS of the points, with marks where they are few."""
+    """Draw a line through at most MAX_POINTS of the points, with a mark at each point if they are few."""
     keep = thinned(len(x))
     mark = "o" if len(x) <= MARKED else ""
     axis.plot(x[keep], y[keep], color=colour, label=label or None, marker=mark, markersize=4)
 
 
 def dots(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
-    """A mark at every point; very many of them are one image."""
+    """Draw a mark at every point; very many marks become one image."""
     known = np.isfinite(x) & np.isfinite(y)
     if known.any():
         many = int(known.sum()) > MAX_DOTS
@@ -100,8 +100,7 @@ def dots(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> N
 
 
 def from_zero(axis: Axes, top: float | None = None) -> None:
-    """The axis from zero to `top`, or to a little above what it shows, so that nothing is cut off at its
-    edge."""
+    """Let the y axis begin at zero and end at `top`, or a little above the highest value."""
     highest = axis.dataLim.y1
     if top is None and 0 < highest < np.inf:
         top = 1.08 * highest
@@ -109,22 +108,22 @@ def from_zero(axis: Axes, top: float | None = None) -> None:
 
 
 def thinned(count: int, most: int = MAX_POINTS) -> np.ndarray:
-    """Indices of at most `most` of `count` points, evenly spread, the first and the last among them."""
+    """Return the indices of at most `most` of `count` points, evenly spread, with the first and the last."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
 
 
 def legend(figure: Figure, columns: int) -> None:
-    """A legend above the axes."""
+    """Add a legend above the axes."""
     with matplotlib.rc_context(_LOOK):
         figure.legend(loc="outside upper center", ncols=columns, fontsize=10)
 
 
 def svg(figure: Figure, name: str, title: str, about: str) -> str:
-    """The figure as an SVG element for a page.
+    """Return the figure as an SVG element for a page.
 
     Arguments:
-        name: keeps its identifiers apart from those of other pictures.
-        title, about: read to those who do not see it: what it is, and what it shows.
+        name: prefix of the identifiers in the picture, which makes them unique in the page.
+        title, about: name and content of the picture, for screen readers.
     """
     out = io.StringIO()
     with matplotlib.rc_context(_LOOK | {"svg.hashsalt": name}):
@@ -132,7 +131,7 @@ def svg(figure: Figure, name: str, title: str, about: str) -> str:
     text = out.getvalue()
     text = text[text.index("<svg") :]
 
-    # Colours of the page, and identifiers that no other picture on it has.
+    # Use the colours of the page, and identifiers that are unique in it.
     text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
     for variable, colour in PALETTE.items():
         text = text.replace(colour, f"var(--{variable})")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weak scaling from several results: the efficiency at each size, and the exponent of rate = c x devices^a.
+"""Weak scaling over several results: the efficiency at each size, and the exponent of rate = c x devices^a.
 
-Perfect weak scaling has the exponent 1 and the efficiency 1 (Figure 6 of the paper shows the same rates as
-bars).
+Perfect weak scaling has exponent 1 and efficiency 1. Figure 6 of the paper shows the same rates as bars.
 """
 
 from __future__ import annotations
@@ -20,8 +19,13 @@ from aiperf_mpi.results.report.interval import CONFIDENCE, Estimate, Interval, r
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """All runs on one number of devices: how many, their rate, and its part of the smallest size's rate per
-    device."""
+    """All runs on one number of devices.
+
+    Attributes:
+        runs: number of runs.
+        rate: their rate with its error.
+        efficiency: rate per device over that of the smallest size.
+    """
 
     devices: int
     runs: int
@@ -31,26 +35,26 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Weak scaling over at least two sizes; `constant` is the fit's rate of one device in op/s."""
+    """Weak scaling over at least two sizes; `constant` is the fitted rate of one device in op/s."""
 
     sizes: tuple[Size, ...]
     exponent: Interval
     constant: float
 
     def rate_at(self, devices: float) -> float:
-        """The fit's rate in op/s."""
+        """Return the fitted rate of this number of devices in op/s."""
         return self.constant * devices**self.exponent.value
 
 
 def fit(rates: Mapping[int, Sequence[float]], estimates: Mapping[int, Estimate]) -> Scaling | None:
-    """Weak scaling from the rates of valid runs; None for fewer than two numbers of devices.
+    """Fit weak scaling to the rates of valid runs; return None for fewer than two numbers of devices.
 
     Arguments:
         rates: by number of devices, the rate of each run in op/s (above 0).
         estimates: by number of devices, the rate of that size with its error.
 
-    The exponent is the slope of a straight line through the logarithms, one point a run; its interval is that
-    of the least squares and needs three runs.
+    The exponent is the slope of a straight line through the logarithms, with one point for each run. Its
+    interval is that of the least squares and needs three runs.
     """
     if len(rates) < 2:
         return None

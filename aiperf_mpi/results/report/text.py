@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report for a terminal: verdict and reasons, score over time, trials and their tree, time of the ranks,
-the best network. Everything is read from the result file, and all numbers of the verdict come from the
-judge."""
+"""The report for a terminal: the verdict with its reasons, and sections on trials, ranks, search and machine.
+
+Everything is read from the result file, and all numbers of the verdict come from the judge.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +27,15 @@ from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.hyperparameters import hyperparameters
 from aiperf_mpi.results.report.verdict import rate_titles, reason_lines, verdict_lines
 
-#: Most rows of a table in the text: a long run is thinned or cut, and says so.
+#: Most rows of a table; longer tables are thinned or cut, with a line that says so.
 MAX_ROWS = 40
 
 
 def text_report(path: Path | str, width: int = 110) -> str:
-    """The report of a result file for a terminal of `width` columns, without colour.
+    """Return the report of a result file for a terminal of `width` columns, without colour.
 
-    A section that damaged rows do not give says why. Raises NotAResult if the file is no result at all.
+    A section that cannot be made from damaged rows gives the error instead. Raises NotAResult if the file is
+    not a result.
     """
     result, verdict = judge_file(path)
     evidence = Evidence(plain_result(result))
@@ -52,17 +54,19 @@ def text_report(path: Path | str, width: int = 110) -> str:
 
 
 def _thinned(count: int) -> list[int]:
-    """At most MAX_ROWS of `count` rows, evenly spread, the last one among them."""
+    """Return the indices of at most MAX_ROWS of `count` rows, evenly spread, with the last one."""
     if count <= MAX_ROWS:
         return list(range(count))
     return sorted({round((i + 1) * count / MAX_ROWS) - 1 for i in range(MAX_ROWS)})
 
 
 def _error(value: float) -> str:
+    """Return an error rate with four digits, or - for none."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def _time(value: float) -> str:
+    """Return a time in s with one digit, or - for none."""
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
@@ -70,6 +74,7 @@ def _time(value: float) -> str:
 
 
 def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Show the main attributes of the run."""
     table = Table.grid(padding=(0, 2))
     names = (
         "run_id",
@@ -92,7 +97,8 @@ def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    # Recomputed from the rows: of an invalid file not even these numbers are taken as they stand there.
+    """Show the rate over time, recomputed from the rows because stored numbers of an invalid file may be
+    wrong."""
     rate, regulated = rate_titles(verdict)
     table = columns_of("t (s)", "operations", f"{rate} (op/s)", "best error", f"{regulated} (op/s)")
     for row in _thinned(len(e.series)):
@@ -112,13 +118,14 @@ def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         )
         yield from details.efficiency(e, verdict)
     if not verdict.valid or verdict.cls != "official":
-        yield Text("  These are rates of operations, and no score: the run is not a valid official one.")
+        yield Text("  These are rates of operations, not a score: the run is not a valid official one.")
 
 
 def _trials(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Show the trials, and why some of them failed or were rejected."""
     columns = e.table("trials")
     count = len(columns["trial_id"])
-    # Of many trials the best are shown, those without an error last.
+    # Of many trials, show the best; trials without an error come last.
     order = np.argsort(np.nan_to_num(columns["best_error"], nan=2.0), kind="stable")[:MAX_ROWS]
     if count > MAX_ROWS:
         yield Text(f"  the best {MAX_ROWS} of {count}")
@@ -151,20 +158,21 @@ def _trials(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         )
     yield table
 
-    # Why trials failed or were rejected, each cause once; the first ones.
-    told: dict[tuple[str, str], list[int]] = {}
+    # Show each cause of failure or rejection once, up to MAX_ROWS of them.
+    causes: dict[tuple[str, str], list[int]] = {}
     for trial, status, cause in zip(
         *(columns[name].tolist() for name in ("trial_id", "status", "cause")), strict=True
     ):
         if cause:
-            told.setdefault((status, cause), []).append(trial)
-    for (status, cause), own in list(told.items())[:MAX_ROWS]:
+            causes.setdefault((status, cause), []).append(trial)
+    for (status, cause), own in list(causes.items())[:MAX_ROWS]:
         yield Text(f"  trial {own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''} {status}: {cause}")
-    if len(told) > MAX_ROWS:
-        yield Text(f"  and {len(told) - MAX_ROWS} more causes")
+    if len(causes) > MAX_ROWS:
+        yield Text(f"  and {len(causes) - MAX_ROWS} more causes")
 
 
 def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Show the trials as children of their parents; of many trials, only the ancestors of the best one."""
     columns = e.table("trials")
     ids, parents = columns["trial_id"].tolist(), columns["parent_id"].tolist()
     shown = set(ids)
@@ -172,7 +180,7 @@ def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         shown = set(e.lineage(verdict.best_trial))
         yield Text("  the ancestors of the best trial")
 
-    # Parents stand before their children, so one pass is enough; an orphan becomes a root of its own.
+    # Parents come before their children, so one pass is enough; a trial without its parent becomes a root.
     branches: dict[int, Tree] = {}
     roots: list[Tree] = []
     for row, (trial, parent) in enumerate(zip(ids, parents, strict=True)):
@@ -190,7 +198,7 @@ def _tree(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _change(e: Evidence, row: int) -> str:
-    """The morphs of a trial in words."""
+    """Return the morphs of a trial in words."""
     morphs = e.morphs[row]
     return (
         morphs if isinstance(morphs, str) else "; ".join(str(morph) for morph in morphs) or "initial network"
@@ -198,26 +206,27 @@ def _change(e: Evidence, row: int) -> str:
 
 
 def _between(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    found = gaps(e)
+    """Show how long each replica waited between candidates."""
+    replicas = gaps(e)
     table = columns_of(
         "replica", "trials", "median gap", "longest gap", "trace + compile", "train + validate"
     )
-    for gap in found[:MAX_ROWS]:
+    for gap in replicas[:MAX_ROWS]:
         known = gap.seconds[np.isfinite(gap.seconds)]
         middle, longest = (f"{f(known):.3f}" if len(known) else "-" for f in (np.median, np.max))
         share = "-" if math.isnan(gap.share) else f"{gap.share:.1%}"
         table.add_row(str(gap.replica), str(gap.trials), middle, longest, f"{gap.prepared:.1f}", share)
     yield table
-    if len(found) > MAX_ROWS:
-        yield Text(f"  the first {MAX_ROWS} of {len(found)} replicas")
+    if len(replicas) > MAX_ROWS:
+        yield Text(f"  the first {MAX_ROWS} of {len(replicas)} replicas")
     yield Text(
-        "  A gap lasts from a trial's last batch to the next one's first step; the share is of the time "
-        "from a "
-        "replica's first step to its last."
+        "  A gap lasts from a trial's last batch to the next one's first step; the share is of the time from "
+        "a replica's first step to its last."
     )
 
 
 def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Show the time of each rank by phase; of many ranks, the first ones and the mean of each role."""
     columns = e.table("ranks")
     count = len(columns["rank"])
     table = columns_of("rank", "role", "wall", *PHASES, left=("role",))
@@ -238,6 +247,7 @@ def _ranks(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Show how many messages of each kind were sent and received, and their bytes."""
     columns = e.table("messages")
     table = columns_of("what", "by", "sent", "received", "bytes", left=("what", "by"))
     for kind in dict.fromkeys(columns["kind"].tolist()):
@@ -247,7 +257,7 @@ def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield table
 
 
-#: The sections behind the verdict, in order.
+#: The sections after the verdict, in order.
 SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Run": _run,
     "Rate over time": _series,

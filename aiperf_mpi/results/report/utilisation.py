@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the report about the use of the machine: what its nodes did in the core time, and where its
-ranks ran."""
+"""Sections of the report: how the nodes were used in the core time, and where the ranks ran."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from aiperf_mpi.results.evidence.samples import WITHOUT, has_rows, lengths, mean
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.report.details import columns_of
 
-#: What is shown of the samples: column, title, divisor, unit.
+#: Columns of the samples that are shown: column, title, divisor, unit.
 USE = (
     ("cpu_percent", "host's CPUs", 1, "%"),
     ("process_percent", "trainer's process", 1, "% of a CPU"),
@@ -26,10 +25,10 @@ USE = (
     ("device_mhz", "accelerators' clock", 1, "MHz"),
     ("device_celsius", "hottest accelerator", 1, "°C"),
     ("device_watts", "accelerators' power", 1, "W a node"),
-    ("power_watts", "power that is read", 1, "W a node"),
+    ("power_watts", "measured power", 1, "W a node"),
 )
 
-#: What was moved: column, title.
+#: Columns of moved bytes: column, title.
 MOVED = (
     ("read_bytes", "read from disks"),
     ("write_bytes", "written to disks"),
@@ -37,13 +36,12 @@ MOVED = (
     ("fabric_bytes", "through InfiniBand ports"),
 )
 
-#: Most ranks whose place is shown.
+#: Most ranks whose places are shown.
 MAX_RANKS = 40
 
 
 def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Use of the machine over all nodes and the whole core time: means by time, and the lowest and highest
-    window."""
+    """Show the use of the machine over all nodes and the core time: mean, and lowest and highest window."""
     if not has_rows(e):
         yield Text(f"  {WITHOUT}")
         return
@@ -61,7 +59,7 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
             table.add_row(title, "not read", "", "", "")
     yield table
 
-    # Counters of a host are those of its first node.
+    # The counters are those of a whole host, so count only the first node of each host.
     hosts = dict(zip(e.column("ranks", "node").tolist(), e.column("ranks", "hostname").tolist(), strict=True))
     firsts = {hosts.get(number, number): number for number in sorted(set(node.tolist()), reverse=True)}
     last = np.append(node[1:] != node[:-1], True) & np.isin(node, list(firsts.values()))
@@ -70,7 +68,7 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         amounts = rows[name][last]
         known = np.isfinite(amounts)
         moved.append(
-            f"{amounts[known].sum() / 1e9:.3f} GB {title}" if known.any() else f"nothing known {title}"
+            f"{amounts[known].sum() / 1e9:.3f} GB {title}" if known.any() else f"unknown amount {title}"
         )
     yield Text(f"  In all: {', '.join(moved)}.")
     cost = float(rows["sample_seconds"].sum() / seconds.sum())
@@ -79,7 +77,7 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def places(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Where ranks ran, and their clocks against rank 0's."""
+    """Show where the ranks ran, and the offset of their clocks from rank 0's."""
     columns = e.table("ranks")
     count = len(columns["rank"])
     table = columns_of(
@@ -99,5 +97,6 @@ def places(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     if count > MAX_RANKS:
         worst = float(np.max(columns["clock_uncertainty"]))
         yield Text(
-            f"  the first {MAX_RANKS} of {count} ranks; no clock is known worse than to {1e3 * worst:.3f} ms"
+            f"  the first {MAX_RANKS} of {count} ranks; the largest clock uncertainty of all ranks is "
+            f"{1e3 * worst:.3f} ms"
         )

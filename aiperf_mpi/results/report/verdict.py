@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a verdict is said: lines for standard output, exit codes, JSON. No other module formats a score."""
+"""Format a verdict: lines for standard output, exit codes, JSON. No other module formats a score."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from aiperf_mpi.results.judge.judge import Verdict
 
 
 def exit_code(verdict: Verdict) -> int:
-    """Exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained, whatever the
-    verdict."""
+    """Return the exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained (whatever the
+    verdict)."""
     return EXIT_DRAINED if verdict.end == "drained" else verify_code(verdict)
 
 
 def verify_code(verdict: Verdict) -> int:
-    """Exit code of `verify`, which judges the file alone: 0 valid, 3 invalid."""
+    """Return the exit code of `verify`, which judges the file alone: 0 valid, 3 invalid."""
     return EXIT_VALID if verdict.valid else EXIT_INVALID
 
 
 def status(verdict: Verdict) -> str:
-    """VALID or INVALID."""
+    """Return VALID or INVALID."""
     return "VALID" if verdict.valid else "INVALID"
 
 
 def rate_text(rate: float) -> str:
-    """A rate in operations per second."""
+    """Return a rate with its unit, op/s."""
     return f"{rate:.6e} op/s"
 
 
 def error_text(error: float) -> str:
-    """An error as a fraction; `nan` for none."""
+    """Return an error as a fraction; `nan` if there is none."""
     return "nan" if math.isnan(error) else f"{error:.6f}"
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """The verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
+    """Return the verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
 
     Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run
     has `trial_rate_ops`, an invalid run `unscored_rate_ops` and `reasons`.
@@ -50,6 +50,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 
 def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values of the verdict's lines."""
     yield "status", status(verdict)
     yield "class", verdict.cls
     yield "division", verdict.division
@@ -67,7 +68,7 @@ def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """What may be said of the run's rate, by the name under which it may be said."""
+    """Yield the run's rate under the names that its verdict allows."""
     if not verdict.valid:
         yield "unscored_rate_ops", rate_text(verdict.unscored_rate_ops)
     elif verdict.cls == "official":
@@ -79,8 +80,8 @@ def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def rate_titles(verdict: Verdict) -> tuple[str, str]:
-    """What the rate and the regulated rate over time are called, in words: a score only where there is
-    one."""
+    """Return the names of the rate and the regulated rate in a text; only a valid official run has a
+    score."""
     if not verdict.valid:
         return "unscored rate", "unscored regulated rate"
     return (
@@ -89,14 +90,14 @@ def rate_titles(verdict: Verdict) -> tuple[str, str]:
 
 
 def lines_without_result(end: str) -> list[str]:
-    """The lines of a run whose result file could not be written: invalid, with the reason V21 (no complete
+    """Return the lines of a run whose result file could not be written: invalid, with reason V21 (no complete
     file)."""
     pairs = (("status", "INVALID"), ("end", end), ("reasons", "V21"))
     return [f"{PREFIX} {key}: {value}" for key, value in pairs]
 
 
 def reason_lines(verdict: Verdict) -> list[str]:
-    """One line for each reason why a result is invalid."""
+    """Return one line for each reason why a result is invalid."""
     return [f"{reason.id}: {reason.text}" for reason in verdict.reasons]
 
 
@@ -104,11 +105,12 @@ def reason_lines(verdict: Verdict) -> list[str]:
 
 
 def check_lines(verdict: Verdict) -> list[str]:
-    """One line for each check, with what it measured and its limit, and below it what it found wrong."""
+    """Return one line for each check, with its measured value and limit, followed by the faults that it
+    found."""
     lines = []
     for finding in verdict.findings:
         measured = f"{finding.measured}; " if finding.measured else ""
-        # What only official runs must pass is no fault of a trial run.
+        # A trial run may miss a check that only official runs must pass.
         outcome = "passed" if finding.passed else "FAILED" if finding.id in verdict.reason_ids else "missed"
         limit = "limit of official runs" if outcome == "missed" else "limit"
         lines.append(f"{finding.id} {outcome}: {measured}{limit}: {finding.limit}")
@@ -117,13 +119,12 @@ def check_lines(verdict: Verdict) -> list[str]:
 
 
 def verdict_json(verdict: Verdict) -> str:
-    """The verdict and its checks as one JSON object; numbers that are unknown are null."""
+    """Return the verdict and its checks as one JSON object; unknown numbers are null."""
     return json.dumps(known(verdict_object(verdict)), indent=1)
 
 
 def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]:
-    """The verdict as a JSON object, with or without its checks; of its rates those that it may be called
-    by."""
+    """Return the verdict as a JSON object, with or without its checks, and with the rates that it allows."""
     rates = (
         "score_ops",
         "score_regulated",
@@ -140,7 +141,7 @@ def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]
 
 
 def known(value: Any) -> Any:
-    """A JSON value with null for every number that is not finite."""
+    """Return a JSON value with null in place of every number that is not finite."""
     match value:
         case float():
             return value if math.isfinite(value) else None

@@ -160,7 +160,7 @@ def empty_run() -> Example:
 def test_a_run_without_a_trial_has_a_page(tmp_path: Path) -> None:
     page = html.html_report(written(empty_run(), tmp_path))
     assert "nothing was trained" in page and "cannot be shown" not in page
-    assert "No trial has a whole validation yet" in page
+    assert "No trial has completed a validation yet" in page
     no_outside(page)
 
 

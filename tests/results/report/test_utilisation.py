@@ -36,10 +36,10 @@ def test_means_ranges_and_totals(tmp_path: Path) -> None:
     # Node 0 takes 200 W and node 1 210 W for 9 s each. Each reads 1 MB a second and writes a tenth: 18 and
     # 1.8 MB. Ten samples of a millisecond in 18 node seconds: 0.0556 % of a core.
     said = " ".join(section(example_run(), tmp_path, "Utilisation").split())
-    assert "power that is read 205.0 200.0 210.0 W a node" in said
+    assert "measured power 205.0 200.0 210.0 W a node" in said
     assert "host's CPUs 50.0 50.0 50.0 %" in said and "accelerators' memory 6.0 6.0 6.0 GB a node" in said
     assert "0.018 GB read from disks, 0.002 GB written to disks" in said
-    assert "nothing known through InfiniBand ports" in said
+    assert "unknown amount through InfiniBand ports" in said
     assert "10 samples of 2 nodes took 0.0556% of a core" in said
 
 
