@@ -54,7 +54,7 @@ def network(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         return
     train_ops, val_ops = e.counts[e.index[verdict.best_trial]]
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("  trial", f"{verdict.best_trial}, descends from {e.lineage(verdict.best_trial)}")
+    facts.add_row("  trial", f"{verdict.best_trial}, lineage {e.lineage(verdict.best_trial)}")
     facts.add_row("  hash", architecture.hash)
     facts.add_row("  parameters", f"{architecture.parameters:,}")
     facts.add_row("  operations per image", f"{train_ops:,} to train, {val_ops:,} to validate")

@@ -170,7 +170,9 @@ def search_tree(e: Evidence, verdict: Verdict) -> str:
     axis.set_xticks(np.unique(np.linspace(0, depth.max(), min(depth.max() + 1, 12)).round()))
     axis.set_ylabel("best accuracy (%)")
     plots.legend(figure, 2)
-    about = f"{len(parent)} trials in {depth.max() + 1} generations; the best one descends along {lineage}."
+    about = (
+        f"{len(parent)} trials in {depth.max() + 1} generations; the lineage of the best trial is {lineage}."
+    )
     return plots.svg(figure, "tree", "The search: generation and accuracy of every trial", about)
 
 
