@@ -52,7 +52,7 @@ def hyperparameters(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         )
     else:
         yield Text(
-            f"  not known: they are chosen from round {hpo.from_round} on, and too few such trials ended"
+            f"  not known: they are chosen from round {hpo.from_round} on, and too few trials ended"
         )
 
 
