@@ -261,7 +261,7 @@ TABLE_4_ROWS = [
 def test_a_departure_is_found_with_its_row(change: str, rule: str, row: str) -> None:
     _, _, before = classify(load("imagenet"))
     _, division, after = classify(load("imagenet", sets=[change]))
-    (departure,) = [found for found in after if found not in before]
+    (departure,) = [departure for departure in after if departure not in before]
     assert departure.key == change.partition("=")[0]
     assert departure.rule.kind == rule
     assert row in departure.rule.source

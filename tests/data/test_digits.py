@@ -55,8 +55,8 @@ def test_enlarging_keeps_a_flat_image_and_a_gradient() -> None:
     flat = np.full((1, 8, 8), 100.0)
     np.testing.assert_array_equal(enlarge(flat, 30, 3), np.full((1, 30, 30, 3), 100))
 
-    # A horizontal ramp 0, 10, ..., 70 at pixel centres (i + 0.5): doubled, the centres lie a quarter pixel
-    # beside them, so the values are 2.5 below or above, and the outermost repeat the border: rint(2.5) = 2,
+    # A horizontal ramp 0, 10, ..., 70 at pixel centres (i + 0.5): doubled, the centres are a quarter pixel
+    # next to them, so the values are 2.5 below or above, and the outermost repeat the border: rint(2.5) = 2,
     # rint(7.5) = 8.
     ramp = np.tile(np.arange(8) * 10.0, (8, 1))[None]
     row = enlarge(ramp, 16, 1)[0, 5, :, 0]

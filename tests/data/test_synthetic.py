@@ -43,7 +43,7 @@ def test_the_seed_decides() -> None:
     assert first.train_images[:100].tobytes() != first.val_images.tobytes()
 
 
-def test_a_class_can_be_told_from_its_images() -> None:
+def test_a_class_can_be_recognised_by_its_images() -> None:
     """The nearest mean of the training images of a class finds the class of every validation image."""
     dataset = open_dataset(small())
     means = np.stack([dataset.train_images[dataset.train_labels == label].mean(axis=0) for label in range(7)])
@@ -51,7 +51,7 @@ def test_a_class_can_be_told_from_its_images() -> None:
     np.testing.assert_array_equal(distances.argmin(axis=1), dataset.val_labels)
 
 
-def test_images_that_do_not_fit_into_memory_are_refused_at_once() -> None:
+def test_images_that_do_not_fit_into_memory_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"data.train_images: 1073741824 .* GiB of memory are free; lower it"
     ):

@@ -15,12 +15,12 @@ from aiperf_mpi.machine.peaks import PEAKS, peak_of, peak_rates
 
 
 class NVMLError(Exception):
-    """As pynvml has it."""
+    """The error class of pynvml."""
 
 
 class Nvml:
     """Two devices in NVML's own units (mW, mJ, MHz, byte); the second is old: it has no energy counter and
-    does not tell its use. There is no such device where the tests run, so this stands for the library."""
+    does not report its use. No such device exists where the tests run, so this replaces the library."""
 
     NVMLError = NVMLError
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
@@ -95,8 +95,8 @@ def test_a_device_that_nvml_does_not_know_is_a_reason() -> None:
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this host has NVIDIA's driver")
 def test_without_a_driver_the_real_library_is_a_reason() -> None:
-    found = open_nvidia(["0"])
-    assert found.why.startswith("NVML: ") and found.read() == [] == found.describe()
+    devices = open_nvidia(["0"])
+    assert devices.why.startswith("NVML: ") and devices.read() == [] == devices.describe()
     assert open_accelerators(()).why == "this node has no accelerator"
 
 
@@ -181,7 +181,7 @@ def test_rates_of_amd_follow_from_their_compute_units() -> None:
         assert peak.matrix16_ops == pytest.approx(units * per_clock * hertz, rel=1e-3), name
 
 
-def test_the_peak_of_a_precision_is_that_of_its_matrix_units() -> None:
+def test_the_peak_of_a_precision_is_its_matrix_units_peak() -> None:
     peak = peak_of("NVIDIA A100-SXM4-40GB")
     assert peak is not None
     rates = {name: peak.matrix_ops(name) for name in ("float16", "bfloat16", "float32", "float64")}

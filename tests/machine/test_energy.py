@@ -18,7 +18,7 @@ from aiperf_mpi.machine.energy import Count, Integral, core_energy, counted, ene
         (100, 100, 1000, 0),
         # It went 1000 - 900 = 100 to its span and 40 beyond.
         (900, 40, 1000, 140),
-        # A package of 65,532,610,987 counts at 65 kJ, 200 J before its end and 300 J behind it: 500 J.
+        # A package of 65,532,610,987 counts at 65 kJ, 200 J before its end and 300 J after it: 500 J.
         (65_332_610_987, 300_000_000, 65_532_610_987, 500_000_000),
     ],
 )
@@ -27,7 +27,7 @@ def test_a_counter_is_read_across_its_end(before: int, after: int, span: int, co
 
 
 @pytest.mark.parametrize(("before", "after", "span"), [(5, 4, 0), (900, 40, 800), (1000, 999, 1000)])
-def test_a_counter_that_goes_back_is_no_energy(before: int, after: int, span: int) -> None:
+def test_a_counter_that_goes_back_is_refused(before: int, after: int, span: int) -> None:
     with pytest.raises(ValueError, match=f"from {before} to {after}"):
         counted(before, after, span)
 
@@ -45,11 +45,11 @@ def test_power_is_integrated_by_trapezoids() -> None:
     assert [integral.add(t, watts) for t, watts in readings] == [0.0, 2000.0, 3500.0, 3800.0]
 
 
-def test_the_energy_at_core_stop_lies_between_samples() -> None:
+def test_the_energy_at_core_stop_is_interpolated() -> None:
     # 100 W for 30 s, then 200 W for 30 s: at 45 s 3000 + 15 x 200 = 6000 J; at 15 s half of 3000.
     t, energy = np.array([30.0, 60.0]), np.array([3000.0, 9000.0])
     assert energy_at(t, energy, 45.0) == 6000.0 and energy_at(t, energy, 15.0) == 1500.0
-    # Half a second behind the last sample, within a hundredth of the time: 9000 + 0.5 x 200.
+    # Half a second after the last sample, within a hundredth of the time: 9000 + 0.5 x 200.
     assert energy_at(t, energy, 60.5) == 9100.0
     # A second and more than a hundredth is not known.
     assert math.isnan(energy_at(t, energy, 61.0))
@@ -65,7 +65,7 @@ def samples(*rows: tuple[int, float, float]) -> dict[str, np.ndarray]:
 
 
 def test_every_node_that_measured_counts_whatever_its_host_is_called() -> None:
-    # 100 W and 50 W for 10 s; that both hosts bear one name halves nothing.
+    # 100 W and 50 W for 10 s; equal host names halve nothing.
     rows = samples((0, 12, 1200), (1, 12, 600))
     for names in ({0: "a", 1: "b"}, {0: "a", 1: "a"}):
         assert core_energy(rows, names, 10.0, ["RAPL"])[0] == 1500.0

@@ -99,7 +99,6 @@ def test_a_mount_that_cannot_be_read_gives_the_reason(
 
 
 def test_this_hosts_file_systems_are_real(tmp_path: Path) -> None:
-    found = file_systems(places(str(tmp_path), ""))
-    output = found["output"]
+    output = file_systems(places(str(tmp_path), ""))["output"]
     assert isinstance(output, dict) and output["bytes"] == shutil.disk_usage(tmp_path).total
     assert os.path.ismount(output["mount"]) and output["type"] and 0 < output["free_bytes"] <= output["bytes"]

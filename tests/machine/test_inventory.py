@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run writes down about where it ran: true, complete, and no secrets."""
+"""The inventory of a run: true, complete, and without secrets."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from aiperf_mpi.machine.memory import available_bytes
 
 
 def test_it_is_json_and_nothing_is_blank() -> None:
-    found = inventory()
-    assert json.loads(json.dumps(found)) == found
+    described = inventory()
+    assert json.loads(json.dumps(described)) == described
     for key in ("hostname", "platform", "kernel", "python", "executable"):
-        assert found[key], key
-    assert found["memory_bytes"] == psutil.virtual_memory().total
-    assert found["cpu"]["model"] and 1 <= found["cpu"]["usable"] <= found["cpu"]["threads"]
+        assert described[key], key
+    assert described["memory_bytes"] == psutil.virtual_memory().total
+    assert described["cpu"]["model"] and 1 <= described["cpu"]["usable"] <= described["cpu"]["threads"]
 
 
 def test_versions_are_those_installed() -> None:
-    found = packages()
-    assert found["aiperf_mpi"] == __version__
+    versions = packages()
+    assert versions["aiperf_mpi"] == __version__
     for name in ("jax", "mpi4py", "h5py", "numpy"):
-        assert found[name] == metadata.version(name)
+        assert versions[name] == metadata.version(name)
 
 
 def test_secrets_stay_out_and_settings_of_launchers_come_in() -> None:
@@ -74,7 +74,7 @@ def test_the_commit_and_whether_the_source_differs(tmp_path: Path) -> None:
     (package / "module.py").write_text("2\n")
     assert source(package)["dirty"] is True
 
-    # A package that lies below a checkout without belonging to it has no commit.
+    # A package inside a checkout that does not belong to it has no commit.
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "other.py").write_text("")
     assert source(tmp_path / "site-packages") == {"commit": "", "dirty": None}

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor: real samples of this host, power by hand from counters that are written, its cost, its rows'
-number."""
+"""The monitor: samples of this host, power from written counters, its cost, and the number of rows."""
 
 from __future__ import annotations
 
@@ -44,13 +43,13 @@ def silent(text: str) -> None:
 
 @pytest.fixture
 def zone(tmp_path: Path) -> Zone:
-    """A package that begins anew at 1 J."""
+    """A package whose counter wraps at 1 J."""
     folder = tmp_path / "intel-rapl:0"
     folder.mkdir()
     for name, text in (("name", "package-0"), ("energy_uj", "700000"), ("max_energy_range_uj", "1000000")):
         (folder / name).write_text(text)
-    (found,), _ = zones(tmp_path)
-    return found
+    (package,), _ = zones(tmp_path)
+    return package
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -112,7 +111,7 @@ def test_accelerators_count_by_their_counters_else_by_their_power() -> None:
     assert meter.read(2.0, end) == (330.0, 330.0)
 
 
-def test_a_node_with_an_accelerator_that_is_not_read_has_no_energy(zone: Zone) -> None:
+def test_an_accelerator_that_is_not_read_leaves_no_energy(zone: Zone) -> None:
     for devices in ([], [DeviceReading(watts=100.0)], [DeviceReading(watts=100.0), DeviceReading()]):
         meter = PowerMeter(probe(expected=2, counters=(zone,)), [].append)
         assert all(math.isnan(joules) for joules in meter.read(0.0, devices)), devices
@@ -131,17 +130,17 @@ def test_the_second_node_of_a_host_measures_no_power(zone: Zone) -> None:
 
 
 def test_a_counter_that_breaks_ends_its_measurement_once(zone: Zone) -> None:
-    said: list[str] = []
-    meter = PowerMeter(probe(counters=(zone,)), said.append)
+    warnings: list[str] = []
+    meter = PowerMeter(probe(counters=(zone,)), warnings.append)
     assert meter.read(0.0, [])[1] == 0.0
     (zone.path / "energy_uj").unlink()
     for t in (1.0, 2.0):
         assert math.isnan(meter.read(t, [])[1])
-    assert len(said) == 1 and "energy of RAPL is not measured any more" in said[0]
+    assert len(warnings) == 1 and "energy of RAPL is not measured any more" in warnings[0]
 
 
-class Telling:
-    """Accelerators that tell one thing after another."""
+class Scripted:
+    """An accelerator that reports the given powers one after another."""
 
     why = ""
 
@@ -177,30 +176,32 @@ def judged(rows: np.ndarray) -> judge.Verdict:
 
 
 def test_counters_that_break_leave_energy_unknown_and_the_run_valid(zone: Zone) -> None:
-    # RAPL fails at the third measurement, beside an accelerator that is read all the time.
-    said: list[str] = []
-    both = Probe(Host(), Telling(*[75.0] * 4), 1, (zone,))
+    # RAPL fails at the third measurement; an accelerator is read all the time.
+    warnings: list[str] = []
+    both = Probe(Host(), Scripted(*[75.0] * 4), 1, (zone,))
 
     def spoil(number: int) -> None:
         text = "none" if number == 3 else str(700_000 + 1000 * number)
         (zone.path / "energy_uj").write_text(text)
 
-    rows = measured(both, said.append, spoil)
+    rows = measured(both, warnings.append, spoil)
     assert rows["device_watts"].tolist() == [75.0] * 3 and rows["power_watts"][1] == pytest.approx(75.0005)
-    assert math.isnan(rows["power_watts"][2]) and math.isnan(rows["energy_joules"][2]) and len(said) == 1
+    assert math.isnan(rows["power_watts"][2]) and math.isnan(rows["energy_joules"][2]) and len(warnings) == 1
     verdict = judged(rows)
     assert verdict.valid and math.isnan(verdict.energy_joules), verdict.reasons
 
 
 @pytest.mark.parametrize("when", [0, 1, 2, 3])
-def test_a_power_that_is_not_told_once_leaves_the_run_valid(when: int) -> None:
-    # At core start it is the reason why nothing is measured; later a straight line stands for it, or for its
-    # end.
-    said: list[str] = []
+def test_one_missing_power_leaves_the_run_valid(when: int) -> None:
+    # If it is missing at core start, nothing is measured; later a straight line replaces it, or the end is
+    # unknown.
+    warnings: list[str] = []
     watts = [math.nan if number == when else 100.0 for number in range(4)]
-    rows = measured(Probe(Host(), Telling(*watts), 1, ()), said.append, lambda number: None)
+    rows = measured(Probe(Host(), Scripted(*watts), 1, ()), warnings.append, lambda number: None)
     assert np.isfinite(rows["energy_joules"]).tolist() == [when and number != when for number in (1, 2, 3)]
-    assert len(said) == (when == 0) and all("neither energy nor power at core start" in text for text in said)
+    assert len(warnings) == (when == 0) and all(
+        "neither energy nor power at core start" in text for text in warnings
+    )
     verdict = judged(rows)
     assert verdict.valid, verdict.reasons
     # Core stop is at 5.5 s: 550 J, also across the gap.
@@ -212,14 +213,14 @@ def test_a_power_that_is_not_told_once_leaves_the_run_valid(when: int) -> None:
 def test_an_interface_that_goes_away_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     # 1 kB are sent on each of two interfaces, the second disappears with its 9 kB, and comes again from 0
     # with 4 kB.
-    told = [{"a": 1000, "b": 8000}, {"a": 2000, "b": 9000}, {"a": 2500}, {"a": 2500, "b": 4000}]
+    amounts = [{"a": 1000, "b": 8000}, {"a": 2000, "b": 9000}, {"a": 2500}, {"a": 2500, "b": 4000}]
 
     def card(amount: int) -> SimpleNamespace:
         return SimpleNamespace(bytes_sent=amount, bytes_recv=0)
 
     monkeypatch.setattr(
         "psutil.net_io_counters",
-        lambda pernic: {name: card(n) for name, n in told.pop(0).items()} | {"lo": card(7)},
+        lambda pernic: {name: card(n) for name, n in amounts.pop(0).items()} | {"lo": card(7)},
     )
     rows = measured(probe(), silent, lambda number: None)
     assert rows["net_bytes"].tolist() == [2000.0, 2500.0, 2500.0]
@@ -227,7 +228,7 @@ def test_an_interface_that_goes_away_moves_nothing(monkeypatch: pytest.MonkeyPat
     assert verdict.valid, verdict.reasons
 
 
-def test_a_host_that_hides_its_counters_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_hides_its_counters_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def hidden(*arguments: object, **named: object) -> None:
         raise NotImplementedError("there is no /proc/diskstats")
 
@@ -235,11 +236,11 @@ def test_a_host_that_hides_its_counters_is_no_end_of_the_run(monkeypatch: pytest
     rows = measured(probe(), silent, lambda number: None)
     assert np.isnan(rows["read_bytes"]).all() and np.isfinite(rows["cpu_percent"]).all()
 
-    # Not even its processors: every column of the host is unknown, and it is said once.
-    said: list[str] = []
+    # Not even its processors: every column of the host is unknown, with one warning.
+    warnings: list[str] = []
     monkeypatch.setattr("psutil.cpu_times", hidden)
-    rows = measured(probe(), said.append, lambda number: None)
-    assert np.isnan(rows["cpu_percent"]).all() and np.isnan(rows["memory_bytes"]).all() and len(said) == 1
+    rows = measured(probe(), warnings.append, lambda number: None)
+    assert np.isnan(rows["cpu_percent"]).all() and np.isnan(rows["memory_bytes"]).all() and len(warnings) == 1
     verdict = judged(rows)
     assert verdict.valid, verdict.reasons
 
@@ -247,7 +248,7 @@ def test_a_host_that_hides_its_counters_is_no_end_of_the_run(monkeypatch: pytest
 # -- the thread ------------------------------------------------------------------------------------
 
 
-def test_the_thread_measures_on_time_and_a_last_time_at_the_end() -> None:
+def test_the_thread_measures_on_time_and_at_the_end() -> None:
     # First at 0.1 s, then every 0.2 s, two measurements a row: rows at 0.3 s, 0.7 s, and what is left at the
     # end.
     rows: list[tuple[str, dict[str, float]]] = []

@@ -32,16 +32,16 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_packages_and_their_memory_count_once(tree: Path) -> None:
-    found, why = zones(tree)
-    assert [zone.name for zone in found] == ["package-0", "dram", "package-1", "dram"] and why == ""
-    assert [zone.read() for zone in found] == [1_000, 200, 5_000, 400]
-    assert {zone.span for zone in found} == {262_143_328_850}
+    counters, why = zones(tree)
+    assert [zone.name for zone in counters] == ["package-0", "dram", "package-1", "dram"] and why == ""
+    assert [zone.read() for zone in counters] == [1_000, 200, 5_000, 400]
+    assert {zone.span for zone in counters} == {262_143_328_850}
 
 
 def test_all_are_read_or_none(tree: Path) -> None:
     (tree / "intel-rapl:1" / "energy_uj").write_text("")
-    found, why = zones(tree)
-    assert found == () and "intel-rapl:1 cannot be read" in why
+    counters, why = zones(tree)
+    assert counters == () and "intel-rapl:1 cannot be read" in why
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -31,8 +31,8 @@ def numbers(machine: Machine = MACHINE, *sets: str) -> dict[str, Any]:
 
 def test_an_epoch_has_the_papers_operations() -> None:
     # 1,280,000 images in 400 steps of 8 x 400: 23,053,458,315 x 1.28e6 + 7,806,583,495 x 5e4 = 2.98988e16.
-    found = numbers(MACHINE, "data.train_images=1280000", "train.batch_per_device=400")
-    assert found["an epoch"] == pytest.approx(2.98988e16 / (8 * 100e12), rel=1e-5)
+    values = numbers(MACHINE, "data.train_images=1280000", "train.batch_per_device=400")
+    assert values["an epoch"] == pytest.approx(2.98988e16 / (8 * 100e12), rel=1e-5)
     epochs = [
         n.value
         for n in estimate(
@@ -55,31 +55,31 @@ def test_only_whole_batches_count() -> None:
 def test_windows_follow_from_the_records_size() -> None:
     # 131,072 slots of 8 + 32 + 256 bytes after 64; two places of 16 bytes each; a mirror of 32 bytes a slot
     # after 64, and 2 slots of 8 bytes with a record for each of 3 ranks.
-    found = numbers()
-    assert found["history window"] == 64 + 131_072 * 296 == 38_797_376
-    assert found["claims table"] == 2 * 131_072 * 16 == 4_194_304
-    assert found["mirror and queues of a node"] == 64 + 131_072 * 32 + 2 * (8 + 3 * 256) == 4_195_920
+    values = numbers()
+    assert values["history window"] == 64 + 131_072 * 296 == 38_797_376
+    assert values["claims table"] == 2 * 131_072 * 16 == 4_194_304
+    assert values["mirror and queues of a node"] == 64 + 131_072 * 32 + 2 * (8 + 3 * 256) == 4_195_920
 
 
 def test_time_and_score_follow_from_the_rate() -> None:
     # An epoch of 2.98870e16 op at 8 x 100 Top/s: 37.359 s, so 43,200 s hold 1156.4 epochs, or 925.1 in 80 %
     # of it.
-    found = numbers()
-    low, high = found["epochs of a replica"]
+    values = numbers()
+    low, high = values["epochs of a replica"]
     assert (low, high) == pytest.approx((925.09, 1156.36), abs=0.01)
     # 128 devices: 12.8 Pop/s at most, 10.24 at least; -ln(0.3) = 1.20397.
-    assert found["rate of the machine"] == pytest.approx((10.24e15, 12.8e15))
-    assert found["regulated at an error of 0.3"] == pytest.approx(
+    assert values["rate of the machine"] == pytest.approx((10.24e15, 12.8e15))
+    assert values["regulated at an error of 0.3"] == pytest.approx(
         (1.20397 * 10.24e15, 1.20397 * 12.8e15), rel=1e-5
     )
     # 300 + 43,200 + 120 s on 16 nodes.
-    assert found["node-hours"] == pytest.approx(43_620 * 16 / 3600)
+    assert values["node-hours"] == pytest.approx(43_620 * 16 / 3600)
     # All epochs: 15 + 30 + 45 = 90, and 925.09 - 90 hold 13 times 60. By patience: 7, 9, ... 19 = 91 in 7
     # rounds, and 1156.36 - 91 hold 50 times 21.
-    assert found["trials of a replica"] == (3 + 13, 7 + 50)
+    assert values["trials of a replica"] == (3 + 13, 7 + 50)
     # Two records for each of 57 trials, the one that trains, two that wait and eight that were replaced (see
     # below), in 16 replicas.
-    assert found["records of the history"] == 2 * 16 * (57 + 1 + 2 + 8)
+    assert values["records of the history"] == 2 * 16 * (57 + 1 + 2 + 8)
 
 
 def test_replacements_follow_the_growth_of_the_history() -> None:
@@ -139,12 +139,12 @@ def test_trainers_of_several_nodes_can_make_one_replica() -> None:
     # 16 nodes in replicas of two: 8 replicas of 16 devices, whose epoch takes half the time; 1,281,167 //
     # 7168 = 178.
     config = load("imagenet", sets=("parallel.trainers_per_replica=2",))
-    found = {(n.group, n.name): n for n in estimate(config, MACHINE)}
-    assert found["operations", "an epoch"].assumption.startswith(f"{178 * 7168} images")
-    assert found["time", "an epoch"].value == pytest.approx(37.359 / 2, rel=5e-3)
-    assert "each of 8 replicas" in found["storage", "checkpoints"].assumption
+    values = {(n.group, n.name): n for n in estimate(config, MACHINE)}
+    assert values["operations", "an epoch"].assumption.startswith(f"{178 * 7168} images")
+    assert values["time", "an epoch"].value == pytest.approx(37.359 / 2, rel=5e-3)
+    assert "each of 8 replicas" in values["storage", "checkpoints"].assumption
     assert (
-        found["storage", "samples in journal and results"].value
+        values["storage", "samples in journal and results"].value
         == numbers()["samples in journal and results"]
     )
 
@@ -214,7 +214,7 @@ def test_kept_activations_match_the_real_backward_pass(precision: str) -> None:
 
 
 def test_json_has_every_number_with_its_unit_and_assumption() -> None:
-    words = [
+    arguments = [
         "--preset",
         "imagenet",
         "--nodes",
@@ -225,17 +225,17 @@ def test_json_has_every_number_with_its_unit_and_assumption() -> None:
         "1e14",
         "--json",
     ]
-    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, check=True)
-    found = json.loads(done.stdout)
-    assert found["machine"] == {
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=True)
+    values = json.loads(done.stdout)
+    assert values["machine"] == {
         "nodes": 16,
         "devices_per_node": 8,
         "ranks_per_node": 3,
         "ops_per_device": 1e14,
     }
-    assert {number["name"]: number["value"] for number in found["numbers"]}["history window"] == 38_797_376
-    assert all(number["unit"] and len(number["assumption"]) > 20 for number in found["numbers"])
-    assert {number["group"] for number in found["numbers"]} == {
+    assert {number["name"]: number["value"] for number in values["numbers"]}["history window"] == 38_797_376
+    assert all(number["unit"] and len(number["assumption"]) > 20 for number in values["numbers"])
+    assert {number["group"] for number in values["numbers"]} == {
         "operations",
         "time",
         "score",
@@ -264,7 +264,7 @@ def test_it_takes_under_a_second_without_mpi_and_jax() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "message"),
     [
         ("", "the following arguments are required: --nodes"),
         ("--nodes 0", "--nodes 0: a machine has at least one"),
@@ -285,15 +285,17 @@ def test_it_takes_under_a_second_without_mpi_and_jax() -> None:
         ("--nodes 2 --ranks-per-node 1 --set parallel.trainers_per_node=2 --devices-per-node 2", "less than"),
     ],
 )
-def test_nonsense_is_refused_in_one_line(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nonsense_is_refused_in_one_line(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from aiperf_mpi.__main__ import main
 
     try:
-        code: object = main(["estimate", *words.split()])
+        code: object = main(["estimate", *arguments.split()])
     except SystemExit as left:
         code = left.code
     printed = capsys.readouterr()
-    assert code == 2 and printed.out == "" and says in printed.err and printed.err.count("\n") == 1
+    assert code == 2 and printed.out == "" and message in printed.err and printed.err.count("\n") == 1
 
 
 def test_a_history_that_is_too_small_is_reported() -> None:
