@@ -80,9 +80,9 @@ EPOCH_ROW = _row(EPOCHS, (name for name in EPOCHS.names if name not in ("ops", "
 #: Samples are sums over its epochs; `cause` is why it failed, stopped or was rejected.
 TRIAL_ROW = _row(
     TRIALS,
-    "trial_id status resumed epochs epochs_max patience micro_batch accumulation "
-    "lr t_start t_first_step t_end trace_seconds compile_seconds best_error predicted_error "
-    "morph_max_abs_diff jaxpr_ops xla_ops xla_model_ops train_samples val_samples precision cause".split(),
+    "trial_id status resumed epochs epochs_max patience micro_batch accumulation lr t_start t_first_step "
+    "t_end trace_seconds compile_seconds best_error predicted_error morph_max_abs_diff jaxpr_ops "
+    "xla_ops xla_model_ops train_samples val_samples precision cause".split(),
     status="u1",
     precision="S16",
     cause="S160",
