@@ -57,11 +57,11 @@ class NoAccelerators:
         self.why = why
 
     def describe(self) -> list[dict[str, Any]]:
-        """Implement Accelerators."""
+        """Return no description."""
         return []
 
     def read(self) -> list[DeviceReading]:
-        """Implement Accelerators."""
+        """Return no reading."""
         return []
 
 
@@ -105,7 +105,7 @@ class NvidiaDevices:
         self._handles = [by_number(int(name)) if name.strip().isdigit() else by_uuid(name) for name in names]
 
     def describe(self) -> list[dict[str, Any]]:
-        """Implement Accelerators."""
+        """Describe each device for the inventory."""
         nvml = self._nvml
         driver = self._call(nvml.nvmlSystemGetDriverVersion)
         return [
@@ -128,7 +128,7 @@ class NvidiaDevices:
         ]
 
     def read(self) -> list[DeviceReading]:
-        """Implement Accelerators."""
+        """Read the state of each device now."""
         nvml = self._nvml
         return [
             DeviceReading(
@@ -187,7 +187,7 @@ class AmdDevices:
             )
 
     def describe(self) -> list[dict[str, Any]]:
-        """Implement Accelerators."""
+        """Describe each device for the inventory."""
         driver = _text(self._root / "sys" / "module" / "amdgpu" / "version") or "part of the kernel"
         return [self._description(folder, driver) for folder in self._folders]
 
@@ -208,7 +208,7 @@ class AmdDevices:
         }
 
     def read(self) -> list[DeviceReading]:
-        """Implement Accelerators."""
+        """Read the state of each device now."""
         return [
             DeviceReading(
                 percent=_number(folder / "gpu_busy_percent"),

@@ -121,6 +121,7 @@ def records(config: Config, replicas: int, trials: int) -> tuple[int, int]:
 
 
 def _operations(config: Config, machine: Machine) -> Iterator[Number]:
+    """Estimate the operations of an image and of an epoch."""
     train, val = operations(Architecture(config.base))
     batch = config.train.batch_per_device
     used = steps(config, machine, batch) * batch * devices_of_replica(config, machine)
@@ -137,6 +138,7 @@ def _operations(config: Config, machine: Machine) -> Iterator[Number]:
 
 
 def _time(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
+    """Estimate epochs, trials and history records for devices that train at `rate` op/s."""
     seconds = epoch_operations(config, machine) / (rate * devices_of_replica(config, machine))
     limit, (low, high) = config.run.time_limit, TRAINING_PART
     same = (
@@ -165,7 +167,7 @@ def _time(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
     fits = (
         "fits" if needed <= room else "TOO MANY: the run would drain early; raise parallel.history_capacity"
     )
-    kept = "; one more for each whose weights are kept no longer" if config.model.inherits else ""
+    kept = "; one more for each trial whose weights are removed" if config.model.inherits else ""
     yield Number(
         "time",
         "records of the history",
@@ -178,6 +180,7 @@ def _time(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
 
 
 def _score(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
+    """Estimate the score for devices that train at `rate` op/s."""
     low, high = (part * rate * machine.nodes * machine.devices_per_node for part in TRAINING_PART)
     error = config.result.max_error
     yield Number(
@@ -198,6 +201,7 @@ def _score(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
 
 
 def _node_hours(config: Config, machine: Machine) -> Iterator[Number]:
+    """Estimate the wall time of the job, and its node-hours."""
     wall = START_SECONDS + config.run.time_limit + DEFAULT_RESERVE
     yield Number(
         "time",
@@ -234,6 +238,7 @@ def activation_bytes(config: Config) -> int:
 
 
 def _memory(config: Config, machine: Machine) -> Iterator[Number]:
+    """Estimate the memory of windows, images and devices."""
     yield from _window_memory(config, machine)
     if DATASETS[config.data.name].in_memory:
         yield _image_memory(config)
@@ -310,6 +315,7 @@ def _device_memory(config: Config) -> Iterator[Number]:
 
 
 def _storage(config: Config, machine: Machine) -> Iterator[Number]:
+    """Bound the bytes that the run writes into its output folder."""
     parts = storage(config, replicas(config, machine))
     bound = "an upper bound, for the output folder"
     yield Number(

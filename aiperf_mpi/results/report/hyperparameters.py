@@ -51,9 +51,7 @@ def hyperparameters(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
             "trial may have used others."
         )
     else:
-        yield Text(
-            f"  not known: they are chosen from round {hpo.from_round} on, and too few trials ended"
-        )
+        yield Text(f"  not known: they are chosen from round {hpo.from_round} on, and too few trials ended")
 
 
 def best_known(e: Evidence) -> dict[str, Known]:
