@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts of a trained step by its jaxpr and by XLA, held against the paper's tables (needs JAX)."""
+"""Count a trained step by its jaxpr and by XLA, and compare with the paper's tables (needs JAX)."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trial's own training step executes, by the two methods that the tables are checked with.
+"""Count the operations of a trial's compiled training step by its jaxpr and by XLA.
 
-Generators compare a candidate's step with the tables before it is READY. A trainer counts the step that it
-has compiled itself, and the numbers lie in the result, where the judge compares them with the tables again.
+Generators compare a candidate's step with the tables before the candidate is READY. A trainer counts the step
+that it compiled. These numbers are stored in the result, where the judge compares them with the tables again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class StepAccount:
     """Operations of one training step on one device.
 
     Attributes:
-        jaxpr_ops: of convolutions and dense layers (forward pass and both gradients) in its jaxpr.
-        xla_ops: of the whole lowered step by XLA's estimate; 0 where the backend has none.
-        xla_model_ops: of the whole step by the model of XLA's rules.
+        jaxpr_ops: operations of convolutions and dense layers (forward and both gradients) in the jaxpr.
+        xla_ops: operations of the whole lowered step by XLA's estimate; 0 if the backend has none.
+        xla_model_ops: operations of the whole step by the model of XLA's rules.
     """
 
     jaxpr_ops: int = 0
@@ -30,10 +30,9 @@ class StepAccount:
 
 
 def account(compiled: Compiled) -> StepAccount:
-    """Counts a compiled training step, its micro-batches included; raises CountError where it cannot be
-    counted.
+    """Count a compiled training step with all its micro-batches; raise CountError if that is impossible.
 
-    XLA's estimate is of what was compiled; the jaxpr is that of the same function, traced again.
+    XLA estimates the lowered program that was compiled. The jaxpr is a new trace of the same function.
     """
     trace = trace_train(compiled.architecture, compiled.settings, len(compiled.devices))
     products = sum(trace.count().matrix().values())

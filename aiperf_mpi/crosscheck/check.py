@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A candidate's counts against the step that trains it: equal to the last operation, or the candidate is
-rejected.
+"""Compare a candidate's counts with its traced steps: any difference rejects the candidate.
 
-Compared are the matrix products of convolutions and dense layers (forward, input gradient, weight gradient,
-per image) and the update of the parameters (per step) of the training step, the forward pass of the
-evaluation step, and the counts that the candidate's record states. All else, less than 2 % of a step, is
-reported by `flops` only.
+In the training step it compares the matrix products of convolutions and dense layers (forward, input
+gradient, weight gradient, per image) and the update of the parameters (per step). In the evaluation step it
+compares the forward pass. It also compares the counts in the candidate's record. All other operations, less
+than 2 % of a step, are only reported by `flops`.
 """
 
 from __future__ import annotations
@@ -31,57 +30,56 @@ class Difference:
     Attributes:
         step: train or eval.
         key: the class; UPDATE counts per step, all others per image.
-        found: in the traced step.
-        expected: by the tables.
+        traced: count of the traced step.
+        expected: count by the tables.
     """
 
     step: str
     key: Class
-    found: Fraction
+    traced: Fraction
     expected: int
 
     def __str__(self) -> str:
         kind, role = self.key
         what = kind if role == STEP else f"{kind} {role}"
-        return f"{self.step} {what}: {self.found} != {self.expected} by the tables"
+        return f"{self.step} {what}: {self.traced} != {self.expected} by the tables"
 
 
 def check_operations(candidate: Candidate, settings: StepSettings, n_devices: int) -> str:
-    """Compares a candidate's counts with those of the steps that will train and validate it.
+    """Compare a candidate's counts with those of the steps that will train and validate it.
 
     Arguments:
-        settings: of the steps, as the trainer compiles them.
-        n_devices: devices of the replica.
+        settings: settings with which the trainer compiles the steps.
+        n_devices: number of devices of the replica.
 
-    Returns what differs, with both numbers, the most telling 64 characters first; "" where nothing does.
-    Raises whatever Flax raises for a network that cannot be built.
+    Returns the differences with both numbers, the first one within the first 64 characters, or "" if there
+    are none. Errors of Flax for a network that cannot be built are passed on.
     """
     batch = settings.batch_per_device
     if (candidate.batch_per_device, candidate.batch_global) != (batch, batch * n_devices):
         return (
             f"batch: the candidate states {candidate.batch_per_device} and {candidate.batch_global}, but "
-            f"its step "
-            f"takes {batch} on each of {n_devices} devices"
+            f"its step takes {batch} on each of {n_devices} devices"
         )
 
-    # What the record states, then what the steps execute.
+    # Check the counts in the record, then the operations of the steps.
     counted = operations(candidate.architecture)
-    for name, found, expected in zip(
+    for name, stated, expected in zip(
         ("train_ops", "val_ops"), (candidate.train_ops, candidate.val_ops), counted, strict=True
     ):
-        if found != expected:
-            return f"{name}: {found} != {expected} by the tables"
+        if stated != expected:
+            return f"{name}: {stated} != {expected} by the tables"
     try:
-        wrong = differences(candidate.architecture, settings, n_devices)
+        items = differences(candidate.architecture, settings, n_devices)
     except CountError as error:
         return str(error)
-    return "; ".join(str(difference) for difference in wrong)
+    return "; ".join(str(difference) for difference in items)
 
 
 def differences(architecture: Architecture, settings: StepSettings, n_devices: int) -> tuple[Difference, ...]:
-    """What the tables and the traced training and evaluation step count differently; arguments as above.
+    """Return the differences between the tables and the traced steps; see `check_operations`.
 
-    Raises CountError if a step cannot be counted, and whatever Flax raises for a network that cannot be
+    Raises CountError if a step cannot be counted, and passes on errors of Flax for a network that cannot be
     built.
     """
     train = trace_train(architecture, settings, n_devices).count()
@@ -92,24 +90,24 @@ def differences(architecture: Architecture, settings: StepSettings, n_devices: i
 def compare(
     architecture: Architecture, batch: int, train: Tally, evaluate: Tally, forms: Iterable[str] = ()
 ) -> tuple[Difference, ...]:
-    """What the tables and these tallies count differently.
+    """Return the differences between the tables and these tallies.
 
     Arguments:
-        batch: images of the tallies.
-        train, evaluate: operations of a training and an evaluation step for `batch` images, of one device.
-        forms: faster forms that the steps use, names of `forms.FORMS`.
+        batch: number of images in each step.
+        train, evaluate: operations of a training and an evaluation step for `batch` images on one device.
+        forms: optimised forms that the steps use, names of `forms.FORMS`.
     """
     plain = matrix_operations(architecture.layers())
     more = executed_difference(architecture.layers(), tuple(forms))
     executed = {key: count + more.get(key, 0) for key, count in plain.items()}
     forward = {key: count if key[1] == FORWARD else 0 for key, count in executed.items()}
 
-    found = []
+    items = []
     for step, tally, expected in (("train", train, executed), ("eval", evaluate, forward)):
-        found += [
+        items += [
             Difference(step, key, Fraction(tally[key], batch), count) for key, count in expected.items()
         ]
     update = (UPDATE, STEP)
-    found.append(Difference("train", update, Fraction(train[update]), update_operations(architecture)))
-    found.append(Difference("eval", update, Fraction(evaluate[update]), 0))
-    return tuple(item for item in found if item.found != item.expected)
+    items.append(Difference("train", update, Fraction(train[update]), update_operations(architecture)))
+    items.append(Difference("eval", update, Fraction(evaluate[update]), 0))
+    return tuple(item for item in items if item.traced != item.expected)

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of a traced program: a traversal of its jaxpr that says what each equation is for.
+"""Count the operations of a traced program by class: traverse its jaxpr and classify each equation.
 
-What an equation is for follows from what it depends on, not from names or from the order of dimensions, which
-change with versions of JAX and with optimisations. The inputs of a step are marked (:data:`PARAMETERS`,
-:data:`IMAGES`, ...) and the marks follow the values. The forward pass never sees the labels, so a matrix
-product that depends on them is backward; the input gradient multiplies by a function of the parameters alone,
-the weight gradient does not; all that depends on the momenta or the learning rate updates the parameters.
+The class follows from the inputs on which an equation depends. It does not follow from names or from the
+order of dimensions, which change with versions of JAX and with optimisations. The inputs of a step have marks
+(:data:`PARAMETERS`, :data:`IMAGES`, ...), and each value has the marks of its inputs. The forward pass does
+not depend on the labels, so a matrix product that depends on them is backward. An input gradient multiplies
+by a function of the parameters alone; a weight gradient does not. Values that depend on the momenta or the
+learning rate belong to the update of the parameters.
 
-Other jaxprs are descended into: `jit`, `shard_map` (and with it `pmap`), `remat`, `custom_jvp` and
-`custom_vjp` count once; `scan` counts `length` times; `while` as often as a counter with known bounds says,
-else it raises; the branches of `cond` must have the same matrix products, and the most expensive one counts.
+The traversal descends into inner jaxprs. Those of `jit`, `shard_map` (and so `pmap`), `remat`, `custom_jvp`
+and `custom_vjp` count once, those of `scan` count `length` times. A `while` counts as often as its counter
+with known bounds runs; other loops raise. The branches of `cond` must have the same matrix products, and the
+most expensive branch counts.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ from aiperf_mpi.crosscheck.primitives import COLLECTIVES, RULES, CountError, Rul
 from aiperf_mpi.opcount.analytical import FORWARD, INPUT_GRADIENT, MATRIX_KINDS, WEIGHT_GRADIENT
 from aiperf_mpi.opcount.tally import ALL_REDUCE, BACKWARD, OTHER, STEP, UPDATE, Class, Tally
 
-#: Marks of a program's inputs; a value has the marks of all that it depends on.
+#: Marks of a program's inputs; a value has the marks of all inputs on which it depends.
 PARAMETERS, IMAGES, LABELS, MOMENTA, RATE = 1, 2, 4, 8, 16
 
-#: Primitives whose operations are matrix products, and the kind of layer that they make.
+#: Primitives that are matrix products -> the kind of layer that they compute.
 MATRIX = {"conv_general_dilated": "conv", "dot_general": "dense"}
 
-#: Primitives that compute each result from the operand in the same place alone.
+#: Primitives whose n-th result depends only on the n-th operand.
 PARALLEL = COLLECTIVES | {"optimization_barrier", "copy", "device_put", "pvary", "pcast"}
 
-#: Primitives that call one jaxpr with their own operands, and the parameters that may hold it.
+#: Primitives that call one jaxpr with their own operands, and the parameters that may contain it.
 CALLS = frozenset(
     (
         "jit",
@@ -54,7 +56,7 @@ CALLS = frozenset(
 )
 CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
-_WORD = re.compile(r"[\w.]+")
+_NAME = re.compile(r"[\w.]+")
 
 # Operations by class while they are collected.
 _Classes = dict[Class, int]
@@ -68,13 +70,13 @@ def count(
     rules: Mapping[str, Rule] = RULES,
     loops_once: bool = False,
 ) -> Tally:
-    """Weighted operations of a program by class.
+    """Count the weighted operations of a program by class.
 
     Arguments:
-        program: what `jax.make_jaxpr` returns.
-        marks: the mark of each of its inputs, 0 for none (the default: all matrix products are then forward).
-        scopes: name of a scope (a Flax module or `jax.named_scope`) -> kind of layer, for all but matrix
-            products.
+        program: result of `jax.make_jaxpr`.
+        marks: mark of each input, 0 for none (the default, with which all matrix products are forward).
+        scopes: name of a scope (a Flax module or `jax.named_scope`) -> kind of layer, for all operations
+            except matrix products.
         rules: primitive -> rule.
         loops_once: count the body of a loop once, as XLA does.
 
@@ -91,8 +93,7 @@ def count(
 
 
 class _Walk:
-    """One traversal. Values are known by the marks they carry, and by what integer they are, if that is
-    known."""
+    """One traversal: it tracks the marks of each value, and the value itself if it is a known integer."""
 
     def __init__(self, scopes: Mapping[str, str], rules: Mapping[str, Rule], loops_once: bool) -> None:
         self._scopes, self._rules, self._loops_once = scopes, rules, loops_once
@@ -107,12 +108,12 @@ class _Walk:
     def closed(
         self, program: Any, marks: Sequence[int], numbers: Sequence[int | None], scope: str
     ) -> tuple[_Classes, list[int]]:
-        """Operations of a jaxpr (with or without its constants), and the marks of its results.
+        """Return the operations of a jaxpr (with or without its constants), and the marks of its results.
 
         Arguments:
-            marks: of its inputs.
-            numbers: the inputs that are known integers.
-            scope: the scopes around it.
+            marks: marks of its inputs.
+            numbers: values of the inputs that are known integers, else None.
+            scope: the enclosing scopes.
         """
         jaxpr: Jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
         marked = dict.fromkeys(jaxpr.constvars, 0) | dict(zip(jaxpr.invars, marks, strict=True))
@@ -136,7 +137,7 @@ class _Walk:
                 marked.update(zip(eqn.outvars, results, strict=True))
                 continue
 
-            # One equation: what it costs, what it is for, and what its results depend on.
+            # One equation: its cost, its class, and the marks of its results.
             if (rule := self._rules.get(name)) is None:
                 raise unknown(eqn)
             depends = 0
@@ -154,6 +155,7 @@ class _Walk:
         return classes, [0 if isinstance(v, Literal) else marked[v] for v in jaxpr.outvars]
 
     def _class(self, eqn: Any, name: str, marks: Sequence[int], depends: int, scope: str) -> Class:
+        """Return the class of an equation, from the marks of its operands and of all of them (`depends`)."""
         if kind := MATRIX.get(name):
             if not depends & LABELS:
                 return kind, FORWARD
@@ -165,26 +167,27 @@ class _Walk:
             return UPDATE, STEP
         kind, role = self._place(f"{scope}/{eqn.source_info.name_stack}")
 
-        # Where the output of a layer has several consumers, the backward pass adds their gradients.
+        # If the output of a layer has several consumers, the backward pass adds their gradients.
         if kind in MATRIX_KINDS:
             return ("add", BACKWARD) if name == "add_any" else (OTHER, STEP)
         return kind, role
 
     def _place(self, scope: str) -> tuple[str, str]:
-        """Kind of layer and part of the step of a scope such as
-        `transpose(jvp(Network))/.../unit003_norm`."""
+        """Return the kind of layer and the part of the step of a scope.
+
+        An example of a scope is `transpose(jvp(Network))/.../unit003_norm`.
+        """
         if scope not in self._places:
-            words = _WORD.findall(scope)
-            found = next((self._scopes[word] for word in reversed(words) if word in self._scopes), None)
-            if found is None:
-                # Only the loss is differentiated outside of layers: logarithm of the softmax, and cross
-                # entropy.
-                found = "softmax" if "jvp" in words and "softmax" in self._scopes.values() else OTHER
-            role = BACKWARD if "transpose" in words else FORWARD
-            self._places[scope] = found, (STEP if found == OTHER else role)
+            names = _NAME.findall(scope)
+            kind = next((self._scopes[name] for name in reversed(names) if name in self._scopes), None)
+            if kind is None:
+                # Outside of layers only the loss is differentiated: log-softmax and cross entropy.
+                kind = "softmax" if "jvp" in names and "softmax" in self._scopes.values() else OTHER
+            role = BACKWARD if "transpose" in names else FORWARD
+            self._places[scope] = kind, (STEP if kind == OTHER else role)
         return self._places[scope]
 
-    # -- equations that hold jaxprs
+    # -- equations with inner jaxprs
 
     def _call(
         self, eqn: Any, marks: list[int], numbers: list[int | None], scope: str
@@ -209,7 +212,7 @@ class _Walk:
         n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         trips = 1 if self._loops_once else _trips(eqn, numbers)
 
-        # The body first: its carry says what the condition depends on.
+        # The body first: the marks of its carry are those of the condition.
         inner, start = marks[n_test:], numbers[n_test : n_test + n_body]
         kept = start + [None] * (len(inner) - n_body)
         classes, results = self._loop(body, inner, kept, scope, n_body, len(inner) - n_body)
@@ -222,7 +225,7 @@ class _Walk:
     def _loop(
         self, body: Any, marks: list[int], numbers: list[int | None], scope: str, constants: int, carried: int
     ) -> tuple[_Classes, list[int]]:
-        """The body of a loop once, when the marks of what it carries no longer change."""
+        """Count the body of a loop once, after the marks of the carried values no longer change."""
         while True:
             classes, results = self.closed(body, marks, numbers, scope)
             before = marks[constants : constants + carried]
@@ -241,8 +244,7 @@ class _Walk:
         if any(matrix != matrices[0] for matrix in matrices):
             raise CountError(
                 f"operation count: the branches of a cond have different matrix products, {matrices}, so "
-                f"which one "
-                f"runs decides the count ({where(eqn)})"
+                f"the count depends on which one runs ({where(eqn)})"
             )
         largest = max((classes for classes, _ in branches), key=lambda classes: sum(classes.values()))
         results = [marks[0]] * len(eqn.outvars)
@@ -252,8 +254,10 @@ class _Walk:
 
 
 def _scan_inputs(parameters: Mapping[str, Any]) -> tuple[int, int]:
-    """How many of a scan's inputs are constants, and how many it carries: JAX 0.10 says so, 0.11 has a tree
-    of them."""
+    """Return how many of a scan's inputs are constants, and how many are carried.
+
+    JAX 0.10 has both numbers as parameters; JAX 0.11 has a tree of the inputs.
+    """
     if "num_consts" in parameters:
         return parameters["num_consts"], parameters["num_carry"]
     constants, carried, _ = parameters["ft_in"].unpack()
@@ -265,7 +269,7 @@ def _times(classes: _Classes, times: int) -> _Classes:
 
 
 def _integer(value: Any) -> int | None:
-    """`value` as a Python integer, if it is one (of any type, without dimensions)."""
+    """Return `value` as a Python integer, or None if it is not a scalar of an integer type."""
     if getattr(value, "shape", ()) != () or isinstance(value, bool):
         return None
     kind = getattr(getattr(value, "dtype", None), "kind", "i" if isinstance(value, int) else "")
@@ -277,9 +281,12 @@ def _value(variable: Any, known: Mapping[Any, int]) -> int | None:
 
 
 def _trips(eqn: Any, numbers: Sequence[int | None]) -> int:
-    """How often a `while` runs: its test is `counter < bound`, its body adds a positive constant to the
-    counter, and where the counter starts and the bound are known (`fori_loop` makes such loops). Raises
-    CountError otherwise."""
+    """Return the number of trips of a `while`.
+
+    Its test must be `counter < bound`, its body must add a positive constant to the counter, and the first
+    value of the counter and the bound must be known (`fori_loop` makes such loops). Raises CountError for
+    any other loop.
+    """
     test, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = numbers[n_test + n_body :]
@@ -293,7 +300,7 @@ def _trips(eqn: Any, numbers: Sequence[int | None]) -> int:
         raise error
     place = test.invars[n_test:].index(counter)
 
-    # The bound: a literal, a constant of the test, or a value that is carried through unchanged.
+    # The bound: a literal, a constant of the test, or a value that the loop carries unchanged.
     if isinstance(bound, Literal):
         end = _integer(bound.val)
     else:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each JAX primitive costs: a registry of rules, with the weights of the paper's section 4.4.
+"""Rules for the cost of each JAX primitive, with the weights of section 4.4 of the paper.
 
-A rule takes an equation of a jaxpr and returns its weighted operations. Primitives without a rule raise: a
-count that skips what it does not know is worth nothing. (Primitives that hold other jaxprs are in
+A rule takes an equation of a jaxpr and returns its weighted operations. A primitive without a rule raises an
+error, as a count that skips unknown operations would be wrong. (Primitives with inner jaxprs are in
 :mod:`jaxpr`.)
 """
 
@@ -17,30 +17,30 @@ from jax.extend.source_info_util import summarize
 
 from aiperf_mpi.opcount.analytical import WEIGHTS
 
-#: From an equation to its operations.
+#: A function from an equation to its weighted operations.
 Rule = Callable[[Any], int]
 
 MAC, ADD, DIV, SQRT, EXP = (WEIGHTS[name] for name in ("mac", "add", "div", "sqrt", "exp"))
 
 
 class CountError(ValueError):
-    """A program whose operations cannot be counted; the message names the primitive and its source line."""
+    """The operations of a program cannot be counted; the message names the primitive and its source line."""
 
 
 def where(eqn: Any) -> str:
-    """The line of the source that made an equation."""
+    """Return the source line that made an equation."""
     return summarize(eqn.source_info)
 
 
 def elements(variable: Any) -> int:
-    """Elements of an equation's operand or result."""
+    """Return the number of elements of an equation's operand or result."""
     return prod(variable.aval.shape)
 
 
 # -- per element of the result ---------------------------------------------------------------------
 
-#: Weights of elementwise primitives. Functions that are no arithmetic (log, tanh, erf, ...) weigh as much as
-#: exp; a reciprocal square root is a square root and a division.
+#: Weights of elementwise primitives. Transcendental functions (log, tanh, erf, ...) weigh as much as exp. A
+#: reciprocal square root is a square root and a division.
 ELEMENTWISE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (
         ADD,
@@ -121,7 +121,7 @@ ELEMENTWISE: tuple[tuple[int, tuple[str, ...]], ...] = (
     ),
 )
 
-#: Primitives that move, copy, name or reinterpret values, and compute nothing.
+#: Primitives that move, copy, name or reinterpret values without computing anything.
 FREE = frozenset(
     (
         "broadcast_in_dim",
@@ -204,6 +204,7 @@ THREEFRY = 20 * 5 + 2 + 5 * 3 + 2
 
 
 def _per_element(weight: int) -> Rule:
+    """Return a rule with `weight` operations per element of the result."""
     return lambda eqn: weight * elements(eqn.outvars[0])
 
 
@@ -220,20 +221,22 @@ def _collective(eqn: Any) -> int:
 
 
 def _integer_pow(eqn: Any) -> int:
-    """By repeated squaring: one multiplication for each bit of the exponent but the first, and for each
-    further 1."""
+    """Count multiplications of repeated squaring, and a division for a negative exponent.
+
+    There is one multiplication for each bit of the exponent after the first, and one for each further 1.
+    """
     exponent = abs(eqn.params["y"])
     products = max(exponent.bit_length() + exponent.bit_count() - 2, 0)
     return (products + (DIV if eqn.params["y"] < 0 else 0)) * elements(eqn.outvars[0])
 
 
 def _window(eqn: Any) -> int:
-    """K x K comparisons (or additions) per result, as Table 1 of the paper has it."""
+    """Count K x K comparisons (or additions) per result, as in Table 1 of the paper."""
     return ADD * prod(eqn.params["window_dimensions"]) * elements(eqn.outvars[0])
 
 
 def _select_and_scatter_add(eqn: Any) -> int:
-    """For each of the values that are scattered: find the largest of its window, and add there."""
+    """Count, for each scattered value, the search for the largest of its window, and one addition."""
     return ADD * (prod(eqn.params["window_dimensions"]) + 1) * elements(eqn.invars[0])
 
 
@@ -243,12 +246,12 @@ def _random_bits(eqn: Any) -> int:
 
 
 def _keys(eqn: Any) -> int:
-    """A new key of two words: one block of the generator for each."""
+    """Count one block of the generator for each new key."""
     return THREEFRY * elements(eqn.outvars[0])
 
 
 def _sort(eqn: Any) -> int:
-    """n log2 n comparisons along the sorted dimension."""
+    """Count n log2 n comparisons along the sorted dimension."""
     length = eqn.invars[0].aval.shape[eqn.params["dimension"]]
     return elements(eqn.invars[0]) * max(length - 1, 0).bit_length()
 
@@ -257,22 +260,22 @@ def _sort(eqn: Any) -> int:
 
 
 def dot_macs(eqn: Any) -> int:
-    """Multiply-accumulates of a `dot_general`: one per result and contracted element."""
+    """Return the multiply-accumulates of a `dot_general`: one per result and contracted element."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
     return elements(eqn.outvars[0]) * prod(eqn.invars[0].aval.shape[d] for d in contracted)
 
 
 def conv_macs(eqn: Any) -> int:
-    """Multiply-accumulates of a `conv_general_dilated`, padding included, inserted zeros not.
+    """Return the multiply-accumulates of a `conv_general_dilated`, with padding, without inserted zeros.
 
-    Without dilation of the left operand each result takes every tap of the kernel and every input feature of
-    its group (the kernel's shape has them; a batch group's results are fewer by themselves).
+    Without dilation of the left operand, each result takes every tap of the kernel and every input feature of
+    its group. (The kernel's shape has these features; with batch groups there are fewer results.)
 
-    With it, as in the input gradient of a strided convolution, most taps of a result meet zeros that the
-    dilation inserted. What is left is 1 / prod(lhs_dilation) of them where the strides divide the size; in
-    general each *element of the left operand* meets every tap once for each output feature of its group. That
-    is the forward count whatever the size. Raises CountError for a dilated operand with strides, if the
-    quotient is no integer.
+    With dilation, as in the input gradient of a strided convolution, most taps of a result meet inserted
+    zeros. If the strides divide the size, the rest is 1 / prod(lhs_dilation) of the taps. In general, each
+    *element of the left operand* meets every tap once for each output feature of its group, which is the
+    forward count for any size. Raises CountError for a dilated operand with strides if the quotient is not an
+    integer.
     """
     numbers, parameters = eqn.params["dimension_numbers"], eqn.params
     left, kernel = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
@@ -286,7 +289,7 @@ def conv_macs(eqn: Any) -> int:
     if macs % dilation:
         raise CountError(
             f"convolution with strides {parameters['window_strides']} of an operand dilated by "
-            f"{parameters['lhs_dilation']}: {macs} products are no multiple of {dilation} ({where(eqn)})"
+            f"{parameters['lhs_dilation']}: {macs} products are not a multiple of {dilation} ({where(eqn)})"
         )
     return macs // dilation
 
@@ -318,7 +321,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 
 def unknown(eqn: Any) -> CountError:
-    """The error for a primitive that has no rule."""
+    """Return the error for a primitive that has no rule."""
     return CountError(
         f"operation count: primitive {eqn.primitive.name!r} has no rule ({where(eqn)}); add one to "
         "aiperf_mpi/crosscheck/primitives.py"

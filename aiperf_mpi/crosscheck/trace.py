@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps that are trained and validated, traced for counting: the very functions, for one of a replica's
-devices.
+"""Trace the functions of training and evaluation for one of a replica's devices, to count their operations.
 
-Nothing is computed, and no device is needed: the collectives run along an abstract axis of as many devices as
-the trainer has, so that a rank on CPUs counts what an accelerator will execute.
+Nothing is computed, and no device is needed. The collectives run over an abstract axis with the trainer's
+number of devices, so a rank on CPUs counts the operations that an accelerator will execute.
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ from aiperf_mpi.training.steps import step as steps
 from aiperf_mpi.training.steps.devices import AXIS
 from aiperf_mpi.training.steps.step import StepSettings
 
-#: Fields of the training state that the traversal must know; all others carry no mark.
+#: Marks of fields of the training state; all other fields have no mark.
 STATE_MARKS = {"params": jaxpr.PARAMETERS, "momenta": jaxpr.MOMENTA}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Shapes of a step's arguments on one device, and beside each array the mark by which its uses are
-    known."""
+    """Shapes of a step's arguments on one device, and the mark of each array, see :mod:`jaxpr`."""
 
     shapes: tuple[Any, ...]
     marks: tuple[int, ...]
@@ -42,8 +40,8 @@ class Trace:
     """A traced step.
 
     Attributes:
-        program: the jaxpr, of one device.
-        marks: of its inputs, see :mod:`jaxpr`.
+        program: jaxpr of one device.
+        marks: marks of its inputs, see :mod:`jaxpr`.
         scopes: Flax module or scope -> kind of layer.
     """
 
@@ -52,25 +50,27 @@ class Trace:
     scopes: Mapping[str, str]
 
     def count(self, **options: Any) -> Tally:
-        """Operations of one device in one step, by class; `options` go to `jaxpr.count`."""
+        """Count the operations of one device in one step, by class; `options` go to `jaxpr.count`."""
         return jaxpr.count(self.program, self.marks, self.scopes, **options)
 
 
 def trace_train(architecture: Architecture, settings: StepSettings, devices: int = 1) -> Trace:
-    """The training step of one of `devices` devices; raises whatever Flax raises for a network that cannot
-    be."""
+    """Trace the training step of one of `devices` devices.
+
+    Errors of Flax for a network that cannot be built are passed on.
+    """
     arguments = train_arguments(architecture, settings)
     return _trace(architecture, steps.train_step(architecture, settings), arguments, devices)
 
 
 def trace_eval(architecture: Architecture, settings: StepSettings, devices: int = 1) -> Trace:
-    """The evaluation step, as `trace_train`."""
+    """Trace the evaluation step, like `trace_train`."""
     arguments = eval_arguments(architecture, settings)
     return _trace(architecture, steps.eval_step(architecture, settings), arguments, devices)
 
 
 def train_arguments(architecture: Architecture, settings: StepSettings) -> Arguments:
-    """State, images, labels and learning rate of `step.train_step`."""
+    """Return the arguments of `step.train_step`: state, images, labels and learning rate."""
     state, images, labels, _ = _shapes(architecture, settings)
     marks = type(state)(
         **{name: _marked(part, STATE_MARKS.get(name, 0)) for name, part in state._asdict().items()}
@@ -81,7 +81,7 @@ def train_arguments(architecture: Architecture, settings: StepSettings) -> Argum
 
 
 def eval_arguments(architecture: Architecture, settings: StepSettings) -> Arguments:
-    """Parameters, statistics, images, labels and valid mask of `step.eval_step`."""
+    """Return the arguments of `step.eval_step`: parameters, statistics, images, labels and valid mask."""
     state, images, labels, valid = _shapes(architecture, settings)
     marks = (_marked(state.params, jaxpr.PARAMETERS), _marked(state.batch_stats, 0))
     flat = jax.tree.leaves((marks, jaxpr.IMAGES, jaxpr.LABELS, 0))
@@ -89,7 +89,7 @@ def eval_arguments(architecture: Architecture, settings: StepSettings) -> Argume
 
 
 def scopes(architecture: Architecture) -> dict[str, str]:
-    """The scope that the Flax network gives each layer -> the kind of that layer."""
+    """Return the kind of each layer by the layer's scope in the Flax network."""
     return {module_name(layer.name): layer.kind for layer in architecture.layers()}
 
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XLA's own estimate of a step, and a model of how it counts: the third opinion.
+"""Compare XLA's own estimate of a step with a model of XLA's counting rules: the third counting method.
 
-XLA's `cost_analysis()` of a lowered step is one number. It differs from the tables in known ways: a
-convolution's taps that fall into padding are not counted, an elementwise operation weighs 1 (a division too),
-a conversion of types 1, a function such as exp or rsqrt nothing (they are counted apart), and the body of a
-loop counts once. The model is the same traversal as :mod:`jaxpr` with XLA's rules instead of the paper's, so
-it also says which kind of layer the number is made of. Model and estimate must agree within
-`opcount.XLA_BAND`; if they do, the differences between XLA's number and the tables are explained to that
-accuracy.
+XLA's `cost_analysis()` of a lowered step is one number. It differs from the tables in known ways. A
+convolution's taps in the padding do not count. An elementwise operation weighs 1, a division too, and so does
+a conversion of types. A function such as exp or rsqrt weighs nothing (XLA counts these separately). The body
+of a loop counts once. The model is the traversal of :mod:`jaxpr` with XLA's rules instead of the paper's, so
+it also divides the number by kind of layer. Model and estimate must agree within `opcount.XLA_BAND`. Then the
+differences between XLA's number and the tables are explained to that accuracy.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ from aiperf_mpi.opcount.tally import Tally
 from aiperf_mpi.training.steps.dispatch import over_devices
 from aiperf_mpi.training.steps.step import StepSettings, train_step
 
-#: Elementwise primitives that XLA counts as transcendental, not as operations.
+#: Elementwise primitives that XLA counts as transcendental functions, not as operations.
 _TRANSCENDENTAL = frozenset(name for weight, names in ELEMENTWISE if weight >= SQRT for name in names) - {
     "div",
     "rem",
 }
 
-#: Comparisons and selections of value and index that JAX lowers one step of an argmax to.
+#: Number of comparisons and selections to which JAX lowers one step of an argmax.
 _ARGMAX_STEP = 9
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """XLA's estimate of a step beside the model's.
+    """Two counts of a step: XLA's estimate, and the model of its rules.
 
     Attributes:
-        estimate: operations of the lowered step; None where the backend has no estimate.
-        model: what the model of XLA's rules says.
+        estimate: operations of the lowered step; None if the backend has no estimate.
+        model: operations by the model of XLA's rules.
     """
 
     estimate: int | None
@@ -68,14 +67,14 @@ class Agreement:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether they are within XLA_BAND; None where there is no estimate."""
+        """Whether the deviation is within XLA_BAND; None if there is no estimate."""
         return None if self.deviation is None else abs(self.deviation) <= XLA_BAND
 
 
 def estimate(lowered: Any) -> int | None:
-    """XLA's estimate of the operations of `jax.stages.Lowered`, of one device; None if the backend has none.
+    """Return XLA's estimate of the operations of a `jax.stages.Lowered`, for one device.
 
-    (Backends without an estimate raise UNIMPLEMENTED, or give None, no `flops`, or -1.)
+    Returns None if the backend has no estimate: it then raises UNIMPLEMENTED, or has None, no `flops`, or -1.
     """
     try:
         costs = lowered.cost_analysis()
@@ -99,9 +98,9 @@ def valid_taps(
     size_dilation: int = 1,
     kernel_dilation: int = 1,
 ) -> int:
-    """Pairs of an output place and a tap of the kernel, in one dimension, whose input place exists.
+    """Return the number of pairs of output position and kernel tap, in one dimension, that meet an input.
 
-    A place does not exist in the padding, nor between the elements of an input that is dilated.
+    No input exists in the padding, nor between the elements of a dilated input.
     """
     dilated = (size - 1) * size_dilation + 1 if size else 0
     reach = (kernel - 1) * kernel_dilation + 1
@@ -111,7 +110,7 @@ def valid_taps(
 
 
 def conv_taps(eqn: Any) -> int:
-    """Multiply-accumulates of a `conv_general_dilated` as XLA counts them: only taps that meet an input."""
+    """Return the multiply-accumulates of a `conv_general_dilated` by XLA's rule: only taps with an input."""
     parameters, numbers = eqn.params, eqn.params["dimension_numbers"]
     left, kernel, out = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
     taps = [
@@ -149,7 +148,7 @@ def _reduced(eqn: Any) -> int:
 
 
 def _converted(eqn: Any) -> int:
-    """A conversion to the same type is none in the lowered program."""
+    """Count a conversion, except to the same type, which is not in the lowered program."""
     return 0 if eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype else elements(eqn.outvars[0])
 
 
@@ -176,12 +175,12 @@ XLA_RULES: Mapping[str, Rule] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Analysis:
-    """The training step of one device as it is compiled, counted three ways.
+    """Three counts of the training step of one device.
 
     Attributes:
-        executed: by the traversal with the paper's weights.
-        modelled: by the traversal with XLA's rules.
-        agreement: XLA's estimate beside the sum of `modelled`.
+        executed: count of the traversal with the paper's weights.
+        modelled: count of the traversal with XLA's rules.
+        agreement: XLA's estimate, and the sum of `modelled`.
     """
 
     executed: Tally
@@ -190,9 +189,10 @@ class Analysis:
 
 
 def analyse(architecture: Architecture, settings: StepSettings) -> Analysis:
-    """Traces and lowers, but does not compile, the training step mapped over one local device, and counts it.
+    """Trace and lower, without compiling, the training step on one local device, and count its operations.
 
-    Raises CountError for what has no rule, and whatever Flax raises for a network that cannot be built.
+    Raises CountError for a primitive without a rule, and passes on errors of Flax for a network that cannot
+    be built.
     """
     arguments = train_arguments(architecture, settings)
     *mapped, rate = arguments.shapes
@@ -204,7 +204,7 @@ def analyse(architecture: Architecture, settings: StepSettings) -> Analysis:
         out_axes=(0, None),
     )
 
-    # Lowering takes up the trace that the first line made.
+    # Lowering uses the cached trace of `make_jaxpr`.
     trace = Trace(jax.make_jaxpr(step)(*shapes, rate), arguments.marks, scopes(architecture))
     lowered = step.lower(*shapes, rate)
     modelled = trace.count(rules=XLA_RULES, loops_once=True)

@@ -2,9 +2,8 @@
 """The network that a trial trains: ResNet-50 (version 1) of the paper plus an ordered list of morphs.
 
 An :class:`Architecture` is pure data: a base network and the morphs that were applied to it. Replaying the
-morphs gives the chain of *units* (convolution, batch norm, additions, ReLU), and :meth:`Architecture.layers`
-lists every layer with its shapes. The Flax module, the operation counts, the edit distance and the hash all
-read that one list.
+morphs gives the chain of *units* (convolution, batch norm, additions, ReLU). :meth:`Architecture.layers`
+lists every layer with its shapes. The Flax module and the operation counts read this one list.
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ JSON_FORMAT = "aiperf_mpi.architecture/1"
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer with its shapes (height, width, channels), of one image.
+    """One layer with its shapes (height, width, channels) for one image.
 
-    `kind` is conv, batch_norm, relu, add, max_pool, global_pool, dense or softmax; `inputs` are the names of
-    the layers (or ``"input"``) whose outputs it takes; `unit` is the id of its unit, -1 outside of units.
+    `kind` is conv, batch_norm, relu, add, max_pool, global_pool, dense or softmax. `inputs` are the names of
+    the layers (or ``"input"``) whose outputs it takes. `unit` is the id of its unit, or -1 outside of units.
     """
 
     kind: str
@@ -81,8 +80,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A base network and the morphs applied to it, in order (immutable; raises MorphError if one cannot
-    apply)."""
+    """A base network and the morphs applied to it, in order.
+
+    It is immutable. The constructor raises MorphError for a morph that cannot be applied.
+    """
 
     base: Base = field(default_factory=Base)
     morphs: tuple[Morph, ...] = ()
@@ -93,8 +94,8 @@ class Architecture:
         object.__setattr__(self, "_chain", replay(base_chain(self.base), self.morphs))
 
     def apply(self, *morphs: Morph) -> Architecture:
-        """The architecture after these morphs; raises MorphError where one does not fit."""
-        # The child is built without a second replay: only its own morphs are.
+        """Return the architecture after these morphs; raise MorphError if one cannot be applied."""
+        # Build the child without the constructor, which would replay all morphs: replay only its own.
         child = object.__new__(Architecture)
         object.__setattr__(child, "base", self.base)
         object.__setattr__(child, "morphs", self.morphs + morphs)
@@ -108,17 +109,16 @@ class Architecture:
 
     @property
     def unit_count(self) -> int:
-        """Units of the main chain."""
+        """Number of units of the main chain."""
         return len(self._chain.order)
 
     @property
     def pool_after(self) -> int:
-        """Id of the unit behind which the stem's max-pooling stands."""
+        """Id of the unit that the stem's max-pooling follows."""
         return self._chain.pool_after
 
     def layers(self) -> tuple[Layer, ...]:
-        """Every layer in an order in which it can be computed, with shapes: the one list that all others
-        read."""
+        """Return every layer with its shapes, in an order in which the layers can be computed."""
         return self._layers
 
     @cached_property
@@ -127,28 +127,29 @@ class Architecture:
 
     @cached_property
     def hash(self) -> str:
-        """128-bit hash (32 hexadecimal digits) of the canonical network: layers in order, edges by
-        position."""
+        """128-bit hash (32 hexadecimal digits) of the canonical network.
+
+        The canonical network has the layers in order, and edges by position, not by unit id.
+        """
         return _canonical_hash(self.base, self.units, self._chain.pool_after)
 
     def group(self, own: int) -> str:
-        """The hash with the kernels that hyperparameter optimisation set among the last `own` morphs reset to
-        3."""
+        """Return the hash with the kernels at the positions `own_kernel_morphs(own)` reset to 3."""
         return self.with_own_kernel(own, DEFAULT_KERNEL).hash
 
     def own_kernel_morphs(self, own: int) -> tuple[int, ...]:
-        """Positions in `morphs` of those whose kernel hyperparameter optimisation sets.
+        """Return the positions in `morphs` whose kernel hyperparameter optimisation sets.
 
-        Those are the `deeper` among the last `own` morphs (the candidate's own chain), but not one whose unit
-        a kernel morph of the same chain grows: a kernel morph wins. Raises ValueError if there are fewer
-        morphs.
+        These are the `deeper` morphs among the last `own` morphs (the candidate's own chain). A `deeper` is
+        left out if a kernel morph of the same chain grows its unit: the kernel morph has precedence. Raises
+        ValueError if there are fewer than `own` morphs.
         """
         split = len(self.morphs) - own
         if split < 0:
             raise ValueError(f"architecture: {own} own morphs, but it has only {len(self.morphs)}")
         grown = {morph.a for morph in self.morphs[split:] if morph.op == "kernel"}
 
-        # The unit of a `deeper` is numbered by how many came before it.
+        # The id of a new unit is the number of units before it.
         next_id = len(self._chain.order) - sum(morph.op == "deeper" for morph in self.morphs[split:])
         positions = []
         for position in range(split, len(self.morphs)):
@@ -159,9 +160,9 @@ class Architecture:
         return tuple(positions)
 
     def with_own_kernel(self, own: int, kernel: int) -> Architecture:
-        """The same architecture with `kernel` in the morphs that `own_kernel_morphs(own)` names.
+        """Return the architecture with `kernel` in the morphs at the positions `own_kernel_morphs(own)`.
 
-        Raises MorphError for an impossible kernel size.
+        Raises MorphError for an invalid kernel size.
         """
         changed = list(self.morphs)
         for position in self.own_kernel_morphs(own):
@@ -176,14 +177,16 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters: convolutions without bias, two per channel of a batch norm, dense with
-        bias."""
+        """Number of trainable parameters.
+
+        Convolutions have no bias, batch norms two parameters per channel, and the dense layer has a bias.
+        """
         return self._sums[1]
 
     @cached_property
     def _sums(self) -> tuple[int, int]:
-        # The same sums over `layers()` take half a millisecond; the search asks this of every network it
-        # looks at.
+        # Sum over units: a sum over `layers()` takes half a millisecond, and the search needs this for every
+        # network.
         units, pool_after = self._chain.units, self._chain.pool_after
         macs, parameters, channels, size = 0, 0, self.base.channels, self.base.image_size
         for unit_id in self._chain.order:
@@ -204,7 +207,7 @@ class Architecture:
         return macs, parameters + (channels + 1) * self.base.classes
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form as a dictionary."""
+        """Return the JSON form as a dictionary."""
         base = {
             "image_size": self.base.image_size,
             "channels": self.base.channels,
@@ -215,13 +218,12 @@ class Architecture:
         return {"format": JSON_FORMAT, "base": base, "morphs": [m.to_dict() for m in self.morphs]}
 
     def to_json(self) -> str:
-        """The JSON form in one line."""
+        """Return the JSON form in one line."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Architecture:
-        """An architecture from its JSON form; raises ValueError that says what is wrong, whatever the
-        text."""
+        """Read an architecture from its JSON form; raise ValueError with the reason for any other text."""
         try:
             data = json.loads(text)
         except RecursionError:
@@ -230,7 +232,7 @@ class Architecture:
 
     @staticmethod
     def from_dict(data: Any) -> Architecture:
-        """An architecture from its JSON form as a dictionary; raises ValueError that names the wrong key."""
+        """Read an architecture from its JSON form as a dictionary; raise ValueError naming the wrong key."""
         if not isinstance(data, Mapping) or data.get("format", JSON_FORMAT) != JSON_FORMAT:
             raise ValueError(f"architecture: expected an object with format {JSON_FORMAT!r}")
         if unknown := set(data) - {"format", "base", "morphs"}:
@@ -262,7 +264,7 @@ class Architecture:
 
 
 def resnet50(base: Base | None = None) -> Architecture:
-    """The initial architecture of every run: the base network without a morph (Table 4 of the paper)."""
+    """Return the initial architecture of a run: the base network without morphs (Table 4 of the paper)."""
     return Architecture(base or Base())
 
 
@@ -270,7 +272,7 @@ def resnet50(base: Base | None = None) -> Architecture:
 
 
 def _edges_by_position(unit: Unit, position: Mapping[int, int], pool_after: int) -> list[Edge]:
-    """A unit's edges ordered by where their sources stand; the max-pooling stands right behind its unit."""
+    """Sort a unit's edges by the position of their source; the max-pooling comes right after its unit."""
     return sorted(
         unit.edges, key=lambda e: (position[pool_after], 1) if e.source == POOL else (position[e.source], 0)
     )
@@ -350,11 +352,12 @@ def _add_unit(
 
 
 def _canonical_hash(base: Base, units: tuple[Unit, ...], pool_after: int) -> str:
+    """Return a hash of the base, and of each unit with its edges by position."""
     position = {unit.id: i for i, unit in enumerate(units)}
     position[POOL] = -1
     parts = [f"[{base.image_size}, {base.channels}, {base.classes}, {position[pool_after]}"]
     for unit in units:
-        # Most units have no edge, and a search replays thousands of networks before its first proposal.
+        # Skip sorting for the many units without edges: a search hashes thousands of networks at its start.
         edges = sorted((position[e.source], e.kind, e.stride) for e in unit.edges) if unit.edges else "[]"
         parts.append(f"({unit.kernel}, {unit.stride}, {unit.filters}, {edges})")
     return hashlib.blake2b(f"{', '.join(parts)}]".encode(), digest_size=16).hexdigest()

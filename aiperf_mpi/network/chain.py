@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain of units that a network is: ResNet's own, and how each morph changes it.
+"""A network as a chain of units: the chain of ResNet, and the change that each morph makes.
 
-A unit is a convolution with its batch norm, the additions behind that, and a ReLU; it may have edges from
-earlier units (shortcuts and skips). Its id is its creation ordinal, so ids never shift whatever is inserted.
+A unit is a convolution, its batch norm, the additions after that, and a ReLU. It may have edges from earlier
+units (shortcuts and skips). Its id is its creation ordinal, so insertions never change ids.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from typing import Any
 #: Morph operations, in the order of their codes in a packed morph (section 4.1 of the paper).
 OPS = ("deeper", "wider", "skip", "kernel")
 
-#: Source of an edge that starts at the output of the stem's max-pooling rather than at a unit's ReLU.
+#: Source of an edge that starts at the output of the stem's max-pooling, not at a unit's ReLU.
 POOL = -1
 
-#: Filters of a bottleneck's last convolution over those of its first (He et al., 2016, Table 1).
+#: Ratio of the filters of a bottleneck's last and first convolutions (He et al., 2016, Table 1).
 EXPANSION = 4
 
-#: Kernel size of a convolution that `deeper` inserts, unless hyperparameter optimisation sets another one.
+#: Kernel size of a convolution that `deeper` inserts, unless hyperparameter optimisation sets another.
 DEFAULT_KERNEL = 3
 
 #: Ids must fit the 12 bits that a packed morph gives them, kernel sizes its 5 bits.
 MAX_UNIT_ID = (1 << 12) - 1
 MAX_KERNEL = (1 << 5) - 1
 
-#: Bounds of the base network; far beyond any use, they keep a forged description from eating the reader's
-#: memory.
+#: Bounds of the base network, far above any practical use: a forged description cannot exhaust memory.
 MAX_SIZE = 1 << 16
 MAX_STAGES = 8
 
-# Keys of a morph's JSON form beside "op"; the first is its unit `a`.
+# Keys of a morph's JSON form in addition to "op"; the first is its unit `a`.
 _JSON_KEYS = {
     "deeper": ("after", "kernel"),
     "wider": ("unit",),
@@ -43,11 +42,11 @@ _JSON_KEYS = {
 
 
 class MorphError(ValueError):
-    """A morph that cannot be applied to this architecture; the message says which and why."""
+    """A morph cannot be applied to an architecture; the message names the morph and the reason."""
 
 
 def json_integer(data: Mapping[Any, Any], key: Any, where: str) -> int:
-    """`data[key]` if it is an integer (JSON's true and 1.0 are not); raises MorphError that names the key."""
+    """Return `data[key]`; raise MorphError naming the key if it is not an integer (true and 1.0 are not)."""
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, int):
         raise MorphError(f"architecture: {where}: {key} is {value!r}, but must be an integer")
@@ -58,9 +57,9 @@ def json_integer(data: Mapping[Any, Any], key: Any, where: str) -> int:
 class Morph:
     """One network morphism. `a`, `b` are unit ids, `kernel` a kernel size; their meaning depends on `op`:
 
-    - ``deeper``: a unit of `kernel` x `kernel` convolution, batch norm and ReLU goes behind unit `a`.
-    - ``wider``: the filters of unit `a`, and of all that additions tie to it, double.
-    - ``skip``: the output of unit `a` is added behind the batch norm of unit `b`.
+    - ``deeper``: a unit of `kernel` x `kernel` convolution, batch norm and ReLU is inserted after unit `a`.
+    - ``wider``: the filters of unit `a`, and of all units that additions tie to it, double.
+    - ``skip``: the output of unit `a` is added after the batch norm of unit `b`.
     - ``kernel``: the convolution of unit `a` grows to `kernel` x `kernel`.
     """
 
@@ -70,12 +69,12 @@ class Morph:
     kernel: int = 0
 
     def pack(self) -> int:
-        """The morph in 32 bits: op (3), kernel (5), a (12), b (12), from the most significant bit down."""
+        """Return the morph in 32 bits: op (3), kernel (5), a (12), b (12), most significant bits first."""
         return OPS.index(self.op) << 29 | self.kernel << 24 | self.a << 12 | self.b
 
     @staticmethod
     def unpack(word: int) -> Morph:
-        """The morph that `pack` turned into `word`; raises MorphError for a word that `pack` never makes."""
+        """Return the morph whose `pack()` is `word`; raise MorphError if no morph has this value."""
         code = word >> 29
         if code >= len(OPS):
             raise MorphError(f"packed morph {word:#010x}: operation code {code} is unknown")
@@ -86,15 +85,17 @@ class Morph:
         return morph
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, with the names that a reader expects."""
+        """Return the JSON form, with a descriptive key for each field."""
         values = {"target": self.b, "kernel": self.kernel}
         first, *rest = _JSON_KEYS[self.op]
         return {"op": self.op, first: self.a} | {key: values[key] for key in rest}
 
     @staticmethod
     def from_dict(data: Any) -> Morph:
-        """A morph from its JSON form; raises MorphError on an unknown operation, or a missing, wrong or
-        unknown key."""
+        """Read a morph from its JSON form.
+
+        Raises MorphError for an unknown operation, and for a missing, wrong or unknown key.
+        """
         if not isinstance(data, Mapping) or data.get("op") not in OPS:
             raise MorphError(f"morph {data!r}: expected an object with an op of {', '.join(OPS)}")
         op, keys = data["op"], _JSON_KEYS[data["op"]]
@@ -114,9 +115,11 @@ class Morph:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What is added behind a unit's batch norm: the output of `source`, as it is (``identity``, only in the
-    base network), behind a batch norm (``norm``), or behind a strided 1x1 convolution and a batch norm
-    (``conv``)."""
+    """An addition after a unit's batch norm, of the output of the unit `source`.
+
+    That output is added unchanged (``identity``, only in the base network), after a batch norm (``norm``), or
+    after a strided 1x1 convolution and a batch norm (``conv``).
+    """
 
     source: int
     kind: str
@@ -125,7 +128,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Convolution, batch norm, additions, ReLU; `id` is its creation ordinal and never changes."""
+    """A convolution, batch norm, additions, and ReLU; `id` is the creation ordinal and never changes."""
 
     id: int
     kernel: int
@@ -136,14 +139,13 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The network before any morph: ResNet version 1, its first 1x1 convolution of a stage carrying the
-    stride.
+    """The network before any morph: ResNet version 1, with the stride in a stage's first 1x1 convolution.
 
     Arguments:
         image_size: height and width of the square input in pixels.
         channels: channels of the input.
-        classes: size of the output.
-        width: filters of the stem (64 in ResNet-50; fewer make a reduced-width network for tests and demos).
+        classes: number of outputs.
+        width: filters of the stem (64 in ResNet-50; fewer give a narrow network for tests and demos).
         blocks: bottleneck blocks of each stage ((3, 4, 6, 3) in ResNet-50).
     """
 
@@ -172,14 +174,14 @@ class Base:
 
 @dataclass(slots=True)
 class Chain:
-    """The replayed network while morphs are applied: unit ids in order, and each unit by its id."""
+    """A mutable network while morphs are applied: unit ids in order, and each unit by its id."""
 
     order: list[int]
     units: dict[int, Unit]
     pool_after: int
 
     def copy(self) -> Chain:
-        """A chain that morphs can change without changing this one; units are shared, as they are frozen."""
+        """Return an independent copy of the chain; it shares the units, which are immutable."""
         return Chain(self.order.copy(), self.units.copy(), self.pool_after)
 
 
@@ -187,10 +189,10 @@ class Chain:
 
 
 def base_chain(base: Base) -> Chain:
-    """ResNet version 1: a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1
-    convolutions.
+    """Return the chain of ResNet version 1.
 
-    The chains of one base share its units, so that a unit that no morph has changed is known by its identity.
+    It is a 7x7 stem with stride 2 and max-pooling, then bottlenecks of 1x1, 3x3, 1x1 convolutions. The chains
+    of one base share its units, so `is` tells whether a morph has changed a unit.
     """
     units = _base_units(base)
     return Chain([u.id for u in units], {u.id: u for u in units}, pool_after=0)
@@ -202,7 +204,7 @@ def _base_units(base: Base) -> tuple[Unit, ...]:
     for stage, count in enumerate(base.blocks):
         narrow = base.width << stage
         for block in range(count):
-            # A stage's first block changes the shape, so its shortcut needs a projection of the same stride.
+            # A stage's first block changes the shape, so its shortcut needs a projection with that stride.
             first = block == 0
             stride = 2 if first and stage else 1
             source = POOL if len(units) == 1 else units[-1].id
@@ -216,10 +218,11 @@ def _base_units(base: Base) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-# -- the morphs: each checks first, then changes the chain in place --------------------------------
+# -- the morphs: each first checks, then changes the chain in place --------------------------------
 
 
 def _require_unit(chain: Chain, morph: Morph, unit_id: int) -> Unit:
+    """Return a unit by its id, or raise MorphError if there is none."""
     if unit_id not in chain.units:
         raise MorphError(
             f"morph {morph}: there is no unit {unit_id} (ids run from 0 to {len(chain.order) - 1})"
@@ -228,8 +231,7 @@ def _require_unit(chain: Chain, morph: Morph, unit_id: int) -> Unit:
 
 
 def _replace(unit: Unit, **changes: Any) -> Unit:
-    """`unit` with some fields changed (dataclasses.replace at a third of its cost, in the search's inner
-    loop)."""
+    """Return `unit` with some fields changed (in a third of the time of `dataclasses.replace`)."""
     return Unit(
         unit.id,
         changes.get("kernel", unit.kernel),
@@ -240,7 +242,7 @@ def _replace(unit: Unit, **changes: Any) -> Unit:
 
 
 def _deeper(chain: Chain, morph: Morph) -> None:
-    """A new unit behind unit `a` takes over all of its consumers, skips and max-pooling among them."""
+    """Insert a unit after unit `a`; all consumers of `a`, skips and max-pooling included, then read it."""
     before = _require_unit(chain, morph, morph.a)
     if not 1 <= morph.kernel <= MAX_KERNEL:
         raise MorphError(f"morph {morph}: kernel {morph.kernel} is not between 1 and {MAX_KERNEL}")
@@ -261,8 +263,7 @@ def _deeper(chain: Chain, morph: Morph) -> None:
 
 
 def _wider(chain: Chain, morph: Morph) -> None:
-    """The filters of unit `a` double, and with them those of all units that additions without projection tie
-    to it."""
+    """Double the filters of unit `a`, and of all units that additions without projection tie to it."""
     _require_unit(chain, morph, morph.a)
     if morph.a == chain.order[-1]:
         raise MorphError(f"morph {morph}: the last convolution of the main chain is not widened")
@@ -272,18 +273,17 @@ def _wider(chain: Chain, morph: Morph) -> None:
 
 
 def _skip(chain: Chain, morph: Morph) -> None:
-    """The output of unit `a` is added behind the batch norm of unit `b`, projected where the shapes
-    differ."""
+    """Add the output of unit `a` after the batch norm of unit `b`, with a projection if the shapes differ."""
     source, target = _require_unit(chain, morph, morph.a), _require_unit(chain, morph, morph.b)
     start, end = chain.order.index(source.id), chain.order.index(target.id)
     if start < 1:
-        raise MorphError(f"morph {morph}: the stem's first unit is no source of skips")
+        raise MorphError(f"morph {morph}: the stem's first unit cannot be the source of a skip")
     if start >= end:
         raise MorphError(f"morph {morph}: unit {source.id} does not come before unit {target.id}")
     if any(edge.source == source.id for edge in target.edges):
         raise MorphError(f"morph {morph}: unit {source.id} is already added to unit {target.id}")
 
-    # The projection repeats every downsampling between source and target in one stride.
+    # The stride of the projection is the product of all strides between source and target.
     stride = 1
     for unit_id in chain.order[start + 1 : end + 1]:
         stride *= chain.units[unit_id].stride
@@ -294,7 +294,7 @@ def _skip(chain: Chain, morph: Morph) -> None:
 
 
 def _kernel(chain: Chain, morph: Morph) -> None:
-    """The convolution of unit `a` grows to `kernel` x `kernel`."""
+    """Grow the convolution of unit `a` to `kernel` x `kernel`."""
     unit = _require_unit(chain, morph, morph.a)
     if not unit.kernel < morph.kernel <= MAX_KERNEL:
         raise MorphError(
@@ -308,25 +308,24 @@ _APPLY = {"deeper": _deeper, "wider": _wider, "skip": _skip, "kernel": _kernel}
 
 
 def replay(chain: Chain, morphs: Iterable[Morph]) -> Chain:
-    """Apply morphs to `chain` in place and return it; raises MorphError at the first that does not fit."""
+    """Apply morphs to `chain` in place and return it; raise MorphError at the first that cannot apply."""
     for morph in morphs:
         _APPLY[morph.op](chain, morph)
     return chain
 
 
 def tied_units(units: Mapping[int, Unit], start: int) -> set[int]:
-    """Ids of the units whose outputs are added to that of `start` without a projection, `start` among
-    them."""
+    """Return the ids of `start` and of all units that additions without projection tie to it."""
     ties: dict[int, list[int]] = {}
     for unit in units.values():
         for edge in unit.edges:
             if edge.kind != "conv":
                 ties.setdefault(edge.source, []).append(unit.id)
                 ties.setdefault(unit.id, []).append(edge.source)
-    found, open_ids = {start}, [start]
+    tied, open_ids = {start}, [start]
     while open_ids:
         for neighbour in ties.get(open_ids.pop(), ()):
-            if neighbour not in found:
-                found.add(neighbour)
+            if neighbour not in tied:
+                tied.add(neighbour)
                 open_ids.append(neighbour)
-    return found
+    return tied

@@ -3,14 +3,12 @@
 
 Two sets of rules:
 
-- ``paper``, the official one, reproduces the authors' profiler: ResNet-50 on 224x224x3 images and 1000
-classes takes
-  7,806,583,495 operations forward and 23,053,458,315 forward and backward per image. Where the paper
-  contradicts its own Table 1 (global pooling, softmax) it follows the profiler; the update of the parameters
-  counts once per image.
-- ``executed`` takes Table 1 verbatim for global pooling and softmax (7,806,585,544 forward) and counts the
-update of
-  the parameters of convolutions and dense layers apart, once per step, as it is executed.
+- ``paper``, the official set, reproduces the authors' profiler: ResNet-50 on 224x224x3 images and 1000
+  classes takes 7,806,583,495 operations forward and 23,053,458,315 forward and backward per image. If the
+  paper contradicts its own Table 1 (global pooling, softmax), these rules follow the profiler. The update of
+  the parameters counts once per image.
+- ``executed`` takes Table 1 verbatim for global pooling and softmax (7,806,585,544 forward). It counts the
+  update of the parameters of convolutions and dense layers separately, once per step, as it is executed.
 """
 
 from __future__ import annotations
@@ -23,60 +21,60 @@ from types import MappingProxyType
 from aiperf_mpi.network.architecture import Architecture, Layer
 from aiperf_mpi.opcount import METHOD_VERSIONS
 
-#: Changes whenever a rule below does; stored with every trial.
+#: Version of the rules below; it changes whenever one of them does, and is stored with every trial.
 METHOD_VERSION = METHOD_VERSIONS["analytical"]
 
 RULES = ("paper", "executed")
 
-#: The kinds of layers that multiply matrices, nearly all of the work, and the three products that training
-#: one takes.
+#: The kinds of layers that multiply matrices (nearly all of the work), and the three products of each in a
+#: training step.
 MATRIX_KINDS = ("conv", "dense")
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = MATRIX_ROLES = ("forward", "input gradient", "weight gradient")
 
-#: The optimiser's MACs for each parameter: momentum times its sum plus the gradient, parameter less rate
-#: times that. The paper's Table 2 has one, and none for the parameters of batch norms.
+#: The optimiser's MACs for each parameter: the momentum times its sum plus the gradient, and the parameter
+#: minus the rate times that. The paper's Table 2 has one MAC, and none for the parameters of batch norms.
 OPTIMISER_MACS = 2
 
 #: Kinds of layers, in the order of the paper's Table 3.
 KINDS = ("conv", "dense", "batch_norm", "relu", "max_pool", "global_pool", "add", "softmax")
 
-#: Operations that one execution of each is worth (section 4.4 of the paper, after its reference 57).
+#: Weight of each operation (section 4.4 of the paper, after its reference 57).
 WEIGHTS: Mapping[str, int] = MappingProxyType(
     {"mac": 2, "add": 1, "sub": 1, "mul": 1, "compare": 1, "div": 4, "sqrt": 4, "exp": 8}
 )
 
-#: Backward operations of a batch norm in the authors' profiler, (29 B + 7) / B for a batch of B. They set B =
-#: 1 whatever the layer's size, which gives the paper's 1.91e3 for the 53 of ResNet-50 (Table 3).
+#: Backward operations of a batch norm in the authors' profiler: (29 B + 7) / B for a batch of B. They set
+#: B = 1 for a layer of any size, which gives the paper's 1.91e3 for the 53 of ResNet-50 (Table 3).
 BATCH_NORM_BACKWARD = 29 + 7
 
-# A term is an operation of WEIGHTS and how often a layer executes it for one image.
+# A term is an operation of WEIGHTS, and the number of times that a layer executes it for one image.
 Term = tuple[str, Callable[[Layer], int]]
 
 
 def _weights(layer: Layer) -> int:
-    """K x K x Ci x Co, the parameters of a convolution (without bias)."""
+    """Return K x K x Ci x Co, the parameters of a convolution (without bias)."""
     return layer.kernel * layer.kernel * layer.in_shape[2] * layer.out_shape[2]
 
 
 def _inputs(layer: Layer) -> int:
-    """Hi x Wi x Ci."""
+    """Return Hi x Wi x Ci."""
     height, width, channels = layer.in_shape
     return height * width * channels
 
 
 def _outputs(layer: Layer) -> int:
-    """Ho x Wo x Co."""
+    """Return Ho x Wo x Co."""
     height, width, channels = layer.out_shape
     return height * width * channels
 
 
 def _conv_macs(layer: Layer) -> int:
-    """K x K x Ci x Ho x Wo x Co."""
+    """Return K x K x Ci x Ho x Wo x Co."""
     return _weights(layer) * layer.out_shape[0] * layer.out_shape[1]
 
 
 def _dense_macs(layer: Layer) -> int:
-    """Ci x Co."""
+    """Return Ci x Co."""
     return layer.in_shape[2] * layer.out_shape[2]
 
 
@@ -102,7 +100,7 @@ TABLE_1: Mapping[str, tuple[Term, ...]] = MappingProxyType(
     }
 )
 
-#: What the authors' profiler counts where it differs from Table 1: a sum of n terms takes n - 1 additions.
+#: Counts of the authors' profiler that differ from Table 1: a sum of n terms takes n - 1 additions.
 PROFILER_FORWARD: Mapping[str, tuple[Term, ...]] = MappingProxyType(
     {
         "global_pool": (("add", lambda layer: _inputs(layer) - _channels_in(layer)), ("div", _channels_in)),
@@ -122,8 +120,8 @@ TABLE_2_GRADIENTS: Mapping[str, tuple[Term, ...]] = MappingProxyType(
     }
 )
 
-#: The first convolution has no input gradient: the data need none (in the profiler and in Table 3, not in
-#: Table 2).
+#: The first convolution has no input gradient, as the data need none (in the profiler and in Table 3, but not
+#: in Table 2).
 FIRST_CONV_GRADIENTS: tuple[Term, ...] = (("mac", _conv_macs),)
 
 #: Table 2 of the paper, second summand: the update of the parameters, one MAC for each.
@@ -137,11 +135,11 @@ TABLE_2_UPDATE: Mapping[str, tuple[Term, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Counts:
-    """Operations per image of each kind of layer, forward and backward, as exact integers; counts add up with
-    ``+``.
+    """Operations per image of each kind of layer, as exact integers; ``+`` adds counts.
 
-    `kinds` maps each kind to (forward, backward). `update` is the update of the parameters per step under the
-    ``executed`` rules; under the ``paper`` rules it is part of the backward operations, and `update` is 0.
+    `kinds` maps each kind to (forward, backward). Under the ``executed`` rules `update` is the update of the
+    parameters per step. Under the ``paper`` rules the update is part of the backward operations, and `update`
+    is 0.
     """
 
     kinds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -166,30 +164,31 @@ class Counts:
 
     @property
     def train(self) -> int:
-        """Operations to train on one image: forward and backward."""
+        """Operations of training on one image: forward and backward."""
         return self.fp + self.bp
 
     @property
     def val(self) -> int:
-        """Operations to validate one image: forward."""
+        """Operations of validating one image: forward."""
         return self.fp
 
 
-#: Forms of layers whose counts are kept.
+#: Number of layer forms whose counts are cached.
 _FORMS = 1 << 16
 
 
 def _total(terms: Iterable[Term], layer: Layer) -> int:
+    """Return the weighted operations of all terms."""
     return sum(WEIGHTS[operation] * times(layer) for operation, times in terms)
 
 
 def count_layer(layer: Layer, rules: str = "paper") -> tuple[int, int, int]:
-    """Operations of one layer: (forward per image, backward per image, update per step).
+    """Return the operations of one layer: (forward per image, backward per image, update per step).
 
-    Raises ValueError for unknown rules or a layer of unknown kind.
+    Raises ValueError for unknown rules, or a layer of unknown kind.
     """
     if rules not in RULES:
-        raise ValueError(f"operation count: rules {rules!r} are none of {', '.join(RULES)}")
+        raise ValueError(f"operation count: rules {rules!r} are not one of {', '.join(RULES)}")
     if layer.kind not in TABLE_1:
         raise ValueError(f"operation count: layer {layer.name} is of unknown kind {layer.kind!r}")
 
@@ -217,8 +216,10 @@ def _count_form(
     stride: int,
     rules: str,
 ) -> tuple[int, int, int]:
-    """Operations of all layers of one form, whatever their names: ten thousand networks share a few thousand
-    forms."""
+    """Return the operations of a layer of this form, whatever its name (cached).
+
+    Ten thousand networks share a few thousand forms.
+    """
     layer = Layer(kind, "", ("input" if first else "",) * inputs, in_shape, out_shape, kernel, stride)
     forward = TABLE_1[layer.kind]
     if rules == "paper":
@@ -235,9 +236,9 @@ def _count_form(
 
 
 def count(layers: Iterable[Layer], rules: str = "paper") -> Counts:
-    """Operations of a network, from `Architecture.layers()`; every kind appears, also with 0.
+    """Return the operations of a network from `Architecture.layers()`; every kind appears, even with 0.
 
-    Raises ValueError for unknown rules or a layer of unknown kind.
+    Raises ValueError for unknown rules, or a layer of unknown kind.
     """
     forward, backward, update = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0), 0
     for layer in layers:
@@ -249,29 +250,27 @@ def count(layers: Iterable[Layer], rules: str = "paper") -> Counts:
 
 
 def matrix_operations(layers: Iterable[Layer]) -> dict[tuple[str, str], int]:
-    """Operations per image of convolutions and dense layers by (kind, one of MATRIX_ROLES), without the
-    update.
+    """Return the operations per image of convolutions and dense layers, without the update.
 
-    Table 2 has both gradients in one row; each takes as many operations as the forward pass, but for the
-    first convolution, which has no input gradient.
+    The keys are (kind, one of MATRIX_ROLES). Table 2 has both gradients in one row. Each gradient takes as
+    many operations as the forward pass, except that the first convolution has no input gradient.
     """
-    found = {(kind, role): 0 for kind in MATRIX_KINDS for role in MATRIX_ROLES}
+    products = {(kind, role): 0 for kind in MATRIX_KINDS for role in MATRIX_ROLES}
     for layer in layers:
         if layer.kind in MATRIX_KINDS:
             forward, gradients, _ = count_layer(layer, "executed")
-            found[layer.kind, FORWARD] += forward
-            found[layer.kind, WEIGHT_GRADIENT] += forward
-            found[layer.kind, INPUT_GRADIENT] += gradients - forward
-    return found
+            products[layer.kind, FORWARD] += forward
+            products[layer.kind, WEIGHT_GRADIENT] += forward
+            products[layer.kind, INPUT_GRADIENT] += gradients - forward
+    return products
 
 
 def update_operations(architecture: Architecture) -> int:
-    """Operations per step to update all parameters as it is executed, momentum and batch norms' parameters
-    included."""
+    """Return the executed operations per step of the update, with momentum, for all parameters."""
     return WEIGHTS["mac"] * OPTIMISER_MACS * architecture.parameters
 
 
 def operations(architecture: Architecture) -> tuple[int, int]:
-    """Operations per image to train on and to validate (train, val), by the official `paper` rules."""
+    """Return the operations per image of training and validation, by the official `paper` rules."""
     counts = count(architecture.layers())
     return counts.train, counts.val

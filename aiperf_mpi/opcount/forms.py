@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faster forms of a layer that a trained step may use: what they execute more than the plain form, exactly.
+"""Optimised forms of a layer, and the exact number of extra operations each executes over the plain form.
 
-The paper credits an optimisation as speed: the plain form is counted, whatever is executed. A step that uses
-a form of this list is checked less the form's difference; whoever adds a form to the step adds its formula
-here, under a name.
+The paper credits an optimisation as speed: the operations of the plain form count, whatever is executed. The
+check of a step that uses an optimised form expects the plain count plus the form's difference. A new form
+needs a named formula here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from aiperf_mpi.opcount.tally import Class
 
 @dataclass(frozen=True)
 class Form:
-    """One faster form.
+    """One optimised form.
 
     Attributes:
-        reason: why what it executes differs.
-        difference: layers -> operations per image that it executes more than the plain form, by class.
+        reason: why it executes a different number of operations.
+        difference: layers -> extra operations per image over the plain form, by class.
     """
 
     reason: str
@@ -31,11 +31,11 @@ class Form:
 
 
 def _space_to_depth_stem(layers: Sequence[Layer]) -> dict[Class, int]:
-    """The first convolution (stride 2, K x K) on blocks of 2x2 pixels, which become channels.
+    """Return the extra operations of the first convolution (stride 2, K x K) on blocks of 2x2 pixels.
 
-    Its stride becomes 1, its kernel the blocks that K pixels touch: where (K - 1) // 2 pixels are padded
-    before and that is odd, the first block begins one pixel earlier. Each block has 4 Ci channels. Raises
-    ValueError for a first convolution of another stride, or an image of odd size.
+    The pixels of a block become channels, 4 Ci for each block. The stride becomes 1, and the kernel covers
+    all blocks that K pixels touch. If the padding before, (K - 1) // 2, is odd, the first block begins one
+    pixel earlier. Raises ValueError for a first convolution of another stride, or an image of odd size.
     """
     stem = next(layer for layer in layers if layer.kind == "conv" and layer.inputs == ("input",))
     height, width, channels = stem.in_shape
@@ -51,7 +51,7 @@ def _space_to_depth_stem(layers: Sequence[Layer]) -> dict[Class, int]:
     return {("conv", FORWARD): operations, ("conv", WEIGHT_GRADIENT): operations}
 
 
-#: Every form that a step may use, by name.
+#: All optimised forms that a step may use, by name.
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "space_to_depth_stem": Form(
@@ -61,19 +61,21 @@ FORMS: Mapping[str, Form] = MappingProxyType(
     }
 )
 
-#: How the first convolution may be computed (`train.stem`) -> the forms of FORMS that a step then uses.
+#: Values of `train.stem` (the form of the first convolution) -> the names in FORMS that a step then uses.
 STEMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"plain": (), "space_to_depth": ("space_to_depth_stem",)}
 )
 
 
 def executed_difference(layers: Sequence[Layer], forms: Iterable[str]) -> dict[Class, int]:
-    """Operations per image that the named forms execute more than the plain ones; ValueError for an unknown
-    name."""
+    """Return the extra operations per image that the named forms execute over the plain ones, by class.
+
+    Raises ValueError for an unknown name.
+    """
     total: dict[Class, int] = {}
     for name in forms:
         if name not in FORMS:
-            raise ValueError(f"operation count: form {name!r} is none of {', '.join(FORMS)}")
+            raise ValueError(f"operation count: form {name!r} is not one of {', '.join(FORMS)}")
         for key, operations in FORMS[name].difference(layers).items():
             total[key] = total.get(key, 0) + operations
     return total

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Tables 3 and A1 from counts, as rows of text, with what the paper prints and why it may
-differ."""
+"""Compute the rows of the paper's Tables 3 and A1 as text, next to the values that the paper prints.
+
+Footnotes explain the differences.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: What the paper prints for ResNet-50 on 224x224x3 images and 1000 classes. Table 3: FP, BP, BP/FP, total.
+#: Table 3 of the paper (FP, BP, BP/FP, total), for ResNet-50 on 224x224x3 images and 1000 classes.
 PAPER_TABLE_3: Mapping[str, tuple[str, str, str, str]] = MappingProxyType(
     {
         "conv": ("7.71e9", "1.52e10", "1.9755", "2.29e10"),
@@ -40,17 +42,16 @@ PAPER_TABLE_3: Mapping[str, tuple[str, str, str, str]] = MappingProxyType(
     }
 )
 
-#: Table A1, column "Analytical", in its order.
+#: Table A1 of the paper, column "Analytical", from top to bottom.
 PAPER_TABLE_A1 = ("1.00e16", "1.95e16", "1.9533", "2.95e16", "3.90e14", "2.99e16")
 
-#: The loss of a ratio's last digits below this is why the paper prints 0.00003 with five of them.
+#: The paper prints a ratio below this value with five decimals (0.00003), and all others with four.
 _SMALL_RATIO = 0.001
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: its title, its cells, and what the paper prints in their place (empty if it prints
-    none)."""
+    """A row of a table: its title, its cells, and the paper's values (empty if the paper has none)."""
 
     title: str
     cells: tuple[str, ...]
@@ -58,12 +59,12 @@ class Row:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the paper prints something else."""
+        """Whether the paper prints different values."""
         return bool(self.paper) and self.paper != self.cells
 
 
 def scientific(value: float) -> str:
-    """Three significant digits as the paper prints them: 7.71e9, and 0 for zero."""
+    """Format a number as the paper does, with three significant digits: 7.71e9, and 0 for zero."""
     if not value:
         return "0"
     digits, exponent = f"{value:.2e}".split("e")
@@ -71,7 +72,7 @@ def scientific(value: float) -> str:
 
 
 def ratio(backward: int, forward: int) -> str:
-    """BP/FP as the paper prints it."""
+    """Format BP/FP as the paper does."""
     if not backward or not forward:
         return "0"
     value = backward / forward
@@ -79,12 +80,12 @@ def ratio(backward: int, forward: int) -> str:
 
 
 def is_the_papers(architecture: Architecture) -> bool:
-    """Whether the paper's tables are of this architecture."""
+    """Return whether the paper's tables describe this architecture."""
     return architecture == resnet50()
 
 
 def table_3(architecture: Architecture) -> tuple[Row, ...]:
-    """FP, BP, BP/FP and total per image of each kind of layer, and of all, by the `paper` rules."""
+    """Return FP, BP, BP/FP and total per image for each kind of layer and for all, by the `paper` rules."""
     counts = count(architecture.layers())
     pairs = {kind: counts.kinds[kind] for kind in KINDS} | {"total": (counts.fp, counts.bp)}
     return tuple(
@@ -98,8 +99,10 @@ def table_3(architecture: Architecture) -> tuple[Row, ...]:
 
 
 def table_a1(architecture: Architecture, images: tuple[int, int]) -> tuple[Row, ...]:
-    """Operations of an epoch of `images` (training, validation) images, by the `paper` rules; the paper's
-    column is there for the paper's network (and belongs to ImageNet's images)."""
+    """Return the operations of an epoch of `images` (training, validation) images, by the `paper` rules.
+
+    Only the paper's network has the paper's values (which are for ImageNet's images).
+    """
     counts, (training, validation) = count(architecture.layers()), images
     train, val = training * counts.train, validation * counts.val
     cells = (
@@ -118,11 +121,11 @@ def table_a1(architecture: Architecture, images: tuple[int, int]) -> tuple[Row, 
 
 
 def footnotes(architecture: Architecture) -> tuple[str, ...]:
-    """Where the paper contradicts its own formulas: all values of these rows, and where each comes from."""
+    """Return notes on rows in which the paper contradicts its own formulas: all values and their origin."""
     by_paper, executed = count(architecture.layers()), count(architecture.layers(), "executed")
     notes = [
-        f"{TITLES[kind]}: the paper's Table 1 gives {executed.kinds[kind][0]:,} ({formula}), the authors' "
-        f"profiler "
+        f"{TITLES[kind]}: the paper's Table 1 gives {executed.kinds[kind][0]:,} ({formula}), "
+        f"the authors' profiler "
         f"{by_paper.kinds[kind][0]:,} ({profiler}), which counts here."
         for kind, formula, profiler in (
             ("global_pool", "Hi Wi Ci additions, Ci divisions", "(Hi Wi - 1) Ci additions, Ci divisions"),
@@ -134,7 +137,7 @@ def footnotes(architecture: Architecture) -> tuple[str, ...]:
         notes[0] += f" Its Table 3 prints 1.00e5, which is the {additions:,} additions without the divisions."
         notes[1] += " Its Table 3 prints 2.10e4, 21 for each class, which follows from neither."
         notes.append(
-            "BP/FP: the paper prints 1.9531 in Table 3 and 1.9533 in Table A1; both are of the same network."
+            "BP/FP: the paper prints 1.9531 in Table 3 and 1.9533 in Table A1, for the same network."
         )
     return tuple(notes)
 
@@ -145,7 +148,7 @@ def _pooled(architecture: Architecture) -> int:
 
 
 def describe(architecture: Architecture) -> str:
-    """One line: which network this is, its input, layers and parameters."""
+    """Return one line with the network's name, input, layers and parameters."""
     base = architecture.base
     name = (
         "ResNet-50"
@@ -160,14 +163,14 @@ def describe(architecture: Architecture) -> str:
 
 
 def resnet_of(architecture: Architecture) -> Architecture:
-    """The unmorphed network of the same widths and blocks, with the paper's images and classes."""
+    """Return the network without morphs; with the paper's images and classes if it is a ResNet-50."""
     base, paper = architecture.base, resnet50().base
     same = (base.width, base.blocks) == (paper.width, paper.blocks)
     return resnet50() if same else Architecture(base)
 
 
 def as_counts(kinds: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
-    """The JSON form of one method's counts per image: kind -> fp, bp, and their total."""
-    found = {kind: {"fp": fp, "bp": bp} for kind, (fp, bp) in kinds.items()}
+    """Return the JSON form of one method's counts per image: kind (or "total") -> fp and bp."""
+    by_kind = {kind: {"fp": fp, "bp": bp} for kind, (fp, bp) in kinds.items()}
     counts = Counts(kinds)
-    return found | {"total": {"fp": counts.fp, "bp": counts.bp}}
+    return by_kind | {"total": {"fp": counts.fp, "bp": counts.bp}}

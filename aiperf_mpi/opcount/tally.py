@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counted operations by class: what kind of layer they belong to, and in which part of a step they are
-executed."""
+"""Counted operations by class: the kind of layer, and the part of the step that executes them."""
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ from dataclasses import dataclass, field
 
 from aiperf_mpi.opcount.analytical import FORWARD, KINDS, MATRIX_KINDS, MATRIX_ROLES
 
-#: Parts of a step beside those of analytical.MATRIX_ROLES, for kinds whose gradients are not told apart: all
-#: that follows the loss, and what belongs to no pass.
+#: Parts of a step in addition to analytical.MATRIX_ROLES: everything after the loss, for kinds whose
+#: gradients are not distinguished, and everything that belongs to no pass.
 BACKWARD, STEP = "backward", "step"
 
-#: Kinds beside those of layers: the optimiser, the collectives, and the rest (normalising images, metrics,
-#: biases).
+#: Kinds in addition to those of layers: the optimiser, the collectives, and the rest (normalisation of
+#: images, metrics, biases).
 UPDATE, ALL_REDUCE, OTHER = "update", "all_reduce", "other"
 
 #: A class of operations: the kind, and the part of the step.
@@ -23,9 +22,9 @@ Class = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tally:
-    """Weighted operations (exact integers) by class; tallies add up with ``+``, and repeat with ``*``.
+    """Weighted operations (exact integers) by class; ``+`` adds tallies, ``*`` repeats one.
 
-    A class that is not there counts 0: read it with ``tally[kind, role]``.
+    ``tally[kind, role]`` is 0 for a class without operations.
     """
 
     classes: Mapping[Class, int] = field(default_factory=dict)
@@ -46,19 +45,18 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """All operations."""
+        """Number of all operations."""
         return sum(self.classes.values())
 
     def matrix(self) -> dict[Class, int]:
-        """The classes of convolutions and dense layers, also those that count 0."""
+        """Return the classes of convolutions and dense layers, including those with 0 operations."""
         return {(kind, role): self[kind, role] for kind in MATRIX_KINDS for role in MATRIX_ROLES}
 
     def passes(self, kind: str) -> tuple[int, int]:
-        """Operations of a kind (forward, all the rest)."""
+        """Return the operations of a kind: (forward, all others)."""
         forward = self[kind, FORWARD]
         return forward, sum(count for (k, _), count in self.classes.items() if k == kind) - forward
 
     def kinds(self) -> dict[str, tuple[int, int]]:
-        """(forward, backward) of every kind of layer, in the order of the paper's Table 3, also where it is
-        0."""
+        """Return (forward, backward) of every kind of layer, also (0, 0), in the order of Table 3."""
         return {kind: self.passes(kind) for kind in KINDS}

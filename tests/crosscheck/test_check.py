@@ -293,7 +293,7 @@ def test_the_difference_of_the_form_by_hand() -> None:
 
 
 def test_forms_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match=f"'winograd' is none of {FORM}"):
+    with pytest.raises(ValueError, match=f"'winograd' is not one of {FORM}"):
         executed_difference(SMALL.layers(), ["winograd"])
     with pytest.raises(ValueError, match="no space-to-depth form with stride 2 on 33x33"):
         FORMS[FORM].difference(Architecture(Base(33, 3, 10, 4, (1,))).layers())

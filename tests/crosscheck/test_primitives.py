@@ -136,7 +136,7 @@ def test_a_dilated_operand_with_strides_needs_whole_numbers() -> None:
     # MACs.
     assert dilated(6, 2) == 32
     # 3 places become 5, which have 1 result of 3x3 taps; a quarter of 9 is no number of MACs.
-    with pytest.raises(CountError, match="9 products are no multiple of 4 .*test_primitives.py"):
+    with pytest.raises(CountError, match="9 products are not a multiple of 4 .*test_primitives.py"):
         dilated(3, 3)
 
 

@@ -160,7 +160,7 @@ def test_counts_add_up() -> None:
 
 
 def test_unknown_rules_and_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match="none of paper, executed"):
+    with pytest.raises(ValueError, match="not one of paper, executed"):
         count(resnet50().layers(), "official")
     with pytest.raises(ValueError, match="unknown kind 'pool'"):
         count_layer(Layer("pool", "p", ("x",), (2, 2, 1), (1, 1, 1)))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that a child inherits from its parent: each morph as a transformation of the parent's variables.
+"""Inherit weights from the parent: apply each morph as a transformation of the parent's variables.
 
-With running statistics (inference) the child computes the function of its parent, up to rounding: `wider`
-repeats channels (Net2Net: Chen et al., 2016), `deeper` begins as the identity, `kernel` pads with zeros,
-`skip` adds nothing (network morphism: Wei et al., 2016). `function_difference` measures it. See
-docs/morphisms.md.
+In inference mode (with running statistics) the child computes the function of its parent, up to rounding.
+`wider` repeats channels (Net2Net: Chen et al., 2016), `deeper` begins as the identity, `kernel` pads with
+zeros, and `skip` adds nothing (network morphism: Wei et al., 2016). `function_difference` measures the
+difference. See docs/morphisms.md.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from aiperf_mpi.training.model.images import normalise
 from aiperf_mpi.training.model.initial import Variables
 from aiperf_mpi.training.model.resnet import NORM_EPSILON, Tree, expected_shapes, module_name, network
 
-#: The larger share of a repeated channel that one of its two copies has in a consumer, at most. Equal shares
-#: would give both copies the same gradients for ever, and a channel repeated for nothing.
+#: Largest share of a consumer's weights that one of the two copies of a channel gets. With equal shares both
+#: copies would always have equal gradients, and the second copy would be useless.
 LARGEST_SHARE = 0.75
 
-#: Least variance that the norm of a new identity assumes of a channel, so that a dead one does not scale by
-#: 0.
+#: Smallest variance that the norm of a new identity assumes for a channel, so that its scale is never 0.
 LEAST_VARIANCE = 1e-3
 
 #: Tensors of a module: (collection, name in it) -> array.
@@ -39,20 +38,18 @@ Modules = dict[str, Tensors]
 def inherited_variables(
     parent: Architecture, variables: Tree, morphs: Sequence[Morph], rng: np.random.Generator
 ) -> Variables:
-    """The variables of the parent's child, which computes the same function in inference mode.
+    """Return the variables of a child that computes the function of its parent in inference mode.
 
     Arguments:
-        parent: the architecture that `variables` belong to.
-        variables: collections `params` and `batch_stats` (float32), as a checkpoint gives them; never
-            written.
-        morphs: what leads from the parent to the child, in order, the kernels of hyperparameter optimisation
-            included.
-        rng: the stream (`streams.INIT` of the child's trial) of what is drawn: projections and the shares of
-            copies.
+        parent: the architecture of `variables`.
+        variables: collections `params` and `batch_stats` (float32) from a checkpoint; they are not modified.
+        morphs: the morphs from the parent to the child, in order, with the kernels that hyperparameter
+            optimisation chose.
+        rng: random stream (`streams.INIT` of the child's trial) for projections and the shares of copies.
 
-    Returns the collections of the child, as `expected_shapes` lists them; arrays that no morph changes are
-    shared. Raises ValueError naming the first variable whose shape is not the parent's, MorphError for a
-    morph that does not fit.
+    Returns the collections of the child, as `expected_shapes` lists them. Arrays that no morph changes are
+    shared with the parent. Raises ValueError naming the first variable with a wrong shape, and MorphError for
+    a morph that cannot be applied.
     """
     _check(parent, variables)
     modules = _modules(variables)
@@ -75,18 +72,19 @@ def function_difference(
     mean: Sequence[float],
     deviation: Sequence[float],
 ) -> float:
-    """How far the child's function is from its parent's: the largest difference of their logits on the same
-    images, over the parent's largest logit (absolute values). In inference mode, float32 throughout.
+    """Return the difference between the functions of child and parent on the same images.
 
-    Both networks run layer by layer, without a program of their own: its compilation would take longer than
-    this, and the few shapes that a child has and no network before it are compiled once in a process.
+    It is the largest difference of their logits, divided by the parent's largest logit (absolute values), in
+    inference mode and float32. It is infinite if a logit is not finite, or if only the parent's are all 0.
+
+    Both networks run layer by layer, as compiling them whole would take longer than running them. Only the
+    few shapes that no earlier network had are compiled, once in a process.
 
     Arguments:
-        images: uint8 [N, H, W, C]; mean, deviation: as in `StepSettings`.
-
-    Returns infinity where a logit is no finite number, or where only the parent's are all 0.
+        images: uint8 [N, H, W, C].
+        mean, deviation: see `StepSettings`.
     """
-    # An accelerator would multiply float32 in fewer bits, and see differences where there are none.
+    # By default an accelerator multiplies float32 with fewer bits, which would add differences.
     with jax.default_matmul_precision("highest"):
         inputs = normalise(jnp.asarray(images), mean, deviation)
         outputs = [
@@ -99,17 +97,16 @@ def function_difference(
     return float(difference / scale) if scale and np.isfinite(difference) else math.inf
 
 
-# -- the morphs: each returns the tensors of the network behind it ---------------------------------
+# -- the morphs: each returns the tensors of the network after it ----------------------------------
 
 
 def _wider(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """Every channel of what doubles is there twice, `channels + channels` in that order, and consumers share
-    it out.
+    """Repeat every channel of the layers that double, in the order `channels + channels`.
 
-    Which layers double, through additions and norms, and which consume them, shows in the two lists of
-    layers.
+    The consumers divide their weights among both copies. Comparing the layer lists before and after shows
+    which layers double, additions and norms included, and which layers consume them.
     """
     changed, old = dict(modules), {layer.name: layer for layer in before.layers()}
     for layer in after.layers():
@@ -118,7 +115,7 @@ def _wider(
             continue
         was = old[layer.name]
         if layer.kind != "batch_norm" and layer.in_shape[2] != was.in_shape[2]:
-            tensors = _shared_out(tensors, rng)
+            tensors = _divide_weights(tensors, rng)
         if layer.out_shape[2] != was.out_shape[2]:
             # The output channels are the last axis of every tensor.
             tensors = {key: np.concatenate([array, array], axis=-1) for key, array in tensors.items()}
@@ -126,11 +123,10 @@ def _wider(
     return changed
 
 
-def _shared_out(tensors: Tensors, rng: np.random.Generator) -> Tensors:
-    """A consumer (convolution or dense layer) of inputs that are there twice: its weights in two unequal
-    parts.
+def _divide_weights(tensors: Tensors, rng: np.random.Generator) -> Tensors:
+    """Divide a consumer's weights (convolution or dense layer) unequally among both copies of its inputs.
 
-    The second part is what the first leaves, so that they add up to the weights but for one rounding.
+    The second part is the weights minus the first part, so they add up to the weights except for rounding.
     """
     kernel = tensors["params", "kernel"]
     shares = rng.uniform(1 - LARGEST_SHARE, LARGEST_SHARE, (kernel.shape[-2], 1)).astype(np.float32)
@@ -141,12 +137,11 @@ def _shared_out(tensors: Tensors, rng: np.random.Generator) -> Tensors:
 def _deeper(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """An identity behind a ReLU, whose output is not negative, so that the new unit's own ReLU changes
-    nothing.
+    """Insert an identity after a ReLU: its input is not negative, so its own ReLU changes nothing.
 
-    Its norm takes off and puts back the mean and the deviation of that output, as far as the parent's norms
-    tell them: with running statistics any values would do, but with these a training step finds the function,
-    too.
+    Its norm subtracts and restores the mean and the deviation of its input, as estimated from the parent's
+    norms. In inference mode any values would work. With these values a training step, which uses the
+    statistics of its batch, also computes about the same function.
     """
     new = before.unit_count
     tag = f"unit{new:03d}"
@@ -157,7 +152,7 @@ def _deeper(
     mean, variance = _output_moments(before, modules)[morph.a]
     variance = np.maximum(variance, LEAST_VARIANCE)
 
-    # The new unit is the source of what was added from the old one.
+    # Branches from the old unit now start at the new one, so rename their modules.
     changed = {}
     sources = {
         _branch(unit.id, morph.a): _branch(unit.id, new)
@@ -175,8 +170,7 @@ def _deeper(
 def _skip(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """A branch that adds nothing yet: its norm scales by 0, and a projection in front of it begins as
-    He's."""
+    """Add a branch that contributes 0 at first: the scale of its norm is 0, its projection is He-normal."""
     changed = dict(modules)
     for layer in after.layers():
         name = module_name(layer.name)
@@ -196,10 +190,10 @@ def _skip(
 def _kernel(
     before: Architecture, after: Architecture, morph: Morph, modules: Modules, rng: np.random.Generator
 ) -> Modules:
-    """The old kernel stands in the new one where its taps meet the same pixels, among zeros.
+    """Pad the kernel with zeros so that the old taps still meet the same pixels.
 
-    A kernel of k begins (k-1)//2 pixels before the output's, whatever the stride, so it moves by the
-    difference.
+    A kernel of size k begins (k-1)//2 pixels before the output's pixel, whatever the stride, so the old
+    kernel is shifted by the difference.
     """
     name = f"unit{morph.a:03d}_conv"
     kernel = modules[name]["params", "kernel"]
@@ -213,28 +207,28 @@ def _kernel(
 _TRANSFORMATIONS = {"deeper": _deeper, "wider": _wider, "skip": _skip, "kernel": _kernel}
 
 
-# -- what a unit's output looks like ---------------------------------------------------------------
+# -- moments of a unit's output --------------------------------------------------------------------
 
 
 def _output_moments(architecture: Architecture, modules: Modules) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance of each channel behind the ReLU of each unit, by its id, taken from the norms
-    (float64).
+    """Return mean and variance (float64) of each channel after the ReLU of each unit, by the unit's id.
 
-    A batch norm's output has the mean `bias` and the deviation `scale`. Its values are taken for normal, and
-    terms of an addition for independent; then a ReLU leaves the moments of a rectified normal distribution.
+    They are estimated from the batch norms, whose output has the mean `bias` and the deviation `scale`. The
+    values are assumed to be normal, and the terms of an addition independent. After a ReLU they then have the
+    moments of a rectified normal distribution.
     """
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    moments: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for unit in architecture.units:
         mean, variance = _norm_moments(modules[f"unit{unit.id:03d}_norm"])
         for edge in unit.edges:
             branch = (
-                found[edge.source]
+                moments[edge.source]
                 if edge.kind == "identity"
                 else _norm_moments(modules[f"{_branch(unit.id, edge.source)}_norm"])
             )
             mean, variance = mean + branch[0], variance + branch[1]
-        found[unit.id] = _rectified(mean, variance)
-    return found
+        moments[unit.id] = _rectified(mean, variance)
+    return moments
 
 
 def _norm_moments(tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +236,7 @@ def _norm_moments(tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rectified(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of max(x, 0) where x is normal; for variance 0 those of the constant."""
+    """Return mean and variance of max(x, 0) for a normal x, also for variance 0."""
     deviation = np.sqrt(np.maximum(variance, 1e-12))
     ratio = mean / deviation
     density = np.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)
@@ -256,8 +250,7 @@ def _rectified(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _branch(unit: int, source: int) -> str:
-    """What the modules of an addition's branch begin with; the units' list knows max-pooling by a negative
-    source."""
+    """Return the prefix of the module names of a unit's branch; a negative source is the max-pooling."""
     return f"unit{unit:03d}_from{'pool' if source < 0 else f'{source:03d}'}"
 
 
@@ -290,16 +283,16 @@ def _collections(modules: Modules) -> Variables:
 
 
 def _check(architecture: Architecture, variables: Tree) -> None:
-    """Raises ValueError where the variables are not those of the architecture."""
+    """Raise ValueError if the modules or shapes of the variables are not those of the architecture."""
     for collection, modules in expected_shapes(architecture).items():
-        found = variables.get(collection, {})
-        if set(found) != set(modules):
+        given = variables.get(collection, {})
+        if set(given) != set(modules):
             raise ValueError(
                 f"inherited weights: {collection} differ from the architecture's in the modules "
-                f"{sorted(set(found) ^ set(modules))[:4]}"
+                f"{sorted(set(given) ^ set(modules))[:4]}"
             )
         for module, tensors in modules.items():
-            shapes = {name: np.shape(array) for name, array in found[module].items()}
+            shapes = {name: np.shape(array) for name, array in given[module].items()}
             if shapes != tensors:
                 raise ValueError(
                     f"inherited weights: {collection} of {module} have the shapes {shapes}, but the "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The variables that a training starts from, drawn with numpy: nothing is traced or compiled for them."""
+"""Draw the initial variables of a training with numpy, without tracing or compiling anything."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 def initial_variables(
     architecture: Architecture, rng: np.random.Generator, zero_gamma: bool = False
 ) -> Variables:
-    """He-normal weights (He et al., 2015, equation 10; Table 4 of the paper), float32, in the shapes of
-    `layers()`.
+    """Return He-normal variables (He et al., 2015, equation 10; Table 4 of the paper), as float32.
 
-    Convolutions and the dense kernel are normal with variance 2 / fan-in, its bias is 0; batch norms scale by
-    1 and shift by 0, with a running mean of 0 and variance of 1. The same stream gives the same arrays.
+    Convolutions and the dense kernel are normal with variance 2 / fan-in, and the dense bias is 0. Batch
+    norms have scale 1, bias 0, running mean 0 and running variance 1. The same stream gives the same arrays.
 
     Arguments:
-        rng: the stream (`streams.INIT` of the trial) that all weights are drawn from, in the order of
-            `layers()`.
-        zero_gamma: the norms of `closing_norms` scale by 0, so that each residual block begins as its
-            shortcut (Goyal et al., 2017, section 5.1).
+        rng: random stream (`streams.INIT` of the trial); weights are drawn in the order of `layers()`.
+        zero_gamma: whether the norms of `closing_norms` have scale 0, so that each residual block begins as
+            its shortcut (Goyal et al., 2017, section 5.1).
 
     Returns the collections `params` and `batch_stats`, as `expected_shapes` lists them.
     """
@@ -49,8 +47,10 @@ def initial_variables(
 
 
 def closing_norms(architecture: Architecture) -> frozenset[str]:
-    """Modules of the batch norms that close the base network's residual blocks, before the shortcut is
-    added."""
+    """Return the modules of the last batch norm of each residual block of the base network.
+
+    The shortcut is added after it.
+    """
     return frozenset(
         module_name(f"unit{unit.id:03d}.norm") for unit in resnet50(architecture.base).units if unit.edges
     )

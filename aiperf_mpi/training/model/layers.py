@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch norm, with the addition and the ReLU behind it, as one function with a backward pass written by hand.
+"""Batch norm fused with the addition and the ReLU after it, with a backward pass written by hand.
 
-Differentiated as it stands, a batch norm in half precision keeps its centred input in float32, and the masks
-of its ReLU: memory that is written and read again in every step, where a step's limit is the memory. Here the
-backward pass gets the input (and, behind an addition, the output) in the precision of the activations, and
-three numbers for each channel; the rest is computed again. Ioffe and Szegedy (2015, section 3) give the
-gradients.
+Differentiated automatically, a batch norm in half precision keeps its centred input in float32, and the mask
+of its ReLU. A step is limited by memory traffic, and these arrays are written and read again in every step.
+Here the backward pass keeps only the input (and, after an addition, the output) in the precision of the
+activations, and three numbers for each channel; it computes the rest again. Ioffe and Szegedy (2015, section
+3) give the gradients.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ import jax.numpy as jnp
 
 from aiperf_mpi.network.architecture import Layer
 
-#: Batch norm: decay of the running statistics, and what is added to the variance (the usual values of Flax).
+#: Batch norm: decay of the running statistics, and the constant added to the variance (Flax's usual values).
 NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What follows a batch norm in the same function: the scopes of an addition and of a ReLU, to which
-    profiles and operation counts assign them, empty for what is not there."""
+    """The layers fused after a batch norm: scope names of an addition and of a ReLU, "" for none.
+
+    Profiles and operation counts assign the operations to these scopes.
+    """
 
     add: str = ""
     relu: str = ""
 
 
-#: Nothing follows.
+#: A batch norm that is not fused with other layers.
 ALONE = Tail()
 
 
 class BatchNorm(nn.Module):
-    """A batch norm over all axes but the last, `x [..., C] -> [..., C]`, and what follows it in one function.
+    """A batch norm over all axes except the last, `x [..., C] -> [..., C]`, and its `Tail`, as one function.
 
-    Parameters `scale` and `bias`, running statistics `mean` and `var` (float32 [C]) as in
-    `flax.linen.BatchNorm`, which it equals but for rounding: between the input and the output nothing is
-    rounded to `dtype`.
+    It has the parameters `scale` and `bias` and the running statistics `mean` and `var` (float32 [C]) of
+    `flax.linen.BatchNorm`. The results are equal except for rounding: no intermediate value is rounded to
+    `dtype`.
 
     Attributes:
-        dtype: of the output.
-        axis: the devices' axis along which the statistics are averaged; None for those of this device's
-            images.
+        dtype: dtype of the output.
+        axis: axis of the devices over which the statistics are averaged; None for the statistics of this
+            device's images.
     """
 
     dtype: Any = jnp.float32
@@ -59,11 +61,10 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool, shortcut: jax.Array | None = None, tail: Tail = ALONE
     ) -> jax.Array:
-        """Normalises, adds `shortcut` (of the same shape) if there is one, and cuts off below 0 if `tail`
-        says so.
+        """Normalise `x`, add `shortcut` (of the same shape) if given, and apply the ReLU if `tail` has one.
 
-        Training uses the statistics of these images and moves the running ones, without a gradient; else
-        those are used.
+        Training uses the statistics of these images, and updates the running statistics without a gradient.
+        Otherwise the running statistics are used.
         """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
@@ -91,19 +92,19 @@ def normalise_batch(
     dtype: Any,
     axis: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch norm by the batch's own statistics, plus `shortcut`, cut off below 0 if `tail` says so.
+    """Normalise `x` by its own statistics, add `shortcut` if given, and apply the ReLU if `tail` has one.
 
     Arguments:
         x: [..., C], in the precision of the activations.
         scale, bias: float32 [C].
-        shortcut: like x, or None.
-        dtype: of the output.
-        axis: the devices' axis along which the batch is spread; None where this device has all of it. The
-            gradients are then those of the sum of all devices' losses; scale's and bias's are this device's
-            share of them.
+        shortcut: an array like x, or None.
+        dtype: dtype of the output.
+        axis: axis of the devices over which the batch is spread; None if this device has the whole batch.
+            With an axis the gradient of x is that of the sum of all devices' losses, and those of scale and
+            bias are this device's share.
 
-    Returns the output like x, and mean and biased variance of the batch (float32 [C]); these two are for the
-    running statistics only: gradients that arrive at them are dropped.
+    Returns the output, and mean and biased variance of the batch (float32 [C]). The last two are for the
+    running statistics only, and pass no gradient on.
     """
     return _forward(x, scale, bias, shortcut, tail, dtype, axis)[0]
 
@@ -121,8 +122,8 @@ def _forward(
     inverse = jax.lax.rsqrt(var + NORM_EPSILON)
     y = _output(x, scale, bias, mean, inverse, shortcut, tail).astype(dtype)
 
-    # Without an addition the mask of the ReLU follows from the input. The output of an addition is the input
-    # of the layers behind it, which keep it anyway.
+    # Without an addition the ReLU's mask is computed again from the input. After an addition keep the output,
+    # which the next layers keep as their input anyway.
     masking = y if tail.relu and shortcut is not None else None
     return (y, mean, var), (x, scale, bias, mean, inverse, masking, _like(shortcut))
 
@@ -138,9 +139,8 @@ def _backward(
         with jax.named_scope(tail.relu):
             passed = jnp.where(positive, passed, jnp.zeros_like(passed))
 
-    # Both sums in one pass over the memory, then the gradient of the input in another. What the statistics
-    # pass back to the input is the sum over all images that they were taken from, here divided by the images
-    # of this device.
+    # Both sums take one pass over the memory, and the gradient of the input takes another. The statistics
+    # pass back sums over all images of the batch; the mean over devices is divided by this device's images.
     wide = passed.astype(jnp.float32)
     of_bias = jnp.sum(wide, axes)
     of_scale = jnp.sum(wide * centred, axes) * inverse
@@ -158,8 +158,10 @@ normalise_batch.defvjp(_forward, _backward)
 
 
 def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance over all axes but the last, in float32 and in one pass over the memory, as
-    Flax does; over the devices too where they have an `axis`."""
+    """Return mean and biased variance over all axes except the last, and over the devices if `axis` is given.
+
+    They are computed in float32 and in one pass over the memory, as in Flax.
+    """
     axes, wide = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
     mean, square = jnp.mean(wide, axes), jnp.mean(jax.lax.square(wide), axes)
     if axis is not None:
@@ -176,7 +178,7 @@ def _output(
     shortcut: jax.Array | None,
     tail: Tail,
 ) -> jax.Array:
-    """The output in float32; `inverse` is 1 over the standard deviation."""
+    """Return the output in float32; `inverse` is 1 over the standard deviation."""
     y = (x.astype(jnp.float32) - mean) * (inverse * scale) + bias
     if shortcut is not None:
         with jax.named_scope(tail.add):
@@ -188,14 +190,16 @@ def _output(
 
 
 def _like(array: jax.Array | None) -> jax.Array | None:
-    """An empty array of the same dtype: a backward pass may keep arrays only."""
+    """Return an empty array of the same dtype, to keep the dtype: a backward pass may keep only arrays."""
     return None if array is None else jnp.zeros((0,), array.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A ReLU that is computed with what is before it: the batch norm `norm`, and the addition `add` of the
-    output of `shortcut`, if there is one (names of layers)."""
+    """The layers fused into one function with a ReLU: the batch norm `norm`, and an addition if there is one.
+
+    `add` is the name of the addition, and `shortcut` that of the layer whose output it adds ("" for none).
+    """
 
     norm: Layer
     add: str = ""
@@ -203,12 +207,12 @@ class Fused:
 
 
 def fusions(layers: Sequence[Layer]) -> tuple[dict[str, Fused], frozenset[str]]:
-    """Which ReLUs take in the batch norm before them, or the batch norm and the addition.
+    """Find the ReLUs to fuse with the batch norm before them, or with batch norm and addition.
 
-    A layer is taken in only if nothing else reads its output. Of an addition of two batch norms the first one
-    is taken in, the other one is its shortcut.
+    A layer is fused only if no other layer reads its output. If both inputs of an addition are batch norms,
+    the first one is fused, and the other one is the shortcut.
 
-    Returns ReLU's name -> what it takes in, and the names of all layers that are taken in.
+    Returns the fused layers by the ReLU's name, and the names of all fused batch norms and additions.
     """
     named = {layer.name: layer for layer in layers}
     readers: dict[str, int] = {}
@@ -219,19 +223,19 @@ def fusions(layers: Sequence[Layer]) -> tuple[dict[str, Fused], frozenset[str]]:
     def alone(name: str, kind: str) -> bool:
         return name in named and named[name].kind == kind and readers[name] == 1
 
-    found: dict[str, Fused] = {}
+    fused: dict[str, Fused] = {}
     taken: set[str] = set()
     for layer in layers:
         if layer.kind != "relu":
             continue
         before = layer.inputs[0]
         if alone(before, "batch_norm"):
-            found[layer.name] = Fused(named[before])
+            fused[layer.name] = Fused(named[before])
             taken.add(before)
         elif alone(before, "add"):
             norm = next((name for name in named[before].inputs if alone(name, "batch_norm")), None)
             if norm is not None:
                 (other,) = (name for name in named[before].inputs if name != norm)
-                found[layer.name] = Fused(named[norm], before, other)
+                fused[layer.name] = Fused(named[norm], before, other)
                 taken |= {before, norm}
-    return found, frozenset(taken)
+    return fused, frozenset(taken)

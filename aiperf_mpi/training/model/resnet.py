@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Flax network of an architecture: one interpreter over its list of layers, so that every morph is
-covered."""
+"""The Flax network of an architecture: it interprets the list of layers, so it covers every morph."""
 
 from __future__ import annotations
 
@@ -20,34 +19,32 @@ from aiperf_mpi.training.model.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 #: The activation precisions of a network; parameters, statistics and logits are float32 in all.
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-#: The collection under which a network that is asked to (`mutable=[OUTPUTS]`) leaves each layer's output.
+#: Collection in which a network stores the output of each layer, if `mutable=[OUTPUTS]` requests it.
 OUTPUTS = "outputs"
 
-#: A tree of variables as Flax keeps it: collection or module name -> ... -> array or shape.
+#: A tree of variables in the form of Flax: collection or module name -> ... -> array or shape.
 Tree = Mapping[str, Any]
 
 
 def module_name(layer: str) -> str:
-    """The name of the Flax submodule that holds the parameters of this layer."""
+    """Return the name of the Flax submodule that holds the parameters of this layer."""
     return layer.replace(".", "_")
 
 
 class Network(nn.Module):
-    """The network that `layers` (of `Architecture.layers()`) lists, images [B, H, W, C] to logits [B,
-    classes].
+    """The network of a list of layers, from images [B, H, W, C] to logits [B, classes].
 
-    The softmax at the end of the list belongs to the loss, so the network returns its input, in float32.
-    Batch norms use the statistics of the batch when training, and running averages otherwise.
+    The softmax at the end of the list belongs to the loss, so the network returns the softmax's input, in
+    float32. Batch norms use the statistics of the batch in training, and running averages otherwise.
 
     Attributes:
-        layers: every layer in an order in which it can be computed.
-        dtype: of the activations; parameters and statistics are float32.
-        fused: batch norms take in the addition and the ReLU behind them, see :mod:`layers`; else each is a
-            layer of its own. The variables are the same. A network that is asked for each layer's output
-            computes them apart.
-        stem: how the first convolution is computed, one of `opcount.forms.STEMS`; the variables are the same.
-        axis: the devices' axis along which batch norms average their statistics when training; None for those
-            of the images that one device sees.
+        layers: the list from `Architecture.layers()`.
+        dtype: dtype of the activations; parameters and statistics are float32.
+        fused: whether batch norms are fused with the addition and the ReLU after them, see :mod:`layers`. The
+            variables are the same either way. The layers stay separate if OUTPUTS is requested.
+        stem: form of the first convolution, one of `opcount.forms.STEMS`; the variables are the same.
+        axis: axis of the devices over which batch norms average their statistics in training; None for the
+            statistics of one device's images.
     """
 
     layers: tuple[Layer, ...]
@@ -60,15 +57,15 @@ class Network(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         values = {"input": images.astype(self.dtype)}
         apart = not self.fused or self.is_mutable_collection(OUTPUTS)
-        found, taken = ({}, frozenset()) if apart else fusions(self.layers)
+        fused, taken = ({}, frozenset()) if apart else fusions(self.layers)
         for layer in self.layers:
             if layer.name in taken:
                 continue
-            if layer.name in found:
-                values[layer.name] = self._compute_fused(layer, found[layer.name], values, train)
+            if layer.name in fused:
+                values[layer.name] = self._compute_fused(layer, fused[layer.name], values, train)
                 continue
 
-            # The scope tells profiles and operation counts to which layer an operation belongs.
+            # Profiles and operation counts assign each operation to a layer by its scope.
             with jax.named_scope(module_name(layer.name)):
                 values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs], train)
         self.sow(OUTPUTS, "layers", values, init_fn=dict, reduce_fn=lambda _, new: new)
@@ -88,8 +85,8 @@ class Network(nn.Module):
             case "conv" if self.stem == SPACE_TO_DEPTH and layer.inputs == ("input",) and layer.stride == 2:
                 return BlockConv(filters, layer.kernel, self.dtype, name=name)(x)
             case "conv":
-                # A kernel of k pads (k-1)//2 before and the rest behind, so that the size shrinks by the
-                # stride alone.
+                # A kernel of size k pads (k-1)//2 pixels before and the rest after, so that only the stride
+                # changes the size.
                 before = (layer.kernel - 1) // 2
                 return nn.Conv(
                     filters,
@@ -134,17 +131,19 @@ def network(
     stem: str = PLAIN,
     axis: str | None = None,
 ) -> Network:
-    """The Flax module of an architecture (`fused`, `stem` and `axis` as in `Network`); raises ValueError for
-    a precision that is not in PRECISIONS, or a stem that is not in STEMS."""
+    """Return the Flax module of an architecture; for `fused`, `stem` and `axis` see `Network`.
+
+    Raises ValueError for a precision that is not in PRECISIONS, or a stem that is not in STEMS.
+    """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if stem not in STEMS:
-        raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
+        raise ValueError(f"stem {stem!r} is not one of {', '.join(STEMS)}")
     return Network(architecture.layers(), jnp.dtype(precision), fused, stem, axis)
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:
-    """The shapes of all variables as the list of layers says: collection -> module -> tensor -> shape.
+    """Return the shapes of all variables from the list of layers: collection -> module -> tensor -> shape.
 
     Collections are `params` (convolutions [K, K, C_in, C_out], batch norms' scale and bias, dense kernel and
     bias) and `batch_stats` (running mean and variance of each batch norm).
@@ -166,10 +165,10 @@ def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str,
 def build_shapes(
     architecture: Architecture, batch: int = 1
 ) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """What Flax makes of the architecture, found by `jax.eval_shape` without computing anything.
+    """Build the Flax network with `jax.eval_shape`, without computing anything.
 
     Returns the shapes of all variables (in the form of `expected_shapes`), and the output shape of each layer
-    by its name, of `batch` images. Raises whatever Flax raises for layers that do not fit together.
+    by its name, for `batch` images. Errors of Flax for incompatible layers are passed on.
     """
     base, model = architecture.base, network(architecture)
     images = jax.ShapeDtypeStruct((batch, base.image_size, base.image_size, base.channels), np.float32)
@@ -178,28 +177,28 @@ def build_shapes(
         key = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32), impl="threefry2x32")
         return model.init_with_output({"params": key}, images, train=True, mutable=True)[1]
 
-    found = jax.eval_shape(build, images)
+    built = jax.eval_shape(build, images)
     variables = {
         kind: {
-            module: {name: x.shape for name, x in tensors.items()} for module, tensors in found[kind].items()
+            module: {name: x.shape for name, x in tensors.items()} for module, tensors in built[kind].items()
         }
         for kind in ("params", "batch_stats")
     }
-    return variables, {name: x.shape for name, x in found[OUTPUTS]["layers"].items()}
+    return variables, {name: x.shape for name, x in built[OUTPUTS]["layers"].items()}
 
 
 def check_shapes(architecture: Architecture) -> None:
-    """Builds the network and compares each layer's output and each variable with `layers()`.
+    """Build the network and compare the shapes of all outputs and variables with those of `layers()`.
 
-    Raises ValueError that names the first layer or variable whose shape differs.
+    Raises ValueError naming the first layer or variable whose shape differs.
     """
     variables, outputs = build_shapes(architecture, batch=1)
     for layer in architecture.layers():
-        # Layers behind the global pooling have no height and width in Flax.
+        # After the global pooling the outputs have no height and width in Flax.
         expected = (1, *layer.out_shape) if len(outputs[layer.name]) == 4 else (1, layer.out_shape[2])
         if outputs[layer.name] != expected:
             raise ValueError(
-                f"layer {layer.name}: Flax computes {outputs[layer.name]}, layers() says {expected}"
+                f"layer {layer.name}: Flax computes {outputs[layer.name]}, layers() has {expected}"
             )
 
     for kind, modules in expected_shapes(architecture).items():
@@ -210,5 +209,5 @@ def check_shapes(architecture: Architecture) -> None:
         for module, tensors in modules.items():
             if tensors != variables[kind][module]:
                 raise ValueError(
-                    f"{kind} of {module}: Flax has {variables[kind][module]}, layers() says {tensors}"
+                    f"{kind} of {module}: Flax has {variables[kind][module]}, layers() has {tensors}"
                 )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first convolution on blocks of 2x2 pixels: the same function and the same weights in another order.
 
-Three channels of an image fill a matrix unit badly. With each block of 2x2 pixels as one pixel of four times
-the channels, the convolution's stride of 2 becomes 1, and its kernel is padded to whole blocks. It executes
-more, by the difference that :mod:`aiperf_mpi.opcount.forms` lists; the plain form is what is credited.
+Three channels of an image use a matrix unit poorly. Here each block of 2x2 pixels becomes one pixel with four
+times the channels, the stride 2 becomes 1, and the kernel is padded to whole blocks. This form executes more
+operations, by the difference in :mod:`aiperf_mpi.opcount.forms`; only those of the plain form are credited.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import jax.numpy as jnp
 
 from aiperf_mpi.opcount.forms import STEMS
 
-#: How the first convolution is computed: as it stands, or on blocks of pixels.
+#: Forms of the first convolution: on pixels, or on blocks of pixels.
 PLAIN, SPACE_TO_DEPTH = STEMS
 
 
 class BlockConv(nn.Module):
     """A convolution of stride 2 on images [B, H, W, C] of even height and width, computed on 2x2 blocks.
 
-    Its parameter `kernel` [K, K, C, filters] is that of the `flax.linen.Conv` which it equals but for
-    rounding, with (K - 1) // 2 pixels of padding before and the rest behind: checkpoints and initial weights
-    serve both.
+    It equals a `flax.linen.Conv` with (K - 1) // 2 pixels of padding before and the rest after, except for
+    rounding. Its parameter `kernel` [K, K, C, filters] is the same, so checkpoints and initial weights fit
+    both.
 
     Attributes:
         filters: channels of the output.
         kernel: size K of the kernel.
-        dtype: of the operands and the output.
+        dtype: dtype of the operands and the output.
     """
 
     filters: int
@@ -46,7 +46,7 @@ class BlockConv(nn.Module):
             "kernel", nn.initializers.lecun_normal(), (size, size, channels, self.filters), jnp.float32
         )
 
-        # Zeros before the kernel until it begins on a block, and behind it until it ends on one.
+        # Pad the kernel with zeros before and after, so that it begins and ends at block boundaries.
         before = (size - 1) // 2
         count = blocks_of(size)
         margin = (before % 2, 2 * count - size - before % 2)
@@ -65,13 +65,15 @@ class BlockConv(nn.Module):
 
 
 def blocks_of(kernel: int) -> int:
-    """Blocks of two pixels that a kernel of this size touches: where it pads an odd number before, the first
-    block begins one pixel earlier."""
+    """Return the number of two-pixel blocks, per dimension, that a kernel of this size touches.
+
+    If its padding before is odd, the first block begins one pixel earlier.
+    """
     return -(-(kernel + (kernel - 1) // 2 % 2) // 2)
 
 
 def to_blocks(images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C] as [B, H/2, W/2, 4C]: the channels of a block's pixels, row after row."""
+    """Reshape images [B, H, W, C] to [B, H/2, W/2, 4C]: the channels of a block's pixels, row by row."""
     batch, height, width, channels = images.shape
     blocks = images.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
     return blocks.reshape(batch, height // 2, width // 2, 4 * channels)

@@ -276,7 +276,7 @@ def _break_shares(monkeypatch):
         kernel = tensors["params", "kernel"]
         return tensors | {("params", "kernel"): np.concatenate([kernel, kernel], axis=-2)}
 
-    monkeypatch.setattr(inheritance, "_shared_out", whole)
+    monkeypatch.setattr(inheritance, "_divide_weights", whole)
 
 
 def _break_norm(monkeypatch, **changes):

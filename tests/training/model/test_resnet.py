@@ -89,7 +89,7 @@ def test_bfloat16_is_for_activations_only():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="'float8' is none of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="'float8' is not one of float32, bfloat16, float16"):
         network(MORPHED, "float8")
 
 

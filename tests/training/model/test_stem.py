@@ -118,5 +118,5 @@ def test_what_cannot_be_says_why():
         network(odd, stem="space_to_depth").init(
             jax.random.key(0), np.zeros((1, 33, 33, 3), np.float32), train=True
         )
-    with pytest.raises(ValueError, match="'winograd' is none of plain, space_to_depth"):
+    with pytest.raises(ValueError, match="'winograd' is not one of plain, space_to_depth"):
         network(odd, stem="winograd")
