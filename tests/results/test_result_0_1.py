@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A result of version 0.1 (schema 1.0), a demo run, reads today as it did then, and so does its journal.
 
-`result-0.1.expected.json` holds what version 0.1 said of it, by its own command line: `verify --json`, the
-verdict's lines, `compare --json` of the file with itself, and the same for what `verify --repair` makes of
-the whole journal and of its first 90 lines (a run that was killed). Words may differ; identifiers,
+`result-0.1.expected.json` holds the output of version 0.1 for it, by its own command line: `verify --json`,
+the verdict's lines, `compare --json` of the file with itself, and the same for what `verify --repair` makes
+of the whole journal and of its first 90 lines (a run that was killed). Words may differ; identifiers,
 severities, outcomes, numbers, keys and exit codes may not.
 """
 
@@ -25,7 +25,7 @@ EXPECTED = json.loads((DATA / "result-0.1.expected.json").read_text())
 #: What the repaired results are made of: lines of the journal that are left.
 LINES = {"repaired": 101, "killed": 90}
 
-#: Keys whose values are words for people.
+#: Keys with values that are words for people.
 WORDS = ("about", "limit", "text", "notes", "file", "files", "peak_source", "energy_level", "unit", "origin")
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")

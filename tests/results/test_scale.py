@@ -56,7 +56,7 @@ print(json.dumps([time.process_time() - start, memory, code]))
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_the_page_of_a_large_run_takes_a_minute_and_little_memory(tmp_path: Path) -> None:
+def test_the_page_of_a_large_run_takes_a_minute(tmp_path: Path) -> None:
     # 10,000 trials and 600,000 rows of epochs; CPU seconds, so that other work on the machine does not count.
     example = example_run(replicas=1000, trials_each=10, epochs_each=60, sets=SETS)
     path, page = tmp_path / "result.h5", tmp_path / "page.html"

@@ -28,8 +28,8 @@ class Ceiling:
     """Peak rates in op/s of the devices of each replica at the run's precision (f8 [replicas]).
 
     NaN if a rate is not known; no replicas if no trainer reported its devices. `source` names the documents
-    of the rates, or why none is known; `disagreements` are ranks whose devices in /ranks and in the inventory
-    have different rates.
+    of the rates, or why none is known; `disagreements` are ranks with devices in /ranks and in the inventory
+    that have different rates.
     """
 
     replicas: np.ndarray
@@ -42,7 +42,7 @@ class Ceiling:
         return float(self.replicas.sum()) if len(self.replicas) else float("nan")
 
 
-#: The peak rates of a run whose rows do not have its devices.
+#: The peak rates of a run without devices in its rows.
 UNKNOWN = Ceiling(np.zeros(0), "no peak known: its rows do not say its devices")
 
 
@@ -100,7 +100,7 @@ def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple
     peak, others = peak_of(kind), list(stated.values())
     known = [other for other in others if other is not None]
     if kind == CPU:
-        # The inventory has no accelerators of a node whose trainers compute on CPUs.
+        # The inventory has no accelerators of a node that trains on CPUs.
         return None, bool(others)
     if peak is not None:
         return peak, bool(others) and len(known) == len(others) and peak not in known

@@ -231,12 +231,15 @@ class Evidence:
 
 
 def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int, int]:
+    """Return operations per image: training, validation, and products that a step with these forms
+    executes."""
     layers = architecture.layers()
     products = sum(matrix_operations(layers).values()) + sum(executed_difference(layers, forms).values())
     return *operations(architecture), products
 
 
 def _morphs(text: str) -> tuple[Morph, ...] | str:
+    """Return the morphs of a JSON text, or why they cannot be read."""
     try:
         return tuple(Morph.from_dict(entry) for entry in json.loads(text))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -244,6 +247,7 @@ def _morphs(text: str) -> tuple[Morph, ...] | str:
 
 
 def _root(text: str) -> Architecture:
+    """Return the initial architecture of a JSON text; raises ValueError if it has too many blocks."""
     data = json.loads(text)
     blocks = data.get("base", {}).get("blocks", []) if isinstance(data, dict) else []
     if not all(isinstance(n, int) for n in blocks) or sum(blocks) > _MAX_BLOCKS:

@@ -40,6 +40,7 @@ def plain_result(result: Result) -> Result:
 
 
 def _plain_column(values: np.ndarray) -> np.ndarray:
+    """Return a column with all of its text plain."""
     if values.dtype.kind != "O":
         return values
     texts = [plain(value) for value in values.tolist()]

@@ -15,7 +15,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 TABLE = "samples"
 WITHOUT = "This run has no samples of its machine's use."
 
-#: Columns whose means describe the use of the machine.
+#: The means of these columns describe the use of the machine.
 USED = (
     "cpu_percent",
     "process_percent",

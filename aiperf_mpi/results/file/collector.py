@@ -57,6 +57,7 @@ class _Rows:
         self._length = 0
 
     def append(self, rows: np.ndarray) -> None:
+        """Append rows, and double the array when it is full."""
         needed = self._length + len(rows)
         if needed > len(self._array):
             grown = np.zeros(max(needed, 2 * len(self._array)), self._array.dtype)
@@ -66,6 +67,7 @@ class _Rows:
         self._length = needed
 
     def view(self) -> np.ndarray:
+        """Return all rows so far, without a copy."""
         return self._array[: self._length]
 
 

@@ -142,7 +142,7 @@ def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:
 
 
 def row_of(dtype: np.dtype, *sources: Any, **values: Any) -> np.ndarray:
-    """Return one row of `dtype` (shape (1,)) from dataclasses whose fields have the names of its columns.
+    """Return one row of `dtype` (shape (1,)) from dataclasses with fields of its columns' names.
 
     `values` gives the columns that are not a field of a source; other fields of the sources are ignored.
     Raises ValueError for a column without a value, or with two.

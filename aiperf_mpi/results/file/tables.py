@@ -106,7 +106,7 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         else:
             rows[index] = _derived_row(slot, epochs[starts[index] : stops[index]], outcome)[0]
 
-        # A trial whose trainer reported nothing (rejected, dropped) has its outcome in the history.
+        # A trial without a report (rejected, dropped) has its outcome in the history.
         if outcome is not None and rows[index]["status"] == UNFINISHED:
             rows[index]["status"] = outcome["status"]
             rows[index]["cause"] = rows[index]["cause"] or outcome["cause"]
@@ -222,7 +222,7 @@ def _epoch_table(
 
 
 def counting(status: np.ndarray, of_trial: np.ndarray) -> np.ndarray:
-    """Return a bool for each epoch: whether the status of its trial is one whose errors count."""
+    """Return a bool for each epoch: whether its trial has a status (code) with errors that count."""
     if not len(status):
         return np.zeros(len(of_trial), bool)
     return (of_trial >= 0) & np.isin(status, CREDITED)[of_trial]

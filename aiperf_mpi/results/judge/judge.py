@@ -43,7 +43,7 @@ AGREES = Rule(
     FATAL,
     "every attribute of the verdict",
     "The attributes of the verdict are those that the judge recomputes.",
-    why="A reader who trusts the attributes must not read another verdict.",
+    why="Readers that trust the attributes must not get another verdict.",
 )
 
 NOT_COMPLETE = "the file is not complete: the run has not ended, or was killed"

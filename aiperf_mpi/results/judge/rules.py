@@ -17,7 +17,7 @@ from aiperf_mpi.results.judge.judge import AGREES, SEAL
 LEFT_OUT = {
     "V07": "Digests on all devices are compared in every epoch, and a difference fails the trial; none is "
     "stored.",
-    "V17": "There are no reference curves of convergence for searched networks.",
+    "V17": "Searched networks have no reference curves of convergence.",
 }
 
 #: Columns and attributes in which another plausible value passes every check of a trial run once the content

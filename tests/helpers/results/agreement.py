@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that speaks of a run, held together: what the run printed, its exit code, `verify` with its exit
-code and JSON, result.json, the attributes of the file, the report as text and as a page."""
+"""Compare all outputs on a run: what it printed, its exit code, `verify` with its exit code and JSON,
+result.json, the attributes of the file, the report as text and as a page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RATES = ("score_ops", "score_regulated", "trial_rate_ops", "unscored_rate_ops")
 
 
 @dataclass(frozen=True)
-class Said:
+class Output:
     """What a subcommand printed, and its exit code."""
 
     returncode: int
@@ -37,83 +37,84 @@ class Said:
     stderr: str
 
 
-def command(*words: object) -> Said:
-    """A subcommand of the command line, in this process."""
+def command(*words: object) -> Output:
+    """Run a subcommand of the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main([str(word) for word in words])
-    return Said(code, out.getvalue(), err.getvalue())
+    return Output(code, out.getvalue(), err.getvalue())
 
 
 def pairs_of(text: str) -> dict[str, str]:
-    """The lines of a verdict in a text, by key; each key stands there once."""
+    """Return the lines of a verdict in a text by key, each of which must be there once."""
     lines = [line.removeprefix("AIPERF_MPI ") for line in text.splitlines() if line.startswith("AIPERF_MPI ")]
-    said = dict(line.split(": ", 1) for line in lines)
-    assert len(said) == len(lines), "a key is said twice"
-    return said
+    pairs = dict(line.split(": ", 1) for line in lines)
+    assert len(pairs) == len(lines), "a key is printed twice"
+    return pairs
 
 
 def assert_all_agree(file: Path, *, out: str | None = None, code: int | None = None) -> Verdict:
-    """Fails where anything that is said of a result file differs; returns the verdict.
+    """Fail if any two outputs on a result file differ; return the verdict.
 
     Arguments:
-        out, code: what the run itself printed, and its exit code, where there was one.
+        out, code: what the run itself printed, and its exit code, if there was a run.
     """
     verdict = judge.judge(file)
     text, as_json = command("verify", file), command("verify", "--json", file)
     assert text.returncode == as_json.returncode == (0 if verdict.valid else 3)
     assert text.stderr == as_json.stderr == ""
-    said = pairs_of(text.stdout)
-    assert [f"AIPERF_MPI {key}: {value}" for key, value in said.items()] == verdict_lines(verdict)
+    pairs = pairs_of(text.stdout)
+    assert [f"AIPERF_MPI {key}: {value}" for key, value in pairs.items()] == verdict_lines(verdict)
     data = json.loads(as_json.stdout)
     jsonschema.validate(data, package.summary_schema())
 
     # The run itself: the same lines; its exit code is 4 where it was drained, whatever the verdict.
     if out is not None:
-        assert pairs_of(out) == said
+        assert pairs_of(out) == pairs
     if code is not None:
-        assert code == exit_code(verdict) == (4 if said["end"] == "drained" else text.returncode)
+        assert code == exit_code(verdict) == (4 if pairs["end"] == "drained" else text.returncode)
     if (file.parent / package.SUMMARY).exists():
         assert as_json.stdout == (file.parent / package.SUMMARY).read_text(encoding="utf-8")
 
     # The report, and the page: the verdict first, then its reasons.
     words = text_report(file)
-    assert pairs_of(words) == said and words.startswith(f"AIPERF_MPI status: {said['status']}\n")
+    assert pairs_of(words) == pairs and words.startswith(f"AIPERF_MPI status: {pairs['status']}\n")
     page = html_report(file)
-    assert re.findall(r'<h1 class="(\w+)">(\w+)</h1>', page) == [(said["status"], said["status"])]
+    assert re.findall(r'<h1 class="(\w+)">(\w+)</h1>', page) == [(pairs["status"], pairs["status"])]
     shown = {key: unescape(value) for key, value in re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", page)}
-    assert shown | {"status": said["status"]} == said
+    assert shown | {"status": pairs["status"]} == pairs
     listed = re.search(r'<ul class="reasons">(.*?)</ul>', page)
     found = re.findall("<li>(.*?)</li>", listed[1]) if listed else []
     assert [unescape(item) for item in found] == reason_lines(verdict)
     assert not verdict.valid or f"<strong>{next(rate_pairs(verdict))[1]}</strong>" in page
-    _attributes_agree(file, verdict, said, data)
+    _attributes_agree(file, verdict, pairs, data)
     return verdict
 
 
-def _attributes_agree(file: Path, verdict: Verdict, said: dict[str, str], data: dict) -> None:
+def _attributes_agree(file: Path, verdict: Verdict, pairs: dict[str, str], data: dict) -> None:
+    """Fail if the attributes of a file differ from the verdict, its lines, or its JSON."""
     with h5py.File(file) as result:
         stored = dict(result.attrs)
-    assert said["status"] == data["status"] == ("VALID" if stored["valid"] else "INVALID")
-    assert said["end"] == data["end"] == stored["end"]
+    assert pairs["status"] == data["status"] == ("VALID" if stored["valid"] else "INVALID")
+    assert pairs["end"] == data["end"] == stored["end"]
     assert data["total_ops"] == stored["total_ops"]
     if not verdict.valid:
-        assert said["reasons"] == ",".join(dict.fromkeys(r["id"] for r in data["reasons"]))
-    assert ("trial_rate_ops" in said) == (verdict.valid and verdict.cls == "trial")
+        assert pairs["reasons"] == ",".join(dict.fromkeys(r["id"] for r in data["reasons"]))
+    assert ("trial_rate_ops" in pairs) == (verdict.valid and verdict.cls == "trial")
 
     # A file that was never completed holds no verdict, and no rate that counts.
     if not stored["complete"]:
         assert not verdict.valid and all(math.isnan(stored[name]) for name in RATES[:3])
         return
-    assert said["class"] == data["class"] == stored["class"]
-    assert said["division"] == data["division"] == stored["division"]
+    assert pairs["class"] == data["class"] == stored["class"]
+    assert pairs["division"] == data["division"] == stored["division"]
     assert [[r["id"], r["text"]] for r in data["reasons"]] == json.loads(stored["invalid_reasons"])
     for name in RATES:
         if data[name] is None:
-            assert math.isnan(stored[name]) and said.get(name, "nan op/s") == "nan op/s"
+            assert math.isnan(stored[name]) and pairs.get(name, "nan op/s") == "nan op/s"
         else:
-            assert data[name] == stored[name] and said[name] == f"{stored[name]:.6e} op/s"
+            assert data[name] == stored[name] and pairs[name] == f"{stored[name]:.6e} op/s"
     for name in ("best_error", "error_final", "core_seconds"):
         value = math.nan if data[name] is None else data[name]
-        assert float(said[name]) == pytest.approx(value, abs=5e-4, nan_ok=True)
+        assert float(pairs[name]) == pytest.approx(value, abs=5e-4, nan_ok=True)
         assert value == stored[name] or (math.isnan(value) and math.isnan(stored[name]))

@@ -2,7 +2,7 @@
 """Headless Chromium for tests, spoken to by its DevTools protocol through two pipes: no library, no port, no
 network.
 
-Messages are JSON objects behind each other, each ended by a NUL byte, on the descriptors 3 (to it) and 4
+Messages are consecutive JSON objects, each ended by a NUL byte, on the descriptors 3 (to it) and 4
 (from it).
 """
 

@@ -251,7 +251,10 @@ def example_run(
 
 
 def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
-    """A coordinator, and a trainer and a generator for each replica, whose phases sum to their wall time."""
+    """Return rows of a coordinator, and of a trainer and a generator for each replica.
+
+    The phases of a rank sum to its wall time.
+    """
     wall = core_seconds + 1.5
     rows = []
     for rank in range(2 * replicas + 1):
@@ -285,8 +288,10 @@ def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
 
 
 def example_samples(nodes: int, core_seconds: float) -> np.ndarray:
-    """A sample of each node every 2 s and one half a second behind core stop; node k takes 200 + 10 k W, of
-    which its two devices take 150 W."""
+    """Return a sample of each node every 2 s, and one half a second after core stop.
+
+    Node k takes 200 + 10 k W, with 150 W for its two devices.
+    """
     times = [*np.arange(2.0, core_seconds, 2.0).tolist(), core_seconds + 0.5]
     rows = [
         new_row(

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that ranks name and what they can do at most: rates above a peak (V10), devices that count twice
-(V11)."""
+"""Devices of ranks and their peak rates: rates above a peak (V10), devices that count twice (V11)."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ PEAK = 156e12
 
 
 def accelerated() -> Example:
-    """The example on two nodes of two accelerators, whose networks are as large as ResNet-50 on pictures of
-    448 pixels.
+    """Return the example on two nodes of two accelerators, with networks of the size of ResNet-50 on 448
+    pixels.
 
     The 1408 images of an epoch and their validation take 1.39e14 operations in a second, with the morphs of
     its children up to 1.78e14, of the 3.12e14 that a replica's devices can do.
@@ -115,7 +114,7 @@ def checked(
     attributes: dict[str, Any] | None = None,
     **ranks: dict[int, str],
 ) -> Outcome:
-    """What a check says of the result with other texts in /ranks (by column and rank), attributes or
+    """Return the outcome of a check for other texts in /ranks (by column and rank), attributes or
     inventory."""
     columns = {name: values.copy() for name, values in result.tables["ranks"].items()}
     for name, texts in ranks.items():
@@ -140,10 +139,8 @@ def nodes(name: str, peak: object) -> dict[str, Any]:
     ("factor", "valid"),
     [(4.0, False), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((1.5, True), (8.0, False)))],
 )
-def test_a_run_whose_times_are_shrunk_beyond_the_peak_is_found(
-    factor: float, valid: bool, tmp_path: Path
-) -> None:
-    # 1.78e14 x 1.5 lies below 3.12e14, 1.39e14 x 4 does not: 0.25 s and the slack of 0.01 s have room for
+def test_times_shrunk_beyond_the_peak_are_found(factor: float, valid: bool, tmp_path: Path) -> None:
+    # 1.78e14 x 1.5 is below 3.12e14, 1.39e14 x 4 does not: 0.25 s and the slack of 0.01 s have room for
     # 8e13.
     example = accelerated()
     faster(example, factor)
@@ -188,7 +185,7 @@ def test_a_peak_is_that_of_the_precision(result: Result) -> None:
 
 
 def test_a_number_in_the_file_raises_no_peak(result: Result) -> None:
-    # Stated of a device that the table knows it is not read; of another one it bounds what is claimed.
+    # A stated peak of a device in the table is ignored; that of another device bounds the rate.
     stated = {
         "matrix16_ops": 4e13,
         "matrix32_ops": 1e13,
@@ -213,8 +210,7 @@ def test_ranks_and_inventory_name_the_same_devices(kind: str, result: Result) ->
 
 
 def test_only_an_official_run_must_know_its_peak(result: Result) -> None:
-    # Whoever may name any device has no bound: a ranking takes no run of devices that the table does not
-    # know.
+    # An unknown device has no bound: an official run must have devices of the table.
     cpu, none = {1: "2 x cpu", 3: "2 x cpu"}, {"nodes": [{"nodes": "0-1", "accelerators": "there is none"}]}
     trial = checked(result, "V10", none, device=cpu)
     official = checked(result, "V10", none, {"class": "official"}, device=cpu)
@@ -249,8 +245,8 @@ def test_utilisation_of_the_peak_is_outcome_everywhere_alike(path: Path) -> None
     images = f"that of {verdict.resnet50_images:,.3g} images of ImageNet a second on ResNet-50"
     evidence = Evidence(judge.judge_file(path)[0])
     page = "".join(html.element(part) for part in text.SECTIONS["Rate over time"](evidence, verdict))
-    for told in (text_report(path), page):
-        joined = " ".join(told.split())
+    for report in (text_report(path), page):
+        joined = " ".join(report.split())
         assert outcome in joined and images in joined and "6.2400e+14 op/s" in joined
     data = json.loads(verdict_json(verdict))
     assert (data["mfu"], data["peak_ops"], data["resnet50_images"]) == (

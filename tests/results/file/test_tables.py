@@ -119,7 +119,7 @@ def test_sums_beyond_64_bits_are_exact_decimals() -> None:
     )
 
 
-def test_a_count_beyond_a_64_bit_column_is_cut_not_wrapped() -> None:
+def test_a_count_beyond_64_bits_is_cut_not_wrapped() -> None:
     example = example_run(replicas=1, trials_each=1, epochs_each=2)
     networks: dict[int, Network] = {}
     build(example.run(), networks)
@@ -140,13 +140,13 @@ def test_architectures_are_replayed_along_the_tree() -> None:
         assert trials["parent_id"][row] == candidate.parent_id
 
 
-def test_a_record_that_does_not_replay_earns_nothing_and_stops_nothing() -> None:
+def test_a_record_that_does_not_replay_earns_nothing() -> None:
     example = example_run()
     record = example.records[0].copy()
     record["arch_hash"][3] ^= 1
     example.records[0] = seal(record)
     content = build(example.run())
-    # Trial 0 is everybody's ancestor: without it no architecture is known.
+    # Trial 0 is the ancestor of all trials: without it no architecture is known.
     assert content.tables["trials"]["arch_json"].tolist() == [""] * 6
     assert credited(content) == (0, 0, 0)
 

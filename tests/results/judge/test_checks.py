@@ -221,7 +221,7 @@ def test_every_check_says_what_it_checks() -> None:
 
 def test_a_budget_that_is_not_stated_switches_no_check_off(tmp_path: Path) -> None:
     def change(example: Example) -> None:
-        # The first trial ends "done" after two of its three epochs, and says that it had no budget.
+        # The first trial ends "done" after two of its three epochs, with a budget of 0.
         own = example.epochs["trial_id"] == 0
         example.epochs = example.epochs[~(own & (example.epochs["epoch"] == 2))]
         left, row = example.epochs[example.epochs["trial_id"] == 0], example.trial(0)

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are not what they seem to HDF5, made by somebody who knows the format and makes every hash
-fit."""
+"""Disguised HDF5 files, made with knowledge of the format and with hashes that fit."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from tests.helpers.results.changes import changed
 
 
 def other_file(file: h5py.File) -> str:
-    """A copy of `file` beside it, in which a column may change behind everybody's back."""
+    """Return a copy of `file` next to it, in which a column can change without the hash."""
     name = Path(file.filename).with_name("other.h5")
     with h5py.File(name, "w") as other:
         for item in file:
@@ -85,7 +84,7 @@ def compressed(file: h5py.File) -> None:
 
 
 def never_written(file: h5py.File) -> None:
-    # 80 TB of zeros that no byte of the file stands for: reading it would end the judge.
+    # 80 TB of zeros without a byte in the file: reading them would end the judge.
     for name in TABLES["epochs"].names:
         kind = file["epochs"][name].dtype
         del file["epochs"][name]
@@ -242,14 +241,14 @@ MORE = [
 def test_a_file_that_is_not_what_it_seems_is_found(
     path: Path, tmp_path: Path, disguise: Callable[[h5py.File], object]
 ) -> None:
-    # No hash fits bombs, as nobody can compute it; the judge must not try.
+    # The hash of a bomb cannot be computed; the judge must not try.
     bomb = disguise in (never_written, zip_bomb, text_bomb, cycle)
     verdict = changed(path, tmp_path, disguise, rehash=not bomb)
     assert "I01" in verdict.reason_ids, verdict.reasons
 
 
 def test_an_attribute_that_stands_there_twice_is_found(path: Path, tmp_path: Path) -> None:
-    """HDF5 refuses to write two attributes of one name, so one is renamed behind its back, byte by byte."""
+    """HDF5 refuses to write two attributes of one name, so one is renamed in its bytes."""
     copy = tmp_path / "twice.h5"
     with h5py.File(path) as old, h5py.File(copy, "w") as new:
         for item in old:
@@ -264,7 +263,7 @@ def test_an_attribute_that_stands_there_twice_is_found(path: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("target", ["links", "random", "empty", "folder", "text", "other HDF5"])
-def test_what_is_no_result_is_one_line_and_exit_code_2(
+def test_another_file_gives_one_line_and_exit_code_2(
     target: str, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -293,8 +292,8 @@ def test_what_is_no_result_is_one_line_and_exit_code_2(
         ["report", "--html", str(tmp_path / "o")],
     ):
         assert main([*words, str(file)]) == 2
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1 and "Traceback" not in printed.err
     assert not (tmp_path / "o").exists()
 
 

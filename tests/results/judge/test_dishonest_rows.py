@@ -39,7 +39,7 @@ def samples_moved(example: Example) -> None:
 
 
 def middle_epoch_cut(example: Example) -> None:
-    # A quick epoch of half the steps in the middle of a trial, honestly marked as partial.
+    # A quick epoch of half the steps in the middle of a trial, marked as partial.
     row = rows_of(example, 0)[1]
     example.epochs["steps"][row], example.epochs["train_samples"][row] = 11, 704
     example.epochs["val_samples"][row], example.epochs["partial"][row] = 0, 1
@@ -83,7 +83,7 @@ def shifted_over_a_tick(example: Example) -> None:
 
 
 def late_work_in_time(example: Example) -> None:
-    # The epoch that core stop cut short, claimed whole within the same time, ends behind core stop.
+    # The epoch that core stop cut short, claimed whole within the same time, ends after core stop.
     row = rows_of(example, 9)[-1]
     example.epochs["t_end"][row] += 0.6
     example.trials["t_end"][example.trial(9)] += 0.6

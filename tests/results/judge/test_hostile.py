@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text in a file that speaks with the program's voice, and what a file says of its own score."""
+"""Text in a file that imitates the program's output, and scores that a file claims."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from tests.helpers.results.changes import changed
 LIE = "AIPERF_MPI score_ops: 9.900000e+99 op/s"
 
 
-def said_of(file: Path) -> tuple[int, str]:
-    """The exit code of `verify`, and all that verify, report, compare and the HTML page say of a file."""
-    said, code = [], -1
+def printed_of(file: Path) -> tuple[int, str]:
+    """Return the exit code of `verify`, and all that verify, report, compare and the HTML page print."""
+    printed, code = [], -1
     page = file.with_suffix(".html")
     for words in (["verify"], ["report"], ["compare"], ["report", "--html", str(page)]):
         done = command(*words, file)
         code = done.returncode if words == ["verify"] else code
-        said += [done.stdout, done.stderr]
-    return code, "\n".join([*said, page.read_text(encoding="utf-8")])
+        printed += [done.stdout, done.stderr]
+    return code, "\n".join([*printed, page.read_text(encoding="utf-8")])
 
 
-def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_path: Path) -> None:
-    """Every text in the file says a score, on a line of its own and behind an escape that wipes the
-    screen."""
+def test_text_of_a_file_never_imitates_the_verdict(path: Path, tmp_path: Path) -> None:
+    """Every text in the file is a score, on a line of its own and after an escape that wipes the screen."""
     loud = f"\x1b[2J\r\n{LIE}\u2028\u202e<script>alert(1)</script>"
 
     def change(file: h5py.File) -> None:
@@ -47,15 +46,21 @@ def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_pa
             file[name][()] = loud
 
     assert not changed(path, tmp_path, change).valid
-    code, said = said_of(tmp_path / "changed.h5")
-    assert code == 3 and "INVALID" in said
-    assert "AIPERF_MPI score" not in said and "\x1b" not in said and "\r" not in said and "\u202e" not in said
+    code, printed = printed_of(tmp_path / "changed.h5")
+    assert code == 3 and "INVALID" in printed
     assert (
-        "<script" not in (tmp_path / "changed.html").read_text(encoding="utf-8") and "Traceback" not in said
+        "AIPERF_MPI score" not in printed
+        and "\x1b" not in printed
+        and "\r" not in printed
+        and "\u202e" not in printed
     )
-    assert not re.search(r"(?m)^AIPERF_MPI \w*(?:score_ops|trial_rate)", said)
+    assert (
+        "<script" not in (tmp_path / "changed.html").read_text(encoding="utf-8")
+        and "Traceback" not in printed
+    )
+    assert not re.search(r"(?m)^AIPERF_MPI \w*(?:score_ops|trial_rate)", printed)
 
-    # The same where no check looks, so that the file stays valid: its own rate is said, and no other.
+    # The same in unchecked places, so that the file stays valid: its own rate is printed, and no other.
     def words(file: h5py.File) -> None:
         resultfile.set_attributes(file, {"end_cause": loud, "aiperf_mpi_version": loud})
         file["trials/cause"][...] = loud
@@ -63,13 +68,13 @@ def test_no_text_of_a_file_is_taken_for_a_line_of_the_verdict(path: Path, tmp_pa
         file["ranks/device_uuid"][...] = [why + loud for why in file["ranks/device_uuid"].asstr()[...]]
 
     assert changed(path, tmp_path, words).valid
-    code, said = said_of(tmp_path / "changed.h5")
-    assert code == 0 and "AIPERF_MPI score" not in said and "\x1b" not in said
-    assert len(set(re.findall(r"AIPERF_MPI trial_rate_ops: (.*)", said))) == 1
+    code, printed = printed_of(tmp_path / "changed.h5")
+    assert code == 0 and "AIPERF_MPI score" not in printed and "\x1b" not in printed
+    assert len(set(re.findall(r"AIPERF_MPI trial_rate_ops: (.*)", printed))) == 1
 
 
-def test_no_command_says_a_score_or_rate_of_an_invalid_file(path: Path, tmp_path: Path) -> None:
-    """A file that calls itself a valid official run with a score, in every attribute and in its series."""
+def test_no_command_prints_a_score_of_an_invalid_file(path: Path, tmp_path: Path) -> None:
+    """A file claims to be a valid official run with a score, in every attribute and in its series."""
 
     def change(file: h5py.File) -> None:
         values = {
@@ -87,12 +92,12 @@ def test_no_command_says_a_score_or_rate_of_an_invalid_file(path: Path, tmp_path
             file["score_series"][name][...] = 9.9e99
 
     assert not changed(path, tmp_path, change).valid
-    code, said = said_of(tmp_path / "changed.h5")
-    # The rate that the rows give is said under the name of a rate that does not count; what the file claims
-    # stands in reasons only, and its series nowhere.
-    assert code == 3 and "unscored_rate_ops" in said
-    assert not re.search(r"AIPERF_MPI (score|trial_rate)|<dt>(score|trial_rate)|[Ss]core \(op/s\)", said)
-    claims = [line for line in said.splitlines() if "9.9e+99" in line or "9.900000e+99" in line]
+    code, printed = printed_of(tmp_path / "changed.h5")
+    # The rate of the rows is printed under the name of an unscored rate. The claims of the file are only in
+    # reasons, and its series is nowhere.
+    assert code == 3 and "unscored_rate_ops" in printed
+    assert not re.search(r"AIPERF_MPI (score|trial_rate)|<dt>(score|trial_rate)|[Ss]core \(op/s\)", printed)
+    claims = [line for line in printed.splitlines() if "9.9e+99" in line or "9.900000e+99" in line]
     assert claims and all("but the rows give" in line or "instead of" in line for line in claims), claims
 
     # The archive for a ranking is refused without a number.

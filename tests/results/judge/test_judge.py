@@ -21,7 +21,7 @@ from tests.helpers.results.changes import altered, changed, written
 from tests.helpers.results.example_run import example_run
 
 
-def test_a_run_without_fault_is_valid_and_its_numbers_follow_from_its_rows(path: Path) -> None:
+def test_a_faultless_run_is_valid_with_the_numbers_of_its_rows(path: Path) -> None:
     example, verdict = example_run(), judge(path)
     assert (verdict.valid, verdict.cls, verdict.division, verdict.end) == (
         True,
@@ -89,7 +89,7 @@ def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
     verdict = judge(file)
     with h5py.File(file) as result:
         stored = dict(result.attrs)
-    # Nobody finds a verdict in the file that is not the judge's.
+    # The verdict in the file is the judge's.
     assert "I12" not in verdict.reason_ids and "V21" not in verdict.reason_ids
     for name, value in verdict.attributes().items():
         assert stored[name] == value or (math.isnan(value) and math.isnan(stored[name])), name

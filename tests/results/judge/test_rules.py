@@ -91,8 +91,8 @@ def test_the_published_regulated_score_follows_from_its_error_and_rate() -> None
     assert low < score.regulated(0.247, 50_000, 337.3e12) < high
 
 
-def test_a_series_of_whole_epochs_has_the_rate_of_its_sum() -> None:
-    # One accelerator at 40.21 TFLOPS takes 2.98988e16 / 40.21e12 = 743.6 s for an epoch. Behind five epochs
+def test_a_series_of_epochs_has_the_rate_of_its_sum() -> None:
+    # One accelerator at 40.21 TFLOPS takes 2.98988e16 / 40.21e12 = 743.6 s for an epoch. After five epochs
     # (3718 s) the tick at 3960 s (1.1 h) still has five of them: 5 x 2.98988e16 / 3960 = 37.75 TFLOPS.
     train, val = score.resnet50_operations()
     epoch = score.operations(train, val, 1_280_000, 50_000)
@@ -168,9 +168,7 @@ def test_official_checks_measure_trial_runs_too(
 @pytest.mark.parametrize(
     ("images", "most"), [(1, 1), (360, 1), (1499, 1), (2000, 2), (2999, 2), (50_000, 50)]
 )
-def test_a_model_that_is_loaded_again_may_differ_in_one_image_or_one_of_a_thousand(
-    images: int, most: int
-) -> None:
+def test_a_reloaded_model_may_differ_in_one_image_per_thousand(images: int, most: int) -> None:
     slack = official.reload_slack(images)
     assert most / images <= slack < (most + 1) / images
 
@@ -189,7 +187,7 @@ def test_a_machine_without_blanks_and_a_clean_commit_pass(result: Result) -> Non
 def test_an_official_run_must_pass_what_a_trial_need_not(
     result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No configuration of this version is official, so the class is said here; everything else is the judge's.
+    # No configuration of this version is official, so the class is set here; everything else is the judge's.
     monkeypatch.setattr(judge, "classify", lambda config: ("official", "closed", ()))
     verdict = judge.judge_content(result)
     assert not verdict.valid and math.isnan(verdict.score_ops) and verdict.unscored_rate_ops == verdict.rate

@@ -14,7 +14,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import CREDITED, DROPPED, FAILED, REJECTED, STATUS
 from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows_where, short
 
-#: Relative difference allowed after a logarithm, whose last digit depends on the library.
+#: Relative difference allowed after a logarithm: its last digit depends on the library.
 LOG_SLACK = 1e-9
 
 
@@ -48,8 +48,8 @@ def three_methods(e: Evidence) -> Iterator[str]:
     products = zip(e.products, batch.tolist(), strict=True)
     expected = np.array([per_image * images for per_image, images in products], np.uint64)
 
-    # A candidate that was rejected or never compiled has no step, and a trial whose replica was killed did
-    # not report its counts.
+    # A candidate that was rejected or never compiled has no step, and a trial on a killed replica did not
+    # report its counts.
     counted = (e.column("trials", "train_samples") > 0) & np.isfinite(e.column("trials", "lr"))
     counted |= ((jaxpr > 0) | (xla > 0) | (model > 0)) & ~np.isin(e.status, (REJECTED, DROPPED))
     yield from rows_where("trials", counted & (jaxpr != expected), "jaxpr_ops is not what the tables count")

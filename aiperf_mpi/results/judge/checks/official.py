@@ -17,14 +17,14 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.score import regulated
 from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
 
-#: Part of the core time at whose end the score must have settled, and how much it may still drift (section
-#: 5.2 of the paper: the score is stable over time).
+#: The score must have settled in this last part of the core time, to within this drift, with so many samples
+#: (section 5.2 of the paper: the score is stable over time).
 SETTLED_PART, MAX_DRIFT, MIN_SAMPLES = 0.25, 0.05, 3
 
 #: How far the model's error may move when it is loaded again, as a part of all images. The weights are the
 #: same to the bit (the checkpoint's digest), but another device or batch size sums in another order: an image
-#: whose two best classes are equal to the last digits may change its class. The limit is our own, as no other
-#: benchmark loads its model again; of ImageNet's 50,000 images it allows 50.
+#: with two best classes that are equal to the last digits may change its class. The limit is our own, as no
+#: other benchmark loads its model again; of ImageNet's 50,000 images it allows 50.
 RELOAD_SLACK = 0.001
 
 #: The same in images, for small sets. If one image in a thousand changes its class, at least one of N does

@@ -21,7 +21,7 @@ from aiperf_mpi.trials.budget import budget, learning_rate, stops_after
 def budgets(e: Evidence) -> Iterator[str]:
     """Trials have the budget of their round and the configured learning rate."""
     trials, rules = e.table("trials"), e.config.train
-    # A trial that reported its end has a learning rate; only one whose replica was killed has none (V04).
+    # A trial that reported its end has a learning rate; only one on a killed replica has none (V04).
     reported = (trials["epochs_max"] > 0) | (e.trained & np.isfinite(trials["lr"]))
     for row in np.flatnonzero(reported | e.trained):
         limits = budget(int(trials["round"][row]), rules)
@@ -120,8 +120,8 @@ def function_preserved(e: Evidence) -> Iterator[str]:
         yield from rows_where("trials", measured, "morph_max_abs_diff of a trial that inherits no weights")
         return
 
-    # A child that was not trained had no weights yet, or failed for its difference. A trial whose replica was
-    # killed did not report the difference.
+    # A child that was not trained had no weights yet, or failed for its difference. A trial on a killed
+    # replica did not report the difference.
     children = e.column("trials", "parent_id") >= 0
     inherited = children & e.trained & np.isfinite(e.column("trials", "lr"))
     if inherited.any():

@@ -75,7 +75,7 @@ def time_order(e: Evidence) -> Iterator[str]:
         ):
             yield f"trial {trials['trial_id'][row]} does not span its epochs"
 
-    # Times of a rank whose clock is not known cannot be ordered.
+    # Times of a rank with an unknown clock cannot be ordered.
     unsure = e.column("ranks", "clock_uncertainty")
     yield from rows_where(
         "ranks", ~((unsure >= 0) & (unsure <= CLOCK_SKEW)), "its clock's difference is not known"
