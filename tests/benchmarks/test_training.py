@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of the training step: what it computes, what its tables say, and that a failure stays in
-them."""
+"""The benchmark of the training step: what it computes, and what happens to a part that fails."""
 
 from __future__ import annotations
 
@@ -26,14 +25,13 @@ from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.model.resnet import module_name
 from aiperf_mpi.training.steps.compile import compile_steps
 from aiperf_mpi.training.steps.step import StepSettings
-from benchmarks import levers, pages, torch_peer
+from benchmarks import levers, torch_peer
 from benchmarks.candidates import summary
 from benchmarks.ceilings import modelled_bytes
 from benchmarks.onestep import DEVIATION, MEAN, MORPHS, in_turn, morphed, random_batch, ratio, settings_of
 from benchmarks.peer import Peer
 from benchmarks.profiling import by_operation, device_events
 from benchmarks.shape import PRESETS, Shape
-from benchmarks.tables import markdown, number
 from benchmarks.training import RUNNERS, Session
 from tests.helpers.results.example_run import example_run
 
@@ -60,11 +58,11 @@ def test_bytes_of_a_step_by_hand() -> None:
     # 11*32; 3*32.
     layers = resnet50(Base(8, 1, 3, 2, (1,))).layers()
     assert modelled_bytes(layers, 2) == 2 * (544 + 2 * 112 + 2 * 376 + 96)
-    # What a roof of 4.3 TB/s allows ResNet-50 in bfloat16 is some 13,000 images a second.
+    # A memory rate of 4.3 TB/s allows ResNet-50 in bfloat16 some 13,000 images per second.
     assert modelled_bytes(resnet50().layers(), 2) == 326_846_464
 
 
-def test_morphs_are_the_same_everywhere_and_of_their_kind() -> None:
+def test_measured_morphs_are_fixed_and_of_their_kind() -> None:
     networks = [morphed(resnet50(), op) for op in MORPHS]
     assert [network.morphs[0].op for network in networks] == list(MORPHS)
     # The middle one of 49 places for `deeper`, of 48 convolutions for `wider`.
@@ -73,7 +71,7 @@ def test_morphs_are_the_same_everywhere_and_of_their_kind() -> None:
     assert networks[1].parameters == 31_600_680
 
 
-def test_windows_take_turns_and_their_ratio_is_that_of_pairs() -> None:
+def test_windows_take_turns_and_are_compared_in_pairs() -> None:
     order: list[str] = []
 
     def window(name: str, seconds: float) -> float:
@@ -99,7 +97,7 @@ def test_every_lever_is_a_setting_of_the_step_or_a_network() -> None:
         settings_of(Shape(), winograd=True)
 
 
-def test_operations_of_a_profile_are_summed_and_named_by_what_made_them() -> None:
+def test_operations_of_a_profile_are_summed_by_origin() -> None:
     program = (
         '  %fusion.1 = f32[4]{0} fusion(%x), metadata={op_name="jit(step)/unit000_norm/mul" '
         "stack_frame_id=3}\n"
@@ -147,112 +145,15 @@ def test_operations_on_an_accelerator_are_those_of_its_streams() -> None:
 
 
 def test_gaps_between_candidates_are_read_from_a_result(tmp_path: Path) -> None:
-    # Three epochs of a second each, one trial behind the other; a trial's first step comes half a second
-    # after its start, and the last trial is unfinished. Of the first two seconds count 2.5 each, of 5.5 from
-    # first to last step.
+    # Three epochs of a second each, one trial after the other; a trial's first step comes half a second
+    # after its start, and the last trial is unfinished. The first two trials count 2.5 s each, of the 5.5 s
+    # from their first to their last step.
     hdf5.write(tmp_path / "result.h5", process.final_image(example_run(replicas=1).run()))
     found = summary(tmp_path / "result.h5", 5)
     assert [(row["epochs"], row["gap_s"]) for row in found["trials"]] == [(3, None), (3, 0.5)]
     assert found["span_s"] == 5.5 and found["share"] == pytest.approx(5 / 5.5)
     assert found["trials"][0]["images_per_second"] == pytest.approx(3 * (22 * 64 + 360) / 2.5)
     assert len(summary(tmp_path / "result.h5", 1)["trials"]) == 1
-
-
-# -- tables ----------------------------------------------------------------------------------------
-
-STEP = {
-    "batch": 8,
-    "precision": "float32",
-    "seconds": [0.1, 0.2],
-    "images_per_second": 80.0,
-    "operations": 9 * 10**8,
-    "ops_per_second": 7.2e10,
-    "of_matrix": 0.5,
-    "modelled_bytes": 10**8,
-    "of_memory": 0.2,
-    "of_memory_xla": None,
-    "temporary_bytes": 2**30,
-    "trace_s": 1.0,
-    "compile_s": 2.0,
-    "executed_more": 9 * 10**6,
-    "parameters": 7,
-    "losses": [2.3, 2.2],
-}
-PAIR = {"ratio": 1.5, "low": 1.4, "high": None or 1.6}
-
-#: A good row of each page; a bad one is added to each.
-ROWS: dict[str, dict[str, Any]] = {
-    "throughput": {"name": "ResNet-50", **STEP},
-    "morphs": {"name": "wider", **STEP},
-    "mapped": {"name": "x", "pmap": [0.1], "jit": [0.1], **PAIR},
-    "fed": {
-        "name": "x",
-        "fed": [0.1],
-        "resident": [0.1],
-        **PAIR,
-        "loader_images_per_second": 9.0,
-        "loader_to_demand": 2.0,
-    },
-    "compilation": {"name": "cold", "trace_s": 1.0, "lower_s": 1.0, "compile_s": 1.0},
-    "beside": {"name": "x", "alone": [0.1], "beside": [0.2], "compile_s": 3.0},
-    "peer": {
-        "name": "PyTorch, eager",
-        **STEP,
-        **PAIR,
-        "torch": "2",
-        "device": "cpu",
-        "cudnn": None,
-        "start_s": 1.0,
-        "ours_images_per_second": 3.0,
-        "theirs_images_per_second": 2.0,
-    },
-    "levers": {
-        "name": "x",
-        **STEP,
-        **PAIR,
-        "default_images_per_second": 3.0,
-        "changed_images_per_second": 2.0,
-    },
-    "flags": {"name": "default, before", **STEP},
-    "profile": {
-        "name": "profile",
-        "steps": 3,
-        "total_ms": 1.0,
-        "kinds": [{"kind": "k", "ms": 1.0, "share": 1.0}],
-        "operations": [{"operation": "o", "origin": "a|b", "times": 1, "ms": 1.0, "share": 1.0}],
-    },
-    "run": {
-        "name": "run",
-        "epochs": 3,
-        "train_images": 120,
-        "status": "VALID",
-        "span_s": 3.0,
-        "share": 0.98,
-        "phases": "train 2.0 s",
-        "trials": [
-            {"trial": 0, "gap_s": None, "epochs": 3, "images_per_second": 5.0, "ops_per_second": 1e12}
-        ],
-    },
-}
-
-
-@pytest.mark.parametrize("name", pages.PAGES)
-def test_a_page_shows_what_was_measured_and_what_failed(name: str) -> None:
-    text = pages.PAGES[name]([ROWS[name], {"name": "bad", "failed": "XlaRuntimeError: out of | memory"}])
-    assert text.startswith("## ")
-    assert "failed: XlaRuntimeError: out of" in text
-    # Every row of a table has as many cells as its head.
-    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert blocks
-    for lines in blocks:
-        assert len({line.count("|") for line in lines}) == 1 and len(lines) > 2, lines
-
-
-def test_numbers_and_tables_are_what_people_read() -> None:
-    values = (None, 0.012345, 12.345, 4567.8, 0.0)
-    assert [number(value) for value in values] == ["-", "0.0123", "12.3", "4,568", "0.00"]
-    assert number(519.84, 4) == "519.8"
-    assert markdown(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x/y | 1 |"
 
 
 # -- processes -------------------------------------------------------------------------------------
@@ -271,7 +172,7 @@ def session(tmp_path: Path, **changes: Any) -> Session:
     return Session(argparse.Namespace(**given), TINY)
 
 
-def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) -> None:
+def test_a_failed_part_is_a_row_and_the_next_runs(tmp_path: Path) -> None:
     at_work = session(tmp_path)
     at_work.part("flags", "plain_step", {"XLA_FLAGS": "--xla_no_such_flag=1"}, name="unknown")
     (row,) = at_work.found["parts"]["flags"]
@@ -283,7 +184,7 @@ def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) 
     assert "unknown | failed" in (tmp_path / "t.md").read_text()
     assert json.loads((tmp_path / "t.json").read_text())["parts"]["flags"] == [row]
 
-    # With no time left nothing is started, and each table says so.
+    # With no time left no part starts, and each table has a row that says so.
     late = session(tmp_path, seconds=0.0)
     for name in ("throughput", "compilation", "levers", "flags"):
         RUNNERS[name](late)
@@ -292,7 +193,7 @@ def test_a_part_that_cannot_run_is_a_row_and_the_next_one_comes(tmp_path: Path) 
     assert len(late.found["parts"]["flags"]) == 2 + len(levers.FLAGS["cpu"])
 
 
-def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() -> None:
+def test_the_peer_reports_missing_pytorch_or_has_the_same_parameters() -> None:
     peer = Peer("")
     form = {
         "batch": 2,
@@ -308,9 +209,9 @@ def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() ->
                 peer.ask(way="eager", shape=form)
         else:
             found = peer.ask(way="eager", shape=form)
-            # Of ResNet-50 for 1000 classes, whichever of its 1x1 and 3x3 has the stride.
+            # Of ResNet-50 for 1000 classes, whether its 1x1 or its 3x3 has the stride.
             assert found["parameters"] == resnet50().parameters == 25_557_032
-            # Random weights know nothing of 1000 classes.
+            # With random weights the loss is near that of a guess among 1000 classes.
             assert math.log(1000) / 2 < found["losses"][0] < 2 * math.log(1000)
         with pytest.raises(RuntimeError, match="KeyError"):
             peer.ask(way="unheard of", steps=1)
@@ -318,7 +219,7 @@ def test_a_peer_without_pytorch_says_so_and_with_it_has_the_same_parameters() ->
         peer.end()
 
 
-def test_pytorch_has_the_same_loss_and_gradients_from_the_same_weights() -> None:
+def test_pytorch_computes_the_same_loss_and_gradients() -> None:
     torch = pytest.importorskip("torch", reason="the extra bench is not installed")
     network = resnet50(Base(32, 3, 10, 4, (2, 1)))
     compiled = compile_steps(network, StepSettings(8, mean=MEAN, deviation=DEVIATION), jax.devices()[:1])
@@ -327,7 +228,7 @@ def test_pytorch_has_the_same_loss_and_gradients_from_the_same_weights() -> None
     state = compiled.start(variables, np.random.default_rng(4))
     state, metrics = compiled.train(state, images, labels, compiled.scalar(0.1))
 
-    # Both list convolutions and batch norms in the same order, the shortcut's behind those of the block's
+    # Both list convolutions and batch norms in the same order, the shortcut's after those of the block's
     # branch.
     model = torch_peer.resnet50(4, [2, 1], 10).train()
     names = [
@@ -397,9 +298,7 @@ def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["sleep"], ["speed"], ["speed", "somewhere", "huge"]])
-def test_the_script_for_accelerators_says_how_it_is_called(
-    root: Path, words: list[str], tmp_path: Path
-) -> None:
+def test_the_accelerator_script_prints_its_usage(root: Path, words: list[str], tmp_path: Path) -> None:
     script = str(root / "benchmarks" / "accelerator.sh")
     done = subprocess.run([script, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "speed" in done.stderr and not list(tmp_path.iterdir())

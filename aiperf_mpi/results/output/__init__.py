@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writer process, and what becomes of the output folder: journal, repair, package, submission."""
+"""The writer process and the output folder: journal, repair, package, submission."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank 0's end of the pipe to the writer process: sends never wait, and errors come back as text.
+"""Rank 0's end of the pipe to the writer process: sending never blocks, and errors come back as text.
 
 Messages are frames: a kind, the length of the payload, the payload. Rows travel as the bytes of their dtype,
-events as JSON. What the pipe does not take at once waits in a bounded queue that `pump` empties from rank 0's
-loop.
+events as JSON. Frames that the pipe does not accept at once wait in a bounded queue, which rank 0's loop
+empties through `pump`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 from aiperf_mpi.launchers import LAUNCHER_PREFIXES
 from aiperf_mpi.results.file.rows import RunHeader
 
-#: A frame's head: kind and length of the payload.
+#: Head of a frame: kind and length of the payload.
 FRAME = struct.Struct("<BI")
 EVENT, RECORD, EPOCH, TRIAL, RANK, SAMPLE = range(1, 7)
 
 #: Head of a RECORD payload: the slot.
 SLOT = struct.Struct("<q")
 
-#: Most bytes that wait for the writer: half a million rows. A writer that falls behind further ends the run.
+#: Most bytes that wait for the writer, about half a million rows. If more would wait, the run ends.
 QUEUE_BYTES = 64 << 20
 
-#: Time between two looks at the writer while rank 0 waits for its end, in s (rank 0 returns to MPI each ms).
+#: Time between two polls of the writer while rank 0 waits for its end, in s (rank 0 returns to MPI each ms).
 _CLOSE_POLL = 0.001
 
 
@@ -41,8 +41,13 @@ _CLOSE_POLL = 0.001
 class WriterStatus:
     """What rank 0 knows of the writer.
 
-    `errors` are texts for the log: any of them means that the run must drain. `result` is the path of the
-    final file once it is written; `finished` means that the writer has ended.
+    Attributes:
+        errors: texts for the log; any error means that the run must drain.
+        opened: whether the writer has opened its journal.
+        journal_bytes: size of the journal.
+        queued_bytes: bytes that wait for the writer.
+        result: path of the final file after it is written.
+        finished: whether the writer has ended.
     """
 
     errors: tuple[str, ...] = ()
@@ -53,26 +58,72 @@ class WriterStatus:
     finished: bool = False
 
 
+class FrameQueue:
+    """Frames that wait until a pipe accepts them; writing to the pipe never blocks.
+
+    Arguments:
+        descriptor: the pipe's end for writing.
+        limit: most bytes that may wait.
+
+    Attributes:
+        waiting: bytes that wait.
+    """
+
+    def __init__(self, descriptor: int, limit: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor, self.limit = descriptor, limit
+        self._frames: deque[memoryview] = deque()
+        self.waiting = 0
+
+    def add(self, kind: int, payload: bytes) -> bool:
+        """Append a frame; return False, without appending it, if more than `limit` bytes would wait."""
+        frame = FRAME.pack(kind, len(payload)) + payload
+        if self.waiting + len(frame) > self.limit:
+            return False
+        self._frames.append(memoryview(frame))
+        self.waiting += len(frame)
+        return True
+
+    def flush(self) -> None:
+        """Write as many bytes as the pipe accepts now; drop all frames if its reader is gone."""
+        while self._frames:
+            try:
+                written = os.write(self._descriptor, self._frames[0])
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                self.clear()
+                return
+            if written < len(self._frames[0]):
+                self._frames[0] = self._frames[0][written:]
+            else:
+                self._frames.popleft()
+            self.waiting -= written
+
+    def clear(self) -> None:
+        """Drop all frames."""
+        self._frames.clear()
+        self.waiting = 0
+
+
 class WriterClient:
-    """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI is
-    initialised."""
+    """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI_Init."""
 
     def __init__(self, process: subprocess.Popen[bytes], queue_bytes: int = QUEUE_BYTES) -> None:
         if process.stdin is None or process.stdout is None:
             raise ValueError("the writer process needs pipes for its standard input and output")
         self._process = process
         self._input, self._output = process.stdin, process.stdout
-        os.set_blocking(self._input.fileno(), False)
         os.set_blocking(self._output.fileno(), False)
-        self._queue: deque[memoryview] = deque()
-        self._queue_limit = queue_bytes
+        self._queue = FrameQueue(self._input.fileno(), queue_bytes)
         self._lines = b""
         self._status = WriterStatus()
         self._closing = False
 
     @staticmethod
     def start(queue_bytes: int = QUEUE_BYTES) -> WriterClient:
-        """Start the writer: this Python, the same package, a session of its own, no launcher's variables."""
+        """Start the writer with this Python and package, in its own session and without launcher
+        variables."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
         package_parent = str(Path(__file__).resolve().parents[3])
         paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
@@ -97,67 +148,55 @@ class WriterClient:
     def send_open(
         self, header: RunHeader, output: Path | str, fsync_seconds: float = 1.0, partial_seconds: float = 30.0
     ) -> None:
-        """The run's header and the folder for journal and results (made if missing; it must hold no journal
-        yet)."""
+        """Send the run's header and the folder for journal and results (made if missing; without a
+        journal)."""
         settings = {"output": str(output), "fsync_seconds": fsync_seconds, "partial_seconds": partial_seconds}
         self._event("open", header.to_dict(), settings)
 
     def send_start(self, core_start_utc: str) -> None:
-        """Core time starts (ISO 8601): the first partial result is written now."""
+        """Send the start of the core time (ISO 8601); the writer then writes the first partial result."""
         self._event("start", {"core_start_utc": core_start_utc})
 
     def send_record(self, slot: int, record: bytes) -> None:
-        """A committed record of the history (RECORD_DTYPE) and its slot."""
+        """Send a committed record of the history (RECORD_DTYPE) and its slot."""
         self._send(RECORD, SLOT.pack(slot) + record)
 
     def send_epoch(self, rows: bytes) -> None:
-        """One or more rows of EPOCH_ROW."""
+        """Send one or more rows of EPOCH_ROW."""
         self._send(EPOCH, rows)
 
     def send_trial(self, rows: bytes) -> None:
-        """One or more rows of TRIAL_ROW."""
+        """Send one or more rows of TRIAL_ROW."""
         self._send(TRIAL, rows)
 
     def send_rank(self, rows: bytes) -> None:
-        """One or more rows of RANK_ROW."""
+        """Send one or more rows of RANK_ROW."""
         self._send(RANK, rows)
 
     def send_sample(self, rows: bytes) -> None:
-        """One or more rows of SAMPLE_ROW."""
+        """Send one or more rows of SAMPLE_ROW."""
         self._send(SAMPLE, rows)
 
     def send_error_final(self, trial_id: int, error: float) -> None:
-        """The validation error of the best model, loaded again after core stop."""
+        """Send the validation error of the best model, which was loaded again after core stop."""
         self._event("final", {"trial_id": int(trial_id), "error": float(error)})
 
     def send_stop(self, end: str, core_seconds: float, total_seconds: float, cause: str = "") -> None:
-        """Core time ended: `end` is time_limit or drained (with its `cause`); times in s."""
+        """Send the end of the core time: `end` is time_limit or drained (with its `cause`); times in s."""
         data = {"end": end, "core_seconds": core_seconds, "total_seconds": total_seconds, "cause": cause}
         self._event("stop", data)
 
-    # -- the other direction -----------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Hand the writer what it takes without waiting, and read what it says. Call it in every turn of a
+        """Send waiting frames and read the writer's reports, without blocking; call it in every turn of a
         loop."""
-        while self._queue:
-            try:
-                written = os.write(self._input.fileno(), self._queue[0])
-            except BlockingIOError:
-                break
-            except BrokenPipeError:
-                # The writer is gone or going: its last words and its end are read below.
-                self._queue.clear()
-                break
-            if written < len(self._queue[0]):
-                self._queue[0] = self._queue[0][written:]
-            else:
-                self._queue.popleft()
-            self._status = replace(self._status, queued_bytes=self._status.queued_bytes - written)
+        self._queue.flush()
+        self._status = replace(self._status, queued_bytes=self._queue.waiting)
         self._read()
 
     def status(self) -> WriterStatus:
-        """What is known now; call `pump` before."""
+        """Return what is known of the writer; call `pump` first to update it."""
         return self._status
 
     def close(
@@ -172,8 +211,8 @@ class WriterClient:
     ) -> WriterStatus:
         """Send `stop`, have result.h5 written, and wait at most `timeout` s until the writer has ended.
 
-        `between` is called every millisecond of the waiting (rank 0 serves MPI there). The status has the
-        path of the result, or errors that say why there is none.
+        `between` is called every millisecond while waiting (rank 0 serves MPI in it). The returned status has
+        the path of the result, or errors that say why there is none.
         """
         self.send_stop(end, core_seconds, total_seconds, cause)
         self._event("close", {})
@@ -184,39 +223,42 @@ class WriterClient:
             between()
             if time.monotonic() > limit:
                 self._process.kill()
-                self._lose(f"the result writer did not finish within {timeout:g} s and was ended")
+                self._lose(f"the result writer did not finish within {timeout:g} s and was killed")
             elif not self._status.finished:
                 time.sleep(_CLOSE_POLL)
         return self._status
 
     def abandon(self) -> None:
-        """Let the writer go, on a rank that turned out not to be rank 0 or before a failure: it keeps what it
-        has, as after the death of rank 0, and ends by itself."""
+        """Close the pipe and wait for the writer to end, on a rank that is not rank 0 or before a failure.
+
+        The writer keeps what it has, as after the death of rank 0.
+        """
+        self._queue.clear()
         self._input.close()
         self._process.wait()
         self._output.close()
-        self._status = replace(self._status, finished=True)
+        self._status = replace(self._status, queued_bytes=0, finished=True)
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _event(self, name: str, data: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
+        """Send an event as JSON."""
         self._send(EVENT, json.dumps({"event": name, "data": data, "settings": settings or {}}).encode())
 
     def _send(self, kind: int, payload: bytes) -> None:
+        """Queue a frame and send what the pipe accepts; a full queue is an error."""
         if self._status.finished:
             return
-        frame = FRAME.pack(kind, len(payload)) + payload
-        if self._status.queued_bytes + len(frame) > self._queue_limit:
+        if self._queue.add(kind, payload):
+            self.pump()
+        else:
             self._error(
-                f"the result writer is behind by more than {self._queue_limit >> 20} MiB: rows are lost "
-                f"from here on"
+                f"the result writer is behind by more than {self._queue.limit >> 20} MiB: rows are lost from "
+                "now on"
             )
-            return
-        self._queue.append(memoryview(frame))
-        self._status = replace(self._status, queued_bytes=self._status.queued_bytes + len(frame))
-        self.pump()
 
     def _read(self) -> None:
+        """Take over the writer's reports, lines of JSON."""
         if self._output.closed:
             return
         try:
@@ -235,7 +277,7 @@ class WriterClient:
             self._status = replace(self._status, **known)
 
     def _ended(self) -> None:
-        """The writer closed its output: it has ended, or is about to."""
+        """Handle the end of the writer, which has closed its output."""
         code = self._process.wait()
         if code or not self._closing:
             self._lose(f"the result writer ended early, with exit code {code}")
@@ -243,16 +285,19 @@ class WriterClient:
             self._release()
 
     def _lose(self, text: str) -> None:
+        """Record an error and the end of the writer."""
         self._error(text)
         self._process.wait()
         self._release()
 
     def _release(self) -> None:
+        """Close the pipes of a writer that has ended."""
         self._queue.clear()
         self._input.close()
         self._output.close()
         self._status = replace(self._status, queued_bytes=0, finished=True)
 
     def _error(self, text: str) -> None:
+        """Record an error once."""
         if text not in self._status.errors:
             self._status = replace(self._status, errors=(*self._status.errors, text))

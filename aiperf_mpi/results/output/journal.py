@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal: everything that a run reported, as lines of JSON that are only ever appended.
+"""The journal: everything that a run reported, as lines of JSON in an append-only file.
 
-Each line ends in a checksum of itself, so a torn or altered line is found and left out. The journal is whole
-after any kill of its writer, and `replay` gives back the run up to its last whole line.
+Each line ends in its own checksum, so torn or altered lines are detected and left out. The journal survives a
+kill of its writer at any moment, and `replay` restores the run up to the last whole line.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _SEAL_BYTES = len(_SEAL % 0)
 
 
 class JournalError(ValueError):
-    """A file that is no journal of this version; the message says which file and what it begins with."""
+    """A file is not a journal of this version; the message names the file."""
 
 
 # -- lines -----------------------------------------------------------------------------------------
 
 
 def encode(entry: dict[str, Any]) -> bytes:
-    """`entry` as one line with its checksum (CRC-32 of the bytes before it); numbers that JSON lacks are
-    text."""
+    """Return an entry as one line with its checksum (CRC-32 of the bytes before it); numbers that JSON lacks
+    become text."""
     body = json.dumps(_finite(entry), separators=(",", ":"), allow_nan=False).encode()[:-1]
     return body + (_SEAL % zlib.crc32(body)).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The entry of a line (with or without its end of line); raises ValueError for one that is torn or
+    """Return the entry of a line (with or without its newline); raises ValueError if it is torn or
     altered."""
     text = line.rstrip(b"\n")
     body, mark = text[:-_SEAL_BYTES], text[-_SEAL_BYTES:]
@@ -51,16 +51,14 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def encode_row(row: np.ndarray) -> list[Any]:
-    """A structured row (shape (1,)) as a list in the order of its columns: hashes in hexadecimal, NaN as
-    text."""
+    """Return a structured row (shape (1,)) as a list in column order: hashes in hexadecimal, NaN as text."""
     return [_plain(row[name][0], row.dtype[name]) for name in row.dtype.names or ()]
 
 
 def decode_row(values: list[Any], names: list[str], dtype: np.dtype) -> np.ndarray:
-    """The row (shape (1,)) that `encode_row` gave, its columns called `names`; a column unknown to `dtype` is
-    left out.
+    """Return the row (shape (1,)) of the values that `encode_row` gave for the columns `names`.
 
-    Raises ValueError where a value does not fit its column.
+    A column unknown to `dtype` is left out. Raises ValueError if a value does not fit its column.
     """
     row = np.zeros(1, dtype)
     for name, value in zip(names, values, strict=True):
@@ -80,6 +78,7 @@ def decode_row(values: list[Any], names: list[str], dtype: np.dtype) -> np.ndarr
 
 
 def _plain(value: Any, kind: np.dtype) -> Any:
+    """Return the value of a column in a form that JSON has."""
     if kind.kind == "S":
         return bytes(value).decode("utf-8", "surrogateescape")
     if kind.subdtype:
@@ -88,7 +87,7 @@ def _plain(value: Any, kind: np.dtype) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with NaN and infinities, which JSON lacks, as text that `float` reads."""
+    """Return a value whose NaN and infinities, which JSON lacks, are text that `float` reads."""
     match value:
         case float():
             return value if math.isfinite(value) else str(value)
@@ -104,10 +103,9 @@ def _finite(value: Any) -> Any:
 
 
 class Journal:
-    """An append-only journal; what `append` wrote survives the death of this process, what `sync` synced a
-    crash.
+    """An append-only journal: entries survive a kill of this process, and synced ones a crash of the node.
 
-    `error` is None until writing fails (a full disk, a file-size limit); from then on the journal stays as it
+    `error` is None until writing fails (a full disk, a file-size limit). From then on the journal stays as it
     is, cut back to its last whole line. Raises OSError if the file exists or cannot be created.
     """
 
@@ -123,7 +121,7 @@ class Journal:
         self.append({"kind": "header", "format": FORMAT, "columns": columns})
 
     def append(self, *entries: dict[str, Any]) -> None:
-        """Append entries in one write; on an OSError the file is cut back and `error` is set."""
+        """Append entries; if writing fails, cut the file back and set `error`."""
         if self.error or not entries:
             return
         data = b"".join(map(encode, entries))
@@ -137,7 +135,8 @@ class Journal:
         self.size += len(data)
 
     def sync(self, now: float, *, force: bool = False) -> None:
-        """Sync what is new, at most once in `fsync_seconds` of the clock that `now` (s) is read from."""
+        """Sync new entries, at most once in `fsync_seconds` unless forced; `now` is the time in s by any
+        clock."""
         due = force or now - self._synced_at >= self._fsync_seconds
         if due and not self.error and self.size > self._synced_size:
             try:
@@ -147,12 +146,12 @@ class Journal:
             self._synced_at, self._synced_size = now, self.size
 
     def close(self) -> None:
-        """Sync and close."""
+        """Sync and close the file."""
         self.sync(0.0, force=True)
         os.close(self._file)
 
     def _fail(self, error: OSError) -> None:
-        """Cut back to the last whole line, so that a reader finds nothing torn."""
+        """Set `error` and cut the file back to its last whole line, so that a reader finds no torn line."""
         self.error = f"{self.path}: cannot be written: {error.strerror}; it is whole up to byte {self.size}"
         try:
             os.ftruncate(self._file, self.size)
@@ -164,7 +163,7 @@ class Journal:
 
 
 def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """The whole entries of a journal in order; what is wrong with others is added to `problems`.
+    """Yield the intact entries of a journal in order, and add a line to `problems` for each damaged one.
 
     Raises OSError if the file cannot be read.
     """
@@ -178,7 +177,7 @@ def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def replay(path: Path) -> Run:
-    """The run of a journal up to its last whole line; damaged lines are left out and named in `Run.problems`.
+    """Return the run of a journal up to its last whole line; `Run.problems` names damaged lines.
 
     Raises OSError if the file cannot be read, JournalError if it does not begin like a journal of this
     version.
@@ -187,7 +186,7 @@ def replay(path: Path) -> Run:
     entries = read(path, problems)
     header = next(entries, {})
     if header.get("format") != FORMAT or not isinstance(header.get("columns"), dict):
-        raise JournalError(f"{path}: no journal: its first line is not that of format {FORMAT!r}")
+        raise JournalError(f"{path}: not a journal: its first line is not that of format {FORMAT!r}")
 
     run = RunCollector()
     columns = header["columns"]
@@ -202,12 +201,11 @@ def replay(path: Path) -> Run:
 
 
 def apply(run: RunCollector, entry: dict[str, Any], columns: dict[str, list[str]]) -> None:
-    """Feed one entry to `run`; `columns` are those of the journal's header. Raises ValueError, KeyError on
-    bad ones."""
+    """Add one entry to `run`; `columns` are the header's. Raises ValueError or KeyError for a bad one."""
     kind = entry["kind"]
     if kind == "record":
         row = decode_row(entry["row"], columns[kind], ROW_DTYPES[kind])
-        # A NaN may have changed its sign on the way through text, so the record's own checksum is set anew.
+        # A NaN may have changed its sign in its text form, so compute the checksum of the record again.
         run.record(int(entry["slot"]), np.array([seal(row[0])]))
     elif kind in ROW_DTYPES:
         run.rows(kind, decode_row(entry["row"], columns[kind], ROW_DTYPES[kind]))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder of a run that has ended: result.json beside result.h5, and a manifest of SHA-256 hashes.
+"""The output folder of a run that has ended: result.json next to result.h5, and a manifest of SHA-256 hashes.
 
-`result.json` is what `verify --json` prints, byte for byte: the judge's verdict and nothing else. `sha256sum
--c` reads the manifest.
+`result.json` is the judge's verdict, byte for byte as `verify --json` prints it. `sha256sum -c` reads the
+manifest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LINE = re.compile("([0-9a-f]{64})  (.+)")
 
 
 def summary_schema() -> dict[str, Any]:
-    """The JSON Schema of result.json (draft 2020-12)."""
+    """Return the JSON Schema of result.json (draft 2020-12)."""
     schema = resources.files("aiperf_mpi.results.output").joinpath("result.schema.json")
     return json.loads(schema.read_text(encoding="utf-8"))
 
@@ -45,11 +45,10 @@ def describe(folder: Path) -> None:
 
 
 def best_checkpoint(folder: Path, result: Result) -> str | None:
-    """Name in the folder of the checkpoint of the best model, the one that was loaded again; None without
-    one.
+    """Return the name, within the folder, of the best model's checkpoint (the one loaded again), or None.
 
-    Other replicas keep weights as well; at ten thousand of them hashing all would take an hour, and none
-    bears on V03.
+    Only this checkpoint is hashed. Other replicas keep theirs as well, but V03 does not use them, and hashing
+    those of ten thousand replicas would take an hour.
     """
     for attribute in ("error_final_trial", "best_trial"):
         name = f"{CHECKPOINTS}/{result.attributes.get(attribute, -1)}.h5"
@@ -62,24 +61,27 @@ def best_checkpoint(folder: Path, result: Result) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def manifest_text(hashes: Mapping[str, str]) -> str:
-    """The manifest of files by their name in the folder, in the form of sha256sum, ordered by name."""
+    """Return the manifest of the hashes by file name, in the format of sha256sum and ordered by name."""
     return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Hashes by name. Raises OSError, and ValueError for a line that is none or names a file outside of the
-    folder."""
+    """Return the hashes by file name.
+
+    Raises OSError if the file cannot be read, ValueError for a malformed line, a name outside the folder or a
+    repeated name.
+    """
     hashes: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if not match or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
-            raise ValueError(f"{path}: line {number} is no line of a manifest: {line[:60]!r}")
+            raise ValueError(f"{path}: line {number} is not a line of a manifest: {line[:60]!r}")
         if match[2] in hashes:
             raise ValueError(f"{path}: line {number} names {match[2]} again")
         hashes[match[2]] = match[1]
@@ -87,15 +89,16 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def check_manifest(folder: Path, needed: Iterable[str] = (RESULT, SUMMARY)) -> list[str]:
-    """What is wrong with the folder by its manifest, one line each; `needed` files must stand in it."""
+    """Return the faults of the folder by its manifest, one line each; the manifest must name `needed`
+    files."""
     try:
         hashes = read_manifest(folder / MANIFEST)
     except (OSError, ValueError) as error:
         return [f"the manifest cannot be read: {error}"]
-    wrong = [f"{MANIFEST} does not name {name}" for name in needed if name not in hashes]
+    faults = [f"{MANIFEST} does not name {name}" for name in needed if name not in hashes]
     for name, expected in hashes.items():
         if not (folder / name).is_file():
-            wrong.append(f"{name} is missing")
+            faults.append(f"{name} is missing")
         elif sha256(folder / name) != expected:
-            wrong.append(f"{name} is not what the manifest says: it was changed behind the end of the run")
-    return wrong
+            faults.append(f"{name} differs from the manifest: it was changed after the end of the run")
+    return faults

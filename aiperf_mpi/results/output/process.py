@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writer process: journal, partial results and the final result of a run, beside rank 0 and without MPI.
+"""The writer process: it writes the journal and the results of a run, next to rank 0 and without MPI.
 
 `python -m aiperf_mpi.results.output.process` reads the frames of :mod:`aiperf_mpi.results.output.client` on
-its standard input and reports on its standard output, in lines of JSON. It outlives rank 0: when its input
-ends without a `close`, it syncs the journal, writes a last partial result and ends.
-Signals that end or drain a job do not reach it.
+its standard input and reports on its standard output, in lines of JSON. It outlives rank 0: if its input ends
+without a `close`, it syncs the journal, writes a last partial result and ends. It ignores signals that end or
+drain a job.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from aiperf_mpi.trials.record import check
 
 __all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
 
-#: Of one core's time, at most this part is spent on rebuilding the partial result.
+#: Largest share of one core's time that is spent on rebuilding the partial result.
 PARTIAL_SHARE = 0.01
 
-#: Signals with which terminals, launchers and batch systems end or drain a job.
+#: Signals by which terminals, launchers and batch systems end or drain a job.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 _ROW_KINDS = {EPOCH: "epoch", TRIAL: "trial", RANK: "rank", SAMPLE: "sample"}
@@ -55,7 +55,7 @@ _CHUNK = 1 << 20
 
 
 def main() -> int:
-    """Serve the pipe until it ends; errors of files are reported to the client, so the exit code is 0."""
+    """Serve the pipe until it ends, and return 0: errors of files are reported to the client."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     return Writer().serve(sys.stdin.fileno(), sys.stdout.fileno())
@@ -92,10 +92,10 @@ class Writer:
             self._housekeeping()
         return self._finish() if self._closed else self._on_coordinator_death()
 
-    # -- what arrives ------------------------------------------------------------------------------
+    # -- messages of rank 0 ------------------------------------------------------------------------
 
     def _take_frames(self, pending: bytearray) -> None:
-        """Handle the whole frames at the start of `pending` and take them away."""
+        """Handle the whole frames at the start of `pending` and remove them."""
         position = 0
         while len(pending) - position >= FRAME.size:
             kind, length = FRAME.unpack_from(pending, position)
@@ -111,6 +111,7 @@ class Writer:
         del pending[:position]
 
     def _take(self, kind: int, payload: bytes) -> None:
+        """Add a message to the run and to the journal."""
         if kind == EVENT:
             message = json.loads(payload)
             self._take_event(message["event"], message["data"], message["settings"])
@@ -130,6 +131,7 @@ class Writer:
             raise ValueError("unknown kind")
 
     def _take_event(self, name: str, data: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Handle an event, and add it to the run and to the journal."""
         if name == "close":
             self._closed = True
             return
@@ -141,47 +143,53 @@ class Writer:
             self._partial_due = time.monotonic()
 
     def _open(self, settings: dict[str, Any]) -> None:
+        """Create the folder and the journal."""
         self._folder = Path(settings["output"])
         self._partial_seconds = float(settings["partial_seconds"])
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(self._folder / JOURNAL, float(settings["fsync_seconds"]))
         except FileExistsError:
-            self._complain(f"{self._folder} already holds a journal or is no folder: choose another --output")
+            self._complain(
+                f"{self._folder} already holds a journal or is not a folder: choose another --output"
+            )
         except OSError as error:
             self._complain(f"{self._folder}: cannot be written ({error.strerror}): choose another --output")
         self._report(opened=self._journal is not None)
 
     def _append(self, *entries: dict[str, Any]) -> None:
+        """Append entries to the journal, if there is one."""
         if self._journal is not None:
             self._journal.append(*entries)
 
-    # -- in between --------------------------------------------------------------------------------
+    # -- between messages --------------------------------------------------------------------------
 
     def _patience(self) -> float:
-        """Seconds until something is due."""
+        """Return the time in s until the next partial result is due, at most 0.2."""
         return max(0.0, min(0.2, self._partial_due - time.monotonic()))
 
     def _housekeeping(self) -> None:
+        """Sync the journal, start a partial result if it is due, and report news."""
         now = time.monotonic()
         if self._journal is not None:
             self._journal.sync(now)
             if self._journal.error:
                 self._complain(self._journal.error)
         if now >= self._partial_due and (self._partial is None or not self._partial.is_alive()):
-            # Built in a thread, so that the journal does not wait for it.
+            # Build it in a thread, so that the journal does not wait for it.
             self._partial_due = float("inf")
             self._partial = threading.Thread(target=self._write_partial, args=(self._snapshot(),))
             self._partial.start()
         self._report()
 
     def _snapshot(self, end: str = "") -> Run:
+        """Return the run so far."""
         whole = self._journal is not None and not self._journal.error
         return self._run.snapshot(end=end, journal_complete=whole)
 
     def _write_partial(self, run: Run) -> None:
-        """Write result.partial.h5, and say when the next one is due: rebuilding takes a small part of a
-        core's time."""
+        """Write result.partial.h5, and set when the next one is due, so that rebuilding takes at most
+        PARTIAL_SHARE of a core's time."""
         busy = time.thread_time()
         if self._journal is not None:
             try:
@@ -189,18 +197,18 @@ class Writer:
                 content.attributes["invalid_reasons"] = json.dumps([["V21", "the run has not ended"]])
                 with resultfile.new_file(content) as file:
                     hdf5.write(self._folder / PARTIAL, resultfile.seal(file, complete=False))
-            except Exception as error:  # in a thread of its own nothing else would tell the run to drain
+            except Exception as error:  # in this thread, no other code would make the run drain
                 self._complain(f"{self._folder / PARTIAL}: cannot be written: {error!r}")
         busy = time.thread_time() - busy
         self._partial_due = time.monotonic() + max(self._partial_seconds, busy / PARTIAL_SHARE)
 
     def _complain(self, text: str) -> None:
-        """Report an error once; it makes the coordinator drain."""
+        """Record an error once; after it is reported, the coordinator drains the run."""
         if text not in self._errors:
             self._errors.append(text)
 
     def _report(self, **facts: Any) -> None:
-        """A line for the client, if there is news."""
+        """Send the client a line with new facts and errors, if there are any."""
         size = self._journal.size if self._journal is not None else 0
         if not self._listened or ((size, len(self._errors)) == self._reported and not facts):
             return
@@ -210,13 +218,13 @@ class Writer:
             line = json.dumps({"journal_bytes": size, "errors": new, **facts}) + "\n"
             os.write(self._sink, line.encode())
         except BrokenPipeError:
-            # Rank 0 is dead: its pipe to this process ends as well, and is handled there.
+            # Rank 0 is dead: its pipe to this process ends as well, and `serve` handles that.
             self._listened = False
 
     # -- the end -----------------------------------------------------------------------------------
 
     def _on_coordinator_death(self) -> int:
-        """Rank 0 died: keep what is known."""
+        """Close the journal and write a last partial result, after rank 0 has died."""
         if self._partial is not None:
             self._partial.join()
         if self._journal is not None:
@@ -225,7 +233,7 @@ class Writer:
         return 0
 
     def _finish(self) -> int:
-        """Write the final result, judged; then the partial one goes."""
+        """Write the final result with its verdict, and remove the partial one."""
         if self._partial is not None:
             self._partial.join()
         if self._journal is None:
@@ -245,7 +253,7 @@ class Writer:
         try:
             package.describe(self._folder)
         except (OSError, ValueError) as error:
-            # The result is whole without them, and `verify --json` says the same.
+            # The result is complete without them: `verify --json` prints the same.
             self._complain(
                 f"{self._folder}: {package.SUMMARY} or {package.MANIFEST} cannot be written: {error}"
             )
@@ -254,7 +262,7 @@ class Writer:
 
 
 def final_image(run: Run, networks: dict[int, Network] | None = None) -> bytes:
-    """The bytes of the result file of a run that has ended, with the verdict in its attributes."""
+    """Return the bytes of the result file of a run that has ended, with the verdict in its attributes."""
     with resultfile.new_file(tables.build(run, networks)) as file:
         verdict = judge.judge_content(resultfile.load(file))
         resultfile.set_attributes(file, verdict.attributes())

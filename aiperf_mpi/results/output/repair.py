@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new result from the journal of a run whose result is missing or damaged; no old file is touched."""
+"""Make a new result from the journal of a run whose result is missing or damaged; old files stay as they
+are."""
 
 from __future__ import annotations
 
@@ -16,21 +17,20 @@ from aiperf_mpi.results.output.package import JOURNAL, PARTIAL
 #: Name of the new file, in the folder of the journal.
 REPAIRED = "result.repaired.h5"
 
-#: Ends of a run that never came to its end.
+#: Values of `Run.end` of a run that did not reach its end.
 UNENDED = ("running", "killed")
 
 
 class RepairError(ValueError):
-    """A folder that nothing can be repaired from; the message is one line."""
+    """A result cannot be repaired from a folder; the message is one line."""
 
 
 def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
-    """Write REPAIRED beside the journal of a run; returns its path and what was wrong with the journal.
+    """Write REPAIRED next to the journal of a run; return its path and the problems of the journal.
 
-    `path` is the output folder or a file in it. The journal has every row that the partial result has, and
-    more, so that is all it needs. A run that came to its end is judged like any other; one that was killed
-    keeps `complete` at 0 and is invalid. Raises RepairError where there is no journal, or a repaired result
-    already.
+    `path` is the output folder or a file in it. The journal has every row of the partial result and more, so
+    no other file is read. A run that reached its end is judged like any other; one that was killed keeps
+    `complete` at 0 and is invalid. Raises RepairError if there is no journal, or already a repaired result.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     journal, target = folder / JOURNAL, folder / REPAIRED
@@ -43,7 +43,7 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
     except FileNotFoundError:
         hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
         raise RepairError(
-            f"{journal}: there is no such file, and nothing else to repair from{hint}"
+            f"{journal}: there is no such file, and a result can be repaired from no other{hint}"
         ) from None
     except OSError as error:
         raise RepairError(f"{folder}: {error.strerror or error}") from None
@@ -55,7 +55,7 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
 
 
 def image_of(run: Run) -> bytes:
-    """The bytes of the result of a replayed run, with the verdict in its attributes."""
+    """Return the bytes of the result of a replayed run, with the verdict in its attributes."""
     with resultfile.new_file(tables.build(run)) as file:
         verdict = judge.judge_content(resultfile.load(file))
         ended = run.end not in UNENDED

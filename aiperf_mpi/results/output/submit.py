@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The archive that a ranking takes: a run's result, verdict, configuration, best checkpoint and logs, with a
-manifest.
+"""Pack runs for a ranking: result, verdict, configuration, best checkpoint, logs and a manifest.
 
-`python -m aiperf_mpi.results.output.submit FOLDER [FOLDER FOLDER]`, or `bin/aiperf-submit`. The judge is
-asked again, and an invalid run is refused. The same files give the same bytes.
+Command: `python -m aiperf_mpi.results.output.submit FOLDER [FOLDER FOLDER]`, or `bin/aiperf-submit`. The runs
+are judged again, and an invalid run is refused. The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,24 +26,23 @@ from aiperf_mpi.results.output import package
 from aiperf_mpi.results.report.compare import repeats
 from aiperf_mpi.results.report.verdict import rate_pairs, rate_text, reason_lines, verdict_json
 
-#: Logs in a run's folder, by their endings, and the configuration, which comes from the result.
+#: Endings of the logs in a run's folder, and the name of the configuration, which comes from the result.
 LOGS, CONFIG = (".log", ".out", ".err"), "config.toml"
 
 
 class Refused(ValueError):
-    """A run that no ranking takes; the message says why, in one or more lines."""
+    """A run cannot be submitted; the message says why, in one or more lines."""
 
 
 def packed(folders: Sequence[Path], target: Path) -> str:
-    """Write the archive of one run, or of all runs of an official submission, to `target`; returns what was
-    packed.
+    """Write the archive of one run, or of all runs of an official submission, to `target`.
 
-    Raises Refused for a run that is invalid, lacks its checkpoint, or does not fit its manifest, and for runs
-    that are no submission together; NotAResult, OSError for folders that cannot be read and a target that
-    cannot be written.
+    Returns a description of the packed runs. Raises Refused for a run that is invalid, lacks its checkpoint
+    or does not fit its manifest, and for runs that do not form a submission. Raises NotAResult or OSError for
+    a folder that cannot be read, and OSError for a target that cannot be written.
     """
     read = [_accepted(folder) for folder in folders]
-    said = _together([verdict for _, verdict in read], [result for result, _ in read])
+    description = _together([verdict for _, verdict in read], [result for result, _ in read])
     members: dict[str, Path | bytes] = {}
     for folder, (result, _) in zip(folders, read, strict=True):
         prefix = str(result.attributes["run_id"])
@@ -54,18 +52,18 @@ def packed(folders: Sequence[Path], target: Path) -> str:
     hashes = {name: _sha256(content) for name, content in members.items()}
     members[package.MANIFEST] = package.manifest_text(hashes).encode()
     _write(target, members)
-    return said
+    return description
 
 
 def _accepted(folder: Path) -> tuple[Result, Verdict]:
-    """The result of a folder and the verdict on it, if it may be packed."""
+    """Return the result of a folder and its verdict; raises Refused if it may not be packed."""
     result, verdict = judge.judge_file(folder / package.RESULT)
     if not verdict.valid:
         raise Refused("\n".join([f"{folder}: the result is INVALID", *reason_lines(verdict)]))
-    if wrong := package.check_manifest(folder):
-        raise Refused("\n".join(f"{folder}: {line}" for line in wrong))
+    if faults := package.check_manifest(folder):
+        raise Refused("\n".join(f"{folder}: {line}" for line in faults))
     if (folder / package.SUMMARY).read_text(encoding="utf-8") != f"{verdict_json(verdict)}\n":
-        raise Refused(f"{folder}: {package.SUMMARY} is not what the judge says of {package.RESULT}")
+        raise Refused(f"{folder}: {package.SUMMARY} is not the verdict on {package.RESULT}")
     checkpoint = package.best_checkpoint(folder, result)
     if checkpoint is None and verdict.best_trial >= 0:
         raise Refused(f"{folder}: the checkpoint of the best model, trial {verdict.best_trial}, is missing")
@@ -75,7 +73,7 @@ def _accepted(folder: Path) -> tuple[Result, Verdict]:
 
 
 def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
-    """What the runs are together, in words; raises Refused where they are no submission."""
+    """Return a description of the runs together; raises Refused if they do not form a submission."""
     if len(verdicts) == 1:
         verdict = verdicts[0]
         rate = next(f"{key}: {value}" for key, value in rate_pairs(verdict))
@@ -87,7 +85,7 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
         raise Refused("an official submission has official runs only; pack trial runs one by one")
     seeds = sorted(int(result.attributes["seed"]) for result in results)
     if seeds != sorted(rules.SEEDS):
-        raise Refused(f"the seeds are {seeds}, but those of an official submission are {sorted(rules.SEEDS)}")
+        raise Refused(f"the seeds are {seeds}, but an official submission has {sorted(rules.SEEDS)}")
     for name in ("ranks", "nodes", "replicas", "devices", "division"):
         if len({getattr(verdict, name) for verdict in verdicts}) > 1:
             raise Refused(f"the runs differ in {name}: they must be repetitions of one run")
@@ -100,7 +98,7 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
 
 
 def _members(folder: Path, result: Result) -> dict[str, Path | bytes]:
-    """What goes into the archive for one run, by name: a file, or bytes."""
+    """Return the members of the archive for one run by name: the path of a file, or bytes."""
     names = [package.RESULT, package.SUMMARY]
     names += sorted(path.name for path in folder.iterdir() if path.name.endswith(LOGS) and path.is_file())
     if (checkpoint := package.best_checkpoint(folder, result)) is not None:
@@ -110,13 +108,14 @@ def _members(folder: Path, result: Result) -> dict[str, Path | bytes]:
 
 
 def _sha256(content: Path | bytes) -> str:
+    """Return the SHA-256 of a file or of bytes in hexadecimal digits."""
     if isinstance(content, Path):
         return package.sha256(content)
     return hashlib.sha256(content).hexdigest()
 
 
 def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
-    """The archive, whole or not at all: names in order, no times, no owners."""
+    """Write the archive, whole or not at all, with ordered names and without times and owners."""
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         with (
@@ -138,7 +137,8 @@ def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0 packed, 2 cannot be used, 3 refused."""
+    """Pack the runs of the command line; return 0 if packed, 2 for unusable arguments or files, 3 if
+    refused."""
     parser = argparse.ArgumentParser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "folders",
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if os.path.lexists(arguments.output):
             raise FileExistsError(17, "exists already; choose another --output", str(arguments.output))
-        said = packed(arguments.folders, arguments.output)
+        description = packed(arguments.folders, arguments.output)
     except Refused as error:
         print("\n".join(f"aiperf-submit: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return EXIT_INVALID
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"aiperf-submit: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr
         )
         return EXIT_USAGE
-    print(f"aiperf-submit: wrote {arguments.output}: {said}")
+    print(f"aiperf-submit: wrote {arguments.output}: {description}")
     return EXIT_VALID
 
 

@@ -136,7 +136,7 @@ def test_columns_of_another_version_are_matched_by_name() -> None:
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b"\x89HDF\r\n\x1a\n", encode({"kind": "header"})])
 def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "j").write_bytes(content)
-    with pytest.raises(JournalError, match="no journal"):
+    with pytest.raises(JournalError, match="not a journal"):
         replay(tmp_path / "j")
 
 

@@ -107,7 +107,7 @@ def test_the_manifest_is_that_of_sha256sum(tmp_path: Path) -> None:
     assert subprocess.run(tool, cwd=tmp_path, capture_output=True, timeout=60, check=False).returncode == 1
     wrong = package.check_manifest(tmp_path)
     assert len(wrong) == 2 and wrong[0] == "checkpoints/6.h5 is missing"
-    assert wrong[1].startswith("result.h5 is not what")
+    assert wrong[1].startswith("result.h5 differs from")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_manifest_is_that_of_sha256sum(tmp_path: Path) -> None:
 def test_a_manifest_that_is_none_is_said(line: str, tmp_path: Path) -> None:
     folder_of("valid trial", tmp_path)
     (tmp_path / package.MANIFEST).write_text(f"{line}\n")
-    assert "line 1 is no line of a manifest" in package.check_manifest(tmp_path)[0]
+    assert "line 1 is not a line of a manifest" in package.check_manifest(tmp_path)[0]
     (tmp_path / package.MANIFEST).unlink()
     assert "cannot be read" in package.check_manifest(tmp_path)[0]
     (tmp_path / package.MANIFEST).write_text("")

@@ -98,7 +98,7 @@ def test_nothing_is_repaired_without_a_journal(tmp_path: Path) -> None:
         2,
         "",
         1,
-    ) and "no journal" in done.stderr
+    ) and "not a journal" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
     # A run that was killed before it said what it is has nothing to repair.

@@ -73,8 +73,8 @@ def test_a_valid_run_is_packed_the_same_each_time(run: Path, tmp_path: Path, roo
     [
         ("invalid", 3, "the result is INVALID"),
         ("checkpoint", 3, "checkpoints/6.h5 is missing"),
-        ("weights", 3, "checkpoints/6.h5 is not what the manifest says"),
-        ("summary", 3, "is not what the judge says"),
+        ("weights", 3, "checkpoints/6.h5 differs from the manifest"),
+        ("summary", 3, "is not the verdict on"),
         ("manifest", 3, "manifest cannot be read"),
         ("no result", 2, "there is no such file"),
         ("archive", 2, "exists already"),
