@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that a machine with one accelerator is asked, in calls of less than ten minutes each:
+# All measurements on a machine with one accelerator, in calls of less than ten minutes each:
 #
-#   benchmarks/accelerator.sh speed  OUT [tiny]   ResNet-50's speed at two batch sizes beside the ceilings, PyTorch's
+#   benchmarks/accelerator.sh speed  OUT [tiny]   ResNet-50's speed at two batch sizes, the ceilings, PyTorch's
 #                                                 step, the profile, pmap and jit, fed and resident
-#   benchmarks/accelerator.sh levers OUT [tiny]   compilation cold and warm, the levers, steps beside a compilation,
+#   benchmarks/accelerator.sh levers OUT [tiny]   compilation cold and warm, the levers, steps during a compilation,
 #                                                 morphs
 #   benchmarks/accelerator.sh run    OUT [tiny]   five candidates under mpirun, and the gaps between them
-#   benchmarks/accelerator.sh flags  OUT [tiny]   flags of XLA, each in a process of its own
+#   benchmarks/accelerator.sh flags  OUT [tiny]   flags of XLA, each in its own process
 #   benchmarks/accelerator.sh all    OUT [tiny]   the four, one after the other
 #
 # It needs a Python with JAX for the accelerator, flax, optax, h5py, scipy and psutil, and installs nothing; `speed`
 # compares with PyTorch if that Python has it; `run` needs mpi4py, mpiexec on the PATH, its libmpi (which MPI4PY_LIBMPI
-# names where it is in no usual place) and scikit-optimize. What is missing is said in OUT/environment.txt. `tiny` does
+# names where it is in no usual place) and scikit-optimize. OUT/environment.txt lists what is missing. `tiny` does
 # the same with the smallest shapes, to see that all of it works, also on a CPU.
 #
 # At 4,500 images/s the five candidates of `run` take 400 s, and their 18 GB of made-up images some 110 s before that.
-# Where a call may last ten minutes only, start it by `AIPERF_MPI_SECONDS=900 setsid benchmarks/accelerator.sh run OUT
+# If a call may last only ten minutes, start it by `AIPERF_MPI_SECONDS=900 setsid benchmarks/accelerator.sh run OUT
 # >/dev/null 2>&1 &` with an OUT that outlasts the call, and fetch OUT by a later one.
 #
 #   AIPERF_MPI_PYTHON=...  the Python (default: python3)
@@ -37,7 +37,7 @@ if [ "$shape" = tiny ]; then
   options=(--preset cpu --blocks 1 1 --width 4 --batches 8 16 --steps 2 --repeats 3)
 fi
 
-# What the machine is and has; nothing here may fail.
+# Print the machine's hardware and software; an error in this function does not end the script.
 environment() {
   date -u
   uname -srm
@@ -56,7 +56,7 @@ END
   "$python" -m pip list 2>/dev/null | grep -iE '^(jax|flax|optax|numpy|torch|triton|nvidia|mpi|scikit|h5py)' || true
 }
 
-# One table: NAME, its title, its parts, and what else the command line takes.
+# Make one table. Arguments: its name, its title, its parts, and more options of the command line.
 table() {
   local name=$1 title=$2 parts=$3
   shift 3
@@ -69,7 +69,7 @@ table() {
   return "$status"
 }
 
-# The trace is one file, small enough to take along; the folder that the profiler makes goes.
+# Keep the trace, one small file, and remove the folder that the profiler made.
 trace() {
   local found
   found=$(find "$out/speed_trace" -name '*.xplane.pb' 2>/dev/null | head -1)

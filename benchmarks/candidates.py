@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates one after the other, as the benchmark trains them: a real run under mpirun, read from its result
-file.
+"""Train candidates one after the other, as the benchmark does: a real run under mpirun.
 
     python benchmarks/candidates.py --preset gpu|cpu [--candidates 5] [--seconds 560] [--out FOLDER]
 
-A coordinator, a trainer and a generator. On an accelerator each candidate trains three epochs of 120,000
-made-up images of ImageNet's shape; on a CPU tiny networks, which show only that it works. The run is drained
-once enough candidates have ended. `training.py --run` has this as a part.
+The run has a coordinator, a trainer and a generator; the times come from its result file. On an accelerator,
+each candidate trains three epochs of 120,000 made-up images of ImageNet's shape. On a CPU it trains tiny
+networks, which show only that it works. The run is drained after enough candidates have ended. `training.py
+--run` includes this.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from benchmarks.tables import described, machine, write  # noqa: E402
 
 RANKS, EPOCHS = 3, 3
 
-#: Settings of a run by preset. Few morphs at a time, so that candidates stay alike and what differs is the
-#: gap.
+#: Settings of a run by preset. Few morphs at a time, so that candidates stay alike and only the gaps differ.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "gpu": (
         "data.train_images=120000",
@@ -71,22 +70,22 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 #: A whole validation at the end of each epoch is part of it; no candidate ends before its last epoch.
 COMMON = (f"train.round_epochs=[{EPOCHS}]", "train.patience_base=20", "run.tick=5.0")
 
-#: Open MPI refuses root and more ranks than cores unless told otherwise; MPICH knows none of these.
+#: Without these variables, Open MPI refuses to run as root or with more ranks than cores; MPICH ignores them.
 LAUNCH = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 
-#: Seconds that are kept for a run's end: its last validation, its result file.
+#: Seconds reserved for the end of a run: its last validation and its result file.
 ENDING = 45.0
 
 Row = dict[str, Any]
 
 
 def launcher() -> str:
-    """The mpiexec of this Python's environment, else the first one on the path; raises RuntimeError without
-    one."""
+    """Return the mpiexec of this Python's environment, else the first one on the path; raises RuntimeError
+    without one."""
     own = Path(sysconfig.get_path("scripts")) / "mpiexec"
     found = str(own) if own.is_file() else shutil.which("mpiexec") or shutil.which("mpirun")
     if not found:
@@ -95,8 +94,10 @@ def launcher() -> str:
 
 
 def train(preset: str, candidates: int, seconds: float, folder: Path) -> None:
-    """A run into `folder`, over as soon as so many candidates have ended, or in `seconds`; raises
-    RuntimeError with its last words if it fails."""
+    """Run into `folder` until enough candidates have ended or `seconds` have passed.
+
+    Raises RuntimeError with the end of the log if the run fails.
+    """
     words = [
         launcher(),
         "-n",
@@ -148,12 +149,12 @@ def train(preset: str, candidates: int, seconds: float, folder: Path) -> None:
 
 
 def last(log: Path) -> str:
-    """The last words of a log."""
+    """Return the last lines of a log."""
     return " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])[-300:]
 
 
 def ended(path: Path) -> int:
-    """Candidates that have ended well so far."""
+    """Return the number of candidates that have ended well so far."""
     if not path.exists():
         return 0
     return sum(
@@ -163,10 +164,9 @@ def ended(path: Path) -> int:
 
 
 def summary(path: Path, candidates: int) -> Row:
-    """What the result file says of the first candidates that ended well: the gaps between them, and their
-    rates.
+    """Return the gaps between the first candidates that ended well, and their rates, from the result file.
 
-    Raises RuntimeError if there is none.
+    Raises RuntimeError if there are none.
     """
     with h5py.File(path) as file:
         trials, epochs, ranks = (
@@ -216,7 +216,7 @@ def summary(path: Path, candidates: int) -> Row:
 
 
 def measure(preset: str, candidates: int, seconds: float) -> Row:
-    """A run and its summary, or what went wrong."""
+    """Return a row with the summary of a run, or with its failure."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             train(preset, candidates, seconds, Path(folder) / "run")
@@ -226,7 +226,7 @@ def measure(preset: str, candidates: int, seconds: float) -> Row:
 
 
 def main() -> int:
-    """Train, print, write; returns 1 if it failed."""
+    """Train, print and write; return 1 if the run failed."""
     parser = argparse.ArgumentParser(
         description="Candidates one after the other under mpirun, and the gaps between."
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process's device reaches at best: matrix products and copies, and the bytes that a step must
+"""Ceilings of this process's device: rates of matrix products and copies, and the bytes that a step must
 move."""
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from aiperf_mpi.network.architecture import Layer
 #: writes one.
 INPUT_PASSES, OUTPUT_PASSES, ADDITION_PASSES = 3, 11, 3
 
-#: Seconds that a measurement takes at least, so that a device's clock has settled.
+#: Least seconds of a measurement, so that the clock of the device settles.
 LEAST_SECONDS = 0.5
 
 
 def matrix_rate(size: int, dtype: Any, repeats: int = 5) -> float:
-    """Operations per second of products of two random matrices [size, size]; the best of `repeats`
-    windows."""
+    """Return the operations per second of products of two random matrices [size, size], from the best of
+    `repeats` windows."""
     keys = jax.random.split(jax.random.key(0), 2)
     left, right = (jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys)
     product = jax.jit(lambda x, y: jax.lax.dot(x, y, preferred_element_type=dtype))
@@ -33,16 +33,16 @@ def matrix_rate(size: int, dtype: Any, repeats: int = 5) -> float:
 
 
 def copy_rate(size: int, repeats: int = 5) -> float:
-    """Bytes per second that are read and written by a pass over a float32 array of `size` bytes; the best
-    window."""
+    """Return the bytes per second read and written by a pass over a float32 array of `size` bytes, from the
+    best window."""
     array = jnp.arange(size // 4, dtype=jnp.float32)
-    # A plain copy may be no pass at all; adding to each element is one, and costs nothing beside the memory.
+    # XLA may leave out a plain copy, so add to each element; that costs nothing compared with the memory.
     touch = jax.jit(lambda x: x + 1)
     return 2 * array.nbytes / _best_seconds(lambda: touch(array), repeats)
 
 
 def modelled_bytes(layers: Sequence[Layer], itemsize: int) -> int:
-    """Bytes per image that a training step moves if each kernel reads its inputs and writes its outputs once.
+    """Return the bytes per image of a step in which each kernel reads its inputs and writes its outputs once.
 
     Arguments:
         itemsize: bytes of an activation.
@@ -59,7 +59,7 @@ def modelled_bytes(layers: Sequence[Layer], itemsize: int) -> int:
 
 
 def _best_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds of one call, from the best of `repeats` windows of calls that are dispatched one after the
+    """Return the seconds of one call, from the best of `repeats` windows of calls dispatched one after the
     other."""
     jax.block_until_ready(call())
     begin = time.perf_counter()

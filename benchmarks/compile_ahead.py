@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making the next candidate ready in a thread, against lowering it on a CPU rank with jax.export.
+"""Compare preparing the next candidate in a thread with lowering it on a CPU rank by jax.export.
 
     python benchmarks/compile_ahead.py [--repeat N] [--out FOLDER]
 
-What counts on an accelerator is for how long Python's interpreter lock is held beside the loop that
-dispatches the steps: tracing and lowering, as compiling releases it. The table has the processor seconds of
-both ways, and how long a step of a small network takes while another thread traces, at the usual switch
-interval and at the trainer's. jax.export takes no pmap, and needs the package flatbuffers; both are left out
-where that is missing.
+On an accelerator, the other thread slows the loop that dispatches the steps while it holds Python's
+interpreter lock: in tracing and lowering, as compiling releases the lock. The table has the processor seconds
+of both ways, and the time of a small network's step while another thread traces, at the usual switch interval
+and at the trainer's. jax.export does not support pmap and needs the package flatbuffers; without the package,
+both are left out.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ from benchmarks.tables import described, machine, markdown, write  # noqa: E402
 #: The topology of ResNet-50, narrow: tracing costs what it costs at full width.
 BASE, SETTINGS = Base(image_size=32, channels=1, classes=10, width=4), StepSettings(32)
 
-#: A network whose step is short, for the loop that runs while another thread traces.
+#: A network with a short step, for the loop that runs while another thread traces.
 SMALL = Base(image_size=16, channels=1, classes=10, width=4, blocks=(1, 1))
 
 
-#: What is measured, in words.
+#: Titles of the measurements.
 NAMES = {
     "trace_and_lower": "trace and lower, in a thread of the trainer",
     "export": "trace and export, on another rank",
     "serialise": "serialise, on another rank",
     "deserialise_and_lower": "deserialise and lower what was exported, in the trainer",
     "alone": "alone",
-    "usual_interval": "beside a thread that traces, Python's switch interval",
-    "short_interval": "beside a thread that traces, the trainer's switch interval",
+    "usual_interval": "next to a tracing thread, Python's switch interval",
+    "short_interval": "next to a tracing thread, the trainer's switch interval",
 }
 
 
 def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` returns, and the processor seconds of this process that it took."""
+    """Return the result of `work` and the processor seconds of this process that it took."""
     begin = time.process_time()
     found = work()
     return found, time.process_time() - begin
 
 
 def arguments(architecture: Architecture) -> tuple[Any, ...]:
-    """Shapes of a training step's arguments on one device, with the devices as their first axis."""
+    """Return the shapes of a training step's arguments on one device; the first axis is that of devices."""
     variables = jax.tree.map(
         lambda shape: np.zeros(shape, np.float32),
         expected_shapes(architecture),
@@ -83,7 +83,7 @@ def arguments(architecture: Architecture) -> tuple[Any, ...]:
 
 
 def both_ways(architecture: Architecture) -> dict[str, float]:
-    """Processor seconds of tracing and lowering a training step from Flax, and of the same through
+    """Return the processor seconds to trace and lower a training step from Flax, and the same through
     jax.export."""
     given, devices = arguments(architecture), jax.devices()[:1]
 
@@ -115,7 +115,8 @@ def both_ways(architecture: Architecture) -> dict[str, float]:
 def step_seconds(
     compiled: Compiled, seconds: float, interval: float, architecture: Architecture | None
 ) -> float:
-    """Median seconds of a step for about `seconds`, while another thread traces a network, if any."""
+    """Return the median seconds of a step over about `seconds`, while another thread traces a network, if
+    given."""
     variables = initial_variables(compiled.architecture, np.random.default_rng(0))
     state, rate = compiled.start(variables, np.random.default_rng(0)), compiled.scalar(0.01)
     side, batch = compiled.architecture.base.image_size, compiled.settings.batch_per_device
@@ -153,7 +154,7 @@ def step_seconds(
 
 
 def measure(repeat: int, seconds: float) -> dict[str, Any]:
-    """Medians over `repeat` networks, and the milliseconds of a step beside a tracing thread."""
+    """Return medians over `repeat` networks, and the milliseconds of a step next to a tracing thread."""
     rng = np.random.default_rng(1)
     networks = [random_chain(resnet50(BASE), rng, 2)[0] for _ in range(repeat + 1)]
     rows = [both_ways(network) for network in networks][1:]
@@ -171,7 +172,7 @@ def measure(repeat: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, and write to the folder that was named."""
+    """Measure, print, and write to the named folder."""
     parser = argparse.ArgumentParser(description="A thread that traces, against jax.export on another rank.")
     parser.add_argument("--repeat", type=int, default=5, help="networks (default 5)")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each loop of steps (default 8)")

@@ -47,7 +47,7 @@ BATCH, RATE = 32, 0.1
 
 
 def train(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> dict[str, float]:
-    """One training: accuracy at its best and at its end, and the last epoch's losses."""
+    """Run one training; return its best and last accuracy, and the losses of the last epoch."""
     variables = initial_variables(compiled.architecture, stream(INIT, seed), zero_gamma=True)
     begin = time.process_time()
     rows = list(
@@ -72,14 +72,14 @@ def train(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> dict[s
 
 
 def paired(differences: list[float]) -> dict[str, float]:
-    """Mean of the differences with the limits of its 95 % interval."""
+    """Return the mean of the differences with the limits of its 95 % interval."""
     mean, count = statistics.mean(differences), len(differences)
     half = factor(statistics.stdev(differences) / math.sqrt(count), count - 1) if count > 1 else math.inf
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def main() -> int:
-    """Train, print, write; returns 1 if an interval of the accuracies lies on one side of zero."""
+    """Train, print and write; return 1 if an interval of the accuracies excludes zero."""
     parser = argparse.ArgumentParser(description="bfloat16 against float32 on digits, same seeds.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=8)
@@ -126,9 +126,8 @@ def main() -> int:
         described(found),
         "",
         f"ResNet-50 of width {preset.model.width}, batch {BATCH}, learning rate {RATE} falling over "
-        f"{given.epochs} "
-        "epochs, zero-gamma; 360 images of validation, so that one image is 0.0028. Operands of the compiled "
-        "convolutions: "
+        f"{given.epochs} epochs, zero-gamma; 360 images of validation, so that one image is 0.0028. Operands "
+        "of the compiled convolutions: "
         + ", ".join(f"{name} as {step.precision}" for name, step in steps.items())
         + " (a CPU widens them after rounding). "
         + (

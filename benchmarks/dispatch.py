@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""What the dispatch of a step costs on a replica of two processes: compiled ahead, in either form, and a
-plain call of `jax.pmap`.
+"""Measure the dispatch of a step on a replica of two processes: compiled ahead (two forms), or by `jax.pmap`.
 
 The step does nothing but add 1 to each of as many small arrays as the state of a ResNet-50 has, on two CPU
 processes, so that nearly all of its time is dispatch. The ways take turns; medians of `--calls` calls, of the
@@ -34,8 +33,8 @@ PLAIN = "pmap, called plainly"
 
 
 def measure(process: int, address: str, calls: int) -> dict[str, list[float]]:
-    """Milliseconds of a call by way, [elapsed, processor time of the calling thread], on one of two
-    processes."""
+    """Return the milliseconds of a call by way, [elapsed, processor time of the calling thread], on one of
+    two processes."""
     import jax
     import numpy as np
 
@@ -51,7 +50,7 @@ def measure(process: int, address: str, calls: int) -> dict[str, list[float]]:
     def step(state: Any) -> Any:
         return jax.tree.map(lambda x: x + 1, state)
 
-    # What was compiled ahead takes whole arrays, a plain call of pmap those that a process holds.
+    # A compiled program takes whole arrays, a plain call of pmap only the arrays that a process holds.
     ways: dict[str, Any] = {
         AHEAD.format(form): lower(step, devices, (shapes,), in_axes=(0,), donate=(0,), form=form).compile()
         for form in (PMAP, SHARD_MAP)
@@ -111,8 +110,7 @@ def main() -> None:
             [
                 "# Dispatch over two processes",
                 f"Two processes of one CPU device each, {ARRAYS} arrays, medians of {given.calls} calls in "
-                f"turn; "
-                f"JAX {jax.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}.",
+                f"turn; JAX {jax.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.0f}.",
                 markdown(
                     ["Dispatch", "ms a call", "ms of the calling thread's processor"],
                     [[way, f"{wall:.2f}", f"{cpu:.2f}"] for way, (wall, cpu) in rows.items()],

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which optimiser of hyperparameters finds the best cell of a landscape, and what a suggestion costs.
+"""Compare optimisers of hyperparameters: how often they find the best cell, and the cost of a suggestion.
 
     python benchmarks/hpo.py [--seeds N] [--first K] [--out FOLDER]
 
-For each method and level of noise: of how many landscapes the recommended cell is the best one after 30
-trials, with architectures that make no difference, and with ones whose effects are as large as the cells'.
-Then processor seconds of one suggestion with 30, 100 and 500 trials in the history, the surrogate learnt
-before (its first suggestion in brackets learns it). One thread is assumed: OPENBLAS_NUM_THREADS=1.
+First, for each method and level of noise: the number of landscapes whose best cell is recommended after 30
+trials, with architectures that make no difference, and with architectures whose effects are as large as the
+cells'. Then the processor seconds of one suggestion with 30, 100 and 500 trials in the history, after the
+surrogate has been learnt (in brackets: the first suggestion, which learns it). Assumes one thread:
+OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ GOAL_SECONDS, GOAL_FOUND = 0.2, 0.8
 
 
 def found(method: str, noise: float, architectures: float, seeds: range) -> int:
-    """In how many of the landscapes the recommended cell is the best one."""
+    """Return in how many of the landscapes the recommended cell is the best one."""
     count = 0
     for seed in seeds:
         study = Study(CellLandscape(seed, noise, architectures), make_hpo(method), seed)
@@ -47,7 +48,8 @@ def found(method: str, noise: float, architectures: float, seeds: range) -> int:
 
 
 def cost(method: str, length: int) -> tuple[float, float]:
-    """Processor seconds of the first and of the median later suggestion at so many observations."""
+    """Return the processor seconds of the first and of the median later suggestion at this number of
+    observations."""
     study = Study(CellLandscape(0, 0.4), make_hpo("random"), 0)
     for _ in range(length):
         study.train(4)
@@ -60,7 +62,7 @@ def cost(method: str, length: int) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure and print; returns 1 if the Bayesian optimiser misses a goal."""
+    """Measure and print; return 1 if the Bayesian optimiser misses a goal."""
     parser = argparse.ArgumentParser(description="Optimisers of hyperparameters, compared.")
     parser.add_argument("--seeds", type=int, default=20, help="landscapes (default 20)")
     parser.add_argument("--first", type=int, default=0, help="number of the first landscape (default 0)")
@@ -93,9 +95,8 @@ def main() -> int:
             "# Optimisers of hyperparameters",
             described(place),
             f"Best cell of 15 recommended after {TRIALS} trials (gap to the second above {GAP} sd of the "
-            f"cells), and "
-            "processor seconds of a suggestion; in brackets those of the first one, which learns the "
-            "surrogate.",
+            "cells), and processor seconds of a suggestion; in brackets those of the first one, which "
+            "learns the surrogate.",
             markdown(header, lines),
             f"Goals of the Bayesian one: {'met' if met else 'MISSED'}.",
         ]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may make a step faster, one change at a time, in the order in which it is worth trying.
+"""Changes that may make a step faster, in the order in which they are worth trying.
 
-Memory limits a step of ResNet-50: so first what keeps bytes small (batch norms, precision), then what fills
-the device (batch sizes), the stem, the channels, and last what the compiler can be told.
+Memory limits a step of ResNet-50. So the changes that reduce bytes come first (batch norms, precision), then
+those that fill the device (batch sizes), the stem, the channels, and last the flags of the compiler.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FLAGS = {
 
 
 def levers(batches: tuple[int, ...], precision: str, width: int) -> list[Lever]:
-    """All levers but the flags, in order.
+    """Return all levers except the flags, in order.
 
     Arguments:
         batches: the default step takes the first, the others are levers.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step of one network on one device, compiled ahead and timed in windows of steps.
 
-What is measured is what a trial runs: `aiperf_mpi.training.steps.compile.compile_steps` makes it.
+The step is the one that a trial runs, made by `aiperf_mpi.training.steps.compile.compile_steps`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aiperf_mpi.training.steps.devices import place
 from aiperf_mpi.training.steps.step import StepSettings
 from benchmarks.shape import Shape
 
-#: The morphs whose step is measured beside ResNet-50's.
+#: The morphs whose step is measured in addition to ResNet-50's.
 MORPHS = ("deeper", "wider", "skip")
 
 #: Low, so that random labels do not make a loss infinite within some hundred steps.
@@ -37,7 +37,8 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def settings_of(shape: Shape, **changes: Any) -> StepSettings:
-    """Of the step; `changes` are fields of `StepSettings`. Raises ValueError where it has no such field."""
+    """Return the settings of the step; `changes` are fields of `StepSettings`. Raises ValueError for an
+    unknown field."""
     plain = StepSettings(
         shape.batches[0], shape.precision, augment=shape.augment, mean=MEAN, deviation=DEVIATION
     )
@@ -48,7 +49,7 @@ def settings_of(shape: Shape, **changes: Any) -> StepSettings:
 
 @dataclass
 class Measured:
-    """Windows of one step: seconds of a step in each of them."""
+    """The seconds of a step in each window."""
 
     images: int
     seconds: list[float] = field(default_factory=list)
@@ -63,7 +64,7 @@ class Measured:
 
 
 class Step:
-    """A network's training step on the first device, with a batch of random images that lies there."""
+    """A network's training step on the first device, with a batch of random images on that device."""
 
     def __init__(self, network: Architecture, settings: StepSettings) -> None:
         self.network, self.settings = network, settings
@@ -79,12 +80,12 @@ class Step:
         self.window(2)
 
     def run(self, images: Any, labels: Any) -> Any:
-        """Dispatches one step and returns its metrics."""
+        """Dispatch one step and return its metrics."""
         self.state, metrics = self.compiled.train(self.state, images, labels, self.rate)
         return metrics
 
     def window(self, steps: int) -> float:
-        """Seconds of a step, from `steps` of them on the batch that lies on the device."""
+        """Return the seconds of a step, from `steps` of them on the batch on the device."""
         begin = time.perf_counter()
         for _ in range(steps):
             metrics = self.run(self.images, self.labels)
@@ -95,7 +96,8 @@ class Step:
         return seconds
 
     def described(self) -> dict[str, Any]:
-        """What the compiled program says of itself, and what the network is credited with."""
+        """Return the compiled program's own statistics, and the operations that the network is credited
+        with."""
         train = self.compiled.train
         memory, costs = train.memory_analysis(), train.cost_analysis()
         costs = (costs[0] if costs else {}) if isinstance(costs, list | tuple) else costs or {}
@@ -112,21 +114,21 @@ class Step:
 
 
 def random_batch(base: Base, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images uint8 [1, B, H, W, C] and labels int32 [1, B], the same for every caller."""
+    """Return random images uint8 [1, B, H, W, C] and labels int32 [1, B], the same for every caller."""
     rng = np.random.default_rng(7)
     images = rng.integers(0, 256, (1, batch, base.image_size, base.image_size, base.channels), dtype=np.uint8)
     return images, rng.integers(0, base.classes, (1, batch), dtype=np.int32)
 
 
 def morphed(network: Architecture, op: str) -> Architecture:
-    """The network after the middle one of all morphs of this kind that it can take: the same on every
+    """Return the network after the middle one of all its possible morphs of this kind: the same on every
     machine."""
     found = eligible_morphs(network, (op,))
     return network.apply(found[len(found) // 2])
 
 
 def in_turn(windows: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Each of the windows `repeats` times, one after the other, the order turned round each time."""
+    """Run each of the windows `repeats` times, one after the other, in alternating order."""
     found: dict[str, list[float]] = {name: [] for name in windows}
     for turn in range(repeats):
         for name in list(windows)[:: 1 if turn % 2 == 0 else -1]:
@@ -135,7 +137,7 @@ def in_turn(windows: Mapping[str, Callable[[], float]], repeats: int) -> dict[st
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """The geometric mean of paired ratios, with the limits of its 95 % interval."""
+    """Return the geometric mean of paired ratios, with the limits of its 95 % interval."""
     logs = [math.log(a / b) for a, b in zip(above, below, strict=True)]
     mean = statistics.mean(logs)
     half = factor(statistics.stdev(logs) / math.sqrt(len(logs)), len(logs) - 1) if len(logs) > 1 else math.inf

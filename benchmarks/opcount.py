@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it costs to count and cross-check one candidate of the size of ResNet-50, as a generator rank does.
+"""Measure the cost of counting and cross-checking one candidate of ResNet-50's size on a generator rank.
 
     python benchmarks/opcount.py [--repeat N] [--json]
 
 Prints processor seconds (all threads, so what one core needs) and elapsed seconds of each part: the tables,
-the traces of both steps, the traversals, and the whole check. The first candidate of a process pays for JAX's
-own caches; later ones are what a run sees. The goal is under 3 s, the traversal included.
+the traces of both steps, the traversals, and the whole check. The first candidate of a process also fills
+JAX's caches; later ones are typical of a run. The goal is under 3 s, the traversal included.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GOAL = 3.0
 def timed(
     times: dict[str, list[tuple[float, float]]], name: str, function: Callable[..., Any], *given: Any
 ) -> Any:
-    """The function's result for what is given; its (processor, elapsed) seconds go into `times`."""
+    """Call a function, append its (processor, elapsed) seconds to `times`, and return its result."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = function(*given)
     times.setdefault(name, []).append((time.process_time() - cpu, time.perf_counter() - wall))
@@ -55,7 +55,8 @@ def timed(
 
 
 def measure(repeat: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of each part for `repeat` different candidates; the first one is the unmorphed network."""
+    """Return the seconds of each part for `repeat` different candidates; the first is the network without
+    morphs."""
     times: dict[str, list[tuple[float, float]]] = {}
     settings = StepSettings(BATCH, "bfloat16")
     for number in range(repeat):
@@ -86,7 +87,7 @@ def measure(repeat: int) -> dict[str, list[tuple[float, float]]]:
 
 
 def main() -> int:
-    """Measure and print; returns 1 if the median whole check of later candidates misses the goal."""
+    """Measure and print; return 1 if the median whole check of later candidates misses the goal."""
     parser = argparse.ArgumentParser(description="Cost of counting one candidate of the size of ResNet-50.")
     parser.add_argument("--repeat", type=int, default=6, help="candidates (default 6)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of `training.py`: rows of its parts as Markdown. A row that failed says so in its second
-column."""
+"""The tables of `training.py`: the rows of its parts as Markdown. The second column of a failed row says
+so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MILLI, MEGA, GIGA, TERA = 1e3, 1e-6, 1e-9, 1e-12
 
 
 def table(heads: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Sequence[object]]) -> str:
-    """A Markdown table of what `cells` makes of each row; the first column is the row's name."""
+    """Return a Markdown table of the cells of each row; the first column is the row's name."""
     lines = [
         [
             row["name"],
@@ -29,7 +29,7 @@ def table(heads: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Sequ
 
 
 def ratio(row: Row) -> str:
-    """A ratio with its 95 % interval."""
+    """Return a ratio with its 95 % interval."""
     limits = "" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
     return f"{row['ratio']:.3f}{limits}"
 
@@ -39,15 +39,14 @@ def share(value: float | None) -> str:
 
 
 def throughput(rows: Sequence[Row]) -> str:
-    """Images and operations per second, beside what the same process's device reaches at best."""
+    """Return the table of images and operations per second, next to the ceilings of the same process."""
     tops = next((row for row in rows if row["name"] == "ceilings"), {"failed": "not measured"})
     text = "Ceilings of the same process: " + (
         tops["failed"]
         if "failed" in tops
         else f"products of matrices of {tops['matrix']:,} rows at {number(tops['bfloat16'] * TERA)} TOPS in "
-        f"bfloat16 and "
-        f"{number(tops['float32'] * TERA)} TOPS in float32 (as the device multiplies it by default); "
-        f"{number(tops['bytes_per_second'] * GIGA)} GB/s read and written over an array of "
+        f"bfloat16 and {number(tops['float32'] * TERA)} TOPS in float32 (as the device multiplies it by "
+        f"default); {number(tops['bytes_per_second'] * GIGA)} GB/s read and written over an array of "
         f"{tops['copy_mib']:,} MiB."
     )
 
@@ -92,20 +91,16 @@ def throughput(rows: Sequence[Row]) -> str:
             text,
             table(heads, [row for row in rows if row["name"] != "ceilings"], cells),
             "Operations are the paper's, of training an image; images/s is that of the median window, "
-            "spread the range of "
-            "all windows over it. The matrix rate is that of bfloat16 unless float32 is asked for. Bytes "
-            "are modelled: "
-            "each kernel reads its inputs and writes its outputs once (`ceilings.py`); beside them the "
-            "share by the "
-            "compiled program's own estimate, which knows no cache. Compiled are the training and the "
-            "evaluation step; the "
-            "cache may have had them.",
+            "spread the range of all windows over it. The matrix rate is that of bfloat16 unless float32 is "
+            "asked for. Bytes are modelled: each kernel reads its inputs and writes its outputs once "
+            "(`ceilings.py`); next to them the share by the compiled program's own estimate, which knows no "
+            "cache. Compiled are the training and the evaluation step; the cache may have had them.",
         ]
     )
 
 
 def mapped(rows: Sequence[Row]) -> str:
-    """pmap against plain jit."""
+    """Return the table that compares pmap with plain jit."""
     return "\n\n".join(
         [
             "## pmap against plain jit",
@@ -123,7 +118,7 @@ def mapped(rows: Sequence[Row]) -> str:
 
 
 def fed(rows: Sequence[Row]) -> str:
-    """Batches from a loader against one that lies on the device."""
+    """Return the table that compares batches from a loader with one that stays on the device."""
     return "\n\n".join(
         [
             "## Fed against resident",
@@ -144,10 +139,10 @@ def fed(rows: Sequence[Row]) -> str:
 
 
 def compilation(rows: Sequence[Row]) -> str:
-    """Cold and warm compilation."""
+    """Return the table of cold and warm compilation."""
     text = (
-        "The training step alone, each time in a fresh process; cold with an empty cache, warm with the "
-        "one it left."
+        "The training step alone, each time in a fresh process; cold with an empty cache, warm with the one "
+        "it left."
     )
     good = {row["name"]: row for row in rows if "failed" not in row}
     if {"cold", "warm"} <= set(good):
@@ -166,18 +161,18 @@ def compilation(rows: Sequence[Row]) -> str:
 
 
 def beside(rows: Sequence[Row]) -> str:
-    """Steps beside a compilation."""
+    """Return the table of steps during a compilation."""
     return "\n\n".join(
         [
-            "## Steps beside a compilation",
+            "## Steps during a compilation",
             table(
                 [
                     "",
                     "ms alone, median",
                     "longest",
-                    "ms beside, median",
+                    "ms during, median",
                     "longest",
-                    "steps beside",
+                    "steps during",
                     "compilation, s",
                 ],
                 rows,
@@ -193,7 +188,7 @@ def beside(rows: Sequence[Row]) -> str:
 
 
 def peer(rows: Sequence[Row]) -> str:
-    """PyTorch's step against ours."""
+    """Return the table that compares PyTorch's step with ours."""
 
     def cells(row: Row) -> list[object]:
         losses = ", ".join(f"{loss:.3f}" for loss in row["losses"])
@@ -233,16 +228,14 @@ def peer(rows: Sequence[Row]) -> str:
                 cells,
             ),
             f"{versions}. Both: ResNet-50 v1, channels last, no augmentation, the same precision of "
-            f"activations, SGD with "
-            "momentum 0.9, label smoothing 0.1, a batch of random uint8 images on the device, each its own "
-            "random weights; "
-            "windows in turn, in two processes.",
+            "activations, SGD with momentum 0.9, label smoothing 0.1, a batch of random uint8 images on the "
+            "device, each its own random weights; windows in turn, in two processes.",
         ]
     )
 
 
 def levers(rows: Sequence[Row]) -> str:
-    """Changes of the step against the default, each pair in one process and in turn."""
+    """Return the table of changes of the step against the default, each pair in one process and in turn."""
     return "\n\n".join(
         [
             "## Levers",
@@ -271,16 +264,14 @@ def levers(rows: Sequence[Row]) -> str:
                 ],
             ),
             "One change at a time; speed in credited operations per second, so that other networks compare, "
-            "with its 95 % "
-            "interval. Executed more: operations beyond the plain form's, which is credited; checked "
-            "without tolerance "
-            "against the traced step.",
+            "with its 95 % interval. Executed more: operations beyond the plain form's, which is credited; "
+            "checked without tolerance against the traced step.",
         ]
     )
 
 
 def flags(rows: Sequence[Row]) -> str:
-    """Flags of XLA, each in a process of its own."""
+    """Return the table of XLA's flags, each in its own process."""
     base = [
         row["images_per_second"] for row in rows if row["name"].startswith("default") and "failed" not in row
     ]
@@ -299,15 +290,14 @@ def flags(rows: Sequence[Row]) -> str:
                     number(row["compile_s"]),
                 ],
             ),
-            "Each in a process of its own, beside the mean of the default before and after them all: what "
-            "those two differ "
-            "by is noise.",
+            "Each in its own process, next to the mean of the default before and after them all: what those "
+            "two differ by is noise.",
         ]
     )
 
 
 def profile(rows: Sequence[Row]) -> str:
-    """Where the time of a step goes."""
+    """Return the tables of the operations that take the time of a step."""
     parts = ["## Profile"]
     for row in rows:
         if "failed" in row:
@@ -331,7 +321,7 @@ def profile(rows: Sequence[Row]) -> str:
 
 
 def run(rows: Sequence[Row]) -> str:
-    """Candidates under mpirun."""
+    """Return the table of candidates under mpirun."""
     parts = ["## Candidates one after the other"]
     for row in rows:
         if "failed" in row:
@@ -339,10 +329,8 @@ def run(rows: Sequence[Row]) -> str:
             continue
         parts += [
             f"{len(row['trials'])} candidates of {row['epochs']} epochs of {row['train_images']:,} images "
-            f"under "
-            f"mpirun, {row['status']}. From the first to the last step {number(row['span_s'])} s, of which "
-            f"epochs "
-            f"take {row['share']:.4f}; the trainer's phases in the whole run: {row['phases']}.",
+            f"under mpirun, {row['status']}. From the first to the last step {number(row['span_s'])} s, of "
+            f"which epochs take {row['share']:.4f}; the trainer's phases in the whole run: {row['phases']}.",
             markdown(
                 ["trial", "gap before it, s", "epochs", "images/s, training and validation", "TOPS"],
                 [

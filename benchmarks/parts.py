@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measurements of `training.py`, each in a process of its own, which prints one row of JSON after
-another.
+"""The measurements of `training.py`; each runs in its own process and prints one row of JSON after another.
 
     python benchmarks/parts.py PART OPTIONS      (OPTIONS: JSON with the shape, and what else the part takes)
 
-A row that could not be measured says so under `failed`, and the part goes on with the next.
+A row that cannot be measured has its error under `failed`, and the part continues with the next.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Steps that a training dispatches ahead of the one that computes (the default of `train.in_flight_steps`).
 IN_FLIGHT = 2
 
-#: How long Python's interpreter lock is kept beside a compiling thread: at its default, tracing starves the
-#: steps.
+#: Python's switch interval next to a compiling thread, in s: with the default, tracing starves the steps.
 SWITCH_SECONDS = 2e-4
 
 #: Steps of a profile.
@@ -63,7 +61,7 @@ PROFILED_STEPS = 3
 
 
 def attempt(name: str, work: Callable[[], Row]) -> Row:
-    """The row that `work` measures, or one with what went wrong: failures stay in the table."""
+    """Return the row that `work` measures, or a row with the error."""
     try:
         return {"name": name, **work()}
     except Exception as error:
@@ -78,7 +76,7 @@ def attempt(name: str, work: Callable[[], Row]) -> Row:
 
 
 def ceilings(shape: Shape) -> Row:
-    """Rates of matrix products and of copies in this process."""
+    """Yield the rates of matrix products and of copies in this process."""
     return {
         "bfloat16": matrix_rate(shape.matrix, jnp.bfloat16, shape.repeats),
         "float32": matrix_rate(shape.matrix, jnp.float32, shape.repeats),
@@ -89,12 +87,12 @@ def ceilings(shape: Shape) -> Row:
 
 
 def throughput(shape: Shape) -> Iterator[Row]:
-    """ResNet-50 at every batch size, beside the ceilings of the same process."""
+    """Yield ResNet-50 at every batch size, next to the ceilings of the same process."""
     yield from _speeds(shape, [(shape.name, shape.network, batch) for batch in shape.batches])
 
 
 def morphs(shape: Shape) -> Iterator[Row]:
-    """A morph of ResNet-50 of each kind at the first batch size, as `throughput`."""
+    """Yield a morph of ResNet-50 of each kind at the first batch size, as in `throughput`."""
     yield from _speeds(shape, [(op, morphed(shape.network, op), shape.batches[0]) for op in MORPHS])
 
 
@@ -123,7 +121,7 @@ def _speeds(shape: Shape, cases: Sequence[tuple[str, Architecture, int]]) -> Ite
 
 
 def mapped(shape: Shape) -> Iterator[Row]:
-    """The step under pmap, as the benchmark runs it, and under plain jit, in turn."""
+    """Yield the step under pmap, as the benchmark runs it, and under plain jit, in turn."""
 
     def measure() -> Row:
         step = Step(shape.network, settings_of(shape))
@@ -152,7 +150,7 @@ def mapped(shape: Shape) -> Iterator[Row]:
 
 
 def fed(shape: Shape) -> Iterator[Row]:
-    """The step on batches that a loader reads and a thread transfers, and on one that lies on the device, in
+    """Yield the step on batches that a loader reads and a thread transfers, and on a batch on the device, in
     turn."""
 
     def measure() -> Row:
@@ -221,7 +219,7 @@ def fed(shape: Shape) -> Iterator[Row]:
 
 
 def compilation(shape: Shape) -> Iterator[Row]:
-    """One compilation of the step in this fresh process: seconds of the trace, of lowering, and of XLA."""
+    """Yield one compilation of the step in this new process: seconds to trace, to lower, and in XLA."""
 
     def measure() -> Row:
         network, settings = shape.network, settings_of(shape)
@@ -248,7 +246,7 @@ def compilation(shape: Shape) -> Iterator[Row]:
 
 
 def beside(shape: Shape) -> Iterator[Row]:
-    """Single steps alone, and while a thread compiles a morph that no cache knows."""
+    """Yield single steps alone, and steps while a thread compiles a morph that is in no cache."""
 
     def measure() -> Row:
         step = Step(shape.network, settings_of(shape))
@@ -275,14 +273,14 @@ def beside(shape: Shape) -> Iterator[Row]:
         compile_steps(network, settings_of(shape), jax.devices()[:1])
         return time.perf_counter() - begin
 
-    yield attempt("a step beside a compilation", measure)
+    yield attempt("a step during a compilation", measure)
 
 
 # -- levers ----------------------------------------------------------------------------------------
 
 
 def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
-    """The step as it is and with one change, in one process and in turn.
+    """Yield the step as it is and with one change, in one process and in turn.
 
     Arguments:
         changes: fields of `StepSettings`; network: fields of `Shape` that change the network.
@@ -317,7 +315,7 @@ def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
 
 
 def counted(step: Step) -> Row:
-    """Operations per image that the step executes more than it is credited with; raises where they are not
+    """Return the executed minus the credited operations per image of the step; raises if they are not
     exact."""
     network, settings = step.network, step.settings
     candidate = Candidate.new(
@@ -337,7 +335,7 @@ def counted(step: Step) -> Row:
 
 
 def plain_step(shape: Shape, name: str) -> Iterator[Row]:
-    """The step as it is, under whatever flags this process has."""
+    """Yield the step as it is, with the flags of this process."""
 
     def measure() -> Row:
         step = Step(shape.network, settings_of(shape))
@@ -351,7 +349,7 @@ def plain_step(shape: Shape, name: str) -> Iterator[Row]:
 
 
 def peer(shape: Shape) -> Iterator[Row]:
-    """This step without augmentation, and PyTorch's in each of its ways, in turn."""
+    """Yield this step without augmentation, and PyTorch's step in each of its ways, in turn."""
     step = Step(shape.network, settings_of(shape, augment=False))
     losses = [float(step.run(step.images, step.labels).loss) / shape.batches[0] for _ in range(3)]
     form = {
@@ -386,7 +384,7 @@ def peer(shape: Shape) -> Iterator[Row]:
 
 
 def profile(shape: Shape, folder: str) -> Iterator[Row]:
-    """Where a step's time goes, by operation of the compiled program; the trace stays in `folder`."""
+    """Yield the time of a step by operation of the compiled program; the trace stays in `folder`."""
 
     def measure() -> Row:
         step = Step(shape.network, settings_of(shape))
@@ -406,7 +404,7 @@ PARTS: dict[str, Callable[..., Iterator[Row]]] = {
 
 
 def main() -> int:
-    """Run one part and print its rows, the first one being what the machine is."""
+    """Run one part and print its rows; the first row describes the machine."""
     options = json.loads(sys.argv[2])
     shape = Shape.of(options.pop("shape"))
     answers = os.fdopen(os.dup(1), "w")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This side of the peer: the process of `torch_peer.py`, which is asked one question after the other."""
+"""Starts the process of `torch_peer.py` and asks it one question after the other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Peer:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """The answer; raises RuntimeError with what the peer says went wrong, or where it has died."""
+        """Send a question and return the answer; raises RuntimeError with the peer's error, or if it has
+        died."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()

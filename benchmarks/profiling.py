@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A profile as text: what a trace says of the operations of a compiled program."""
+"""Summarise a profile: the times of a compiled program's operations in a trace."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _ORIGIN = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{[^}]*?op_name=\
 
 
 def device_events(data: Any) -> list[tuple[str, float]]:
-    """Operation of the compiled program and its nanoseconds, for each of its executions on the device.
+    """Return the operation and its nanoseconds for each execution on the device.
 
-    An accelerator's plane has the same time in lines of kernels and in lines of other views: only streams
-    count there.
+    On an accelerator, only lines of streams are read, because other lines show the same time again.
     """
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
     streams = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
@@ -25,7 +24,8 @@ def device_events(data: Any) -> list[tuple[str, float]]:
     found = []
     for line in streams or threads:
         for event in line.events:
-            # On a stream everything is the program's, also a kernel or a copy that names no operation of it.
+            # All events on a stream belong to the program, even a kernel or copy without the name of an
+            # operation.
             name = dict(event.stats).get("hlo_op") or (event.name if streams else "")
             if name:
                 found.append((str(name), float(event.duration_ns)))
@@ -33,8 +33,8 @@ def device_events(data: Any) -> list[tuple[str, float]]:
 
 
 def by_operation(events: list[tuple[str, float]], program: str) -> dict[str, Any]:
-    """Sums of the events by operation, the largest first, and by the primitive that an operation was made
-    from."""
+    """Sum the events by operation, the largest first, and by the primitive from which each operation was
+    made."""
     origins = dict(_ORIGIN.findall(program))
     sums: dict[str, list[float]] = {}
     kinds: dict[str, float] = {}

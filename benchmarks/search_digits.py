@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three searches on real images: the whole benchmark on scikit-learn's digits, same seeds, same number of
-trials.
+"""Compare the three searches on scikit-learn's digits, by whole runs with the same seeds and trials.
 
     python benchmarks/search_digits.py [--seeds 5] [--trials 20] [--ranks 4] [--out FOLDER]
 
 Each run is `mpirun -n 4 python -m aiperf_mpi` (a coordinator, one trainer, two generators) with small
-networks of 16 x 16 pixels; it is drained when enough trials have ended, and the first ones of its result file
-count. The methods take turns, so that other work on the machine meets all of them. Prints a table after each
-seed, and writes it.
+networks of 16 x 16 pixels. It is drained when enough trials have ended, and the first trials of its result
+file count. The methods take turns, so that other work on the machine slows all of them. The table is printed
+and written after each seed.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ LIMIT = 900.0
 
 
 def run(method: str, seed: int, trials: int, ranks: int, folder: Path) -> list[float]:
-    """Best validation errors of the first `trials` trials that ended well, in the order in which they
-    ended."""
+    """Return the best validation errors of the first `trials` trials that ended well, in the order of their
+    ends."""
     words = [
         str(Path(sysconfig.get_path("scripts")) / "mpiexec"),
         "-n",
@@ -101,7 +100,7 @@ def run(method: str, seed: int, trials: int, ranks: int, folder: Path) -> list[f
 
 
 def ended(path: Path) -> int:
-    """Trials that have ended well so far."""
+    """Return the number of trials that have ended well so far."""
     if not path.exists():
         return 0
     records = journal.replay(path).records
@@ -109,7 +108,7 @@ def ended(path: Path) -> int:
 
 
 def table_of(rows: list[dict], trials: int) -> str:
-    """Medians over the seeds, and each seed's best."""
+    """Return the table of medians over the seeds, and of each seed's best error."""
     lines = []
     for method in METHODS:
         errors = [np.array(row["errors"]) for row in rows if row["search"] == method]
@@ -128,7 +127,7 @@ def table_of(rows: list[dict], trials: int) -> str:
 
 
 def main() -> int:
-    """Run them in turn; returns 1 if a run has fewer trials than asked for."""
+    """Run the searches in turn; return 1 if a run has fewer trials than requested."""
     parser = argparse.ArgumentParser(description="The three searches on digits.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=20)
@@ -155,8 +154,7 @@ def main() -> int:
                 [
                     "# The searches on digits",
                     f"{seed + 1} seeds, {given.trials} trials of one replica each, {given.ranks} ranks, "
-                    f"{os.cpu_count()} "
-                    "cores.",
+                    f"{os.cpu_count()} cores.",
                     table_of(rows, given.trials),
                 ]
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the search learn? Bayesian search, regularised evolution and random search on made-up landscapes.
+"""Compare Bayesian search, regularised evolution and random search on made-up landscapes: do they learn?
 
     python benchmarks/search_learning.py [--seeds 20] [--evaluations 100] [--noise 0.3] [--workers 8] [--out
     FOLDER]
@@ -43,8 +43,8 @@ LANDSCAPES = {"sum of parts": Landscape, "weakest stage": Bottleneck}
 
 
 def searches() -> dict[str, Search]:
-    """The three searches; a population that fits runs of 100 evaluations, as the default of 100 would never
-    fill."""
+    """Return the three searches; the population suits runs of 100 evaluations, which the default of 100 would
+    not fill."""
     return {
         "bayesian": make_search("bayesian"),
         "evolution": make_search("evolution", population=20, sample_size=5),
@@ -53,8 +53,8 @@ def searches() -> dict[str, Search]:
 
 
 def rank_correlation(landscape: Landscape | Bottleneck, seed: int) -> float:
-    """Spearman's between expected and true error of 300 architectures, after 60 noisy observations of
-    others."""
+    """Return Spearman's correlation of expected and true errors of 300 architectures, after 60 noisy
+    observations of others."""
     everything, rng = population(SMALL), np.random.default_rng((seed, 5))
     drawn = [everything[i] for i in rng.choice(len(everything), OBSERVED + HELD_OUT, replace=False)]
     rows = tuple(map(features, drawn))
@@ -65,7 +65,7 @@ def rank_correlation(landscape: Landscape | Bottleneck, seed: int) -> float:
 
 
 def study(seeds: int, evaluations: int, noise: float, workers: int) -> list[dict]:
-    """One row per landscape, seed and search."""
+    """Return one row for each landscape, seed and search."""
     rows = []
     for name, kind in LANDSCAPES.items():
         for seed in range(seeds):
@@ -89,8 +89,8 @@ def study(seeds: int, evaluations: int, noise: float, workers: int) -> list[dict
                     }
                 )
                 print(
-                    "{landscape:14} seed {seed:2} {search:10} first top {first_top:3} best "
-                    "{best:6.2f}".format(**rows[-1]),
+                    "{landscape:14} seed {seed:2} {search:10} first top "
+                    "{first_top:3} best {best:6.2f}".format(**rows[-1]),
                     file=sys.stderr,
                     flush=True,
                 )
@@ -98,7 +98,7 @@ def study(seeds: int, evaluations: int, noise: float, workers: int) -> list[dict
 
 
 def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
-    """The table as Markdown, and which of the goals of the first landscape are met."""
+    """Return the table as Markdown, and which goals of the first landscape are met."""
     heads = [
         "landscape",
         "search",
@@ -156,7 +156,7 @@ def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
 
 
 def main() -> int:
-    """Run the study; returns 1 if a goal is missed."""
+    """Run the study; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description="Does the search learn?")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=100)

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proposal costs against the length of the history, on one core, for networks of the size of
-ResNet-50.
+"""Measure the cost of a proposal on one core by the length of the history, for networks of ResNet-50's size.
 
     python benchmarks/search_speed.py [--lengths 10 100 1000 10000 100000 1000000] [--repeat 5] [--out FOLDER]
 
@@ -54,7 +53,8 @@ GROWN, YOUNG = 20_000, 2_000
 
 
 def grow(count: int) -> np.ndarray:
-    """Records of a tree of so many trials, each followed by its outcome (RECORD_DTYPE [2 count])."""
+    """Return the records of a tree of `count` trials, each followed by its outcome (RECORD_DTYPE [2
+    count])."""
     rng, initial = np.random.default_rng(0), Architecture()
     tree, records = [initial], np.zeros(2 * count, RECORD_DTYPE)
     for index in range(count):
@@ -85,7 +85,7 @@ def grow(count: int) -> np.ndarray:
 
 
 def repeat(tree: np.ndarray, count: int, folder: Path) -> tuple[Path, Path]:
-    """Files of the records and summaries of `count` trials: the tree, and it again with other ids and
+    """Write files of the records and summaries of `count` trials: the tree, then copies with other ids and
     errors."""
     paths = folder / "records.npy", folder / "summaries.npy"
     records = np.lib.format.open_memmap(paths[0], "w+", RECORD_DTYPE, (2 * count,))
@@ -110,7 +110,8 @@ def repeat(tree: np.ndarray, count: int, folder: Path) -> tuple[Path, Path]:
 
 
 def reader(records: np.ndarray, grown: int):
-    """Reads the record of a slot; in a later copy of the tree, with the parent's id of that copy."""
+    """Return a function that reads the record of a slot; in a copy of the tree, parents have the ids of that
+    copy."""
 
     def read(slot: int) -> np.void:
         record, start = records[slot].copy(), slot // grown * grown
@@ -123,7 +124,8 @@ def reader(records: np.ndarray, grown: int):
 
 
 def resident() -> float:
-    """Largest resident memory of this program so far, GiB; getrusage would give that of its parent, too."""
+    """Return the largest resident memory of this program so far in GiB; getrusage would include that of its
+    parent."""
     line = next(
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     )
@@ -131,8 +133,8 @@ def resident() -> float:
 
 
 def measure(paths: tuple[Path, Path], grown: int, repeats: int) -> dict[str, float]:
-    """Processor seconds of the first and the next proposals at this history, and at the next anchor;
-    memory."""
+    """Return processor seconds of the first and the next proposals at this history and at the next anchor,
+    and memory."""
     records, summaries = (np.load(path, mmap_mode="r") for path in paths)
     search, cache, initial, start_gib = Bayesian(), ArchitectureCache(), Architecture(), resident()
     times = []
@@ -160,7 +162,7 @@ def measure(paths: tuple[Path, Path], grown: int, repeats: int) -> dict[str, flo
 
 
 def main() -> int:
-    """Measure each length in a process of its own; returns 1 if a goal is missed."""
+    """Measure each length in its own process; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description="What a proposal costs against the length of the history.")
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[10, 100, 1_000, 10_000, 100_000, 1_000_000]

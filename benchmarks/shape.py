@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks of training train, and how they measure it; the same on a GPU and, small, on a CPU."""
+"""The network that the training benchmarks train and how they measure it, on a GPU and (smaller) on a CPU."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Shape:
 
     @property
     def network(self) -> Architecture:
-        """The ResNet-50 (or what `blocks` makes of it) of this shape."""
+        """Return the ResNet-50 of this shape, or the network that `blocks` gives."""
         return resnet50(Base(self.image, 3, self.classes, self.width, self.blocks))
 
     @property
     def name(self) -> str:
-        """ResNet-50, or how many blocks its stages have instead."""
+        """ResNet-50, or the numbers of blocks of its stages."""
         return "ResNet-50" if self.blocks == Base().blocks else f"blocks {'-'.join(map(str, self.blocks))}"
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> Shape:
-        """From what `dataclasses.asdict` gives, or JSON of it."""
+        """Return the shape from the result of `dataclasses.asdict`, or from JSON of it."""
         return Shape(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         )

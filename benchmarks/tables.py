@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks leave: Markdown tables for people, the same as JSON, and what they ran on."""
+"""Write the results of benchmarks: Markdown tables, the same data as JSON, and the machine that they ran
+on."""
 
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ FLAGS = (
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, first column to the left and all others to the right; raises ValueError for a row
-    that has not as many cells as `heads`."""
+    """Return a Markdown table with the first column left-aligned and all others right-aligned.
+
+    Raises ValueError for a row whose number of cells is not that of `heads`.
+    """
     lines = [list(map(str, row)) for row in rows]
     for line in lines:
         if len(line) != len(heads):
@@ -42,7 +45,8 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number of so many significant digits, in full where it has more before its point; `-` for none."""
+    """Return a number with `digits` significant digits, or all digits before its point if these are more; `-`
+    for None."""
     if value is None:
         return "-"
     if abs(value) >= 10 ** (digits - 1):
@@ -51,13 +55,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def goals(met: Mapping[str, bool]) -> str:
-    """A line for each goal: whether it is met."""
+    """Return a line for each goal that says whether it is met."""
     return "\n".join(f"- {goal}: {'met' if good else 'MISSED'}" for goal, good in met.items())
 
 
 def machine() -> dict[str, Any]:
-    """Hardware and software that a number depends on; nothing that names the host, its folders or its
-    users."""
+    """Return the hardware and software that numbers depend on, without names of host, folders or users."""
     processor = cpu()
     return {
         "processor": processor["model"],
@@ -73,7 +76,7 @@ def machine() -> dict[str, Any]:
 
 
 def described(found: dict[str, Any]) -> str:
-    """One paragraph of `machine()`, with the devices if a part has added them."""
+    """Return one paragraph of `machine()`, with the devices if a part has added them."""
     versions = ", ".join(
         f"{name} {found['packages'][name]}" for name in ("jax", "flax") if name in found["packages"]
     )
@@ -82,8 +85,7 @@ def described(found: dict[str, Any]) -> str:
     )
     text = (
         f"{found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB, load {found['load']} at "
-        f"the "
-        f"start; Python {found['python']}, {versions}; source {commit}"
+        f"the start; Python {found['python']}, {versions}; source {commit}"
     )
     devices = found.get("devices")
     flags = (
@@ -100,7 +102,7 @@ def described(found: dict[str, Any]) -> str:
 
 
 def write(folder: Path | None, name: str, text: str, data: Any, quiet: bool = False) -> None:
-    """Prints the text unless `quiet`; with a folder, leaves it there as NAME.md and the data as NAME.json."""
+    """Print the text unless `quiet`; with a folder, write it as NAME.md and the data as NAME.json."""
     if not quiet:
         print(text, flush=True)
     if folder is not None:
@@ -110,7 +112,7 @@ def write(folder: Path | None, name: str, text: str, data: Any, quiet: bool = Fa
 
 
 def _driver() -> str:
-    """The version of NVIDIA's driver; empty where there is none."""
+    """Return the version of NVIDIA's driver; empty without one."""
     if shutil.which("nvidia-smi") is None:
         return ""
     words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -4,7 +4,7 @@
 It reads one line of JSON for each question from standard input and answers with one line. The network is
 ResNet-50 version 1 (a stage's stride is in the first 1x1 of its first block), channels last, activations in
 the given precision by autocast, stochastic gradient descent with momentum 0.9, cross entropy with label
-smoothing 0.1; the images lie on the device as uint8 and are normalised there. `eager` runs it as it stands,
+smoothing 0.1; the images are on the device as uint8 and are normalised there. `eager` runs it as it stands,
 any other way through `torch.compile`. Needs PyTorch (the extra `bench`) and nothing of this project.
 """
 
@@ -24,7 +24,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def resnet50(width: int, blocks: list[int], classes: int) -> Any:
-    """ResNet-50 version 1 for images of 3 channels, He-normal weights, each block's last batch norm at
+    """Return ResNet-50 version 1 for images of 3 channels: He-normal weights, each block's last batch norm at
     zero."""
     from torch import nn
 
@@ -109,7 +109,7 @@ class Step:
         self.loss_of = loss_of if mode is None else torch.compile(loss_of, mode=mode)
 
     def window(self, steps: int) -> tuple[float, float]:
-        """Seconds of a step, and the last one's loss."""
+        """Return the seconds of a step, and the loss of the last one."""
         begin = time.perf_counter()
         for _ in range(steps):
             self.optimiser.zero_grad(set_to_none=True)
@@ -121,7 +121,7 @@ class Step:
 
 
 def answer(question: dict[str, Any], made: dict[str, Step]) -> dict[str, Any]:
-    """What is asked: `make` a step, or a `window` of one."""
+    """Answer a question: `make` a step, or run a `window` of one."""
     way = question["way"]
     if "shape" in question:
         import torch
@@ -143,7 +143,7 @@ def answer(question: dict[str, Any], made: dict[str, Step]) -> dict[str, Any]:
 
 
 def main() -> int:
-    # Answers go where standard output went; whatever a library prints goes to standard error.
+    # Answers go where standard output went; everything that a library prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     made: dict[str, Step] = {}
@@ -152,7 +152,7 @@ def main() -> int:
         try:
             found = answer(question, made)
         except Exception as error:
-            # To whoever asks: a way that does not run here is a row of the table.
+            # Send the error to the caller: a way that does not run here becomes a row of the table.
             made.pop(question["way"], None)
             found = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(found), file=answers, flush=True)

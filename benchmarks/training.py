@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a training step is, and what it is made of: ResNet-50 and three morphs of it on one device.
+"""Measure a training step and its parts: ResNet-50 and three of its morphs on one device.
 
     python benchmarks/training.py --preset gpu|cpu [--levers] [--flags] [--profile] [--run] [--out FOLDER]
 
-Without more words: images/s and OPS beside the same process's matrix products and copies; pmap against plain
-jit; fed against resident batches; cold against warm compilation, and what a compilation costs the steps
-beside it; the same step in PyTorch, in turn with ours. `--levers` and `--flags` try what may make the step
-faster, one change at a time; `--profile` says where its time goes; `--run` trains candidates under mpirun and
-reads the gaps between them from the result file. `--only` names the parts to run.
+By default it measures: images/s and OPS next to the same process's matrix products and copies; pmap against
+plain jit; fed against resident batches; cold against warm compilation, and what a compilation costs the steps
+that run meanwhile; the same step in PyTorch, in turn with ours. `--levers` and `--flags` try what may make
+the step faster, one change at a time; `--profile` shows where its time goes; `--run` trains candidates under
+mpirun and reads the gaps between them from the result file. `--only` names the parts to run.
 
 Every part runs in a process of its own, with a limit of its own; the tables are written after each of them,
-so what was measured stays if a later part fails or the time is up.
+so earlier results stay if a later part fails or the time is up.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from benchmarks.levers import FLAGS, levers  # noqa: E402
 from benchmarks.shape import PRESETS, Shape  # noqa: E402
 from benchmarks.tables import described, machine, write  # noqa: E402
 
-#: What runs unless something is named, and what is asked for by its own option.
+#: Parts that run by default, and parts with an option of their own.
 USUAL = ("throughput", "morphs", "mapped", "fed", "compilation", "beside", "peer")
 ASKED = ("levers", "flags", "profile", "run")
 
 Row = dict[str, Any]
 
-#: Fields of a shape that are folders of this machine, and no part of what was measured.
+#: Fields of a shape that are folders of this machine, which the output leaves out.
 LOCAL = ("cache", "peer_python")
 
 
@@ -61,7 +61,7 @@ class Session:
     def part(
         self, title: str, part: str, environ: Row | None = None, cache: str | None = None, **options: Any
     ) -> None:
-        """Runs a part of PARTS in `parts.py` and adds its rows to those of the table `title`."""
+        """Run a part of PARTS in `parts.py` and add its rows to those of the table `title`."""
         shape = self.shape if cache is None else dataclasses.replace(self.shape, cache=cache)
         rows = self.found["parts"].setdefault(title, [])
         words = json.dumps({"shape": dataclasses.asdict(shape), **options})
@@ -93,12 +93,12 @@ class Session:
         return rows + ([{"failed": ending}] if ending else [])
 
     def save(self) -> None:
-        """Writes what there is so far."""
+        """Write the tables so far."""
         if self.given.out is not None:
             write(self.given.out, self.given.name, self.text(), self.found, quiet=True)
 
     def text(self) -> str:
-        """The page: a paragraph on the machine and a table for each part."""
+        """Return the page: a paragraph on the machine and a table for each part."""
         tables = [pages.PAGES[title](rows) for title, rows in self.found["parts"].items()]
         shape = ", ".join(
             f"{key} {value}" for key, value in self.found["shape"].items() if value not in ("", None)
@@ -112,7 +112,7 @@ class Session:
 
 
 def run_compilation(session: Session) -> None:
-    """The same program twice, each time in a fresh process, with one cache that is empty at first."""
+    """Compile the same program twice, each time in a new process, with one cache that is empty at first."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("cold", "warm"):
             session.part("compilation", "compilation", cache=folder)
@@ -121,12 +121,12 @@ def run_compilation(session: Session) -> None:
 
 
 def run_peer(session: Session) -> None:
-    """Two processes share the device, so neither may take its memory ahead."""
+    """Compare with PyTorch. Two processes share the device, so neither may reserve its memory."""
     session.part("peer", "peer", {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
 
 
 def run_levers(session: Session) -> None:
-    """Changes of the program, each in one process with the default."""
+    """Measure changes of the program, each in one process with the default."""
     shape = session.shape
     for lever in levers(shape.batches, shape.precision, shape.width):
         session.part(
@@ -135,7 +135,7 @@ def run_levers(session: Session) -> None:
 
 
 def run_flags(session: Session) -> None:
-    """Flags of XLA, each in a process of its own between two of the default."""
+    """Measure flags of XLA, each in its own process between two of the default."""
     session.part("flags", "plain_step", name="default, before")
     for added in FLAGS["cpu" if session.given.preset == "cpu" else "gpu"]:
         flags = f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
@@ -144,7 +144,7 @@ def run_flags(session: Session) -> None:
 
 
 def run_profile(session: Session) -> None:
-    """The trace stays beside the tables where there is a folder."""
+    """Profile the step; with an output folder, the trace stays next to the tables."""
     if session.given.out is not None:
         session.part("profile", "profile", folder=str(session.given.out / f"{session.given.name}_trace"))
         return
@@ -153,7 +153,7 @@ def run_profile(session: Session) -> None:
 
 
 def run_candidates(session: Session) -> None:
-    """Candidates under mpirun, see `candidates.py`; they choose their own shape by preset."""
+    """Train candidates under mpirun, see `candidates.py`; their shape comes from the preset."""
     from benchmarks.candidates import measure
 
     left = min(session.given.run_seconds, session.end - time.monotonic())
@@ -176,7 +176,7 @@ RUNNERS: dict[str, Callable[[Session], None]] = {
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; options without a value are those of the preset."""
+    """Parse the command line; options without a value take that of the preset."""
     parser = argparse.ArgumentParser(description="How fast a training step is, and what it is made of.")
     parser.add_argument("--preset", choices=PRESETS, default="cpu", help="shape and lengths (default cpu)")
     for name in ASKED:
@@ -209,7 +209,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, print, write; 2 for a part that is none, else 0: a table with failures is a result."""
+    """Measure, print and write; return 2 for an unknown part, else 0: a table with failures is a result."""
     given = arguments()
     chosen = (
         given.only.split(",") if given.only else [*USUAL, *(name for name in ASKED if getattr(given, name))]

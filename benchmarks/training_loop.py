@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our training loop costs beside a bare loop of the same compiled step, and pmap beside plain jit, on
-one device.
+"""Measure the overhead of our training loop over a bare loop of the same step, and of pmap over plain jit.
 
     python benchmarks/training_loop.py [--pairs N] [--steps K] [--out FOLDER]
 
 Both sides of a pair take K steps of the same compiled program, one right after the other and in turns first,
-so that other work on the machine meets both. The ratio of a pair is of elapsed seconds; the table has the
+so that other work on the machine slows both. The ratio of a pair is of elapsed seconds; the table has the
 median of the ratios with the bounds that 95 of 100 bootstrap samples of the pairs keep (one-sided). Processor
-seconds stand beside them: on a busy machine they are the surer number. Goals: at most 1.05 at steps of at
+seconds are shown as well: on a busy machine they are more reliable. Goals: at most 1.05 at steps of at
 least 40 ms on two cores.
 """
 
@@ -54,7 +53,7 @@ class Spent:
 
 
 def images_of(steps: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Host batches of one device: images, labels, and that all are valid."""
+    """Return host batches of one device: images, labels, and a mask in which all are valid."""
     rng = np.random.default_rng(seed)
     shape = (1, BATCH, BASE.image_size, BASE.image_size, BASE.channels)
     return [
@@ -68,14 +67,14 @@ def images_of(steps: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, n
 
 
 def started(compiled: Compiled) -> Any:
-    """The state before the first step, on the device."""
+    """Return the state before the first step, on the device."""
     variables = initial_variables(compiled.architecture, np.random.default_rng(1), zero_gamma=True)
     state = compiled.start(variables, np.random.default_rng(2))
     return jax.block_until_ready(state)
 
 
 def bare(compiled: Compiled, batches: list[Any]) -> Spent:
-    """The loop as one would write it by hand: the batches are there, nothing is looked at before the end."""
+    """Run the loop as written by hand: batches are on the host, and nothing is read before the end."""
     state, rate = started(compiled), compiled.scalar(0.01)
     placed = [jax.block_until_ready(place(DeviceBatch(*batch), compiled.sharding)) for batch in batches]
     wall, cpu = time.perf_counter(), time.process_time()
@@ -86,15 +85,14 @@ def bare(compiled: Compiled, batches: list[Any]) -> Spent:
 
 
 def ours(compiled: Compiled, batches: list[Any]) -> Spent:
-    """An epoch of our loop: batches come from the host through the feed, each step is counted, MPI is
-    polled."""
+    """Run an epoch of our loop: batches go through the feed, each step is counted, and MPI is polled."""
     marks: list[tuple[float, float]] = []
 
     def mark() -> None:
         marks.append((time.perf_counter(), time.process_time()))
 
     class Timer(PhaseTimer):
-        """Looks at the clock when the steps of an epoch are all complete."""
+        """Reads the clock when all steps of an epoch are complete."""
 
         def switch(self, phase: str | None) -> str | None:
             if phase == "validate":
@@ -122,7 +120,7 @@ def ours(compiled: Compiled, batches: list[Any]) -> Spent:
 
 
 def paired(first: Callable[[], Spent], second: Callable[[], Spent], pairs: int) -> list[tuple[Spent, Spent]]:
-    """Both, `pairs` times behind a first time that does not count, in turns one and the other first."""
+    """Run both sides `pairs` times in alternating order, after one run of each that does not count."""
     first(), second()
     found = []
     for number in range(pairs):
@@ -136,7 +134,7 @@ def paired(first: Callable[[], Spent], second: Callable[[], Spent], pairs: int) 
 
 
 def ratio(pairs: list[tuple[Spent, Spent]], kind: str, seed: int = 0) -> dict[str, float]:
-    """The median ratio of first to second, and its one-sided bounds by bootstrap over the pairs."""
+    """Return the median ratio of first to second, and its one-sided bounds by bootstrap over the pairs."""
     ratios = np.array([getattr(a, kind) / getattr(b, kind) for a, b in pairs])
     rng = np.random.default_rng(seed)
     medians = np.median(ratios[rng.integers(len(ratios), size=(SAMPLES, len(ratios)))], axis=1)
@@ -145,12 +143,12 @@ def ratio(pairs: list[tuple[Spent, Spent]], kind: str, seed: int = 0) -> dict[st
 
 
 def compiled_as(dispatch: str) -> Compiled:
-    """The step of BASE for one device."""
+    """Return the compiled step of BASE for one device."""
     return compile_steps(resnet50(BASE), StepSettings(BATCH), jax.devices()[:1], dispatch)
 
 
 def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
-    """A row for each comparison."""
+    """Return a row for each comparison."""
     batches = images_of(steps)
     pmap, jit = compiled_as(PMAP), compiled_as(SHARD_MAP)
     rows = []
@@ -174,7 +172,7 @@ def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
 
     def interval(found: dict[str, float]) -> str:
         return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
@@ -189,7 +187,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, and write to the folder that was named."""
+    """Measure, print, and write to the named folder."""
     parser = argparse.ArgumentParser(description="What the training loop and pmap cost, on one device.")
     parser.add_argument("--pairs", type=int, default=40, help="pairs of each comparison (default 40)")
     parser.add_argument("--steps", type=int, default=20, help="steps of each side of a pair (default 20)")
