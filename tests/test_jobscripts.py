@@ -24,10 +24,10 @@ ROOT = launch.ROOT
 SLURM, PBS = ROOT / "jobscripts" / "aiperf_mpi.slurm", ROOT / "jobscripts" / "aiperf_mpi.pbs"
 SCRIPTS = sorted([*(ROOT / "bin").iterdir(), *(ROOT / "jobscripts").iterdir(), ROOT / ".ci" / "run"])
 
-#: Seconds that a run of the demo may take beside its core phase, on a loaded machine.
+#: Seconds that a run of the demo may take in addition to its core time, on a loaded machine.
 AROUND = 150
 
-#: Stands in for srun on a machine without Slurm: MPICH's launcher starts its proxy with it. Options come
+#: Replaces srun on a machine without Slurm: MPICH's launcher starts its proxy with it. Options come
 #: first, then the command with its path; the proxy asks for the number of its node.
 SRUN = """#!/usr/bin/env bash
 while [ "${1#/}" = "$1" ]; do shift; done
@@ -165,7 +165,7 @@ def drains(job: Job, name: str, sent: signal.Signals) -> str:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """What Slurm 22.05 sets in a batch script of 4 ranks on one node."""
+    """The variables that Slurm 22.05 sets in a batch script of 4 ranks on one node."""
     host = socket.gethostname()
     yield {
         "SLURM_JOB_ID": "4711",
@@ -216,7 +216,7 @@ def test_slurm_job_drains_on_the_signal_before_its_end(tmp_path: Path, slurm: di
 
 
 @pytest.mark.mpi
-def test_a_job_that_is_too_short_is_refused_before_it_trains(tmp_path: Path, slurm: dict[str, str]) -> None:
+def test_a_job_that_is_too_short_is_refused(tmp_path: Path, slurm: dict[str, str]) -> None:
     slurm["SLURM_JOB_END_TIME"] = str(int(time.time()) + 300)
     with Job(SLURM, tmp_path, slurm, time_limit=600) as job:
         output = job.finish()
@@ -226,7 +226,7 @@ def test_a_job_that_is_too_short_is_refused_before_it_trains(tmp_path: Path, slu
 
 
 @pytest.mark.mpi
-def test_pbs_job_counts_its_nodes_and_drains_when_it_is_deleted(tmp_path: Path, pbs: dict[str, str]) -> None:
+def test_a_deleted_pbs_job_drains_on_all_its_nodes(tmp_path: Path, pbs: dict[str, str]) -> None:
     """qdel sends TERM to the job's shell, which passes it on as USR1."""
     with Job(PBS, tmp_path, pbs, time_limit=600) as job:
         output = drains(job, "pbs-4711.server", signal.SIGTERM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables that every benchmark leaves."""
+"""The tables that every benchmark writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from benchmarks.tables import goals, markdown, write
 
 
-def test_a_table_has_as_many_cells_in_every_row_as_heads() -> None:
+def test_every_row_of_a_table_has_all_cells() -> None:
     # A bar in a cell would begin another one.
     assert markdown(["a", "b"], [[1, "x|y"], ["", 2.5]]) == "\n".join(
         ["| a | b |", "| --- | ---: |", "| 1 | x/y |", "|  | 2.5 |"]

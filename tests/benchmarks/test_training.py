@@ -87,7 +87,7 @@ def test_windows_take_turns_and_are_compared_in_pairs() -> None:
     assert ratio([3.0, 6.0], [1.0, 2.0]) == pytest.approx({"ratio": 3, "low": 3, "high": 3})
 
 
-def test_every_lever_is_a_setting_of_the_step_or_a_network() -> None:
+def test_every_lever_changes_the_step_or_the_network() -> None:
     found = levers.levers((256, 512), "bfloat16", 64)
     for lever in found:
         settings = settings_of(replace(Shape(), **lever.network), **lever.settings)

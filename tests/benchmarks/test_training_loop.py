@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our loop and pmap cost next to nothing beside a bare loop and jit of the same step; the benchmark's
+"""Our loop and pmap add almost nothing to a bare loop and jit of the same step; the benchmark's
 statistics."""
 
 from __future__ import annotations

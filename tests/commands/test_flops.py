@@ -141,7 +141,7 @@ def test_a_file_that_is_no_architecture(root: Path, tmp_path: Path) -> None:
 
 
 def test_methods_that_differ_are_an_error(root: Path) -> None:
-    # A network whose first convolution is executed with another kernel than its list of layers says.
+    # A network whose first convolution is executed with another kernel than its list of layers has.
     program = (
         "import sys; from aiperf_mpi.opcount import analytical as a; from aiperf_mpi.__main__ import main; "
         "t = dict(a.TABLE_1); t['dense'] = (('mac', lambda layer: 1 + layer.in_shape[2] * "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`verify --reevaluate` on checkpoints that somebody else gave (real ones: tests/end_to_end/test_run.py)."""
+"""`verify --reevaluate` on checkpoints from elsewhere (real ones: tests/end_to_end/test_run.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.training.cases import TINY
 
 
 @pytest.mark.parametrize(("wrong", "agrees"), [(61, False), (62, True), (63, True), (64, True), (65, False)])
-def test_one_image_of_a_small_set_may_fall_to_the_other_side(wrong: int, agrees: bool) -> None:
+def test_one_image_of_a_small_set_may_differ(wrong: int, agrees: bool) -> None:
     found = Repetition(6, wrong / 360, 63 / 360, 360)
     assert found.agrees is agrees and ("passed" if agrees else "FAILED") in str(found)
     assert not Repetition(6, float("nan"), 63 / 360, 360).agrees

@@ -73,7 +73,10 @@ def utilisation(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield Text(f"  In all: {', '.join(moved)}.")
     cost = float(rows["sample_seconds"].sum() / seconds.sum())
     count = int(rows["count"].sum())
-    yield Text(f"  {count} samples of {len(np.unique(node))} nodes took {cost:.4%} of a core on each.")
+    nodes = len(np.unique(node))
+    yield Text(
+        f"  {count} samples of {nodes} {'node' if nodes == 1 else 'nodes'} took {cost:.4%} of a core on each."
+    )
 
 
 def places(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal: whole after any cut, exact in every value, refused where it is none."""
+"""The journal: whole after any cut, exact in every value, refused if it is not a journal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_replay_gives_back_every_bit_of_a_run(tmp_path: Path) -> None:
 
 
 def test_every_value_survives_a_row() -> None:
-    # The ends of each type, numbers that JSON lacks, and text that is no ASCII or was cut in a character.
+    # The ends of each type, numbers that JSON lacks, and text that is not ASCII or was cut in a character.
     row = new_row(
         EPOCH_ROW,
         trial_id=-(2**63),
@@ -86,7 +86,7 @@ def test_every_value_survives_a_row() -> None:
         assert decode_row(decode(line)["row"], names, value.dtype).tobytes() == value.tobytes()
 
 
-def test_a_journal_cut_at_every_byte_is_whole_up_to_its_last_line(tmp_path: Path) -> None:
+def test_a_cut_journal_is_whole_up_to_its_last_line(tmp_path: Path) -> None:
     # A small run with a short header, so that all of its some 5000 cuts take seconds.
     example = example_run(replicas=1, trials_each=2, epochs_each=2)
     example.header = replace(example.header, config_toml="", departures=(), inventory=None, packages=None)
@@ -187,7 +187,7 @@ def test_syncs_are_a_second_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(synced) == 6
 
 
-def test_a_killed_runs_journal_gives_the_tables_of_what_it_had(tmp_path: Path) -> None:
+def test_the_journal_of_a_killed_run_gives_its_tables(tmp_path: Path) -> None:
     example = example_run()
     write(tmp_path / "j", example)
     lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside result.h5, and that nothing disagrees: standard output, exit code, result.json,
+"""The files next to result.h5, which all agree: standard output, exit code, result.json,
 attributes."""
 
 from __future__ import annotations

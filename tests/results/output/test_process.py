@@ -76,9 +76,7 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     assert max(np.diff(turns)) < 0.5
 
 
-def test_the_partial_result_stands_at_core_start_and_follows_the_run(
-    client: WriterClient, tmp_path: Path
-) -> None:
+def test_the_partial_result_begins_at_core_start_and_grows(client: WriterClient, tmp_path: Path) -> None:
     example = example_run()
     client.send_open(example.header, tmp_path, partial_seconds=0.2)
     client.send_start(START)
@@ -100,7 +98,7 @@ def test_the_partial_result_stands_at_core_start_and_follows_the_run(
     assert "V21" in verdict.reason_ids
 
 
-def test_rebuilds_of_the_partial_result_take_one_percent_of_the_time(
+def test_rebuilding_the_partial_result_takes_one_percent_of_time(
     client: WriterClient, tmp_path: Path
 ) -> None:
     # Asked for one each 0 s, so only the rule of one percent holds them apart: building takes b, so 100 b
@@ -129,9 +127,7 @@ def test_signals_that_end_a_job_do_not_end_the_writer(client: WriterClient, tmp_
     assert judge(close(client, example).result).valid
 
 
-def test_the_writer_is_no_rank_and_imports_neither_mpi_nor_jax(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_writer_imports_neither_mpi_nor_jax(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "HYDI_CONTROL_FD"):
         monkeypatch.setenv(name, "0")
     client = WriterClient.start()
@@ -180,7 +176,7 @@ def test_rank_0_that_is_killed_leaves_journal_and_partial_result(tmp_path: Path)
 
 
 @pytest.mark.parametrize("limit_bytes", [20_000, 60_000])
-def test_a_file_size_limit_is_reported_and_the_journal_stays_whole(
+def test_a_file_size_limit_leaves_the_journal_whole(
     client: WriterClient, tmp_path: Path, limit_bytes: int
 ) -> None:
     example = example_run()
@@ -197,7 +193,7 @@ def test_a_file_size_limit_is_reported_and_the_journal_stays_whole(
     journal = (tmp_path / JOURNAL).read_bytes()
     assert status.finished and len(journal) <= limit_bytes
     assert journal.endswith(b"\n") and not replay(tmp_path / JOURNAL).problems
-    # The result of 80 kB does not fit either: that is said, and nothing half-written is left.
+    # The result of 80 kB does not fit either: that is reported, and no incomplete file is left.
     assert status.result == "" and any(RESULT in error for error in status.errors)
     assert not [entry.name for entry in tmp_path.iterdir() if entry.name.endswith((".tmp", RESULT))]
 

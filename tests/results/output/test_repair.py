@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results from journals, and files that are no results: what a person gets who asks for them."""
+"""Results repaired from journals, and the refusal of files that are not results."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_killed_run_is_invalid_with_what_it_had(cut: int, tmp_path: Path) -> N
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != REPAIRED} == before
     verdict = judge.judge(tmp_path / REPAIRED)
     assert "V21" in verdict.reason_ids and verdict.trials == 6
-    # Every epoch whose line is whole is there.
+    # Every epoch with a whole line is in the result.
     with h5py.File(tmp_path / REPAIRED) as file:
         assert len(file["epochs/epoch"]) == epochs
         assert file.attrs["complete"] == 0 and not file.attrs["valid"]
@@ -101,7 +101,7 @@ def test_nothing_is_repaired_without_a_journal(tmp_path: Path) -> None:
     ) and "not a journal" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
-    # A run that was killed before it said what it is has nothing to repair.
+    # A run that was killed before its header was written leaves nothing to repair.
     (tmp_path / JOURNAL).unlink()
     journal = journal_of(example_run(), tmp_path, stopped=False)
     format_line, open_line, *_ = journal.read_bytes().split(b"\n")

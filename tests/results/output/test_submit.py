@@ -62,7 +62,7 @@ def test_a_valid_run_is_packed_the_same_each_time(run: Path, tmp_path: Path, roo
         subprocess.run(tool, cwd=tmp_path / "out", capture_output=True, timeout=60, check=False).returncode
         == 0
     )
-    # Whoever takes the archive judges it again.
+    # The receiver of the archive judges it again.
     verdict = judge.judge(tmp_path / "out/example/result.h5")
     assert verdict.valid and json.loads((tmp_path / "out/example/result.json").read_text())["valid"]
     assert from_toml((tmp_path / "out/example/config.toml").read_text()).run.seed == 7

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs side by side: ratios, repetitions, weak scaling; an invalid run is marked and enters nothing."""
+"""Runs side by side: ratios, repetitions, weak scaling; an invalid run is marked and not used."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_repetitions_are_grouped_by_all_but_the_seed(files: dict[str, Path]) -> 
         ["three"],
     ]
     assert found.groups[0].rate.origin == "repetitions"
-    # The same file twice, or the same run under another name, is no repetition.
+    # The same file twice, or the same run under another name, is not a repetition.
     twice = compare([entry(files["two"]), entry(files["two"])])
     assert [len(group.entries) for group in twice.groups] == [1]
     assert any("counts once" in note for note in twice.notes)
@@ -129,7 +129,7 @@ def test_only_invalid_runs_give_a_table_without_ratios(files: dict[str, Path]) -
 
 
 def test_a_run_without_work_has_no_rate(files: dict[str, Path]) -> None:
-    # Nothing was credited: valid or not, there is no ratio to it.
+    # Nothing was credited: valid or not, no ratio to it exists.
     good = entry(files["one"])
     empty = Entry("empty", "empty", replace(good.verdict, rate=0.0), Estimate(math.nan), good.alike, "", 1)
     found = compare([empty, good])

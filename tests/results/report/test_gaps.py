@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time between candidates, from rows of which every number is known."""
+"""The time between candidates, from rows with known numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.results.example_run import Example, example_run
 
 
 def example() -> Example:
-    """Two replicas with three trials of three seconds each, whose first steps are 0.5 s behind their starts;
+    """Two replicas with three trials of three seconds each, whose first steps are 0.5 s after their starts;
     the last trial is cut half a second early. Trainers trained for 5 s and validated for 1.4."""
     made = example_run()
     for row in made.ranks:

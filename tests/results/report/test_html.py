@@ -45,7 +45,7 @@ def test_page_says_what_the_judge_says(tmp_path: Path) -> None:
     for title, _, _ in html.SECTIONS:
         assert f"<h2>{title}</h2>" in page
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
-        # Its text is text, and it has a name and a description for those who do not see it.
+        # Its text is text, and it has a name and a description for screen readers.
         assert "<text" in picture and re.search(
             r'role="img" aria-labelledby="(\S+) (\S+)"><title id="\1">.+?</title>'
             r'<desc id="\2">.+?</desc>',
@@ -56,7 +56,7 @@ def test_page_says_what_the_judge_says(tmp_path: Path) -> None:
 
 
 def no_outside(page: str) -> None:
-    """Nothing is loaded from outside, nothing runs, no identifier stands twice, every reference has its
+    """Nothing is loaded from outside, nothing runs, no identifier occurs twice, every reference has its
     target."""
     assert not re.search(r"<script|<img|<link rel=\"style|@import|url\((?!#)", page)
     assert not re.search(r'(?:src|href)="(?!#|data:,|data:image/png;base64,)', page)
@@ -100,12 +100,12 @@ def test_several_results_give_weak_scaling(tmp_path: Path, capsys: pytest.Captur
     assert main(["compare", *files, "--html", str(out)]) == 0
     page = out.read_text()
     assert page.count("<svg") == 1 and "efficiency" in page
-    # The same in the text, behind the report of the first one.
+    # The same in the text, after the report of the first one.
     assert main(["report", *files]) == 0
     said = capsys.readouterr().out
     assert said.startswith("AIPERF_MPI status: VALID\n") and "Weak scaling (rate against devices)" in said
 
-    # A run that is invalid stands there without a rate that counts, and the exit code says so.
+    # An invalid run is shown without a rate that counts, and the exit code is that of an invalid run.
     example = example_run(replicas=3)
     example.ranks["phase_seconds"][1, -1] -= 5.0
     files[2] = str(written(example, tmp_path / "3"))

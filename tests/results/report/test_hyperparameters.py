@@ -126,7 +126,7 @@ def test_a_run_without_optimisation_says_so(study: Study, tmp_path: Path) -> Non
 
 
 def test_damaged_rows_tell_nothing(study: Study, tmp_path: Path) -> None:
-    """An impossible error or a network that nobody can replay is left out, and the section still stands
+    """An impossible error or a network that cannot be replayed is left out, and the section is still shown
     there."""
     path = written(study, tmp_path)
     with h5py.File(path, "r+") as file:

@@ -25,7 +25,7 @@ def test_windows_of_one_run() -> None:
 
 
 def test_an_epoch_counts_where_it_was_trained() -> None:
-    # Three epochs of 2 s in 4 s make 2 windows; the middle one, of 4 operations, lies half in each: 3 + 2 and
+    # Three epochs of 2 s in 4 s make 2 windows; the middle one, of 4 operations, is half in each: 3 + 2 and
     # 2 + 1 operations, rates 2.5 and 1.5 around 2: deviation sqrt(0.5), of the mean 0.5, relative 0.25.
     start, end, ops = np.array([0.0, 1.0, 2.0]), np.array([2.0, 3.0, 4.0]), np.array([3.0, 4.0, 1.0])
     assert within_run(2.0, start, end, ops, 4.0).error == pytest.approx(0.25)

@@ -85,7 +85,7 @@ def test_places_and_clocks_of_ranks(tmp_path: Path) -> None:
 
 
 def test_energy_is_that_of_the_core_time(tmp_path: Path) -> None:
-    # 8.5 s of 200 W and 210 W: 3485 J, also though the last samples lie behind core stop.
+    # 8.5 s of 200 W and 210 W: 3485 J, although the last samples end after core stop.
     said = section(example_run(), tmp_path, "Energy")
     assert "3,485 J" in said and "410.0 W" in said and "level 0: device only" in said
 
@@ -93,7 +93,7 @@ def test_energy_is_that_of_the_core_time(tmp_path: Path) -> None:
 # -- the table -------------------------------------------------------------------------------------
 
 
-def test_samples_are_ordered_and_end_with_the_first_behind_core_stop() -> None:
+def test_samples_are_ordered_and_end_after_core_stop() -> None:
     # Sent by node 1 first, and going on after core stop, as drained ranks may.
     example = example_run()
     late = np.zeros(2, SAMPLE_ROW)

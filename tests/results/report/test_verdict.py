@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a verdict is said: lines, exit codes, JSON, text; none of them can show a score of an invalid run."""
+"""The forms of a verdict (lines, exit codes, JSON, text): none of them can show a score of an invalid run."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_the_text_report_has_the_verdict_first_and_all_sections(tmp_path: Path) 
     assert "\x1b" not in text and max(map(len, lines)) <= 110
 
 
-def test_the_text_report_of_an_invalid_run_gives_its_reasons_and_no_score(tmp_path: Path) -> None:
+def test_the_text_report_of_an_invalid_run_has_no_score(tmp_path: Path) -> None:
     example = example_run()
     example.ranks["phase_seconds"][1, -1] -= 5.0
     text = text_report(written(example, tmp_path))
@@ -178,7 +178,7 @@ def test_the_text_report_of_an_invalid_run_gives_its_reasons_and_no_score(tmp_pa
     assert not re.search(r"\bscore_|trial_rate_ops", text)
 
 
-def test_the_rate_in_images_of_resnet50_stands_in_a_valid_run_alone(tmp_path: Path, valid: Verdict) -> None:
+def test_only_a_valid_run_has_a_rate_in_images(tmp_path: Path, valid: Verdict) -> None:
     # An image costs its training, and 50,000 / 1,281,167 of the validation of one.
     images = valid.rate / (23_053_458_315 + 7_806_583_495 * 50_000 / 1_281_167)
     path = written(example_run(), tmp_path)
@@ -190,7 +190,7 @@ def test_the_rate_in_images_of_resnet50_stands_in_a_valid_run_alone(tmp_path: Pa
     assert "images of ImageNet" not in text_report(path)
 
 
-def test_the_text_report_of_a_damaged_file_shows_what_is_left(tmp_path: Path) -> None:
+def test_the_text_report_of_a_damaged_file_is_partial(tmp_path: Path) -> None:
     file = written(example_run(), tmp_path)
     data = resultfile.h5py.File(file, "r+")
     del data["trials/morphs"], data["ranks"]
@@ -225,7 +225,7 @@ def test_what_is_no_result_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_gets_no_traceback(tmp_path: Path) -> None:
-    """`report FILE | head` ends like any other tool whose reader has gone."""
+    """`report FILE | head` ends like any other tool after its reader has closed the pipe."""
     path = written(example_run(), tmp_path)
     for words in (["report", str(path)], ["verify", str(path)]):
         ours, theirs = os.pipe()
