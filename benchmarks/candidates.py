@@ -84,8 +84,7 @@ Row = dict[str, Any]
 
 
 def launcher() -> str:
-    """Return the mpiexec of this Python's environment, else the first one on the path; raises RuntimeError
-    without one."""
+    """Return the mpiexec of this environment, else of the path; raises RuntimeError without one."""
     own = Path(sysconfig.get_path("scripts")) / "mpiexec"
     found = str(own) if own.is_file() else shutil.which("mpiexec") or shutil.which("mpirun")
     if not found:

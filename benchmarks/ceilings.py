@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ceilings of this process's device: rates of matrix products and copies, and the bytes that a step must
-move."""
+"""Ceilings of this process's device: rates of matrix products and copies, and the bytes of a step."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ LEAST_SECONDS = 0.5
 
 
 def matrix_rate(size: int, dtype: Any, repeats: int = 5) -> float:
-    """Return the operations per second of products of two random matrices [size, size], from the best of
-    `repeats` windows."""
+    """Return the op/s of products of two matrices [size, size], from the best of `repeats` windows."""
     keys = jax.random.split(jax.random.key(0), 2)
     left, right = (jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys)
     product = jax.jit(lambda x, y: jax.lax.dot(x, y, preferred_element_type=dtype))
@@ -33,8 +31,7 @@ def matrix_rate(size: int, dtype: Any, repeats: int = 5) -> float:
 
 
 def copy_rate(size: int, repeats: int = 5) -> float:
-    """Return the bytes per second read and written by a pass over a float32 array of `size` bytes, from the
-    best window."""
+    """Return the bytes per second of passes over a float32 array of `size` bytes, from the best window."""
     array = jnp.arange(size // 4, dtype=jnp.float32)
     # XLA may leave out a plain copy, so add to each element; that costs nothing compared with the memory.
     touch = jax.jit(lambda x: x + 1)
@@ -59,8 +56,7 @@ def modelled_bytes(layers: Sequence[Layer], itemsize: int) -> int:
 
 
 def _best_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Return the seconds of one call, from the best of `repeats` windows of calls dispatched one after the
-    other."""
+    """Return the seconds of one call, from the best of `repeats` windows of calls in sequence."""
     jax.block_until_ready(call())
     begin = time.perf_counter()
     jax.block_until_ready(call())

@@ -83,8 +83,7 @@ def arguments(architecture: Architecture) -> tuple[Any, ...]:
 
 
 def both_ways(architecture: Architecture) -> dict[str, float]:
-    """Return the processor seconds to trace and lower a training step from Flax, and the same through
-    jax.export."""
+    """Return processor seconds to trace and lower a step from Flax, and through jax.export."""
     given, devices = arguments(architecture), jax.devices()[:1]
 
     def step() -> Any:
@@ -115,8 +114,7 @@ def both_ways(architecture: Architecture) -> dict[str, float]:
 def step_seconds(
     compiled: Compiled, seconds: float, interval: float, architecture: Architecture | None
 ) -> float:
-    """Return the median seconds of a step over about `seconds`, while another thread traces a network, if
-    given."""
+    """Return the median seconds of a step over about `seconds`, while a thread traces a network, if any."""
     variables = initial_variables(compiled.architecture, np.random.default_rng(0))
     state, rate = compiled.start(variables, np.random.default_rng(0)), compiled.scalar(0.01)
     side, batch = compiled.architecture.base.image_size, compiled.settings.batch_per_device

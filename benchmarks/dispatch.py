@@ -33,8 +33,7 @@ PLAIN = "pmap, called plainly"
 
 
 def measure(process: int, address: str, calls: int) -> dict[str, list[float]]:
-    """Return the milliseconds of a call by way, [elapsed, processor time of the calling thread], on one of
-    two processes."""
+    """Return the ms of a call by way, [elapsed, thread's processor time], on one of two processes."""
     import jax
     import numpy as np
 

@@ -48,8 +48,7 @@ def found(method: str, noise: float, architectures: float, seeds: range) -> int:
 
 
 def cost(method: str, length: int) -> tuple[float, float]:
-    """Return the processor seconds of the first and of the median later suggestion at this number of
-    observations."""
+    """Return processor seconds of the first and the median later suggestion at `length` observations."""
     study = Study(CellLandscape(0, 0.4), make_hpo("random"), 0)
     for _ in range(length):
         study.train(4)

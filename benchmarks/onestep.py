@@ -37,8 +37,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def settings_of(shape: Shape, **changes: Any) -> StepSettings:
-    """Return the settings of the step; `changes` are fields of `StepSettings`. Raises ValueError for an
-    unknown field."""
+    """Return the step's settings with `changes`; raises ValueError for an unknown field."""
     plain = StepSettings(
         shape.batches[0], shape.precision, augment=shape.augment, mean=MEAN, deviation=DEVIATION
     )
@@ -96,8 +95,7 @@ class Step:
         return seconds
 
     def described(self) -> dict[str, Any]:
-        """Return the compiled program's own statistics, and the operations that the network is credited
-        with."""
+        """Return the compiled program's statistics and the network's credited operations."""
         train = self.compiled.train
         memory, costs = train.memory_analysis(), train.cost_analysis()
         costs = (costs[0] if costs else {}) if isinstance(costs, list | tuple) else costs or {}
@@ -121,8 +119,7 @@ def random_batch(base: Base, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def morphed(network: Architecture, op: str) -> Architecture:
-    """Return the network after the middle one of all its possible morphs of this kind: the same on every
-    machine."""
+    """Return the network after the middle one of its possible morphs of a kind; deterministic."""
     found = eligible_morphs(network, (op,))
     return network.apply(found[len(found) // 2])
 

@@ -55,8 +55,7 @@ def timed(
 
 
 def measure(repeat: int) -> dict[str, list[tuple[float, float]]]:
-    """Return the seconds of each part for `repeat` different candidates; the first is the network without
-    morphs."""
+    """Return the seconds of each part for `repeat` candidates; the first has no morphs."""
     times: dict[str, list[tuple[float, float]]] = {}
     settings = StepSettings(BATCH, "bfloat16")
     for number in range(repeat):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of `training.py`: the rows of its parts as Markdown. The second column of a failed row says
-so."""
+"""The tables of `training.py`: the rows of its parts as Markdown, failed rows with their reason."""
 
 from __future__ import annotations
 

@@ -150,8 +150,7 @@ def mapped(shape: Shape) -> Iterator[Row]:
 
 
 def fed(shape: Shape) -> Iterator[Row]:
-    """Yield the step on batches that a loader reads and a thread transfers, and on a batch on the device, in
-    turn."""
+    """Yield the step on batches from a loader and a thread, and on a batch on the device, in turn."""
 
     def measure() -> Row:
         batch = shape.batches[0]
@@ -315,8 +314,7 @@ def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
 
 
 def counted(step: Step) -> Row:
-    """Return the executed minus the credited operations per image of the step; raises if they are not
-    exact."""
+    """Return executed minus credited operations per image; raises if they are not exact."""
     network, settings = step.network, step.settings
     candidate = Candidate.new(
         network,

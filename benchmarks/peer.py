@@ -18,8 +18,7 @@ class Peer:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """Send a question and return the answer; raises RuntimeError with the peer's error, or if it has
-        died."""
+        """Send a question and return the answer; raises RuntimeError for an error or a dead peer."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()

@@ -33,8 +33,7 @@ def device_events(data: Any) -> list[tuple[str, float]]:
 
 
 def by_operation(events: list[tuple[str, float]], program: str) -> dict[str, Any]:
-    """Sum the events by operation, the largest first, and by the primitive from which each operation was
-    made."""
+    """Sum the events by operation, the largest first, and by primitive."""
     origins = dict(_ORIGIN.findall(program))
     sums: dict[str, list[float]] = {}
     kinds: dict[str, float] = {}

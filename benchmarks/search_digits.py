@@ -58,8 +58,7 @@ LIMIT = 900.0
 
 
 def run(method: str, seed: int, trials: int, ranks: int, folder: Path) -> list[float]:
-    """Return the best validation errors of the first `trials` trials that ended well, in the order of their
-    ends."""
+    """Return the best errors of the first `trials` trials that ended well, in order of their ends."""
     words = [
         str(Path(sysconfig.get_path("scripts")) / "mpiexec"),
         "-n",

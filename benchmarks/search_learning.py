@@ -43,8 +43,7 @@ LANDSCAPES = {"sum of parts": Landscape, "weakest stage": Bottleneck}
 
 
 def searches() -> dict[str, Search]:
-    """Return the three searches; the population suits runs of 100 evaluations, which the default of 100 would
-    not fill."""
+    """Return the three searches, with a population small enough for runs of 100 evaluations."""
     return {
         "bayesian": make_search("bayesian"),
         "evolution": make_search("evolution", population=20, sample_size=5),
@@ -53,8 +52,7 @@ def searches() -> dict[str, Search]:
 
 
 def rank_correlation(landscape: Landscape | Bottleneck, seed: int) -> float:
-    """Return Spearman's correlation of expected and true errors of 300 architectures, after 60 noisy
-    observations of others."""
+    """Return Spearman's correlation of expected and true errors, after 60 noisy observations."""
     everything, rng = population(SMALL), np.random.default_rng((seed, 5))
     drawn = [everything[i] for i in rng.choice(len(everything), OBSERVED + HELD_OUT, replace=False)]
     rows = tuple(map(features, drawn))

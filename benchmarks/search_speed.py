@@ -53,8 +53,7 @@ GROWN, YOUNG = 20_000, 2_000
 
 
 def grow(count: int) -> np.ndarray:
-    """Return the records of a tree of `count` trials, each followed by its outcome (RECORD_DTYPE [2
-    count])."""
+    """Return records of a tree of `count` trials, each followed by its outcome (RECORD_DTYPE [2 count])."""
     rng, initial = np.random.default_rng(0), Architecture()
     tree, records = [initial], np.zeros(2 * count, RECORD_DTYPE)
     for index in range(count):
@@ -85,8 +84,7 @@ def grow(count: int) -> np.ndarray:
 
 
 def repeat(tree: np.ndarray, count: int, folder: Path) -> tuple[Path, Path]:
-    """Write files of the records and summaries of `count` trials: the tree, then copies with other ids and
-    errors."""
+    """Write files of records and summaries: the tree, then copies of it with other ids and errors."""
     paths = folder / "records.npy", folder / "summaries.npy"
     records = np.lib.format.open_memmap(paths[0], "w+", RECORD_DTYPE, (2 * count,))
     summaries = np.lib.format.open_memmap(paths[1], "w+", SUMMARY_DTYPE, (2 * count,))
@@ -110,8 +108,7 @@ def repeat(tree: np.ndarray, count: int, folder: Path) -> tuple[Path, Path]:
 
 
 def reader(records: np.ndarray, grown: int):
-    """Return a function that reads the record of a slot; in a copy of the tree, parents have the ids of that
-    copy."""
+    """Return a function that reads the record of a slot, with the parent's id in its copy of the tree."""
 
     def read(slot: int) -> np.void:
         record, start = records[slot].copy(), slot // grown * grown
@@ -124,8 +121,7 @@ def reader(records: np.ndarray, grown: int):
 
 
 def resident() -> float:
-    """Return the largest resident memory of this program so far in GiB; getrusage would include that of its
-    parent."""
+    """Return the peak resident memory of this program in GiB; getrusage would include its parent's."""
     line = next(
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     )
@@ -133,8 +129,7 @@ def resident() -> float:
 
 
 def measure(paths: tuple[Path, Path], grown: int, repeats: int) -> dict[str, float]:
-    """Return processor seconds of the first and the next proposals at this history and at the next anchor,
-    and memory."""
+    """Return processor seconds of the first and the next proposals and at an anchor, and memory."""
     records, summaries = (np.load(path, mmap_mode="r") for path in paths)
     search, cache, initial, start_gib = Bayesian(), ArchitectureCache(), Architecture(), resident()
     times = []

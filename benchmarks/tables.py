@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the results of benchmarks: Markdown tables, the same data as JSON, and the machine that they ran
-on."""
+"""Write results of benchmarks: Markdown tables, the same data as JSON, and the machine."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with `digits` significant digits, or all digits before its point if these are more; `-`
-    for None."""
+    """Return a number with `digits` significant digits, or more before its point; `-` for None."""
     if value is None:
         return "-"
     if abs(value) >= 10 ** (digits - 1):

@@ -24,8 +24,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def resnet50(width: int, blocks: list[int], classes: int) -> Any:
-    """Return ResNet-50 version 1 for images of 3 channels: He-normal weights, each block's last batch norm at
-    zero."""
+    """Return ResNet-50 version 1 with He-normal weights and each block's last batch norm at zero."""
     from torch import nn
 
     class Block(nn.Module):

@@ -122,8 +122,7 @@ class WriterClient:
 
     @staticmethod
     def start(queue_bytes: int = QUEUE_BYTES) -> WriterClient:
-        """Start the writer with this Python and package, in its own session and without launcher
-        variables."""
+        """Start the writer with this Python and package, in a new session, without launcher variables."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
         package_parent = str(Path(__file__).resolve().parents[3])
         paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
@@ -148,8 +147,7 @@ class WriterClient:
     def send_open(
         self, header: RunHeader, output: Path | str, fsync_seconds: float = 1.0, partial_seconds: float = 30.0
     ) -> None:
-        """Send the run's header and the folder for journal and results (made if missing; without a
-        journal)."""
+        """Send the run's header and the folder for its files (made if missing; without a journal)."""
         settings = {"output": str(output), "fsync_seconds": fsync_seconds, "partial_seconds": partial_seconds}
         self._event("open", header.to_dict(), settings)
 
@@ -189,8 +187,7 @@ class WriterClient:
     # -- receiving ---------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Send waiting frames and read the writer's reports, without blocking; call it in every turn of a
-        loop."""
+        """Send waiting frames and read the writer's reports, without blocking; call it in a loop."""
         self._queue.flush()
         self._status = replace(self._status, queued_bytes=self._queue.waiting)
         self._read()
@@ -253,8 +250,8 @@ class WriterClient:
             self.pump()
         else:
             self._error(
-                f"the result writer is behind by more than {self._queue.limit >> 20} MiB: rows are lost from "
-                "now on"
+                f"the result writer lags by more than {self._queue.limit >> 20} MiB: rows are lost from now "
+                "on"
             )
 
     def _read(self) -> None:

@@ -34,15 +34,13 @@ class JournalError(ValueError):
 
 
 def encode(entry: dict[str, Any]) -> bytes:
-    """Return an entry as one line with its checksum (CRC-32 of the bytes before it); numbers that JSON lacks
-    become text."""
+    """Return an entry as one line with a CRC-32 of the bytes before it; NaN and infinities become text."""
     body = json.dumps(_finite(entry), separators=(",", ":"), allow_nan=False).encode()[:-1]
     return body + (_SEAL % zlib.crc32(body)).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Return the entry of a line (with or without its newline); raises ValueError if it is torn or
-    altered."""
+    """Return the entry of a line, with or without newline; raises ValueError if torn or altered."""
     text = line.rstrip(b"\n")
     body, mark = text[:-_SEAL_BYTES], text[-_SEAL_BYTES:]
     if mark != (_SEAL % zlib.crc32(body)).encode():
@@ -135,8 +133,7 @@ class Journal:
         self.size += len(data)
 
     def sync(self, now: float, *, force: bool = False) -> None:
-        """Sync new entries, at most once in `fsync_seconds` unless forced; `now` is the time in s by any
-        clock."""
+        """Sync new entries, at most once in `fsync_seconds` unless forced; `now` in s by any clock."""
         due = force or now - self._synced_at >= self._fsync_seconds
         if due and not self.error and self.size > self._synced_size:
             try:

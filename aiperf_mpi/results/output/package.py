@@ -89,8 +89,7 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def check_manifest(folder: Path, needed: Iterable[str] = (RESULT, SUMMARY)) -> list[str]:
-    """Return the faults of the folder by its manifest, one line each; the manifest must name `needed`
-    files."""
+    """Return the faults of a folder by its manifest, one line each; it must name `needed` files."""
     try:
         hashes = read_manifest(folder / MANIFEST)
     except (OSError, ValueError) as error:

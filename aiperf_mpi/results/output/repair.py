@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a new result from the journal of a run whose result is missing or damaged; old files stay as they
-are."""
+"""Make a new result from a journal, if the result is missing or damaged; old files stay as they are."""
 
 from __future__ import annotations
 
@@ -42,9 +41,7 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
         hdf5.write(target, image)
     except FileNotFoundError:
         hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
-        raise RepairError(
-            f"{journal}: there is no such file, and a result can be repaired from no other{hint}"
-        ) from None
+        raise RepairError(f"{journal}: there is no such file, and a repair needs it{hint}") from None
     except OSError as error:
         raise RepairError(f"{folder}: {error.strerror or error}") from None
     except JournalError as error:

@@ -137,8 +137,7 @@ def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Pack the runs of the command line; return 0 if packed, 2 for unusable arguments or files, 3 if
-    refused."""
+    """Pack the runs of the command line; return 0 if packed, 2 for unusable input, 3 if refused."""
     parser = argparse.ArgumentParser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "folders",

@@ -78,8 +78,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of `compare`; `ratios[i]` is the ratio of `entries[i]` to the first valid run (NaN without
-    one)."""
+    """The result of `compare`; `ratios[i]` is of `entries[i]` to the first valid run (NaN without one)."""
 
     entries: tuple[Entry, ...]
     ratios: tuple[Interval, ...]
@@ -178,8 +177,7 @@ def _ratio(item: Entry, first: Entry) -> Interval:
 
 
 def _estimate(own: Sequence[Entry]) -> Estimate:
-    """Return the rate of repetitions with its error; of a single run, its rate with the error within the
-    run."""
+    """Return the rate of repetitions, or of a single run, with its error."""
     return own[0].rate if len(own) == 1 else interval.repetitions([item.rate.rate for item in own])
 
 
@@ -253,8 +251,7 @@ def parts(comparison: Comparison) -> Iterator[RenderableType]:
 
 
 def _runs_table(comparison: Comparison) -> Table:
-    """Return one row for each run: its verdict, its rate in all units, and its ratio to the first valid
-    run."""
+    """Return one row for each run: verdict, rate in all units, and ratio to the first valid run."""
     heads = ("run", "status", "class", "division", "devices", "core (s)", "trials", "best error")
     table = _table(*heads, "what", "value", "ratio (95 %)", left=4)
     for number, (item, against) in enumerate(zip(comparison.entries, comparison.ratios, strict=True), 1):
@@ -277,8 +274,7 @@ def _runs_table(comparison: Comparison) -> Table:
 
 
 def _repetitions_table(groups: Sequence[Group], numbers: Mapping[int, str]) -> Table:
-    """Return one row for each group of repetitions; `numbers` are the runs' numbers by the id of their
-    entry."""
+    """Return one row for each group of repetitions; `numbers` has the run's number by `id(entry)`."""
     table = _table("runs", "devices", "median", "mean", "95 % of the mean", "ratio (95 %)", left=1)
     for group in groups:
         mean = group.rate.interval
@@ -319,8 +315,7 @@ def interval_text(value: Interval, digits: int = 3) -> str:
 
 
 def _rates_in_other_units(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """Yield the rate of a valid run as images of ResNet-50 per second, and as a share of the devices'
-    peak."""
+    """Yield the rate of a valid run as images of ResNet-50 per second and as a share of the peak."""
     if not math.isnan(verdict.resnet50_images):
         yield "ResNet-50", f"{verdict.resnet50_images:,.3g} images/s"
     if not math.isnan(verdict.mfu):

@@ -27,8 +27,7 @@ NO_BEST = "  no trial has a validation error"
 
 
 def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
-    """Return an empty table with these columns: those in `left` are left-aligned, all others
-    right-aligned."""
+    """Return an empty table with these columns; those in `left` are left-aligned."""
     table = Table(box=None, pad_edge=True, header_style="")
     for name in names:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
@@ -36,8 +35,7 @@ def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
 
 
 def best_of(e: Evidence, verdict: Verdict) -> Architecture | None:
-    """Return the best network, or None if no trial has an error; raises ValueError if it cannot be
-    replayed."""
+    """Return the best network, None without one; raises ValueError if it cannot be replayed."""
     if verdict.best_trial not in e.index:
         return None
     architecture = e.architectures[e.index[verdict.best_trial]]

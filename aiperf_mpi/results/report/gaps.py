@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each replica's devices waited between candidates, and the share of time they trained and
-validated."""
+"""How long each replica's devices waited between candidates, and their share of productive time."""
 
 from __future__ import annotations
 

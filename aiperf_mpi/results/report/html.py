@@ -168,8 +168,7 @@ def element(part: object) -> str:
 
 
 def _table(table: Table) -> str:
-    """Return a table as HTML; columns of numbers are right-aligned, and a wide table scrolls on a narrow
-    screen."""
+    """Return a table as HTML; it scrolls if it is wider than the screen, or very long."""
     kinds = [' class="n"' if column.justify == "right" else "" for column in table.columns]
     heads = [str(column.header) for column in table.columns]
     rows = zip(*([str(cell).strip() for cell in column.cells] for column in table.columns), strict=True)
@@ -193,7 +192,6 @@ def _cell(text_of_cell: str) -> str:
 
 
 def _branch(tree: Tree) -> str:
-    """Return a branch and its children as a nested list. Recursive: trees of a report are shallow or
-    short."""
+    """Return a branch and its children as a nested list; recursive, as a report's trees are shallow."""
     inner = "".join(_branch(child) for child in tree.children)
     return f"<li>{escape(str(tree.label))}{f'<ul>{inner}</ul>' if inner else ''}</li>"

@@ -30,8 +30,7 @@ class NothingToShow(ValueError):
 
 
 def score_over_time(e: Evidence, verdict: Verdict) -> str:
-    """Draw the rate and the regulated rate at each sample, recomputed from the rows (Figure 4 of the
-    paper)."""
+    """Draw rate and regulated rate at each sample, recomputed from the rows (Figure 4 of the paper)."""
     series, titles = e.series, rate_titles(verdict)
     if not series:
         raise NothingToShow("The run has no core time, so there is no rate.")

@@ -66,8 +66,7 @@ _LOOK: Any = {
 
 
 def new_figure(rows: int, height: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `rows` axes that share their x axis; `height` is the total in inches (0: by
-    rows)."""
+    """Return a figure with `rows` axes that share their x axis; `height` in inches (0: by rows)."""
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(6.4, height or 2.6 * rows), layout="constrained")
         axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]

@@ -97,8 +97,7 @@ def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Show the rate over time, recomputed from the rows because stored numbers of an invalid file may be
-    wrong."""
+    """Show the rate over time, recomputed from the rows: stored numbers of a file may be wrong."""
     rate, regulated = rate_titles(verdict)
     table = columns_of("t (s)", "operations", f"{rate} (op/s)", "best error", f"{regulated} (op/s)")
     for row in _thinned(len(e.series)):

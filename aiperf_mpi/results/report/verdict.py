@@ -15,8 +15,7 @@ from aiperf_mpi.results.judge.judge import Verdict
 
 
 def exit_code(verdict: Verdict) -> int:
-    """Return the exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained (whatever the
-    verdict)."""
+    """Return the exit code of the run: 0 valid for its class, 3 finished but invalid, 4 drained."""
     return EXIT_DRAINED if verdict.end == "drained" else verify_code(verdict)
 
 
@@ -80,8 +79,7 @@ def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def rate_titles(verdict: Verdict) -> tuple[str, str]:
-    """Return the names of the rate and the regulated rate in a text; only a valid official run has a
-    score."""
+    """Return the names of rate and regulated rate in a text: a score only for a valid official run."""
     if not verdict.valid:
         return "unscored rate", "unscored regulated rate"
     return (
@@ -90,8 +88,7 @@ def rate_titles(verdict: Verdict) -> tuple[str, str]:
 
 
 def lines_without_result(end: str) -> list[str]:
-    """Return the lines of a run whose result file could not be written: invalid, with reason V21 (no complete
-    file)."""
+    """Return the lines of a run without a result file: invalid, for reason V21 (no complete file)."""
     pairs = (("status", "INVALID"), ("end", end), ("reasons", "V21"))
     return [f"{PREFIX} {key}: {value}" for key, value in pairs]
 
@@ -105,8 +102,7 @@ def reason_lines(verdict: Verdict) -> list[str]:
 
 
 def check_lines(verdict: Verdict) -> list[str]:
-    """Return one line for each check, with its measured value and limit, followed by the faults that it
-    found."""
+    """Return one line for each check, with its measured value and limit, and lines for its faults."""
     lines = []
     for finding in verdict.findings:
         measured = f"{finding.measured}; " if finding.measured else ""
