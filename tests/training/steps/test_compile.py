@@ -11,16 +11,11 @@ import pytest
 
 from aiperf_mpi.training.checkpoint import digest
 from aiperf_mpi.training.model.initial import initial_variables
-from aiperf_mpi.training.steps.compile import Compiled, convolution_precision
+from aiperf_mpi.training.steps.compile import convolution_precision
 from tests.helpers.training.cases import TINY, compiled_tiny, random_batch, started
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Compiled:
-    return compiled_tiny()
-
-
-def test_a_step_uses_up_the_state_that_it_is_given(tiny):
+def test_a_step_consumes_its_state(tiny):
     state = started(tiny)
     after, _ = tiny.train(state, *random_batch(TINY, 1, 4), tiny.scalar(0.1))
     assert all(x.is_deleted() for x in jax.tree.leaves(state))
@@ -47,7 +42,7 @@ def test_steps_never_write_into_arrays_of_the_host(tiny):
     assert digest(given) == digest(fresh) != digest(kept) == digest(before)
 
 
-def test_another_shape_or_type_of_images_is_refused_rather_than_compiled(tiny):
+def test_other_shapes_or_types_of_images_are_refused(tiny):
     images, labels = random_batch(TINY, 1, 5)
     with pytest.raises(TypeError):
         tiny.train(started(tiny), images, labels, tiny.scalar(0.1))
@@ -65,7 +60,7 @@ def test_the_learning_rate_never_recompiles(tiny):
     np.testing.assert_allclose(biases[2], 2 * biases[1], rtol=1e-6)
 
 
-def test_times_of_tracing_and_compiling_are_apart_and_within_the_whole():
+def test_times_of_tracing_and_compiling_are_separate():
     begin = time.perf_counter()
     compiled = compiled_tiny(label_smoothing=0.17)
     whole = time.perf_counter() - begin
@@ -74,9 +69,9 @@ def test_times_of_tracing_and_compiling_are_apart_and_within_the_whole():
     assert compiled.trace_seconds + compiled.compile_seconds == pytest.approx(whole, rel=0.2)
 
 
-def test_steps_compile_in_a_thread_while_the_main_thread_goes_on(tiny):
-    found, turns = [], 0
-    thread = threading.Thread(target=lambda: found.append(compiled_tiny(label_smoothing=0.05)))
+def test_steps_compile_in_a_thread_next_to_the_main_thread(tiny):
+    made, turns = [], 0
+    thread = threading.Thread(target=lambda: made.append(compiled_tiny(label_smoothing=0.05)))
     thread.start()
     while thread.is_alive():
         time.sleep(0.005)
@@ -84,7 +79,7 @@ def test_steps_compile_in_a_thread_while_the_main_thread_goes_on(tiny):
     assert turns > 10
 
     images, labels = random_batch(TINY, 1, 4)
-    _, metrics = found[0].train(started(found[0]), images, labels, found[0].scalar(0.1))
+    _, metrics = made[0].train(started(made[0]), images, labels, made[0].scalar(0.1))
     assert np.isfinite(metrics.loss)
 
 
@@ -92,7 +87,7 @@ def test_float32_runs_as_float32(tiny):
     assert tiny.precision == "float32"
 
 
-def test_bfloat16_shows_what_the_device_made_of_it():
+def test_bfloat16_has_the_precision_that_the_device_uses():
     # A device without bfloat16 convolutions computes them in float32, and the program says so.
     compiled = compiled_tiny(precision="bfloat16")
     assert compiled.precision in ("bfloat16", "float32", "bfloat16,float32")

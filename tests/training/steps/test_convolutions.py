@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The convolutions that morphs can reach: against every single morph, and that they compile as they are."""
+"""The convolutions that morphs can reach, compared with every single morph, and their compilation."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_every_convolution_of_every_child_is_reached() -> None:
     assert set(found) == every - own and found == sorted(found)
 
 
-def test_new_kernels_come_in_all_sizes_that_may_be_chosen() -> None:
+def test_new_kernels_have_all_sizes_of_the_search() -> None:
     network = resnet50(Base(image_size=32, channels=1, classes=10, width=4, blocks=(1,)))
     found = reachable(network, ("deeper",), (2, 5))
-    # A deeper morph adds a 3 x 3 behind the stem's 4 filters, which stand on 16 x 16 pixels.
+    # A deeper morph adds a 3 x 3 after the stem's 4 filters, which have 16 x 16 pixels.
     assert {Convolution(16, 4, 4, kernel, 1) for kernel in (2, 5)} <= set(found)
     assert not any(c.kernel in (2, 5) for c in reachable(network, ("deeper",), ()))
 
 
-def test_each_batch_that_may_be_chosen_and_the_networks_own_first_where_it_is_not_trained_with() -> None:
+def test_prewarm_covers_hpo_batches_and_the_default_first() -> None:
     network = resnet50(Base(image_size=32, channels=1, classes=10, width=4, blocks=(1,)))
     own, new = convolutions(network), reachable(network, OPS, (2,))
     found = to_compile(network, OPS, (2,), (32, 16, 32, 64))

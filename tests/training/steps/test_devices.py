@@ -49,7 +49,7 @@ def test_a_feed_reads_ahead_but_not_without_limit(sharding):
     assert len(read) <= 5
 
 
-def test_a_slow_source_is_waited_for_no_longer_than_asked(sharding):
+def test_a_feed_waits_no_longer_than_its_timeout(sharding):
     release = threading.Event()
 
     def batches():
@@ -66,7 +66,7 @@ def test_a_slow_source_is_waited_for_no_longer_than_asked(sharding):
         assert taken(feed) == [2]
 
 
-def test_what_the_source_raises_is_raised_where_batches_are_taken(sharding):
+def test_take_raises_the_errors_of_the_source(sharding):
     def batches():
         yield batch(1)
         raise OSError("shard 3 cannot be read")
@@ -78,7 +78,7 @@ def test_what_the_source_raises_is_raised_where_batches_are_taken(sharding):
         assert feed.ended
 
 
-def test_a_closed_feed_closes_its_source_and_leaves_no_thread(sharding):
+def test_a_closed_feed_closes_source_and_thread(sharding):
     closed = []
 
     def batches():
@@ -94,7 +94,7 @@ def test_a_closed_feed_closes_its_source_and_leaves_no_thread(sharding):
     assert closed == [True] and threading.active_count() == before
 
 
-def test_training_refuses_images_that_only_fill_up_a_batch(sharding):
+def test_training_refuses_padding_images(sharding):
     with Feed([batch(1), batch(2, valid=False)], sharding, whole=True) as feed:
         feed.take(5.0)
         with pytest.raises(ValueError, match="has 2 images that are not valid"):
@@ -109,14 +109,14 @@ def test_replicated_arrays_come_back(sharding):
     assert np.array_equal(back["a"], tree["a"]) and back["b"] == 4
 
 
-def test_normalised_images_have_the_mean_and_deviation_taken_off():
+def test_normalised_images_are_shifted_by_mean_and_scaled():
     # (51 / 255 - 0.1) / 0.5 = 0.2 and (255 / 255 - 0.2) / 0.4 = 2.
     images = np.array([51, 255], np.uint8).reshape(1, 1, 1, 2)
     np.testing.assert_allclose(normalise(images, (0.1, 0.2), (0.5, 0.4)).ravel(), [0.2, 2.0], rtol=1e-6)
     assert normalise(images, (0.5,), (0.25,)).dtype == np.float32
 
 
-def test_augmented_images_are_shifted_or_mirrored_views_of_the_padded_ones():
+def test_augmented_images_are_shifted_or_mirrored():
     size, pad = 6, CROP_PADDING
     image = np.arange(1, size * size * 2 + 1, dtype=np.uint8).reshape(size, size, 2)
     images = np.broadcast_to(image, (400, size, size, 2))

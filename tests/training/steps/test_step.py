@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+from functools import lru_cache
+
 import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi.network.architecture import Architecture, Morph, resnet50
+from aiperf_mpi.network.architecture import Architecture, resnet50
 from aiperf_mpi.training.model.initial import closing_norms
 from aiperf_mpi.training.model.resnet import module_name, network
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
@@ -13,16 +15,17 @@ from tests.helpers.training.cases import SHALLOW, TINY, compiled_tiny, random_ba
 RATE = 0.1
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Compiled:
-    return compiled_tiny()
+@lru_cache
+def compiled_chain(number: int) -> Compiled:
+    """Compile the steps of a chain of morphs, once for all tests of this file."""
+    return compile_steps(random_chains(20)[number], StepSettings(8), jax.devices()[:1])
 
 
 # -- gradients of morphed networks -----------------------------------------------------------------
 
 
 def live_layers(architecture: Architecture, zero: frozenset[str]) -> set[str]:
-    """Layers whose outputs reach the logits on a path without a batch norm that scales by 0."""
+    """Return the layers whose outputs reach the logits on a path without a batch norm of scale 0."""
     layers = architecture.layers()
     live = {layers[-1].name}
     for layer in reversed(layers):
@@ -31,8 +34,8 @@ def live_layers(architecture: Architecture, zero: frozenset[str]) -> set[str]:
     return live
 
 
-def check_gradients(architecture: Architecture, zero_gamma: bool) -> None:
-    compiled = compile_steps(architecture, StepSettings(8), jax.devices()[:1])
+def check_gradients(compiled: Compiled, zero_gamma: bool) -> None:
+    architecture = compiled.architecture
     state = started(compiled, zero_gamma=zero_gamma)
     images, labels = random_batch(architecture.base, 1, 8)
     state, metrics = compiled.train(state, images, labels, compiled.scalar(RATE))
@@ -50,8 +53,8 @@ def check_gradients(architecture: Architecture, zero_gamma: bool) -> None:
 
 
 @pytest.mark.parametrize("chain", [0, 1, *(pytest.param(i, marks=pytest.mark.full) for i in range(2, 20))])
-def test_a_step_of_a_morph_chain_has_finite_gradients_that_are_zero_behind_a_zero_scale_alone(chain):
-    check_gradients(random_chains(20)[chain], zero_gamma=chain % 2 == 0)
+def test_gradients_are_zero_only_after_a_zero_scale(chain):
+    check_gradients(compiled_chain(chain), zero_gamma=chain % 2 == 0)
 
 
 # -- what a step does ------------------------------------------------------------------------------
@@ -79,7 +82,7 @@ def test_a_step_descends_along_momentum_and_learning_rate(tiny):
     assert int(state.step[0]) == 2
 
 
-def test_the_training_loss_is_the_smoothed_cross_entropy_and_its_sums_are_those_of_the_batch():
+def test_the_training_loss_is_the_smoothed_cross_entropy():
     compiled = compiled_tiny(label_smoothing=0.3)
     state = started(compiled)
     images, labels = random_batch(TINY, 1, 4, seed=8)
@@ -95,7 +98,7 @@ def test_the_training_loss_is_the_smoothed_cross_entropy_and_its_sums_are_those_
     assert metrics.correct == np.sum(logarithms.argmax(-1) == labels[0])
 
 
-def test_images_that_fill_up_a_batch_add_nothing_to_an_evaluation(tiny):
+def test_padding_images_add_nothing_to_an_evaluation(tiny):
     state = started(tiny)
     images, labels = random_batch(TINY, 1, 4, seed=3)
     valid = np.array([[True, True, True, False]])
@@ -126,17 +129,17 @@ def test_the_validation_loss_is_the_plain_cross_entropy(tiny):
     np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
 
 
-def test_steps_with_augmentation_repeat_exactly_from_the_seed_and_differ_between_steps():
+def test_augmentation_repeats_from_the_seed_and_differs_between_steps():
     compiled = compiled_tiny(augment=True)
     images, labels = random_batch(TINY, 1, 4, seed=2)
 
     def losses(seed: int) -> list[float]:
-        state, found = started(compiled, seed=0), []
+        state, measured = started(compiled, seed=0), []
         state = state._replace(key=compiled.start(compiled.variables(state), np.random.default_rng(seed)).key)
         for _ in range(3):
             state, metrics = compiled.train(state, images, labels, compiled.scalar(0.0))
-            found.append(float(metrics.loss))
-        return found
+            measured.append(float(metrics.loss))
+        return measured
 
     # The rate is 0, so only other crops of the same images change the loss.
     first = losses(1)
@@ -146,7 +149,7 @@ def test_steps_with_augmentation_repeat_exactly_from_the_seed_and_differ_between
 
 
 def test_the_same_seed_trains_to_the_same_bits():
-    compiled = compile_steps(resnet50(SHALLOW).apply(Morph("skip", 1, 8)), StepSettings(8), jax.devices()[:1])
+    compiled = compiled_chain(0)
     images, labels = random_batch(SHALLOW, 1, 8)
     ends = []
     for _ in range(2):
@@ -160,7 +163,7 @@ def test_the_same_seed_trains_to_the_same_bits():
 # -- float16 ---------------------------------------------------------------------------------------
 
 
-def test_float16_scales_its_loss_and_leaves_a_step_that_overflows_out(tiny):
+def test_float16_scales_its_loss_and_skips_overflowing_steps(tiny):
     compiled, exact = compiled_tiny(precision="float16"), tiny
     images, labels = random_batch(TINY, 1, 4, seed=6)
     state, other = started(compiled), started(exact)
@@ -171,9 +174,8 @@ def test_float16_scales_its_loss_and_leaves_a_step_that_overflows_out(tiny):
     other, expected = exact.train(other, images, labels, exact.scalar(0.25))
     state, metrics = compiled.train(state, images, labels, compiled.scalar(0.25))
 
-    # The loss that is reported is that of float32 but for the 11 bits of float16 through 14 layers. So is the
-    # step, but for what norms over few values make of them; a factor of 8 that is left in would be 7 times as
-    # long.
+    # The reported loss is that of float32, except for the 11 bits of float16 through 14 layers. So is the step,
+    # except that norms over few values amplify the rounding; a factor of 8 left in would add 7 times as much.
     assert float(metrics.loss) == pytest.approx(float(expected.loss), rel=2e-2)
     begin, found, wanted = (
         np.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
