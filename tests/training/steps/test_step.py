@@ -174,8 +174,8 @@ def test_float16_scales_its_loss_and_skips_overflowing_steps(tiny):
     other, expected = exact.train(other, images, labels, exact.scalar(0.25))
     state, metrics = compiled.train(state, images, labels, compiled.scalar(0.25))
 
-    # The reported loss is that of float32, except for the 11 bits of float16 through 14 layers. So is the step,
-    # except that norms over few values amplify the rounding; a factor of 8 left in would add 7 times as much.
+    # The reported loss is that of float32, except for the 11 bits of float16 through 14 layers. So is the
+    # step, except that norms over few values amplify rounding. A forgotten factor of 8 would show as 7 times.
     assert float(metrics.loss) == pytest.approx(float(expected.loss), rel=2e-2)
     begin, found, wanted = (
         np.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
