@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from aiperf_mpi import __version__
+from aiperf_mpi.commands.compare import add_compare
 from aiperf_mpi.commands.estimate import add_estimate
 from aiperf_mpi.commands.flops import add_flops
 from aiperf_mpi.commands.refusal import refuse
-from aiperf_mpi.commands.report import add_compare, add_report
+from aiperf_mpi.commands.report import add_report
 from aiperf_mpi.commands.run import add_run
 from aiperf_mpi.commands.verify import add_verify
 from aiperf_mpi.exits import EXIT_BROKEN_PIPE
