@@ -91,9 +91,9 @@ def throughput(rows: Sequence[Row]) -> str:
             table(heads, [row for row in rows if row["name"] != "ceilings"], cells),
             "Operations are the paper's, of training an image; images/s is that of the median window, "
             "spread the range of all windows over it. The matrix rate is that of bfloat16 unless float32 is "
-            "asked for. Bytes are modelled: each kernel reads its inputs and writes its outputs once "
+            "requested. Bytes are modelled: each kernel reads its inputs and writes its outputs once "
             "(`ceilings.py`); next to them the share by the compiled program's own estimate, which knows no "
-            "cache. Compiled are the training and the evaluation step; the cache may have had them.",
+            "cache. The compilation is of the training and the evaluation step, perhaps from the cache.",
         ]
     )
 
@@ -140,8 +140,8 @@ def fed(rows: Sequence[Row]) -> str:
 def compilation(rows: Sequence[Row]) -> str:
     """Return the table of cold and warm compilation."""
     text = (
-        "The training step alone, each time in a fresh process; cold with an empty cache, warm with the one "
-        "it left."
+        "The training step alone, each time in a fresh process; cold with an empty cache, warm with the "
+        "cache of the cold one."
     )
     good = {row["name"]: row for row in rows if "failed" not in row}
     if {"cold", "warm"} <= set(good):
@@ -289,8 +289,8 @@ def flags(rows: Sequence[Row]) -> str:
                     number(row["compile_s"]),
                 ],
             ),
-            "Each in its own process, next to the mean of the default before and after them all: what those "
-            "two differ by is noise.",
+            "Each in its own process, next to the mean of the default before and after them all: the "
+            "difference of those two is noise.",
         ]
     )
 
