@@ -86,10 +86,10 @@ Row = dict[str, Any]
 def launcher() -> str:
     """Return the mpiexec of this environment, else of the path; raises RuntimeError without one."""
     own = Path(sysconfig.get_path("scripts")) / "mpiexec"
-    found = str(own) if own.is_file() else shutil.which("mpiexec") or shutil.which("mpirun")
-    if not found:
+    launcher_path = str(own) if own.is_file() else shutil.which("mpiexec") or shutil.which("mpirun")
+    if not launcher_path:
         raise RuntimeError("there is no mpiexec: install the extra mpich or openmpi, or load the site's MPI")
-    return found
+    return launcher_path
 
 
 def train(preset: str, candidates: int, seconds: float, folder: Path) -> None:
@@ -234,10 +234,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=560.0, help="limit, start and end included")
     parser.add_argument("--out", type=Path, help="folder for candidates.md and .json")
     given = parser.parse_args()
-    found = machine()
+    place = machine()
     row = measure(given.preset, given.candidates, given.seconds)
-    text = "\n\n".join(["# Candidates one after the other", described(found), pages.run([row])])
-    write(given.out, "candidates", text, {"machine": found, "run": row})
+    text = "\n\n".join(["# Candidates one after the other", described(place), pages.run([row])])
+    write(given.out, "candidates", text, {"machine": place, "run": row})
     return int("failed" in row)
 
 

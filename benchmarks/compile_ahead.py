@@ -63,8 +63,8 @@ NAMES = {
 def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
     """Return the result of `work` and the processor seconds of this process that it took."""
     begin = time.process_time()
-    found = work()
-    return found, time.process_time() - begin
+    result = work()
+    return result, time.process_time() - begin
 
 
 def arguments(architecture: Architecture) -> tuple[Any, ...]:
@@ -97,18 +97,18 @@ def both_ways(architecture: Architecture) -> dict[str, float]:
         )
 
     _, lowered = cpu(lambda: jax.jit(step()).lower(*given))
-    found = {"trace_and_lower": lowered}
+    times = {"trace_and_lower": lowered}
     if importlib.util.find_spec("flatbuffers") is None:
-        return found
+        return times
 
     # Its trees cross as lists of leaves, which need no registration.
     leaves, structure = jax.tree.flatten(given)
     flat = jax.jit(lambda *leaves: jax.tree.leaves(step()(*jax.tree.unflatten(structure, leaves))))
-    exported, found["export"] = cpu(lambda: export.export(flat)(*leaves))
-    data, found["serialise"] = cpu(exported.serialize)
-    found["bytes"] = float(len(data))
-    _, found["deserialise_and_lower"] = cpu(lambda: jax.jit(export.deserialize(data).call).lower(*leaves))
-    return found
+    exported, times["export"] = cpu(lambda: export.export(flat)(*leaves))
+    data, times["serialise"] = cpu(exported.serialize)
+    times["bytes"] = float(len(data))
+    _, times["deserialise_and_lower"] = cpu(lambda: jax.jit(export.deserialize(data).call).lower(*leaves))
+    return times
 
 
 def step_seconds(
@@ -177,7 +177,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for compile_ahead.md and compile_ahead.json")
     given = parser.parse_args()
     place = machine()
-    found = measure(given.repeat, given.seconds)
+    medians = measure(given.repeat, given.seconds)
     text = "\n\n".join(
         [
             "# Making the next candidate ready",
@@ -186,17 +186,17 @@ def main() -> int:
                 ["part", "processor seconds"],
                 [
                     [NAMES[key], f"{value:.2f}"]
-                    for key, value in found["cpu_seconds"].items()
+                    for key, value in medians["cpu_seconds"].items()
                     if key != "bytes"
                 ],
             ),
             markdown(
                 ["a step of a small network", "ms"],
-                [[NAMES[key], f"{value:.1f}"] for key, value in found["step_ms"].items()],
+                [[NAMES[key], f"{value:.1f}"] for key, value in medians["step_ms"].items()],
             ),
         ]
     )
-    write(given.out, "compile_ahead", text, {**found, "machine": place})
+    write(given.out, "compile_ahead", text, {**medians, "machine": place})
     return 0
 
 

@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for digits_precision.md and .json")
     given = parser.parse_args()
 
-    preset, found = config.load("demo"), machine()
+    preset, place = config.load("demo"), machine()
     digits, network = open_dataset(preset), resnet50(preset.base)
     steps = {
         name: compile_steps(
@@ -99,7 +99,7 @@ def main() -> int:
         )
         for name in PRECISIONS
     }
-    found["devices"] = {
+    place["devices"] = {
         "kind": jax.devices()[0].device_kind,
         "platform": jax.devices()[0].platform,
         "count": 1,
@@ -123,7 +123,7 @@ def main() -> int:
     lines = [
         "# Digits at 32x32 in bfloat16 and in float32",
         "",
-        described(found),
+        described(place),
         "",
         f"ResNet-50 of width {preset.model.width}, batch {BATCH}, learning rate {RATE} falling over "
         f"{given.epochs} epochs, zero-gamma; 360 images of validation, so that one image is 0.0028. Operands "
@@ -166,7 +166,7 @@ def main() -> int:
         given.out,
         "digits_precision",
         "\n".join(lines),
-        {"machine": found, "seeds": rows, "differences": differences, "within_noise": within},
+        {"machine": place, "seeds": rows, "differences": differences, "within_noise": within},
     )
     return not all(within.values())
 

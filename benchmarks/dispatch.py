@@ -96,12 +96,12 @@ def main() -> None:
     outputs = [process.communicate(timeout=300)[0] for process in pair]
     if any(process.returncode for process in pair):
         sys.exit("a process failed; its error is above")
-    found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    sides = [json.loads(output.splitlines()[-1]) for output in outputs]
 
     # Processor time says more on a machine that has other work.
     import jax
 
-    rows = {way: [max(side[way][column] for side in found) for column in (0, 1)] for way in found[0]}
+    rows = {way: [max(side[way][column] for side in sides) for column in (0, 1)] for way in sides[0]}
     write(
         given.out,
         "dispatch",

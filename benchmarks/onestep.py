@@ -120,17 +120,17 @@ def random_batch(base: Base, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def morphed(network: Architecture, op: str) -> Architecture:
     """Return the network after the middle one of its possible morphs of a kind; deterministic."""
-    found = eligible_morphs(network, (op,))
-    return network.apply(found[len(found) // 2])
+    eligible = eligible_morphs(network, (op,))
+    return network.apply(eligible[len(eligible) // 2])
 
 
 def in_turn(windows: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Run each of the windows `repeats` times, one after the other, in alternating order."""
-    found: dict[str, list[float]] = {name: [] for name in windows}
+    seconds: dict[str, list[float]] = {name: [] for name in windows}
     for turn in range(repeats):
         for name in list(windows)[:: 1 if turn % 2 == 0 else -1]:
-            found[name].append(windows[name]())
-    return found
+            seconds[name].append(windows[name]())
+    return seconds
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:

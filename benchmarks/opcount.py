@@ -74,9 +74,9 @@ def measure(repeat: int) -> dict[str, list[tuple[float, float]]]:
         )
 
         # The whole check first: what comes after it finds JAX's caches of these shapes warm.
-        wrong = timed(times, "whole check", check_operations, candidate, settings, DEVICES)
-        if wrong:
-            raise SystemExit(f"candidate {number}: {wrong}")
+        problem = timed(times, "whole check", check_operations, candidate, settings, DEVICES)
+        if problem:
+            raise SystemExit(f"candidate {number}: {problem}")
         timed(times, "tables", operations, Architecture(architecture.base, architecture.morphs))
         train = timed(times, "trace of the training step", trace_train, architecture, settings, DEVICES)
         timed(times, "its traversal", train.count)

@@ -102,16 +102,16 @@ def _speeds(shape: Shape, cases: Sequence[tuple[str, Architecture, int]]) -> Ite
 
     def measure(network: Architecture, batch: int) -> Row:
         step = Step(network, settings_of(shape, batch_per_device=batch))
-        found = Measured(batch, [step.window(shape.steps) for _ in range(shape.repeats)])
-        row = {**step.described(), **found.as_dict()}
-        row["ops_per_second"] = found.rate * row["operations"]
+        measured = Measured(batch, [step.window(shape.steps) for _ in range(shape.repeats)])
+        row = {**step.described(), **measured.as_dict()}
+        row["ops_per_second"] = measured.rate * row["operations"]
         row["modelled_bytes"] = modelled_bytes(network.layers(), ITEMSIZE[shape.precision])
         if "failed" not in tops:
             row["of_matrix"] = (
                 row["ops_per_second"] / tops["float32" if shape.precision == "float32" else "bfloat16"]
             )
-            row["of_memory"] = found.rate * row["modelled_bytes"] / tops["bytes_per_second"]
-            row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * found.rate / tops[
+            row["of_memory"] = measured.rate * row["modelled_bytes"] / tops["bytes_per_second"]
+            row["of_memory_xla"] = (row["xla_bytes"] or 0) / batch * measured.rate / tops[
                 "bytes_per_second"
             ] or None
         return row
@@ -143,8 +143,8 @@ def mapped(shape: Shape) -> Iterator[Row]:
             return (time.perf_counter() - begin) / shape.steps
 
         window()
-        found = in_turn({"pmap": lambda: step.window(shape.steps), "jit": window}, shape.repeats)
-        return {**found, **ratio(found["pmap"], found["jit"])}
+        windows = in_turn({"pmap": lambda: step.window(shape.steps), "jit": window}, shape.repeats)
+        return {**windows, **ratio(windows["pmap"], windows["jit"])}
 
     yield attempt("pmap to jit, time of a step", measure)
 
@@ -179,9 +179,9 @@ def fed(shape: Shape) -> Iterator[Row]:
         with Feed(batches(), step.compiled.sharding, whole=True) as feed:
 
             def take() -> Any:
-                while (found := feed.take(0.05)) is None:
+                while (batch_taken := feed.take(0.05)) is None:
                     continue
-                return found
+                return batch_taken
 
             def window() -> float:
                 # As a training does: the metrics of a step are fetched while the next ones are under way. The
@@ -192,24 +192,24 @@ def fed(shape: Shape) -> Iterator[Row]:
                         while pending:
                             jax.device_get(pending.popleft())
                         begin = time.perf_counter()
-                    found = take()
+                    taken = take()
                     if len(pending) >= IN_FLIGHT:
                         jax.device_get(pending.popleft())
-                    pending.append(step.run(found.images, found.labels))
+                    pending.append(step.run(taken.images, taken.labels))
                 while pending:
                     jax.device_get(pending.popleft())
                 return (time.perf_counter() - begin) / shape.steps
 
             window()
-            found = in_turn({"fed": window, "resident": lambda: step.window(shape.steps)}, shape.repeats)
+            windows = in_turn({"fed": window, "resident": lambda: step.window(shape.steps)}, shape.repeats)
             begin = time.perf_counter()
             for _ in range(shape.steps):
                 take()
             alone = shape.steps * batch / (time.perf_counter() - begin)
-        resident = Measured(batch, found["resident"]).rate
+        resident = Measured(batch, windows["resident"]).rate
         return {
-            **found,
-            **ratio(found["resident"], found["fed"]),
+            **windows,
+            **ratio(windows["resident"], windows["fed"]),
             "loader_images_per_second": alone,
             "loader_to_demand": alone / resident,
         }
@@ -250,9 +250,9 @@ def beside(shape: Shape) -> Iterator[Row]:
     def measure() -> Row:
         step = Step(shape.network, settings_of(shape))
         alone = [step.window(1) for _ in range(shape.steps)]
-        found: list[float] = []
+        compiled: list[float] = []
         thread = threading.Thread(
-            target=lambda: found.append(compile_seconds(morphed(shape.network, "wider")))
+            target=lambda: compiled.append(compile_seconds(morphed(shape.network, "wider")))
         )
         jax.config.update("jax_enable_compilation_cache", False)
         interval = sys.getswitchinterval()
@@ -263,9 +263,9 @@ def beside(shape: Shape) -> Iterator[Row]:
             during.append(step.window(1))
         sys.setswitchinterval(interval)
         thread.join()
-        if not found:
+        if not compiled:
             raise RuntimeError("the compilation in the thread failed; its message is on standard error")
-        return {"alone": alone, "beside": during, "compile_s": found[0]}
+        return {"alone": alone, "beside": during, "compile_s": compiled[0]}
 
     def compile_seconds(network: Architecture) -> float:
         begin = time.perf_counter()
@@ -289,21 +289,24 @@ def lever(shape: Shape, name: str, changes: Row, network: Row) -> Iterator[Row]:
         other = Shape.of({**shape.__dict__, **network})
         usual = Step(shape.network, settings_of(shape))
         changed = Step(other.network, settings_of(other, **changes))
-        found = in_turn(
+        windows = in_turn(
             {"default": lambda: usual.window(shape.steps), "changed": lambda: changed.window(shape.steps)},
             shape.repeats,
         )
         rates = {
-            key: Measured(step.settings.batch_per_device, found[key]).rate
+            key: Measured(step.settings.batch_per_device, windows[key]).rate
             for key, step in (("default", usual), ("changed", changed))
         }
         # Per image, so that other batch sizes compare; in operations, so that other networks do.
         parts = [
-            [seconds / step.settings.batch_per_device / operations(step.network)[0] for seconds in found[key]]
+            [
+                seconds / step.settings.batch_per_device / operations(step.network)[0]
+                for seconds in windows[key]
+            ]
             for key, step in (("default", usual), ("changed", changed))
         ]
         row = {
-            **found,
+            **windows,
             **ratio(*parts),
             **{f"{key}_images_per_second": rate for key, rate in rates.items()},
             **changed.described(),
@@ -327,8 +330,8 @@ def counted(step: Step) -> Row:
         batch_per_device=settings.batch_per_device,
         devices=1,
     )
-    if wrong := check_operations(candidate, settings, 1):
-        raise ArithmeticError(wrong)
+    if problem := check_operations(candidate, settings, 1):
+        raise ArithmeticError(problem)
     return {"executed_more": sum(executed_difference(network.layers(), STEMS[settings.stem]).values())}
 
 
@@ -337,8 +340,8 @@ def plain_step(shape: Shape, name: str) -> Iterator[Row]:
 
     def measure() -> Row:
         step = Step(shape.network, settings_of(shape))
-        found = Measured(shape.batches[0], [step.window(shape.steps) for _ in range(shape.repeats)])
-        return {**step.described(), **found.as_dict(), "flags": os.environ.get("XLA_FLAGS", "")}
+        measured = Measured(shape.batches[0], [step.window(shape.steps) for _ in range(shape.repeats)])
+        return {**step.described(), **measured.as_dict(), "flags": os.environ.get("XLA_FLAGS", "")}
 
     yield attempt(name, measure)
 
@@ -366,9 +369,9 @@ def peer(shape: Shape) -> Iterator[Row]:
             (lambda: step.window(shape.steps)),
             (lambda: other.ask(way=way, steps=shape.steps)["seconds"]),
         )
-        found = in_turn({"ours": ours, "theirs": theirs}, shape.repeats)
-        rates = {f"{key}_images_per_second": Measured(shape.batches[0], found[key]).rate for key in found}
-        return {**made, **found, **rates, **ratio(found["theirs"], found["ours"])}
+        windows = in_turn({"ours": ours, "theirs": theirs}, shape.repeats)
+        rates = {f"{key}_images_per_second": Measured(shape.batches[0], windows[key]).rate for key in windows}
+        return {**made, **windows, **rates, **ratio(windows["theirs"], windows["ours"])}
 
     try:
         yield {"name": "ours", **step.described(), "losses": losses}

@@ -25,10 +25,10 @@ class Peer:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"PyTorch's process ended with status {self._process.wait()}")
-        found = json.loads(line)
-        if "failed" in found:
-            raise RuntimeError(found["failed"])
-        return found
+        reply = json.loads(line)
+        if "failed" in reply:
+            raise RuntimeError(reply["failed"])
+        return reply
 
     def end(self) -> None:
         if self._process.stdin is not None:

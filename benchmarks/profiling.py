@@ -21,15 +21,15 @@ def device_events(data: Any) -> list[tuple[str, float]]:
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
     streams = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
     threads = [line for plane in data.planes if plane.name.startswith("/host:CPU") for line in plane.lines]
-    found = []
+    events = []
     for line in streams or threads:
         for event in line.events:
             # All events on a stream belong to the program, even a kernel or copy without the name of an
             # operation.
             name = dict(event.stats).get("hlo_op") or (event.name if streams else "")
             if name:
-                found.append((str(name), float(event.duration_ns)))
-    return found
+                events.append((str(name), float(event.duration_ns)))
+    return events
 
 
 def by_operation(events: list[tuple[str, float]], program: str) -> dict[str, Any]:

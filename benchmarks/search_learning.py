@@ -116,12 +116,12 @@ def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
             method: [row for row in rows if (row["landscape"], row["search"]) == (landscape, method)]
             for method in searches()
         }
-        best = {method: np.array([row["best"] for row in found]) for method, found in by.items()}
-        for method, found in by.items():
-            first = np.array([row["first_top"] for row in found])
+        best = {method: np.array([row["best"] for row in own]) for method, own in by.items()}
+        for method, own in by.items():
+            first = np.array([row["first_top"] for row in own])
             within = float(np.mean(first <= FOUND_WITHIN))
             above = [float(np.mean(best[method] > best[other])) for other in ("random", "evolution")]
-            ranks = [row["rank_correlation"] for row in found if row["rank_correlation"] is not None]
+            ranks = [row["rank_correlation"] for row in own if row["rank_correlation"] is not None]
             middle = np.median(first)
             lines.append(
                 [
@@ -130,13 +130,13 @@ def summary(rows: list[dict], evaluations: int) -> tuple[str, dict[str, bool]]:
                     f"{within:.0%}",
                     f"{middle:.0f}" if middle <= evaluations else "none",
                     f"{np.median(best[method]):.2f}",
-                    f"{np.mean([row['mean'] for row in found]):.2f}",
+                    f"{np.mean([row['mean'] for row in own]):.2f}",
                     *(
                         "" if other == method else f"{share:.0%}"
                         for other, share in zip(("random", "evolution"), above, strict=True)
                     ),
                     f"{np.median(ranks):.2f} (least {min(ranks):.2f})" if ranks else "",
-                    f"{np.median([row['cpu_s'] for row in found]):.1f}",
+                    f"{np.median([row['cpu_s'] for row in own]):.1f}",
                 ]
             )
             if landscape == "sum of parts" and method == "bayesian":

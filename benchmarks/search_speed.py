@@ -185,14 +185,15 @@ def main() -> int:
                 "--repeat",
                 str(given.repeat),
             ]
-            found = [
+            measured = [
                 json.loads(
                     subprocess.run(words, capture_output=True, text=True, timeout=900, check=True).stdout
                 )
                 for _ in range(given.repeat)
             ]
         rows.append(
-            {"trials": length} | {name: statistics.median(one[name] for one in found) for name in found[0]}
+            {"trials": length}
+            | {name: statistics.median(one[name] for one in measured) for name in measured[0]}
         )
         print(rows[-1], file=sys.stderr, flush=True)
 

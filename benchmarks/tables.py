@@ -73,22 +73,22 @@ def machine() -> dict[str, Any]:
     }
 
 
-def described(found: dict[str, Any]) -> str:
+def described(facts: dict[str, Any]) -> str:
     """Return one paragraph of `machine()`, with the devices if a part has added them."""
     versions = ", ".join(
-        f"{name} {found['packages'][name]}" for name in ("jax", "flax") if name in found["packages"]
+        f"{name} {facts['packages'][name]}" for name in ("jax", "flax") if name in facts["packages"]
     )
-    commit = (found["source"]["commit"] or "unknown")[:12] + (
-        " with changes" if found["source"]["dirty"] else ""
+    commit = (facts["source"]["commit"] or "unknown")[:12] + (
+        " with changes" if facts["source"]["dirty"] else ""
     )
     text = (
-        f"{found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB, load {found['load']} at "
-        f"the start; Python {found['python']}, {versions}; source {commit}"
+        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB, load {facts['load']} at "
+        f"the start; Python {facts['python']}, {versions}; source {commit}"
     )
-    devices = found.get("devices")
+    devices = facts.get("devices")
     flags = (
-        "; " + ", ".join(f"{name}={value}" for name, value in found["flags"].items())
-        if found["flags"]
+        "; " + ", ".join(f"{name}={value}" for name, value in facts["flags"].items())
+        if facts["flags"]
         else ""
     )
     return (

@@ -115,8 +115,8 @@ class Step:
             loss = self.loss_of(self.images, self.labels)
             loss.backward()
             self.optimiser.step()
-        found = float(loss.detach())
-        return (time.perf_counter() - begin) / steps, found
+        value = float(loss.detach())
+        return (time.perf_counter() - begin) / steps, value
 
 
 def answer(question: dict[str, Any], made: dict[str, Step]) -> dict[str, Any]:
@@ -149,12 +149,12 @@ def main() -> int:
     for line in sys.stdin:
         question = json.loads(line)
         try:
-            found = answer(question, made)
+            reply = answer(question, made)
         except Exception as error:
             # Send the error to the caller: a way that does not run here becomes a row of the table.
             made.pop(question["way"], None)
-            found = {"failed": f"{type(error).__name__}: {error}"}
-        print(json.dumps(found), file=answers, flush=True)
+            reply = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=answers, flush=True)
     return 0
 
 

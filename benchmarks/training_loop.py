@@ -122,15 +122,15 @@ def ours(compiled: Compiled, batches: list[Any]) -> Spent:
 def paired(first: Callable[[], Spent], second: Callable[[], Spent], pairs: int) -> list[tuple[Spent, Spent]]:
     """Run both sides `pairs` times in alternating order, after one run of each that does not count."""
     first(), second()
-    found = []
+    pairs_run = []
     for number in range(pairs):
         if number % 2:
             b = second()
-            found.append((first(), b))
+            pairs_run.append((first(), b))
         else:
             a = first()
-            found.append((a, second()))
-    return found
+            pairs_run.append((a, second()))
+    return pairs_run
 
 
 def ratio(pairs: list[tuple[Spent, Spent]], kind: str, seed: int = 0) -> dict[str, float]:
@@ -156,16 +156,16 @@ def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
         ("our loop / bare loop", lambda: ours(pmap, batches), lambda: bare(pmap, batches)),
         ("pmap / plain jit", lambda: bare(pmap, batches), lambda: bare(jit, batches)),
     ):
-        found = paired(first, second, pairs)
+        spent = paired(first, second, pairs)
         rows.append(
             {
                 "comparison": name,
                 "pairs": pairs,
                 "steps": steps,
-                "step_ms": float(np.median([b.wall for _, b in found]) / steps * 1e3),
-                "step_cpu_ms": float(np.median([b.cpu for _, b in found]) / steps * 1e3),
-                "wall": ratio(found, "wall"),
-                "cpu": ratio(found, "cpu"),
+                "step_ms": float(np.median([b.wall for _, b in spent]) / steps * 1e3),
+                "step_cpu_ms": float(np.median([b.cpu for _, b in spent]) / steps * 1e3),
+                "wall": ratio(spent, "wall"),
+                "cpu": ratio(spent, "cpu"),
             }
         )
     return rows
@@ -174,8 +174,8 @@ def measure(pairs: int, steps: int) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
 
-    def interval(found: dict[str, float]) -> str:
-        return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    def interval(bounds: dict[str, float]) -> str:
+        return f"{bounds['median']:.3f} ({bounds['low']:.3f} to {bounds['high']:.3f})"
 
     return markdown(
         ["comparison", "ms a step", "ratio, elapsed (95 % bounds)", "ratio, processor (95 % bounds)"],
@@ -193,10 +193,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20, help="steps of each side of a pair (default 20)")
     parser.add_argument("--out", type=Path, help="folder for training_loop.md and training_loop.json")
     given = parser.parse_args()
-    found = machine()
+    place = machine()
     rows = measure(given.pairs, given.steps)
-    text = "\n\n".join(["# What the training loop and pmap cost", described(found), table(rows)])
-    write(given.out, "training_loop", text, {"machine": found, "rows": rows})
+    text = "\n\n".join(["# What the training loop and pmap cost", described(place), table(rows)])
+    write(given.out, "training_loop", text, {"machine": place, "rows": rows})
     return 0
 
 

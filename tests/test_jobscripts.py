@@ -52,10 +52,10 @@ def test_the_shell_finds_no_fault(script: Path) -> None:
 def directives(script: Path, mark: str) -> list[str]:
     """The batch system's lines, all of which have to stand before the first command."""
     lines = script.read_text().splitlines()
-    found = [line.removeprefix(mark).strip() for line in lines if line.startswith(mark)]
+    options = [line.removeprefix(mark).strip() for line in lines if line.startswith(mark)]
     commands = [number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")]
-    assert found and all(number < commands[0] for number, line in enumerate(lines) if line.startswith(mark))
-    return found
+    assert options and all(number < commands[0] for number, line in enumerate(lines) if line.startswith(mark))
+    return options
 
 
 def seconds(clock: str) -> int:

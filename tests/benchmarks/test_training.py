@@ -78,21 +78,21 @@ def test_windows_take_turns_and_are_compared_in_pairs() -> None:
         order.append(name)
         return seconds * len(order)
 
-    found = in_turn({"a": lambda: window("a", 2.0), "b": lambda: window("b", 1.0)}, 3)
-    assert order == ["a", "b", "b", "a", "a", "b"] and found["a"] == [2.0, 8.0, 10.0]
+    windows = in_turn({"a": lambda: window("a", 2.0), "b": lambda: window("b", 1.0)}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"] and windows["a"] == [2.0, 8.0, 10.0]
 
     # Pairs of 2, 8 and 4: their geometric mean is 4; of equal pairs the interval is a point.
-    found = ratio([2.0, 8.0, 4.0], [1.0, 1.0, 1.0])
-    assert found["ratio"] == pytest.approx(4) and found["low"] < 2 < 8 < found["high"]
+    interval = ratio([2.0, 8.0, 4.0], [1.0, 1.0, 1.0])
+    assert interval["ratio"] == pytest.approx(4) and interval["low"] < 2 < 8 < interval["high"]
     assert ratio([3.0, 6.0], [1.0, 2.0]) == pytest.approx({"ratio": 3, "low": 3, "high": 3})
 
 
 def test_every_lever_changes_the_step_or_the_network() -> None:
-    found = levers.levers((256, 512), "bfloat16", 64)
-    for lever in found:
+    listed = levers.levers((256, 512), "bfloat16", 64)
+    for lever in listed:
         settings = settings_of(replace(Shape(), **lever.network), **lever.settings)
         assert settings != settings_of(Shape()) or lever.network, lever
-    assert len({lever.name for lever in found}) == len(found)
+    assert len({lever.name for lever in listed}) == len(listed)
     with pytest.raises(ValueError, match="no setting winograd"):
         settings_of(Shape(), winograd=True)
 
@@ -104,15 +104,15 @@ def test_operations_of_a_profile_are_summed_by_origin() -> None:
         "  ROOT %conv = f32[4]{0} convolution(%x, %y), "
         'metadata={op_name="jit(step)/transpose(jvp(N))/unit000_conv/conv_general_dilated"}\n'
     )
-    found = by_operation([("conv", 3e6), ("fusion.1", 1e6), ("conv", 5e6), ("other", 1e6)], program)
-    assert found["total_ms"] == 10
-    assert [(row["operation"], row["times"], row["share"]) for row in found["operations"]] == [
+    sums = by_operation([("conv", 3e6), ("fusion.1", 1e6), ("conv", 5e6), ("other", 1e6)], program)
+    assert sums["total_ms"] == 10
+    assert [(row["operation"], row["times"], row["share"]) for row in sums["operations"]] == [
         ("conv", 2, 0.8),
         ("fusion.1", 1, 0.1),
         ("other", 1, 0.1),
     ]
-    assert found["operations"][1]["origin"] == "unit000_norm/mul"
-    assert [row["kind"] for row in found["kinds"]] == [
+    assert sums["operations"][1]["origin"] == "unit000_norm/mul"
+    assert [row["kind"] for row in sums["kinds"]] == [
         "conv_general_dilated, backward",
         "mul, forward or update",
         "unknown, forward or update",
@@ -149,10 +149,10 @@ def test_gaps_between_candidates_are_read_from_a_result(tmp_path: Path) -> None:
     # after its start, and the last trial is unfinished. The first two trials count 2.5 s each, of the 5.5 s
     # from their first to their last step.
     hdf5.write(tmp_path / "result.h5", process.final_image(example_run(replicas=1).run()))
-    found = summary(tmp_path / "result.h5", 5)
-    assert [(row["epochs"], row["gap_s"]) for row in found["trials"]] == [(3, None), (3, 0.5)]
-    assert found["span_s"] == 5.5 and found["share"] == pytest.approx(5 / 5.5)
-    assert found["trials"][0]["images_per_second"] == pytest.approx(3 * (22 * 64 + 360) / 2.5)
+    row_of_run = summary(tmp_path / "result.h5", 5)
+    assert [(row["epochs"], row["gap_s"]) for row in row_of_run["trials"]] == [(3, None), (3, 0.5)]
+    assert row_of_run["span_s"] == 5.5 and row_of_run["share"] == pytest.approx(5 / 5.5)
+    assert row_of_run["trials"][0]["images_per_second"] == pytest.approx(3 * (22 * 64 + 360) / 2.5)
     assert len(summary(tmp_path / "result.h5", 1)["trials"]) == 1
 
 
@@ -208,11 +208,11 @@ def test_the_peer_reports_missing_pytorch_or_has_the_same_parameters() -> None:
             with pytest.raises(RuntimeError, match="No module named 'torch'"):
                 peer.ask(way="eager", shape=form)
         else:
-            found = peer.ask(way="eager", shape=form)
+            made = peer.ask(way="eager", shape=form)
             # Of ResNet-50 for 1000 classes, whether its 1x1 or its 3x3 has the stride.
-            assert found["parameters"] == resnet50().parameters == 25_557_032
+            assert made["parameters"] == resnet50().parameters == 25_557_032
             # With random weights the loss is near that of a guess among 1000 classes.
-            assert math.log(1000) / 2 < found["losses"][0] < 2 * math.log(1000)
+            assert math.log(1000) / 2 < made["losses"][0] < 2 * math.log(1000)
         with pytest.raises(RuntimeError, match="KeyError"):
             peer.ask(way="unheard of", steps=1)
     finally:
@@ -286,14 +286,14 @@ def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
             ]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "training.json").read_text())["parts"]
-    failed = [(name, row) for name, rows in found.items() for row in rows if "failed" in row]
+    parts = json.loads((tmp_path / "training.json").read_text())["parts"]
+    failed = [(name, row) for name, rows in parts.items() for row in rows if "failed" in row]
     assert {name for name, _ in failed} <= (
         {"peer"} if importlib.util.find_spec("torch") is None else set()
     ), failed
-    assert set(found) == set(RUNNERS)
-    assert found["levers"][0]["executed_more"] == 0
-    assert all(0 < row["of_matrix"] for row in found["throughput"] if row["name"] != "ceilings")
+    assert set(parts) == set(RUNNERS)
+    assert parts["levers"][0]["executed_more"] == 0
+    assert all(0 < row["of_matrix"] for row in parts["throughput"] if row["name"] != "ceilings")
     assert PRESETS["cpu"].precision == "float32"
 
 

@@ -19,9 +19,11 @@ def test_the_bounds_of_a_ratio_hold_its_median() -> None:
 
     # Half of the pairs at 1.0, half at 1.2: the median of a sample is anything between.
     mixed = [(Spent(x, x), Spent(1.0, 1.0)) for x in (1.0, 1.2)] * 10
-    found = ratio(mixed, "cpu")
+    interval = ratio(mixed, "cpu")
     assert (
-        found["median"] == pytest.approx(1.1) and found["low"] == 1.0 and found["high"] == pytest.approx(1.2)
+        interval["median"] == pytest.approx(1.1)
+        and interval["low"] == 1.0
+        and interval["high"] == pytest.approx(1.2)
     )
 
 

@@ -47,17 +47,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_resnet50_in_json(root: Path) -> None:
-    found = answer(root)
-    assert list(found) == ["rules", "analytical", "jaxpr", "xla"] and found["rules"] == "paper"
+    methods = answer(root)
+    assert list(methods) == ["rules", "analytical", "jaxpr", "xla"] and methods["rules"] == "paper"
     for method in ("analytical", "jaxpr", "xla"):
-        assert set(found[method]) == {*KINDS, "total"}
+        assert set(methods[method]) == {*KINDS, "total"}
         for part in ("fp", "bp"):
-            assert all(type(found[method][kind][part]) is int for kind in KINDS)
-            assert found[method]["total"][part] == sum(found[method][kind][part] for kind in KINDS)
+            assert all(type(methods[method][kind][part]) is int for kind in KINDS)
+            assert methods[method]["total"][part] == sum(methods[method][kind][part] for kind in KINDS)
 
     # The authors' integers; and the step's matrix products are the tables', the update (2 operations for each
     # of the 23,454,912 weights of convolutions, 2,049,000 of the dense layer) apart.
-    tables, step = found["analytical"], found["jaxpr"]
+    tables, step = methods["analytical"], methods["jaxpr"]
     assert tables["total"]["fp"] == 7_806_583_495
     assert tables["total"]["fp"] + tables["total"]["bp"] == 23_053_458_315
     for kind, update in (("conv", 46_909_824), ("dense", 4_098_000)):
@@ -66,20 +66,20 @@ def test_resnet50_in_json(root: Path) -> None:
         assert step[kind]["fp"] == tables[kind]["fp"]
 
     # XLA leaves out padding, which is less than a twentieth of it all.
-    assert 0.95 < found["xla"]["conv"]["fp"] / tables["conv"]["fp"] < 1
-    assert found["xla"]["dense"] == step["dense"]
+    assert 0.95 < methods["xla"]["conv"]["fp"] / tables["conv"]["fp"] < 1
+    assert methods["xla"]["dense"] == step["dense"]
 
 
 def test_an_architecture_from_a_file(root: Path, small: Path) -> None:
-    found = answer(root, "--arch", str(small), "--image-size", "48", "--classes", "7", "--batch", "4")
+    methods = answer(root, "--arch", str(small), "--image-size", "48", "--classes", "7", "--batch", "4")
     architecture = Architecture.from_json(small.read_text())
     changed = Architecture(Base(48, 3, 7, 4, (1, 1)), architecture.morphs)
-    assert found["analytical"]["conv"]["fp"] == count(changed.layers()).kinds["conv"][0]
+    assert methods["analytical"]["conv"]["fp"] == count(changed.layers()).kinds["conv"][0]
     expected = matrix_operations(changed.layers())
     for kind in ("conv", "dense"):
         forward = expected[kind, "forward"]
         gradients = expected[kind, "input gradient"] + expected[kind, "weight gradient"]
-        assert found["jaxpr"][kind] == {"fp": forward, "bp": gradients}
+        assert methods["jaxpr"][kind] == {"fp": forward, "bp": gradients}
 
 
 def test_the_page_of_a_network_with_every_layer(root: Path, small: Path) -> None:

@@ -20,8 +20,8 @@ from tests.helpers.training.cases import TINY
 
 @pytest.mark.parametrize(("wrong", "agrees"), [(61, False), (62, True), (63, True), (64, True), (65, False)])
 def test_one_image_of_a_small_set_may_differ(wrong: int, agrees: bool) -> None:
-    found = Repetition(6, wrong / 360, 63 / 360, 360)
-    assert found.agrees is agrees and ("passed" if agrees else "FAILED") in str(found)
+    repetition = Repetition(6, wrong / 360, 63 / 360, 360)
+    assert repetition.agrees is agrees and ("passed" if agrees else "FAILED") in str(repetition)
     assert not Repetition(6, float("nan"), 63 / 360, 360).agrees
 
 
@@ -40,6 +40,8 @@ def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(
     ):
         checkpoint.write_bytes(data)
         assert main(["verify", "--reevaluate", str(result)]) == 2
-        said = capsys.readouterr()
-        assert said.out.startswith("AIPERF_MPI status: VALID\n"), said
-        assert said.err.count("\n") == 1 and words in said.err and "Traceback" not in said.err, said.err
+        output = capsys.readouterr()
+        assert output.out.startswith("AIPERF_MPI status: VALID\n"), output
+        assert output.err.count("\n") == 1 and words in output.err and "Traceback" not in output.err, (
+            output.err
+        )

@@ -105,9 +105,9 @@ def test_the_manifest_is_that_of_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "checkpoints/6.h5").unlink()
     file.write_bytes(file.read_bytes() + b"\0")
     assert subprocess.run(tool, cwd=tmp_path, capture_output=True, timeout=60, check=False).returncode == 1
-    wrong = package.check_manifest(tmp_path)
-    assert len(wrong) == 2 and wrong[0] == "checkpoints/6.h5 is missing"
-    assert wrong[1].startswith("result.h5 differs from")
+    faults = package.check_manifest(tmp_path)
+    assert len(faults) == 2 and faults[0] == "checkpoints/6.h5 is missing"
+    assert faults[1].startswith("result.h5 differs from")
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_fit_of_exact_rates() -> None:
     # Every doubling keeps 0.9 of the rate per device: exponent 1 + log2(0.9), efficiencies 0.9 and 0.81.
     rates = {4: [100.0], 8: [180.0], 16: [324.0]}
-    found = scaling.fit(rates, {devices: Estimate(own[0]) for devices, own in rates.items()})
-    assert found is not None
-    assert found.exponent.value == pytest.approx(1 + math.log2(0.9))
-    assert found.exponent.low == pytest.approx(found.exponent.high)
-    assert [size.efficiency.value for size in found.sizes] == pytest.approx([1.0, 0.9, 0.81])
-    assert found.rate_at(8) == pytest.approx(180.0)
+    scaled = scaling.fit(rates, {devices: Estimate(own[0]) for devices, own in rates.items()})
+    assert scaled is not None
+    assert scaled.exponent.value == pytest.approx(1 + math.log2(0.9))
+    assert scaled.exponent.low == pytest.approx(scaled.exponent.high)
+    assert [size.efficiency.value for size in scaled.sizes] == pytest.approx([1.0, 0.9, 0.81])
+    assert scaled.rate_at(8) == pytest.approx(180.0)
     assert scaling.fit({4: [1.0, 2.0]}, {4: Estimate(1.5)}) is None
 
 
@@ -60,28 +60,28 @@ def test_fit_of_scattered_rates() -> None:
     # ln N = 0, ln 2, 2 ln 2 (in units of ln 2: 0, 1, 2), ln rate = 0, 1.2, 1.8 in the same units: slope 0.9,
     # residuals -0.1, 0.2, -0.1; error of the slope sqrt(0.06 / 1 / 2) = 0.17321, t(1) = 12.7062.
     rates = {1: [1.0], 2: [2**1.2], 4: [2**1.8]}
-    found = scaling.fit(rates, {devices: Estimate(own[0]) for devices, own in rates.items()})
-    assert found is not None and found.exponent.value == pytest.approx(0.9)
-    assert found.exponent.high == pytest.approx(0.9 + 12.7062 * 0.173205, rel=1e-5)
+    scaled = scaling.fit(rates, {devices: Estimate(own[0]) for devices, own in rates.items()})
+    assert scaled is not None and scaled.exponent.value == pytest.approx(0.9)
+    assert scaled.exponent.high == pytest.approx(0.9 + 12.7062 * 0.173205, rel=1e-5)
 
 
 def test_ratios_and_scaling_of_results(files: dict[str, Path]) -> None:
-    found = compare([entry(files[name]) for name in ("one", "two", "three")])
+    comparison = compare([entry(files[name]) for name in ("one", "two", "three")])
     rates = [judge(files[name]).rate for name in ("one", "two", "three")]
-    assert [item.value for item in found.ratios] == pytest.approx([rate / rates[0] for rate in rates])
-    assert all(item.known for item in found.ratios[1:])
-    assert found.scaling is not None
-    assert [size.devices for size in found.scaling.sizes] == [2, 4, 6]
-    assert found.scaling.sizes[2].efficiency.value == pytest.approx(rates[2] / rates[0] / 3)
+    assert [item.value for item in comparison.ratios] == pytest.approx([rate / rates[0] for rate in rates])
+    assert all(item.known for item in comparison.ratios[1:])
+    assert comparison.scaling is not None
+    assert [size.devices for size in comparison.scaling.sizes] == [2, 4, 6]
+    assert comparison.scaling.sizes[2].efficiency.value == pytest.approx(rates[2] / rates[0] / 3)
 
 
 def test_repetitions_are_grouped_by_all_but_the_seed(files: dict[str, Path]) -> None:
-    found = compare([entry(files[name]) for name in ("two", "again", "three")])
-    assert [[Path(item.path).stem for item in group.entries] for group in found.groups] == [
+    comparison = compare([entry(files[name]) for name in ("two", "again", "three")])
+    assert [[Path(item.path).stem for item in group.entries] for group in comparison.groups] == [
         ["two", "again"],
         ["three"],
     ]
-    assert found.groups[0].rate.origin == "repetitions"
+    assert comparison.groups[0].rate.origin == "repetitions"
     # The same file twice, or the same run under another name, is not a repetition.
     twice = compare([entry(files["two"]), entry(files["two"])])
     assert [len(group.entries) for group in twice.groups] == [1]
@@ -89,10 +89,10 @@ def test_repetitions_are_grouped_by_all_but_the_seed(files: dict[str, Path]) -> 
 
 
 def test_an_invalid_run_enters_nothing(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    found = compare([entry(files[name]) for name in ("bad", "one", "two")])
-    assert math.isnan(found.ratios[0].value) and found.ratios[1].value == 1.0
-    assert all("bad" not in item.path for group in found.groups for item in group.entries)
-    assert found.scaling is not None and [size.devices for size in found.scaling.sizes] == [2, 4]
+    comparison = compare([entry(files[name]) for name in ("bad", "one", "two")])
+    assert math.isnan(comparison.ratios[0].value) and comparison.ratios[1].value == 1.0
+    assert all("bad" not in item.path for group in comparison.groups for item in group.entries)
+    assert comparison.scaling is not None and [size.devices for size in comparison.scaling.sizes] == [2, 4]
 
     # In the text it has no rate but the one that says so, and the exit code tells.
     assert compare_files([files["bad"], files["one"]]) == 3
@@ -107,9 +107,9 @@ def test_an_invalid_run_enters_nothing(files: dict[str, Path], capsys: pytest.Ca
 def test_runs_of_other_work_are_named_and_not_fitted(files: dict[str, Path]) -> None:
     three = entry(files["three"])
     other = replace(three, alike={**three.alike, "precision": "bfloat16"})
-    found = compare([entry(files["one"]), entry(files["two"]), other])
-    assert any("precision differs (float32, bfloat16)" in note for note in found.notes)
-    assert found.scaling is not None and [size.devices for size in found.scaling.sizes] == [2, 4]
+    comparison = compare([entry(files["one"]), entry(files["two"]), other])
+    assert any("precision differs (float32, bfloat16)" in note for note in comparison.notes)
+    assert comparison.scaling is not None and [size.devices for size in comparison.scaling.sizes] == [2, 4]
 
 
 def test_json_says_what_the_judge_says(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,23 +117,25 @@ def test_json_says_what_the_judge_says(files: dict[str, Path], capsys: pytest.Ca
     data = json.loads(capsys.readouterr().out)
     for run, name in zip(data["runs"], ("one", "bad", "two"), strict=True):
         verdict = judge(files[name])
-        said = json.loads(json.dumps(known(verdict_object(verdict, findings=False))))
-        assert {key: run[key] for key in said} == said and "rate" not in run and "findings" not in run
+        expected = json.loads(json.dumps(known(verdict_object(verdict, findings=False))))
+        assert {key: run[key] for key in expected} == expected and "rate" not in run and "findings" not in run
     assert data["runs"][1]["ratio"]["value"] is None and data["runs"][1]["trial_rate_ops"] is None
     assert data["weak_scaling"]["sizes"][1]["devices"] == 4
 
 
 def test_only_invalid_runs_give_a_table_without_ratios(files: dict[str, Path]) -> None:
-    found = compare([entry(files["bad"])])
-    assert math.isnan(found.ratios[0].value) and not found.groups and found.scaling is None
+    comparison = compare([entry(files["bad"])])
+    assert math.isnan(comparison.ratios[0].value) and not comparison.groups and comparison.scaling is None
 
 
 def test_a_run_without_work_has_no_rate(files: dict[str, Path]) -> None:
     # Nothing was credited: valid or not, no ratio to it exists.
     good = entry(files["one"])
     empty = Entry("empty", "empty", replace(good.verdict, rate=0.0), Estimate(math.nan), good.alike, "", 1)
-    found = compare([empty, good])
-    assert math.isnan(found.ratios[0].value) and any("nothing was trained" in note for note in found.notes)
+    comparison = compare([empty, good])
+    assert math.isnan(comparison.ratios[0].value) and any(
+        "nothing was trained" in note for note in comparison.notes
+    )
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,13 +34,13 @@ def example() -> Example:
 def test_gaps_and_shares_of_a_run(tmp_path: Path) -> None:
     result, verdict = judge_file(written(example(), tmp_path))
     assert verdict.valid, verdict.reasons
-    for number, found in enumerate(gaps(Evidence(result))):
-        assert (found.replica, found.trials) == (number, 3)
+    for number, replica in enumerate(gaps(Evidence(result))):
+        assert (replica.replica, replica.trials) == (number, 3)
         # Trials end at 3 and 6; the next ones' first steps are at 3.5 and 6.5.
-        assert found.seconds == pytest.approx([0.5, 0.5])
+        assert replica.seconds == pytest.approx([0.5, 0.5])
         # From 0.5 to 8.5, of which 6.4 in training and validation.
-        assert found.share == pytest.approx(6.4 / 8.0)
-        assert found.prepared == pytest.approx(0.3)
+        assert replica.share == pytest.approx(6.4 / 8.0)
+        assert replica.prepared == pytest.approx(0.3)
 
     text = text_report(tmp_path / "result.h5")
     line = next(
@@ -56,6 +56,6 @@ def test_a_trial_of_which_nothing_counts_leaves_its_gap_unknown(tmp_path: Path) 
     made.epochs = made.epochs[made.epochs["trial_id"] != trial]
     assert gone.any()
     result, _ = judge_file(written(made, tmp_path))
-    seconds = [found.seconds for found in gaps(Evidence(result)) if len(found.seconds) == 2]
-    assert sum(math.isnan(gap) for found in seconds for gap in found) == 1
+    seconds = [replica.seconds for replica in gaps(Evidence(result)) if len(replica.seconds) == 2]
+    assert sum(math.isnan(gap) for replica in seconds for gap in replica) == 1
     assert "cannot be shown" not in text_report(tmp_path / "result.h5")

@@ -60,9 +60,9 @@ def no_outside(page: str) -> None:
     target."""
     assert not re.search(r"<script|<img|<link rel=\"style|@import|url\((?!#)", page)
     assert not re.search(r'(?:src|href)="(?!#|data:,|data:image/png;base64,)', page)
-    found = re.findall(r' id="([^"]+)"', page)
-    assert len(found) == len(set(found))
-    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(found)
+    identifiers = re.findall(r' id="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(identifiers)
 
 
 def test_the_best_network_stands_there_layer_by_layer(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_several_results_give_weak_scaling(tmp_path: Path, capsys: pytest.Captur
     assert page.count("<svg") == 1 and "efficiency" in page
     # The same in the text, after the report of the first one.
     assert main(["report", *files]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("AIPERF_MPI status: VALID\n") and "Weak scaling (rate against devices)" in said
+    output = capsys.readouterr().out
+    assert output.startswith("AIPERF_MPI status: VALID\n") and "Weak scaling (rate against devices)" in output
 
     # An invalid run is shown without a rate that counts, and the exit code is that of an invalid run.
     example = example_run(replicas=3)
@@ -172,8 +172,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: install the package chromium")
-    with Browser(tmp_path_factory.mktemp("chromium")) as found:
-        yield found
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.mark.full

@@ -78,14 +78,14 @@ def study() -> Study:
 
 def test_the_file_recommends_what_the_history_does(study: Study, tmp_path: Path) -> None:
     path, view = written(study, tmp_path), study.view()
-    found = best_known(Evidence(judge_file(path)[0]))
+    best = best_known(Evidence(judge_file(path)[0]))
     for kind in (WITH_KERNEL, WITHOUT_KERNEL):
-        assert found[kind] == recommend(view, Cells(KERNELS, BATCHES, kind == WITH_KERNEL))
+        assert best[kind] == recommend(view, Cells(KERNELS, BATCHES, kind == WITH_KERNEL))
     # 20 trials that ended well and one that failed are observed; the grid has filled 15 cells with one or two
     # each.
-    assert found[WITH_KERNEL].observed == 21 and 1 <= found[WITH_KERNEL].trials <= 2
+    assert best[WITH_KERNEL].observed == 21 and 1 <= best[WITH_KERNEL].trials <= 2
 
-    known = found[WITH_KERNEL]
+    known = best[WITH_KERNEL]
     cells = [
         f"{known.choice.kernel_size}x{known.choice.kernel_size}",
         str(known.choice.batch_per_device),

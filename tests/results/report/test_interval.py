@@ -18,10 +18,10 @@ def test_windows_of_one_run() -> None:
     # Core time 2 s, epochs of 1 s with 3 and 1 operations: two windows with the rates 3 and 1. Their
     # deviation is sqrt(2), that of their mean 1, which is half of the rate.
     start, end, ops = np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([3.0, 1.0])
-    found = within_run(2.0, start, end, ops, 2.0)
-    assert (found.rate, found.error, found.freedom) == (2.0, pytest.approx(0.5), 1)
-    assert found.interval.high == pytest.approx(2 * math.exp(T[1] * 0.5), rel=1e-4)
-    assert found.interval.low * found.interval.high == pytest.approx(4.0)
+    estimate = within_run(2.0, start, end, ops, 2.0)
+    assert (estimate.rate, estimate.error, estimate.freedom) == (2.0, pytest.approx(0.5), 1)
+    assert estimate.interval.high == pytest.approx(2 * math.exp(T[1] * 0.5), rel=1e-4)
+    assert estimate.interval.low * estimate.interval.high == pytest.approx(4.0)
 
 
 def test_an_epoch_counts_where_it_was_trained() -> None:
@@ -33,25 +33,25 @@ def test_an_epoch_counts_where_it_was_trained() -> None:
 
 def test_a_run_too_short_for_two_windows_has_no_interval() -> None:
     for epochs in (0, 1):
-        found = within_run(1.0, np.zeros(epochs), np.full(epochs, 3.0), np.full(epochs, 3.0), 3.0)
-        assert found.freedom == 0 and not found.interval.known and found.interval.value == 1.0
+        estimate = within_run(1.0, np.zeros(epochs), np.full(epochs, 3.0), np.full(epochs, 3.0), 3.0)
+        assert estimate.freedom == 0 and not estimate.interval.known and estimate.interval.value == 1.0
     assert not ratio(Estimate(1.0), Estimate(2.0, 0.1, 3)).known
 
 
 def test_repetitions() -> None:
     # Logarithms 0, ln 2, 2 ln 2: mean ln 2, deviation ln 2, of the mean ln 2 / sqrt(3).
-    found = repetitions([1.0, 2.0, 4.0])
-    assert found.rate == pytest.approx(2.0) and found.freedom == 2
-    assert found.error == pytest.approx(math.log(2) / math.sqrt(3))
-    assert found.interval.high == pytest.approx(2 * math.exp(T[2] * found.error), rel=1e-4)
+    estimate = repetitions([1.0, 2.0, 4.0])
+    assert estimate.rate == pytest.approx(2.0) and estimate.freedom == 2
+    assert estimate.error == pytest.approx(math.log(2) / math.sqrt(3))
+    assert estimate.interval.high == pytest.approx(2 * math.exp(T[2] * estimate.error), rel=1e-4)
     assert not repetitions([5.0]).interval.known
 
 
 def test_ratio() -> None:
     # Equal errors s with 2 degrees of freedom each: error sqrt(2) s, Welch's degrees (2s²)² / (2 s⁴/2) = 4.
-    found = ratio(Estimate(6.0, 0.1, 2), Estimate(3.0, 0.1, 2))
-    assert found.value == 2.0
-    assert found.high == pytest.approx(2 * math.exp(T[4] * 0.1 * math.sqrt(2)), rel=1e-4)
+    quotient = ratio(Estimate(6.0, 0.1, 2), Estimate(3.0, 0.1, 2))
+    assert quotient.value == 2.0
+    assert quotient.high == pytest.approx(2 * math.exp(T[4] * 0.1 * math.sqrt(2)), rel=1e-4)
     exact = ratio(Estimate(6.0, 0.0, 2), Estimate(3.0, 0.0, 2))
     assert (exact.low, exact.high) == (2.0, 2.0)
 
@@ -65,8 +65,8 @@ def test_intervals_cover_the_truth_nineteen_times_in_twenty() -> None:
         above, below = (
             repetitions(np.exp(rng.normal(math.log(mean), 0.1, 3)).tolist()) for mean in (8.0, 4.0)
         )
-        found = ratio(above, below)
-        inside += found.low <= 2.0 <= found.high
+        quotient = ratio(above, below)
+        inside += quotient.low <= 2.0 <= quotient.high
     assert 0.935 <= inside / 2000 <= 0.985
 
 
@@ -77,6 +77,6 @@ def test_windows_cover_the_truth_for_independent_epochs() -> None:
     inside = 0
     for _ in range(1000):
         ops = rng.normal(1.0, 0.2, 100)
-        found = within_run(float(ops.sum() / 100), start, start + 1, ops, 100.0).interval
-        inside += found.low <= 1.0 <= found.high
+        limits = within_run(float(ops.sum() / 100), start, start + 1, ops, 100.0).interval
+        inside += limits.low <= 1.0 <= limits.high
     assert 0.93 <= inside / 1000 <= 0.97

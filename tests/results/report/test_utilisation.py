@@ -35,12 +35,12 @@ def section(example: Example, folder: Path, title: str) -> str:
 def test_means_ranges_and_totals(tmp_path: Path) -> None:
     # Node 0 takes 200 W and node 1 210 W for 9 s each. Each reads 1 MB a second and writes a tenth: 18 and
     # 1.8 MB. Ten samples of a millisecond in 18 node seconds: 0.0556 % of a core.
-    said = " ".join(section(example_run(), tmp_path, "Utilisation").split())
-    assert "measured power 205.0 200.0 210.0 W a node" in said
-    assert "host's CPUs 50.0 50.0 50.0 %" in said and "accelerators' memory 6.0 6.0 6.0 GB a node" in said
-    assert "0.018 GB read from disks, 0.002 GB written to disks" in said
-    assert "unknown amount through InfiniBand ports" in said
-    assert "10 samples of 2 nodes took 0.0556% of a core" in said
+    text = " ".join(section(example_run(), tmp_path, "Utilisation").split())
+    assert "measured power 205.0 200.0 210.0 W a node" in text
+    assert "host's CPUs 50.0 50.0 50.0 %" in text and "accelerators' memory 6.0 6.0 6.0 GB a node" in text
+    assert "0.018 GB read from disks, 0.002 GB written to disks" in text
+    assert "unknown amount through InfiniBand ports" in text
+    assert "10 samples of 2 nodes took 0.0556% of a core" in text
 
 
 def test_windows_count_by_their_length(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_windows_count_by_their_length(tmp_path: Path) -> None:
     # The picture, and result.json, by the same mean: over the rows it would be 9 %.
     result, verdict = judge_file(tmp_path / "result.h5")
     assert "CPUs: mean 10.0 %" in pictures.utilisation(Evidence(result), verdict)
-    told = json.loads(verdict_json(verdict))["utilisation"]
-    assert told["cpu_percent"] == pytest.approx(10.0, rel=1e-12) and set(told) == set(samples.USED)
+    means = json.loads(verdict_json(verdict))["utilisation"]
+    assert means["cpu_percent"] == pytest.approx(10.0, rel=1e-12) and set(means) == set(samples.USED)
     assert set(samples.USED) == {name for name, *_ in USE}
 
 
@@ -80,14 +80,14 @@ def test_what_is_not_read_says_so(tmp_path: Path) -> None:
 
 def test_places_and_clocks_of_ranks(tmp_path: Path) -> None:
     # Rank 4 of the example is 4 ms off, known to 0.01 ms.
-    said = section(example_run(), tmp_path, "Places and clocks of ranks")
-    assert re.search(r"^ 4 node1 0-3 0 4\.000 0\.010", said, re.MULTILINE), said
+    text = section(example_run(), tmp_path, "Places and clocks of ranks")
+    assert re.search(r"^ 4 node1 0-3 0 4\.000 0\.010", text, re.MULTILINE), text
 
 
 def test_energy_is_that_of_the_core_time(tmp_path: Path) -> None:
     # 8.5 s of 200 W and 210 W: 3485 J, although the last samples end after core stop.
-    said = section(example_run(), tmp_path, "Energy")
-    assert "3,485 J" in said and "410.0 W" in said and "level 0: device only" in said
+    text = section(example_run(), tmp_path, "Energy")
+    assert "3,485 J" in text and "410.0 W" in text and "level 0: device only" in text
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ def invalid(valid: Verdict) -> Verdict:
 
 def pairs(verdict: Verdict) -> dict[str, str]:
     """The lines as a site's tooling reads them; each key must stand there once."""
-    found = [re.fullmatch(r"AIPERF_MPI (\w+): (.*)", line) for line in verdict_lines(verdict)]
-    keys = [match[1] for match in found if match]
-    assert len(keys) == len(set(keys)) == len(found)
-    return {match[1]: match[2] for match in found if match}
+    matches = [re.fullmatch(r"AIPERF_MPI (\w+): (.*)", line) for line in verdict_lines(verdict)]
+    keys = [match[1] for match in matches if match]
+    assert len(keys) == len(set(keys)) == len(matches)
+    return {match[1]: match[2] for match in matches if match}
 
 
 def test_lines_of_a_valid_trial(valid: Verdict) -> None:
@@ -72,19 +72,19 @@ def test_lines_of_a_valid_trial(valid: Verdict) -> None:
 
 def test_lines_of_an_invalid_run_have_reasons_and_no_score(invalid: Verdict) -> None:
     for cls in ("trial", "official"):
-        said = pairs(dataclasses.replace(invalid, cls=cls))
-        assert said["status"] == "INVALID" and said["reasons"] == "V05,V13"
-        assert said["unscored_rate_ops"] == f"{invalid.rate:.6e} op/s"
-        assert not {"score_ops", "score_regulated", "trial_rate_ops"} & set(said)
+        facts = pairs(dataclasses.replace(invalid, cls=cls))
+        assert facts["status"] == "INVALID" and facts["reasons"] == "V05,V13"
+        assert facts["unscored_rate_ops"] == f"{invalid.rate:.6e} op/s"
+        assert not {"score_ops", "score_regulated", "trial_rate_ops"} & set(facts)
 
 
 def test_lines_of_a_valid_official_run_alone_have_a_score(valid: Verdict) -> None:
     # No run is official yet; the lines are ready for it.
     official = dataclasses.replace(valid, cls="official")
-    said = pairs(official)
-    assert said["score_ops"] == f"{valid.rate:.6e} op/s"
-    assert said["score_regulated"] == f"{valid.regulated:.6e} op/s"
-    assert not {"trial_rate_ops", "unscored_rate_ops", "reasons"} & set(said)
+    facts = pairs(official)
+    assert facts["score_ops"] == f"{valid.rate:.6e} op/s"
+    assert facts["score_regulated"] == f"{valid.regulated:.6e} op/s"
+    assert not {"trial_rate_ops", "unscored_rate_ops", "reasons"} & set(facts)
     without_error = dataclasses.replace(official, regulated=math.nan, best_error=math.nan)
     assert "score_regulated" not in pairs(without_error) and pairs(without_error)["best_error"] == "nan"
 
