@@ -41,7 +41,7 @@ SEAL = Rule(
 AGREES = Rule(
     "I12",
     FATAL,
-    "every attribute of the verdict",
+    "every attribute of the verdict, reasons by their identifiers",
     "The attributes of the verdict are those that the judge recomputes.",
     why="Readers that trust the attributes must not get another verdict.",
 )
