@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ PACKAGE = rooms.PACKAGE
 JAX, MPI = ("jax", "jaxlib", "flax", "optax"), ("mpi4py",)
 BLOCKED = {"": JAX + MPI, "jax": MPI}
 
-#: Most files of a folder.
-MOST_FILES = 14
+#: Most files of a folder, lines of a file, of a class and of a function.
+MOST_FILES, MOST_LINES, MOST_CLASS_LINES, MOST_FUNCTION_LINES = 14, 400, 200, 60
 
 #: Import each module named on the command line with some packages blocked; print those that fail, and why.
 PROBE = """
@@ -35,6 +36,14 @@ for name in names:
         print(name, traceback.format_exc(), sep="\\n")
 raise SystemExit(failed)
 """
+
+
+def definitions(file: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each class and function in a file, its number of lines, and how many it may have."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            most = MOST_CLASS_LINES if isinstance(node, ast.ClassDef) else MOST_FUNCTION_LINES
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1, most
 
 
 def test_every_folder_is_a_room(root: Path) -> None:
@@ -84,3 +93,16 @@ def test_no_folder_is_crowded(root: Path) -> None:
     folders = [file.parent for file in rooms.modules(root).values() if file.name != "__init__.py"]
     counts = {str(folder.relative_to(root)): folders.count(folder) for folder in set(folders)}
     assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_no_file_class_or_function_is_too_long(root: Path) -> None:
+    long = []
+    for name, file in rooms.modules(root).items():
+        if (lines := len(file.read_text(encoding="utf-8").splitlines())) > MOST_LINES:
+            long.append(f"{name}: {lines} lines, at most {MOST_LINES}")
+        long += [
+            f"{name}.{defined}: {lines} lines, at most {most}"
+            for defined, lines, most in definitions(file)
+            if lines > most
+        ]
+    assert long == []
