@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts that people run: job scripts with the environment that Slurm and PBS set, and the shell's own
-checks."""
+"""The scripts that people run: job scripts in the environment of Slurm and PBS, and the shell's checks."""
 
 from __future__ import annotations
 
@@ -50,7 +49,7 @@ def test_the_shell_finds_no_fault(script: Path) -> None:
 
 
 def directives(script: Path, mark: str) -> list[str]:
-    """The batch system's lines, all of which have to stand before the first command."""
+    """Return the batch system's lines; all of them must come before the first command."""
     lines = script.read_text().splitlines()
     options = [line.removeprefix(mark).strip() for line in lines if line.startswith(mark)]
     commands = [number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")]
@@ -94,15 +93,14 @@ def test_pbs_directives_agree_with_the_script() -> None:
 
 
 class Job:
-    """One job script, started as the batch system starts it: its variables, and the folder it was submitted
-    from."""
+    """A job script, started as by the batch system: with its variables, in the folder of submission."""
 
     def __init__(self, script: Path, folder: Path, variables: dict[str, str], time_limit: float) -> None:
         tools = folder / "tools"
         tools.mkdir()
         (tools / "srun").write_text(SRUN)
         (tools / "srun").chmod(0o755)
-        # A network of seven units, so that a machine with other work soon comes to its first step.
+        # A network of seven units, so that even a loaded machine soon reaches its first step.
         arguments = (
             f"--time-limit {time_limit} --set run.tick=2 --set train.round_epochs=[1,1] --set "
             f"model.blocks=[1,1] "
@@ -133,12 +131,12 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing of the job outlives its test."""
+        """End all processes of the job with its test."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait_for_core(self, name: str) -> None:
-        """Waits until the result is open, which is when the core time starts."""
+        """Wait until the result is open, when the core time starts."""
         end = time.monotonic() + AROUND
         while not (self.folder / "runs" / name / "result.partial.h5").exists():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -146,13 +144,12 @@ class Job:
             time.sleep(0.2)
 
     def finish(self) -> str:
-        """The output, when the job has ended."""
+        """Wait for the end of the job, and return its output."""
         return self.process.communicate(timeout=AROUND)[0]
 
 
 def drains(job: Job, name: str, sent: signal.Signals) -> str:
-    """The output of a job that gets a signal in its core time, drains within 30 s, and says so by exit code
-    4."""
+    """Signal a job in its core time, check that it drains within 30 s with exit code 4; return its output."""
     job.wait_for_core(name)
     start = time.monotonic()
     job.process.send_signal(sent)
@@ -165,7 +162,7 @@ def drains(job: Job, name: str, sent: signal.Signals) -> str:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables that Slurm 22.05 sets in a batch script of 4 ranks on one node."""
+    """Return the variables that Slurm 22.05 sets in a batch script of 4 ranks on one node."""
     host = socket.gethostname()
     yield {
         "SLURM_JOB_ID": "4711",
@@ -186,7 +183,7 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def pbs(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """What PBS sets in a job of 4 ranks on one node."""
+    """Return the variables that PBS sets in a job of 4 ranks on one node."""
     nodes = tmp_path / "nodefile"
     nodes.write_text(f"{socket.gethostname()}\n" * 4)
     yield {
@@ -208,8 +205,7 @@ def test_slurm_job_runs_to_its_verdict(tmp_path: Path, slurm: dict[str, str]) ->
 
 @pytest.mark.mpi
 def test_slurm_job_drains_on_the_signal_before_its_end(tmp_path: Path, slurm: dict[str, str]) -> None:
-    """Slurm sends USR1 to the batch shell alone (--signal=B:USR1@120); exit code 4 says that the run was
-    drained."""
+    """Slurm sends USR1 only to the batch shell (--signal=B:USR1@120); exit code 4 means drained."""
     with Job(SLURM, tmp_path, slurm, time_limit=600) as job:
         drains(job, "slurm-4711", signal.SIGUSR1)
     assert (tmp_path / "runs" / "slurm-4711" / "result.h5").is_file()

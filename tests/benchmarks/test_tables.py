@@ -12,7 +12,7 @@ from benchmarks.tables import goals, markdown, write
 
 
 def test_every_row_of_a_table_has_all_cells() -> None:
-    # A bar in a cell would begin another one.
+    # A bar in a cell would begin another cell.
     assert markdown(["a", "b"], [[1, "x|y"], ["", 2.5]]) == "\n".join(
         ["| a | b |", "| --- | ---: |", "| 1 | x/y |", "|  | 2.5 |"]
     )

@@ -42,8 +42,7 @@ def test_pairs_take_turns() -> None:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_loop_and_pmap_cost_at_most_a_twentieth() -> None:
-    """At steps of at least 40 ms on two cores; in processor seconds, which other work on the machine does not
-    move."""
+    """At steps of at least 40 ms on two cores, in processor seconds, which other work hardly changes."""
     rows = measure(pairs=12, steps=10)
     assert all(row["step_cpu_ms"] >= 40 for row in rows), table(rows)
     assert all(row["cpu"]["high"] <= 1.05 for row in rows), table(rows)

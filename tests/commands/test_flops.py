@@ -16,7 +16,7 @@ import pytest
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import KINDS, count, matrix_operations
 
-#: Runs the command line with MPI, and what else is named, missing.
+#: Runs the command line without the modules named in its first argument.
 BLOCKED = (
     "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); "
     "from aiperf_mpi.__main__ import main; sys.exit(main())"
@@ -37,7 +37,7 @@ def answer(root: Path, *arguments: str, **options: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a small network of one morph of each kind."""
+    """Write a file with a small network that has one morph of each kind."""
     architecture = Architecture(Base(32, 3, 10, 4, (1, 1))).apply(
         Morph("deeper", 2, 0, 5), Morph("wider", 1), Morph("skip", 1, 6), Morph("kernel", 4, 0, 3)
     )
@@ -102,7 +102,7 @@ def test_the_analytical_part_needs_no_jax_and_is_quick(root: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert "training 23,053,458,315, validation 7,806,583,495" in done.stdout
     assert "1.52e10    1.9755   2.29e10" in done.stdout
-    # Python's own start is in it; 0.2 s is the goal, the rest is for a machine that does other things too.
+    # The start of Python is included; the goal is 0.2 s, and the rest allows for other work on the machine.
     assert best < 0.4
 
 

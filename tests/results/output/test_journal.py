@@ -30,7 +30,7 @@ from tests.helpers.results.example_run import Example, example_run
 
 
 def write(path: Path, example: Example) -> None:
-    """The journal of an example, as the writer process writes it."""
+    """Write the journal of an example as the writer process does."""
     book = Journal(path)
     book.append({"kind": "open", "data": example.header.to_dict()})
     book.append({"kind": "start", "data": {"core_start_utc": "2026-01-02T03:04:05+00:00"}})
@@ -101,7 +101,7 @@ def test_a_cut_journal_is_whole_up_to_its_last_line(tmp_path: Path) -> None:
         with open(cut, "r+b") as file:
             file.truncate(length)
         run = replay(cut)
-        # A line that lost nothing but its end of line is whole.
+        # A line that lost only its newline is whole.
         lines = sum(end <= length or end - 1 == length for end in ends)
         counted = (run.header is not None) + bool(run.core_start_utc) + len(run.records) + len(run.epochs)
         counted += len(run.trials) + len(run.ranks) + len(run.samples)
@@ -141,7 +141,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_size_limit_cuts_back_to_the_last_whole_line(tmp_path: Path) -> None:
-    # In a process of its own, as the limit is the process's.
+    # Run it in its own process, as the limit applies to a whole process.
     script = (
         "import resource, sys\nfrom pathlib import Path\nfrom aiperf_mpi.results.output.journal import "
         "Journal\n"

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files next to result.h5, which all agree: standard output, exit code, result.json,
-attributes."""
+"""The files next to result.h5; standard output, exit code, result.json and attributes all agree."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ KINDS = ("valid trial", "invalid", "drained", "failed trial", "killed", "without
 
 
 def folder_of(kind: str, folder: Path) -> Path:
-    """An output folder with the result of one kind of run, described as the writer does; returns the result's
-    path."""
+    """Make an output folder with the result of one kind of run, and return the result's path."""
     example = example_run()
     match kind:
         case "invalid":

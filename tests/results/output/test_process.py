@@ -31,7 +31,7 @@ START = "2026-01-02T03:04:05Z"
 
 @pytest.fixture
 def client() -> Iterator[WriterClient]:
-    """A writer process that is gone after the test."""
+    """Start a writer process, and end it after the test."""
     started = WriterClient.start()
     yield started
     if not started.status().finished:
@@ -72,7 +72,7 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     assert verdict.valid, verdict.reasons
     assert sorted(entry.name for entry in folder.iterdir()) == [JOURNAL, MANIFEST, RESULT, SUMMARY]
     assert check_manifest(folder) == []
-    # Rank 0 got its turns while it waited, and none of them was long.
+    # Rank 0 was called while it waited, and no pause between the calls was long.
     assert max(np.diff(turns)) < 0.5
 
 
@@ -92,7 +92,7 @@ def test_the_partial_result_begins_at_core_start_and_grows(client: WriterClient,
     # Building takes some 0.1 s of a core, so at one percent of the time the next one comes after some 10 s.
     wait_for(lambda: epochs() == len(example.epochs), client, seconds=60)
 
-    # It is a result that anybody can judge, and invalid, as the run has not ended.
+    # The file is a result that can be judged, and invalid, as the run has not ended.
     verdict = judge(partial)
     assert (verdict.valid, verdict.end) == (False, "running")
     assert "V21" in verdict.reason_ids
@@ -101,7 +101,7 @@ def test_the_partial_result_begins_at_core_start_and_grows(client: WriterClient,
 def test_rebuilding_the_partial_result_takes_one_percent_of_time(
     client: WriterClient, tmp_path: Path
 ) -> None:
-    # Asked for one each 0 s, so only the rule of one percent holds them apart: building takes b, so 100 b
+    # With an interval of 0 s, only the rule of one percent separates them: building takes b, so 100 b
     # pass between.
     client.send_open(example_run().header, tmp_path, partial_seconds=0.0)
     client.send_start(START)
@@ -254,7 +254,7 @@ def test_sends_never_wait_for_a_writer_that_sleeps(tmp_path: Path) -> None:
     # 20,000 rows of 93 bytes are more than pipe and queue take: that ends the run, and rank 0 does not wait.
     for _ in range(11_000):
         client.send_epoch(row)
-    assert "behind by more than 1 MiB" in client.status().errors[0]
+    assert "lags by more than 1 MiB" in client.status().errors[0]
     os.kill(client.pid, signal.SIGCONT)
     wait_for(lambda: client.status().queued_bytes == 0, client)
     client.abandon()

@@ -19,7 +19,7 @@ from tests.results.output.test_package import command
 
 
 def journal_of(example: Example, folder: Path, *, stopped: bool) -> Path:
-    """The journal that a run leaves, up to its end or without it."""
+    """Write the journal of a run, with or without its end."""
     journal = Journal(folder / JOURNAL)
     journal.append({"kind": "open", "data": example.header.to_dict()})
     journal.append({"kind": "start", "data": {"core_start_utc": "2026-01-02T03:04:05+00:00"}})
@@ -132,7 +132,7 @@ def test_what_is_no_result_is_named(tmp_path: Path) -> None:
     )
     done = command("verify", tmp_path / "missing.h5")
     assert done.returncode == 2 and done.stderr.endswith("missing.h5: there is no such file\n")
-    # The attribute alone makes no result.
+    # The attribute alone does not make a file a result.
     with h5py.File(tmp_path / "claims.h5", "w") as file:
         file.attrs["schema"] = "aiperf_mpi.result"
     done = command("verify", tmp_path / "claims.h5")

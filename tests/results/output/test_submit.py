@@ -24,7 +24,7 @@ CHECKPOINT = "checkpoints/6.h5"
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """The output folder of a valid trial run."""
+    """Make the output folder of a valid trial run."""
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     for trial in (4, 6):
@@ -118,7 +118,7 @@ def test_what_is_not_taken(
 
 
 def with_another_rate(text: str) -> str:
-    """The configuration with another learning rate."""
+    """Return the configuration with another learning rate."""
     return text.replace("\nlr = 0.1\n", "\nlr = 0.05\n")
 
 

@@ -22,7 +22,7 @@ from tests.helpers.results.example_run import example_run
 
 
 def written(folder: Path, name: str, run_id: str = "", damage: bool = False, **changes: object) -> Path:
-    """The result of an example under a name (its seed by default 7)."""
+    """Write the result of an example under a name; return its path (seed 7 by default)."""
     example = example_run(**changes)  # type: ignore[arg-type]
     example.header = replace(example.header, run_id=run_id or name)
     if damage:
@@ -94,7 +94,7 @@ def test_an_invalid_run_enters_nothing(files: dict[str, Path], capsys: pytest.Ca
     assert all("bad" not in item.path for group in comparison.groups for item in group.entries)
     assert comparison.scaling is not None and [size.devices for size in comparison.scaling.sizes] == [2, 4]
 
-    # In the text it has no rate but the one that says so, and the exit code tells.
+    # In the text it has only an unscored rate, and the exit code is that of an invalid run.
     assert compare_files([files["bad"], files["one"]]) == 3
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if line.startswith("1 "))

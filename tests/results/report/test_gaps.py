@@ -18,7 +18,7 @@ from tests.helpers.results.example_run import Example, example_run
 
 
 def example() -> Example:
-    """Two replicas with three trials of three seconds each, whose first steps are 0.5 s after their starts;
+    """Return a run of two replicas with three trials of 3 s each; first steps are 0.5 s after the starts, and
     the last trial is cut half a second early. Trainers trained for 5 s and validated for 1.4."""
     made = example_run()
     for row in made.ranks:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML report: the judge's words, nothing from outside, nothing unescaped, of any file that can be
-read."""
+"""The HTML report of any readable file: the judge's verdict, all text escaped, nothing loaded."""
 
 from __future__ import annotations
 
@@ -56,8 +55,8 @@ def test_page_says_what_the_judge_says(tmp_path: Path) -> None:
 
 
 def no_outside(page: str) -> None:
-    """Nothing is loaded from outside, nothing runs, no identifier occurs twice, every reference has its
-    target."""
+    """Check that a page loads and runs nothing, and that its identifiers are unique and its references
+    valid."""
     assert not re.search(r"<script|<img|<link rel=\"style|@import|url\((?!#)", page)
     assert not re.search(r'(?:src|href)="(?!#|data:,|data:image/png;base64,)', page)
     identifiers = re.findall(r' id="([^"]+)"', page)
@@ -149,7 +148,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def empty_run() -> Example:
-    """A run that ended before its first trial had one epoch."""
+    """Return a run that ended before the first epoch of its first trial."""
     example = example_run()
     kept = [i for i, record in enumerate(example.records) if record["kind"] == PROPOSED][:2]
     example.slots, example.records = [example.slots[i] for i in kept], [example.records[i] for i in kept]
@@ -169,7 +168,7 @@ def test_a_run_without_a_trial_has_a_page(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium."""
+    """Start a headless Chromium."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: install the package chromium")
     with Browser(tmp_path_factory.mktemp("chromium")) as browser:
@@ -221,7 +220,7 @@ def test_page_in_a_browser(kind: str, browser: Browser, tmp_path: Path) -> None:
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of two colours `rgb(r, g, b)` as WCAG 2 defines it, from 1 to 21."""
+    """Return the contrast of two colours `rgb(r, g, b)` by WCAG 2, from 1 to 21."""
 
     def luminance(colour: str) -> float:
         parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best known hyperparameters in the report: the same from a result's rows as from the history that made
-them."""
+"""The best known hyperparameters: a result's rows give the same as the history of the run."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ SETS = (f"hpo.kernels={list(KERNELS)}", f"hpo.batches={list(BATCHES)}", "hpo.fro
 
 
 def learnt(trials: int = 20) -> Study:
-    """A history of so many optimised trials; of two more one failed and one was dropped, and one goes on."""
+    """Return a study with `trials` optimised trials, one failed, one dropped and one pending."""
     study = Study(CellLandscape(2, 0.2), make_hpo("grid"), 2)
     for _ in range(trials):
         study.train(4)
@@ -47,7 +46,7 @@ def learnt(trials: int = 20) -> Study:
 
 
 def written(study: Study, folder: Path, *sets: str) -> Path:
-    """The result file of a study's history: every trial with a row, as its trainer sends it."""
+    """Write the result file of a study's history, with a row for every trial; return its path."""
     config = load("demo", sets=(*SETS, *sets))
     header = replace(example_run().header, base=INITIAL.to_json(), config_toml=config.to_toml())
     collector = RunCollector()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confidence intervals of rates and ratios: by hand, and by how often they cover the truth."""
+"""Confidence intervals of rates and ratios: computed by hand, and how often they cover the true value."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.helpers.results.example_run import Example, example_run
 
 
 def section(example: Example, folder: Path, title: str) -> str:
-    """A section of the example's report, blanks joined."""
+    """Return a section of an example's report with single blanks."""
     text = text_report(written(example, folder))
     body = re.search(rf"^{title}\n(.*?)(?=\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     assert body is not None, text

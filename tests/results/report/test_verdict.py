@@ -44,7 +44,7 @@ def invalid(valid: Verdict) -> Verdict:
 
 
 def pairs(verdict: Verdict) -> dict[str, str]:
-    """The lines as a site's tooling reads them; each key must stand there once."""
+    """Parse the lines as a site's tools do; each key must occur once."""
     matches = [re.fullmatch(r"AIPERF_MPI (\w+): (.*)", line) for line in verdict_lines(verdict)]
     keys = [match[1] for match in matches if match]
     assert len(keys) == len(set(keys)) == len(matches)
@@ -79,7 +79,7 @@ def test_lines_of_an_invalid_run_have_reasons_and_no_score(invalid: Verdict) -> 
 
 
 def test_lines_of_a_valid_official_run_alone_have_a_score(valid: Verdict) -> None:
-    # No run is official yet; the lines are ready for it.
+    # No run is official yet, but the lines for one exist.
     official = dataclasses.replace(valid, cls="official")
     facts = pairs(official)
     assert facts["score_ops"] == f"{valid.rate:.6e} op/s"
@@ -113,7 +113,7 @@ def test_verify_prints_every_check(tmp_path: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     findings = judge(file).findings
     assert re.findall(r"^([IV]\d\d) passed: ", out, re.MULTILINE) == [f.id for f in findings if f.passed]
-    # The example's machine and data set are made up and it is short, which only an official run may not be.
+    # The example is short, on a made-up machine and data set; only an official run may not be that.
     assert re.findall(r"^([IV]\d\d) missed: .*limit of official runs: ", out, re.MULTILINE) == [
         "I16",
         "V15",
