@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled step executes, by its jaxpr and by XLA, beside what the tables say of it."""
+"""A compiled step counted by its jaxpr and by XLA, compared with the tables."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ SETTINGS = StepSettings(batch_per_device=8)
     ids=str,
 )
 def test_a_compiled_step_is_counted_three_ways(changes: dict) -> None:
-    """The products of eight images, whatever parts they are computed in, with what a faster form adds; and
-    XLA's estimate of that very program, whose loop over the parts it counts once, as the model does."""
+    """Count the products of eight images in any number of parts, with the extra ones of an optimised form.
+
+    XLA estimates the same program. It counts the loop over the parts once, as the model does.
+    """
     settings = replace(SETTINGS, **changes)
-    found = account(compile_steps(ARCHITECTURE, settings, jax.devices()[:1]))
+    counts = account(compile_steps(ARCHITECTURE, settings, jax.devices()[:1]))
 
     layers = ARCHITECTURE.layers()
     more = sum(executed_difference(layers, STEMS[settings.stem]).values())
     assert (more > 0) == (settings.stem != "plain")
-    assert found.jaxpr_ops == 8 * (sum(matrix_operations(layers).values()) + more)
-    assert found.xla_ops > 0
+    assert counts.jaxpr_ops == 8 * (sum(matrix_operations(layers).values()) + more)
+    assert counts.xla_ops > 0
     random = XLA_RANDOM_IMAGE * 8 + XLA_RANDOM_STEP if settings.augment else 0
-    assert abs(found.xla_model_ops - found.xla_ops) <= XLA_BAND * found.xla_ops + random
+    assert abs(counts.xla_model_ops - counts.xla_ops) <= XLA_BAND * counts.xla_ops + random

@@ -26,7 +26,7 @@ PROCESSES = min(os.cpu_count() or 1, 4)
 
 
 def check(root: Path, kind: str, first: int, count: int) -> dict[str, Any]:
-    """The reports of all processes on chains `first` to `first + count - 1`, added up."""
+    """Return the summed reports of all processes on chains `first` to `first + count - 1`."""
     share = -(-count // PROCESSES)
     starts = range(first, first + count, share)
     environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
@@ -41,14 +41,14 @@ def check(root: Path, kind: str, first: int, count: int) -> dict[str, Any]:
         )
         for start in starts
     ]
-    total: dict[str, Any] = {"chains": 0, "seen": {}, "wrong": {}}
+    total: dict[str, Any] = {"chains": 0, "seen": {}, "differing": {}}
     try:
         for process in running:
             output, errors = process.communicate()
             assert process.returncode == 0, errors
             report = json.loads(output)
             total["chains"] += report["chains"]
-            total["wrong"] |= report["wrong"]
+            total["differing"] |= report["differing"]
             for name, number in report["seen"].items():
                 total["seen"][name] = total["seen"].get(name, 0) + number
     finally:
@@ -58,11 +58,11 @@ def check(root: Path, kind: str, first: int, count: int) -> dict[str, Any]:
     return total
 
 
-def require(found: dict[str, Any], count: int) -> None:
-    """That all chains were checked, that every kind of morph was among them, and that nothing differs."""
-    assert found["chains"] == count
-    assert min(found["seen"][name] for name in (*OPS, "projection", "even")) >= 10, found["seen"]
-    assert not found["wrong"], "\n".join(found["wrong"].values())
+def require(report: dict[str, Any], count: int) -> None:
+    """Check that all chains were compared, with every kind of morph among them, and that none differs."""
+    assert report["chains"] == count
+    assert min(report["seen"][name] for name in (*OPS, "projection", "even")) >= 10, report["seen"]
+    assert not report["differing"], "\n".join(report["differing"].values())
 
 
 def test_200_chains_on_a_shallow_network(root: Path) -> None:

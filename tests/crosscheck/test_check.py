@@ -104,10 +104,11 @@ def test_accumulation_and_scaling_of_the_loss_add_no_operations(settings: StepSe
 def test_synchronised_statistics_cost_all_reduces_alone(fused: bool) -> None:
     settings = StepSettings(4, synchronised=True, fused=fused)
     assert differences(SMALL, settings, 2) == ()
-    # Beside gradients and metrics two sums for each channel of each batch norm, forward and backward.
+    # In addition to gradients and metrics, two sums for each channel of each batch norm, forward and
+    # backward.
     channels = sum(layer.out_shape[2] for layer in SMALL.layers() if layer.kind == "batch_norm")
-    found = trace_train(SMALL, settings, 2).count()["all_reduce", "step"]
-    assert found == SMALL.parameters + 3 + 4 * channels
+    reduced = trace_train(SMALL, settings, 2).count()["all_reduce", "step"]
+    assert reduced == SMALL.parameters + 3 + 4 * channels
 
 
 @pytest.mark.parametrize("width", [4, 16])
@@ -135,10 +136,10 @@ def test_each_morph(morph: Morph) -> None:
 
 
 def test_a_tuned_kernel_is_in_the_step_that_is_trained() -> None:
-    # What hyperparameter optimisation chooses for the candidate's own `deeper`: unit 7 behind unit 2, 4
+    # What hyperparameter optimisation chooses for the candidate's own `deeper`: unit 7 after unit 2, 4
     # filters, 8 x 8.
     own = (Morph("deeper", 2, 0, 3), Morph("wider", 5))
-    proposal, found = Proposal(0, own, SMALL.apply(*own)), {}
+    proposal, counts = Proposal(0, own, SMALL.apply(*own)), {}
     for kernel in (3, 5, 7):
         tuned, taken = tune(proposal, Choice(kernel, 4))
         weights = build_shapes(tuned)[0]["params"]
@@ -147,13 +148,13 @@ def test_a_tuned_kernel_is_in_the_step_that_is_trained() -> None:
         assert counted == {
             key: SETTINGS.batch_per_device * n for key, n in matrix_operations(tuned.layers()).items()
         }
-        found[kernel] = counted["conv", "forward"], operations(tuned)[0]
+        counts[kernel] = counted["conv", "forward"], operations(tuned)[0]
     # 4 images, 2 operations for each of the 16 (24 more) taps that are new, 4 x 4 channels, 8 x 8 places.
     assert (
-        found[5][0] - found[3][0] == 4 * 2 * 16 * 16 * 64
-        and found[7][0] - found[5][0] == 4 * 2 * 24 * 16 * 64
+        counts[5][0] - counts[3][0] == 4 * 2 * 16 * 16 * 64
+        and counts[7][0] - counts[5][0] == 4 * 2 * 24 * 16 * 64
     )
-    assert found[3][1] < found[5][1] < found[7][1]
+    assert counts[3][1] < counts[5][1] < counts[7][1]
 
 
 def test_a_sound_candidate_passes() -> None:
@@ -197,10 +198,10 @@ def test_a_step_of_another_batch_is_found() -> None:
 
 def test_one_more_matrix_product_in_the_trained_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "train_step", with_product(steps.train_step))
-    # 4 x 4 results of 32 * 32 * 3 MACs, for 4 images: 2 * 16 * 3072 / 4 = 24,576 per image, beside the dense
-    # layer's 2 * 32 * 10 = 640.
-    wrong = check_operations(candidate(), SETTINGS, 2)
-    assert wrong == "train dense forward: 25216 != 640 by the tables"
+    # 4 x 4 results of 32 * 32 * 3 MACs, for 4 images: 2 * 16 * 3072 / 4 = 24,576 per image, in addition to
+    # the dense layer's 2 * 32 * 10 = 640.
+    cause = check_operations(candidate(), SETTINGS, 2)
+    assert cause == "train dense forward: 25216 != 640 by the tables"
 
 
 def test_one_more_product_in_the_evaluation_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +229,8 @@ def test_a_gradient_that_is_not_computed_is_found(monkeypatch: pytest.MonkeyPatc
         return compute(self, layer, inputs, train)
 
     monkeypatch.setattr(resnet.Network, "_compute", frozen)
-    wrong = check_operations(candidate(), SETTINGS, 2)
-    assert wrong.startswith("train conv input gradient: ")
+    cause = check_operations(candidate(), SETTINGS, 2)
+    assert cause.startswith("train conv input gradient: ")
 
 
 def test_an_update_without_momentum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +255,7 @@ def test_what_cannot_be_counted_is_a_difference(monkeypatch: pytest.MonkeyPatch)
     assert "primitive 'lu' has no rule" in check_operations(candidate(), SETTINGS, 2)
 
 
-# -- faster forms ----------------------------------------------------------------------------------
+# -- optimised forms ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", [7, 8, 9, 11])
@@ -273,7 +274,7 @@ def test_a_space_to_depth_stem_is_checked_less_its_difference(
         "eval conv forward",
     ]
 
-    # A setting that the step does not follow is found out.
+    # A setting that the step does not follow is detected.
     monkeypatch.setattr(resnet, "BlockConv", _plain)
     assert check_operations(candidate(network), blocks, 2).startswith("train conv forward: ")
 
@@ -292,7 +293,7 @@ def test_the_difference_of_the_form_by_hand() -> None:
     assert executed_difference(resnet50().layers(), []) == {}
 
 
-def test_forms_that_cannot_be() -> None:
+def test_invalid_forms_are_errors() -> None:
     with pytest.raises(ValueError, match=f"'winograd' is not one of {FORM}"):
         executed_difference(SMALL.layers(), ["winograd"])
     with pytest.raises(ValueError, match="no space-to-depth form with stride 2 on 33x33"):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traversal: loops, branches, calls, and what the marks of a program's inputs say of its matrix
-products."""
+"""The traversal: loops, branches, calls, and the classes of matrix products by the marks of inputs."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def products(function: Callable[..., Any], *shapes: Any) -> float:
 # -- loops -----------------------------------------------------------------------------------------
 
 
-def test_a_product_in_a_scan_of_length_10_counts_ten_times() -> None:
+def test_a_product_in_a_scan_counts_length_times() -> None:
     assert (
         products(lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], MATRIX, MATRIX)
         == 10
@@ -56,7 +55,7 @@ def test_the_gradient_of_a_scan() -> None:
     def loss(w: jax.Array, x: jax.Array) -> jax.Array:
         return lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0].sum()
 
-    # 10 forward, 10 weight gradients, 10 input gradients: the first of them, of x, is asked for by nobody,
+    # 10 forward, 10 weight gradients, 10 input gradients: the first of them, of x, is not needed,
     # but the body of the loop is the same for all.
     assert products(jax.grad(loss), MATRIX, MATRIX) == 30
 
@@ -162,9 +161,9 @@ def test_pmap_and_shard_map_count_one_device() -> None:
     mapped = jax.pmap(lambda x, w: lax.psum(x @ w, "d"), "d", devices=devices)
     one = jax.ShapeDtypeStruct((1, 4, 4), np.float32)
     for function in (shard, mapped):
-        found = tally(function, one, one)
-        assert found["dense", "forward"] == PRODUCT
-        assert found["all_reduce", "step"] == 16
+        counted = tally(function, one, one)
+        assert counted["dense", "forward"] == PRODUCT
+        assert counted["all_reduce", "step"] == 16
 
 
 # -- marks -----------------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ def _regression(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     return ((hidden @ w[1] - y) ** 2).sum()
 
 
-def test_products_are_told_apart_by_what_they_depend_on() -> None:
+def test_products_are_classified_by_their_inputs() -> None:
     def step(w: Any, momenta: Any, rate: Any, x: jax.Array, y: jax.Array) -> Any:
         gradients = jax.grad(_regression)(w, x, y)
         momenta = [0.9 * m + g for m, g in zip(momenta, gradients, strict=True)]
@@ -183,15 +182,15 @@ def test_products_are_told_apart_by_what_they_depend_on() -> None:
 
     pair = [MATRIX, MATRIX]
     marks = [PARAMETERS] * 2 + [MOMENTA] * 2 + [RATE, IMAGES, LABELS]
-    found = tally(step, pair, pair, jax.ShapeDtypeStruct((), np.float32), MATRIX, MATRIX, marks=marks)
+    counted = tally(step, pair, pair, jax.ShapeDtypeStruct((), np.float32), MATRIX, MATRIX, marks=marks)
 
     # Two products forward, two weight gradients, and the input gradient of the second alone: the data need
     # none.
-    assert found["dense", "forward"] == 2 * PRODUCT
-    assert found["dense", "weight gradient"] == 2 * PRODUCT
-    assert found["dense", "input gradient"] == PRODUCT
+    assert counted["dense", "forward"] == 2 * PRODUCT
+    assert counted["dense", "weight gradient"] == 2 * PRODUCT
+    assert counted["dense", "input gradient"] == PRODUCT
     # Two multiplications, an addition and a subtraction for each of 32 parameters.
-    assert found["update", "step"] == 4 * 32
+    assert counted["update", "step"] == 4 * 32
 
 
 def test_marks_follow_a_loop_until_they_no_longer_change() -> None:
@@ -199,8 +198,8 @@ def test_marks_follow_a_loop_until_they_no_longer_change() -> None:
     def loop(w: jax.Array, x: jax.Array, y: jax.Array) -> Any:
         return lax.scan(lambda c, _: ((c[1], c[2], c[0] @ w), None), (x, x, y), None, length=6)[0]
 
-    found = tally(loop, MATRIX, MATRIX, MATRIX, marks=[PARAMETERS, IMAGES, LABELS])
-    assert found["dense", "input gradient"] == 6 * PRODUCT and found["dense", "forward"] == 0
+    counted = tally(loop, MATRIX, MATRIX, MATRIX, marks=[PARAMETERS, IMAGES, LABELS])
+    assert counted["dense", "input gradient"] == 6 * PRODUCT and counted["dense", "forward"] == 0
 
 
 def test_an_all_reduce_of_many_values_keeps_their_marks_apart() -> None:
@@ -209,8 +208,8 @@ def test_an_all_reduce_of_many_values_keeps_their_marks_apart() -> None:
         return x @ w, y @ w
 
     program = jax.make_jaxpr(step, axis_env=[("d", 8)])(MATRIX, MATRIX, MATRIX)
-    found = count(program, [PARAMETERS, IMAGES, LABELS])
-    assert found["dense", "forward"] == PRODUCT and found["dense", "input gradient"] == PRODUCT
+    counted = count(program, [PARAMETERS, IMAGES, LABELS])
+    assert counted["dense", "forward"] == PRODUCT and counted["dense", "input gradient"] == PRODUCT
 
 
 def test_marks_must_fit_the_program() -> None:

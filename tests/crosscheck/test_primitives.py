@@ -52,9 +52,9 @@ def three_products(function: Callable[..., Any], x: Any, w: Any) -> list[int]:
     out = jax.eval_shape(function, x, w)
     forward = jax.make_jaxpr(function)(x, w).jaxpr.eqns
     backward = jax.make_jaxpr(step)(x, w, out).jaxpr.eqns
-    found = [conv_macs(eqn) for eqn in (*forward, *backward) if eqn.primitive.name == "conv_general_dilated"]
+    macs = [conv_macs(eqn) for eqn in (*forward, *backward) if eqn.primitive.name == "conv_general_dilated"]
     # A vjp of a linear function does not need its value: JAX may leave the forward pass out, or in.
-    return found if len(found) == 3 else found[1:]
+    return macs if len(macs) == 3 else macs[1:]
 
 
 # -- convolutions ----------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def test_a_strided_pointwise_convolution() -> None:
 
 
 def test_an_even_kernel() -> None:
-    # 4x4 pads 1 before and 2 behind: 6x6 -> 6x6, 2 -> 3: 36 * 16 * 2 * 3 = 3456.
+    # 4x4 pads 1 before and 2 after: 6x6 -> 6x6, 2 -> 3: 36 * 16 * 2 * 3 = 3456.
     assert three_products(conv(1, 1, 2), array(1, 6, 6, 2), array(4, 4, 2, 3)) == [3456] * 3
 
 
@@ -109,7 +109,7 @@ def test_batch_groups() -> None:
     assert conv_macs(eqn) == 4860
 
 
-def test_random_convolutions_take_the_same_products_forward_and_for_both_gradients() -> None:
+def test_random_convolutions_take_equal_products_forward_and_backward() -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         batch, size, kernel, stride, groups, c, o = (
@@ -135,7 +135,7 @@ def test_a_dilated_operand_with_strides_needs_whole_numbers() -> None:
     # 6 places become 11, which have (11 - 2) // 3 + 1 = 4 results a side of 2x2 taps; a quarter is real: 16
     # MACs.
     assert dilated(6, 2) == 32
-    # 3 places become 5, which have 1 result of 3x3 taps; a quarter of 9 is no number of MACs.
+    # 3 places become 5, which have 1 result of 3x3 taps; a quarter of 9 is not a whole number of MACs.
     with pytest.raises(CountError, match="9 products are not a multiple of 4 .*test_primitives.py"):
         dilated(3, 3)
 

@@ -22,7 +22,7 @@ from aiperf_mpi.training.steps.step import StepSettings
 
 
 def both(function: Any, *shapes: tuple[int, ...]) -> tuple[int | None, int]:
-    """XLA's estimate of a function, and the model's."""
+    """Return XLA's estimate of a function, and the model's."""
     arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     modelled = count(jax.make_jaxpr(function)(*arrays), rules=XLA_RULES, loops_once=True).total
     return estimate(jax.jit(function).lower(*arrays)), modelled
@@ -33,7 +33,7 @@ def both(function: Any, *shapes: tuple[int, ...]) -> tuple[int | None, int]:
 )
 def test_taps_that_are_not_padding(size: int, kernel: int, taps: int) -> None:
     # 3 taps, 1 before: all 7 places have 3, but the first and the last 2: 19. 5 taps: 5 * 7 - 2 * (2 + 1) =
-    # 29. 4 taps, 1 before and 2 behind: 4 * 5 - 1 - (1 + 2) = 16.
+    # 29. 4 taps, 1 before and 2 after: 4 * 5 - 1 - (1 + 2) = 16.
     before = (kernel - 1) // 2
     assert valid_taps(size, kernel, before=before, after=kernel - 1 - before) == taps
 
@@ -44,8 +44,8 @@ def test_the_share_of_a_3x3_convolution() -> None:
         function = lambda x, w: lax.conv_general_dilated(  # noqa: E731
             x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        found, modelled = both(function, (1, size, size, 2), (3, 3, 2, 4))
-        assert found == modelled
+        estimated, modelled = both(function, (1, size, size, 2), (3, 3, 2, 4))
+        assert estimated == modelled
         assert modelled / (2 * size * size * 9 * 2 * 4) == pytest.approx(share, abs=5e-5)
 
 
@@ -65,16 +65,16 @@ def test_strided_grouped_and_dilated_convolutions() -> None:
         # The value and both gradients of its sum; the sum is of the results, less one addition.
         shapes = (2, size, size, 3 * groups), (kernel, kernel, 3, 2 * groups)
         total = lambda x, w, convolve=convolve: convolve(x, w).sum()  # noqa: E731
-        found, modelled = both(jax.value_and_grad(total, (0, 1)), *shapes)
-        assert found == modelled, (shapes, stride)
+        estimated, modelled = both(jax.value_and_grad(total, (0, 1)), *shapes)
+        assert estimated == modelled, (shapes, stride)
 
 
 def test_the_body_of_a_scan_counts_once() -> None:
-    found, modelled = both(
+    estimated, modelled = both(
         lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=10)[0], (4, 4), (4, 4)
     )
     # One product of 128; XLA also counts the loop's counter and its test, which no jaxpr has.
-    assert modelled == 128 and found is not None and 128 <= found <= 128 + 4
+    assert modelled == 128 and estimated is not None and 128 <= estimated <= 128 + 4
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -115,7 +115,7 @@ def test_an_estimate_that_does_not_exist() -> None:
     assert Agreement(1000, 1001).agrees and not Agreement(1000, 1002).agrees
 
 
-def test_a_model_that_misses_a_convolution_is_outside_of_the_band() -> None:
+def test_a_model_without_a_convolution_is_outside_the_band() -> None:
     rules = dict(XLA_RULES) | {"conv_general_dilated": lambda eqn: 0}
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 8, 8, 3), (3, 3, 3, 4))]
 
@@ -124,5 +124,5 @@ def test_a_model_that_misses_a_convolution_is_outside_of_the_band() -> None:
             lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         )
 
-    found = estimate(jax.jit(step).lower(*shapes))
-    assert not Agreement(found, count(jax.make_jaxpr(step)(*shapes), rules=rules).total).agrees
+    estimated = estimate(jax.jit(step).lower(*shapes))
+    assert not Agreement(estimated, count(jax.make_jaxpr(step)(*shapes), rules=rules).total).agrees

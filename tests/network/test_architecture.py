@@ -12,8 +12,8 @@ from tests.helpers.network.layer_lists import SMALL, TINY, by_name, order, well_
 
 
 def test_resnet50_has_its_published_size() -> None:
-    # 1 stem + 16 blocks of 3 convolutions + 4 projections = 53; a ReLU behind each but the projections = 49;
-    # 16 ADDs. 25,557,032 parameters is the number that every framework reports for ResNet-50 with 1000
+    # 1 stem + 16 blocks of 3 convolutions + 4 projections = 53; a ReLU after each except the projections =
+    # 49; 16 ADDs. 25,557,032 parameters is the number that every framework reports for ResNet-50 with 1000
     # classes (its convolutions without bias): the stride's place does not change it.
     architecture = resnet50()
     kinds = [layer.kind for layer in architecture.layers()]
@@ -75,7 +75,7 @@ def test_deeper_takes_over_all_consumers() -> None:
     assert layers["unit049.conv"].in_shape == layers["unit049.conv"].out_shape == (56, 56, 256)
 
 
-def test_deeper_behind_the_stem_takes_over_the_pooling() -> None:
+def test_deeper_after_the_stem_takes_over_the_pooling() -> None:
     # At the full 112x112 of the stem, before the pooling, as in the authors' graph.
     layers = by_name(resnet50().apply(Morph("deeper", 0, 0, 3)))
     assert layers["unit049.conv"].in_shape == (112, 112, 64)
@@ -84,7 +84,7 @@ def test_deeper_behind_the_stem_takes_over_the_pooling() -> None:
     assert layers["unit003.frompool.conv"].inputs == ("pool",)
 
 
-def test_deeper_after_a_deeper_stands_between() -> None:
+def test_deeper_after_a_deeper_is_inserted_between() -> None:
     assert order(resnet50().apply(Morph("deeper", 5, 0, 3), Morph("deeper", 5, 0, 3)))[4:9] == [
         4,
         5,
@@ -119,7 +119,7 @@ def test_wider_follows_skips_without_projection_only() -> None:
     well_formed(free)
 
 
-def test_wider_may_reach_the_last_unit_by_a_tie_but_not_begin_there() -> None:
+def test_wider_reaches_the_last_unit_only_by_a_tie() -> None:
     after = resnet50().apply(Morph("wider", 45))
     assert by_name(after)["dense"].in_shape == (1, 1, 4096)
     with pytest.raises(MorphError, match="last convolution"):
@@ -143,7 +143,7 @@ def test_deeper_unties_the_unit_before_it() -> None:
         (1, 48, "conv", 8, (7, 7, 2048)),  # all three; the pooling is before unit 1
     ],
 )
-def test_skip_is_projected_over_what_lies_between(
+def test_skip_is_projected_over_the_units_between(
     source: int, target: int, kind: str, stride: int, shape: tuple[int, int, int]
 ) -> None:
     after = resnet50().apply(Morph("skip", source, target))
@@ -157,7 +157,7 @@ def test_skip_is_projected_over_what_lies_between(
 
 
 def test_skip_over_the_pooling_has_its_stride() -> None:
-    # A unit behind the stem stands before the pooling (112x112); stage 2 is at 28x28: 2 (pooling) * 2 (unit
+    # A unit after the stem is before the pooling (112x112); stage 2 is at 28x28: 2 (pooling) * 2 (unit
     # 10) = 4.
     after = resnet50().apply(Morph("deeper", 0, 0, 3), Morph("skip", 49, 11))
     layer = by_name(after)["unit011.from049.conv"]
@@ -231,7 +231,7 @@ def test_a_kernel_morph_wins() -> None:
     assert (kernels[49], kernels[50]) == (5, 7)
 
 
-def test_without_own_deeper_the_kernel_falls_away() -> None:
+def test_without_own_deeper_the_kernel_has_no_effect() -> None:
     child = Architecture(SMALL).apply(Morph("deeper", 5, 0, 5), Morph("wider", 8))
     assert child.own_kernel_morphs(1) == ()
     assert child.with_own_kernel(1, 7) is child

@@ -22,7 +22,7 @@ chains = st.tuples(
 
 @given(chains)
 @settings(max_examples=150, deadline=None)
-def test_any_chain_gives_a_network_that_holds_together(chain: tuple[Base, int, int]) -> None:
+def test_any_chain_gives_a_consistent_network(chain: tuple[Base, int, int]) -> None:
     base, seed, length = chain
     architecture, morphs = random_chain(Architecture(base), np.random.default_rng(seed), length)
     well_formed(architecture)
@@ -52,7 +52,7 @@ def test_ids_never_shift(chain: tuple[Base, int, int]) -> None:
     _, morphs = random_chain(Architecture(base), np.random.default_rng(seed), length)
     before = Architecture(base)
     for morph in morphs:
-        # Only a deeper changes the chain: one more unit, with the next id, right behind its unit.
+        # Only a deeper changes the chain: one more unit, with the next id, right after its unit.
         after = before.apply(morph)
         expected = order(before)
         if morph.op == "deeper":
@@ -118,7 +118,7 @@ def vars_of(base: Base) -> dict:
 
 
 def test_most_swaps_of_neighbours_commute() -> None:
-    # The prototypes found 1721 of 1739. Below 90 % the hash would miss duplicates that the claims should
+    # The prototypes measured 1721 of 1739. Below 90 % the hash would miss duplicates that the claims should
     # catch.
     rng, same, pairs = np.random.default_rng(7), 0, 0
     for _ in range(150):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forms in which an architecture travels, JSON and packed morphs, and what is forged in them."""
+"""The serial forms of an architecture, JSON and packed morphs, and forged ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_forged_description_is_a_value_error(change: dict, message: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{", '"x"', "[" * 100_000, "1e999"])
-def test_text_that_is_no_description_is_a_value_error(text: str) -> None:
+def test_other_text_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         Architecture.from_json(text)
 
@@ -64,7 +64,7 @@ def test_the_json_form_is_plain_and_documented() -> None:
 
 
 @pytest.mark.parametrize("word", [4 << 29, 7 << 29, 1 << 29 | 1, 2 << 29 | 1 << 24, 0 << 29 | 3 << 24 | 9])
-def test_a_word_that_pack_never_makes_is_refused(word: int) -> None:
+def test_values_that_pack_never_returns_are_refused(word: int) -> None:
     # Unknown operations; a `b` in wider, a kernel in skip, a `b` in deeper.
     with pytest.raises(MorphError, match="packed morph"):
         Morph.unpack(word)

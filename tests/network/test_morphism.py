@@ -26,7 +26,7 @@ def random_morph(
 
 
 def test_eligible_morphs_of_resnet50() -> None:
-    # 49 ReLUs; all 49 convolutions but the last; pairs of the 48 units behind the stem, 48 * 47 / 2 = 1128,
+    # 49 ReLUs; all 49 convolutions but the last; pairs of the 48 units after the stem, 48 * 47 / 2 = 1128,
     # less the 15 that a block's shortcut joins already (16 blocks, the first one's starts at the pooling); 48
     # convolutions below 7x7 (the stem has 7x7).
     counts = {op: len(eligible_morphs(resnet50(), (op,))) for op in OPS}
@@ -103,6 +103,6 @@ def test_no_room_means_no_morph() -> None:
     assert random_morph(joined, np.random.default_rng(0), ("skip",)) is None
 
 
-def test_a_chain_of_the_papers_limits_stays_far_below_what_ids_hold() -> None:
+def test_the_papers_limits_are_far_below_those_of_ids() -> None:
     child, _ = random_chain(resnet50(), np.random.default_rng(3), 150)
     assert child.unit_count <= 300 and child.parameters <= 1 << 30

@@ -124,7 +124,7 @@ def test_one_layer_by_hand(layer: Layer, paper: tuple[int, int, int], executed: 
 
 
 def test_what_a_morph_adds() -> None:
-    # A deeper behind unit 3 at 56x56x256: conv 2 * 9 * 256 * 256 * 3136 = 3,699,376,128 forward, 2 * that + 2
+    # A deeper after unit 3 at 56x56x256: conv 2 * 9 * 256 * 256 * 3136 = 3,699,376,128 forward, 2 * that + 2
     # * 9 * 65536 = 1,179,648 backward; batch norm 7 * 802,816 and 36; ReLU 802,816.
     more = operations(resnet50().apply(Morph("deeper", 3, 0, 3)))
     forward = 3_699_376_128 + 8 * 802_816

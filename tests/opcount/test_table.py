@@ -26,7 +26,7 @@ def test_ratios() -> None:
     assert ratio(0, 5) == ratio(5, 0) == "0"
 
 
-def test_table_3_is_the_papers_but_for_the_two_rows_that_contradict_table_1() -> None:
+def test_table_3_is_the_papers_except_two_contradictory_rows() -> None:
     rows = {row.title: row for row in table_3(resnet50())}
     assert list(rows) == [
         "Convolutional",
@@ -46,7 +46,7 @@ def test_table_3_is_the_papers_but_for_the_two_rows_that_contradict_table_1() ->
     assert rows["Total"].cells == ("7.81e9", "1.52e10", "1.9531", "2.31e10")
 
 
-def test_table_a1_is_the_papers_but_for_the_ratio() -> None:
+def test_table_a1_is_the_papers_except_the_ratio() -> None:
     rows = table_a1(resnet50(), IMAGENET)
     assert [row.cells[0] for row in rows] == ["1.00e16", "1.95e16", "1.9531", "2.95e16", "3.90e14", "2.99e16"]
     # Table A1 prints 1.9533 where Table 3 prints 1.9531, of the same network.
@@ -69,7 +69,7 @@ def test_footnotes_have_all_values() -> None:
         assert value in text
 
 
-def test_another_network_has_no_paper_beside_it() -> None:
+def test_another_network_has_no_values_of_the_paper() -> None:
     other = resnet50().apply(Morph("wider", 4))
     assert not any(row.paper for row in (*table_3(other), *table_a1(other, IMAGENET)))
     assert not any("prints" in note for note in footnotes(other))

@@ -16,7 +16,7 @@ Step = Callable[..., Any]
 
 
 def with_product(make: Callable[..., Step]) -> Callable[..., Step]:
-    """The step that `make` makes, and one more product: of the images, flattened, with themselves."""
+    """Return `make` with one more product in its step: of the flattened images with themselves."""
 
     def tampered(architecture: Architecture, settings: StepSettings) -> Step:
         step = make(architecture, settings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small base networks, and what a list of layers must satisfy."""
+"""Small base networks, and checks of a list of layers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def order(architecture: Architecture) -> list[int]:
 
 
 def canonical(architecture: Architecture) -> tuple[Layer, ...]:
-    """The layers with units named by their position: what two networks that are the same have in common."""
+    """Return the layers with units named by position, which are equal for equal networks."""
     position = {f"{unit.id:03d}": f"{i:03d}" for i, unit in enumerate(architecture.units)}
 
     def rename(name: str) -> str:
         for part in ("unit", "from"):
-            head, found, tail = name.partition(part)
-            if found and tail[:3].isdigit():
+            head, separator, tail = name.partition(part)
+            if separator and tail[:3].isdigit():
                 name = f"{head}{part}@{position[tail[:3]]}{tail[3:]}"
         return name
 
@@ -43,8 +43,7 @@ def canonical(architecture: Architecture) -> tuple[Layer, ...]:
 
 
 def well_formed(architecture: Architecture) -> None:
-    """Every layer reads what comes before it, in the shape that it was left in, and ADDs join equal
-    shapes."""
+    """Check that layers read earlier layers, in the shapes that these have, and ADDs join equal shapes."""
     shapes = {"input": (architecture.base.image_size,) * 2 + (architecture.base.channels,)}
     for layer in architecture.layers():
         assert layer.name not in shapes, f"{layer.name} appears twice"

@@ -19,8 +19,8 @@ from tests.helpers.training.plain_network import plain_logits
 #: The stated tolerance, relative to the largest logit, in float32.
 TOLERANCE = 1e-4
 
-#: The same sums in float64: what is left is the rounding of float32 weights (2^-24 of each) over some dozen
-#: layers.
+#: The same sums in float64: the remaining difference is the rounding of float32 weights (2^-24 of each) over
+#: some dozen layers.
 ROUNDING = 2e-6
 
 #: Blocks (1, 2): the identity shortcut of unit 9 ties it, the last one, to unit 6; sizes that strides do not
@@ -33,7 +33,7 @@ ONE, TWO = resnet50(Base(16, 1, 4, 3, (1, 1))), resnet50(Base(16, 1, 4, 3, (2, 2
 
 
 def random_variables(architecture: Architecture, rng: np.random.Generator) -> Variables:
-    """He weights; scales, biases, running means and variances at random, some scales negative."""
+    """Return He weights with random scales (some negative), biases, running means and variances."""
     variables = initial_variables(architecture, rng)
     for module, statistics in variables["batch_stats"].items():
         shape, params = statistics["mean"].shape, variables["params"][module]
@@ -56,7 +56,7 @@ def edge_kind(architecture: Architecture, morph: Morph) -> str:
 
 
 def random_morph(architecture: Architecture, rng: np.random.Generator) -> Morph:
-    """A morph of a random operation: kernels of 1 to 9, even ones too; half of the skips without a
+    """Return a morph of a random operation: kernels of 1 to 9, even ones too; half of the skips without a
     projection, and half of the `wider` on units that additions tie, which uniform picks rarely meet."""
     while True:
         op = OPS[rng.integers(len(OPS))]
@@ -65,20 +65,22 @@ def random_morph(architecture: Architecture, rng: np.random.Generator) -> Morph:
             return Morph("deeper", unit.id, 0, int(rng.integers(1, 8)))
         if op == "kernel":
             return Morph("kernel", unit.id, 0, unit.kernel + int(rng.integers(1, 4)))
-        found = list(eligible_morphs(architecture, (op,)))
+        morphs = list(eligible_morphs(architecture, (op,)))
         if op == "skip" and rng.random() < 0.5:
-            found = [m for m in found if edge_kind(architecture.apply(m), m) == "norm"]
+            morphs = [m for m in morphs if edge_kind(architecture.apply(m), m) == "norm"]
         if op == "wider" and rng.random() < 0.5:
-            found = [m for m in found if ties_units(architecture, m.a)]
+            morphs = [m for m in morphs if ties_units(architecture, m.a)]
         if op == "wider" and architecture.parameters > 1 << 18:
-            found = []
-        if found:
-            return found[rng.integers(len(found))]
+            morphs = []
+        if morphs:
+            return morphs[rng.integers(len(morphs))]
 
 
 def random_family(number: int) -> tuple[Architecture, tuple[Morph, ...], np.random.Generator]:
-    """A parent (0 to 3 morphs old) and a chain of 1 to 8 morphs for its child; family i is the same in every
-    test."""
+    """Return a parent (after 0 to 3 morphs), 1 to 8 morphs for its child, and the random stream.
+
+    Family i is the same in every test.
+    """
     rng = np.random.default_rng((11, number))
     architecture = resnet50(BASES[number % len(BASES)])
     for _ in range(number % 4):
@@ -98,7 +100,7 @@ def random_family(number: int) -> tuple[Architecture, tuple[Morph, ...], np.rand
 def plain_difference(
     parent: Architecture, variables: Variables, child: Architecture, inherited: Variables
 ) -> float:
-    """What `function_difference` measures, by the loops in float64 that know nothing of Flax and layers()."""
+    """Return the measure of `function_difference`, computed in float64 without Flax and layers()."""
     images = random_images(parent.base) / 255
     one, other = plain_logits(parent, variables, images), plain_logits(child, inherited, images)
     return float(np.abs(other - one).max() / np.abs(one).max())
@@ -112,7 +114,7 @@ def difference(
 
 
 def inherit(parent: Architecture, *morphs: Morph, seed: int = 0) -> tuple[Variables, Architecture, Variables]:
-    """Random variables of the parent, the child, and what it inherits."""
+    """Return random variables of the parent, the child, and the child's inherited variables."""
     rng = np.random.default_rng((3, seed))
     variables = random_variables(parent, rng)
     return variables, parent.apply(*morphs), inherited_variables(parent, variables, morphs, rng)

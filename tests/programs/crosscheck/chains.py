@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks random morph chains, numbered from `first`: prints as JSON how many, their morphs by kind, and what
-differs.
+"""Check random morph chains, numbered from FIRST: print morphs by kind and differences as JSON.
 
 python tests/programs/crosscheck/chains.py shallow|resnet50 FIRST COUNT
 """
@@ -32,7 +31,7 @@ EVEN = (2, 4, 6, 8)
 
 
 def chain(kind: str, number: int) -> Architecture:
-    """Chain `number` of its kind: every third ends with even kernels, in a new unit and in an old one."""
+    """Return chain `number` of its kind; every third ends with even kernels, in a new and an old unit."""
     rng = np.random.default_rng(np.random.SeedSequence((number, kind == "shallow")))
     bases, longest = (SHALLOW, SHALLOW_MORPHS) if kind == "shallow" else (DEEP, DEEP_MORPHS)
     child, _ = random_chain(Architecture(bases[number % len(bases)]), rng, int(rng.integers(1, longest + 1)))
@@ -45,10 +44,10 @@ def chain(kind: str, number: int) -> Architecture:
 
 
 def check(kind: str, first: int, count: int) -> dict[str, object]:
-    """The report on `count` chains."""
-    wrong: dict[int, str] = {}
+    """Return the report on `count` chains."""
+    differing: dict[int, str] = {}
     seen: Counter[str] = Counter()
-    # A quarter of tracing is the collection of garbage, of which there is little.
+    # Garbage collection would take a quarter of the tracing time, although there is little garbage.
     gc.disable()
     for number in range(first, first + count):
         if number % 25 == 0:
@@ -58,11 +57,15 @@ def check(kind: str, first: int, count: int) -> dict[str, object]:
         seen["projection"] += sum(edge.kind == "conv" for unit in architecture.units for edge in unit.edges)
         seen["even"] += sum(unit.kernel % 2 == 0 for unit in architecture.units)
 
-        # Batch, precision and devices change too; none may matter.
+        # Batch, precision and devices change too; none may change the result.
         settings = StepSettings(1 + number % 3, "bfloat16" if number % 3 == 2 else "float32")
-        if found := differences(architecture, settings, 1 + number % 8):
-            wrong[number] = f"{architecture.to_json()}: {'; '.join(map(str, found))}"
-    return {"chains": count, "seen": {op: seen[op] for op in (*OPS, "projection", "even")}, "wrong": wrong}
+        if items := differences(architecture, settings, 1 + number % 8):
+            differing[number] = f"{architecture.to_json()}: {'; '.join(map(str, items))}"
+    return {
+        "chains": count,
+        "seen": {op: seen[op] for op in (*OPS, "projection", "even")},
+        "differing": differing,
+    }
 
 
 if __name__ == "__main__":

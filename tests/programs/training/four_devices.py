@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_devices.py in a process with four host devices: prints what it measures as one line of JSON."""
+"""Measure trainings on four host devices, and print the results as one line of JSON.
+
+The tests in test_four_devices.py run this program.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,10 @@ DEVICES, BATCH, STEPS, RATE = 4, 8, 3, 0.05
 
 
 def one_device_with_micro_batches(compiled: Compiled) -> tuple[dict, list[dict], list[float], list[int]]:
-    """The training that four devices must equal, written out: parameters, each micro-batch's statistics,
-    losses and correct answers of each step."""
+    """Run the training that four devices must equal, written out.
+
+    Returns parameters, each micro-batch's statistics, and losses and correct answers of each step.
+    """
     model, variables = network(resnet50(TINY)), compiled.variables(started(compiled))
     settings = compiled.settings
 
@@ -59,59 +64,63 @@ def one_device_with_micro_batches(compiled: Compiled) -> tuple[dict, list[dict],
 
 
 def trained(compiled: Compiled) -> tuple[TrainState, dict]:
-    """The same steps, the images of a step spread over the devices of `compiled`: the state with averaged
-    statistics, and what it measures."""
-    state, found = started(compiled), []
+    """Run the same steps with the images of a step spread over the devices of `compiled`.
+
+    Returns the state with averaged statistics, and the measurements.
+    """
+    state, results = started(compiled), []
     for step in range(STEPS):
         images, labels = random_batch(TINY, DEVICES, BATCH, seed=step)
         state, metrics = compiled.train(*spread(compiled, state, images, labels), compiled.scalar(RATE))
-        found.append(jax.device_get(metrics))
+        results.append(jax.device_get(metrics))
     local = jax.device_get(state.batch_stats)
     state = state._replace(batch_stats=compiled.average(state.batch_stats))
     return state, {
-        "loss": [float(metrics.loss) for metrics in found],
-        "correct": [int(metrics.correct) for metrics in found],
-        "images": [int(metrics.images) for metrics in found],
+        "loss": [float(metrics.loss) for metrics in results],
+        "correct": [int(metrics.correct) for metrics in results],
+        "images": [int(metrics.images) for metrics in results],
         "local_statistics": local,
         "statistics_differ": max(float(np.abs(x - x[:1]).max()) for x in jax.tree.leaves(local)),
     }
 
 
 def spread(compiled: Compiled, state: TrainState, *arrays: np.ndarray) -> tuple:
-    """The state and arrays [devices, batch, ...], these cut for the devices of `compiled`."""
+    """Return the state and arrays [devices, batch, ...], the arrays cut for the devices of `compiled`."""
     devices = len(compiled.devices)
     return state, *(x.reshape(devices, -1, *x.shape[2:]) for x in arrays)
 
 
 def evaluated(compiled: Compiled, state: TrainState) -> list:
-    """Correct answers, images and loss of an evaluation with two images that are not valid."""
+    """Return correct answers, images and loss of an evaluation with two images that are not valid."""
     images, labels = random_batch(TINY, DEVICES, BATCH, seed=99)
     valid = np.arange(DEVICES * BATCH).reshape(DEVICES, BATCH) < DEVICES * BATCH - 2
     _, *batch = spread(compiled, state, images, labels, valid)
-    found = compiled.evaluate(state.params, state.batch_stats, *batch)
-    return [int(found.correct), int(found.images), float(found.loss)]
+    metrics = compiled.evaluate(state.params, state.batch_stats, *batch)
+    return [int(metrics.correct), int(metrics.images), float(metrics.loss)]
 
 
-def beside(compiled: Compiled, other: Compiled) -> dict:
-    """The same training in two forms: what each measured, and how far their models are from one another."""
-    (state, found), (other_state, other_found) = trained(compiled), trained(other)
+def compared(compiled: Compiled, other: Compiled) -> dict:
+    """Run the same training in two forms: return the results of each, and the distance of their models."""
+    (state, results), (other_state, other_results) = trained(compiled), trained(other)
     keys = ("loss", "correct", "images", "statistics_differ")
     return {
-        **{key: [found[key], other_found[key]] for key in keys},
+        **{key: [results[key], other_results[key]] for key in keys},
         "distance": distance(compiled.variables(state), other.variables(other_state)),
         "evaluated": [evaluated(compiled, state), evaluated(other, other_state)],
     }
 
 
 def distance(tree: object, other: object) -> float:
-    """Largest difference between two trees of arrays."""
+    """Return the largest difference between two trees of arrays."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
 def disturbed(compiled: Compiled, at: tuple[int, int] | None) -> tuple[list[list], str]:
-    """A training of two epochs of three steps whose last device loses its way after this step: for each epoch
-    reported [epoch, steps, partial], and the error that ends it."""
+    """Train for two epochs of three steps, and disturb the last device after the step `at`.
+
+    Returns [epoch, steps, partial] of each reported epoch, and the error that ends the training.
+    """
     images, labels = (x.reshape(-1, *x.shape[2:]) for x in random_batch(TINY, DEVICES, STEPS * BATCH))
     run = Training(
         compiled,
@@ -137,8 +146,8 @@ def main() -> None:
     params, statistics, losses, correct = one_device_with_micro_batches(compiled)
 
     # The same steps on four devices, and many evaluations in flight.
-    state, found = trained(compiled)
-    held, local = jax.device_get((state.params, state.batch_stats)), found["local_statistics"]
+    state, results = trained(compiled)
+    held, local = jax.device_get((state.params, state.batch_stats)), results["local_statistics"]
     images, labels = random_batch(TINY, DEVICES, BATCH, seed=99)
     valid = np.arange(DEVICES * BATCH).reshape(DEVICES, BATCH) < DEVICES * BATCH - 2
     four = [compiled.evaluate(state.params, state.batch_stats, images, labels, valid) for _ in range(40)]
@@ -159,16 +168,16 @@ def main() -> None:
         json.dumps(
             {
                 "devices": len(devices),
-                "loss": found["loss"],
+                "loss": results["loss"],
                 "expected_loss": losses,
-                "correct": found["correct"],
+                "correct": results["correct"],
                 "expected_correct": correct,
-                "images": found["images"],
+                "images": results["images"],
                 "parameter_distance": distance(jax.tree.map(lambda x: x[0], held[0]), params),
                 "local_statistics_distance": max(
                     distance(jax.tree.map(lambda x, d=d: x[d], local), statistics[d]) for d in range(DEVICES)
                 ),
-                "local_statistics_differ": found["statistics_differ"],
+                "local_statistics_differ": results["statistics_differ"],
                 "average_distance": distance(
                     jax.tree.map(lambda x: x[0], held[1]), jax.tree.map(lambda x: x.mean(0), local)
                 ),
@@ -177,9 +186,9 @@ def main() -> None:
                 ],
                 "four": [[int(m.correct), int(m.images), float(m.loss)] for m in four],
                 "one": evaluated(whole, placed),
-                "accumulated": beside(compiled, accumulated),
-                "synchronised": beside(synchronised, whole),
-                "shard_map": beside(sharded, compiled),
+                "accumulated": compared(compiled, accumulated),
+                "synchronised": compared(synchronised, whole),
+                "shard_map": compared(sharded, compiled),
                 "forms": [sharded.form, compiled.form],
                 "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],
                 "one_device": str(next(iter(placed.step.devices())).id),

@@ -40,7 +40,7 @@ def test_200_random_chains_in_float64():
         inherited = inherited_variables(parent, variables, own, rng)
         worst = max(worst, plain_difference(parent, variables, child, inherited))
 
-        # What the set holds.
+        # Count the morphs in the set.
         lengths.add(len(own))
         before = parent
         for morph in own:
@@ -62,17 +62,18 @@ def test_200_random_chains_in_float64():
 
 @pytest.mark.parametrize("part", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(5)])
 def test_200_random_chains_in_the_flax_network(part):
-    """Forty of them by default, all with --full: what the benchmark measures of every child before it is
-    trained."""
-    found = []
+    """Measure 40 chains, or all with --full, as the benchmark does before it trains a child."""
+    differences = []
     for number in range(part * CHAINS // 5, (part + 1) * CHAINS // 5):
         parent, own, rng = random_family(number)
         variables = random_variables(parent, rng)
         inherited = inherited_variables(parent, variables, own, rng)
-        found.append(difference(parent, variables, parent.apply(*own), inherited))
-    print(f"largest difference of {len(found)} chains: {max(found):.2e}")
-    assert max(found) <= TOLERANCE
-    assert len(set(found)) > len(found) / 2, "a difference that is always the same measures nothing"
+        differences.append(difference(parent, variables, parent.apply(*own), inherited))
+    print(f"largest difference of {len(differences)} chains: {max(differences):.2e}")
+    assert max(differences) <= TOLERANCE
+    assert len(set(differences)) > len(differences) / 2, (
+        "a difference that is always the same measures nothing"
+    )
 
 
 @pytest.mark.parametrize("seed", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(3)])
@@ -80,13 +81,13 @@ def test_chains_of_eight_morphs_on_resnet50_at_64_pixels(seed):
     rng = np.random.default_rng((64, seed))
     parent = child = resnet50(Base(64, 3, 1000))
     for op in rng.permutation(OPS * 2):
-        found = [m for m in eligible_morphs(child, (str(op),))]
-        child = child.apply(found[rng.integers(len(found))])
+        morphs = eligible_morphs(child, (str(op),))
+        child = child.apply(morphs[rng.integers(len(morphs))])
     variables = random_variables(parent, rng)
     inherited = inherited_variables(parent, variables, child.morphs, rng)
-    found = difference(parent, variables, child, inherited)
-    print(f"difference of {[str(morph) for morph in child.morphs]}: {found:.2e}")
-    assert found <= TOLERANCE
+    measured = difference(parent, variables, child, inherited)
+    print(f"difference of {[str(morph) for morph in child.morphs]}: {measured:.2e}")
+    assert measured <= TOLERANCE
 
 
 # -- each morph alone, in difficult places -------------------------------------------------------------
@@ -109,7 +110,7 @@ def test_chains_of_eight_morphs_on_resnet50_at_64_pixels(seed):
         pytest.param(TWO.apply(Morph("skip", 2, 6)), Morph("wider", 6), id="wider, target of two additions"),
         pytest.param(TWO.apply(Morph("skip", 2, 9)), Morph("wider", 2), id="wider, source of a strided skip"),
         pytest.param(ONE, Morph("deeper", 0, 0, 3), id="deeper, between stem and pool"),
-        pytest.param(ONE, Morph("deeper", 6, 0, 3), id="deeper, behind the last unit"),
+        pytest.param(ONE, Morph("deeper", 6, 0, 3), id="deeper, after the last unit"),
         pytest.param(TWO, Morph("deeper", 3, 0, 3), id="deeper, source of an identity shortcut"),
         pytest.param(ONE, Morph("deeper", 3, 0, 3), id="deeper, source of a strided projection"),
         pytest.param(
@@ -166,7 +167,7 @@ def test_each_morph_alone(parent, morph):
         ),
     ],
 )
-def test_morphs_of_what_the_same_chain_added(own):
+def test_morphs_of_units_that_the_same_chain_added(own):
     variables, child, inherited = inherit(ONE, *own)
     assert plain_difference(ONE, variables, child, inherited) <= ROUNDING
 

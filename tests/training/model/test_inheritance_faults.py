@@ -32,21 +32,21 @@ def _break_shares(monkeypatch):
 def _break_norm(monkeypatch, **changes):
     right = inheritance._norm
 
-    def wrong(scale, bias, mean, variance):
+    def broken(scale, bias, mean, variance):
         given = {"scale": scale, "bias": bias, "mean": mean, "variance": variance}
         return right(**{name: changes.get(name, lambda x: x)(value) for name, value in given.items()})
 
-    monkeypatch.setattr(inheritance, "_norm", wrong)
+    monkeypatch.setattr(inheritance, "_norm", broken)
 
 
 def _break(monkeypatch, op, change):
-    """Lets `change` alter what the transformation of `op` returns."""
+    """Make the transformation of `op` return its result altered by `change`."""
     right = inheritance._TRANSFORMATIONS[op]
 
-    def wrong(before, after, morph, modules, rng):
+    def broken(before, after, morph, modules, rng):
         return change(right(before, after, morph, modules, rng), morph)
 
-    monkeypatch.setitem(inheritance._TRANSFORMATIONS, op, wrong)
+    monkeypatch.setitem(inheritance._TRANSFORMATIONS, op, broken)
 
 
 def _changed(modules, name, key, change):
@@ -55,7 +55,7 @@ def _changed(modules, name, key, change):
 
 MEAN, VAR, KERNEL = ("batch_stats", "mean"), ("batch_stats", "var"), ("params", "kernel")
 
-WRONG = {
+FAULTS = {
     "consumers not rescaled": (Morph("wider", 2), lambda m: _break_shares(m)),
     "channels of one tied norm in another order": (
         Morph("wider", 3),
@@ -81,7 +81,7 @@ WRONG = {
         Morph("deeper", 2, 0, 3),
         lambda m: _break_norm(m, bias=lambda x: x + 0.1),
     ),
-    "an even kernel centred behind": (
+    "an even kernel centred too late": (
         Morph("deeper", 2, 0, 4),
         lambda m: _break(
             m, "deeper", lambda x, _: _changed(x, "unit013_conv", KERNEL, lambda a: np.roll(a, 1, (0, 1)))
@@ -107,9 +107,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_broken_transformation_is_caught(wrong, monkeypatch):
-    morph, break_it = WRONG[wrong]
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_transformation_is_caught(fault, monkeypatch):
+    morph, break_it = FAULTS[fault]
     variables, child, inherited = inherit(TWO, morph)
     assert plain_difference(TWO, variables, child, inherited) <= ROUNDING
     break_it(monkeypatch)
@@ -118,7 +118,7 @@ def test_a_broken_transformation_is_caught(wrong, monkeypatch):
     assert difference(TWO, variables, child, inherited) > 10 * TOLERANCE
 
 
-def test_networks_that_are_no_numbers_differ_infinitely():
+def test_networks_with_nan_logits_differ_infinitely():
     variables, child, inherited = inherit(ONE, Morph("wider", 2))
     inherited["params"]["dense"]["bias"] = np.array([0, np.nan, 0, 0], np.float32)
     assert difference(ONE, variables, child, inherited) == math.inf

@@ -18,8 +18,7 @@ from tests.helpers.training.families import TWO, inherit, random_images
 
 
 def test_new_branches_add_nothing_but_can_learn():
-    """Scale 0 hides a branch from the output, but not from its own gradient; its projection begins as
-    He's."""
+    """Scale 0 hides a branch from the output, but not from its own gradient; its projection is He-normal."""
     own = (Morph("skip", 1, 5), Morph("skip", 2, 8))
     variables, child, inherited = inherit(TWO, *own)
     for module in ("unit005_from001_norm", "unit008_from002_norm"):
@@ -36,8 +35,7 @@ def test_new_branches_add_nothing_but_can_learn():
 
 
 def test_copies_of_a_channel_learn_differently():
-    """With equal shares of their consumers both copies would get equal gradients, and stay copies for
-    ever."""
+    """With equal shares of their consumers both copies would always have equal gradients."""
     variables, child, inherited = inherit(TWO, Morph("wider", 2))
     kernel = inherited["params"]["unit002_conv"]["kernel"]
     assert np.array_equal(kernel[..., :3], kernel[..., 3:])
@@ -50,7 +48,7 @@ def test_copies_of_a_channel_learn_differently():
 
 
 def gradient_of(architecture: Architecture, variables: Variables) -> dict:
-    """The gradient of the loss in training mode, on random images and labels."""
+    """Return the gradient of the loss in training mode, on random images and labels."""
     images = random_images(architecture.base, count=8).astype(np.float32) / 255
     labels = np.arange(8) % architecture.base.classes
 
@@ -63,10 +61,11 @@ def gradient_of(architecture: Architecture, variables: Variables) -> dict:
     return jax.tree.map(np.asarray, jax.grad(loss)(variables["params"]))
 
 
-def test_a_training_step_finds_the_parents_function_too(monkeypatch):
-    """With the statistics of a batch, a new identity whose norm took no notice of its input would standardise
-    it, and its ReLU would cut off what is below the mean: the norm takes the moments that the parent's norms
-    tell."""
+def test_a_training_step_computes_the_parents_function_too(monkeypatch):
+    """The norm of a new identity has the moments of its input, estimated from the parent's norms.
+
+    Otherwise a training step would standardise the input, and the ReLU would cut off values below the mean.
+    """
     parent = resnet50(Base(16, 1, 4, 8, (2, 2)))
     rng = np.random.default_rng(5)
     variables = initial_variables(parent, rng)
@@ -83,7 +82,7 @@ def test_a_training_step_finds_the_parents_function_too(monkeypatch):
         return np.abs(trained(parent.apply(*own), child) - expected).mean() / np.abs(expected).mean()
 
     expected = trained(parent, variables)
-    told = distance()
+    estimated = distance()
     monkeypatch.setattr(
         inheritance,
         "_output_moments",
@@ -91,12 +90,11 @@ def test_a_training_step_finds_the_parents_function_too(monkeypatch):
             unit.id: (np.zeros(unit.filters), np.ones(unit.filters)) for unit in architecture.units
         },
     )
-    assert told < distance() / 2
+    assert estimated < distance() / 2
 
 
-def test_moments_behind_a_relu():
-    """Closed form against a million samples: a deviation of 1 leaves the mean known to 1e-3, so 5e-3 is five
-    of it."""
+def test_moments_after_a_relu():
+    """Compare the closed form with a million samples, whose mean has a standard error of about 1e-3."""
     mean, deviation = np.array([-1.0, 0.0, 0.5, 3.0]), np.array([1.0, 2.0, 0.5, 1.0])
     samples = np.maximum(np.random.default_rng(0).normal(mean, deviation, (10**6, 4)), 0)
     first, variance = inheritance._rectified(mean, deviation**2)

@@ -46,9 +46,9 @@ def test_the_tree_is_the_one_that_flax_builds():
     assert shapes == build_shapes(architecture)[0]
 
 
-def test_zero_gamma_closes_the_residual_blocks_of_the_base_network_and_nothing_else():
+def test_zero_gamma_closes_only_blocks_of_the_base_network():
     # Blocks (2, 1): units 1-3, 4-6, 7-9 after the stem 0; the last of each closes its block. The skip into
-    # unit 5 and the new unit 10 behind unit 3 close none.
+    # unit 5 and the new unit 10 after unit 3 close none.
     architecture = resnet50(TINY).apply(Morph("skip", 2, 5), Morph("deeper", 3, 0, 3))
     assert closing_norms(architecture) == {"unit003_norm", "unit006_norm", "unit009_norm"}
 

@@ -11,7 +11,7 @@ from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchN
 from aiperf_mpi.training.model.resnet import module_name, network
 from tests.helpers.training.cases import TINY, random_batch
 
-#: A morph of each kind: shortcuts by identity and by convolution, additions behind additions, a change of
+#: A morph of each kind: shortcuts by identity and by convolution, additions after additions, a change of
 #: stage.
 MORPHED = resnet50(TINY).apply(
     Morph("deeper", 2, 0, 5),
@@ -21,13 +21,13 @@ MORPHED = resnet50(TINY).apply(
     Morph("kernel", 4, 0, 3),
 )
 
-#: What follows the batch norm: nothing, a ReLU, an addition, both; and a batch norm that starts at zero
+#: Layers after the batch norm: none, a ReLU, an addition, both; and a batch norm that starts at zero
 #: gamma.
 TAILS = [(False, False, 1.0), (False, True, 1.0), (True, False, 1.0), (True, True, 1.0), (True, True, 0.0)]
 
 
 def case(dtype, shape=(8, 6, 6, 5), gamma=1.0):
-    """Inputs away from mean 0 and variance 1, rounded to `dtype`; parameters; and a weight of each output."""
+    """Return inputs (not of mean 0 and variance 1) in `dtype`, parameters, and a weight for each output."""
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(0.7, 2.0, shape), dtype)
     shortcut = jnp.asarray(rng.normal(0.1, 1.0, shape), dtype)
@@ -42,13 +42,13 @@ def statistics(channels):
 
 
 def fused(x, shortcut, params, tail, dtype, train=True):
-    """Output and changed statistics of the layer under test."""
+    """Return output and changed statistics of the layer under test."""
     variables = {"params": params, "batch_stats": statistics(x.shape[-1])}
     return BatchNorm(dtype).apply(variables, x, train, shortcut, tail, mutable=["batch_stats"])
 
 
 def plain(x, shortcut, params, add, relu, train=True):
-    """The same by Flax's own layer in float32, differentiated by JAX."""
+    """Return the same from Flax's own layer in float32, differentiated by JAX."""
     norm = nn.BatchNorm(not train, momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, dtype=jnp.float32)
     variables = {"params": params, "batch_stats": statistics(x.shape[-1])}
     y, changed = norm.apply(variables, x.astype(jnp.float32), mutable=["batch_stats"])
@@ -64,10 +64,10 @@ def gradients(function, weights, x, shortcut, params):
     return jax.grad(weighted, (0, 1, 2), has_aux=True)(x, shortcut, params)
 
 
-def largest(found, expected):
-    """Largest difference, as a share of the largest expected number."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+def largest(actual, expected):
+    """Return the largest difference, as a share of the largest expected number."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
 
 
 @pytest.mark.parametrize(("add", "relu", "gamma"), TAILS)
@@ -75,7 +75,7 @@ def largest(found, expected):
 def test_output_and_gradients_equal_autodiff(dtype, add, relu, gamma):
     x, shortcut, weights, params = case(dtype, gamma=gamma)
     tail = Tail("add" if add else "", "relu" if relu else "")
-    found, (y, changed) = gradients(
+    actual, (y, changed) = gradients(
         lambda x, s, p: fused(x, s if add else None, p, tail, dtype), weights, x, shortcut, params
     )
     wide = [array.astype(jnp.float32) for array in (x, shortcut)]
@@ -84,17 +84,17 @@ def test_output_and_gradients_equal_autodiff(dtype, add, relu, gamma):
     )
 
     # Both are float32 inside, and sums of 288 terms differ in their order only: some 2^-24 x sqrt(288) =
-    # 1e-6. What is of the activations' precision is rounded once at the end: half of the last of 8 bits is
+    # 1e-6. Arrays in the activations' precision are rounded once at the end: half of the last of 8 bits is
     # 2^-8 of the number.
     tight = 2e-6
     rounded = tight if dtype == jnp.float32 else 2.0**-8
-    assert y.dtype == found[0].dtype == found[1].dtype == dtype
+    assert y.dtype == actual[0].dtype == actual[1].dtype == dtype
     assert largest(y, expected_y) <= rounded
-    assert largest(found[0], expected[0]) <= rounded
-    assert largest(found[1], expected[1]) <= (0 if add or dtype == jnp.float32 else tight)
+    assert largest(actual[0], expected[0]) <= rounded
+    assert largest(actual[1], expected[1]) <= (0 if add or dtype == jnp.float32 else tight)
     for name in ("scale", "bias"):
-        assert found[2][name].dtype == jnp.float32
-        assert largest(found[2][name], expected[2][name]) <= tight
+        assert actual[2][name].dtype == jnp.float32
+        assert largest(actual[2][name], expected[2][name]) <= tight
     for name in ("mean", "var"):
         assert largest(changed["batch_stats"][name], expected_changed["batch_stats"][name]) <= tight
 
@@ -110,7 +110,7 @@ def test_evaluation_uses_the_running_statistics(add, relu, gamma):
 
 @pytest.mark.parametrize(("add", "kept"), [(False, 1), (True, 2)])
 def test_only_arrays_of_the_activations_precision_are_kept(add, kept):
-    """The input alone; behind an addition the output too, which the next convolution keeps anyway."""
+    """Only the input is kept; after an addition also the output, which the next convolution keeps anyway."""
     x, shortcut, _, params = case(jnp.bfloat16)
     tail = Tail("add" if add else "", "relu")
     _, backward = jax.vjp(
@@ -155,24 +155,24 @@ def test_a_network_learns_the_same_with_and_without_fusions():
 
     # Float32 through some 20 layers, the last of which normalise 64 values: a few 1e-5 in either.
     trees = ((gradient, expected_gradient), (changed, expected_changed))
-    for found, expected in trees:
-        assert jax.tree.structure(found) == jax.tree.structure(expected)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    for actual, expected in trees:
+        assert jax.tree.structure(actual) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             assert largest(a, b) <= 2e-4 or np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-6
 
 
-def test_every_relu_of_resnet50_takes_in_its_batch_norm():
+def test_every_relu_of_resnet50_is_fused_with_its_batch_norm():
     layers = resnet50().layers()
-    found, taken = fusions(layers)
+    by_relu, taken = fusions(layers)
     kinds = [layer.kind for layer in layers if layer.name in taken]
     # 1 + 16 x 3 ReLUs, one batch norm each (the 4 projections' are left), and the additions of the 16 blocks.
-    assert len(found) == kinds.count("batch_norm") == 49 and kinds.count("add") == 16
-    assert {module_name(fused.norm.name) for fused in found.values()}.isdisjoint(
-        module_name(fused.shortcut) for fused in found.values()
+    assert len(by_relu) == kinds.count("batch_norm") == 49 and kinds.count("add") == 16
+    assert {module_name(item.norm.name) for item in by_relu.values()}.isdisjoint(
+        module_name(item.shortcut) for item in by_relu.values()
     )
 
 
-def test_what_another_layer_reads_is_not_taken_in():
+def test_layers_that_another_layer_reads_are_not_fused():
     def layer(name, kind, *inputs):
         return Layer(kind, name, inputs, in_shape=(4, 4, 2), out_shape=(4, 4, 2))
 

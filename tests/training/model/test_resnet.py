@@ -58,11 +58,11 @@ def test_resnet50_has_the_published_number_of_parameters():
 
 
 def test_a_list_of_layers_that_flax_contradicts_is_refused(monkeypatch):
-    wrong = tuple(
+    layers = tuple(
         Layer(x.kind, x.name, x.inputs, x.in_shape, (9, 9, 9), x.kernel, x.stride) if x.name == "pool" else x
         for x in MORPHED.layers()
     )
-    monkeypatch.setitem(MORPHED.__dict__, "_layers", wrong)
+    monkeypatch.setitem(MORPHED.__dict__, "_layers", layers)
     with pytest.raises(ValueError, match=r"layer pool: Flax computes \(1, 2, 2, 2\)"):
         check_shapes(MORPHED)
 

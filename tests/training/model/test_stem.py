@@ -23,15 +23,15 @@ def plain(filters: int, kernel: int, dtype: object = jnp.float32) -> nn.Conv:
     )
 
 
-def norm_of_difference(found: jax.Array, expected: jax.Array) -> float:
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def norm_of_difference(actual: jax.Array, expected: jax.Array) -> float:
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(
     "kernel", [7, 8, *(pytest.param(size, marks=pytest.mark.full) for size in (1, 3, 5, 9, 11))]
 )
-def test_outputs_and_gradients_of_the_same_kernel_are_those_of_the_plain_convolution(kernel):
+def test_outputs_and_gradients_equal_the_plain_convolution(kernel):
     rng = np.random.default_rng(kernel)
     images = rng.normal(size=(2, 10, 14, 3)).astype(np.float32)
     variables = {"params": {"kernel": rng.normal(size=(kernel, kernel, 3, 5)).astype(np.float32)}}
@@ -47,8 +47,8 @@ def test_outputs_and_gradients_of_the_same_kernel_are_those_of_the_plain_convolu
     )
     # Sums of at most 11 * 11 * 3 products in float32, whatever their order.
     assert norm_of_difference(blocks[0][1], whole[0][1]) < 1e-6
-    for found, expected in zip(jax.tree.leaves(blocks[1]), jax.tree.leaves(whole[1]), strict=True):
-        assert norm_of_difference(found, expected) < 1e-6
+    for actual, expected in zip(jax.tree.leaves(blocks[1]), jax.tree.leaves(whole[1]), strict=True):
+        assert norm_of_difference(actual, expected) < 1e-6
 
 
 def test_in_bfloat16_both_forms_are_equally_far_from_float32():
@@ -83,7 +83,7 @@ MORPHED = resnet50(SHALLOW).apply(Morph("deeper", 0, 0, 3), Morph("wider", 0), M
     "architecture",
     [pytest.param(resnet50(TINY), id="tiny"), pytest.param(MORPHED, id="morphed", marks=pytest.mark.full)],
 )
-def test_a_network_has_the_same_variables_loss_and_gradients_with_either_stem(architecture: Architecture):
+def test_both_stems_have_the_same_variables_loss_and_gradients(architecture: Architecture):
     base = architecture.base
     images = (
         np.random.default_rng(1).normal(size=(16, base.image_size, base.image_size, 1)).astype(np.float32)
@@ -100,9 +100,9 @@ def test_a_network_has_the_same_variables_loss_and_gradients_with_either_stem(ar
         return jnp.mean(jax.nn.logsumexp(logits, 1)), changed
 
     compute = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
-    (found, changed), gradient = compute(variables["params"], "space_to_depth")
+    (actual, changed), gradient = compute(variables["params"], "space_to_depth")
     (expected, expected_changed), expected_gradient = compute(variables["params"], "plain")
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
     for a, b in zip(
         jax.tree.leaves((gradient, changed)),
         jax.tree.leaves((expected_gradient, expected_changed)),
@@ -112,7 +112,7 @@ def test_a_network_has_the_same_variables_loss_and_gradients_with_either_stem(ar
         assert norm_of_difference(a, b) < 1e-3 or np.abs(np.asarray(a) - np.asarray(b)).max() < 1e-6
 
 
-def test_what_cannot_be_says_why():
+def test_invalid_stems_are_errors_with_a_reason():
     odd = resnet50(Base(image_size=33, channels=3, classes=10, width=4, blocks=(1,)))
     with pytest.raises(ValueError, match="33x33 pixels has no blocks"):
         network(odd, stem="space_to_depth").init(

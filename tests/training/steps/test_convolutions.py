@@ -24,24 +24,24 @@ def test_every_convolution_of_every_child_is_reached() -> None:
     assert {Convolution(224, 3, 64, 7, 2), Convolution(7, 512, 2048, 1, 1)} <= own
 
     every = set().union(*(convolutions(network.apply(morph)) for morph in eligible_morphs(network)))
-    found = reachable(network, OPS, ())
-    assert set(found) == every - own and found == sorted(found)
+    listed = reachable(network, OPS, ())
+    assert set(listed) == every - own and listed == sorted(listed)
 
 
 def test_new_kernels_have_all_sizes_of_the_search() -> None:
     network = resnet50(Base(image_size=32, channels=1, classes=10, width=4, blocks=(1,)))
-    found = reachable(network, ("deeper",), (2, 5))
+    listed = reachable(network, ("deeper",), (2, 5))
     # A deeper morph adds a 3 x 3 after the stem's 4 filters, which have 16 x 16 pixels.
-    assert {Convolution(16, 4, 4, kernel, 1) for kernel in (2, 5)} <= set(found)
+    assert {Convolution(16, 4, 4, kernel, 1) for kernel in (2, 5)} <= set(listed)
     assert not any(c.kernel in (2, 5) for c in reachable(network, ("deeper",), ()))
 
 
 def test_prewarm_covers_hpo_batches_and_the_default_first() -> None:
     network = resnet50(Base(image_size=32, channels=1, classes=10, width=4, blocks=(1,)))
     own, new = convolutions(network), reachable(network, OPS, (2,))
-    found = to_compile(network, OPS, (2,), (32, 16, 32, 64))
-    assert found[: len(new)] == [(c, 32) for c in new]
-    rest = found[len(new) :]
+    listed = to_compile(network, OPS, (2,), (32, 16, 32, 64))
+    assert listed[: len(new)] == [(c, 32) for c in new]
+    rest = listed[len(new) :]
     assert {(c, b) for c, b in rest[: 2 * len(own)]} == {(c, b) for c in own for b in (16, 64)}
     assert {(c, b) for c, b in rest[2 * len(own) :]} == {(c, b) for c in new for b in (16, 64)}
     assert len(rest) == 2 * (len(own) + len(new))

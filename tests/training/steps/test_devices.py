@@ -130,9 +130,9 @@ def test_augmented_images_are_shifted_or_mirrored():
             view = padded[i : i + size, j : j + size]
             views[view.tobytes()] = (i, j, False)
             views[np.ascontiguousarray(view[:, ::-1]).tobytes()] = (i, j, True)
-    found = [views[crop.tobytes()] for crop in crops]
+    drawn = [views[crop.tobytes()] for crop in crops]
 
     # 400 draws from 81 shifts (p = 0.007 each that one is missed), half of them mirrored (standard deviation
     # 10).
-    assert len({(i, j) for i, j, _ in found}) > 70
-    assert 150 < sum(mirrored for *_, mirrored in found) < 250
+    assert len({(i, j) for i, j, _ in drawn}) > 70
+    assert 150 < sum(mirrored for *_, mirrored in drawn) < 250

@@ -13,7 +13,8 @@ import pytest
 
 @pytest.fixture(scope="module")
 def measured(root) -> dict:
-    # Less optimised programs are compiled in two thirds of the time, and compute the same but for rounding.
+    # Less optimised programs are compiled in two thirds of the time, and compute the same except for
+    # rounding.
     env = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
@@ -34,7 +35,7 @@ def measured(root) -> dict:
     return result
 
 
-def test_four_devices_train_like_one_that_averages_the_same_four_micro_batches(measured):
+def test_four_devices_train_like_one_with_four_micro_batches(measured):
     # float32 and another order of additions: a relative 1e-5 per step of numbers near 1, over three steps.
     assert measured["parameter_distance"] < 1e-4
     assert measured["loss"] == pytest.approx(measured["expected_loss"], rel=1e-4)
@@ -42,32 +43,34 @@ def test_four_devices_train_like_one_that_averages_the_same_four_micro_batches(m
 
 @pytest.mark.parametrize("form", ["accumulated", "synchronised"])
 def test_one_device_trains_like_four(measured, form):
-    """With the images of the four as four micro-batches, each normalised by itself; or as one batch, over
-    which the four synchronise their statistics."""
-    found = measured[form]
+    """The one device has the images of the four as four micro-batches, each normalised by itself.
+
+    Or it has them as one batch, over which the four devices synchronise their statistics.
+    """
+    runs = measured[form]
     # float32 and another order of additions, as above.
-    assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-4)
-    assert found["distance"] < 1e-4
-    assert found["correct"][0] == found["correct"][1] and found["images"] == [[32] * 3] * 2
+    assert runs["loss"][0] == pytest.approx(runs["loss"][1], rel=1e-4)
+    assert runs["distance"] < 1e-4
+    assert runs["correct"][0] == runs["correct"][1] and runs["images"] == [[32] * 3] * 2
 
     # Once the statistics are averaged, an evaluation cannot tell them apart either.
-    (correct, images, loss), (other_correct, other_images, other_loss) = found["evaluated"]
+    (correct, images, loss), (other_correct, other_images, other_loss) = runs["evaluated"]
     assert correct == other_correct and images == other_images == 30
     assert loss == pytest.approx(other_loss, rel=1e-4)
 
 
 def test_both_forms_of_dispatch_train_alike(measured):
     assert measured["forms"] == ["shard_map", "pmap"]
-    found = measured["shard_map"]
+    runs = measured["shard_map"]
     # The same function of a device, and the same sums over the devices: only the compiler may order them
     # otherwise.
-    assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-5)
-    assert found["distance"] < 1e-5 and found["correct"][0] == found["correct"][1]
-    assert found["statistics_differ"][0] == pytest.approx(found["statistics_differ"][1], rel=1e-4)
-    assert found["evaluated"][0][:2] == found["evaluated"][1][:2]
+    assert runs["loss"][0] == pytest.approx(runs["loss"][1], rel=1e-5)
+    assert runs["distance"] < 1e-5 and runs["correct"][0] == runs["correct"][1]
+    assert runs["statistics_differ"][0] == pytest.approx(runs["statistics_differ"][1], rel=1e-4)
+    assert runs["evaluated"][0][:2] == runs["evaluated"][1][:2]
 
 
-def test_synchronised_statistics_are_the_same_on_all_devices_and_train_otherwise_than_local_ones(measured):
+def test_synchronised_statistics_are_equal_and_change_the_training(measured):
     assert measured["synchronised"]["statistics_differ"] == [0, 0]
     assert measured["synchronised"]["loss"][0] != pytest.approx(measured["loss"], rel=1e-3)
 
@@ -87,7 +90,7 @@ def test_all_devices_hold_the_same_bits_before_an_evaluation(measured):
     assert len(set(measured["digests"])) == 1
 
 
-def test_an_evaluation_counts_alike_on_four_devices_and_on_one_of_them(measured):
+def test_an_evaluation_counts_alike_on_four_devices_and_one(measured):
     # Two of 32 images only fill up the batch; 40 evaluations in flight at once neither hang nor disagree.
     correct, images, loss = measured["one"]
     assert images == 30 and measured["one_device"] == "3"
@@ -96,7 +99,7 @@ def test_an_evaluation_counts_alike_on_four_devices_and_on_one_of_them(measured)
 
 
 def test_a_device_that_differs_by_one_bit_fails_the_training(measured):
-    # Undisturbed, two whole epochs of three steps; the first step's comparison, or the one behind an epoch's
+    # Undisturbed, two whole epochs of three steps; the comparison after the first step, or after an epoch's
     # training.
     whole, first, later = measured["disturbed"]
     assert whole == [[[0, 3, False], [1, 3, False]], ""]

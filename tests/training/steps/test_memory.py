@@ -88,9 +88,9 @@ def test_only_out_of_memory_errors_of_xla_try_more_parts(whole: Compiled) -> Non
     assert compile_fitting(exhausted, SETTINGS, None).train is whole.train
 
     def failing(settings):
-        raise ValueError("wrong")
+        raise ValueError("failing")
 
-    with pytest.raises(ValueError, match="wrong"):
+    with pytest.raises(ValueError, match="failing"):
         compile_fitting(failing, SETTINGS, None)
 
 

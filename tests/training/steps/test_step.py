@@ -57,7 +57,7 @@ def test_gradients_are_zero_only_after_a_zero_scale(chain):
     check_gradients(compiled_chain(chain), zero_gamma=chain % 2 == 0)
 
 
-# -- what a step does ------------------------------------------------------------------------------
+# -- effects of a step -----------------------------------------------------------------------------
 
 
 def test_a_step_descends_along_momentum_and_learning_rate(tiny):
@@ -177,11 +177,11 @@ def test_float16_scales_its_loss_and_skips_overflowing_steps(tiny):
     # The reported loss is that of float32, except for the 11 bits of float16 through 14 layers. So is the
     # step, except that norms over few values amplify rounding. A forgotten factor of 8 would show as 7 times.
     assert float(metrics.loss) == pytest.approx(float(expected.loss), rel=2e-2)
-    begin, found, wanted = (
+    begin, reached, wanted = (
         np.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
         for tree in (start, compiled.variables(state)["params"], exact.variables(other)["params"])
     )
-    assert np.linalg.norm(found - wanted) < 0.3 * np.linalg.norm(wanted - begin)
+    assert np.linalg.norm(reached - wanted) < 0.3 * np.linalg.norm(wanted - begin)
     assert float(state.scale.factor[0]) == 8 and int(state.scale.steps[0]) == 1
 
     # A scale of 2^120 overflows in float16: only the scale, half of it then, and the count of steps change.
