@@ -208,7 +208,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
             monitor.finish()
         whole = reached_limit(context)
         if whole:
-            best.validate_best(context, resources, trained.replica.best)
+            best.validate_best(context, resources, trained.state.best)
         clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
         resources.cache.close()
     else:

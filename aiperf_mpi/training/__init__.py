@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fitting of one candidate: epochs, validations, checkpoints; model/ is the network, steps/ the compiled
+"""The training of one candidate: epochs, validations, checkpoints; model/ is the network, steps/ the compiled
 steps."""

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in an HDF5 file that is whole or absent, and a digest that tells whether two sets of weights are
-equal."""
+"""Save weights in an HDF5 file that is whole or absent, load them, and compare sets of weights by digest."""
 
 from __future__ import annotations
 
@@ -19,13 +18,13 @@ from aiperf_mpi.training.model.resnet import expected_shapes
 
 FORMAT = "aiperf_mpi.checkpoint/1"
 
-#: Memory is added to a file under construction in steps of this many bytes.
+#: Bytes by which the memory of a file under construction grows.
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: the trial, its architecture, and the collections `params` and `batch_stats`
+    """The content of a file: the trial, its architecture, and the collections `params` and `batch_stats`
     (float32)."""
 
     trial_id: int
@@ -35,7 +34,7 @@ class Checkpoint:
 
 
 def digest(variables: Mapping[str, Any]) -> str:
-    """128-bit hash (32 hexadecimal digits) of the names, shapes, dtypes and bits of a tree of numpy
+    """Return a 128-bit hash (32 hexadecimal digits) of the names, shapes, dtypes and bits of a tree of numpy
     arrays."""
     total = hashlib.blake2b(digest_size=16)
     for path, array in _leaves(variables):
@@ -47,12 +46,12 @@ def digest(variables: Mapping[str, Any]) -> str:
 def save_checkpoint(
     path: str | Path, trial_id: int, architecture: Architecture, variables: Mapping[str, Any]
 ) -> str:
-    """Writes the file under a temporary name, syncs and renames it, so that readers find it whole; returns
-    the digest.
+    """Write the file under a temporary name, sync and rename it, so that readers find it whole; return the
+    digest.
 
     `variables` are the collections `params` and `batch_stats`, as numpy arrays of float32. Raises ValueError
-    for another dtype, OSError where the file cannot be written. HDF5 builds it in memory: on a full disk it
-    would raise anything, and crash the process where its own last bytes do not fit.
+    for another dtype, OSError where the file cannot be written. HDF5 builds the file in memory: on a full
+    disk it can raise any error, and crash the process where its own last bytes do not fit.
     """
     path, value = Path(path), digest(variables)
     with h5py.File(path.name, "w", driver="core", backing_store=False, block_size=_BLOCK) as file:
@@ -75,15 +74,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path, architecture: Architecture | None = None) -> Checkpoint:
-    """Reads a file of `save_checkpoint`, which holds the weights of its network and nothing else, all of it
-    in itself.
+    """Read a file of `save_checkpoint`: the weights of its network and nothing else, all in this one file.
 
     Arguments:
-        architecture: the only network that the file may hold. Without it the file is believed which one it
-            holds: not for files that somebody else gives, as a text may describe a network that fills the
-                memory.
+        architecture: the only network that the file may hold. Without it the file's own text names the
+            network. Give it for files from others, as a text may describe a network that fills the memory.
 
-    Raises OSError if HDF5 cannot read it, ValueError if it is not what was saved; each says so in one line.
+    Raises OSError if HDF5 cannot read the file, ValueError if its content is not what was saved; each message
+    is one line.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -91,14 +89,14 @@ def load_checkpoint(path: str | Path, architecture: Architecture | None = None) 
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise OSError(f"{path}: no checkpoint: {_first_line(error)}") from None
+        raise OSError(f"{path}: not a checkpoint: {_first_line(error)}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {_first_line(error)}") from None
     except _DAMAGE as error:
         raise ValueError(f"{path}: damaged: {type(error).__name__}: {_first_line(error)}") from None
 
 
-#: What h5py raises beside OSError and ValueError where a file is damaged.
+#: Errors that h5py raises for a damaged file, in addition to OSError and ValueError.
 _DAMAGE = (AttributeError, LookupError, MemoryError, OverflowError, RecursionError, RuntimeError, TypeError)
 
 
@@ -113,7 +111,7 @@ def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
             file.attrs[name] if name in file.attrs and hdf5.is_scalar_attribute(file, name) else None
         )
         if name == "format" and facts[name] != FORMAT:
-            raise ValueError(f"no checkpoint of format {FORMAT}, but {str(facts[name])[:60]!r}")
+            raise ValueError(f"not a checkpoint of format {FORMAT}, but {str(facts[name])[:60]!r}")
     trial_id, text = facts["trial_id"], facts["arch_json"]
     if not isinstance(text, str) or not isinstance(trial_id, np.int64):
         raise ValueError("its attributes arch_json and trial_id are not those of a checkpoint")
@@ -125,14 +123,14 @@ def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
             f"its architecture hashes to {architecture.hash}, not {str(facts['arch_hash'])[:60]}"
         )
     variables = _read(file, "", expected_shapes(architecture))
-    if facts["digest"] != (found := digest(variables)):
+    if facts["digest"] != (value := digest(variables)):
         saved = str(facts["digest"])[:60]
-        raise ValueError(f"its weights have the digest {found}, not {saved} as when they were saved")
-    return Checkpoint(int(trial_id), architecture, variables, found)
+        raise ValueError(f"its weights have the digest {value}, not {saved} as when they were saved")
+    return Checkpoint(int(trial_id), architecture, variables, value)
 
 
 def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """All arrays of a tree with their paths, in the order of their names."""
+    """Yield all arrays of a tree with their paths, in the order of their names."""
     for name in sorted(tree):
         node = tree[name]
         if isinstance(node, Mapping):
@@ -142,23 +140,23 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, np.n
 
 
 def _read(file: h5py.File, path: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays below `path`: those of `shapes`, a tree of shapes, and no others; raises ValueError for
-    anything that does not lie in the file as float32 of its shape."""
+    """Read the arrays below `path`: those of `shapes`, a tree of shapes, and no others. Raises ValueError for
+    anything that the file does not store itself as float32 of its shape."""
     group = file[path or "/"]
     names = set(group) if isinstance(group, h5py.Group) else set()
     if names != set(shapes):
         other = sorted(names ^ set(shapes))[0]
         raise ValueError(f"/{path} holds other arrays than its network has, such as {other[:60]!r}")
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, shape in shapes.items():
         place = f"{path}/{name}".lstrip("/")
         node = hdf5.own(file, place)
         if isinstance(shape, Mapping):
-            found[name] = _read(file, place, shape)
+            arrays[name] = _read(file, place, shape)
             continue
         if not isinstance(node, h5py.Dataset) or node.dtype != np.float32 or node.shape != tuple(shape):
-            raise ValueError(f"/{place} is no array of float32 of the shape {tuple(shape)}")
-        if wrong := hdf5.wrong_storage(node, node.dtype.itemsize):
-            raise ValueError(f"/{place} {wrong}")
-        found[name] = node[...]
-    return found
+            raise ValueError(f"/{place} is not an array of float32 of the shape {tuple(shape)}")
+        if problem := hdf5.wrong_storage(node, node.dtype.itemsize):
+            raise ValueError(f"/{place} {problem}")
+        arrays[name] = node[...]
+    return arrays

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an epoch of a training completed: sums over its batches, and its result."""
+"""The result of an epoch, and the sums over its completed batches that it is made of."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from aiperf_mpi.training.steps.step import Metrics
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one epoch (counted from 0) completed; times are the clock's.
+    """The completed part of one epoch (counted from 0); times are the clock's.
 
-    Losses are means over the images that completed, `val_loss` and `val_error` NaN unless the validation is
-    whole; `partial` means that the epoch's training or validation is not. `t_end` is when its last counted
-    batch completed.
+    Losses are means over the completed images. `val_loss` and `val_error` are NaN unless the validation is
+    whole; `partial` means that the epoch's training or validation is not whole. `t_end` is when its last
+    counted batch completed.
     """
 
     epoch: int
@@ -33,7 +33,7 @@ class EpochResult:
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over completed batches; `whole` once all of a pass are complete."""
+    """Sums over completed batches; `whole` once all batches of a pass are complete."""
 
     batches: int = 0
     images: int = 0
@@ -42,7 +42,7 @@ class Sums:
     whole: bool = False
 
     def add(self, metrics: Metrics) -> float:
-        """Adds the sums of a completed batch and returns its mean loss."""
+        """Add the sums of a completed batch, and return its mean loss."""
         loss, images = float(metrics.loss), int(metrics.images)
         self.batches += 1
         self.images += images
@@ -60,7 +60,7 @@ class Sums:
 
 
 def result_of(epoch: int, rate: float, times: tuple[float, float], train: Sums, val: Sums) -> EpochResult:
-    """The result of an epoch at the learning rate `rate`, of what it completed from its start to its end."""
+    """Return the result of an epoch at the learning rate `rate`; `times` are its start and its end."""
     return EpochResult(
         epoch=epoch,
         steps=train.batches,

@@ -92,7 +92,7 @@ def disturbed(params: Any) -> Any:
 
 
 class Tampering:
-    """Changes the record of one candidate, once, so that its operation count is wrong."""
+    """Change the record of one candidate, once, so that its operation count is wrong."""
 
     def __init__(self, fault: Fault) -> None:
         self._target: tuple[int, int] | None = (fault.tamper_in_round, fault.tamper_replica)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a replica say to one another before each step, so that all take it or none does.
+"""The agreement of a replica's processes before each step, so that all of them take the step or none does.
 
-A step has collectives in it: a process that left its training alone would let the devices of the others wait
+A step contains collectives: if one process left its training alone, the devices of the others would wait
 forever.
 """
 
@@ -19,14 +19,14 @@ Agree = Callable[[int], int]
 
 
 class FailedElsewhere(RuntimeError):
-    """Another process of the replica failed, and says why."""
+    """Another process of the replica failed, and reports the error."""
 
 
 class Stranded(RuntimeError):
-    """A step failed on this process after all had agreed on it: the others' devices wait for it, so the run
-    ends."""
+    """A step failed on this process after all had agreed on it. The other processes' devices wait for it, so
+    the run ends."""
 
 
-def alone(word: int) -> int:
-    """The agreement of a replica of one process."""
-    return word
+def alone(value: int) -> int:
+    """Return the value itself: the agreement of a replica of one process."""
+    return value

@@ -80,7 +80,7 @@ class Pass:
 
 
 class Pipeline:
-    """Feeds batches to the devices and keeps at most `in_flight` steps under way.
+    """Feed batches to the devices and keep at most `in_flight` steps under way.
 
     Arguments:
         sharding: layout of the replica's devices, see `devices.device_sharding`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of weights that were loaded again, apart from any training."""
+"""Validate weights that were loaded again, outside of any training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiperf_mpi.training.steps.devices import place, replicate
 
 
 class Evaluates(Protocol):
-    """What a validation takes of compiled steps, see `compile.Compiled`."""
+    """The part of compiled steps that a validation needs, see `compile.Compiled`."""
 
     @property
     def sharding(self) -> NamedSharding: ...
@@ -22,11 +22,11 @@ class Evaluates(Protocol):
 
 
 def validation_error(compiled: Evaluates, variables: Mapping[str, Any], batches: Iterable[Any]) -> float:
-    """The share of the valid images that `variables` classify wrongly, to the bit as a training computes it.
+    """Return the share of the valid images that `variables` classify wrongly, bit for bit as in a training.
 
     Arguments:
         compiled: the steps of the weights' architecture.
-        variables: collections `params` and `batch_stats`, as a checkpoint gives them.
+        variables: collections `params` and `batch_stats`, as in a checkpoint.
         batches: host arrays (images, labels, valid) of the whole validation set, see
             `data.loader.val_batches`.
 

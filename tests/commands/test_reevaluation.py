@@ -35,7 +35,7 @@ def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(
     another = resnet50(TINY)
     save_checkpoint(tmp_path / "other.h5", 6, another, initial_variables(another, np.random.default_rng(0)))
     for data, words in (
-        (np.random.default_rng(1).bytes(5000), "no checkpoint"),
+        (np.random.default_rng(1).bytes(5000), "not a checkpoint"),
         ((tmp_path / "other.h5").read_bytes(), "it holds another network"),
     ):
         checkpoint.write_bytes(data)

@@ -68,7 +68,7 @@ def test_another_architecture_than_the_hash_says_is_refused(tmp_path, variables)
 def test_a_file_of_another_kind_is_refused(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["a"] = 1
-    with pytest.raises(ValueError, match="no checkpoint of format"):
+    with pytest.raises(ValueError, match="not a checkpoint of format"):
         load_checkpoint(tmp_path / "x.h5")
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "absent.h5")

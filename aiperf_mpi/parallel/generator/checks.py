@@ -8,16 +8,16 @@ from collections.abc import Callable
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.trials.candidate import Candidate
 
-#: Says what is wrong with a candidate, or "" where nothing is; runs in the thinking thread.
+#: Returns the problem of a candidate, "" if it has none; runs in the maker's thread.
 Check = Callable[[Candidate], str]
 
 
 def checks_of(context: Context) -> Check:
-    """What a candidate must pass before it is trained: it is built, and its step counted, without computing
-    anything.
+    """Return the check of candidates: it builds the network and counts the operations of its step, without
+    computing anything.
 
-    The check returns what differs, or what was raised, "" where nothing was: one odd candidate does not end a
-    run, and many in a row drain it. It holds no MPI, so that it can run in a thread.
+    The check returns a difference or an error as text, "" if there is none: one odd candidate does not end a
+    run, but many in a row drain it. It does not call MPI, so it may run in a thread.
     """
     from aiperf_mpi.crosscheck.check import check_operations
     from aiperf_mpi.training.model.resnet import check_shapes
@@ -39,7 +39,7 @@ def checks_of(context: Context) -> Check:
         try:
             check_shapes(candidate.architecture)
         except Exception as error:
-            return f"its Flax network is not that of its layers: {type(error).__name__}: {error}"
+            return f"its Flax network differs from its layers: {type(error).__name__}: {error}"
         try:
             return check_operations(candidate, settings, devices)
         except Exception as error:

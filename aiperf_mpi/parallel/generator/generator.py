@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generator rank: fills the queues of its queue group's replicas until the run ends. It never sees an
+"""A generator rank: fill the queues of its queue group's replicas until the run ends. It never uses an
 accelerator."""
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.trials.candidate import Candidate
 
-#: Seconds between two looks while the thinking thread works, and while there is nothing to do.
+#: Seconds between two polls while the maker's thread works, and while there is nothing to do.
 WORKING_SECONDS, WAITING_SECONDS = 0.002, 0.05
 
 
 def generate(context: Context) -> None:
-    """Make candidates until rank 0 says that the run ends, or the time is over."""
+    """Make candidates until rank 0 ends the run, or the time is over."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
     served = tuple(zip(ranks.queue_group_replicas, windows.queues, strict=True))
-    generation = CandidateMaker(context, checks_of(context), ranks.queue_group_generator, served)
+    maker = CandidateMaker(context, checks_of(context), ranks.queue_group_generator, served)
     while not context.over():
         with timer("communicate"):
-            moved = generation.advance()
-        if generation.busy:
+            advanced = maker.advance()
+        if maker.busy:
             context.pause(WORKING_SECONDS, "search")
-        elif not moved:
+        elif not advanced:
             context.pause(WAITING_SECONDS)
     with timer("search"):
-        generation.close()
+        maker.close()
 
 
 def warm_up(context: Context) -> None:
-    """Import what the checks need, and count the initial architecture once, before the core time starts."""
+    """Import the checks' modules and count the initial architecture once, before the core time starts."""
     initial = Architecture(context.config.base)
     counted = Candidate.new(
         initial,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes one candidate after another: a state machine whose long work runs in a thread, without MPI.
+"""Make one candidate after another: a state machine whose long work runs in a thread, without MPI.
 
     find a vacancy -> choose (thread) -> claim -> propose -> check (thread) -> publish, or reject and refill
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of the history for a thread that may not call MPI: it asks, and the main thread answers.
+"""Read records of the history for a thread that may not call MPI: it asks, and the main thread answers.
 
-Asking one by one costs a poll of the main thread each, so a search that learns from many trials says
-beforehand which records it will read, and gets them in a few answers.
+Each question waits for a poll of the main thread. A search that learns from many trials therefore asks for
+all its records beforehand, and gets them in a few answers.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from aiperf_mpi.search.knowledge import MOST_PENDING, chosen, refit_length
 from aiperf_mpi.trials.record import ABANDONED
 from aiperf_mpi.trials.view import START, HistoryView
 
-#: Records in one answer: some milliseconds of the main thread, which may have to start a training step.
+#: Most records in one answer. Reading them takes the main thread some milliseconds, in which a training step
+#: may wait.
 BATCH = 256
 
 
 class RecordReader:
-    """Where the thinking thread asks for records.
+    """Hands records from the main thread, which reads them, to the maker's thread.
 
     Arguments:
-        read: the records of several visible slots, such as `WindowHistory.records`; called on the main thread
-            alone.
+        read: returns the records of several visible slots, such as `WindowHistory.records`; called only on
+            the main thread.
 
     Attributes:
-        answers: times that the main thread has answered.
+        answers: number of answers of the main thread.
     """
 
     def __init__(self, read: Callable[[Sequence[int]], list[np.void]]) -> None:
         self._read = read
-        self._asked: queue.Queue[tuple[Sequence[int], Future[list[np.void]]]] = queue.Queue()
+        self._questions: queue.Queue[tuple[Sequence[int], Future[list[np.void]]]] = queue.Queue()
         self._ahead: dict[int, np.void] = {}
         self.answers = 0
 
-    # -- the thinking thread
+    # -- the maker's thread
 
     def record(self, slot: int) -> np.void:
-        """The record of a slot; waits for the main thread. Raises what reading it raises."""
+        """Wait for the main thread, and return the record of a slot. Raises errors of the reading."""
         kept = self._ahead.get(slot)
         return self._ask([slot])[0] if kept is None else kept.copy()
 
     def read_ahead(self, slots: Sequence[int]) -> None:
-        """Fetch what will be asked for; what an earlier call has fetched is forgotten. Raises as `record`
+        """Fetch records for later calls of `record`, and drop those of an earlier call. Raises as `record`
         does."""
         self._ahead = {}
         for first in range(0, len(slots), BATCH):
@@ -55,16 +56,16 @@ class RecordReader:
 
     def _ask(self, slots: Sequence[int]) -> list[np.void]:
         answer: Future[list[np.void]] = Future()
-        self._asked.put((slots, answer))
+        self._questions.put((slots, answer))
         return answer.result()
 
     # -- the main thread
 
     def serve(self) -> None:
-        """Answer what has been asked."""
+        """Answer all questions."""
         while True:
             try:
-                slots, answer = self._asked.get_nowait()
+                slots, answer = self._questions.get_nowait()
             except queue.Empty:
                 return
             self.answers += 1
@@ -75,8 +76,8 @@ class RecordReader:
 
 
 def learnt_slots(view: HistoryView) -> list[int]:
-    """Slots whose records the Bayesian search reads at `view`, ascending: those of the trials that it learns
-    from, and of the ancestors that lead to them from what has been replayed already."""
+    """Return the slots whose records the Bayesian search reads at `view`, ascending: those of the trials that
+    it learns from, and those of their ancestors whose architectures are not yet known."""
     if len(view.finished) < START:
         return []
     length = refit_length(len(view.finished), START)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best models of a replica: which weights it keeps, and the last validation of the best."""
+"""The best models of a replica: the weights that it keeps, and the last validation of the best."""
 
 from __future__ import annotations
 
@@ -27,9 +27,16 @@ from aiperf_mpi.training.validation import validation_error
 
 @dataclass
 class Best:
-    """The best models of a replica so far: those on the shelf are kept, and of the best the weights lie in
-    `path` and `compiled` can evaluate them. Weights that could not be written are in `unwritten`, for another
-    try at the end."""
+    """The best models of a replica so far.
+
+    Attributes:
+        kept_weights: the weights that are on disk.
+        error: validation error of the best model; infinite before any.
+        trial_id: its trial, -1 before any.
+        path: file of its weights, on the trainer that writes them.
+        compiled: steps that evaluate it.
+        unwritten: its weights where they could not be written, for another try at the end.
+    """
 
     kept_weights: KeptWeights
     error: float = math.inf
@@ -39,9 +46,9 @@ class Best:
     unwritten: Variables | None = None
 
 
-def shelf_of(config: Config) -> KeptWeights:
-    """Room for the weights that a replica keeps. A queue's worth of others may still be somebody's
-    parents."""
+def room_for_weights(config: Config) -> KeptWeights:
+    """Return room for the weights that a replica keeps. Where weights are inherited, as many more as a queue
+    is deep stay on disk: waiting candidates may be their children."""
     return KeptWeights(
         config.result.keep_checkpoints, config.search.queue_depth if config.model.inherits else 0
     )
@@ -50,48 +57,49 @@ def shelf_of(config: Config) -> KeptWeights:
 def keep_weights(
     best: Best, path: Path, trial_id: int, training: Training, compiled: Compiled
 ) -> Kept | None:
-    """Write the best weights of a training, which the shelf takes, to `path`; returns what they push out.
+    """Write the best weights of a training, which are to be kept, to `path`; return those that they displace.
 
-    Raises OSError where it cannot: then the shelf is as it was, and the best weights are kept in memory, as
-    the other trainers of the replica count this trial as the best, too.
+    Raises OSError if the file cannot be written. Then the kept weights are unchanged, and the new ones stay
+    in memory if they are the best: the other trainers of the replica count this trial as the best, too.
     """
     if training.best_variables is None:
         raise ValueError(f"trial {trial_id}: no weights to keep")
     best_so_far = training.best_error < best.error
     try:
-        out = best.kept_weights.put(
+        displaced = best.kept_weights.put(
             path, trial_id, training.best_error, compiled.architecture, training.best_variables
         )
     except OSError:
         if best_so_far:
             best.path, best.unwritten = path, training.best_variables
-            remember(best, trial_id, training, compiled)
+            update_best(best, trial_id, training, compiled)
         raise
     if best_so_far:
         best.path, best.unwritten = path, None
-        remember(best, trial_id, training, compiled)
-    return out
+        update_best(best, trial_id, training, compiled)
+    return displaced
 
 
-def remember(best: Best, trial_id: int, training: Training, compiled: Compiled) -> None:
-    """Which steps can evaluate the replica's best weights; a trainer that follows keeps no more, the first
-    one writes the weights."""
+def update_best(best: Best, trial_id: int, training: Training, compiled: Compiled) -> None:
+    """Note a trial as the replica's best if its error is the lowest, with the steps that evaluate its
+    weights. Only the first trainer writes the weights; the others keep no more than this."""
     if training.best_variables is not None and training.best_error < best.error:
         best.error, best.trial_id, best.compiled = training.best_error, trial_id, compiled
 
 
 def validate_best(context: Context, resources: Resources, best: Best) -> None:
-    """After core stop: whoever owns the machine's best model loads it again, validates it, and tells rank 0.
+    """After core stop, load the machine's best model again, validate it, and send its error to rank 0.
 
-    Collective over the ranks but 0. Nothing is validated where no trial has completed a validation. Where it
-    fails, the run has its result without `error_final`: hours of rows are worth more than that number.
+    Collective over all ranks except 0; only the replica that owns the model validates. Nothing is validated
+    where no trial has completed a validation. If it fails, the result has no `error_final`, but is written
+    all the same.
     """
     leads, team = context.ranks.leads, context.ranks.team
     owner = owns_best(context.ranks, best.error, best.trial_id) if leads else owns_best(context.ranks)
     with context.timer("io"):
-        # Nobody trains any more, so nobody needs what was pushed out.
+        # No replica trains any more, so no child needs displaced weights.
         best.kept_weights.clear()
-    # The owner's replica validates as it trained, all of its trainers together.
+    # All trainers of the owner's replica validate together, as they trained.
     path, trial_id = write_best(context, best) if owner else None, best.trial_id
     if team is not None:
         path, trial_id = team.bcast((path, trial_id))
@@ -104,8 +112,7 @@ def validate_best(context: Context, resources: Resources, best: Best) -> None:
     except Exception as failure:
         write_error(
             f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
-            f"{trial_id}, "
-            "could not be validated again, so the result has no error_final: "
+            f"{trial_id}, could not be validated again, so the result has no error_final: "
             f"{type(failure).__name__}: {failure}\n"
         )
         return
@@ -114,8 +121,8 @@ def validate_best(context: Context, resources: Resources, best: Best) -> None:
 
 
 def write_best(context: Context, best: Best) -> Path | None:
-    """Where the best weights lie. Those that could not be written when their trial ended have another try:
-    other files may have gone meanwhile; None where it fails again."""
+    """Return the file of the best weights, None if there is none. Weights that could not be written when
+    their trial ended are written now, as other files may have been removed; None if that fails again."""
     path, variables, compiled = best.path, best.unwritten, best.compiled
     if path is None or variables is None or compiled is None:
         return path
@@ -133,8 +140,8 @@ def write_best(context: Context, best: Best) -> Path | None:
 
 
 def validate_again(context: Context, resources: Resources, best: Best, trial_id: int, path: Path) -> float:
-    """The validation error of the weights of a trial in `path`, by all trainers of the replica; raises on all
-    of them what it raises on one."""
+    """Return the validation error of a trial's weights in `path`. Collective over the replica: an error on
+    one trainer is raised on all of them."""
     team, compiled = Team(context.ranks.team), best.compiled
     try:
         if compiled is None or best.trial_id != trial_id:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that end the run, apart from those that fail a trial alone."""
+"""Errors that end the run; all others fail one trial."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aiperf_mpi.trials.record import RecordError
 
 
 class GenerationError(RuntimeError):
-    """Candidates cannot be made on this rank, or something else that goes on beside its trials cannot."""
+    """Work between a trainer's steps failed, such as to make candidates."""
 
 
-#: Errors that are the run's and not a trial's: they end the job.
+#: Errors that end the job, as they are the run's and not a trial's.
 RUN_ERRORS = (MPI.Exception, MessageError, RecordError, GenerationError, Stranded)

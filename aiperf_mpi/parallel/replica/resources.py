@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a replica trains with, from start to end of a run: its devices and its data."""
+"""The resources of a replica, from start to end of a run: its devices and its data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ from aiperf_mpi.training.steps.memory import memory_limit
 
 @dataclass(frozen=True)
 class Resources:
-    """What a replica trains with, from start to end: its devices, those of its other processes among them,
-    the bytes that a step may use on each (None: unknown), its data, and where it keeps compiled programs."""
+    """The resources that a replica trains with.
+
+    Attributes:
+        devices: of the replica, including those of its other processes.
+        memory: bytes that a step may use on each device; None: unknown.
+        dataset: training and validation images.
+        cache: of compiled programs.
+    """
 
     devices: tuple[jax.Device, ...]
     memory: int | None
@@ -30,39 +36,38 @@ class Resources:
 
     @property
     def mine(self) -> slice:
-        """Which of the devices are this process's."""
+        """The range of `devices` that are this process's."""
         places = [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
         return slice(places[0], places[-1] + 1)
 
     @property
     def device(self) -> str:
-        """What this process's devices are, for the result."""
+        """Number and kind of this process's devices, for the result."""
         own = self.devices[self.mine]
         return f"{len(own)} x {own[0].device_kind}"
 
 
 def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Resources:
-    """The devices and the data of a trainer of this replica, before the core time starts. Collective over
-    `team`, the replica's trainers if there are several.
+    """Find the devices and open the data of a trainer of this replica, before the core time starts.
+    Collective over `team`, the replica's trainers if there are several.
 
-    Raises ConfigError for missing data, and where an epoch would have no whole batch over all devices: every
-    trial would fail, a night long.
+    Raises ConfigError for missing data, for accelerators that JAX does not see, and where an epoch would have
+    no whole batch over all devices, so that every trial would fail.
     """
     if team is not None:
         join(team)
     devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
     memory = memory_limit(devices, config.parallel.memory_limit)
     if team is not None:
-        # All processes of a replica compile the same steps, so they cut them into the same parts.
+        # All processes of a replica compile the same steps, so they need the same limit.
         memory = min((limit for limit in team.allgather(memory) if limit is not None), default=None)
     dataset = open_dataset(config)
     accelerators = local_devices()
     by_choice = config.parallel.host_devices or os.environ.get("JAX_PLATFORMS")
     if accelerators and not by_choice and all(device.platform == "cpu" for device in devices):
         raise ConfigError(
-            f"this host has {len(accelerators)} accelerators, but this JAX sees CPUs alone: install the "
-            f"extra cuda12, "
-            "cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu to train on the CPU"
+            f"this host has {len(accelerators)} accelerators, but this JAX sees only CPUs: install the "
+            "extra cuda12, cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu to train on the CPU"
         )
     batches = {"train.batch_per_device": config.train.batch_per_device}
     if config.hpo.enabled:
@@ -72,7 +77,6 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
         if images < least:
             raise ConfigError(
                 f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more "
-                f"than the "
-                f"{images} training images: an epoch would have no whole batch"
+                f"than the {images} training images: an epoch would have no whole batch"
             )
     return Resources(devices, memory, dataset, open_cache(config.parallel.cache, replica))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights between trials: what a trial starts from, and which trained ones a replica keeps.
+"""Weights between trials: the weights that a trial starts from, and the trained ones that a replica keeps.
 
-Kept weights lie in OUTPUT/checkpoints/<trial>.h5 on the file system that all ranks share, so a child may be
-trained by another replica than its parent. Nothing here speaks MPI; `begin_with` and `load_parent` run in a
-trainer's thread.
+Kept weights are in OUTPUT/checkpoints/<trial>.h5 on the file system that all ranks share, so a child may be
+trained by another replica than its parent. Nothing here calls MPI; `start_weights` and `load_parent` run in
+a trainer's thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMPARED_IMAGES = 8
 
 
 def checkpoint_path(config: Config, trial_id: int) -> Path:
-    """Where the weights of a trial lie while they are kept."""
+    """Return the file of a trial's weights while they are kept."""
     return Path(config.run.output) / "checkpoints" / f"{trial_id}.h5"
 
 
@@ -39,18 +39,18 @@ def checkpoint_path(config: Config, trial_id: int) -> Path:
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a trial starts from: `variables`, and how far their function is from the parent's (NaN: none
-    inherited)."""
+class StartWeights:
+    """The weights that a trial starts from: `variables`, and the difference between their function and the
+    parent's (NaN: none inherited)."""
 
     variables: Variables
     difference: float = float("nan")
 
 
 def missing_weights(config: Config, candidate: Candidate) -> str:
-    """Why the candidate cannot inherit the weights that its record names, "" where it can, or need not.
+    """Return why the candidate cannot inherit the weights that its record names, "" if it can or need not.
 
-    A parent's weights may have gone between the proposal of its child and now.
+    A parent's weights may have been removed since its child was proposed.
     """
     if not config.model.inherits or candidate.parent_id < 0:
         return ""
@@ -61,12 +61,13 @@ def missing_weights(config: Config, candidate: Candidate) -> str:
 
 
 def load_parent(config: Config, candidate: Candidate, initial_seed: int) -> Variables:
-    """The variables of the candidate's parent: those that were kept, or trial 0's initial ones, drawn again.
+    """Return the weights of the candidate's parent: those that were kept, or trial 0's initial ones, drawn
+    again.
 
     Arguments:
         initial_seed: seed of trial 0.
 
-    Raises OSError where the file is gone, ValueError where it is damaged or another trial's.
+    Raises OSError if the file is missing, ValueError if it is damaged or another trial's.
     """
     if not candidate.from_checkpoint:
         return initial_weights(config, Architecture(config.base), initial_seed)
@@ -80,18 +81,20 @@ def load_parent(config: Config, candidate: Candidate, initial_seed: int) -> Vari
     return checkpoint.variables
 
 
-def begin_with(config: Config, dataset: Dataset, candidate: Candidate, parent: Variables | None) -> Beginning:
-    """The weights that the candidate starts from: its parent's, transformed, or without `parent` its own
-    initial ones.
+def start_weights(
+    config: Config, dataset: Dataset, candidate: Candidate, parent: Variables | None
+) -> StartWeights:
+    """Return the weights that the candidate starts from: its parent's, transformed, or without `parent` its
+    own initial ones.
 
     Raises ValueError where `parent` does not fit the parent's architecture.
     """
     if parent is None:
-        return Beginning(initial_weights(config, candidate.architecture, candidate.seed))
+        return StartWeights(initial_weights(config, candidate.architecture, candidate.seed))
     architecture, rng = parent_of(candidate), stream(INIT, candidate.seed)
     variables = inherited_variables(architecture, parent, candidate.own_morphs, rng)
     images = np.asarray(dataset.val_images[:COMPARED_IMAGES])
-    return Beginning(
+    return StartWeights(
         variables,
         function_difference(
             architecture, parent, candidate.architecture, variables, images, dataset.mean, dataset.deviation
@@ -100,22 +103,22 @@ def begin_with(config: Config, dataset: Dataset, candidate: Candidate, parent: V
 
 
 def initial_weights(config: Config, architecture: Architecture, seed: int) -> Variables:
-    """The seeded initial weights of a trial that inherits none."""
+    """Return the seeded initial weights of a trial that inherits none."""
     return initial_variables(architecture, stream(INIT, seed), config.model.zero_gamma)
 
 
 def parent_of(candidate: Candidate) -> Architecture:
-    """The architecture of the candidate's parent."""
+    """Return the architecture of the candidate's parent."""
     morphs = candidate.architecture.morphs
     return Architecture(candidate.architecture.base, morphs[: len(morphs) - len(candidate.own_morphs)])
 
 
-# -- what is kept of it ----------------------------------------------------------------------------
+# -- weights that are kept ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Weights that are kept: their trial, its best validation error, and the file."""
+    """Kept weights: their trial, its best validation error, and the file."""
 
     error: float
     trial_id: int
@@ -127,17 +130,17 @@ class KeptWeights:
     """The best weights of a replica, at most `room` of them, best first; of equal ones the earlier are
     better.
 
-    What is pushed out stays on disk until `grace` others have been, as candidates that wait in queues may
-    descend from it.
+    Weights that better ones displace stay on disk until `grace` others are displaced after them, as
+    candidates that wait in queues may be their children.
     """
 
     room: int
     grace: int = 0
     kept: list[Kept] = field(default_factory=list)
-    leaving: deque[Path] = field(default_factory=deque)
+    displaced: deque[Path] = field(default_factory=deque)
 
     def takes(self, error: float) -> bool:
-        """Whether weights of this error (NaN: of none) would be kept."""
+        """Whether weights of this error would be kept; NaN, no error, would not."""
         return error == error and (len(self.kept) < self.room or error < self.kept[-1].error)
 
     def put(
@@ -148,19 +151,19 @@ class KeptWeights:
         architecture: Architecture,
         variables: Mapping[str, Any],
     ) -> Kept | None:
-        """Write weights that `takes` accepts; returns what they push out, if anything. Raises OSError if it
-        cannot."""
+        """Write weights that `takes` accepts; return the weights that they displace, if any. Raises OSError
+        if the file cannot be written."""
         save_checkpoint(path, trial_id, architecture, variables)
         place = bisect_right([kept.error for kept in self.kept], error)
         self.kept.insert(place, Kept(error, trial_id, path))
         if len(self.kept) <= self.room:
             return None
         out = self.kept.pop()
-        self.leaving.append(out.path)
+        self.displaced.append(out.path)
         self.clear(self.grace)
         return out
 
     def clear(self, grace: int = 0) -> None:
-        """Remove the files of all that was pushed out but the last `grace`."""
-        while len(self.leaving) > grace:
-            self.leaving.popleft().unlink(missing_ok=True)
+        """Remove the files of displaced weights, except the last `grace`."""
+        while len(self.displaced) > grace:
+            self.displaced.popleft().unlink(missing_ok=True)

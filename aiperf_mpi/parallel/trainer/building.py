@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DOCSTRING."""
+"""How a candidate becomes a training: rebuilt from its record, with the settings of its steps, its budget
+and its batches."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.data.loader import train_batches, val_batches
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
-from aiperf_mpi.parallel.replica.weights import Beginning, missing_weights
+from aiperf_mpi.parallel.replica.weights import StartWeights, missing_weights
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.streams import AUGMENT, stream
@@ -28,20 +29,20 @@ from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.view import HistoryView
 
 
-def rebuild(replica: TrainerState, record: np.void) -> tuple[Candidate | None, str]:
-    """The candidate of a record, replayed from its parent; None and what is wrong where hash or counts
-    differ, or where there are no weights that it could inherit."""
-    context, trial_id = replica.context, int(record["trial"])
+def rebuild(state: TrainerState, record: np.void) -> tuple[Candidate | None, str]:
+    """Rebuild the candidate of a record from its parent; return it and "", or None and the problem: hash or
+    counts that differ from the record's, or no weights to inherit."""
+    context, trial_id = state.context, int(record["trial"])
     history, initial = context.windows.history, Architecture(context.config.base)
     with context.timer("search"):
         history.refresh()
-        view = HistoryView(history.summaries(), history.record, initial, replica.architectures)
+        view = HistoryView(history.summaries(), history.record, initial, state.architectures)
         parent_id = int(record["parent"])
         parent = initial if parent_id < 0 else view.architecture(parent_id)
         try:
             candidate = Candidate.from_record(record, parent, trial_id)
         except ValueError as error:
-            # Torn, of another network than it says, or with a morph that its parent cannot take.
+            # The record is torn, its hash is another network's, or its parent cannot take a morph.
             return None, str(error)
 
         stated, counted = (candidate.train_ops, candidate.val_ops), operations(candidate.architecture)
@@ -51,24 +52,25 @@ def rebuild(replica: TrainerState, record: np.void) -> tuple[Candidate | None, s
                 f"counts differ: {stated[0]} and {stated[1]} operations stated, {counted[0]} and "
                 f"{counted[1]}",
             )
-    if wrong := missing_weights(context.config, candidate):
-        # Whoever has not heard that they have gone would propose their children again and again.
+    if problem := missing_weights(context.config, candidate):
+        # A generator that does not know that the weights are gone would go on to propose their children.
         if candidate.from_checkpoint:
             withdraw(context, candidate.parent_id)
-        return None, wrong
+        return None, problem
     return candidate, ""
 
 
-def begin(replica: TrainerState, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Training:
-    """The training of a compiled candidate, from the weights that it begins with, which are put on the
-    devices."""
-    context, dataset = replica.context, replica.resources.dataset
-    config, devices, mine = context.config, len(replica.resources.devices), replica.resources.mine
-    state = compiled.start(beginning.variables, stream(AUGMENT, candidate.seed))
+def build_training(
+    state: TrainerState, candidate: Candidate, compiled: Compiled, weights: StartWeights
+) -> Training:
+    """Return the training of a compiled candidate, with its start weights on the devices."""
+    context, dataset = state.context, state.resources.dataset
+    config, devices, mine = context.config, len(state.resources.devices), state.resources.mine
+    initial = compiled.start(weights.variables, stream(AUGMENT, candidate.seed))
     batch, limits = candidate.batch_per_device, budget(candidate.round, config.train)
     return Training(
         compiled,
-        state,
+        initial,
         partial(_epoch_batches, dataset, candidate.seed, devices, batch, mine),
         partial(val_batches, dataset, devices, batch, mine),
         FitSettings(
@@ -79,11 +81,11 @@ def begin(replica: TrainerState, candidate: Candidate, compiled: Compiled, begin
             in_flight=config.train.in_flight_steps,
         ),
         timer=context.timer,
-        poll=replica.poll,
+        poll=state.poll,
         clock=context.clock.now,
         deadline=context.limit,
-        fault=training_fault(config.fault, candidate, replica.team.rank),
-        agree=replica.team.agree if replica.team.size > 1 else alone,
+        fault=training_fault(config.fault, candidate, state.team.rank),
+        agree=state.team.agree if state.team.size > 1 else alone,
     )
 
 
@@ -98,7 +100,7 @@ def _rate(config: Config, epoch: int) -> float:
 
 
 def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> StepSettings:
-    """What the compiled steps of a candidate depend on."""
+    """Return the settings that the compiled steps of a candidate depend on."""
     return StepSettings(
         batch_per_device=candidate.batch_per_device,
         precision=config.train.precision,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The candidate behind the one that trains, made ready meanwhile, so that the devices need not wait for it.
+"""Prepare the next candidate while the present one trains, so that the devices need not wait for it.
 
-It is taken from its queue for that, so that no generator replaces it when it has become stale: what was made
-ready would be lost. Its slot is free for another ticket at its turn, as if it had been taken only then.
+The candidate is taken from its queue first, so that no generator replaces it when it has become stale and the
+preparation is not lost. Its slot becomes free at the candidate's turn, as if it had been taken only then.
 """
 
 from __future__ import annotations
@@ -21,89 +21,88 @@ from aiperf_mpi.trials.log import HistoryFull
 
 
 def compiles_ahead(setting: str, devices: tuple[jax.Device, ...]) -> bool:
-    """Whether the next candidate is made ready while the present one trains: `parallel.compile_ahead`, where
-    auto means that it is unless the cores that would do it are the accelerator."""
+    """Whether the next candidate is prepared while the present one trains, by `parallel.compile_ahead`:
+    "auto" means on, except where the CPU that would compile also trains."""
     return setting == "on" or (setting == "auto" and devices[0].platform != "cpu")
 
 
 class Lookahead:
-    """The next candidate of `replica` on its way to its turn: while the one before trains, if `enabled`, by
-    `advance` between the steps, and at its turn by `next`."""
+    """Prepare the next candidate of a replica: by `advance` between the steps of the present one, if
+    `enabled`, and by `next` at its turn."""
 
-    def __init__(self, replica: TrainerState, enabled: bool) -> None:
-        self._replica, self._enabled = replica, enabled
+    def __init__(self, state: TrainerState, enabled: bool) -> None:
+        self._state, self._enabled = state, enabled
         self._preparation: Preparation | None = None
         self._taken: Taken | None = None
-        self._asked: PendingAgreement | None = None
-        self._look_at = 0.0
+        self._agreement: PendingAgreement | None = None
+        self._advance_at = 0.0
 
     @property
     def phase(self) -> str:
-        """What a main thread that waits for `next` waits for."""
+        """The phase to book while the main thread waits for `next`."""
         return "idle" if self._preparation is None else self._preparation.phase
 
     def advance(self) -> None:
-        """Go on with the next candidate while the present one trains, with its last part at the time that it
-        takes to look at the queue."""
+        """Go on with the next candidate while the present one trains, once every `parallel.poll_seconds`."""
         now = time.monotonic()
-        if not self._enabled or not self._replica.training or now < self._look_at:
+        if not self._enabled or not self._state.training or now < self._advance_at:
             return
-        self._look_at = now + self._replica.context.config.parallel.poll_seconds
+        self._advance_at = now + self._state.context.config.parallel.poll_seconds
         try:
-            self._advance(beside=True)
+            self._advance(during_trial=True)
         except HistoryFull:
-            # Rank 0 sees the same and drains the run: nothing is made ready any more.
+            # Rank 0 sees the same and drains the run: no candidate is prepared any more.
             self._enabled = False
 
     def next(self) -> Preparation | None:
-        """The preparation of the next candidate, whose turn it is, as soon as nothing can reject it any more:
-        on all trainers of the replica the same one. Raises HistoryFull where a rejection cannot be
-        recorded."""
-        self._advance(beside=False)
+        """Return the preparation of the next candidate, whose turn it is, once nothing can reject it any
+        more; None until then. All trainers of the replica get the same candidate. Raises HistoryFull where a
+        rejection cannot be recorded."""
+        self._advance(during_trial=False)
         preparation = self._preparation
         if preparation is None or not preparation.checked:
             return None
         self._preparation = None
-        # Its trainer goes on with it, and trains only when it is done.
-        self._replica.preparing = False
+        # From here on the trainer advances it, and trains only when it is done.
+        self._state.preparing = False
         return preparation
 
     def close(self) -> None:
-        """Drop what was made ready; nothing is made ready any more."""
+        """Drop the preparation under way, and begin no other."""
         self._enabled = False
         if self._preparation is not None:
             self._preparation.drop()
         self._preparation = None
-        self._replica.preparing = False
+        self._state.preparing = False
 
-    def _advance(self, beside: bool) -> None:
+    def _advance(self, during_trial: bool) -> None:
         if self._preparation is None and (taken := self._find()) is not None:
-            self._preparation = Preparation(self._replica, taken)
+            self._preparation = Preparation(self._state, taken)
         preparation = self._preparation
         if preparation is None:
             return
-        preparation.beside = beside
+        preparation.during_trial = during_trial
         preparation.advance()
-        self._replica.preparing = not preparation.done
+        self._state.preparing = not preparation.done
 
-        # Rejected at once, so that its ticket is filled again before its turn comes.
-        if preparation.wrong:
+        # Reject it at once, so that its ticket is filled again before its turn comes.
+        if preparation.problem:
             preparation.drop()
             self._preparation = None
-            refuse(self._replica, preparation.taken, preparation.wrong)
+            refuse(self._state, preparation.taken, preparation.problem)
 
     def _find(self) -> Taken | None:
-        """The next candidate: the first trainer takes it and tells the others, all of which have heard of it
-        then."""
-        queue, agreements = self._replica.queue, self._replica.agreements
-        if self._asked is None:
+        """Return the next candidate once all trainers of the replica have its record: the first trainer takes
+        it from the queue and sends the record to the others."""
+        queue, agreements = self._state.queue, self._state.agreements
+        if self._agreement is None:
             if queue is not None:
                 self._taken = queue.take()
                 if self._taken is None:
                     return None
-            self._asked = agreements.post(GO, None if self._taken is None else self._taken.record)
-        if not self._asked.done():
+            self._agreement = agreements.post(GO, None if self._taken is None else self._taken.record)
+        if not self._agreement.done():
             return None
-        taken = self._taken or Taken(Slot(0, 0), self._asked.record)
-        self._taken = self._asked = None
+        taken = self._taken or Taken(Slot(0, 0), self._agreement.record)
+        self._taken = self._agreement = None
         return taken

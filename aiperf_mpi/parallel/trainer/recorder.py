@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a trial: its best weights are written in a thread while the next one begins, and then it is
-recorded."""
+"""Record the end of a trial once its best weights are written, in a thread, while the next trial begins."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ from aiperf_mpi.trials.record import FAILED
 
 
 class TrialRecorder:
-    """Trials that have ended, one at a time: nobody hears of kept weights before they are on disk."""
+    """Record trials that have ended, one at a time. Kept weights are on disk before any rank learns of
+    them."""
 
     def __init__(self, context: Context, best: Best) -> None:
         self._context, self._best = context, best
@@ -36,7 +36,7 @@ class TrialRecorder:
 
     def begin(self, trial: Trial, training: Training | None, compiled: Compiled | None) -> None:
         """Record the end of a trial: at once, or when its weights are on disk if they are among the replica's
-        best. Raises RuntimeError while it is busy with another one."""
+        best. Raises RuntimeError while another trial is still to be recorded."""
         if self._trial is not None:
             raise RuntimeError(
                 f"trial {trial.candidate.trial_id} ends before {self._trial.candidate.trial_id} is kept"
@@ -58,26 +58,27 @@ class TrialRecorder:
         )
 
     def advance(self) -> None:
-        """Record the trial whose weights have been written meanwhile."""
+        """Record the trial, if its weights are written by now."""
         if self._trial is None or self._written is None or not self._written.done():
             return
         written, self._written = self._written, None
-        context, trial, out = self._context, self._trial, None
+        context, trial, displaced = self._context, self._trial, None
         path = checkpoint_path(context.config, trial.candidate.trial_id)
         try:
-            out, trial.kept = written.result(), True
+            displaced, trial.kept = written.result(), True
         except OSError as error:
-            # The training was real and counts; only its weights are not there for anybody.
-            what = os.strerror(error.errno) if error.errno else str(error)
-            trial.cause = f"its weights are not kept: {what}: {path}"
+            # The training counts all the same; only its weights are missing.
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            trial.cause = f"its weights are not kept: {reason}: {path}"
             write_error(
-                f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: {path} not written: {what}\n"
+                f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: "
+                f"{path} not written: {reason}\n"
             )
         except Exception as error:
             trial.status, trial.cause = FAILED, f"{type(error).__name__}: {error}"
         self._record()
-        if out is not None and context.config.model.inherits:
-            withdraw(context, out.trial_id)
+        if displaced is not None and context.config.model.inherits:
+            withdraw(context, displaced.trial_id)
 
     def close(self) -> None:
         """End the thread."""

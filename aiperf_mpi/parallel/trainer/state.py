@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trainer's state while it works, and what it does between its steps."""
+"""One trainer's state, and the work that it does between its steps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from aiperf_mpi.parallel.shared.queue import CandidateQueue, Taken
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.trials.view import ArchitectureCache
 
-#: Seconds between two looks for what is not ready.
+#: Seconds between two polls while a trainer waits.
 WAIT_SECONDS = 0.005
 
 
 class BackgroundWork(Protocol):
-    """Work that goes on in small parts between a trainer's steps, such as the making of candidates."""
+    """Work that a trainer does in small parts between its steps, such as to make candidates."""
 
     def advance(self) -> object:
         """Do what can be done now without waiting."""
@@ -30,17 +30,19 @@ class BackgroundWork(Protocol):
 
 @dataclass
 class TrainerState:
-    """One trainer's state while it works.
+    """One trainer's state.
 
     Attributes:
-        queue: of the candidates; None where this trainer is not the replica's first.
+        resources: the replica's devices and data.
+        queue: of the replica's candidates; None where this trainer is not the replica's first.
+        best: the replica's best models so far.
         team: the replica's trainers.
-        exchange: what they agree on while they train.
-        worker: makes the next trial ready.
-        between: what is to be advanced between steps and while waiting.
-        training: whether a trial is at its steps now.
-        preparing: whether the worker has parts of the next trial before it, and must not begin with anything
-            else.
+        agreements: of the team while it prepares candidates.
+        worker: the thread that prepares the next trial.
+        background: work to be advanced between steps and while waiting.
+        architectures: those rebuilt so far.
+        training: whether a trial takes its steps now.
+        preparing: whether the worker still has parts of the next trial to do, and must not begin other work.
     """
 
     context: Context
@@ -56,9 +58,9 @@ class TrainerState:
     preparing: bool = False
 
     def poll(self) -> bool:
-        """Return to MPI, between steps and while waiting; whether the run ends. Raises GenerationError, with
-        the name of the work, where something that is done between steps failed, which is no fault of the
-        trial that runs."""
+        """Return to MPI, between steps and while waiting, and advance the background work; return whether the
+        run ends. Raises GenerationError, with the name of the work, where background work fails: the trial
+        that runs did not cause it."""
         with self.context.timer("communicate"):
             stop = self.context.windows.messages.stop_requested() is not None
             if not stop:
@@ -68,21 +70,21 @@ class TrainerState:
                     except RUN_ERRORS:
                         raise
                     except Exception as error:
-                        what = f"{type(work).__name__} between steps"
-                        raise GenerationError(f"{what}: {type(error).__name__}: {error}") from error
+                        name = f"{type(work).__name__} between steps"
+                        raise GenerationError(f"{name}: {type(error).__name__}: {error}") from error
         return stop
 
 
-def accept(replica: TrainerState, taken: Taken) -> None:
-    """Train a candidate that was taken: its round is used."""
-    if replica.queue is not None:
-        replica.queue.accept(taken)
+def accept(state: TrainerState, taken: Taken) -> None:
+    """Use up the round of a candidate that was taken, as its training begins."""
+    if state.queue is not None:
+        state.queue.accept(taken)
 
 
-def refuse(replica: TrainerState, taken: Taken, wrong: str) -> None:
-    """Reject a candidate that was taken; its ticket is filled again, but for the initial architecture's."""
-    if replica.queue is None:
+def refuse(state: TrainerState, taken: Taken, problem: str) -> None:
+    """Reject a candidate that was taken; its ticket is filled again, except the initial architecture's."""
+    if state.queue is None:
         return
     trial_id = int(taken.record["trial"])
-    reject(replica.context, taken.record, trial_id, wrong)
-    replica.queue.accept(taken) if trial_id == 0 else replica.queue.reject(taken)
+    reject(state.context, taken.record, trial_id, problem)
+    state.queue.accept(taken) if trial_id == 0 else state.queue.reject(taken)

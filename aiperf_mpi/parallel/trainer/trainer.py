@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trainer rank: takes the candidates of its replica in the order of their rounds and trains them, one by
-one.
+"""A trainer rank: take the candidates of its replica in the order of their rounds, and train them.
 
-    take -> Preparation (a thread makes it ready, perhaps while the trial before trains) -> train -> Closing
+    take -> Preparation (in a thread, perhaps while the trial before trains) -> train -> TrialRecorder
 
-A trial that raises or diverges is recorded as failed with its cause and costs only itself.
+A trial that raises or diverges is recorded as failed with its cause; the run goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from aiperf_mpi.parallel.generator.checks import checks_of
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.replica.agreements import Agreements
-from aiperf_mpi.parallel.replica.best import Best, remember, shelf_of
+from aiperf_mpi.parallel.replica.best import Best, room_for_weights, update_best
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
@@ -28,7 +27,7 @@ from aiperf_mpi.parallel.trainer.state import WAIT_SECONDS, TrainerState, accept
 from aiperf_mpi.parallel.trainer.trial import Trial, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
 from aiperf_mpi.results.file.rows import UNFINISHED
-from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE
+from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE, Training
 from aiperf_mpi.training.lockstep import GO, STOP
 from aiperf_mpi.trials.budget import budget
 from aiperf_mpi.trials.log import HistoryFull
@@ -37,18 +36,23 @@ from aiperf_mpi.trials.record import DONE, FAILED, STOPPED
 
 @dataclass(frozen=True)
 class Trainer:
-    """A replica and what works for it beside its steps: making candidates (None where the node has
-    generators), recording trials that have ended, making the next one ready."""
+    """A trainer's state, and the work that it does between its steps.
 
-    replica: TrainerState
-    generation: CandidateMaker | None
+    Attributes:
+        maker: makes candidates; None where the queue group has generators, or this trainer is not the first.
+        recorder: records trials that have ended.
+        lookahead: prepares the next candidate.
+    """
+
+    state: TrainerState
+    maker: CandidateMaker | None
     recorder: TrialRecorder
     lookahead: Lookahead
 
 
 def propose_initial(context: Context) -> None:
     """Put trial 0, which rank 0 has committed, into the queue of the replica that trains it, before any
-    generator can have the first ticket."""
+    generator can take the first ticket."""
     history, candidates = context.windows.history, context.windows.queues[0]
     while not len(history):
         history.refresh()
@@ -59,49 +63,49 @@ def propose_initial(context: Context) -> None:
 
 
 def train(context: Context, resources: Resources) -> Trainer:
-    """Train candidates until rank 0 says that the run ends, or the time is over; follow it by `finish`."""
+    """Train candidates until rank 0 ends the run, or the time is over. Call `finish` after it."""
     take_turns()
     trainer = trainer_of(context, resources)
-    replica, lookahead = trainer.replica, trainer.lookahead
-    while (preparation := next_candidate(replica, lookahead)) is not None:
-        accept(replica, preparation.taken)
+    state, lookahead = trainer.state, trainer.lookahead
+    while (preparation := next_candidate(state, lookahead)) is not None:
+        accept(state, preparation.taken)
         run_trial(trainer, preparation)
-    replica.agreements.settle(replica.team)
+    state.agreements.settle(state.team)
     lookahead.close()
-    await_record(trainer)
+    wait_until_recorded(trainer)
     return trainer
 
 
 def trainer_of(context: Context, resources: Resources) -> Trainer:
-    """What a trainer works with, made ready."""
+    """Return a trainer with everything that it works with."""
     ranks, config = context.ranks, context.config
     team = Team(ranks.team, context.timer)
     candidates = (
         context.windows.queues[ranks.queue_group_replicas.index(ranks.replica)] if team.leads else None
     )
-    replica = TrainerState(
-        context, resources, candidates, Best(shelf_of(config)), team, Agreements(ranks.team)
+    state = TrainerState(
+        context, resources, candidates, Best(room_for_weights(config)), team, Agreements(ranks.team)
     )
-    recorder = TrialRecorder(context, replica.best)
-    lookahead = Lookahead(replica, compiles_ahead(config.parallel.compile_ahead, resources.devices))
-    generation = None
+    recorder = TrialRecorder(context, state.best)
+    lookahead = Lookahead(state, compiles_ahead(config.parallel.compile_ahead, resources.devices))
+    maker = None
     if ranks.queue_group_generators == 0 and candidates is not None:
-        generation = CandidateMaker(context, checks_of(context), 0, ((ranks.replica, candidates),))
-        replica.background.append(generation)
-    replica.background += [recorder, lookahead, Prewarm(replica)]
-    return Trainer(replica, generation, recorder, lookahead)
+        maker = CandidateMaker(context, checks_of(context), 0, ((ranks.replica, candidates),))
+        state.background.append(maker)
+    state.background += [recorder, lookahead, Prewarm(state)]
+    return Trainer(state, maker, recorder, lookahead)
 
 
 def finish(trainer: Trainer, seconds: float) -> bool:
-    """End the trainer's threads; whether they have ended within `seconds`.
+    """End the trainer's threads; return whether they have ended within `seconds`.
 
     XLA cannot be interrupted, and a process that exits while it compiles crashes.
     """
-    context, worker = trainer.replica.context, trainer.replica.worker
+    context, worker = trainer.state.context, trainer.state.worker
     limit = context.clock.now() + seconds
     with context.timer("search"):
-        if trainer.generation is not None:
-            trainer.generation.close()
+        if trainer.maker is not None:
+            trainer.maker.close()
     trainer.recorder.close()
     worker.close()
     while worker.busy:
@@ -111,116 +115,106 @@ def finish(trainer: Trainer, seconds: float) -> bool:
     return True
 
 
-def next_candidate(replica: TrainerState, lookahead: Lookahead) -> Preparation | None:
-    """The preparation of the replica's next candidate, which nothing rejects; None when the run ends, on all
-    of its trainers alike."""
-    context, found = replica.context, None
+def next_candidate(state: TrainerState, lookahead: Lookahead) -> Preparation | None:
+    """Wait for the replica's next candidate, and return its preparation once nothing can reject it. Return
+    None when the run ends, on all of the replica's trainers."""
+    context, preparation = state.context, None
     try:
-        while found is None and not replica.poll() and not context.over():
-            if (found := lookahead.next()) is None:
+        while preparation is None and not state.poll() and not context.over():
+            if (preparation := lookahead.next()) is None:
                 pause(context, lookahead.phase)
     except HistoryFull:
-        # Rank 0 drains the run for it, and waits for this rank's farewell.
-        found = None
-    if replica.team.agree(STOP if found is None else GO) == GO:
-        return found
-    if found is not None:
-        found.drop()
+        # Rank 0 drains the run for this reason, and waits for this rank's last message.
+        preparation = None
+    if state.team.agree(STOP if preparation is None else GO) == GO:
+        return preparation
+    if preparation is not None:
+        preparation.drop()
     return None
 
 
 def pause(context: Context, phase: str) -> None:
-    """Sleep until the next look at what is waited for: a compilation takes seconds, the rest hardly longer
-    than a look."""
+    """Sleep until the next poll: long for a compilation, which takes seconds, short for all other work."""
     context.pause(context.config.parallel.poll_seconds if phase == "compile" else WAIT_SECONDS, phase)
 
 
-def wait_for(replica: TrainerState, reached: Callable[[], bool], preparation: Preparation) -> bool:
-    """Look after MPI until something of a preparation is reached; False when the run ends before."""
-    context = replica.context
+def wait_for(state: TrainerState, reached: Callable[[], bool], preparation: Preparation) -> bool:
+    """Serve MPI until `reached()`; return False if the run ends before."""
+    context = state.context
     while not reached():
-        if replica.poll() or context.over():
+        if state.poll() or context.over():
             return False
         pause(context, preparation.phase)
     return True
 
 
-def await_record(trainer: Trainer) -> None:
-    """Wait until the trial that has ended is recorded, also when the run ends."""
+def wait_until_recorded(trainer: Trainer) -> None:
+    """Wait until the trial that has ended is recorded, even when the run ends."""
     while trainer.recorder.busy:
-        trainer.replica.poll()
+        trainer.state.poll()
         trainer.recorder.advance()
-        trainer.replica.context.pause(WAIT_SECONDS, "io")
+        trainer.state.context.pause(WAIT_SECONDS, "io")
 
 
 # -- one trial -------------------------------------------------------------------------------------
 
 
 def run_trial(trainer: Trainer, preparation: Preparation) -> None:
-    """Train and record one candidate; whatever its preparation or training raises fails this trial alone."""
-    replica, context, candidate = trainer.replica, trainer.replica.context, preparation.candidate
+    """Train and record one candidate. An error of its preparation or training fails this trial alone."""
+    state, context, candidate = trainer.state, trainer.state.context, preparation.candidate
     if candidate is None:
-        raise RuntimeError("a preparation without a candidate is rejected")
+        raise RuntimeError("a candidate that could not be rebuilt is not rejected")
     trial = Trial(candidate, budget(candidate.round, context.config.train), context.now())
     try:
-        if all_ready(replica, preparation):
-            train_prepared(replica, preparation, trial)
+        training = wait_until_ready(state, preparation)
+        if training is not None:
+            state.training = True
+            for epoch in training:
+                trial.add(epoch)
+                if state.team.leads:
+                    send_epoch(context, candidate, epoch)
+            trial.status = {END_EPOCHS: DONE, END_PATIENCE: STOPPED}.get(training.end, UNFINISHED)
     except RUN_ERRORS:
         raise
     except Exception as error:
-        trial.status, trial.cause = FAILED, replica.team.cause(error)
+        trial.status, trial.cause = FAILED, state.team.cause(error)
+    finally:
+        state.training = False
     trial.describe(preparation)
     trial.t_end = context.now()
     preparation.drop()
 
-    # Only of very short trials the one before is not recorded yet.
-    await_record(trainer)
-    # The weights of a trial that has failed are nobody's best, however low an error they reached before.
+    # After a very short trial the one before may not be recorded yet.
+    wait_until_recorded(trainer)
+    # Weights of a failed trial are never the best, however low an error they reached before.
     kept = None if trial.status == FAILED else preparation.training
-    if replica.team.leads:
+    if state.team.leads:
         trainer.recorder.begin(trial, kept, preparation.compiled)
     elif kept is not None and preparation.compiled is not None:
-        remember(replica.best, candidate.trial_id, kept, preparation.compiled)
+        update_best(state.best, candidate.trial_id, kept, preparation.compiled)
 
 
-def all_ready(replica: TrainerState, preparation: Preparation) -> bool:
-    """Wait until a preparation is done on all trainers of the replica; False when the run ends before.
+def wait_until_ready(state: TrainerState, preparation: Preparation) -> Training | None:
+    """Wait until a preparation is done on all trainers of the replica, and return its training; None if the
+    run ends before.
 
-    Raises what made it fail, FailedElsewhere where that was on another trainer.
+    Raises the preparation's failure, which all trainers of the replica have agreed on.
     """
-    there = wait_for(replica, preparation.advance, preparation)
+    done = wait_for(state, preparation.advance, preparation)
     failure = preparation.failure
-    if there and failure is None and preparation.training is None:
+    if done and failure is None and preparation.training is None:
         failure = RuntimeError("the preparation has ended without a training")
-    if replica.team.agree(GO if there else STOP) == STOP:
-        return False
+    if state.team.agree(GO if done else STOP) == STOP:
+        return None
     if failure is not None:
-        # On all of them: the preparations have agreed on that.
         raise failure
 
-    # What fits in memory is found out by each for itself, but their steps must be the same.
+    # Each trainer finds by itself into how many parts its memory cuts a step, but all must find the same.
     parts = preparation.compiled.settings.accumulate if preparation.compiled is not None else 0
-    most, least = replica.team.agree(parts), -replica.team.agree(-parts)
+    most, least = state.team.agree(parts), -state.team.agree(-parts)
     if most != least:
         raise RuntimeError(
             f"the trainers of a replica cut a step into {least} to {most} parts, as their devices differ in "
-            f"memory: "
-            "set parallel.memory_limit to what all of them have"
+            "memory: set parallel.memory_limit to what all of them have"
         )
-    return True
-
-
-def train_prepared(replica: TrainerState, preparation: Preparation, trial: Trial) -> None:
-    """Train what is ready, and tell of each epoch. Raises what its training raises."""
-    training = preparation.training
-    if training is None:
-        raise RuntimeError("there is no training")
-    replica.training = True
-    try:
-        for epoch in training:
-            trial.add(epoch)
-            if replica.team.leads:
-                send_epoch(replica.context, trial.candidate, epoch)
-    finally:
-        replica.training = False
-    trial.status = {END_EPOCHS: DONE, END_PATIENCE: STOPPED}.get(training.end, UNFINISHED)
+    return preparation.training

@@ -17,10 +17,10 @@ from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.parallel.replica import weights
 from aiperf_mpi.parallel.replica.weights import (
     KeptWeights,
-    begin_with,
     checkpoint_path,
     load_parent,
     missing_weights,
+    start_weights,
 )
 from aiperf_mpi.training.checkpoint import digest, load_checkpoint, save_checkpoint
 from aiperf_mpi.training.model.initial import Variables
@@ -80,9 +80,9 @@ def test_a_child_of_kept_weights(config: Config, parent: Candidate) -> None:
     assert missing_weights(config, child) == ""
     loaded = load_parent(config, child, initial_seed=9)
     assert same(loaded, load_checkpoint(checkpoint_path(config, 3)).variables)
-    beginning = begin_with(config, open_dataset(config), child, loaded)
+    beginning = start_weights(config, open_dataset(config), child, loaded)
     assert 0 < beginning.difference < 1e-5
-    assert same(beginning.variables, begin_with(config, open_dataset(config), child, loaded).variables)
+    assert same(beginning.variables, start_weights(config, open_dataset(config), child, loaded).variables)
 
 
 def test_a_child_of_the_initial_weights(config: Config, root: Candidate) -> None:
@@ -90,9 +90,9 @@ def test_a_child_of_the_initial_weights(config: Config, root: Candidate) -> None
     child = candidate(config, *OWN, of=root, trial_id=7)
     assert missing_weights(config, child) == ""
     loaded = load_parent(config, child, initial_seed=root.seed)
-    beginning = begin_with(config, open_dataset(config), root, None)
+    beginning = start_weights(config, open_dataset(config), root, None)
     assert same(loaded, beginning.variables) and math.isnan(beginning.difference)
-    assert begin_with(config, open_dataset(config), child, loaded).difference < 1e-5
+    assert start_weights(config, open_dataset(config), child, loaded).difference < 1e-5
 
 
 def test_weights_that_compute_another_function_show(
@@ -101,7 +101,7 @@ def test_weights_that_compute_another_function_show(
     child = candidate(config, *OWN, of=parent, trial_id=7, from_checkpoint=True)
     fresh = weights.initial_weights(config, child.architecture, child.seed)
     monkeypatch.setattr(weights, "inherited_variables", lambda *_: fresh)
-    beginning = begin_with(config, open_dataset(config), child, load_parent(config, child, 9))
+    beginning = start_weights(config, open_dataset(config), child, load_parent(config, child, 9))
     assert beginning.difference > 0.01
 
 

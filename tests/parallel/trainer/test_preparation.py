@@ -20,7 +20,7 @@ from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.replica.agreements import Agreements, PendingAgreement
 from aiperf_mpi.parallel.replica.team import Team
-from aiperf_mpi.parallel.replica.weights import Beginning, begin_with
+from aiperf_mpi.parallel.replica.weights import StartWeights, start_weights
 from aiperf_mpi.parallel.trainer import building
 from aiperf_mpi.parallel.trainer import preparation as module
 from aiperf_mpi.parallel.trainer.lookahead import Lookahead
@@ -82,7 +82,7 @@ class Allocator:
 def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
     made = Allocator()
     monkeypatch.setattr(module, "compile_steps", made.compile_steps)
-    monkeypatch.setattr(module, "rebuild", lambda replica, record: (CANDIDATE, ""))
+    monkeypatch.setattr(module, "rebuild", lambda state, record: (CANDIDATE, ""))
     return made
 
 
@@ -125,13 +125,13 @@ def test_what_lacks_memory_beside_a_trial_is_made_again_whole_when_that_has_ende
     allocator: Allocator, replica: Any
 ) -> None:
     preparation = prepared(replica)
-    allocator.resident = preparation.beside = True
+    allocator.resident = preparation.during_trial = True
     advance(preparation, "idle")
     assert preparation.checked and not preparation.done and preparation.failure is None
     assert allocator.tried == [(True, 1)] and preparation.compiled is None is preparation.training
 
     # Its turn comes: the same batch in one part, as without the other trial.
-    allocator.resident = preparation.beside = False
+    allocator.resident = preparation.during_trial = False
     advance(preparation)
     assert (
         preparation.failure is None and preparation.compiled is not None and preparation.training is not None
@@ -144,9 +144,9 @@ def test_what_lacks_memory_beside_a_trial_is_made_again_whole_when_that_has_ende
 def test_what_lacks_memory_alone_trains_in_parts(allocator: Allocator, replica: Any) -> None:
     allocator.least, allocator.resident = 4, True
     preparation = prepared(replica)
-    preparation.beside = True
+    preparation.during_trial = True
     advance(preparation, "idle")
-    allocator.resident = preparation.beside = False
+    allocator.resident = preparation.during_trial = False
     advance(preparation)
     assert preparation.failure is None and preparation.compiled is not None
     assert preparation.compiled.settings.accumulate == 4
@@ -163,7 +163,7 @@ def test_what_fails_for_another_reason_or_was_foreseen_fails_at_once(
 
     monkeypatch.setattr(module, "compile_steps", compiled)
     preparation = prepared(replica)
-    preparation.beside = True
+    preparation.during_trial = True
     advance(preparation)
     assert preparation.failure is error and preparation.training is None
 
@@ -185,7 +185,7 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
         ahead.advance()
         warm.advance()
         time.sleep(0.001)
-    assert names == ["begin_with", "compile_fitting", "account", "begin", "compile_convolution"]
+    assert names == ["start_weights", "compile_fitting", "account", "build_training", "compile_convolution"]
 
     # It waits ready for its turn, and meanwhile one convolution follows the other.
     while len(replica.worker.submitted) < 7:
@@ -203,13 +203,13 @@ class Remains:
     meanwhile."""
 
     def __init__(self, compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._compiled, self._begin = compiled, building.begin
+        self._compiled, self._build_training = compiled, building.build_training
         self.resident, self.fails = False, list[Exception | None]()
         self._before, self._made = list[jax.Array](), list[weakref.ref[Any]]()
         self.found: list[tuple[int, list[Any]]] = []
-        monkeypatch.setattr(module, "rebuild", lambda replica, record: (CANDIDATE, ""))
-        monkeypatch.setattr(module, "begin", self.begin)
-        monkeypatch.setattr(module, "begin_with", self.begin_with)
+        monkeypatch.setattr(module, "rebuild", lambda state, record: (CANDIDATE, ""))
+        monkeypatch.setattr(module, "build_training", self.build_training)
+        monkeypatch.setattr(module, "start_weights", self.start_weights)
         monkeypatch.setattr(module, "compile_steps", self.compile_steps)
 
     @contextmanager
@@ -234,9 +234,9 @@ class Remains:
             assert time.monotonic() < limit, left
             time.sleep(0.01)
 
-    def begin_with(self, *arguments: Any) -> Beginning:
+    def start_weights(self, *arguments: Any) -> StartWeights:
         self.found.append((len(self._made), self.left()))
-        made = begin_with(*arguments)
+        made = start_weights(*arguments)
         self._made.append(weakref.ref(made))
         return made
 
@@ -249,8 +249,10 @@ class Remains:
             jax.block_until_ready(jax.numpy.zeros(1 << 50, np.uint8))
         return made
 
-    def begin(self, replica: Any, candidate: Candidate, compiled: Compiled, beginning: Beginning) -> Any:
-        training = self._begin(replica, candidate, compiled, beginning)
+    def build_training(
+        self, state: Any, candidate: Candidate, compiled: Compiled, weights: StartWeights
+    ) -> Any:
+        training = self._build_training(state, candidate, compiled, weights)
         self._made += [weakref.ref(compiled), weakref.ref(training)]
         assert jax.tree.leaves(training._state) and len(self.left()) > 3
         if (failure := self.fails.pop(0)) is not None:
@@ -289,12 +291,12 @@ def test_nothing_of_the_first_try_is_left_when_the_second_begins(
     remains.fails = [MemoryError("none"), None] if where == "begin" else [None, None]
     replica.agreements = Another(GO, GO, AGAIN if where == "elsewhere" else GO, GO, GO)
     preparation = prepared(replica)
-    preparation.beside = True
+    preparation.during_trial = True
     with remains.watched():
         advance(preparation, "idle")
         assert not preparation.done
         remains.wait([])
-        remains.resident = preparation.beside = False
+        remains.resident = preparation.during_trial = False
         advance(preparation)
     # Before the first try there was nothing, and before the second its weights, steps and training had gone.
     assert remains.found == [(0, []), (made, [])] and preparation.training is not None

@@ -73,7 +73,7 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
     taken: Any = SimpleNamespace(record=None)
     preparation = Preparation(replica, taken)
     preparation.done, preparation.training, preparation.compiled = True, training, COMPILED
-    trainer: Any = SimpleNamespace(replica=replica, recorder=recorder)
+    trainer: Any = SimpleNamespace(state=replica, recorder=recorder)
     candidate = Candidate.new(
         resnet50(TINY),
         (),

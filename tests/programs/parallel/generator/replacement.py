@@ -151,7 +151,9 @@ until(lambda: queue.count() == 2)
 made = []
 lookahead.Preparation = lambda replica, taken: (
     made.append(
-        SimpleNamespace(taken=taken, wrong="", checked=True, done=False, beside=False, advance=lambda: None)
+        SimpleNamespace(
+            taken=taken, problem="", checked=True, done=False, during_trial=False, advance=lambda: None
+        )
     )
     or made[-1]
 )
@@ -168,8 +170,8 @@ until(lambda: maker.replaced == replaced + 1)
 settle(0.3)
 assert maker.replaced == replaced + 1 and queue.count(TAKEN) == 1 and queue.count() == 1
 assert (status(first), status(second)) == (rec.NONE, rec.DROPPED)
-assert made[0].beside and taken.ticket == queue.expected and queue.take() is None
-assert making.next() is made[0] and not made[0].beside and len(made) == 1
+assert made[0].during_trial and taken.ticket == queue.expected and queue.take() is None
+assert making.next() is made[0] and not made[0].during_trial and len(made) == 1
 queue.accept(taken)
 until(lambda: queue.count() == 2)
 

@@ -61,7 +61,7 @@ class Paced(Preparation):
         self.tries += 1
         return (yield from self._work("weights"))
 
-    def _compile(self, candidate, beginning, beside):
+    def _compile(self, candidate, weights, during_trial):
         made = yield from self._work("steps")
         self.training = SimpleNamespace(close=lambda: None)
         return made
@@ -70,29 +70,32 @@ class Paced(Preparation):
 ends = []
 for trial, case in enumerate(CASES):
     mine = case.get(world.rank)
-    wrong = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "wrong" else ""
-    preparation_module.rebuild = lambda replica, record, wrong=wrong: (SimpleNamespace(parent_id=0), wrong)
+    problem = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "wrong" else ""
+    preparation_module.rebuild = lambda state, record, problem=problem: (
+        SimpleNamespace(parent_id=0),
+        problem,
+    )
     made = Paced(replica, SimpleNamespace(record={"trial": trial}))
     made.case = mine
 
     # While a trial trains for some steps, which they agree on, and then at its turn: one comes to it before
     # the other.
-    made.beside = True
+    made.during_trial = True
     for _ in range(12):
         assert team.agree(0) == 0
         if pace.random() < 0.7:
             made.advance()
-    made.beside = False
+    made.during_trial = False
     limit = time.monotonic() + 60
     while not made.advance():
         assert time.monotonic() < limit
         time.sleep(0.001)
     ready = made.training is not None and made.failure is None
-    ends.append([made.wrong, type(made.failure).__name__, ready, made.tries])
+    ends.append([made.problem, type(made.failure).__name__, ready, made.tries])
 
 # The run ends where one has got further than the other.
 made = Paced(replica, SimpleNamespace(record=None))
-preparation_module.rebuild = lambda replica, record: (SimpleNamespace(parent_id=0), "")
+preparation_module.rebuild = lambda state, record: (SimpleNamespace(parent_id=0), "")
 for _ in range(3 if world.rank == 0 else 0):
     made.advance()
 agreements.settle(team)
