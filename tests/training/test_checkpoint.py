@@ -31,7 +31,7 @@ def test_what_is_saved_is_loaded_to_the_bit(tmp_path, variables):
     assert [file.name for file in path.parent.iterdir()] == ["17.h5"]
 
 
-def test_the_digest_knows_values_names_and_shapes_but_not_the_order(variables):
+def test_the_digest_depends_on_values_names_shapes_not_order(variables):
     first = digest(variables)
     assert first == digest(dict(reversed(variables.items())))
 
@@ -104,7 +104,7 @@ print("whole")
 """
 
 
-def test_wherever_the_room_ends_it_is_an_oserror_and_the_older_file_stays(root, tmp_path, variables):
+def test_a_full_disk_raises_oserror_and_keeps_the_older_file(root, tmp_path, variables):
     # HDF5 itself, writing to a file that may not grow, raises this and that, and crashes at the last of its
     # own bytes.
     save_checkpoint(tmp_path / "1.h5", 1, ARCHITECTURE, variables)
@@ -114,7 +114,7 @@ def test_wherever_the_room_ends_it_is_an_oserror_and_the_older_file_stays(root, 
     assert [file.name for file in tmp_path.iterdir()] == ["1.h5"]
 
 
-# -- files that somebody else gives ----------------------------------------------------------------
+# -- files from others -----------------------------------------------------------------------------
 
 
 def link_elsewhere(file: h5py.File) -> None:

@@ -119,14 +119,14 @@ def test_a_stop_keeps_what_was_dispatched(tiny):
     assert math.isnan(cut.val_loss) and math.isnan(cut.val_error) and math.isfinite(cut.train_loss)
 
 
-def test_a_stop_before_the_first_step_completes_nothing_but_that_step(tiny):
+def test_a_stop_before_the_first_step_completes_at_most_it(tiny):
     run = training(tiny, poll=lambda: True)
     rows = list(run)
     assert run.end == "stopped" and [row.steps for row in rows] in ([], [1])
 
 
 def test_steps_that_complete_after_the_deadline_do_not_count(tiny):
-    # The clock jumps behind the deadline when the fifth step is dispatched: none that completes later counts.
+    # The clock jumps past the deadline when the fifth step is dispatched: none that completes later counts.
     late = threading.Event()
     dispatched = []
 
@@ -166,21 +166,21 @@ def test_a_validation_that_the_deadline_cuts_gives_no_error(tiny):
 # -- failures --------------------------------------------------------------------------------------
 
 
-def test_an_injected_fault_raises_behind_what_had_completed(tiny):
+def test_an_injected_fault_raises_after_the_completed_part(tiny):
     run = training(tiny, fault=TrainingFault(raise_at=(1, 6)))
     rows = rows_until(run, RuntimeError, "injected fault: epoch 1, step 6")
     assert [row.partial for row in rows] == [False, True] and run.end == ""
     assert rows[1].steps in (4, 5, 6)
 
 
-def test_a_loss_that_turns_nan_is_found_and_ends_the_training(tiny):
-    # The parameters are NaN behind step 4, so the loss is from step 5 on.
+def test_a_loss_that_turns_nan_ends_the_training(tiny):
+    # The parameters are NaN after step 4, so the loss is from step 5 on.
     run = training(tiny, fault=TrainingFault(nan_at=(0, 4)))
     (row,) = rows_until(run, Diverged, "epoch 0, training: the loss is nan in step 5")
     assert row.partial and row.steps == 6 and run.epochs == 0 and run.best_variables is None
 
 
-def test_parameters_that_turn_nan_in_the_last_step_are_found_by_the_validation(tiny):
+def test_the_validation_finds_parameters_that_turn_nan_last(tiny):
     run = training(tiny, fault=TrainingFault(nan_at=(0, 9)))
     (row,) = rows_until(run, Diverged, "epoch 0, validation: the loss is nan in step 0")
     assert row.steps == 10 and math.isnan(row.val_error)
@@ -190,7 +190,7 @@ def test_too_high_a_rate_diverges_by_itself(tiny):
     rows_until(training(tiny, rate=1e30), Diverged, "the loss is (nan|inf)")
 
 
-def test_what_the_loader_raises_is_the_trainings(tiny):
+def test_an_error_of_the_loader_is_raised_by_the_training(tiny):
     def broken(epoch: int):
         yield from itertools.islice(train_images(epoch), 3)
         raise OSError("shard 12 is cut off")
@@ -227,7 +227,7 @@ def test_phases_hold_all_of_the_time(tiny):
     assert min(phases["train"], phases["validate"], phases["io"]) > 0
 
 
-def test_time_without_a_batch_is_the_datas_and_polling_goes_on(tiny):
+def test_time_without_a_batch_counts_as_data_while_polling(tiny):
     polls = itertools.count()
 
     def slow(epoch: int):

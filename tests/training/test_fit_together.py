@@ -24,37 +24,37 @@ def tiny() -> Compiled:
 
 
 class Others:
-    """The other processes: they agree with this one until their `answer` to one of its words, counted from
-    1."""
+    """The other processes: they agree with this one except for their `answer` to its agreement `number`,
+    counted from 1."""
 
     def __init__(self, number: int = 0, answer: int = GO) -> None:
-        self.words: list[int] = []
+        self.values: list[int] = []
         self._number, self._answer = number, answer
 
-    def agree(self, word: int) -> int:
-        self.words.append(word)
-        return max(word, self._answer) if len(self.words) == self._number else word
+    def agree(self, value: int) -> int:
+        self.values.append(value)
+        return max(value, self._answer) if len(self.values) == self._number else value
 
 
-def test_processes_agree_before_every_step_and_behind_the_last(tiny):
+def test_processes_agree_before_every_step_and_after_the_last(tiny):
     others = Others()
     rows = list(training(tiny, agree=others.agree))
     # Three epochs of 10 steps and 4 batches of validation, and the end of each of both.
-    assert len(rows) == 3 and others.words == [GO] * 3 * (10 + 1 + 4 + 1)
+    assert len(rows) == 3 and others.values == [GO] * 3 * (10 + 1 + 4 + 1)
 
 
 def test_a_stop_of_another_process_keeps_what_was_dispatched(tiny):
     others = Others(5, STOP)
     run = training(tiny, agree=others.agree)
     (row,) = run
-    # Once more after what was under way is complete, in case it fails or completes too late.
-    assert run.end == "stopped" and row.steps == 4 and others.words == [GO] * 5 + [STOP]
+    # They agree once more after the steps under way, which may fail or complete too late.
+    assert run.end == "stopped" and row.steps == 4 and others.values == [GO] * 5 + [STOP]
 
 
-def test_what_diverges_behind_a_stop_is_told(tiny):
-    # The parameters are NaN behind step 2, so the loss is in step 3, the last one under way when all are to
+def test_divergence_after_a_stop_is_reported(tiny):
+    # The parameters are NaN after step 2, so the loss is in step 3, the last one under way when all are to
     # stop. It is under way still if the next batch is there, as it is when the loader is asked for the one
-    # behind it.
+    # after it.
     others, ahead, steps = Others(5, STOP), threading.Event(), itertools.count()
 
     def loader(epoch: int):
@@ -69,42 +69,44 @@ def test_what_diverges_behind_a_stop_is_told(tiny):
     changed = dataclasses.replace(tiny, train=train)
     run = training(changed, train_batches=loader, agree=others.agree, fault=TrainingFault(nan_at=(0, 2)))
     rows_until(run, Diverged, "nan in step 3")
-    assert others.words == [GO] * 5 + [BROKEN]
+    assert others.values == [GO] * 5 + [BROKEN]
 
 
 @pytest.mark.parametrize("number", [5, 11, 13, 16])
-def test_a_failure_of_another_process_ends_the_training_at_the_same_step(tiny, number):
-    # Before a step, behind the training, before a batch of the validation, and behind it.
+def test_another_processs_failure_ends_the_training_at_the_same_step(tiny, number):
+    # Before a step, after the training, before a batch of the validation, and after it.
     others = Others(number, BROKEN)
     rows_until(training(tiny, agree=others.agree), FailedElsewhere, "another process")
-    assert others.words == [GO] * number
+    assert others.values == [GO] * number
 
 
-def test_a_process_that_fails_says_so_once_and_before_the_step(tiny):
+def test_a_failing_process_signals_it_once_before_the_step(tiny):
     others = Others()
     rows = rows_until(
         training(tiny, agree=others.agree, fault=TrainingFault(raise_at=(0, 3))),
         RuntimeError,
         "injected fault",
     )
-    assert others.words == [GO] * 3 + [BROKEN] and [row.partial for row in rows] == [True]
+    assert others.values == [GO] * 3 + [BROKEN] and [row.partial for row in rows] == [True]
 
 
 def test_a_process_out_of_time_says_so_once(tiny):
     others, late = Others(), threading.Event()
 
     def train(*arguments):
-        late.set() if len(others.words) == 4 else None
+        late.set() if len(others.values) == 4 else None
         return tiny.train(*arguments)
 
     changed = dataclasses.replace(tiny, train=train)
     run = training(changed, agree=others.agree, clock=lambda: float(late.is_set()), deadline=0.5)
     assert (
-        [row.partial for row in run] == [True] and run.end == "deadline" and others.words == [GO] * 4 + [LATE]
+        [row.partial for row in run] == [True]
+        and run.end == "deadline"
+        and others.values == [GO] * 4 + [LATE]
     )
 
 
-def test_a_step_that_fails_after_all_have_agreed_on_it_cannot_be_survived(tiny):
+def test_a_step_that_fails_after_the_agreement_ends_the_run(tiny):
     def train(*arguments):
         raise ValueError("a device is gone")
 
@@ -113,11 +115,11 @@ def test_a_step_that_fails_after_all_have_agreed_on_it_cannot_be_survived(tiny):
     rows_until(
         training(changed, agree=others.agree), Stranded, "step 0 failed on one process .* a device is gone"
     )
-    assert others.words == [GO]
+    assert others.values == [GO]
 
 
 def test_a_step_that_fails_while_it_runs_cannot_be_survived(tiny):
-    # A result that is gone raises where it is waited for, as one does whose step fails on the device.
+    # A deleted result raises at the wait for it, as the result of a step that fails on the device does.
     steps = itertools.count()
 
     def train(*arguments):
@@ -128,7 +130,7 @@ def test_a_step_that_fails_while_it_runs_cannot_be_survived(tiny):
 
     others, changed = Others(), dataclasses.replace(tiny, train=train)
     (row,) = rows_until(training(changed, agree=others.agree), Stranded, "a step under way failed .* deleted")
-    assert row.steps == 3 and BROKEN not in others.words
+    assert row.steps == 3 and BROKEN not in others.values
     steps = itertools.count()
     rows_until(training(changed), RuntimeError, "^Array has been deleted")
 
@@ -141,17 +143,17 @@ def test_an_average_that_fails_cannot_be_survived(tiny):
     rows_until(
         training(changed, agree=others.agree), Stranded, "the average of epoch 0 failed .* a device is gone"
     )
-    assert others.words == [GO] * 11
+    assert others.values == [GO] * 11
 
 
-def test_weights_that_one_process_cannot_fetch_fail_the_trial_on_all(tiny):
-    # Two processes, as threads, in the last epoch: neither may leave while the other waits for its word.
-    barrier, said, raised = threading.Barrier(2, timeout=30), [0, 0], [None, None]
+def test_weights_not_fetched_on_one_process_fail_all(tiny):
+    # Two processes, as threads, in the last epoch: neither may leave while the other waits for it.
+    barrier, values, raised = threading.Barrier(2, timeout=30), [0, 0], [None, None]
 
-    def agree(me: int, word: int) -> int:
-        said[me] = word
+    def agree(me: int, value: int) -> int:
+        values[me] = value
         barrier.wait()
-        highest = max(said)
+        highest = max(values)
         barrier.wait()
         return highest
 

@@ -71,7 +71,7 @@ def random_batch(base: Base, devices: int, batch: int, seed: int = 0) -> tuple[n
 
 
 def compiled_tiny(devices: int = 1, **settings: object) -> Compiled:
-    """Steps of the tiny base network, 4 images a device unless told otherwise."""
+    """Compile steps of the tiny base network, with 4 images a device by default."""
     chosen = StepSettings(**{"batch_per_device": 4, **settings})  # type: ignore[arg-type]
     return compile_steps(resnet50(TINY), chosen, jax.devices()[:devices])
 

@@ -47,7 +47,7 @@ def history() -> ArrayHistory:
 
 
 @pytest.mark.parametrize("method", SEARCHES)
-def test_where_weights_are_inherited_only_those_that_are_kept_have_children(method: str) -> None:
+def test_only_trials_with_kept_weights_pass_them_on(method: str) -> None:
     search, log = make_search(method, population=12, sample_size=6), history()
     view = HistoryView.of(log, INITIAL, inherit=True)
     kept = set(view.parents.tolist())

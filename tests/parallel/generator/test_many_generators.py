@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generators side by side: no duplicates, the same proposal among any number of ranks, and a long history
-soon read."""
+"""Several generators: no duplicates, the same proposal with any number of ranks, a long history read fast."""
 
 from __future__ import annotations
 
@@ -51,10 +50,10 @@ def test_the_same_proposal_among_any_number_of_ranks(mpich: str, run_program: Ca
     ]
     assert found[0] == found[1] == found[2]
 
-    # With what it remembers or without; further attempts, and shorter histories, lead elsewhere.
+    # With or without memory it is the same; further attempts and shorter histories give others.
     assert found[0]["kept"] == found[0]["fresh"] and len({*found[0]["kept"], *found[0]["early"]}) == 5
 
-    # Through the thread, too; but for the checksum, which has seen the time and the trial's number.
+    # Through the thread, too, except the checksum, which includes the time and the trial's number.
     assert found[0]["whole"] == found[0]["fresh"][0][:-8]
     assert len(found[0]["whole"]) == 2 * RECORD_DTYPE.itemsize - 8
 

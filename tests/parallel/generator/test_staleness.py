@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A candidate that waits while the history moves on is replaced, and no trainer notices."""
+"""Stale candidates are replaced while they wait, without an effect on the trainer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aiperf_mpi.parallel.generator.staleness import is_stale
 from tests.helpers.parallel.mpi import Reports
 
 
-def test_what_is_stale() -> None:
-    # 1.5 x 10 = 15: more than that. Who knew less than 8 trials counts as knowing 8: 1.5 x 8 = 12.
+def test_a_candidate_is_stale_past_its_share_of_known_trials() -> None:
+    # More than 1.5 x 10 = 15 trials. A candidate that knew fewer than 8 counts as if it knew 8: 1.5 x 8 = 12.
     assert [is_stale(10, finished, 1.5) for finished in (14, 15, 16)] == [False, False, True]
     assert [is_stale(0, finished, 1.5) for finished in (8, 12, 13)] == [False, False, True]
     assert [is_stale(5, finished, 1.5) for finished in (12, 13)] == [False, True]
@@ -46,7 +46,7 @@ def test_against_a_trainer(mpi: str, ranks: int, rounds: int, run_program: Calla
         not dropped & {row[2] for row in taken} and len(dropped) == len(log["dropped"]) and log["twice"] == 0
     )
 
-    # No candidate is trained twice, and the key of none that was dropped is held by nobody.
+    # No candidate is trained twice, and no dropped candidate's key is still claimed.
     keys = [log["keys"][str(row[2])] for row in taken]
     assert len(set(keys)) == rounds and log["held"] == 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trial starts from and what a replica keeps; the runs of tests/end_to_end show both under MPI."""
+"""Start weights of trials, and weights that a replica keeps; tests/end_to_end shows both under MPI."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_child_of_kept_weights(config: Config, parent: Candidate) -> None:
 
 
 def test_a_child_of_the_initial_weights(config: Config, root: Candidate) -> None:
-    """They are those that trial 0 itself starts from."""
+    """The initial weights are those that trial 0 itself starts from."""
     child = candidate(config, *OWN, of=root, trial_id=7)
     assert missing_weights(config, child) == ""
     loaded = load_parent(config, child, initial_seed=root.seed)
@@ -105,7 +105,9 @@ def test_weights_that_compute_another_function_show(
     assert beginning.difference > 0.01
 
 
-def test_what_cannot_be_inherited_says_why(config: Config, root: Candidate, parent: Candidate) -> None:
+def test_weights_that_cannot_be_inherited_give_a_reason(
+    config: Config, root: Candidate, parent: Candidate
+) -> None:
     assert missing_weights(config, root) == ""
     orphan = candidate(config, *OWN, of=parent, trial_id=7)
     assert missing_weights(config, orphan) == "no weights of its parent 3 are kept"
@@ -115,7 +117,7 @@ def test_what_cannot_be_inherited_says_why(config: Config, root: Candidate, pare
     with pytest.raises(FileNotFoundError):
         load_parent(config, child, 9)
 
-    # With He's weights nobody asks.
+    # With He-normal weights nothing is inherited.
     he = dataclasses.replace(config, model=dataclasses.replace(config.model, initial_weight="he"))
     assert missing_weights(he, child) == ""
 
@@ -132,11 +134,11 @@ def test_a_file_of_another_trial_is_refused(config: Config, root: Candidate, par
         load_parent(config, child, 9)
 
 
-# -- what is kept of it ----------------------------------------------------------------------------
+# -- weights that are kept ----------------------------------------------------------------------------
 
 
 def put(kept_weights: KeptWeights, folder: Path, trial_id: int, error: float, config: Config) -> int | None:
-    """The trial that is pushed out."""
+    """Put weights of this error; return the trial that they displace."""
     assert kept_weights.takes(error)
     architecture = Architecture(config.base)
     variables = weights.initial_weights(config, architecture, trial_id)
@@ -159,7 +161,7 @@ def test_the_best_stay_the_earlier_of_equals(config: Config, tmp_path: Path) -> 
     assert [kept.trial_id for kept in kept_weights.kept] == [4, 1] and files(folder) == [1, 4]
 
 
-def test_what_is_pushed_out_waits_for_its_last_children(config: Config, tmp_path: Path) -> None:
+def test_displaced_weights_stay_for_their_last_children(config: Config, tmp_path: Path) -> None:
     kept_weights, folder = KeptWeights(room=1, grace=2), tmp_path / "kept"
     out = [put(kept_weights, folder, number, 1 / number, config) for number in range(1, 6)]
     assert out == [None, 1, 2, 3, 4]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A candidate that is made ready beside a trial that trains, whose memory it may lack."""
+"""Preparations during a trial, which may leave too little memory for them."""
 
 from __future__ import annotations
 
@@ -64,8 +64,7 @@ CANDIDATE = replace(
 
 
 class Allocator:
-    """What the compiler of steps asks for memory: while a trial is `resident`, or with fewer parts than
-    `least`, there is none."""
+    """A compiler of steps that lacks memory while a trial is `resident`, or with fewer parts than `least`."""
 
     def __init__(self) -> None:
         self.resident, self.least, self.tried = False, 1, list[tuple[bool, int]]()
@@ -109,7 +108,7 @@ def replica() -> Iterator[Any]:
 
 
 def advance(preparation: Preparation, phase: str = "") -> None:
-    """Until it is done, or waits for this."""
+    """Advance until it is done, or waits in this phase."""
     limit = time.monotonic() + 100
     while not preparation.advance() and preparation.phase != phase:
         assert time.monotonic() < limit, preparation.phase
@@ -121,16 +120,14 @@ def prepared(replica: Any) -> Preparation:
     return Preparation(replica, taken)
 
 
-def test_what_lacks_memory_beside_a_trial_is_made_again_whole_when_that_has_ended(
-    allocator: Allocator, replica: Any
-) -> None:
+def test_a_lack_of_memory_during_a_trial_prepares_again_later(allocator: Allocator, replica: Any) -> None:
     preparation = prepared(replica)
     allocator.resident = preparation.during_trial = True
     advance(preparation, "idle")
     assert preparation.checked and not preparation.done and preparation.failure is None
     assert allocator.tried == [(True, 1)] and preparation.compiled is None is preparation.training
 
-    # Its turn comes: the same batch in one part, as without the other trial.
+    # At its turn it has the same batch in one part, as without the other trial.
     allocator.resident = preparation.during_trial = False
     advance(preparation)
     assert (
@@ -141,7 +138,7 @@ def test_what_lacks_memory_beside_a_trial_is_made_again_whole_when_that_has_ende
 
 
 @pytest.mark.full
-def test_what_lacks_memory_alone_trains_in_parts(allocator: Allocator, replica: Any) -> None:
+def test_a_lack_of_memory_without_a_trial_trains_in_parts(allocator: Allocator, replica: Any) -> None:
     allocator.least, allocator.resident = 4, True
     preparation = prepared(replica)
     preparation.during_trial = True
@@ -155,7 +152,7 @@ def test_what_lacks_memory_alone_trains_in_parts(allocator: Allocator, replica: 
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), TooLarge("foreseen")])
-def test_what_fails_for_another_reason_or_was_foreseen_fails_at_once(
+def test_another_error_or_a_step_too_large_fails_at_once(
     error: Exception, allocator: Allocator, replica: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compiled(*_: Any, **__: Any) -> Compiled:
@@ -177,8 +174,7 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
     warm.left = [(Convolution(8, 2, 2, 3, 1), batch) for batch in range(1, 100)]
     limit = time.monotonic() + 100
 
-    # Between two looks for the candidate its thread is idle when a part has ended, and gets nothing else to
-    # do.
+    # Between two polls for the candidate the thread may be idle after a part, but gets no other work.
     waiting.append(taken)
     while "compile_convolution" not in (names := [work.func.__name__ for work in replica.worker.submitted]):
         assert time.monotonic() < limit, names
@@ -187,7 +183,7 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
         time.sleep(0.001)
     assert names == ["start_weights", "compile_fitting", "account", "build_training", "compile_convolution"]
 
-    # It waits ready for its turn, and meanwhile one convolution follows the other.
+    # It is ready and waits for its turn; meanwhile one convolution follows the other.
     while len(replica.worker.submitted) < 7:
         assert time.monotonic() < limit
         ahead.advance()
@@ -199,14 +195,14 @@ def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allo
 
 
 class Remains:
-    """What a try to prepare has made, and whether it is still there; the cyclic collector is off
-    meanwhile."""
+    """The objects that a preparation has made, and whether they are still alive, with the cyclic collector
+    off."""
 
     def __init__(self, compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
         self._compiled, self._build_training = compiled, building.build_training
         self.resident, self.fails = False, list[Exception | None]()
         self._before, self._made = list[jax.Array](), list[weakref.ref[Any]]()
-        self.found: list[tuple[int, list[Any]]] = []
+        self.seen: list[tuple[int, list[Any]]] = []
         monkeypatch.setattr(module, "rebuild", lambda state, record: (CANDIDATE, ""))
         monkeypatch.setattr(module, "build_training", self.build_training)
         monkeypatch.setattr(module, "start_weights", self.start_weights)
@@ -223,19 +219,19 @@ class Remains:
             gc.enable()
 
     def left(self) -> list[Any]:
-        """Arrays on the devices, and weights, steps and trainings of the tries before."""
+        """Return arrays on the devices, and weights, steps and trainings of earlier tries."""
         arrays = [a.shape for a in jax.live_arrays() if not any(a is other for other in self._before)]
         return arrays + [type(made()).__name__ for made in self._made if made() is not None]
 
     def wait(self, expected: list[Any]) -> None:
-        """Until no more than this is left: threads let go of what they had a moment after it is done."""
+        """Wait until only this is left: threads drop references a moment after their work is done."""
         limit = time.monotonic() + 10
         while (left := self.left()) != expected:
             assert time.monotonic() < limit, left
             time.sleep(0.01)
 
     def start_weights(self, *arguments: Any) -> StartWeights:
-        self.found.append((len(self._made), self.left()))
+        self.seen.append((len(self._made), self.left()))
         made = start_weights(*arguments)
         self._made.append(weakref.ref(made))
         return made
@@ -257,21 +253,21 @@ class Remains:
         assert jax.tree.leaves(training._state) and len(self.left()) > 3
         if (failure := self.fails.pop(0)) is not None:
             try:
-                raise ValueError("an error on whose way another one comes")
+                raise ValueError("an error during which another one is raised")
             except ValueError:
                 raise failure  # noqa: B904
         return training
 
 
 class Another(Agreements):
-    """Another trainer of the replica says these words."""
+    """Agreements with another trainer of the replica, which posts these values."""
 
-    def __init__(self, *words: int) -> None:
+    def __init__(self, *values: int) -> None:
         super().__init__()
-        self.words = list(words)
+        self.values = list(values)
 
-    def post(self, word: int, record: np.void | None = None) -> PendingAgreement:
-        return super().post(max(word, self.words.pop(0)), record)
+    def post(self, value: int, record: np.void | None = None) -> PendingAgreement:
+        return super().post(max(value, self.values.pop(0)), record)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +279,7 @@ def compiled() -> Compiled:
 @pytest.mark.parametrize(
     ("where", "made"), [pytest.param("steps", 2, marks=pytest.mark.full), ("begin", 4), ("elsewhere", 4)]
 )
-def test_nothing_of_the_first_try_is_left_when_the_second_begins(
+def test_a_second_try_finds_nothing_left_of_the_first(
     where: str, made: int, compiled: Compiled, replica: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remains = Remains(compiled, monkeypatch)
@@ -298,15 +294,15 @@ def test_nothing_of_the_first_try_is_left_when_the_second_begins(
         remains.wait([])
         remains.resident = preparation.during_trial = False
         advance(preparation)
-    # Before the first try there was nothing, and before the second its weights, steps and training had gone.
-    assert remains.found == [(0, []), (made, [])] and preparation.training is not None
+    # Nothing was alive before the first try, and nothing of it before the second.
+    assert remains.seen == [(0, []), (made, [])] and preparation.training is not None
     preparation.drop()
 
 
 @pytest.mark.parametrize(
     ("own", "error"), [(True, MemoryError), pytest.param(False, FailedElsewhere, marks=pytest.mark.full)]
 )
-def test_of_what_fails_its_steps_alone_are_left(
+def test_a_failed_preparation_leaves_only_its_steps(
     own: bool, error: type[Exception], compiled: Compiled, replica: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remains = Remains(compiled, monkeypatch)
@@ -318,5 +314,5 @@ def test_of_what_fails_its_steps_alone_are_left(
         # The steps are there for the trial's row; they hold no arrays.
         remains.wait(["Compiled"])
     assert (
-        isinstance(preparation.failure, error) and remains.found == [(0, [])] and preparation.training is None
+        isinstance(preparation.failure, error) and remains.seen == [(0, [])] and preparation.training is None
     )

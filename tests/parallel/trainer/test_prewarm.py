@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions that a replica's thread compiles while it has nothing else to do."""
+"""Convolutions that a replica's thread compiles while it is free."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.Captur
     )
     warm = Prewarm(replica)
 
-    # No kernel has a negative number of filters; behind it one more of its batch, and two of others.
+    # A negative number of filters fails; after it come one more of its batch, and two of others.
     good = Convolution(8, 2, 2, 3, 1)
     warm.left = [(Convolution(8, 2, -2, 3, 1), 32), (good, 16), (good, 32), (good, 64)]
     limit = time.monotonic() + 60
@@ -67,6 +67,6 @@ def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.Captur
         (good, 16),
         (good, 64),
     ]
-    said = [line for line in capfd.readouterr().err.splitlines() if "prewarm" in line]
-    assert len(said) == 1 and "rank 3 on here: parallel.prewarm leaves out batches of 32: " in said[0]
+    errors = [line for line in capfd.readouterr().err.splitlines() if "prewarm" in line]
+    assert len(errors) == 1 and "rank 3 on here: parallel.prewarm leaves out batches of 32: " in errors[0]
     replica.worker.close()

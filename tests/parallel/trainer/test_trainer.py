@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a trial ends on its trainer: what is recorded of it, and whose weights are kept."""
+"""The end of a trial on its trainer: its record, and the weights that are kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Following(Team):
 
 
 def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best, list[Any]]:
-    """The replica's best and what was recorded, behind a trial of two epochs that validates after each."""
+    """Train a trial of two epochs; return the replica's best, and the outcomes recorded."""
     config = small()
     config = replace(config, run=replace(config.run, output=str(folder)))
     outcomes: list[Any] = []
@@ -94,7 +94,7 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
 
 
 @pytest.mark.parametrize("team", [Team(None), Following(None)], ids=["leads", "follows"])
-def test_weights_of_a_trial_that_fails_are_nobodys_best(tmp_path: Path, team: Team) -> None:
+def test_weights_of_a_failed_trial_are_never_the_best(tmp_path: Path, team: Team) -> None:
     (tmp_path / "done" / "checkpoints").mkdir(parents=True)
     (tmp_path / "failed" / "checkpoints").mkdir(parents=True)
     best, outcomes = trained(tmp_path / "done", None, team)
@@ -134,10 +134,10 @@ class Ended:
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["written at the end", "never written"])
-def test_weights_that_cannot_be_written_are_the_best_all_the_same(
+def test_best_weights_that_cannot_be_written_stay_the_best(
     tmp_path: Path, again: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # What the other trainers of the replica remember of the trial, its first one remembers, too.
+    # The first trainer notes the trial as the best, as the others do.
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     best, outcomes = trained(tmp_path, None, Team(None))
     assert (
@@ -151,28 +151,28 @@ def test_weights_that_cannot_be_written_are_the_best_all_the_same(
     )
     assert not outcomes[0]["flags"] & KEPT and "checkpoints" in capfd.readouterr().err
 
-    # At the end there is another try: then the model is validated, and its error is the trial's.
+    # At the end there is another try: the model is validated, and its error is the trial's.
     if again:
         (tmp_path / "checkpoints").unlink()
     end = Ended(None)
     validate_best(end.context, end.resources, best)
-    said = capfd.readouterr().err
+    errors = capfd.readouterr().err
     if again:
         ((kind, row),) = end.sent
         assert kind is Kind.FINAL and int(row["trial_id"]) == 0 and float(row["error"]) == best.error
-        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0.h5"] and said == ""
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0.h5"] and errors == ""
     else:
         assert (
-            end.sent == [] and "rank 1 on here: the best model, trial 0, could not be written again" in said
+            end.sent == [] and "rank 1 on here: the best model, trial 0, could not be written again" in errors
         )
 
 
-def test_a_best_trial_whose_weights_cannot_be_kept_at_all_fails_alone(
+def test_a_trial_fails_alone_when_keeping_its_weights_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not the disk, but a fault of ours: the trial fails, and the replica's best is what it was before.
+    # Not an error of the disk, but of the program: the trial fails, and the replica's best is unchanged.
     def broken(*arguments: object) -> None:
-        raise RuntimeError("no such thing as a disk's error")
+        raise RuntimeError("not an error of the disk")
 
     monkeypatch.setattr(KeptWeights, "put", broken)
     (tmp_path / "checkpoints").mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes on beside a trainer's steps: its threads, the candidate made ahead, and whose error it was."""
+"""The work between a trainer's steps: its thread, and the errors of background work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.parallel.trainer.worker import SWITCH_SECONDS, Worker, take_turns
 
 
-def test_a_worker_is_busy_while_anything_runs_whatever_was_forgotten() -> None:
+def test_a_closed_worker_is_busy_while_work_runs() -> None:
     worker, begun, gate = Worker("test"), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -46,7 +46,7 @@ def test_a_worker_keeps_no_result() -> None:
     del future
     limit = time.monotonic() + 10
     while there() is not None and time.monotonic() < limit:
-        # The thread itself lets go of it a moment after it is done.
+        # The thread itself drops the result a moment after it is done.
         gc.collect()
         time.sleep(0.001)
     assert there() is None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread reads all trials of a long history through the desk of a generator rank, together and one by one,
-and thinks of a candidate. Arguments: folder, finished trials, trials read one by one."""
+"""A thread reads all trials of a long history through the RecordReader of a generator rank, together and one
+by one, and chooses a candidate. Arguments: folder, finished trials, trials read one by one."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ if world.rank == 0:
     some = children(config, 200)
     write_past(history, None, [some[0]] + [some[1 + n % 199] for n in range(finished - 1)])
 wait(world.Ibarrier())
-found = {}
+values = {}
 if world.rank == 1:
     history.refresh()
     executor = ThreadPoolExecutor(1)
@@ -40,19 +40,19 @@ if world.rank == 1:
 
     reader = RecordReader(history.records)
     trials = [slot for slot in range(len(history)) if history.summaries()[slot]["kind"] == rec.PROPOSED]
-    found["trials"] = len(trials)
-    found["together"], _ = timed(lambda: reader.read_ahead(trials))
-    found["answers"] = reader.answers
-    found["whole"] = all(rec.check(reader.record(trial)) for trial in trials[::97])
+    values["trials"] = len(trials)
+    values["together"], _ = timed(lambda: reader.read_ahead(trials))
+    values["answers"] = reader.answers
+    values["whole"] = all(rec.check(reader.record(trial)) for trial in trials[::97])
     before = RecordReader(history.records)
     reader, together = before, reader
     ones = trials[-singly:]
-    found["singly"], one_by_one = timed(lambda: [before.record(trial) for trial in ones])
-    found["alike"] = [row.tobytes() for row in one_by_one] == [
+    values["singly"], one_by_one = timed(lambda: [before.record(trial) for trial in ones])
+    values["alike"] = [row.tobytes() for row in one_by_one] == [
         together.record(trial).tobytes() for trial in ones
     ]
 
-    # What the search needs is with the desk: it asks for nothing else.
+    # The search asks for no record that was not read ahead.
     view = HistoryView(history.summaries(), lambda slot: reader.record(slot), Architecture(config.base))
     reader = RecordReader(history.records)
     slots = learnt_slots(view)
@@ -61,8 +61,8 @@ if world.rank == 1:
     from aiperf_mpi.parallel.generator.choice import search_of  # noqa: I001
     import numpy as np
 
-    found["thought"], _ = timed(lambda: search_of(config).propose(view, np.random.default_rng(1)))
-    found["asked_again"], found["needed"] = reader.answers - asked, len(slots)
+    values["thought"], _ = timed(lambda: search_of(config).propose(view, np.random.default_rng(1)))
+    values["asked_again"], values["needed"] = reader.answers - asked, len(slots)
 wait(world.Ibarrier())
 history.close()
-report(folder, world.rank, **found)
+report(folder, world.rank, **values)

@@ -41,7 +41,7 @@ if world.rank:
         ArchitectureCache(),
         Architecture(config.base),
     )
-    # The fourth round, so that hyperparameters are suggested too; 4 << 40 is the word of a slot with that
+    # The fourth round, so that hyperparameters are suggested too; 4 << 40 is the state of a slot with that
     # ticket.
     vacancy = Vacancy(0, world.rank - 1, None, Slot(0, 4 << 40))
     attempt = 0
@@ -62,12 +62,12 @@ if world.rank:
 wait(world.Ibarrier())
 seconds = time.monotonic() - started
 history.refresh()
-found = {}
+values = {}
 if world.rank == 0:
     rows = history.records(range(past, len(history)))
-    found["logged"] = [int(row["key"]) for row in rows]
-    found["kinds"] = sorted({int(row["kind"]) for row in rows})
-    found["proposed"] = rec.PROPOSED
+    values["logged"] = [int(row["key"]) for row in rows]
+    values["kinds"] = sorted({int(row["kind"]) for row in rows})
+    values["proposed"] = rec.PROPOSED
 claims.close()
 history.close()
 report(
@@ -78,5 +78,5 @@ report(
     pending=pending,
     seconds=seconds,
     jax="jax" in sys.modules,
-    **found,
+    **values,
 )

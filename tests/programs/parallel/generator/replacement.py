@@ -59,9 +59,9 @@ def proposed():
 def status(trial):
     history.refresh()
     rows = history.summaries()
-    found = rows["status"][(rows["kind"] == rec.OUTCOME) & (rows["trial"] == trial)]
-    assert len(found) <= 1
-    return int(found[0]) if len(found) else rec.NONE
+    statuses = rows["status"][(rows["kind"] == rec.OUTCOME) & (rows["trial"] == trial)]
+    assert len(statuses) <= 1
+    return int(statuses[0]) if len(statuses) else rec.NONE
 
 
 def settle(seconds):
@@ -129,7 +129,7 @@ until(lambda: queue.count() == 2)
 assert maker.replaced == 3 and trials()[2] == third[2]
 until(lambda: maker.replaced == 4)
 
-# A thought that is overtaken leaves no record at all: the candidate was taken before its replacement had a
+# A choice that comes too late leaves no record: the candidate is taken before its replacement has a trial
 # number.
 taken = queue.take()
 assert taken.ticket == 2 and status(int(taken.record["trial"])) == rec.NONE
@@ -146,8 +146,8 @@ assert proposed() == before and int(taken.record["trial"]) == int(waiting.record
 queue.accept(taken)
 until(lambda: queue.count() == 2)
 
-# What its trainer makes ready ahead is not replaced, however stale, and comes next; the one behind it is
-# replaced.
+# A candidate that its trainer prepares ahead is not replaced, however stale, and comes next; the one after
+# it is replaced.
 made = []
 lookahead.Preparation = lambda replica, taken: (
     made.append(

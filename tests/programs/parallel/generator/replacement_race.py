@@ -31,7 +31,7 @@ if world.rank == 0:
     write_past(history, claims, children(config, 10))
 wait(world.Ibarrier())
 history.refresh()
-found = {"taken": [], "replaced": 0, "waited": 0}
+values = {"taken": [], "replaced": 0, "waited": 0}
 stop = None
 if world.rank == 1:
     queue, rng, limit = queues[0], random.Random(5), time.monotonic() + 90
@@ -40,7 +40,7 @@ if world.rank == 1:
         if taken is None:
             time.sleep(0.0005)
             continue
-        found["taken"].append([taken.ticket, int(taken.record["round"]), int(taken.record["trial"])])
+        values["taken"].append([taken.ticket, int(taken.record["round"]), int(taken.record["trial"])])
         queue.accept(taken)
         trial = int(taken.record["trial"])
         row = rec.rejection(taken.record, trial, 1.0, "", rec.DONE)
@@ -69,7 +69,7 @@ elif world.rank:
         if not maker.advance():
             time.sleep(0.0005)
     maker.close()
-    found["replaced"] = maker.replaced
+    values["replaced"] = maker.replaced
 else:
     wait(world.Ibarrier())
 wait(world.Ibarrier())
@@ -77,17 +77,17 @@ history.refresh()
 if world.rank == 0:
     rows, summaries = history.records(range(len(history))), history.summaries()
     ended = [(int(row["trial"]), int(row["status"])) for row in rows if row["kind"] == rec.OUTCOME]
-    found["keys"] = {
+    values["keys"] = {
         int(slot): int(row["key"]) for slot, row in enumerate(rows) if row["kind"] == rec.PROPOSED
     }
-    found["dropped"] = [trial for trial, status in ended if status == rec.DROPPED]
-    found["twice"] = len(ended) - len({trial for trial, _ in ended})
-    free = [trial for trial in found["dropped"]]
-    live = {found["keys"][trial] for trial in found["keys"] if trial not in set(free)}
-    found["held"] = sum(not claims.claim(key) for key in {found["keys"][trial] for trial in free} - live)
+    values["dropped"] = [trial for trial, status in ended if status == rec.DROPPED]
+    values["twice"] = len(ended) - len({trial for trial, _ in ended})
+    free = [trial for trial in values["dropped"]]
+    live = {values["keys"][trial] for trial in values["keys"] if trial not in set(free)}
+    values["held"] = sum(not claims.claim(key) for key in {values["keys"][trial] for trial in free} - live)
 wait(world.Ibarrier())
 for queue in queues:
     queue.close()
 claims.close()
 history.close()
-report(folder, world.rank, **found)
+report(folder, world.rank, **values)

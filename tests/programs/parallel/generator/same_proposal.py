@@ -39,17 +39,17 @@ def candidate(search, hpo, cache, attempt=0):
 
 
 # The past comes in two parts, so that one generator has looked at the first of them.
-past, found = children(config, finished), {}
+past, values = children(config, finished), {}
 for part in (slice(0, half), slice(half, finished)):
     if world.rank == 0:
         write_past(history, None, past[part], part.start)
     wait(world.Ibarrier())
     if last and part.start == 0:
-        found["early"] = [candidate(*memory, attempt) for attempt in range(2)]
+        values["early"] = [candidate(*memory, attempt) for attempt in range(2)]
     wait(world.Ibarrier())
 if last:
-    found["kept"] = [candidate(*memory, attempt) for attempt in range(3)]
-    found["fresh"] = [candidate(search_of(config), hpo_of(config), ArchitectureCache(), n) for n in range(3)]
+    values["kept"] = [candidate(*memory, attempt) for attempt in range(3)]
+    values["fresh"] = [candidate(search_of(config), hpo_of(config), ArchitectureCache(), n) for n in range(3)]
 
     # The same through its thread, which is handed the records.
     (queue,) = open_queues(job.MPI.COMM_SELF, 1, 1, first_ticket=5)
@@ -63,8 +63,8 @@ if last:
     record["t"], record["trial"] = 0.0, -1
     maker.close()
     queue.close()
-    found["whole"] = record.tobytes().hex()[:-8]
+    values["whole"] = record.tobytes().hex()[:-8]
 wait(world.Ibarrier())
 claims.close()
 history.close()
-report(folder, world.rank, **found)
+report(folder, world.rank, **values)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two trainers of a replica prepare candidates, each at its own pace: they go the same way whatever fails on
-one of them, and whenever the other one hears of it. Arguments: folder."""
+"""Two trainers of a replica prepare candidates, each at its own pace: both end alike, whatever fails on one of
+them, and whenever the other one learns of it. Arguments: folder."""
 
 import os
 import random
@@ -23,28 +23,27 @@ replica = SimpleNamespace(
     team=team,
     context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")),
 )
-# What the ranks say on standard error, each in its file.
+# Each rank's standard error goes to a file of its own.
 stderr = Path(sys.argv[1]) / f"{world.rank}.stderr"
 os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
 
-#: What fails on which rank at the first try, beside a trial: the word "wrong", or an error of weights or of
-#: steps.
+#: The failure of each rank at the first try, during a trial: a "problem", or an error of weights or of steps.
 CASES = (
     {},
     {1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
     {0: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
     {0: ("weights", MemoryError("none"))},
     {1: ("weights", OSError("gone"))},
-    {0: ("wrong", None)},
-    {1: ("wrong", None)},
-    {0: ("wrong", None), 1: ("wrong", None)},
+    {0: ("problem", None)},
+    {1: ("problem", None)},
+    {0: ("problem", None), 1: ("problem", None)},
     {0: ("steps", ValueError("odd")), 1: ("steps", RuntimeError("RESOURCE_EXHAUSTED"))},
     {},
 )
 
 
 class Paced(Preparation):
-    """Its weights and steps take some looks, and fail as the case says, once."""
+    """A preparation whose weights and steps take some polls, and fail once as the case says."""
 
     case = None
     tries = 0
@@ -70,7 +69,7 @@ class Paced(Preparation):
 ends = []
 for trial, case in enumerate(CASES):
     mine = case.get(world.rank)
-    problem = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "wrong" else ""
+    problem = f"rank {world.rank}'s reason" if mine is not None and mine[0] == "problem" else ""
     preparation_module.rebuild = lambda state, record, problem=problem: (
         SimpleNamespace(parent_id=0),
         problem,
@@ -78,8 +77,8 @@ for trial, case in enumerate(CASES):
     made = Paced(replica, SimpleNamespace(record={"trial": trial}))
     made.case = mine
 
-    # While a trial trains for some steps, which they agree on, and then at its turn: one comes to it before
-    # the other.
+    # It advances while a trial trains for some steps, which the trainers agree on, and then at its turn, which
+    # one trainer reaches before the other.
     made.during_trial = True
     for _ in range(12):
         assert team.agree(0) == 0
@@ -93,7 +92,7 @@ for trial, case in enumerate(CASES):
     ready = made.training is not None and made.failure is None
     ends.append([made.problem, type(made.failure).__name__, ready, made.tries])
 
-# The run ends where one has got further than the other.
+# The run ends while one trainer is further than the other.
 made = Paced(replica, SimpleNamespace(record=None))
 preparation_module.rebuild = lambda state, record: (SimpleNamespace(parent_id=0), "")
 for _ in range(3 if world.rank == 0 else 0):
