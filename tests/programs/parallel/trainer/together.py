@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two trainers of a replica prepare candidates, each at its own pace: both end alike, whatever fails on one of
-them, and whenever the other one learns of it. Arguments: folder."""
+"""Two trainers of a replica prepare candidates, each at its own pace: both end alike, whatever fails on
+one of them, and whenever the other one learns of it. Arguments: folder."""
 
 import os
 import random
@@ -77,8 +77,8 @@ for trial, case in enumerate(CASES):
     made = Paced(replica, SimpleNamespace(record={"trial": trial}))
     made.case = mine
 
-    # It advances while a trial trains for some steps, which the trainers agree on, and then at its turn, which
-    # one trainer reaches before the other.
+    # It advances while a trial trains for some steps, which the trainers agree on, and then at its
+    # turn, which one trainer reaches before the other.
     made.during_trial = True
     for _ in range(12):
         assert team.agree(0) == 0
