@@ -65,7 +65,7 @@ def test_a_fresh_generator_reads_ten_thousand_trials(mpich: str, run_program: Ca
 
     # 10,000 records in answers of 256: 40 polls. One by one each costs a poll of 2 ms at least.
     assert report["answers"] == 40
-    together, singly = report["trainer/together"] / 10_000, report["singly"] / 500
+    together, singly = report["together"] / 10_000, report["singly"] / 500
     assert together < singly / 10
     assert report["asked_again"] == 0
     print(
