@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which MPI the tests that start ranks use, and how one machine looks like several to its launcher."""
+"""The MPI of tests that start ranks, and launcher arguments that make one machine look like several."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.helpers import launch
 #: The programs that ranks run.
 PROGRAMS = launch.ROOT / "tests" / "programs" / "parallel"
 
-#: What each rank of a program reported, by rank.
+#: The report of each rank of a program, by rank.
 Reports = list[dict[str, Any]]
 
 
 def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) -> list[Any]:
-    """Cases for `parametrize` with the MPI in front: each under MPICH and, as Open MPI's launcher takes a
-    second or two to start and to end, those of `openmpi` under Open MPI, the rest of them with --full."""
+    """Return cases for `parametrize` with the MPI as first value: each under MPICH, and those of `openmpi`
+    under Open MPI, whose launcher is slow; --full runs all under both."""
     unknown = set(openmpi) - set(cases)
     if unknown:
         raise ValueError(f"not among the cases: {unknown}")
@@ -30,8 +30,8 @@ def under_both(*cases: tuple[Any, ...], openmpi: Collection[tuple[Any, ...]]) ->
 
 
 def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
-    """Arguments for the launcher of `mpi` that make this machine several; skips where it lets nobody rename
-    it."""
+    """Return arguments for the launcher of `mpi` that make this machine look like several; skip where its
+    name cannot change."""
     ssh = PROGRAMS / "launch" / "fake_ssh"
     if subprocess.run([ssh, "h0", "true"], capture_output=True, timeout=30).returncode:
         pytest.skip("this machine lets nobody run a command under another host name (unshare --user --uts)")
@@ -43,7 +43,7 @@ def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
 
 
 def require(mpi: str) -> str:
-    """The name of an MPI, or a skip where it has no environment."""
+    """Return the name of an MPI; skip the test where it has no environment."""
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)} is missing): see bin/test")
     return mpi

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rank 0 knows of the run while it goes on, for the view."""
+"""Rank 0's progress of the run, for the view and the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def end(trial_id: int, status: int, cause: bytes = b"") -> np.void:
 
 
 def test_a_replica_is_busy_from_its_first_candidate_on() -> None:
-    """A first epoch may take an hour, its compilation minutes: who waits for its row would call the machine
-    idle."""
+    """A first epoch may take an hour, its compilation minutes; the replica is busy before its row arrives."""
     progress = Progress(replicas=3)
     assert progress.snapshot(1.0, 60.0, TRAINING).busy == 0
     progress.record(0, proposed(replica=0))
@@ -24,8 +23,7 @@ def test_a_replica_is_busy_from_its_first_candidate_on() -> None:
     progress.record(2, proposed(replica=1, round=2))
     assert progress.snapshot(1.0, 60.0, TRAINING).busy == 2
 
-    # Replica 1 goes on with its second candidate; replica 0 has none left, whichever of row and outcome comes
-    # first.
+    # Replica 1 goes on with its second candidate; replica 0 has none, whether row or outcome comes first.
     progress.trial(end(1, DONE))
     progress.record(3, outcome(1, 0.5, replica=1))
     progress.record(4, outcome(0, 0.5))
@@ -36,7 +34,7 @@ def test_a_replica_is_busy_from_its_first_candidate_on() -> None:
     assert progress.busy == 0
 
 
-def test_a_rejection_that_overtakes_its_record_leaves_nobody_busy() -> None:
+def test_a_rejection_before_its_record_leaves_no_replica_busy() -> None:
     """Rows are taken at once, records twenty times a second."""
     progress = Progress(replicas=1)
     progress.trial(end(5, REJECTED))
@@ -46,8 +44,8 @@ def test_a_rejection_that_overtakes_its_record_leaves_nobody_busy() -> None:
     assert not progress.over and not progress.proposed
 
 
-def test_a_machine_that_only_fails_is_stopped_before_the_night_is_over() -> None:
-    """64 in a row, whether rejected or failed, are no accident; one that ends well begins the count anew."""
+def test_a_machine_that_only_fails_is_stopped_early() -> None:
+    """64 rejected or failed in a row are not an accident; a success starts the count again."""
     progress = Progress(replicas=3)
     for trial_id in range(63):
         progress.trial(end(trial_id, FAILED if trial_id % 2 else REJECTED))
@@ -64,7 +62,7 @@ def test_a_machine_that_only_fails_is_stopped_before_the_night_is_over() -> None
         "64 candidates in a row were rejected or failed, at last: no convolution on this device"
     )
 
-    # Four for each replica where there are many: all of a hundred may lose their first candidates.
+    # Four for each of many replicas: all of a hundred may lose their first candidates.
     many = Progress(replicas=100)
     for trial_id in range(399):
         many.trial(end(trial_id, FAILED))

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees: plain lines at most once a second, a picture on a terminal, and the right one of the
-two."""
+"""The view: plain lines at most once a second, a picture on a terminal, and the choice of the two."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d aiperf_mpi: \S.*")
 
 
 class Clock:
-    """A clock that tests move."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,7 +48,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -58,7 +57,7 @@ class Terminal(io.StringIO):
 # -- plain lines -----------------------------------------------------------------------------------
 
 
-def test_status_says_all_that_matters() -> None:
+def test_the_status_line_shows_the_whole_state() -> None:
     assert status_line(SNAPSHOT) == (
         "training, 1:10 left, 2/3 replicas busy, 7 trials done (1 failed), best error 0.0219, 1.23 GOPS"
     )
@@ -66,7 +65,7 @@ def test_status_says_all_that_matters() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
-def test_at_most_one_line_a_second_and_no_event_lost(steps: list[tuple[float, bool]]) -> None:
+def test_one_line_a_second_at_most_and_no_event_lost(steps: list[tuple[float, bool]]) -> None:
     clock, stream = Clock(), io.StringIO()
     view = View("plain", stream, clock=clock, wall_clock=clock)
     times, logged = [], 0
@@ -89,7 +88,7 @@ def test_at_most_one_line_a_second_and_no_event_lost(steps: list[tuple[float, bo
     assert stream.getvalue().count("event ") + more == logged
 
 
-def test_a_long_run_has_a_status_each_minute_a_short_one_more_often() -> None:
+def test_status_comes_each_minute_and_oftener_in_short_runs() -> None:
     for limit, seconds, expected in ((43_200.0, 600, 10), (110.0, 110, 20)):
         clock, stream = Clock(), io.StringIO()
         view = View("plain", stream, clock=clock, wall_clock=clock)
@@ -112,7 +111,7 @@ def test_lines_stay_lines() -> None:
 # -- the live view ---------------------------------------------------------------------------------
 
 
-def test_the_picture_shows_the_run_and_gives_the_terminal_back() -> None:
+def test_the_picture_shows_the_run_and_restores_the_terminal() -> None:
     clock, stream = Clock(), io.StringIO()
     view = View("live", stream, environ={"COLUMNS": "80", "LINES": "24"}, clock=clock)
     view.update(SNAPSHOT)
@@ -131,13 +130,13 @@ def test_the_picture_shows_the_run_and_gives_the_terminal_back() -> None:
     ):
         assert part in shown, part
 
-    # The cursor is hidden while it draws, and shown again; no line is wider than the terminal.
+    # The cursor is hidden during drawing and shown after it; no line is wider than the terminal.
     assert stream.getvalue().count("\x1b[?25l") == 1 and stream.getvalue().rstrip().endswith("\x1b[?25h")
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_the_end_of_a_trial_is_told_once() -> None:
-    """In the live view it is among the candidates; in plain lines it is an event."""
+def test_the_end_of_a_trial_is_shown_once() -> None:
+    """The live view has it among the candidates; plain lines have it as an event."""
     screen, lines = Terminal(), io.StringIO()
     live, plain = View("live", screen, environ={}), View("plain", lines, environ={})
     for view in (live, plain):
@@ -149,7 +148,7 @@ def test_the_end_of_a_trial_is_told_once() -> None:
     assert lines.getvalue().count("trial 9 done") == 1
 
 
-def test_pictures_do_not_come_faster_than_eyes() -> None:
+def test_pictures_are_limited_in_rate() -> None:
     clock, stream = Clock(), io.StringIO()
     view = View("live", stream, environ={"COLUMNS": "80", "LINES": "24"}, clock=clock)
     view.update(SNAPSHOT)
@@ -177,7 +176,7 @@ def test_a_long_list_of_events_stays_short() -> None:
 # -- which of the two ------------------------------------------------------------------------------
 
 
-def test_auto_is_live_on_a_terminal_alone() -> None:
+def test_auto_is_live_only_on_a_terminal() -> None:
     assert resolve_mode("auto", Terminal(), {"TERM": "xterm"}) == "live"
     assert resolve_mode("auto", io.StringIO(), {"TERM": "xterm"}) == "plain"
     assert resolve_mode("auto", Terminal(), {"TERM": "dumb"}) == "plain"
@@ -186,7 +185,7 @@ def test_auto_is_live_on_a_terminal_alone() -> None:
 
 @pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "PMIX_RANK"])
 def test_under_a_launcher_a_terminal_proves_nothing(variable: str) -> None:
-    """Open MPI's launcher gives every rank a pseudo-terminal, in a batch job too."""
+    """Open MPI's launcher gives every rank a pseudo-terminal, also in a batch job."""
     parent, child = pty.openpty()
     with os.fdopen(parent), os.fdopen(child, "w") as stream:
         assert stream.isatty()

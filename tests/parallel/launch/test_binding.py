@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices a role may see."""
+"""The devices that a role may see."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from aiperf_mpi.parallel.launch.placement import arrange
 
 @pytest.mark.parametrize("role", ["coordinator", "generator"])
 def test_only_trainers_see_accelerators(role: str) -> None:
-    found = role_environment(role, environ={"CUDA_VISIBLE_DEVICES": "0,1"})
+    variables = role_environment(role, environ={"CUDA_VISIBLE_DEVICES": "0,1"})
     assert (
-        found["JAX_PLATFORMS"] == "cpu"
-        and found["CUDA_VISIBLE_DEVICES"] == found["ROCR_VISIBLE_DEVICES"] == ""
+        variables["JAX_PLATFORMS"] == "cpu"
+        and variables["CUDA_VISIBLE_DEVICES"] == variables["ROCR_VISIBLE_DEVICES"] == ""
     )
 
 
-def test_one_trainer_takes_what_it_finds() -> None:
+def test_one_trainer_takes_all_devices() -> None:
     assert role_environment("trainer", 0, [("0", "1", "2", "3")], environ={}) == {}
     assert role_environment("trainer", 0, [()], environ={}) == {}
 
@@ -45,15 +45,15 @@ def test_nodes_cut_from_one_host_share_its_devices(ranks_per_node: int) -> None:
     trainers = ranks_per_node // 2
     places = arrange(["a"] * 9 + ["b"] * 4, [0] * 9 + [9] * 4, ranks_per_node, trainers)
     offers = [("0", "1", "2", "3")] * 13
-    found = {}
+    devices = {}
     for place in places:
         if place.role == "trainer":
             index, shared = host_share(places, place.rank, offers)
             environment = role_environment(
                 "trainer", index, shared, environ={"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
             )
-            found.setdefault(place.host, []).append(environment["CUDA_VISIBLE_DEVICES"])
-    assert found == {"a": ["0", "1", "2", "3"], "b": ["0,1", "2,3"]}
+            devices.setdefault(place.host, []).append(environment["CUDA_VISIBLE_DEVICES"])
+    assert devices == {"a": ["0", "1", "2", "3"], "b": ["0,1", "2,3"]}
 
     # Two devices are too few for four trainers.
     index, shared = host_share(places, 1, [("0", "1")] * 13)
@@ -65,7 +65,7 @@ def test_trainers_of_one_replica_tune_apart() -> None:
     def flags(offers: list[tuple[str, ...]], **options: Any) -> str | None:
         return role_environment("trainer", 0, offers, together=True, **options).get("XLA_FLAGS")
 
-    # Alone on its host, or with divided devices; what the user has set is kept, and stands.
+    # One trainer on its host, or divided devices; the user's flags are kept, and take precedence.
     off = "--xla_gpu_shard_autotuning=false"
     assert flags([("0",)], environ={}) == off
     environ = {"XLA_FLAGS": "--xla_a=1", "CUDA_VISIBLE_DEVICES": "0,1"}
@@ -90,7 +90,7 @@ def test_xla_knows_the_flag() -> None:
     assert done.stdout.split() == ["1"], done.stderr
 
 
-def test_a_launcher_that_divided_them_is_believed() -> None:
+def test_devices_divided_by_the_launcher_are_kept() -> None:
     assert role_environment("trainer", 1, [("0",), ("1",)], environ={"CUDA_VISIBLE_DEVICES": "1"}) == {}
     by_task = {"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_PER_TASK": "1"}
     assert role_environment("trainer", 1, [("0",), ("0",)], environ=by_task) == {}
@@ -103,16 +103,16 @@ def test_devices_that_do_not_divide() -> None:
         role_environment("trainer", 0, [()] * 2, host_devices=3, environ={})
 
 
-def test_devices_that_the_cpu_plays() -> None:
+def test_devices_that_the_cpu_emulates() -> None:
     environ = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=9"}
-    found = role_environment("trainer", 1, [()] * 2, host_devices=4, environ=environ)
-    assert found == {
+    variables = role_environment("trainer", 1, [()] * 2, host_devices=4, environ=environ)
+    assert variables == {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=2",
     }
 
 
-def test_jax_obeys() -> None:
+def test_jax_sees_the_devices_of_its_role() -> None:
     # The real library, in a process of its own: 4 devices for one trainer, one for a generator.
     code = "import jax; print(jax.default_backend(), jax.local_device_count())"
     for role, devices in (("trainer", 4), ("generator", 1)):
@@ -128,7 +128,7 @@ def test_local_devices(tmp_path: Path) -> None:
     assert local_devices({"CUDA_VISIBLE_DEVICES": ""}) == ()
     assert local_devices({}, tmp_path) == ()
 
-    # A node of two NVIDIA devices: their files beside those of the driver.
+    # A node of two NVIDIA devices: their files are next to those of the driver.
     (tmp_path / "dev").mkdir()
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / "dev" / name).touch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launch: who becomes what, what a wrong launch says, and that every end ends all ranks."""
+"""The launch: the split into roles, the messages of a wrong launch, and ends that end all ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_ends(mpi: str, ranks: int, *arguments: str, **options: object) -> subpro
 
 
 def ours(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Our own lines on standard error; launchers add theirs, and Open MPI's a NUL behind each of its own."""
+    """Return our own lines of standard error; launchers add theirs, and Open MPI's adds a NUL to each."""
     return [line for line in done.stderr.replace("\0", "").splitlines() if line.startswith("aiperf_mpi: ")]
 
 
@@ -31,7 +31,8 @@ def ours(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def assert_split(reports: Reports, nodes: list[list[int]], trainers: int) -> None:
-    """`nodes` are the ranks of each node in their order; the first `trainers` of a node train."""
+    """Check the split: `nodes` are the ranks of each node in order, and the first `trainers` of a node
+    train."""
     size = len(reports)
     zero = reports[0]
     assert (zero["role"], zero["node"], zero["node_rank"], zero["replica"]) == ("coordinator", -1, -1, -1)
@@ -42,22 +43,22 @@ def assert_split(reports: Reports, nodes: list[list[int]], trainers: int) -> Non
         count = min(trainers, len(members))
         replicas = list(range(replica, replica + count))
         for place, rank in enumerate(members):
-            found = reports[rank]
-            assert found["role"] == ("trainer" if place < count else "generator")
-            assert (found["node"], found["node_rank"]) == (index, place)
-            assert found["replica"] == (replicas[place] if place < count else -1)
+            report = reports[rank]
+            assert report["role"] == ("trainer" if place < count else "generator")
+            assert (report["node"], report["node_rank"]) == (index, place)
+            assert report["replica"] == (replicas[place] if place < count else -1)
             assert (
-                found["queue_group_replicas"] == replicas
-                and found["queue_group_generators"] == len(members) - count
+                report["queue_group_replicas"] == replicas
+                and report["queue_group_generators"] == len(members) - count
             )
-            assert found["workers"] == size - 1
+            assert report["workers"] == size - 1
             # A replica's queue was filled by all ranks of its node, and by no other.
-            assert found["published"] == (members if place < count else [])
+            assert report["published"] == (members if place < count else [])
         replica += count
-    for found in reports:
-        assert (found["nodes"], found["replicas"]) == (len(nodes), replica)
-        assert found["generators"] == size - 1 - replica
-        assert found["seen"] == list(range(size))
+    for report in reports:
+        assert (report["nodes"], report["replicas"]) == (len(nodes), replica)
+        assert report["generators"] == size - 1 - replica
+        assert report["seen"] == list(range(size))
 
 
 #: Nodes by (ranks, ranks per node): 0 makes one of all but rank 0.
@@ -94,8 +95,8 @@ def test_split(
     nodes = NODES[ranks, per_node]
     reports = run_program(mpi, ranks, "launch/split_roles", per_node, trainers, "real")
     assert_split(reports, nodes, trainers)
-    assert all(found["shared"] for found in reports[1:])
-    assert all(found["nodes_on_host"] == len(nodes) and found["with_coordinator"] for found in reports)
+    assert all(report["shared"] for report in reports[1:])
+    assert all(report["nodes_on_host"] == len(nodes) and report["with_coordinator"] for report in reports)
 
 
 def test_groups_that_are_not_contiguous(mpich: str, run_program: Callable[..., Reports]) -> None:
@@ -103,16 +104,16 @@ def test_groups_that_are_not_contiguous(mpich: str, run_program: Callable[..., R
     env = {"MPIR_CVAR_NUM_CLIQUES": "2"}
     reports = run_program(mpich, 7, "launch/split_roles", 0, 1, 2, env=env)
     assert_split(reports, [[1, 3, 5], [2, 4, 6]], 1)
-    assert all(found["shared"] for found in reports[1:])
-    assert [found["with_coordinator"] for found in reports] == [True, False] * 3 + [True]
+    assert all(report["shared"] for report in reports[1:])
+    assert [report["with_coordinator"] for report in reports] == [True, False] * 3 + [True]
 
 
 def test_several_hosts(mpi: str, run_program: Callable[..., Reports]) -> None:
     # Three hosts of two ranks: rank 0 shares its host with one node, of one rank, which trains and generates.
     reports = run_program(mpi, 6, "launch/split_roles", 0, 1, "real", launcher=several_hosts(mpi, 3, 2))
     assert_split(reports, [[1], [2, 3], [4, 5]], 1)
-    assert [found["with_coordinator"] for found in reports] == [True, True, False, False, False, False]
-    assert all(found["nodes_on_host"] == 1 for found in reports)
+    assert [report["with_coordinator"] for report in reports] == [True, True, False, False, False, False]
+    assert all(report["nodes_on_host"] == 1 for report in reports)
 
 
 @pytest.mark.parametrize("env", [{"MPIR_CVAR_NUM_CLIQUES": "2"}, {"MPIR_CVAR_NOLOCAL": "1"}])
@@ -121,7 +122,7 @@ def test_ranks_per_node_without_shared_memory(
 ) -> None:
     reports = run_program(mpich, 5, "launch/split_roles", 2, 1, "real", env=env)
     assert_split(reports, [[1, 2], [3, 4]], 1)
-    assert not any(found["shared"] for found in reports)
+    assert not any(report["shared"] for report in reports)
 
 
 @pytest.mark.parametrize("env", [{"MPIR_CVAR_NUM_CLIQUES": "2"}, {"MPIR_CVAR_NOLOCAL": "1"}])
@@ -133,7 +134,7 @@ def test_groups_that_disagree_with_the_host_names(mpich: str, env: dict[str, str
 
 
 def test_a_group_on_several_hosts(mpi: str) -> None:
-    # Every rank claims another name: MPI's group of ranks that share memory must be wrong, or the names are.
+    # Every rank has another host name, so either the names or MPI's shared-memory groups are wrong.
     command = [PROGRAMS / "launch" / "split_roles.py", "unused", "0", "1", "4"]
     done = launch.mpirun(4, command, mpi=mpi, timeout=60)
     assert done.returncode == 2
@@ -144,14 +145,14 @@ def test_a_group_on_several_hosts(mpi: str) -> None:
 # -- wrong launches
 
 
-def test_one_rank_says_how_to_launch(mpi: str) -> None:
+def test_one_rank_is_refused_with_the_right_command(mpi: str) -> None:
     done = run_ends(mpi, 1, "split")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = ours(done)
     assert "needs at least 2" in line and f"{launch.launcher(mpi)} -n N python -m aiperf_mpi" in line
 
 
-def test_no_mpi_says_what_to_install(mpi: str) -> None:
+def test_missing_mpi_is_refused_with_the_remedy(mpi: str) -> None:
     env = launch.variables(mpi, {"MPI4PY_LIBMPI": "/nonexistent/libmpi.so"})
     code = (
         "from aiperf_mpi.parallel.launch.launcher import LaunchError\n"
@@ -164,7 +165,7 @@ def test_no_mpi_says_what_to_install(mpi: str) -> None:
     assert "cannot open shared object file" in done.stdout and "aiperf_mpi[mpich]" in done.stdout
 
 
-def test_no_launcher_says_how_to_launch(mpi: str) -> None:
+def test_missing_launcher_is_refused_with_the_right_command(mpi: str) -> None:
     # A process without any launcher.
     done = subprocess.run(
         [launch.python(mpi), ENDS, "split"],
@@ -193,7 +194,7 @@ def test_the_launcher_of_another_mpi(starter: str, library: str) -> None:
     assert "Traceback" not in done.stderr and "suspicious" not in done.stderr
 
 
-def test_another_number_of_ranks_than_the_launcher_says(mpich: str) -> None:
+def test_mpi_with_fewer_ranks_than_the_launcher_started(mpich: str) -> None:
     # A launcher that started 5 ranks of which MPI sees 2 (by a variable that MPICH does not read itself).
     done = run_ends(mpich, 2, "split", env={"MV2_COMM_WORLD_SIZE": "5"})
     assert done.returncode == 2
@@ -240,15 +241,15 @@ def test_one_broken_rank_ends_the_job(mpi: str, how: str, words: str) -> None:
     assert done.returncode == 5
     assert time.monotonic() - started < 30
 
-    # Its traceback is whole, every line says whose it is, and no other rank adds one.
+    # Its traceback is complete, every line names the rank, and no other rank adds a traceback.
     lines = ours(done)
     assert all(line.startswith("aiperf_mpi: rank 2 on ") for line in lines)
     assert "Traceback" in lines[0] and words in lines[-2] and "exit code 5" in lines[-1]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_a_rank_waits_until_its_last_words_are_read(mpich: str, kind: str) -> None:
-    # Who reads does so after 0.3 s; the rank that would abort comes back after that, and not before.
+def test_a_rank_waits_until_its_output_is_read(mpich: str, kind: str) -> None:
+    # The reader reads after 0.3 s; the rank that is about to abort waits until then.
     script = f"""
 import os, socket, threading, time
 from aiperf_mpi.parallel.launch import job
@@ -282,13 +283,13 @@ assert time.monotonic() - started < 3
     assert done.returncode == 0, done.stderr
 
 
-def test_what_all_ranks_raise_is_said_once(mpi: str) -> None:
+def test_an_error_of_all_ranks_is_printed_once(mpi: str) -> None:
     done = run_ends(mpi, 4, "alike")
     assert done.returncode == 2
     assert ours(done) == ["aiperf_mpi: rank 1 lacks something"]
 
 
-def test_a_launch_error_of_one_rank_alone_hangs_nobody(mpi: str) -> None:
+def test_a_launch_error_of_one_rank_hangs_no_rank(mpi: str) -> None:
     done = run_ends(mpi, 3, "alone")
     assert done.returncode == 2
     assert "aiperf_mpi: rank 2 alone: only the last rank raises this" in ours(done)
@@ -311,7 +312,7 @@ def test_importing_starts_nothing(mpi: str) -> None:
 
 
 def test_killed_from_outside_leaves_no_rank(mpi: str, tmp_path: Path) -> None:
-    # The launcher's whole group is killed in the middle of a run; nothing of it may stay.
+    # The launcher's process group is killed in the middle of a run; no process of it may stay.
     job = launch.start(3, [ENDS, "sleep"], mpi=mpi)
     time.sleep(2.0)
     launch.kill(job)

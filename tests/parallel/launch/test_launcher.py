@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the environment of each launcher says, before MPI starts."""
+"""The launcher, size and rank from each launcher's environment, before MPI starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiperf_mpi.parallel.launch.launcher import (
     how_to_launch,
 )
 
-#: The variables that each launcher sets (seen in the environments that they gave, shortened).
+#: The variables that each launcher sets, from real environments, shortened.
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2", "PMI_FD": "9", "HYDI_CONTROL_FD": "7", "MPI_LOCALRANKID": "2"}
 PRTERUN = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"}
 BATCH = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
@@ -31,10 +31,10 @@ SRUN_PMI2 = STEP | {"PMI_SIZE": "8", "PMI_RANK": "5", "PMI_FD": "11"}
         (SRUN_PMI2, Launcher("srun", 8, 5)),
         (STEP, Launcher("srun", 8, 5)),
         (STEP | {"PMIX_RANK": "5"}, Launcher("srun", 8, 5)),
-        # What mpiexec starts inside of an allocation inherits the batch system's variables.
+        # A process that mpiexec starts in an allocation inherits the batch system's variables.
         (STEP | HYDRA, Launcher("mpiexec (PMI)", 4, 2)),
         (STEP | PRTERUN, Launcher("Open MPI's mpirun", 4, 1)),
-        # One process in a batch script, beside the launcher: nobody promised more.
+        # One process in a batch script, without a launcher: no variable gives a number of ranks.
         (BATCH, Launcher("none")),
         ({"PMIX_RANK": "3"}, Launcher("a PMIx launcher", None, 3)),
         ({"PMI_SIZE": "many"}, Launcher("none")),
@@ -44,7 +44,7 @@ def test_detect(environ: dict[str, str], launcher: Launcher) -> None:
     assert detect(environ) == launcher
 
 
-def test_one_process_speaks() -> None:
+def test_one_process_prints() -> None:
     assert [detect(HYDRA | {"PMI_RANK": str(rank)}).speaks for rank in range(3)] == [True, False, False]
     assert detect({}).speaks
 
@@ -56,11 +56,11 @@ def test_one_process_speaks() -> None:
         (HYDRA, "Open MPI", True),
         (PRTERUN, "Open MPI", False),
         (PRTERUN, "MPICH", True),
-        # MPICH can be built for PMIx; who has such a one tells it so by this variable.
+        # MPICH can be built for PMIx; its users set this variable.
         (PRTERUN | {"MPIR_CVAR_PMI_VERSION": "x"}, "MPICH", False),
         (SRUN_PMI2, "MPICH", False),
         (SRUN_PMI2, "Open MPI", False),
-        # MPICH ends in its initialisation even if it is alone.
+        # MPICH aborts in its initialisation even with one rank.
         (PRTERUN | {"OMPI_COMM_WORLD_SIZE": "1"}, "MPICH", True),
         ({}, "MPICH", False),
     ],

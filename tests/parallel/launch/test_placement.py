@@ -14,7 +14,7 @@ def roles(places: object) -> str:
 
 
 def test_nodes_by_shared_memory() -> None:
-    # Rank 0 shares host a with ranks 1 and 2; host b has 3, 5 and 6, host c has 4 alone.
+    # Rank 0 shares host a with ranks 1 and 2; host b has 3, 5 and 6, host c has only rank 4.
     hosts, groups = ["a", "a", "a", "b", "c", "b", "b"], [0, 1, 1, 3, 4, 3, 3]
     places = arrange(hosts, groups)
     assert roles(places) == "ctgttgg"
@@ -51,7 +51,9 @@ def test_nodes_by_number() -> None:
         (["a", "a"], [0, 1], -1, "at least 0 and 1"),
     ],
 )
-def test_what_cannot_be_arranged(hosts: list[str], groups: list[int], per_node: int, words: str) -> None:
+def test_impossible_arrangements_are_refused(
+    hosts: list[str], groups: list[int], per_node: int, words: str
+) -> None:
     with pytest.raises(LaunchError, match=words):
         arrange(hosts, groups, per_node)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where compiled programs are kept: whose folder it is decides who removes it."""
+"""Where compiled programs are kept: a folder made for one run is removed, a given one stays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(cache.folder, len(list(cache.folder.iterdir())) > 0, cache.ours)
 
 
 def cached(root: Path, configured: str, **variables: str) -> tuple[Path, bool, bool]:
-    """The folder that a process used, whether it kept a program there, and whether the folder was its own."""
+    """Return the folder that a process used, whether it kept a program there, and whether it was its own."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, configured],
@@ -40,29 +40,27 @@ def cached(root: Path, configured: str, **variables: str) -> tuple[Path, bool, b
     return Path(folder), kept == "True", ours == "True"
 
 
-def test_a_fresh_folder_lies_in_the_nodes_and_is_removed_at_the_end(root: Path, tmp_path: Path) -> None:
-    # What an aborted job has left there goes at the start.
+def test_a_fresh_folder_is_removed_at_the_end(root: Path, tmp_path: Path) -> None:
+    # The remains of an aborted job are removed at the start.
     (tmp_path / f"{prefix()}left").mkdir()
     folder, kept, ours = cached(root, "", TMPDIR=str(tmp_path))
     assert folder.parent == tmp_path and folder.name.startswith(prefix()) and kept and ours
     assert not folder.exists() and list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_was_given_stays_with_a_place_for_each_replica(root: Path, tmp_path: Path) -> None:
+def test_a_configured_folder_stays_with_one_for_each_replica(root: Path, tmp_path: Path) -> None:
     folder, kept, ours = cached(root, str(tmp_path / "programs"))
     assert folder == tmp_path / "programs" / "replica-3" and kept and not ours and folder.is_dir()
 
 
-def test_a_folder_that_jax_was_told_of_is_used_with_a_place_for_each_replica(
-    root: Path, tmp_path: Path
-) -> None:
+def test_jaxs_own_folder_is_used_with_one_for_each_replica(root: Path, tmp_path: Path) -> None:
     given = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     folder, kept, ours = cached(root, "", **given)
     assert folder == tmp_path / "replica-3" and kept and not ours
     assert [path.name for path in tmp_path.iterdir()] == ["replica-3"]
 
 
-def test_a_folder_that_cannot_be_made_is_refused_with_its_key(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_refused_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ConfigError, match="parallel.cache: .*file: Not a directory; name a folder on the node"

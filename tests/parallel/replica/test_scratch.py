@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders whose process was killed are removed by the next one, and those of living processes are not."""
+"""The next process removes the folders of killed processes, and none of a living one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ time.sleep(600)
 """
 
 
-def test_what_a_killed_process_left_is_removed_and_no_living_ones(root: Path, tmp_path: Path) -> None:
+def test_only_folders_of_killed_processes_are_removed(root: Path, tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
     )
@@ -31,7 +31,7 @@ def test_what_a_killed_process_left_is_removed_and_no_living_ones(root: Path, tm
     for folder in (killed, living):
         (folder / "program").write_text("compiled")
 
-    # Another host's, and what only has such a name, stay.
+    # Another host's folder, and a file of such a name, stay.
     others = [tmp_path / "aiperf_mpi-programs-elsewhere-x", tmp_path / f"{prefix()}link", tmp_path / "kept"]
     others[0].mkdir()
     others[2].mkdir()
@@ -45,11 +45,10 @@ def test_what_a_killed_process_left_is_removed_and_no_living_ones(root: Path, tm
     assert set(tmp_path.iterdir()) == {living, *others} and (living / "program").exists()
 
 
-def test_a_folder_that_a_neighbour_removes_before_its_lock_is_made_again(
+def test_a_folder_removed_before_its_lock_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The neighbour looks between the making of the first two folders and their opening, as it may at any
-    # start.
+    # The other process removes the first two folders before they are opened, as may happen at any start.
     opened, removed = os.open, []
 
     def slow(path: Path, flags: int) -> int:

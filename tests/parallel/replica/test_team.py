@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replicas of several processes: their clusters, and how their trainers agree. Whole runs are in
-end_to_end."""
+"""Replicas of several processes: their clusters and agreements. Whole runs are in end_to_end."""
 
 from __future__ import annotations
 
@@ -28,47 +27,47 @@ def test_two_replicas_of_two_processes_reduce_apart(
     library: str, run_program: Callable[..., list[dict[str, Any]]]
 ) -> None:
     reports = run_program(library, 5, "replica/teams")
-    assert [found["role"] for found in reports] == ["coordinator", *["trainer"] * 4]
-    assert [(found["replica"], found["replica_rank"]) for found in reports[1:]] == [
+    assert [report["role"] for report in reports] == ["coordinator", *["trainer"] * 4]
+    assert [(report["replica"], report["replica_rank"]) for report in reports[1:]] == [
         (0, 0),
         (0, 1),
         (1, 0),
         (1, 1),
     ]
     trainers = reports[1:]
-    assert all(found["devices"] == [2, 1] for found in trainers)
+    assert all(report["devices"] == [2, 1] for report in trainers)
 
     # Ranks 1 and 2 sum to 3, ranks 3 and 4 to 7; replica 1 stops before step 21, on both processes, replica 0
     # does not.
     for form in ("shard_map", "pmap"):
-        assert [found[form] for found in trainers] == [[60, 180.0, 180.0, 180.0, 3.0]] * 2 + [
+        assert [report[form] for report in trainers] == [[60, 180.0, 180.0, 180.0, 3.0]] * 2 + [
             [21, 147.0, 147.0, 147.0, 7.0]
         ] * 2
-    assert max(found["begin"] for found in trainers) < min(found["end_time"] for found in trainers)
+    assert max(report["begin"] for report in trainers) < min(report["end_time"] for report in trainers)
 
-    # Each replica has its leader's record and the highest word, though the second of its processes comes
-    # late, and between them the words of the steps; the error is that of the one that had an error.
-    assert [found["heard"] for found in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
-    assert [found["values"] for found in trainers] == [[GO, BROKEN]] * 4
-    # What one of them has still said when the run ends, the other one answers, up to two words behind.
-    assert [found["settled"] for found in trainers] == [[4, True], [4, True]] * 2
-    assert {found["cause"] for found in trainers} == {"OSError: disk"}
+    # Each replica has its first trainer's record and the highest value, though its second process posts late
+    # and they agree on steps meanwhile. The error is that of the process with an error.
+    assert [report["record"] for report in trainers] == [[0, 7], [0, 7], [1, 7], [1, 7]]
+    assert [report["values"] for report in trainers] == [[GO, BROKEN]] * 4
+    # At the end the second trainer completes the agreements that only the first has posted, two of them.
+    assert [report["settled"] for report in trainers] == [[4, True], [4, True]] * 2
+    assert {report["cause"] for report in trainers} == {"OSError: disk"}
 
 
 @pytest.mark.parametrize("library", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
-def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
+def test_two_trainers_prepare_alike_whatever_fails_on_one(
     library: str, run_program: Callable[..., list[dict[str, Any]]]
 ) -> None:
     reports = run_program(library, 2, "trainer/together")
-    first, second = (found["ends"] for found in reports)
+    first, second = (report["ends"] for report in reports)
     assert len(first) == len(second) == 10 and reports[0]["posted"] == reports[1]["posted"]
 
     # Both are ready, at the first try or, where one of them lacked memory, at the second.
     for case, tries in ((0, 1), (1, 2), (2, 2), (3, 2), (9, 1)):
         assert first[case] == second[case] == ["", "NoneType", True, tries], case
 
-    # Both fail, each with its own error or with word of the other's; both reject, with its reason or with
-    # word of it.
+    # Both fail, each with its own error or with FailedElsewhere; both reject, with a reason or for the
+    # other's.
     assert [first[4][:3], second[4][:3]] == [["", "FailedElsewhere", False], ["", "OSError", False]]
     assert (
         [first[8][1], second[8][1]] == ["ValueError", "RuntimeError"] and not first[8][2] and not second[8][2]
@@ -78,16 +77,16 @@ def test_two_trainers_prepare_the_same_way_whatever_fails_on_one(
     assert [first[6][0], second[6][0]] == [REJECTED_BY_PEER, own[1]] and len(REJECTED_BY_PEER) <= CAUSE_BYTES
     assert [first[7][0], second[7][0]] == own
 
-    # The first one records its reason; one that only the other has found is on that one's standard error,
-    # once.
-    said = [[line for line in found["said"].splitlines() if "is rejected" in line] for found in reports]
-    assert said == [[], [f"aiperf_mpi: rank 1 on here: trial 6 is rejected: {own[1]}"]]
+    # The first one records its reason; a reason that only the other has is on its standard error, once.
+    rejections = [
+        [line for line in report["stderr"].splitlines() if "is rejected" in line] for report in reports
+    ]
+    assert rejections == [[], [f"aiperf_mpi: rank 1 on here: trial 6 is rejected: {own[1]}"]]
 
 
-def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> None:
+def test_a_clusters_port_is_held_until_its_service_binds_it() -> None:
     with held_port() as port, held_port() as other:
-        # Who asks for it is refused, on either family and on one address alone, and who takes any gets
-        # another.
+        # Another program cannot bind it, on either family or on one address, and gets another free port.
         both = socket.has_dualstack_ipv6()
         asks = [
             (socket.AF_INET, ""),
@@ -98,8 +97,8 @@ def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> Non
             with socket.socket(family) as taker, pytest.raises(OSError, match="Address already in use"):
                 taker.bind((address, port))
         assert other != port
-        # Who shares it, as JAX's service does (see above), binds it meanwhile, and listens when the holder
-        # has gone.
+        # A socket that shares it, as JAX's service does, binds it meanwhile, and listens after the holder is
+        # closed.
         service = socket.socket(socket.AF_INET6 if both else socket.AF_INET)
         service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         service.bind(("::" if both else "", port))
@@ -109,7 +108,7 @@ def test_nobody_takes_the_port_of_a_cluster_before_its_service_binds_it() -> Non
 
 
 def test_waiting_for_another_trainer_is_communication() -> None:
-    # The other one comes after 50 looks, which are a millisecond apart once the spin is over.
+    # The other trainer comes after 50 tests, which are a millisecond apart after the spin.
     class Late:
         size, rank = 2, 0
 

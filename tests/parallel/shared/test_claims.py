@@ -24,7 +24,7 @@ def assert_one_winner(reports: Reports, keys: int) -> None:
 def test_each_key_has_one_winner(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     reports = run_program(mpi, ranks, "shared/claims_race", 500, 5)
     assert_one_winner(reports, 500)
-    # 5 races of all ranks for 500 keys; all but the last races' winners give their keys back.
+    # 5 races of all ranks for 500 keys; the winners release their keys after each race but the last.
     assert sum(report["claimed"] for report in reports) == 2500
     assert sum(report["refused"] for report in reports) == 2500 * (ranks - 1)
     assert sum(report["released"] for report in reports) == 2000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The core clock: one time on all ranks, whatever their own clocks say."""
+"""The core clock: one time on all ranks, whatever the zeros of their own clocks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.helpers.parallel.mpi import Reports
 def test_offsets_are_measured_within_their_bounds(
     mpi: str, ranks: int, run_program: Callable[..., Reports]
 ) -> None:
-    for found in run_program(mpi, ranks, "shared/clocks"):
-        # The clocks are the host's plus a known skew: the truth must lie within the bound, and the bound be
-        # useful.
-        assert abs(found["offset"] - found["skew"]) <= found["uncertainty"] + 1e-9
-        assert found["uncertainty"] < 0.05
-        assert found["at"] == pytest.approx(2.5, abs=1e-6)
-        # All ranks' origins are one moment, behind the measurement and before now.
-        assert abs(found["origin"] - found["skew"]) <= found["uncertainty"] + 1e-9
-        assert 0 < found["now"] < 60
+    for report in run_program(mpi, ranks, "shared/clocks"):
+        # The clocks are the host's plus a known skew: the truth must be within the bound, and the bound small
+        # enough.
+        assert abs(report["offset"] - report["skew"]) <= report["uncertainty"] + 1e-9
+        assert report["uncertainty"] < 0.05
+        assert report["at"] == pytest.approx(2.5, abs=1e-6)
+        # All ranks' origins are one moment, after the measurement and before now.
+        assert abs(report["origin"] - report["skew"]) <= report["uncertainty"] + 1e-9
+        assert 0 < report["now"] < 60

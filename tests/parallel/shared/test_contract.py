@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""History and claims over windows do what their twins in memory do: the same checks for both."""
+"""History and claims over windows pass the same checks as their twins in memory."""
 
 from __future__ import annotations
 

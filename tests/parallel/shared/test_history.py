@@ -11,7 +11,7 @@ import pytest
 from aiperf_mpi.trials.footprint import history_bytes, mirror_bytes
 from tests.helpers.parallel.mpi import Reports, require, several_hosts
 
-#: Emulations of a network on one machine, of which the sleeping target shows that every operation crosses it.
+#: Emulations of a network on one machine; the sleeping target proves that every operation crosses it.
 NETWORKS = {
     "ofi": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"},
     "ucx": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ucx", "UCX_TLS": "tcp,self"},
@@ -19,7 +19,7 @@ NETWORKS = {
 
 
 def assert_whole(reports: Reports, appends: int) -> None:
-    """Every append of every writer is visible on every rank exactly once, where its writer was told."""
+    """Check that every rank sees every append exactly once, in the slot that its writer got."""
     writers = reports[0]["writers"]
     for rank, report in enumerate(reports):
         for repeat, run in enumerate(report["runs"]):
@@ -52,7 +52,7 @@ def test_storm_of_few_ranks(mpi: str, ranks: int, run_program: Callable[..., Rep
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_a_busy_target_holds_nobody_up(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
+def test_a_busy_target_delays_no_rank(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     # Rank 0 computes for 3 s without entering MPI. 100 appends take milliseconds; waiting for it would take 3
     # s.
     reports = run_program(mpi, ranks, "shared/append_storm", 1, 100, 3, "mirror")
@@ -77,8 +77,7 @@ def test_a_node_fetches_each_summary_once(mpi: str, run_program: Callable[..., R
 def test_storm_across_a_network(
     mpich: str, network: str, ranks: int, run_program: Callable[..., Reports]
 ) -> None:
-    # The control first: with the target out of MPI for 0.4 s from 0.02 s before on, every operation must
-    # wait.
+    # First the control: the target leaves MPI for 0.4 s, 0.02 s before each operation, so that it must wait.
     control = run_program(mpich, 2, "shared/sleeping_target", env=NETWORKS[network])
     waited = control[1]["seconds"]
     assert set(waited) == {"get", "put", "fetch_and_add", "compare_and_swap", "words"}
@@ -102,7 +101,7 @@ def test_storm_across_hosts(run_program: Callable[..., Reports]) -> None:
 
 
 @pytest.mark.mpi
-def test_the_control_tells_shared_memory_from_a_network(
+def test_the_control_detects_shared_memory_and_a_network(
     mpi: str, run_program: Callable[..., Reports]
 ) -> None:
     waited = run_program(mpi, 2, "shared/sleeping_target")[1]["seconds"]
@@ -110,9 +109,7 @@ def test_the_control_tells_shared_memory_from_a_network(
 
 
 @pytest.mark.mpi
-def test_a_dead_writer_and_a_dead_reader_hold_nobody_up(
-    mpi: str, run_program: Callable[..., Reports]
-) -> None:
+def test_a_dead_writer_and_reader_delay_no_rank(mpi: str, run_program: Callable[..., Reports]) -> None:
     reports = run_program(mpi, 4, "shared/dead_writer")
     zero, one, *others = reports
 

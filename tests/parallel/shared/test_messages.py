@@ -25,11 +25,11 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
     n = len(others)
     assert zero["order"] and zero["empty"]
 
-    # Of limit, drain and full, in this order, the highest holds: full comes too late to be heard.
+    # Of limit, drain and full, in this order, the highest holds: full comes too late to count.
     assert zero["own"] == ["DRAIN", 13.0]
-    for found in others:
-        assert not found["before"] and found["most"] <= found["bound"] + 1
-        assert found["first"] == ["LIMIT", 12.5] and found["second"] == ["DRAIN", 13.0]
+    for report in others:
+        assert not report["before"] and report["most"] <= report["bound"] + 1
+        assert report["first"] == ["LIMIT", 12.5] and report["second"] == ["DRAIN", 13.0]
     assert zero["kinds"] == ["FINAL"] * n + ["RANK"] * n + ["SAMPLE"] * 3 * n
     assert zero["last"] == ["RANK"] * n
 
@@ -42,10 +42,17 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
         Kind.SAMPLE,
         Kind.STOP,
     )
-    for found in others:
-        assert [found["sent"][k] for k in (epoch, trial, rank, final, sample, stop)] == [600, 300, 1, 1, 3, 0]
-        assert [found["sent_bytes"][k] for k in (epoch, trial, rank, final)] == [600 * 216, 300 * 216, 8, 0]
-        assert (found["waiting"], found["left"], found["sent_bytes"][sample]) == (0, 2, 48)
-        assert found["received"][stop] == 2 and found["received_bytes"][stop] == 32
+    for report in others:
+        assert [report["sent"][k] for k in (epoch, trial, rank, final, sample, stop)] == [
+            600,
+            300,
+            1,
+            1,
+            3,
+            0,
+        ]
+        assert [report["sent_bytes"][k] for k in (epoch, trial, rank, final)] == [600 * 216, 300 * 216, 8, 0]
+        assert (report["waiting"], report["left"], report["sent_bytes"][sample]) == (0, 2, 48)
+        assert report["received"][stop] == 2 and report["received_bytes"][stop] == 32
     assert zero["received"] == [600 * n, 300 * n, n, n, 3 * n, 0]
     assert zero["sent"] == [0, 0, 0, 0, 0, 2 * n] and zero["sent_bytes"][stop] == 32 * n

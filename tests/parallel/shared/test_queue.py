@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The candidate queue: tickets in order, each accepted once, no record torn, whatever else happens to
-them."""
+"""The candidate queue: tickets in order, each accepted once, and no record torn."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from tests.parallel.shared.test_history import NETWORKS
 
 
 def assert_in_order(reports: Reports, trainers: int, tickets: int) -> None:
-    """Each trainer accepted tickets 1, 2, ... in order; a ticket came again only after a rejection; no
-    candidate came twice; each record is the one that its maker published."""
+    """Check that each trainer accepted tickets 1, 2, ... in order, and a ticket again only after a rejection.
+    No candidate came twice, and each record is the one that its generator published."""
     for report in reports[:trainers]:
         expected = 1
         for ticket, trial, replica, generator, accepted in report["taken"]:
@@ -29,7 +28,7 @@ def assert_in_order(reports: Reports, trainers: int, tickets: int) -> None:
 
 
 @pytest.mark.mpi
-def test_moves_of_one_queue(mpi: str, run_program: Callable[..., Reports]) -> None:
+def test_transitions_of_one_queue(mpi: str, run_program: Callable[..., Reports]) -> None:
     assert run_program(mpi, 1, "shared/queue_moves")[0]["done"]
 
 
@@ -55,11 +54,11 @@ def test_storm(
     reports = run_program(mpi, ranks, "shared/queue_storm", trainers, 300, depth, memory)
     assert_in_order(reports, trainers, 300)
 
-    # 1 in 7 was rejected; so that the storm has weather.
+    # 1 in 7 candidates was rejected, so that the storm has rejections.
     rejected = sum(not row[4] for report in reports[:trainers] for row in report["taken"])
     assert rejected > 0 and sum(report["given_up"] for report in reports) > 0
 
-    # With two generators or more, one of them fell silent with a slot, which another one freed.
+    # With two generators or more, one of them stopped with a slot, which another one freed.
     assert sum(report["freed"] for report in reports) == (1 if ranks > trainers + 1 else 0)
 
 
@@ -72,16 +71,15 @@ def test_a_slot_has_one_owner(mpi: str, run_program: Callable[..., Reports]) -> 
 
 @pytest.mark.mpi
 def test_storm_across_a_network(mpich: str, run_program: Callable[..., Reports]) -> None:
-    # A node whose ranks share no memory (--ranks-per-node where MPI sees no node) uses the window all the
-    # same.
+    # A node whose ranks share no memory (--ranks-per-node where MPI sees no node) uses the same window.
     control = run_program(mpich, 2, "shared/sleeping_target", env=NETWORKS["ofi"])
     assert min(control[1]["seconds"].values()) > 0.3
     reports = run_program(mpich, 3, "shared/queue_storm", 1, 40, 2, "apart", env=NETWORKS["ofi"])
     assert_in_order(reports, 1, 40)
 
 
-def test_a_word_holds_ticket_generation_owner_and_state() -> None:
-    # ticket 5 << 40 | generation 7 << 16 | owner 9 << 4 | state 1
+def test_a_word_holds_ticket_version_owner_and_state() -> None:
+    # ticket 5 << 40 | version 7 << 16 | owner 9 << 4 | state 1
     slot = Slot(0, 5 << 40 | 7 << 16 | 9 << 4 | 1)
     assert (slot.ticket, slot.version, slot.owner, slot.state) == (5, 7, 9, FILLING)
     moved = slot.moved(EMPTY, ticket=8)

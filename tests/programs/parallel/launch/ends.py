@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends in the way that its argument names; where only one rank ends badly, the others would wait for ever."""
+"""End in the way that the argument names; where only one rank fails, the others would wait for ever."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ with job.job() as world:
             raise ValueError("this rank is broken")
         hang()
     elif how == "unheard":
-        # The launcher's process on this node does not read for a second: then it has the last words and the
+        # The launcher's process on this node does not read for a second, and then has the last output and the
         # abort.
         if last:
             launcher = os.getppid()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits the world and reports each rank's place; the windows of the split hold what the ranks write.
-Arguments: folder, ranks per node, trainers per node, "real" for the host's name or a number n for n invented
-    ones (of the rank
-modulo n)."""
+"""Split the world, report each rank's place, and use the windows of the split. Arguments: folder, ranks per
+node, trainers per node, "real" for the host's name or a number n for n invented ones (of the rank modulo
+n)."""
 
 import sys
 import time
@@ -19,8 +18,8 @@ with job.job() as world:
     host = None if hosts == "real" else f"host{world.rank % int(hosts)}"
     ranks = split(world, per_node, trainers, host)
 
-    # The history is the world's, the queues are the node's; where its ranks share no memory each reads for
-    # itself.
+    # The history is the world's, the queues are the node's; where the node's ranks share no memory, each rank
+    # reads for itself.
     history = WindowHistory(world, ranks.node if ranks.shared else None, 100)
     history.append(proposed(world.rank))
     wait(world.Ibarrier())
@@ -31,8 +30,7 @@ with job.job() as world:
             ranks.node, ranks.node_trainers, ranks.node.size, shared=ranks.shared
         )
         for queue in queues:
-            # As deep as the node has ranks: there is a slot for everybody, though another one may be faster
-            # at it.
+            # The depth is the number of the node's ranks, so each rank gets a slot.
             while (slot := queue.reserve()) is None:
                 time.sleep(0.001)
             queue.publish(slot, proposed(world.rank, slot.ticket), world.rank)

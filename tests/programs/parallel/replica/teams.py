@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two replicas of two processes each, beside a coordinator: each one a JAX cluster with its own all-reduce,
-both at work at the same time. Arguments: folder."""
+"""Run two replicas of two processes each, and a coordinator. Each replica is a JAX cluster with its own
+all-reduce, and both work at the same time. Arguments: folder."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ STEPS, STOP_AT = 60, 21
 
 
 def until(done):
-    """Look until `done()`, between which a trainer would take steps."""
+    """Test until `done()`; a trainer would take steps meanwhile."""
     limit = time.monotonic() + 60
     while not done():
         assert time.monotonic() < limit, "too slow"
@@ -47,28 +47,29 @@ with job.job() as world:
         team, devices = Team(ranks.team), jax.devices()
         wait(ranks.workers.Ibarrier())
 
-        # The leader has a record, the other one comes to it later; meanwhile they agree on steps.
+        # The first trainer posts a record, the other one posts later; meanwhile they agree on steps.
         agreements, record = Agreements(ranks.team), proposed(ranks.replica, 7)
-        asked = agreements.post(GO, record) if team.leads else None
+        first = agreements.post(GO, record) if team.leads else None
         assert team.agree(GO) == GO
-        asked = asked or agreements.post(GO)
-        until(asked.done)
-        heard, second = asked.record, agreements.post(GO if team.leads else BROKEN)
+        first = first or agreements.post(GO)
+        until(first.done)
+        received, second = first.record, agreements.post(GO if team.leads else BROKEN)
         until(second.done)
-        values["heard"] = [int(heard["replica"]), int(heard["round"])]
-        values["values"] = [asked.value, second.value]
+        values["record"] = [int(received["replica"]), int(received["round"])]
+        values["values"] = [first.value, second.value]
 
-        # Whoever raised says why; in the end the leader has posted two words that nobody answers.
+        # A trainer with an error gives its cause. In the end only the first trainer has posted two
+        # agreements.
         under_way = [agreements.post(GO) for _ in range(2)] if team.leads else []
         agreements.settle(team)
         values["settled"] = [agreements._posted, all(other.done() for other in under_way)]
         values["cause"] = team.cause(OSError("disk") if team.rank == 1 else FailedElsewhere("another"))
 
-        # Steps of either form on whole arrays; process 1 of replica 1 wants to stop, and both of its replica
-        # do.
+        # Steps of either form on whole arrays; process 1 of replica 1 wants to stop, and its whole replica
+        # stops.
         def step(total, mine):
-            found = jax.lax.psum(mine, AXIS)
-            return total + found, found
+            summed = jax.lax.psum(mine, AXIS)
+            return total + summed, summed
 
         shape = jax.ShapeDtypeStruct((2, 3), np.float32)
         axes = {"in_axes": (0, 0), "out_axes": (0, None), "donate": (0,)}
@@ -85,9 +86,9 @@ with job.job() as world:
                 wants = (ranks.replica, team.rank, steps) == (1, 1, STOP_AT)
                 if team.agree(STOP if wants else GO) == STOP:
                     break
-                total, found = program(total, own)
+                total, summed = program(total, own)
                 steps += 1
-            values[form] = [steps, *np.asarray(total.addressable_data(0))[0].tolist(), float(found[0])]
+            values[form] = [steps, *np.asarray(total.addressable_data(0))[0].tolist(), float(summed[0])]
         values |= {
             "begin": begin,
             "end_time": time.time(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ranks append at once, and read while they do. Arguments: folder, repeats, appends of a rank, seconds
+"""Append on all ranks at once, and read meanwhile. Arguments: folder, repeats, appends of a rank, seconds
 for which rank 0 computes without entering MPI instead of appending (0: it appends too), "mirror" or "alone"
 for the readers."""
 
@@ -31,7 +31,7 @@ for repeat in range(repeats):
         for i in range(appends):
             slots.append(history.append(proposed(world.rank, i, repeat)))
             if i % 7 == 0:
-                # Whatever a reader sees is whole, at any moment.
+                # A reader sees only whole records, at any moment.
                 before = len(history)
                 history.refresh()
                 for slot in range(before, len(history)):
@@ -40,15 +40,15 @@ for repeat in range(repeats):
                     )
     seconds = time.monotonic() - started
 
-    # Everything that was written is there once, whole, on all ranks alike.
+    # Each record that was written is there once and whole, alike on all ranks.
     wait(world.Ibarrier())
     deadline = time.monotonic() + 20
     while len(history) < history.capacity and time.monotonic() < deadline:
         history.refresh()
     rows = [] if len(history) < history.capacity else history.records(range(len(history)))
-    found = Counter((int(row["replica"]), int(row["round"]), int(row["generator"])) for row in rows)
+    counts = Counter((int(row["replica"]), int(row["round"]), int(row["generator"])) for row in rows)
     ranks = range(world.size - writers, world.size)
-    lost = sum((rank, i, repeat) not in found for rank in ranks for i in range(appends))
+    lost = sum((rank, i, repeat) not in counts for rank in ranks for i in range(appends))
     mine = (
         sum(
             int(rows[slot]["replica"]) != world.rank or int(rows[slot]["round"]) != i
@@ -61,7 +61,7 @@ for repeat in range(repeats):
         {
             "rows": len(history),
             "lost": lost,
-            "twice": sum(n > 1 for n in found.values()),
+            "twice": sum(n > 1 for n in counts.values()),
             "wrong": wrong,
             "elsewhere": mine,
             "seconds": seconds,

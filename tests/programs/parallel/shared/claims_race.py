@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ranks claim the same keys in orders of their own, release what they won, and race for it again.
+"""Claim the same keys on all ranks, each in its own order; release them, and race for them again.
 Arguments: folder, keys, races."""
 
 import random
@@ -26,11 +26,11 @@ for race in range(races):
         for key in won[-1]:
             claims.release(key)
     wait(world.Ibarrier())
-found = {
+values = {
     "claimed": claims.claimed,
     "refused": claims.refused,
     "released": claims.released,
     "probes": claims.probes,
 }
 claims.close()
-report(folder, world.rank, won=won, **found)
+report(folder, world.rank, won=won, **values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures clocks whose offsets are known: each rank's runs 1000 s x rank ahead of the host's. Argument:
+"""Measure clocks with known offsets: each rank's clock is 1000 s x rank ahead of the host's. Argument:
 folder."""
 
 import sys

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the checks of tests/helpers/parallel/contract.py over windows: on the last rank of COMM_WORLD, which
-is rank 0 itself where there is one rank; what abandons slots runs on rank 0."""
+"""Run the checks of tests/helpers/parallel/contract.py over windows, on the last rank of COMM_WORLD. Checks
+that abandon slots run on rank 0."""
 
 import sys
 import traceback

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks send rows to rank 0, which takes its time, then says stop, twice. Arguments: folder, rows of each
+"""Send rows to rank 0, which receives them late, and then sends two stop messages. Arguments: folder, rows of
+each
 rank."""
 
 import struct
@@ -16,37 +17,37 @@ from aiperf_mpi.parallel.shared.messages import Kind, Message, MessageError, Mes
 from tests.helpers.parallel.rows import report
 
 folder, rows = sys.argv[1], int(sys.argv[2])
-found = {}
+values = {}
 with job.job() as world:
     ends = Messages(world)
     if world.rank:
-        found["before"] = ends.stop_requested() is not None
+        values["before"] = ends.stop_requested() is not None
         most = 0
         for i in range(rows):
             ends.send(Kind.EPOCH if i % 3 else Kind.TRIAL, struct.pack("<qq", world.rank, i) + bytes(200))
             most = max(most, ends.progress())
-        found["most"] = most
+        values["most"] = most
         while (stop := ends.stop_requested()) is None:
             time.sleep(0.001)
-        found["first"] = [stop.reason.name, stop.t]
+        values["first"] = [stop.reason.name, stop.t]
         ends.send(Kind.FINAL, b"")
         while (stop := ends.stop_requested()).reason is not Reason.DRAIN:
             time.sleep(0.001)
-        found["second"] = [stop.reason.name, stop.t]
+        values["second"] = [stop.reason.name, stop.t]
 
-        # Another thread's rows leave with this thread's next call, and before what it sends itself.
+        # Another thread's rows are sent by this thread's next call, before its own.
         thread = threading.Thread(target=lambda: [ends.post(Kind.SAMPLE, bytes(16)) for _ in range(2)])
         thread.start()
         thread.join()
-        found["waiting"] = int(ends.sent[Kind.SAMPLE])
+        values["waiting"] = int(ends.sent[Kind.SAMPLE])
         ends.stop_requested()
-        found["left"] = int(ends.sent[Kind.SAMPLE])
+        values["left"] = int(ends.sent[Kind.SAMPLE])
         ends.post(Kind.SAMPLE, bytes(16))
         ends.send(Kind.RANK, bytes(8))
         with pytest.raises(MessageError):
             ends.send(Kind.STOP, b"")
     else:
-        # Nobody takes anything for a while: the others must not send without bound.
+        # Rank 0 receives nothing for a while: the others must not send without bound.
         time.sleep(0.5)
         received, order = [], True
         sources = world.size - 1
@@ -59,7 +60,7 @@ with job.job() as world:
             order &= all(
                 (m.kind is Kind.TRIAL) == (i % 3 == 0) and len(m.data) == 216 for i, m in enumerate(mine)
             )
-        found["order"] = order
+        values["order"] = order
         ends.stop(Reason.LIMIT, 12.5)
         final: list[Message] = []
         while len(final) < sources:
@@ -68,22 +69,22 @@ with job.job() as world:
         ends.stop(Reason.FULL, 14.0)
         while len(final) < 5 * sources:
             final += ends.poll()
-        found["own"] = [ends.stop_requested().reason.name, ends.stop_requested().t]
-        found["kinds"] = sorted(m.kind.name for m in final)
-        found["last"] = [
+        values["own"] = [ends.stop_requested().reason.name, ends.stop_requested().t]
+        values["kinds"] = sorted(m.kind.name for m in final)
+        values["last"] = [
             [m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)
         ]
-        found["empty"] = ends.poll() == []
+        values["empty"] = ends.poll() == []
     wait(world.Ibarrier())
 
-    # A message that this program does not send is an error, not a row.
+    # A message with a foreign tag is an error, not a row.
     if world.rank == 1:
         ends._comm.Send([b"?", 1, job.MPI.BYTE], 0, 77)
     elif world.rank == 0:
         with pytest.raises(MessageError, match="tag 77"):
             while True:
                 ends.poll()
-    found.update(
+    values.update(
         sent=ends.sent.tolist(),
         received=ends.received.tolist(),
         sent_bytes=ends.sent_bytes.tolist(),
@@ -91,5 +92,5 @@ with job.job() as world:
         bound=messages.MAX_OUTSTANDING,
     )
     ends.close()
-    report(folder, world.rank, **found)
+    report(folder, world.rank, **values)
     job.agreed_exit(world, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The moves of one queue, one after the other, on one rank. Argument: folder."""
+"""Make the transitions of one queue, one after the other, on one rank. Argument: folder."""
 
 import sys
 
@@ -32,7 +32,7 @@ assert (one.ticket, two.ticket) == (1, 2) and queue.reserve() is None and states
 assert queue.publish(two, proposed(0, 2), 12) and queue.take() is None
 assert queue.publish(one, proposed(0, 1), 11) and queue.count() == 2
 
-# What is taken waits no longer, and nobody can retract it; the next one is taken when it has been accepted.
+# A taken candidate does not wait, and cannot be retracted; the next one is taken after it is accepted.
 seen = queue.waiting()[0]
 assert (
     (seen.ticket, int(seen.record["trial"])) == (1, 11)
@@ -43,7 +43,7 @@ taken = queue.take()
 assert (taken.ticket, int(taken.record["trial"])) == (1, 11) and states() == [TAKEN, READY]
 assert queue.take() is None and not queue.still(seen.slot) and queue.retract(seen.slot) is None
 
-# A rejected ticket is filled again, and waited for, though the second one is ready.
+# A rejected ticket is filled again, and the trainer waits for it, though the second one is ready.
 queue.reject(taken)
 assert queue.expected == 1 and queue.take() is None and tickets() == [1, 2]
 again = queue.reserve()
@@ -55,7 +55,7 @@ assert queue.expected == 2 and states() == [EMPTY, READY] and tickets() == [3, 2
 queue.accept(queue.take())
 assert tickets() == [3, 4] and queue.accepted == 3 - 1 and queue.rejected == 1
 
-# A slot that was moved on is not moved by an old word, in any direction.
+# A slot that another rank has moved is not moved by an old word, in any direction.
 for move in (queue.renew, queue.give_up, lambda slot: queue.publish(slot, proposed(0, slot.ticket), 1)):
     assert not move(one)
 with pytest.raises(RuntimeError, match="not held"):
@@ -73,7 +73,7 @@ now = 20.0
 assert queue.free_stale() == [3] and states()[0] == EMPTY and queue.freed == 1
 assert not queue.publish(three, proposed(0, 3), 20) and queue.renew(three) is None
 
-# What is given up or retracted keeps its ticket.
+# A slot that is given up or retracted keeps its ticket.
 three = queue.reserve()
 assert three.ticket == 3 and queue.give_up(three) and tickets() == [3, 4]
 three = queue.reserve()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ranks want the one slot of a queue: whoever has it adds one to a counter by a read and a write, which
-loses counts as soon as two have it. Arguments: folder, turns of each rank."""
+"""Reserve the one slot of a queue on all ranks. The rank that has it adds one to a counter by a read and a
+write, which loses counts as soon as two ranks have it. Arguments: folder, turns of each rank."""
 
 import sys
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node of trainers and generators: the first ranks take, the others publish, some candidates are rejected,
-given up or retracted, and one generator falls silent with a slot. Arguments: folder, trainers, tickets each,
+"""Run a node of trainers and generators: the first ranks take, the others publish. Some candidates are
+rejected, given up or retracted, and one generator stops with a slot. Arguments: folder, trainers, tickets
+each,
 depth, "shared" or "apart" for the window's memory."""
 
 import random
@@ -25,7 +26,7 @@ stop = None
 
 
 def generate(queue):
-    """One candidate, told apart by its maker and a number; the maker's number is the trial id."""
+    """Publish one candidate with its generator and a number; the trial id has both."""
     global made, given_up, retracted
     slot = queue.reserve()
     if slot is None:
@@ -48,20 +49,20 @@ def generate(queue):
 
 
 def take(queue):
-    """One candidate, rejected with a chance of 1 in 7."""
-    found = queue.take()
-    if found is None:
+    """Take one candidate, and reject it with a chance of 1 in 7."""
+    candidate = queue.take()
+    if candidate is None:
         return False
-    record, accepted = found.record, rng.random() > 1 / 7
+    record, accepted = candidate.record, rng.random() > 1 / 7
     taken.append(
-        [found.ticket, int(record["trial"]), int(record["replica"]), int(record["generator"]), accepted]
+        [candidate.ticket, int(record["trial"]), int(record["replica"]), int(record["generator"]), accepted]
     )
-    (queue.accept if accepted else queue.reject)(found)
+    (queue.accept if accepted else queue.reject)(candidate)
     return True
 
 
 if silent:
-    # It reserves one slot and dies, as far as the others can see.
+    # It reserves one slot and does nothing more, as if it were dead.
     while queues[0].reserve() is None:
         time.sleep(0.001)
 
@@ -76,7 +77,7 @@ if world.rank < trainers:
     while not stop.Test():
         time.sleep(0.001)
 else:
-    # Generators go on until all trainers have had enough.
+    # Generators go on until all trainers are done.
     stop = world.Ibarrier()
     while not stop.Test():
         for queue in () if silent else queues:

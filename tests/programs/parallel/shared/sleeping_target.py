@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control of an emulated network: rank 0 stays out of MPI for 400 ms; how long does each operation of the
-others take? Argument: folder."""
+"""Measure each operation of the other ranks while rank 0 stays out of MPI for 400 ms, as the control of an
+emulated network. Argument: folder."""
 
 import sys
 import time
@@ -38,7 +38,7 @@ operations = {
 }
 seconds = {}
 for name, operation in operations.items():
-    # Once with an attentive target: a first operation may have to connect.
+    # Run once while the target is in MPI: a first operation may have to connect.
     operation()
     wait(world.Ibarrier())
     time.sleep(0.05)

@@ -99,5 +99,5 @@ for _ in range(3 if world.rank == 0 else 0):
     made.advance()
 agreements.settle(team)
 made.drop()
-report(sys.argv[1], world.rank, ends=ends, posted=agreements._posted, said=stderr.read_text())
+report(sys.argv[1], world.rank, ends=ends, posted=agreements._posted, stderr=stderr.read_text())
 job.agreed_exit(world, 0)
