@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import numpy as np
 from aiperf_mpi.config import Config, load
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.network.morphism import random_chain
-from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.candidate import Candidate
 
@@ -85,16 +82,3 @@ def write_past(history: Any, claims: Any, candidates: list[Candidate], first: in
         error = 0.2 + 0.5 / (1 + len(candidate.architecture.layers())) + 0.01 * (number % 7)
         ended = replace(candidate, trial_id=trial).outcome(rec.DONE, number + 0.5, epochs=4, best_error=error)
         history.append(ended)
-
-
-def context_of(config: Config, windows: Any, generators: int = 1) -> Any:
-    """The context that a CandidateMaker takes, on a rank that has no other role."""
-    clock = CoreClock(time.monotonic, time.monotonic())
-    return SimpleNamespace(
-        config=config,
-        windows=windows,
-        clock=clock,
-        now=clock.now,
-        n_devices=1,
-        ranks=SimpleNamespace(queue_group_generators=generators),
-    )

@@ -19,22 +19,22 @@ import pytest
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.replica.agreements import Agreements, PendingAgreement
-from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import StartWeights, start_weights
+from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.parallel.trainer import building
 from aiperf_mpi.parallel.trainer import preparation as module
 from aiperf_mpi.parallel.trainer.lookahead import Lookahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
-from aiperf_mpi.parallel.trainer.worker import Worker
-from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.convolutions import Convolution
 from aiperf_mpi.training.steps.memory import TooLarge
 from aiperf_mpi.trials.candidate import Candidate
+from tests.helpers.parallel.contexts import fake_context
 from tests.helpers.parallel.past import small
 from tests.helpers.parallel.rows import Noting
+from tests.helpers.parallel.trainers import fake_trainer, one_device
 
 CONFIG = small(
     "data.train_images=64",
@@ -87,22 +87,9 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
 
 @pytest.fixture
 def replica() -> Iterator[Any]:
-    context: Any = SimpleNamespace(
-        config=CONFIG, timer=PhaseTimer(), limit=1e9, clock=SimpleNamespace(now=lambda: 0.0)
-    )
-    resources = SimpleNamespace(
-        devices=tuple(jax.devices()[:1]), memory=None, mine=slice(0, 1), dataset=open_dataset(CONFIG)
-    )
-    made = SimpleNamespace(
-        context=context,
-        resources=resources,
-        worker=Worker("prepare"),
-        agreements=Agreements(),
-        team=Team(None),
-        poll=lambda: False,
-        training=False,
-        preparing=False,
-    )
+    config = replace(CONFIG, run=replace(CONFIG.run, time_limit=1e9))
+    context = fake_context(config=config, clock=CoreClock(lambda: 0.0, 0.0))
+    made = fake_trainer(context, resources=one_device(open_dataset(CONFIG)))
     yield made
     made.worker.close()
 

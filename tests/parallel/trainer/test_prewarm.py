@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
-from typing import Any
 
-import jax
 import pytest
 
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
-from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.training.steps.convolutions import Convolution
+from tests.helpers.parallel.contexts import fake_context
 from tests.helpers.parallel.past import small
 from tests.helpers.parallel.rows import Noting
+from tests.helpers.parallel.trainers import fake_trainer, one_device
 
 
 @pytest.mark.parametrize(("tuned", "batches"), [("true", {32, 16, 64}), ("false", {32})])
@@ -22,14 +20,7 @@ def test_candidates_batches_are_compiled_while_a_trial_trains(tuned: str, batche
     config = small(
         "parallel.prewarm=true", f"hpo.enabled={tuned}", "hpo.batches=[16,64]", "search.morphs=['kernel']"
     )
-    resources = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
-    replica: Any = SimpleNamespace(
-        context=SimpleNamespace(config=config),
-        resources=resources,
-        training=False,
-        preparing=False,
-        worker=Worker("prepare"),
-    )
+    replica = fake_trainer(fake_context(config=config), resources=one_device())
     warm = Prewarm(replica)
     assert {batch for _, batch in warm.left} == batches and warm.left[0][1] == 32
 
@@ -48,11 +39,9 @@ def test_candidates_batches_are_compiled_while_a_trial_trains(tuned: str, batche
 
 def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.CaptureFixture[str]) -> None:
     config = small("parallel.prewarm=true", "hpo.batches=[16,64]", "search.morphs=['kernel']")
-    resources = SimpleNamespace(devices=tuple(jax.devices()[:1]), mine=slice(0, 1))
-    context = SimpleNamespace(config=config, ranks=SimpleNamespace(rank=3, host="here"))
-    replica: Any = SimpleNamespace(
-        context=context, resources=resources, training=True, preparing=False, worker=Noting("prepare")
-    )
+    noting = Noting("prepare")
+    context = fake_context(config=config, rank=3)
+    replica = fake_trainer(context, resources=one_device(), training=True, worker=noting)
     warm = Prewarm(replica)
 
     # A negative number of filters fails; after it come one more of its batch, and two of others.
@@ -62,7 +51,7 @@ def test_a_convolution_that_fails_ends_its_batch_size_alone(capfd: pytest.Captur
     while (warm.left or replica.worker.busy) and time.monotonic() < limit:
         warm.advance()
         time.sleep(0.001)
-    assert [work.args[:2] for work in replica.worker.submitted] == [
+    assert [work.args[:2] for work in noting.submitted] == [
         (Convolution(8, 2, -2, 3, 1), 32),
         (good, 16),
         (good, 64),

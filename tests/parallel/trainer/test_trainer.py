@@ -16,16 +16,18 @@ from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.parallel.replica.best import Best, validate_best
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import KeptWeights
+from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
 from aiperf_mpi.parallel.trainer.trainer import run_trial
-from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.faults import TrainingFault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.record import DONE, FAILED, KEPT
+from tests.helpers.parallel.contexts import FakeMessages, fake_context
 from tests.helpers.parallel.past import small
+from tests.helpers.parallel.trainers import fake_trainer
 from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_batch, started
 
 COMPILED = compiled_tiny()
@@ -35,7 +37,7 @@ IMAGES, LABELS = (x[0] for x in random_batch(TINY, 1, 12))
 class Following(Team):
     """The second trainer of a replica, alone here."""
 
-    leads = False  # type: ignore[assignment]
+    leads = False
 
 
 def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best, list[Any]]:
@@ -43,20 +45,9 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
     config = small()
     config = replace(config, run=replace(config.run, output=str(folder)))
     outcomes: list[Any] = []
-    windows = SimpleNamespace(
-        messages=SimpleNamespace(send=lambda kind, row: None, stop_requested=lambda: None),
-        history=SimpleNamespace(append=outcomes.append),
-    )
-    timer = PhaseTimer()
-    context: Any = SimpleNamespace(
-        config=config,
-        windows=windows,
-        timer=timer,
-        now=lambda: 1.0,
-        over=lambda: False,
-        pause=lambda seconds, phase: None,
-        ranks=SimpleNamespace(rank=1, host="here", leads=team.leads, replica=0),
-    )
+    history = SimpleNamespace(append=outcomes.append)
+    clock = CoreClock(lambda: 1.0, 0.0)
+    context = fake_context(config=config, history=history, clock=clock, replica_rank=0 if team.leads else 1)
     best = Best(KeptWeights(1, 0))
     recorder = TrialRecorder(context, best)
     training = Training(
@@ -65,11 +56,11 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
         lambda epoch: batches(IMAGES, LABELS, 1, 4),
         lambda: batches(IMAGES, LABELS, 1, 4),
         FitSettings(2, 5, lambda epoch: 0.01),
-        timer=timer,
+        timer=context.timer,
         poll=lambda: False,
         fault=fault,
     )
-    replica: Any = SimpleNamespace(context=context, team=team, best=best, training=False, poll=lambda: False)
+    replica = fake_trainer(context, team=team, best=best)
     taken: Any = SimpleNamespace(record=None)
     preparation = Preparation(replica, taken)
     preparation.done, preparation.training, preparation.compiled = True, training, COMPILED
@@ -120,12 +111,9 @@ class Ended:
     """A rank's side of the end of a run, as the only one of it."""
 
     def __init__(self, config: Any) -> None:
-        self.sent: list[Any] = []
-        messages = SimpleNamespace(send=lambda kind, row: self.sent.append((kind, row)))
-        ranks = SimpleNamespace(workers=Alone(), leads=True, team=None, rank=1, host="here")
-        self.context: Any = SimpleNamespace(
-            config=config, ranks=ranks, timer=PhaseTimer(), windows=SimpleNamespace(messages=messages)
-        )
+        messages = FakeMessages()
+        self.sent: list[Any] = messages.rows
+        self.context = fake_context(config=config, messages=messages, workers=Alone())
         self.resources: Any = SimpleNamespace(
             dataset=Dataset("test", IMAGES, LABELS, IMAGES, LABELS, 3, "0", (0.5,), (0.5,)),
             devices=COMPILED.devices,

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import sys
 import threading
 import time
 import weakref
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from aiperf_mpi.parallel.replica.errors import GenerationError
-from aiperf_mpi.parallel.trainer.state import TrainerState
 from aiperf_mpi.parallel.trainer.worker import SWITCH_SECONDS, Worker, take_turns
+from tests.helpers.parallel.contexts import fake_context
+from tests.helpers.parallel.trainers import fake_trainer
 
 
 def test_a_closed_worker_is_busy_while_work_runs() -> None:
@@ -74,10 +72,7 @@ class Broken:
 
 
 def test_an_error_between_steps_names_its_work() -> None:
-    windows = SimpleNamespace(messages=SimpleNamespace(stop_requested=lambda: None))
-    context: Any = SimpleNamespace(timer=lambda phase: contextlib.nullcontext(), windows=windows)
-    unused: Any = None
-    replica = TrainerState(context, unused, None, unused, unused, background=[Broken()])
+    replica = fake_trainer(fake_context(), background=[Broken()])
     with pytest.raises(GenerationError, match="^Broken between steps: KeyError: 'oops'"):
         replica.poll()
     replica.worker.close()

@@ -11,22 +11,25 @@ import numpy as np
 from aiperf_mpi.parallel.generator import vacancies
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.launch import job
-from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import open_queues
 from aiperf_mpi.parallel.shared.slots import EMPTY, READY, TAKEN
 from aiperf_mpi.parallel.trainer import lookahead
 from aiperf_mpi.trials import record as rec
-from tests.helpers.parallel.past import children, context_of, small, write_past
+from tests.helpers.parallel.contexts import fake_context
+from tests.helpers.parallel.past import children, small, write_past
 from tests.helpers.parallel.rows import report
+from tests.helpers.parallel.trainers import fake_trainer
 
 world, me = job.start_mpi(), job.MPI.COMM_SELF
 vacancies.STALE_SECONDS = 0.0
 config = small("search.stale_after=1.5", "hpo.enabled=false")
 history, claims = WindowHistory(me, None, 4096), WindowClaims(me, 8192)
 (queue,) = open_queues(me, 1, 2)
-windows = SimpleNamespace(history=history, claims=claims, queues=(queue,), messages=None)
+context = fake_context(
+    config=config, history=history, claims=claims, queues=(queue,), queue_group_generators=1
+)
 gate, at_gate = threading.Event(), threading.Event()
 gate.set()
 
@@ -74,7 +77,7 @@ def settle(seconds):
 
 past = children(config, 100)
 write_past(history, claims, past[:10])
-maker = CandidateMaker(context_of(config, windows), check, 0, ((0, queue),))
+maker = CandidateMaker(context, check, 0, ((0, queue),))
 until(lambda: queue.count() == 2)
 first = trials()
 assert set(first) == {1, 2}
@@ -157,9 +160,7 @@ lookahead.Preparation = lambda replica, taken: (
     )
     or made[-1]
 )
-replica = SimpleNamespace(
-    queue=queue, agreements=Agreements(), training=True, context=context_of(config, windows)
-)
+replica = fake_trainer(context, queue=queue, training=True)
 making = lookahead.Lookahead(replica, True)
 making.advance()
 taken = made[0].taken
@@ -179,7 +180,7 @@ until(lambda: queue.count() == 2)
 maker.close()
 (other,) = open_queues(me, 1, 1)
 assert other.publish(other.reserve(), history.record(0), 0)
-maker = CandidateMaker(context_of(config, windows), check, 0, ((0, other),))
+maker = CandidateMaker(context, check, 0, ((0, other),))
 settle(0.3)
 assert maker.replaced == 0 and int(other.take().record["trial"]) == 0
 maker.close()

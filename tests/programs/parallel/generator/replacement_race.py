@@ -5,7 +5,6 @@ rank 1 trains (in no time), the others generate. Arguments: folder, rounds."""
 import random
 import sys
 import time
-from types import SimpleNamespace
 
 from aiperf_mpi.parallel.generator import vacancies
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
@@ -15,7 +14,8 @@ from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import open_queues
 from aiperf_mpi.trials import record as rec
-from tests.helpers.parallel.past import children, context_of, small, write_past
+from tests.helpers.parallel.contexts import fake_context
+from tests.helpers.parallel.past import children, small, write_past
 from tests.helpers.parallel.rows import node_of, report
 
 folder, rounds = sys.argv[1], int(sys.argv[2])
@@ -55,10 +55,12 @@ if world.rank == 1:
         time.sleep(0.001)
 elif world.rank:
     maker = CandidateMaker(
-        context_of(
-            config,
-            SimpleNamespace(history=history, claims=claims, queues=queues, messages=None),
-            world.size - 2,
+        fake_context(
+            config=config,
+            history=history,
+            claims=claims,
+            queues=queues,
+            queue_group_generators=world.size - 2,
         ),
         lambda candidate: "",
         world.rank - 2,

@@ -5,7 +5,6 @@ Arguments: folder, finished trials."""
 
 import sys
 import time
-from types import SimpleNamespace
 
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.generator.choice import choose_candidate, hpo_of, search_of
@@ -18,7 +17,8 @@ from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.queue import open_queues
 from aiperf_mpi.parallel.shared.slots import READY, Slot
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
-from tests.helpers.parallel.past import children, context_of, small, write_past
+from tests.helpers.parallel.contexts import fake_context
+from tests.helpers.parallel.past import children, small, write_past
 from tests.helpers.parallel.rows import node_of, report
 
 folder, finished = sys.argv[1], int(sys.argv[2])
@@ -53,8 +53,10 @@ if last:
 
     # The same through its thread, which is handed the records.
     (queue,) = open_queues(job.MPI.COMM_SELF, 1, 1, first_ticket=5)
-    windows = SimpleNamespace(history=history, claims=claims, queues=(queue,), messages=None)
-    maker = CandidateMaker(context_of(config, windows), lambda candidate: "", 0, ((0, queue),))
+    context = fake_context(
+        config=config, history=history, claims=claims, queues=(queue,), queue_group_generators=1
+    )
+    maker = CandidateMaker(context, lambda candidate: "", 0, ((0, queue),))
     limit = time.monotonic() + 60
     while queue.count(READY) == 0 and time.monotonic() < limit:
         maker.advance()

@@ -14,15 +14,13 @@ from aiperf_mpi.parallel.replica.agreements import Agreements
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.trainer import preparation as preparation_module
 from aiperf_mpi.parallel.trainer.preparation import Preparation
+from tests.helpers.parallel.contexts import fake_context
 from tests.helpers.parallel.rows import report
+from tests.helpers.parallel.trainers import fake_trainer
 
 world = job.start_mpi()
 team, agreements, pace = Team(world.Dup()), Agreements(world), random.Random(world.rank)
-replica = SimpleNamespace(
-    agreements=agreements,
-    team=team,
-    context=SimpleNamespace(ranks=SimpleNamespace(rank=world.rank, host="here")),
-)
+replica = fake_trainer(fake_context(rank=world.rank), agreements=agreements, team=team)
 # Each rank's standard error goes to a file of its own.
 stderr = Path(sys.argv[1]) / f"{world.rank}.stderr"
 os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins of a trainer's state for tests; they need JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.parallel.replica.resources import Resources
+from aiperf_mpi.parallel.replica.team import Team
+from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.parallel.trainer.state import TrainerState
+
+
+def one_device(dataset: Dataset | None = None) -> Resources:
+    """Return the resources of a replica with this process's first device, and without a cache of its own."""
+    unused: Any = None
+    return Resources(tuple(jax.devices()[:1]), None, dataset or unused, unused)
+
+
+def fake_trainer(context: Context, **overrides: Any) -> TrainerState:
+    """Return the state of a replica's only trainer, with any of its fields given by name; others are None."""
+    values: dict[str, Any] = {"resources": None, "queue": None, "best": None, "team": Team(None)}
+    return TrainerState(context, **(values | overrides))
