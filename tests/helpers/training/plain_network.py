@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture
@@ -43,7 +45,8 @@ def plain_logits(architecture: Architecture, variables: dict, images: np.ndarray
         ]
         return np.max(windows, axis=0)
 
-    x, outputs = images.astype(np.float64), {}
+    x = images.astype(np.float64)
+    outputs: dict[Any, Any] = {}
     for unit in architecture.units:
         tag = f"unit{unit.id:03d}"
         x = norm(conv(x, f"{tag}.conv", unit.stride), f"{tag}.norm")
