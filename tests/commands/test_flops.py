@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -94,16 +95,17 @@ def test_the_page_of_a_network_with_every_layer(root: Path, small: Path) -> None
 
 
 def test_the_analytical_part_needs_no_jax_and_is_quick(root: Path) -> None:
-    best = 10.0
+    spent = []
     for _ in range(5):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run(root, "--analytical", missing="mpi4py,jax,flax,optax,numpy")
-        best = min(best, time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert done.returncode == 0, done.stderr
     assert "training 23,053,458,315, validation 7,806,583,495" in done.stdout
     assert "1.52e10    1.9755   2.29e10" in done.stdout
-    # The start of Python is included; the goal is 0.2 s, and the rest allows for other work on the machine.
-    assert best < 0.4
+    # CPU seconds, the start of Python included; the goal is 0.2 s, and the rest allows for a slower machine.
+    assert median(spent) < 0.4
 
 
 def test_a_preset(root: Path) -> None:
