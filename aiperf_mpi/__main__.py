@@ -8,6 +8,7 @@ but invalid, 4 drained, 5 failure.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import io
 import os
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (by default the process's arguments), run its subcommand and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
+        return refuse(ValueError(_unknown_command(words[0])), launched=True)
     if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "run")
     arguments = parser().parse_args(words)
@@ -75,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _drop_output()
         return refuse(OSError("cannot write to standard output: no space left on the device"))
+
+
+def _unknown_command(word: str) -> str:
+    """Return the message for a first word that is not a command, with the most similar command."""
+    guesses = difflib.get_close_matches(word, SUBCOMMANDS, n=1)
+    hint = f"did you mean {guesses[0]}?" if guesses else f"commands: {', '.join(SUBCOMMANDS)}"
+    return f"unknown command {word!r}; {hint}"
 
 
 def _drop_output() -> None:

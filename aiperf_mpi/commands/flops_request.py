@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -53,10 +54,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
     architecture, images = resnet50(), IMAGENET_IMAGES
     precision, augment, stem = "float32", False, "plain"
     if arguments.arch is not None:
-        try:
-            architecture = Architecture.from_json(Path(arguments.arch).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--arch {arguments.arch}: {error}") from None
+        architecture = read_architecture(arguments.arch)
     elif arguments.preset is not None:
         from aiperf_mpi.config import load
 
@@ -71,6 +69,21 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if changes:
         architecture = Architecture(replace(architecture.base, **changes), architecture.morphs)
     return Request(architecture, images, arguments.batch, precision, augment, stem)
+
+
+def read_architecture(path: str) -> Architecture:
+    """Return the architecture of a JSON file; raises ValueError naming the file and the reason."""
+    try:
+        return Architecture.from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = str(error.strerror)
+    except UnicodeDecodeError:
+        reason = "not a text file in UTF-8; see docs/architecture-json.md"
+    except json.JSONDecodeError as error:
+        reason = f"not JSON (line {error.lineno}, column {error.colno}); see docs/architecture-json.md"
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(f"--arch {path}: {reason}")
 
 
 def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:

@@ -32,6 +32,10 @@ OFFICIAL_RUNS = False
 OFFICIAL_SECONDS = 3600.0
 
 
+#: Most names that a message lists as choices.
+MOST_CHOICES = 12
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a run. Build one with :func:`load` or :func:`from_toml`, which check it."""
@@ -136,7 +140,7 @@ def load(
     assignments += from_files
     for flag, value in flags.items():
         if flag not in FLAGS:
-            raise ConfigError(f"--{flag}: no such flag; did you mean --{nearest(flag, FLAGS)}?")
+            raise ConfigError(f"--{flag}: no such flag; flags: {', '.join(FLAGS)}")
         if value is not None:
             assignments.append((f"--{flag.replace('_', '-')}", FLAGS[flag], value))
     assignments += [_parse_set(text) for text in sets]
@@ -189,6 +193,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
     """Return the tables of a TOML file; raise ConfigError naming the file."""
     try:
         return _toml(path.read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder; --config takes a TOML file, so name a file in it") from None
+    except FileNotFoundError:
+        hint = f"use --preset {path.stem}" if path.stem in preset_names() else "check the path"
+        raise ConfigError(f"{path}: there is no such file; --config takes a TOML file: {hint}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read as a configuration: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -201,8 +210,9 @@ def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
     """Return the values of a preset as (origin, key, value)."""
     names = preset_names()
     if name not in names:
-        hint = nearest(str(name), names)
-        raise ConfigError(f"preset {name!r} is unknown; did you mean {hint!r}? Presets: {', '.join(names)}")
+        guess = nearest(str(name), names)
+        hint = f" did you mean {guess!r}?" if guess else ""
+        raise ConfigError(f"preset {name!r} is unknown;{hint} presets: {', '.join(names)}")
     text = (resources.files("aiperf_mpi.config.presets") / f"{name}.toml").read_text(encoding="utf-8")
     return list(_assignments(tomllib.loads(text), f"preset {name}"))
 
@@ -229,7 +239,8 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set {text}: write it as section.name=value, for example --set train.lr=0.05")
     if key not in settings():
-        raise ConfigError(f"--set {text}: {key} is not a setting; did you mean {nearest(key, settings())}?")
+        form = f"{key}.NAME=VALUE"
+        raise ConfigError(f"--set {text}: {_unknown_key(key, form)}")
     try:
         return f"--set {text}", key, _toml(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -240,13 +251,27 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
         ) from None
 
 
+def _unknown_key(key: str, form: str) -> str:
+    """Return why `key` is not a setting, and what to write; `form` is how to write a setting of a section."""
+    if key in _SECTIONS:
+        return f"{key} is a section; write {form}"
+    if guess := nearest(key, (*_SECTIONS, *settings())):
+        return f"{key} is not a setting; did you mean {guess}?"
+    section = key.partition(".")[0]
+    if section in _SECTIONS:
+        names = [item.name for item in fields(_SECTIONS[section])]
+        known = ", ".join(names) if len(names) <= MOST_CHOICES else "the option --check prints them"
+        return f"{key} is not a setting; those of section {section}: {known}"
+    return f"{key} is not a setting; sections: {', '.join(_SECTIONS)}"
+
+
 def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
     """Build a configuration from (origin, key, value); the last value of a key wins."""
     known = settings()
     values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
     for origin, key, value in assignments:
         if key not in known:
-            raise ConfigError(f"{origin}: {key} is not a setting; did you mean {nearest(key, known)}?")
+            raise ConfigError(f"{origin}: {_unknown_key(key, f'[{key}], and NAME = VALUE below it')}")
         section, _, name = key.partition(".")
         try:
             values[section][name] = checked(key, value, *known[key])

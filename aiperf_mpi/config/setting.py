@@ -25,6 +25,11 @@ SECTION_4_5 = "section 4.5"
 FIXED, DEFAULT = "fixed", "default"
 
 
+#: Least similarity (`difflib`) of a name to the one that a message suggests for it. Half of it is enough where
+#: the whole keys are as similar as that.
+SIMILAR = 0.6
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key, the value and what to write instead."""
 
@@ -70,7 +75,7 @@ def setting(
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """Return the key of `known` that a person probably meant by `key`.
+    """Return the key of `known` that a person probably meant by `key`; "" if none is similar.
 
     It is the same name in another section. Otherwise it is the most similar key of the same section (of all
     sections if there is no such section), or a key that is its short form (`lr` of `learning_rate`).
@@ -78,7 +83,15 @@ def nearest(key: str, known: Iterable[str]) -> str:
     section, _, name = key.rpartition(".")
     every = list(known)
     same_name = [candidate for candidate in every if candidate.rpartition(".")[2] == name]
-    same_section = [candidate for candidate in every if candidate.rpartition(".")[0] == section]
+    same_section = [candidate for candidate in every if section and candidate.rpartition(".")[0] == section]
+
+    def is_similar(candidate: str) -> bool:
+        other = candidate.rpartition(".")[2]
+        if len(name) >= 3 and other.startswith(name) or likeness(candidate) >= 3:
+            return True
+        of_key = difflib.SequenceMatcher(None, key, candidate).ratio()
+        of_name = difflib.SequenceMatcher(None, name, other).ratio()
+        return of_name >= SIMILAR or (of_key >= SIMILAR and of_name >= SIMILAR / 2)
 
     def likeness(candidate: str) -> float:
         other = candidate.rpartition(".")[2]
@@ -91,7 +104,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
             + start
         )
 
-    return max(same_name or same_section or every, key=likeness)
+    guess = max(same_name or same_section or every, key=likeness, default="")
+    return guess if same_name or is_similar(guess) else ""
 
 
 def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
@@ -129,7 +143,8 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
         if len(meaning.choices) == 1:
             raise ConfigError(f"{key}: this version has only {key} = {toml_value(meaning.choices[0])}")
         options = ", ".join(str(choice) for choice in meaning.choices)
-        hint = f"; did you mean {nearest(value, meaning.choices)!r}?" if isinstance(value, str) else ""
+        guess = nearest(value, meaning.choices) if isinstance(value, str) else ""
+        hint = f"; did you mean {guess!r}?" if guess else ""
         raise ConfigError(f"{key}: {value!r} is none of {options}{hint}")
     if meaning.low is not None and value < meaning.low:
         raise ConfigError(f"{key}: {value!r} is too small, the least is {meaning.low:g}")

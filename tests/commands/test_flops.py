@@ -118,7 +118,7 @@ def test_a_preset(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arch", "no/such/file.json"], "--arch no/such/file.json: "),
+        (["--arch", "no/such/file.json"], "--arch no/such/file.json: No such file or directory\n"),
         (["--preset", "imagnet"], "did you mean 'imagenet'"),
         (["--batch", "0"], "--batch is 0"),
         (["--classes", "0"], "classes is 0"),
@@ -134,7 +134,7 @@ def test_wrong_arguments_are_a_usage_error(root: Path, arguments: list[str], mes
 def test_a_file_that_is_no_architecture(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.json"
     for text, message in (
-        ("{", "--arch"),
+        ("{", f"--arch {path}: not JSON (line 1, column 2); see docs/architecture-json.md\n"),
         ('{"morphs": [{"op": "wider", "unit": 999}]}', "there is no unit 999"),
     ):
         path.write_text(text)

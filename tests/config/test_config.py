@@ -133,6 +133,10 @@ def test_set_takes_toml_values_and_bare_words() -> None:
         ("data.channels=2", ["data.channels", "2", "1 or 3"]),
         ("data.train_images=1438", ["data.train_images", "1438", "1437"]),
         # Not a setting.
+        ("train=1", ["--set train=1: train is a section; write train.NAME=VALUE"]),
+        ("x.y=1", ["x.y is not a setting; sections: run, data, model, "]),
+        ("run.zz=1", ["run.zz is not a setting; those of section run: "]),
+        ("sede=1", ["sede is not a setting; did you mean run.seed?"]),
         ("train.lr", ["--set train.lr", "section.name=value"]),
         ("=3", ["--set =3", "section.name=value"]),
         # A second setting in the same argument would be lost without a message.
@@ -151,6 +155,8 @@ def test_refused_with_key_value_and_what_to_write(sets: str, parts: list[str]) -
 def test_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="preset 'dmeo' is unknown; did you mean 'demo'"):
         load("dmeo")
+    with pytest.raises(ConfigError, match="preset 'foo' is unknown; presets: cifar10, demo"):
+        load("foo")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +165,8 @@ def test_unknown_preset_names_the_nearest() -> None:
         ("[run\nseed = 1", "not valid TOML"),
         ("[run]\nseed = 1\nseed = 2", "not valid TOML"),
         ("seed = 1", "seed is not a setting; did you mean run.seed"),
-        ("[training]\n", "training is not a setting; did you mean"),
+        ("[training]\n", "training is not a setting; did you mean train?"),
+        ("train = 1", "train is a section; write [train], and NAME = VALUE below it"),
         ("[run.more]\nseed = 1", "run.more is not a setting"),
         ("[train]\nlearning_rate = 1", "train.learning_rate is not a setting; did you mean train.lr?"),
     ],
@@ -174,8 +181,9 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, part: str) -> None:
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'[run]\noutput = "\xe9"\n')
     for path, part in (
-        (tmp_path / "none", "No such file"),
-        (tmp_path, "directory"),
+        (tmp_path / "none", "there is no such file; --config takes a TOML file: check the path"),
+        (tmp_path / "demo", "--config takes a TOML file: use --preset demo"),
+        (tmp_path, "a folder; --config takes a TOML file"),
         (tmp_path / "latin", "UTF-8"),
     ):
         with pytest.raises(ConfigError) as caught:

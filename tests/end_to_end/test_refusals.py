@@ -40,7 +40,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "broken TOML": (["--config", "broken.toml"], ["broken.toml", "TOML"]),
     "missing file": (["--config", "absent.toml"], ["absent.toml"]),
     "missing data": (["--preset", "cifar10", "--set", "data.path='nowhere'"], ["nowhere"]),
-    "imagenet": (["--preset", "imagenet", "--set", "data.path='.'"], ["imagenet"]),
+    "imagenet": (
+        ["--preset", "imagenet", "--set", "data.path='.'"],
+        ["this version cannot read ImageNet", "imagenet-synthetic"],
+    ),
+    "unknown command": (["verfy", "x"], ["unknown command 'verfy'; did you mean verify?"]),
     "output in use": (["--preset", "demo", "--output", "."], ["--output", "not empty"]),
     "output under a file": (["--preset", "demo", "--output", "broken.toml/run"], ["--output", "broken.toml"]),
 }
