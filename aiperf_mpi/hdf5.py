@@ -16,7 +16,7 @@ STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 
 
 def own(group: h5py.Group, path: str) -> Any:
-    """Return the object at `path` of a group; raises KeyError if it does not exist or is a link elsewhere."""
+    """Return the object at `path` of a group. Raises KeyError if it does not exist or is a link elsewhere."""
     for place in (path.rpartition("/")[0], path):
         if place and not isinstance(group.get(place, getlink=True), h5py.HardLink):
             raise KeyError(f"{group.name.rstrip('/')}/{place} is not an object of this file")
@@ -24,9 +24,9 @@ def own(group: h5py.Group, path: str) -> Any:
 
 
 def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
-    """Return the problem of how a dataset with items of this size is stored, or "".
+    """Return what is wrong with the storage of a dataset, or "".
 
-    It must be stored in its file, in one piece and without a filter.
+    It must be in the file itself, in one piece and without a filter, with `item_bytes` bytes for each value.
     """
     created = dataset.id.get_create_plist()
     if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():

@@ -47,7 +47,7 @@ class PhaseTimer:
     def switch(self, phase: str | None) -> str | None:
         """Enter `phase` (None for no phase) and return the phase that was left.
 
-        Raise ValueError for an unknown phase.
+        Raises ValueError for an unknown phase.
         """
         if phase is not None and phase not in self._seconds:
             raise ValueError(f"phase {phase!r} is not one of {', '.join(PHASES)}")

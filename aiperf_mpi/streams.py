@@ -33,7 +33,7 @@ def stream(
         length: rows of the history that the draw is based on, or another counter of draws (an epoch, for
             example).
 
-    Raise ValueError for an unknown purpose or a negative number.
+    Raises ValueError for an unknown purpose or a negative number.
     """
     if purpose not in PURPOSES.values():
         raise ValueError(f"random stream: purpose {purpose} is not one of {PURPOSES}")

@@ -46,7 +46,7 @@ class Request:
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
-    """Return the request of a command line; raises ValueError with a message that names the wrong option."""
+    """Return the request of a command line. Raises ValueError with a message that names the wrong option."""
     if arguments.batch < 1:
         raise ValueError(f"--batch is {arguments.batch}, but a step takes at least 1 image")
 

@@ -72,7 +72,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
 def verify_again(file: Path, data_path: str) -> int:
     """Repeat check V03 from the checkpoint next to a result, and print the outcome on standard error.
 
-    Returns 0 if the errors agree, 3 if they differ, 2 if the model cannot be validated.
+    Return 0 if the errors agree, 3 if they differ, 2 if the model cannot be validated.
     """
     from aiperf_mpi.commands.reevaluation import ReevaluationError, reevaluate
     from aiperf_mpi.results.judge.judge import judge_file

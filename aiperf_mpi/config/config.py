@@ -190,7 +190,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    """Return the tables of a TOML file; raise ConfigError naming the file."""
+    """Return the tables of a TOML file. Raises ConfigError naming the file."""
     try:
         return _toml(path.read_text(encoding="utf-8"))
     except IsADirectoryError:

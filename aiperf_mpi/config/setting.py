@@ -77,8 +77,9 @@ def setting(
 def nearest(key: str, known: Iterable[str]) -> str:
     """Return the key of `known` that a person probably meant by `key`; "" if none is similar.
 
-    It is the same name in another section. Otherwise it is the most similar key of the same section (of all
-    sections if there is no such section), or a key that is its short form (`lr` of `learning_rate`).
+    It is the same name in another section, if there is one. Otherwise it is the most similar key of the same
+    section, or of all sections if that section does not exist. A key that is the short form of the name (`lr`
+    of `learning_rate`) counts as most similar.
     """
     section, _, name = key.rpartition(".")
     every = list(known)

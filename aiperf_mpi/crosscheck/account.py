@@ -30,7 +30,7 @@ class StepAccount:
 
 
 def account(compiled: Compiled) -> StepAccount:
-    """Count a compiled training step with all its micro-batches; raise CountError if that is impossible.
+    """Count a compiled training step with all its micro-batches. Raises CountError if that is impossible.
 
     XLA estimates the lowered program that was compiled. The jaxpr is a new trace of the same function.
     """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare a candidate's counts with its traced steps: any difference rejects the candidate.
 
-In the training step it compares the matrix products of convolutions and dense layers (forward, input
-gradient, weight gradient, per image) and the update of the parameters (per step). In the evaluation step it
-compares the forward pass. It also compares the counts in the candidate's record. All other operations, less
-than 2 % of a step, are only reported by `flops`.
+In the training step it compares the update of the parameters (per step), and the matrix products of
+convolutions and dense layers (per image). These are the forward pass, the input gradient and the weight
+gradient. In the evaluation step it compares the forward pass. It also compares the counts in the candidate's
+record. All other operations, less than 2 % of a step, are only reported by `flops`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check_operations(candidate: Candidate, settings: StepSettings, n_devices: in
         settings: settings with which the trainer compiles the steps.
         n_devices: number of devices of the replica.
 
-    Returns the differences with both numbers, the first one within the first 64 characters, or "" if there
+    Return the differences with both numbers, the first one within the first 64 characters, or "" if there
     are none. Errors of Flax for a network that cannot be built are passed on.
     """
     batch = settings.batch_per_device

@@ -283,9 +283,9 @@ def _value(variable: Any, known: Mapping[Any, int]) -> int | None:
 def _trips(eqn: Any, numbers: Sequence[int | None]) -> int:
     """Return the number of trips of a `while`.
 
-    Its test must be `counter < bound`, its body must add a positive constant to the counter, and the first
-    value of the counter and the bound must be known (`fori_loop` makes such loops). Raises CountError for
-    any other loop.
+    Its test must be `counter < bound`, and its body must add a positive constant to the counter. The bound
+    and the first value of the counter must be known. `fori_loop` makes such loops. Raises CountError for any
+    other loop.
     """
     test, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]

@@ -273,7 +273,7 @@ def conv_macs(eqn: Any) -> int:
 
     With dilation, as in the input gradient of a strided convolution, most taps of a result meet inserted
     zeros. If the strides divide the size, the rest is 1 / prod(lhs_dilation) of the taps. In general, each
-    *element of the left operand* meets every tap once for each output feature of its group, which is the
+    *element of the left operand* meets every tap once for each output feature of its group. This is the
     forward count for any size. Raises CountError for a dilated operand with strides if the quotient is not an
     integer.
     """

@@ -2,7 +2,7 @@
 """Trace the functions of training and evaluation for one of a replica's devices, to count their operations.
 
 Nothing is computed, and no device is needed. The collectives run over an abstract axis with the trainer's
-number of devices, so a rank on CPUs counts the operations that an accelerator will execute.
+number of devices. A rank on CPUs therefore counts the operations that an accelerator will execute.
 """
 
 from __future__ import annotations

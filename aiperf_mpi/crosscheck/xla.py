@@ -74,7 +74,7 @@ class Agreement:
 def estimate(lowered: Any) -> int | None:
     """Return XLA's estimate of the operations of a `jax.stages.Lowered`, for one device.
 
-    Returns None if the backend has no estimate: it then raises UNIMPLEMENTED, or has None, no `flops`, or -1.
+    Return None if the backend has no estimate: it then raises UNIMPLEMENTED, or has None, no `flops`, or -1.
     """
     try:
         costs = lowered.cost_analysis()
@@ -189,7 +189,7 @@ class Analysis:
 
 
 def analyse(architecture: Architecture, settings: StepSettings) -> Analysis:
-    """Trace and lower, without compiling, the training step on one local device, and count its operations.
+    """Trace and lower the training step for one local device, without compiling it, and count its operations.
 
     Raises CountError for a primitive without a rule, and passes on errors of Flax for a network that cannot
     be built.

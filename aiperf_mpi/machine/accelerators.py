@@ -96,7 +96,7 @@ def open_nvidia(names: Sequence[str], nvml: Any = None) -> Accelerators:
 
 
 class NvidiaDevices:
-    """Devices opened through NVML, which must be initialised; raises NVMLError for an unknown name."""
+    """Devices opened through NVML, which must be initialised. Raises NVMLError for an unknown name."""
 
     def __init__(self, names: Sequence[str], nvml: Any) -> None:
         self.why = ""

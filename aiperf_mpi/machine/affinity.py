@@ -35,7 +35,7 @@ def ranges(numbers: Iterable[int], most: int = 0) -> str:
 
 
 def parse_ranges(text: str) -> set[int]:
-    """Return the numbers of a list of ranges; raise ValueError for any other text."""
+    """Return the numbers of a list of ranges. Raises ValueError for any other text."""
     numbers: set[int] = set()
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")

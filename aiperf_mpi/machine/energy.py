@@ -38,8 +38,11 @@ def counted(before: int, after: int, span: int = 0) -> int:
 
 
 @dataclass
-class Count:
-    """Joules since the first reading of a counter in units of `unit` J that wraps at `span` (0: never)."""
+class EnergyCounter:
+    """Turn readings of a counter into joules since the first reading.
+
+    The counter has `unit` J a step, and wraps at `span` (0: never).
+    """
 
     unit: float
     span: int = 0
@@ -47,7 +50,7 @@ class Count:
     last: int | None = None
 
     def add(self, value: int) -> float:
-        """Add a reading and return the energy in J; raises ValueError like :func:`counted`."""
+        """Add a reading and return the energy in J. Raises ValueError like :func:`counted`."""
         if self.last is not None:
             self.joules += counted(self.last, value, self.span) * self.unit
         self.last = value

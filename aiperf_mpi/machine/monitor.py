@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from aiperf_mpi.machine.accelerators import Accelerators, DeviceReading
-from aiperf_mpi.machine.energy import Count, Integral
+from aiperf_mpi.machine.energy import EnergyCounter, Integral
 from aiperf_mpi.machine.host import UNREAD, Host, HostReading
 from aiperf_mpi.machine.rapl import MICROJOULE, Zone
 
@@ -58,8 +58,8 @@ class PowerMeter:
 
     def __init__(self, probe: Probe, warn: Callable[[str], None]) -> None:
         self._probe, self._warn = probe, warn
-        self._devices: list[Count | Integral] = []
-        self._packages = [Count(MICROJOULE, zone.span) for zone in probe.zones]
+        self._devices: list[EnergyCounter | Integral] = []
+        self._packages = [EnergyCounter(MICROJOULE, zone.span) for zone in probe.zones]
         self._broken: set[str] = set()
 
     def read(self, t: float, devices: Sequence[DeviceReading]) -> tuple[float, float]:
@@ -84,7 +84,7 @@ class PowerMeter:
             return math.nan
 
     def _read_devices(self, t: float, devices: Sequence[DeviceReading]) -> float:
-        """Add the readings of all accelerators; raise ValueError if one of them cannot be measured."""
+        """Add the readings of all accelerators. Raises ValueError if one of them cannot be measured."""
         if not devices or len(devices) != self._probe.expected:
             return math.nan
         if not self._devices:
@@ -94,10 +94,12 @@ class PowerMeter:
                 raise ValueError(
                     f"accelerators {silent} of the node report neither energy nor power at core start"
                 )
-            self._devices = [Integral() if d.millijoules is None else Count(_MILLIJOULE) for d in devices]
+            self._devices = [
+                Integral() if d.millijoules is None else EnergyCounter(_MILLIJOULE) for d in devices
+            ]
         total = 0.0
         for device, meter in zip(devices, self._devices, strict=True):
-            if isinstance(meter, Count):
+            if isinstance(meter, EnergyCounter):
                 total += meter.add(device.millijoules) if device.millijoules is not None else math.nan
             else:
                 total += math.nan if math.isnan(device.watts) else meter.add(t, device.watts)

@@ -22,7 +22,7 @@ class Zone:
     span: int
 
     def read(self) -> int:
-        """Read the counter; raise OSError or ValueError if it cannot be read."""
+        """Read the counter. Raises OSError or ValueError if it cannot be read."""
         return int((self.path / "energy_uj").read_text())
 
 

@@ -94,7 +94,7 @@ class Architecture:
         object.__setattr__(self, "_chain", replay(base_chain(self.base), self.morphs))
 
     def apply(self, *morphs: Morph) -> Architecture:
-        """Return the architecture after these morphs; raise MorphError if one cannot be applied."""
+        """Return the architecture after these morphs. Raises MorphError if one cannot be applied."""
         # Build the child without the constructor, which would replay all morphs: replay only its own.
         child = object.__new__(Architecture)
         object.__setattr__(child, "base", self.base)
@@ -223,7 +223,7 @@ class Architecture:
 
     @staticmethod
     def from_json(text: str) -> Architecture:
-        """Read an architecture from its JSON form; raise ValueError with the reason for any other text."""
+        """Read an architecture from its JSON form. Raises ValueError with the reason for any other text."""
         try:
             data = json.loads(text)
         except RecursionError:
@@ -232,7 +232,7 @@ class Architecture:
 
     @staticmethod
     def from_dict(data: Any) -> Architecture:
-        """Read an architecture from its JSON form as a dictionary; raise ValueError naming the wrong key."""
+        """Read an architecture from its JSON form as a dictionary. Raises ValueError naming the wrong key."""
         if not isinstance(data, Mapping) or data.get("format", JSON_FORMAT) != JSON_FORMAT:
             raise ValueError(f"architecture: expected an object with format {JSON_FORMAT!r}")
         if unknown := set(data) - {"format", "base", "morphs"}:

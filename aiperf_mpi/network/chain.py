@@ -46,7 +46,7 @@ class MorphError(ValueError):
 
 
 def json_integer(data: Mapping[Any, Any], key: Any, where: str) -> int:
-    """Return `data[key]`; raise MorphError naming the key if it is not an integer (true and 1.0 are not)."""
+    """Return `data[key]`. Raises MorphError naming the key if it is not an integer (true and 1.0 are not)."""
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, int):
         raise MorphError(f"architecture: {where}: {key} is {value!r}, but must be an integer")
@@ -74,7 +74,7 @@ class Morph:
 
     @staticmethod
     def unpack(word: int) -> Morph:
-        """Return the morph whose `pack()` is `word`; raise MorphError if no morph has this value."""
+        """Return the morph whose `pack()` is `word`. Raises MorphError if no morph has this value."""
         code = word >> 29
         if code >= len(OPS):
             raise MorphError(f"packed morph {word:#010x}: operation code {code} is unknown")
@@ -117,8 +117,8 @@ class Morph:
 class Edge:
     """An addition after a unit's batch norm, of the output of the unit `source`.
 
-    That output is added unchanged (``identity``, only in the base network), after a batch norm (``norm``), or
-    after a strided 1x1 convolution and a batch norm (``conv``).
+    The `kind` is how that output is added: ``identity`` (unchanged, only in the base network), ``norm``
+    (after a batch norm), or ``conv`` (after a strided 1x1 convolution and a batch norm).
     """
 
     source: int
@@ -308,7 +308,7 @@ _APPLY = {"deeper": _deeper, "wider": _wider, "skip": _skip, "kernel": _kernel}
 
 
 def replay(chain: Chain, morphs: Iterable[Morph]) -> Chain:
-    """Apply morphs to `chain` in place and return it; raise MorphError at the first that cannot apply."""
+    """Apply morphs to `chain` in place and return it. Raises MorphError at the first that cannot apply."""
     for morph in morphs:
         _APPLY[morph.op](chain, morph)
     return chain

@@ -236,8 +236,10 @@ def _count_form(
 
 
 def count(layers: Iterable[Layer], rules: str = "paper") -> Counts:
-    """Return the operations of a network from `Architecture.layers()`; every kind appears, even with 0.
+    """Return the operations per image (forward, backward) by kind of layer, and the update per step.
 
+    `layers` are those of `Architecture.layers()`; a kind without a layer has (0, 0). `rules` is `paper` (the
+    update is then part of the backward operations) or `executed`.
     Raises ValueError for unknown rules, or a layer of unknown kind.
     """
     forward, backward, update = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0), 0

@@ -49,7 +49,7 @@ class Tally:
         return sum(self.classes.values())
 
     def matrix(self) -> dict[Class, int]:
-        """Return the classes of convolutions and dense layers, including those with 0 operations."""
+        """Return the operations of convolutions and dense layers by (kind, role), zeros included."""
         return {(kind, role): self[kind, role] for kind in MATRIX_KINDS for role in MATRIX_ROLES}
 
     def passes(self, kind: str) -> tuple[int, int]:

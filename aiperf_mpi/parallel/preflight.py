@@ -34,7 +34,7 @@ class Facts:
 def check_all(config: Config, ranks: Ranks) -> Config:
     """Check everything that would end the run later: data, wall time, output folder. Collective.
 
-    Return the configuration with the absolute path of the output folder, which rank 0 makes. Raise
+    Return the configuration with the absolute path of the output folder, which rank 0 makes. Raises
     LaunchError on all ranks if a check fails on any of them.
     """
     problem, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
@@ -100,11 +100,11 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
 
 
 def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
-    """This trainer's devices and images, None on other ranks, and what all trainers have in common.
+    """Return this trainer's devices and images (None on other ranks), and what all trainers have in common.
     Collective.
 
-    Raises LaunchError on all ranks where a trainer has no data, too few for a batch on all of its devices, or
-    other devices or images than the first one.
+    Raises LaunchError on all ranks where a trainer has no data, or too few for a batch on all of its devices.
+    Raises it also where a trainer has other devices or images than the first one.
     """
     resources, facts, problem = None, Facts(), None
     if ranks.role == TRAINER:

@@ -90,8 +90,8 @@ def storage(config: Config, replicas: int) -> Storage:
 def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
     """Create the output folder and return its absolute path.
 
-    An existing folder is used if it is empty. Raises ConfigError, naming the path and what to do, if the
-    folder is not empty, cannot be created or written, or has too little free space.
+    An existing folder is used if it is empty. Raises ConfigError if the folder is not empty, cannot be
+    created or written, or has too little free space. The message names the path and what to do.
     """
     folder = Path(path).expanduser().absolute()
     try:

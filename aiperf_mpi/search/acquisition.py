@@ -84,13 +84,16 @@ def roots_among(
 def anneal(
     process: Process, roots: Sequence[Chain], moves: Moves, kappa: float, rng: np.random.Generator
 ) -> list[Chain]:
-    """Return all children of the roots that annealing evaluated, by falling gain.
+    """Return all descendants of the roots that annealing evaluated, in order of decreasing gain.
 
     The list is empty if no root can take a morph.
 
     Arguments:
-        process: the surrogate, pending trials imagined.
+        process: the surrogate, with pending trials added at their predictions.
+        roots: the chains that annealing starts from, see `roots_among`.
+        moves: how a chain may grow; one with `max_morphs` morphs does not grow.
         kappa: exploration weight.
+        rng: draws the chains to grow and their morphs.
     """
     if not roots:
         return []

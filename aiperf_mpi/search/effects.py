@@ -58,10 +58,10 @@ class Observed:
 
     @cached_property
     def trial_values(self) -> np.ndarray:
-        """Value of each observed trial, float64 [trials].
+        """Value of each observed trial in standard deviations of the errors, float64 [trials].
 
         It is the effect of the trial's cell plus the residual that the other trials do not explain
-        (leave-one-out).
+        (leave-one-out). A failed trial has FAILED_VALUE.
         """
         inverse = solve_triangular(
             self._process.lower, np.eye(len(self._process)), lower=True, check_finite=False

@@ -130,9 +130,10 @@ class LearningHpo:
 
 
 def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
-    """Return the cell with the lowest confidence bound of the error.
+    """Return the cell to try next: the one with the lowest confidence bound of the error.
 
-    The bound is of a Gaussian process over the cells (scikit-optimize).
+    The bound is of a Gaussian process over the cells (scikit-optimize). Until the observed and pending trials
+    are as many as the cells, or MOST_FIRST, return a random one of the least tried cells instead.
     """
     kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
     if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
@@ -336,7 +337,7 @@ def make_hpo(
 ) -> Hpo:
     """Return the optimiser named `method`.
 
-    Raise ValueError for an unknown name, an empty set of values, or a missing library.
+    Raises ValueError for an unknown name, an empty set of values, or a missing library.
     """
     if method not in OPTIMISERS:
         raise ValueError(f"hpo.method: {method!r} is none of {', '.join(OPTIMISERS)}")

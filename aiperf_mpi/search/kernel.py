@@ -153,7 +153,7 @@ def _hyper(x: np.ndarray) -> Hyper:
 def stable_factor(covariance: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the lower Cholesky factor, and the jitter added to the diagonal to obtain it (0 if possible).
 
-    Raise ValueError if the matrix is not finite.
+    Raises ValueError if the matrix is not finite.
     """
     if not np.isfinite(covariance).all():
         raise ValueError("surrogate: the covariance matrix holds values that are not finite")

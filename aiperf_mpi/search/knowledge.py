@@ -46,7 +46,7 @@ class Memory:
         self._learnt: tuple[Observations, Process] | None = None
 
     def chain(self, view: HistoryView, trial_id: int) -> Chain:
-        """Return a trial of the view as a chain without morphs. Raise as `view.architecture` does."""
+        """Return a trial of the view as a chain without morphs. Raises as `view.architecture` does."""
         if self._cache is not view.cache:
             self._cache = view.cache
             self._chains = LruCache(self.capacity)

@@ -79,7 +79,7 @@ class Search(Protocol):
             view: the history; without a finished trial the parent is trial 0, the initial architecture.
             rng: the generator's stream for this length of the history (`streams.stream(SEARCH, ...)`).
 
-        Raise NoProposal if no parent can take another morph.
+        Raises NoProposal if no parent can take another morph.
         """
 
 
@@ -227,7 +227,7 @@ def make_search(
     sample_size: int = 25,
     memory: Memory | None = None,
 ) -> Search:
-    """Return the search named `method`. Raise ValueError, which lists the names, for an unknown one."""
+    """Return the search named `method`. Raises ValueError, which lists the names, for an unknown one."""
     if method not in SEARCHES:
         raise ValueError(f"search.method: {method!r} is none of {', '.join(SEARCHES)}")
     return SEARCHES[method](

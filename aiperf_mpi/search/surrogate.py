@@ -133,7 +133,7 @@ class Process:
     def append(self, seen: Observations) -> Process:
         """Return the process after more observations, hyperparameters kept.
 
-        Raise ValueError if the process holds fantasies.
+        Raises ValueError if the process holds fantasies.
         """
         if len(self.values) != len(self):
             raise ValueError("surrogate: observations cannot follow fantasies")
@@ -183,7 +183,7 @@ def learn(seen: Observations, plan: Plan) -> Process:
         seen: at least one observation.
         plan: of the base network.
 
-    Raise ValueError without an observation, or for a value that is not finite.
+    Raises ValueError without an observation, or for a value that is not finite.
     """
     if not len(seen) or not np.isfinite(seen.values).all():
         raise ValueError(

@@ -33,7 +33,10 @@ class EpochResult:
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over completed batches; `whole` once all batches of a pass are complete."""
+    """Add up images, correct answers and loss over the completed batches of a pass.
+
+    `whole` is set once all batches of the pass are complete.
+    """
 
     batches: int = 0
     images: int = 0
@@ -52,10 +55,12 @@ class Sums:
 
     @property
     def mean_loss(self) -> float:
+        """Mean loss of the images so far; NaN without an image."""
         return self.loss / self.images if self.images else math.nan
 
     @property
     def error(self) -> float:
+        """Share of the images so far that were classified wrongly; NaN without an image."""
         return (self.images - self.correct) / self.images if self.images else math.nan
 
 

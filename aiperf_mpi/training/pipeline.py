@@ -2,8 +2,8 @@
 """The loop that keeps steps in flight: it dispatches the next steps while earlier ones run on the devices.
 
 A pass is one run over the batches of a feed: the training or the validation of an epoch. Only batches that
-are complete before the deadline count. Where a replica has several processes, they agree before each step and
-once more at the end of a pass, so that all of them leave at the same step (see `lockstep`).
+are complete before the deadline count. The processes of a replica, if it has several, agree before each step
+and once more at the end of a pass. All of them thus leave at the same step (see `lockstep`).
 """
 
 from __future__ import annotations

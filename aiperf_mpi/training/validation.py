@@ -16,9 +16,12 @@ class Evaluates(Protocol):
     """The part of compiled steps that a validation needs, see `compile.Compiled`."""
 
     @property
-    def sharding(self) -> NamedSharding: ...
+    def sharding(self) -> NamedSharding:
+        """Placement of arrays [D, ...] on the D devices, one entry of the first axis on each."""
+
     @property
-    def evaluate(self) -> Callable[..., Any]: ...
+    def evaluate(self) -> Callable[..., Any]:
+        """The compiled step (params, batch_stats, images, labels, valid) -> metrics, `valid` bool [D, B]."""
 
 
 def validation_error(compiled: Evaluates, variables: Mapping[str, Any], batches: Iterable[Any]) -> float:

@@ -25,15 +25,24 @@ class TrainRules(Protocol):
     """The settings of the section `train` that a budget depends on."""
 
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int:
+        """Length of the decay of the learning rate, and maximum number of epochs of a trial."""
+
     @property
-    def round_epochs(self) -> tuple[int, ...]: ...
+    def round_epochs(self) -> tuple[int, ...]:
+        """Epochs of rounds 1, 2, ...; the last number holds for all later rounds."""
+
     @property
-    def patience_base(self) -> int: ...
+    def patience_base(self) -> int:
+        """Patience of round 1 in epochs."""
+
     @property
-    def patience_step(self) -> int: ...
+    def patience_step(self) -> int:
+        """Epochs by which the patience grows with each round."""
+
     @property
-    def patience_max(self) -> int: ...
+    def patience_max(self) -> int:
+        """Maximum patience in epochs."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ PAPER = DefaultRules()
 def budget(round: int, rules: TrainRules = PAPER) -> Budget:
     """Return the budget of a candidate of round `round`, counted from 1.
 
-    Epochs are 15, 30, 45, then 60; patience is min(6 + 2 (r - 1), 20), unless `rules` differ. Raise
+    Epochs are 15, 30, 45, then 60; patience is min(6 + 2 (r - 1), 20), unless `rules` differ. Raises
     ValueError for a round below 1.
     """
     if round < 1:
@@ -82,7 +91,7 @@ def budget(round: int, rules: TrainRules = PAPER) -> Budget:
 def learning_rate(lr0: float, epoch: int, schedule: int = SCHEDULE_EPOCHS) -> float:
     """Return the learning rate of an epoch counted from 0: `lr0` (1 - epoch / schedule).
 
-    It is the same in every round (Table 4). Raise ValueError for an epoch outside of the schedule.
+    It is the same in every round (Table 4). Raises ValueError for an epoch outside of the schedule.
     """
     if not 0 <= epoch < schedule:
         raise ValueError(f"learning rate: epoch {epoch} is outside of the schedule of {schedule} epochs")

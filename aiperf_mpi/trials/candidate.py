@@ -37,7 +37,7 @@ from aiperf_mpi.trials.record import (
 def own_morphs(record: np.void, trial_id: int) -> tuple[Morph, ...]:
     """Return the morphs that lead from the parent of a record's trial to it.
 
-    Raise RecordError if the record is torn.
+    Raises RecordError if the record is torn.
     """
     if not check(record):
         raise RecordError(
@@ -119,7 +119,7 @@ class Candidate:
             kept: whether its best weights are kept, so that children may inherit them.
             cause: why it failed; cut to 64 ASCII characters.
 
-        Raise ValueError for another status, or while the candidate has no trial id.
+        Raises ValueError for another status, or while the candidate has no trial id.
         """
         if status not in (DONE, STOPPED, FAILED, REJECTED, DROPPED):
             raise ValueError(f"outcome of trial {self.trial_id}: status {status} does not end a candidate")
@@ -188,7 +188,7 @@ class Candidate:
             seed: the run's seed.
             from_checkpoint: whether training starts from the parent's kept weights.
 
-        Raise ValueError if `own_morphs` are not the last morphs of `architecture`.
+        Raises ValueError if `own_morphs` are not the last morphs of `architecture`.
         """
         if own_morphs and architecture.morphs[-len(own_morphs) :] != own_morphs:
             raise ValueError(
@@ -224,7 +224,7 @@ class Candidate:
             parent: the parent's architecture (for trial 0, which has no morphs, the initial one).
             trial_id: slot of the PROPOSED record.
 
-        Raise RecordError if the record is torn, or if the replayed architecture has another hash or key.
+        Raises RecordError if the record is torn, or if the replayed architecture has another hash or key.
         """
         where, own = f"record of trial {trial_id}", own_morphs(record, trial_id)
         architecture = parent.apply(*own)

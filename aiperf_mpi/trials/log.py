@@ -21,7 +21,7 @@ class HistoryLog(Protocol):
     """Append-only log of sealed records, as one process sees it."""
 
     def append(self, record: np.void) -> int:
-        """Write a sealed record and return its slot. Raise HistoryFull if no slot is left."""
+        """Write a sealed record and return its slot. Raises HistoryFull if no slot is left."""
 
     def refresh(self) -> int:
         """Make newly settled rows visible and return their number.
@@ -41,5 +41,5 @@ class HistoryLog(Protocol):
     def record(self, slot: int) -> np.void:
         """Return the full record of a visible, committed slot.
 
-        Raise IndexError for a slot that is not visible, KeyError for an abandoned one.
+        Raises IndexError for a slot that is not visible, KeyError for an abandoned one.
         """

@@ -107,7 +107,7 @@ class HistoryView:
     def may_be_parent(self, trial_id: int) -> bool:
         """Return whether a trial may have children, as far as its weights are concerned.
 
-        Raise KeyError for an unknown trial.
+        Raises KeyError for an unknown trial.
         """
         return not self._inherit or trial_id == 0 or self.keeps(trial_id)
 
@@ -119,7 +119,7 @@ class HistoryView:
         return view
 
     def keeps(self, trial_id: int) -> bool:
-        """Return whether the weights of a trial are kept. Raise KeyError for an unknown trial."""
+        """Return whether the weights of a trial are kept. Raises KeyError for an unknown trial."""
         self._require(trial_id)
         return bool(self._kept[trial_id])
 
@@ -134,16 +134,16 @@ class HistoryView:
     def status(self, trial_id: int) -> int:
         """Return how a trial ended (DONE, STOPPED, ...), NONE while it is pending.
 
-        Raise KeyError for an unknown trial.
+        Raises KeyError for an unknown trial.
         """
         self._require(trial_id)
         outcome = self._outcome[trial_id]
         return rec.NONE if outcome < 0 else int(self.summaries["status"][outcome])
 
     def value(self, trial_id: int) -> float:
-        """Return the error of a trial that the search uses, NaN if it has none.
+        """Return the error that the search uses for a trial; NaN if it has none.
 
-        Raise KeyError for an unknown trial.
+        Raises KeyError for an unknown trial.
         """
         self._require(trial_id)
         outcome = self._outcome[trial_id]
@@ -152,20 +152,20 @@ class HistoryView:
     def children(self, trial_id: int) -> np.ndarray:
         """Return the ids of the trials proposed as children of a trial, ascending (int64).
 
-        Raise KeyError for an unknown trial.
+        Raises KeyError for an unknown trial.
         """
         self._require(trial_id)
         return self.proposed[self.summaries["parent"][self.proposed] == trial_id]
 
     def record(self, trial_id: int) -> np.void:
-        """Return the PROPOSED record of a trial. Raise KeyError for an unknown trial."""
+        """Return the PROPOSED record of a trial. Raises KeyError for an unknown trial."""
         self._require(trial_id)
         return self._record(trial_id)
 
     def outcome(self, trial_id: int) -> np.void | None:
         """Return the OUTCOME record of a trial, None while it is pending.
 
-        Raise KeyError for an unknown trial.
+        Raises KeyError for an unknown trial.
         """
         self._require(trial_id)
         slot = int(self._outcome[trial_id])
@@ -174,7 +174,7 @@ class HistoryView:
     def architecture(self, trial_id: int) -> Architecture:
         """Return the architecture of a trial, replayed from the nearest known ancestor.
 
-        Raise KeyError for an unknown trial. Raise RecordError if a record on the way is torn, or if its
+        Raises KeyError for an unknown trial. Raises RecordError if a record on the way is torn, or if its
         replayed hash differs. The hash of a successful trial is not checked again: its trainer has compared
         it.
         """
@@ -182,7 +182,7 @@ class HistoryView:
         return self._replay(trial_id) if known is None else known
 
     def candidate(self, trial_id: int) -> Candidate:
-        """Return the whole candidate of a trial. Raise as `architecture` does."""
+        """Return the whole candidate of a trial. Raises as `architecture` does."""
         record = self.record(trial_id)
         parent = int(record["parent"])
         return Candidate.from_record(

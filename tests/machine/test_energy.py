@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from aiperf_mpi.machine.energy import Count, Integral, core_energy, counted, energy_at
+from aiperf_mpi.machine.energy import EnergyCounter, Integral, core_energy, counted, energy_at
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_counter_that_goes_back_is_refused(before: int, after: int, span: int)
 
 def test_counts_add_up_over_several_ends() -> None:
     # 700 of 1000, then ends at 200 (500 more), 900 (700), 100 (200): 0, 500, 1200, 1400 counts of 2 J.
-    count = Count(unit=2.0, span=1000)
+    count = EnergyCounter(unit=2.0, span=1000)
     assert [count.add(value) for value in (700, 200, 900, 100)] == [0.0, 1000.0, 2400.0, 2800.0]
 
 

@@ -122,7 +122,10 @@ class Progress:
         return f"{self.lost} candidates in a row were rejected or failed, at last: {self.last_cause}"
 
     def snapshot(self, elapsed: float, time_limit: float, phase: str) -> ViewSnapshot:
-        """Return the state that the view shows."""
+        """Return the state that the view shows.
+
+        `elapsed` and `time_limit` are in s of the core phase. In phase "ending" no replica is busy.
+        """
         best = self.best_error if math.isfinite(self.best_error) else None
         # After the end no replica takes a candidate that waits in its queue.
         busy = 0 if phase == ENDING else self.busy

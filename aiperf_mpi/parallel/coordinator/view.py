@@ -64,7 +64,7 @@ def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.envi
     """Return `live` or `plain` for a mode of MODES: `auto` is live on a terminal without a launcher.
 
     Under a launcher isatty proves nothing: some give a rank a terminal that no person sees, others pass on
-    the output of a real one. Raise ValueError for another mode.
+    the output of a real one. Raises ValueError for another mode.
     """
     if mode not in MODES:
         raise ValueError(f"view {mode!r} is not one of {', '.join(MODES)}")
@@ -168,8 +168,8 @@ class View:
     def _take_events(self) -> str:
         """Return the waiting events as one line, and remove them.
 
-        Of many events the line has the first ones, the number of those left out, and the last one, which may
-        be the reason why the run ends.
+        Of many events the line has the first ones, the number of those left out, and the last one. The last
+        one may be the reason why the run ends.
         """
         *events, last = self._events
         self._events.clear()

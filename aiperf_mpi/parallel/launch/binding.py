@@ -27,7 +27,8 @@ def local_devices(environ: Mapping[str, str] = os.environ, root: Path = Path("/"
     """Return the names of this host's accelerators as `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES` names
     them.
 
-    They are those that the environment lists, else the NVIDIA or AMD devices that the kernel shows.
+    Take them from the first of DEVICE_VARIABLES that is set; one that is set but empty means no devices. If
+    none is set, count the NVIDIA devices, else the AMD devices, that the kernel shows ("0", "1", ...).
     """
     for variable in DEVICE_VARIABLES:
         if variable in environ:
@@ -75,7 +76,7 @@ def role_environment(
         environ: the present variables; their XLA flags are kept.
         together: whether the replica has several trainers.
 
-    Raise LaunchError where the devices cannot be divided among the trainers.
+    Raises LaunchError where the devices cannot be divided among the trainers.
     """
     if role != TRAINER:
         return {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": ""}

@@ -57,7 +57,7 @@ class AgreedExit(SystemExit):
 def initialise() -> MPI.Intracomm:
     """Initialise MPI for calls from one thread, and install the hooks that end the job on an error.
 
-    Return COMM_WORLD. Raise LaunchError for a single rank, for a launcher of another MPI, and for an MPI
+    Return COMM_WORLD. Raises LaunchError for a single rank, for a launcher of another MPI, and for an MPI
     without funneled threads.
     """
     launcher, (library, _) = detect(), MPI.get_vendor()

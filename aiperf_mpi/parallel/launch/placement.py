@@ -56,8 +56,8 @@ def arrange(
             has trainers only.
         trainers_per_replica: trainers, neighbours in the order of nodes, that train each candidate together.
 
-    Raise LaunchError where there is no rank to train, where the groups disagree with the host names, where a
-    block of K spans two hosts, or where the trainers do not make whole replicas.
+    Raises LaunchError where no rank can train, or where the groups disagree with the host names. Raises it
+    also where a block of K spans two hosts, or where the trainers do not make whole replicas.
     """
     size = len(hosts)
     if size < 2:

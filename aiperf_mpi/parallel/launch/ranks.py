@@ -93,7 +93,7 @@ def split(
 
     `trainers_per_node` ranks of each node train, `trainers_per_replica` of these together.
     `ranks_per_node` K > 0 cuts ranks 1.. into blocks of K instead of by shared memory. `host` is this rank's
-    host name (for tests). Collective over `world`; raise LaunchError alike on all ranks (see
+    host name (for tests). Collective over `world`. Raises LaunchError alike on all ranks (see
     `placement.arrange`).
     """
     host = socket.gethostname() if host is None else host

@@ -42,7 +42,7 @@ def open_cache(configured: str, replica: int) -> Cache:
     aborted jobs are removed first.
 
     JAX lets only the first process of a replica write. Replicas share no folder, as two processes that write
-    the same program at once would corrupt it. Raise ConfigError if the folder cannot be made.
+    the same program at once would corrupt it. Raises ConfigError if the folder cannot be made.
     """
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     where = configured or given or tempfile.gettempdir()

@@ -51,8 +51,8 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
     """Find the devices and open the data of a trainer of this replica, before the core time starts.
     Collective over `team`, the replica's trainers if there are several.
 
-    Raises ConfigError for missing data, for accelerators that JAX does not see, and where an epoch would have
-    no whole batch over all devices, so that every trial would fail.
+    Raises ConfigError for missing data, and for accelerators that JAX does not see. Raises it also where an
+    epoch would have no whole batch over all devices, as every trial would then fail.
     """
     if team is not None:
         join(team)

@@ -19,7 +19,7 @@ from pathlib import Path
 def fresh(parent: Path) -> tuple[Path, int]:
     """Make a folder in `parent`; return it, and a descriptor that locks it until this process ends.
 
-    It is locked before another process can take it for an orphan. Raise OSError if it cannot be made.
+    It is locked before another process can take it for an orphan. Raises OSError if it cannot be made.
     """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix(), dir=parent))

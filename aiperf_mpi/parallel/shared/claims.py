@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims on candidates: an open-addressed table in rank 0's window.
 
-A key is put into the first free place of its probe sequence by compare-and-swap from 0, so that one rank wins
-it, and it keeps its place for ever. A state word next to the key shows whether it was released; a released
-key is claimed again by the same kind of swap.
+A rank puts a key into the first free place of its probe sequence by compare-and-swap from 0, so that one rank
+wins it. The key keeps this place for ever. A state word next to the key shows whether it was released; a
+released key is claimed again by the same kind of swap.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WindowClaims:
     def claim(self, key: int) -> bool:
         """Claim a non-zero key; return True to exactly one caller until it is released.
 
-        Raise HistoryFull if the table is full.
+        Raises HistoryFull if the table is full.
         """
         if not 0 < key < 1 << 64:
             raise ValueError(f"claims: key {key} is not a positive 64-bit number")
@@ -62,7 +62,7 @@ class WindowClaims:
         raise HistoryFull(f"claims: all {self.capacity} places are taken; raise parallel.history_capacity")
 
     def release(self, key: int) -> None:
-        """Release a claimed key, so that it can be claimed again. Raise KeyError if it is not claimed."""
+        """Release a claimed key, so that it can be claimed again. Raises KeyError if it is not claimed."""
         for place in self._places(key):
             # A swap of 0 for 0 reads the word and changes nothing.
             present = self._swap(place * CLAIM_BYTES, 0, 0)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One time for all ranks: seconds since core start on rank 0's clock.
 
-Each rank has a monotonic clock with its own zero. Collectives bound its offset to rank 0's clock: a reading
-of rank 0 before a broadcast is older than the receiver's reading after it, and a rank's reading before a
-barrier is older than rank 0's reading after it. The offset is between the tightest of several bounds on
-either side (Cristian, 1989).
+Each rank has a monotonic clock with its own zero. Collectives bound its offset to rank 0's clock. A reading
+of rank 0 before a broadcast is older than the receiver's reading after it. A rank's reading before a barrier
+is older than rank 0's reading after it. The offset is between the tightest of several bounds on either side
+(Cristian, 1989).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Context:
 def open_windows(config: Config, ranks: Ranks) -> Windows:
     """Make the windows, queues and messages of a run. Collective.
 
-    Raise LaunchError where a host's shared memory is too small.
+    Raises LaunchError where a host's shared memory is too small.
     """
     capacity = config.parallel.history_capacity
     depth, queues, queue_group = config.search.queue_depth, len(ranks.queue_group_replicas), ranks.queue_group

@@ -74,7 +74,7 @@ class WindowHistory:
     # -- writing
 
     def append(self, record: np.void) -> int:
-        """Write a sealed record; return its slot. Raise HistoryFull if no slot is left, ValueError for an
+        """Write a sealed record; return its slot. Raises HistoryFull if no slot is left, ValueError for an
         unsealed record."""
         _require_sealed(record)
         while True:
@@ -92,7 +92,7 @@ class WindowHistory:
         return slot
 
     def commit(self, slot: int, record: np.void) -> bool:
-        """Fill a drawn slot; return False if rank 0 has closed it. Raise ValueError for an unsealed
+        """Fill a drawn slot; return False if rank 0 has closed it. Raises ValueError for an unsealed
         record."""
         _require_sealed(record)
         self.log.write(slot, record, rec.summarise(record))
@@ -131,7 +131,7 @@ class WindowHistory:
     def committed_since(self, first: int) -> list[tuple[int, np.void | None]]:
         """On rank 0: refresh, and return (slot, record) of the visible slots from `first` on.
 
-        The record of an abandoned slot is None. Raise RecordError for a record that is torn.
+        The record of an abandoned slot is None. Raises RecordError for a record that is torn.
         """
         self._require_host()
         self.refresh()
@@ -194,13 +194,13 @@ class WindowHistory:
     def record(self, slot: int) -> np.void:
         """Return the full record of a visible, committed slot.
 
-        Raise IndexError for a slot that is not visible, KeyError for an abandoned one, RecordError for a torn
-        record.
+        Raises IndexError for a slot that is not visible, KeyError for an abandoned one, RecordError for a
+        torn record.
         """
         return self.records([slot])[0]
 
     def records(self, slots: Iterable[int]) -> list[np.void]:
-        """Return the full records of several slots at the cost of one wait; raise as `record` does."""
+        """Return the full records of several slots at the cost of one wait. Raises as `record` does."""
         slots = list(slots)
         for slot in slots:
             if not 0 <= slot < self._visible:

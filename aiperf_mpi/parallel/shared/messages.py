@@ -109,7 +109,7 @@ class Messages:
     def poll(self, most: int = 1000) -> list[Message]:
         """On rank 0: return the rows that have arrived, at most `most` of them.
 
-        Raise MessageError for a foreign tag.
+        Raises MessageError for a foreign tag.
         """
         self.progress()
         messages: list[Message] = []

@@ -154,8 +154,8 @@ class CandidateQueue:
         """Make the slot READY with a candidate; return False if the slot was taken away, and the candidate
         must be dropped.
 
-        `record` is the sealed PROPOSED record of trial `trial_id` (dtype RECORD_DTYPE), and its round is the
-        slot's ticket; raise ValueError where it is not.
+        `record` is the sealed PROPOSED record of trial `trial_id` (dtype RECORD_DTYPE). Raises ValueError
+        unless it is sealed and its round is the slot's ticket.
         """
         if not fits(mine, record):
             raise ValueError(
@@ -184,8 +184,8 @@ class CandidateQueue:
     def take(self) -> Taken | None:
         """Take the candidate of the next ticket in order; return None while it is not ready.
 
-        `accept` or `reject` must follow. Raise RecordError for a record that is torn or of another round; its
-        ticket is then filled again.
+        `accept` or `reject` must follow. Raises RecordError for a record that is torn or of another round;
+        its ticket is then filled again.
         """
         slot = self.slots()[(self._next - self._first) % self.depth]
         if slot.state != READY or slot.ticket != self._next:
@@ -224,7 +224,8 @@ class CandidateQueue:
     def waiting(self) -> list[Taken]:
         """Return copies of the READY candidates in the order of their tickets, and move none of them.
 
-        A candidate that another rank moves meanwhile is left out.
+        A candidate is left out if another rank moves it meanwhile, or if its record is torn or of another
+        round.
         """
         copies = [(slot, self._table.copy_record(slot)) for slot in self.slots() if slot.state == READY]
         now = self.slots()

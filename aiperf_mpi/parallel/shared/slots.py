@@ -2,7 +2,7 @@
 """The slots of a candidate queue in a window: one 64-bit word each, and a place for a record per rank.
 
 Ticket, version, owner and state are one word, which only MPI's compare-and-swap changes. Each rank of the
-queue group has its own place for the record of each slot, so that a rank that was wrongly thought dead
+queue group has its own place for the record of each slot. A rank that was wrongly thought dead therefore
 overwrites nothing.
 """
 
@@ -115,7 +115,7 @@ class SlotTable:
         return row[0]
 
     def read_record(self, slot: Slot) -> np.void:
-        """Return the record of a slot's owner. Raise RecordError if it is torn or of another round."""
+        """Return the record of a slot's owner. Raises RecordError if it is torn or of another round."""
         record = self.copy_record(slot)
         if not fits(slot, record):
             raise RecordError(

@@ -71,8 +71,10 @@ class Preparation:
         self._steps = self._prepare(taken.record)
 
     def advance(self) -> bool:
-        """Do what can be done now without waiting; return whether all is done. Raise errors of the run, keep
-        those of the trial in `failure`."""
+        """Do what can be done now without waiting; return whether all is done.
+
+        Keep errors of the trial in `failure`. Raises errors of the run.
+        """
         if not self.done:
             try:
                 self.phase = next(self._steps)
@@ -167,8 +169,8 @@ class Preparation:
     def _together(self, steps: Generator[str, None, T], during_trial: bool) -> Generator[str, None, T | None]:
         """Do `steps`, and return their result once all trainers of the replica have done them.
 
-        Return None where they are to be done again when no other trial trains, as they may have failed for
-        lack of memory on one trainer. Raises their error, FailedElsewhere where another trainer had it.
+        Return None where they may have failed for lack of memory on one trainer. They are then to be done
+        again when no other trial trains. Raises their error, FailedElsewhere where another trainer had it.
         """
         result, failure = None, None
         try:

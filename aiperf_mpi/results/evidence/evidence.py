@@ -46,21 +46,21 @@ class Evidence:
     # -- as stored ---------------------------------------------------------------------------------
 
     def column(self, table: str, name: str) -> np.ndarray:
-        """Return a column; raises MissingError without it."""
+        """Return a column. Raises MissingError without it."""
         try:
             return self.result.tables[table][name]
         except KeyError:
             raise MissingError(f"/{table}/{name}") from None
 
     def attribute(self, name: str) -> Any:
-        """Return a root attribute; raises MissingError without it."""
+        """Return a root attribute. Raises MissingError without it."""
         try:
             return self.result.attributes[name]
         except KeyError:
             raise MissingError(f"attribute {name}") from None
 
     def table(self, name: str) -> Columns:
-        """Return all columns of a table; raises MissingError if it lacks one."""
+        """Return all columns of a table. Raises MissingError if it lacks one."""
         return {column: self.column(name, column) for column in TABLES[name].names}
 
     def lineage(self, trial: int) -> list[int]:
@@ -101,7 +101,7 @@ class Evidence:
 
     @cached_property
     def own_epochs(self) -> list[np.ndarray]:
-        """[trials]: rows in /epochs of each trial, in the order of the file."""
+        """[trials]: list of the rows of /epochs for each trial, in file order (int64)."""
         order = np.argsort(self.of_trial, kind="stable")
         rows = np.arange(len(self.status))
         starts = np.searchsorted(self.of_trial[order], rows, side="left")
@@ -247,7 +247,7 @@ def _morphs(text: str) -> tuple[Morph, ...] | str:
 
 
 def _root(text: str) -> Architecture:
-    """Return the initial architecture of a JSON text; raises ValueError if it has too many blocks."""
+    """Return the initial architecture of a JSON text. Raises ValueError if it has too many blocks."""
     data = json.loads(text)
     blocks = data.get("base", {}).get("blocks", []) if isinstance(data, dict) else []
     if not all(isinstance(n, int) for n in blocks) or sum(blocks) > _MAX_BLOCKS:

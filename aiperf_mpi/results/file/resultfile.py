@@ -67,7 +67,7 @@ def new_file(content: Tables) -> h5py.File:
 
 
 def _write_table(file: h5py.File, table: Table, columns: Columns) -> None:
-    """Write a table with its dimension scale; raises ValueError for columns of different lengths."""
+    """Write a table with its dimension scale. Raises ValueError for columns of different lengths."""
     group = file.create_group(table.name, track_order=True)
     group.attrs["description"] = table.description
     length = len(columns[table.names[0]])
@@ -103,7 +103,7 @@ def _storable(text: str) -> str:
 
 
 def set_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
-    """Set root attributes of the schema; raises KeyError for a name that is not in it."""
+    """Set root attributes of the schema. Raises KeyError for a name that is not in it."""
     kinds = {attribute.name: attribute.dtype for attribute in ATTRIBUTES}
     for name, value in values.items():
         if kinds[name] == "str":
@@ -162,7 +162,7 @@ _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError
 
 
 def open_file(path: Path | str) -> h5py.File:
-    """Open `path` for reading, without locks; raises NotAResult unless it is an HDF5 file with a result's
+    """Open `path` for reading, without locks. Raises NotAResult unless it is an HDF5 file with a result's
     table.
 
     A file with the attribute `schema` alone is not a result: without a table there is nothing to judge.

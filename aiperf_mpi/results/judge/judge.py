@@ -181,7 +181,7 @@ def judge(path: Path | str) -> Verdict:
 
 
 def judge_file(path: Path | str) -> tuple[Result, Verdict]:
-    """Return the content of a result file and the verdict on it; raises NotAResult like `judge`."""
+    """Return the content of a result file and the verdict on it. Raises NotAResult like `judge`."""
     with open_file(path) as file:
         result = load(file)
     verdict = judge_content(result)

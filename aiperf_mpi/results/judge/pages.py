@@ -20,7 +20,7 @@ _MARKED = re.compile(r"(?<=<!-- table: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DO
 
 
 def rewritten(text: str) -> str:
-    """Return a page with all marked tables made anew; raises KeyError for the name of an unknown table."""
+    """Return a page with all marked tables made anew. Raises KeyError for the name of an unknown table."""
     tables = _tables()
     return _MARKED.sub(lambda match: f"{match[1]}{match[2]}\n{tables[match[1]]}\n\n", text)
 

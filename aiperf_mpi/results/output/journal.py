@@ -40,7 +40,7 @@ def encode(entry: dict[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Return the entry of a line, with or without newline; raises ValueError if torn or altered."""
+    """Return the entry of a line, with or without newline. Raises ValueError if torn or altered."""
     text = line.rstrip(b"\n")
     body, mark = text[:-_SEAL_BYTES], text[-_SEAL_BYTES:]
     if mark != (_SEAL % zlib.crc32(body)).encode():

@@ -37,9 +37,9 @@ class Refused(ValueError):
 def packed(folders: Sequence[Path], target: Path) -> str:
     """Write the archive of one run, or of all runs of an official submission, to `target`.
 
-    Returns a description of the packed runs. Raises Refused for a run that is invalid, lacks its checkpoint
-    or does not fit its manifest, and for runs that do not form a submission. Raises NotAResult or OSError for
-    a folder that cannot be read, and OSError for a target that cannot be written.
+    Return a description of the packed runs. Raises Refused for a run that is invalid, lacks its checkpoint or
+    does not fit its manifest. Raises it also for runs that do not form a submission. Raises NotAResult or
+    OSError for a folder that cannot be read, and OSError for a target that cannot be written.
     """
     read = [_accepted(folder) for folder in folders]
     description = _together([verdict for _, verdict in read], [result for result, _ in read])
@@ -56,7 +56,7 @@ def packed(folders: Sequence[Path], target: Path) -> str:
 
 
 def _accepted(folder: Path) -> tuple[Result, Verdict]:
-    """Return the result of a folder and its verdict; raises Refused if it may not be packed."""
+    """Return the result of a folder and its verdict. Raises Refused if it may not be packed."""
     result, verdict = judge.judge_file(folder / package.RESULT)
     if not verdict.valid:
         raise Refused("\n".join([f"{folder}: the result is INVALID", *reason_lines(verdict)]))
@@ -73,7 +73,7 @@ def _accepted(folder: Path) -> tuple[Result, Verdict]:
 
 
 def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
-    """Return a description of the runs together; raises Refused if they do not form a submission."""
+    """Return a description of the runs together. Raises Refused if they do not form a submission."""
     if len(verdicts) == 1:
         verdict = verdicts[0]
         rate = next(f"{key}: {value}" for key, value in rate_pairs(verdict))

@@ -99,7 +99,7 @@ def compare_files(paths: Sequence[Path | str], *, as_json: bool = False, width: 
 
 
 def entry(path: Path | str) -> Entry:
-    """Judge a file and return its entry of a comparison; raises NotAResult like the judge."""
+    """Judge a file and return its entry of a comparison. Raises NotAResult like the judge."""
     result, verdict = judge_file(path)
     return entry_of(str(path), Evidence(result), verdict)
 

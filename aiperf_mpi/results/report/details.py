@@ -35,7 +35,7 @@ def columns_of(*names: str, left: tuple[str, ...] = ()) -> Table:
 
 
 def best_of(e: Evidence, verdict: Verdict) -> Architecture | None:
-    """Return the best network, None without one; raises ValueError if it cannot be replayed."""
+    """Return the best network, None without one. Raises ValueError if it cannot be replayed."""
     if verdict.best_trial not in e.index:
         return None
     architecture = e.architectures[e.index[verdict.best_trial]]

@@ -18,8 +18,8 @@ class Gaps:
     Attributes:
         replica: its index.
         trials: number of trials that reached their first step.
-        seconds: f8 [trials - 1], time from the last counted batch of a trial to the dispatch of the next
-            trial's first step, in s (NaN after a trial without counted batches).
+        seconds: f8 [trials - 1], times in s from the last counted batch of a trial to the dispatch of the
+            next trial's first step. NaN after a trial without counted batches.
         share: share of the time from the first to the last step in the phases train and validate, mean over
             the replica's trainers; NaN without a trainer's row.
         prepared: median time to trace and compile a candidate in s, on whatever rank it was done.

@@ -77,7 +77,7 @@ def html_report(path: Path | str, *others: Path | str) -> str:
 
 
 def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
-    """Return the page that compares several runs, and whether all of them are valid; raises NotAResult."""
+    """Return the page that compares several runs, and whether all of them are valid. Raises NotAResult."""
     entries = [compare.entry(path) for path in paths]
     sections = [(SCALING, partial(_of_runs, entries))]
     return _page("comparison", "<h1>Comparison of runs</h1>", sections), all(e.verdict.valid for e in entries)

@@ -31,7 +31,11 @@ WITH_KERNEL, WITHOUT_KERNEL = "with convolutions of their own", "without"
 
 
 def hyperparameters(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
-    """Show the best known kernel and batch size, and the number of trials that they are based on."""
+    """Show the kernel and the batch size of the least expected error, and on how many trials they are based.
+
+    A model fitted to the observed trials gives the expected errors. Yield one line if HPO is off, or if too
+    few trials have ended.
+    """
     hpo = e.config.hpo
     if not hpo.enabled:
         yield Text("  hyperparameters were not optimised (hpo.enabled is false)")

@@ -47,7 +47,7 @@ def inherited_variables(
             optimisation chose.
         rng: random stream (`streams.INIT` of the child's trial) for projections and the shares of copies.
 
-    Returns the collections of the child, as `expected_shapes` lists them. Arrays that no morph changes are
+    Return the collections of the child, as `expected_shapes` lists them. Arrays that no morph changes are
     shared with the parent. Raises ValueError naming the first variable with a wrong shape, and MorphError for
     a morph that cannot be applied.
     """

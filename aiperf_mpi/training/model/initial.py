@@ -26,7 +26,7 @@ def initial_variables(
         zero_gamma: whether the norms of `closing_norms` have scale 0, so that each residual block begins as
             its shortcut (Goyal et al., 2017, section 5.1).
 
-    Returns the collections `params` and `batch_stats`, as `expected_shapes` lists them.
+    Return the collections `params` and `batch_stats`, as `expected_shapes` lists them.
     """
     zero = closing_norms(architecture) if zero_gamma else frozenset()
 

@@ -3,9 +3,9 @@
 
 Differentiated automatically, a batch norm in half precision keeps its centred input in float32, and the mask
 of its ReLU. A step is limited by memory traffic, and these arrays are written and read again in every step.
-Here the backward pass keeps only the input (and, after an addition, the output) in the precision of the
-activations, and three numbers for each channel; it computes the rest again. Ioffe and Szegedy (2015, section
-3) give the gradients.
+Here the backward pass keeps the input in the precision of the activations (after an addition also the
+output), and three numbers for each channel. It computes the rest again. Ioffe and Szegedy (2015, section 3)
+give the gradients.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def normalise_batch(
         shortcut: an array like x, or None.
         dtype: dtype of the output.
         axis: axis of the devices over which the batch is spread; None if this device has the whole batch.
-            With an axis the gradient of x is that of the sum of all devices' losses, and those of scale and
-            bias are this device's share.
+            With an axis, the gradient of x is that of the sum of all devices' losses. The gradients of scale
+            and bias are this device's share.
 
-    Returns the output, and mean and biased variance of the batch (float32 [C]). The last two are for the
+    Return the output, and mean and biased variance of the batch (float32 [C]). The last two are for the
     running statistics only, and pass no gradient on.
     """
     return _forward(x, scale, bias, shortcut, tail, dtype, axis)[0]
@@ -212,7 +212,7 @@ def fusions(layers: Sequence[Layer]) -> tuple[dict[str, Fused], frozenset[str]]:
     A layer is fused only if no other layer reads its output. If both inputs of an addition are batch norms,
     the first one is fused, and the other one is the shortcut.
 
-    Returns the fused layers by the ReLU's name, and the names of all fused batch norms and additions.
+    Return the fused layers by the ReLU's name, and the names of all fused batch norms and additions.
     """
     named = {layer.name: layer for layer in layers}
     readers: dict[str, int] = {}

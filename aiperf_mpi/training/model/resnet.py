@@ -145,8 +145,9 @@ def network(
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:
     """Return the shapes of all variables from the list of layers: collection -> module -> tensor -> shape.
 
-    Collections are `params` (convolutions [K, K, C_in, C_out], batch norms' scale and bias, dense kernel and
-    bias) and `batch_stats` (running mean and variance of each batch norm).
+    The collection `params` has the kernels of convolutions [K, K, C_in, C_out], the batch norms' scale and
+    bias, and the dense kernel and bias. The collection `batch_stats` has the running mean and variance of
+    each batch norm.
     """
     params: dict[str, dict[str, tuple[int, ...]]] = {}
     statistics: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -167,7 +168,7 @@ def build_shapes(
 ) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Build the Flax network with `jax.eval_shape`, without computing anything.
 
-    Returns the shapes of all variables (in the form of `expected_shapes`), and the output shape of each layer
+    Return the shapes of all variables (in the form of `expected_shapes`), and the output shape of each layer
     by its name, for `batch` images. Errors of Flax for incompatible layers are passed on.
     """
     base, model = architecture.base, network(architecture)

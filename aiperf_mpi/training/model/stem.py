@@ -2,7 +2,7 @@
 """The first convolution on blocks of 2x2 pixels: the same function and the same weights in another order.
 
 Three channels of an image use a matrix unit poorly. Here each block of 2x2 pixels becomes one pixel with four
-times the channels, the stride 2 becomes 1, and the kernel is padded to whole blocks. This form executes more
+times the channels. The stride 2 becomes 1, and the kernel is padded to whole blocks. This form executes more
 operations, by the difference in :mod:`aiperf_mpi.opcount.forms`; only those of the plain form are credited.
 """
 

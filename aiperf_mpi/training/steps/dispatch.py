@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Map a function of one device over all devices of a replica: the only module that calls `jax.pmap`.
 
-There are two forms, `pmap` and `shard_map`. Both take the same function and the same arrays [D, ...], D the
-number of the replica's devices, and both are compiled before the first step. A replica may consist of several
-processes that form one JAX cluster. Each process then holds the part of an array on its own devices. A plain
-call of `jax.pmap` would convert every argument and result between this part and the whole array, which takes
-several milliseconds a step. A program that was compiled before takes whole arrays without conversion, in
-either form.
+There are two forms, `pmap` and `shard_map`. Both take the same function and the same arrays [D, ...], where D
+is the number of the replica's devices. Both are compiled before the first step. A replica may consist of
+several processes that form one JAX cluster. Each process then holds the part of an array on its own devices.
+
+A plain call of `jax.pmap` would convert every argument and result between this part and the whole array.
+This takes several milliseconds a step. A program that was compiled before takes whole arrays without
+conversion, in either form.
 """
 
 from __future__ import annotations

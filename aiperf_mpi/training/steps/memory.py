@@ -30,7 +30,7 @@ class TooLarge(RuntimeError):
 def memory_limit(devices: Sequence[jax.Device], configured: int = 0) -> int | None:
     """Return the memory in bytes of this process's smallest device.
 
-    The `configured` number has precedence over what the devices report. Returns None if there is neither, as
+    The `configured` number has precedence over what the devices report. Return None if there is neither, as
     on CPUs.
     """
     if configured:
