@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
@@ -48,5 +49,8 @@ def write_page(page: str, path: str) -> int:
         with open(path, "w", encoding="utf-8") as file:
             file.write(page)
     except OSError as error:
-        return refuse(OSError(f"--html {path}: cannot be written: {error.strerror}"))
+        return refuse(
+            OSError(f"--html {path}: cannot be written: {error.strerror}; name a file in a writable folder")
+        )
+    print(f"aiperf_mpi: wrote {path}", file=sys.stderr)
     return 0

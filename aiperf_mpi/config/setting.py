@@ -25,8 +25,8 @@ SECTION_4_5 = "section 4.5"
 FIXED, DEFAULT = "fixed", "default"
 
 
-#: Least similarity (`difflib`) of a name to the one that a message suggests for it. Half of it is enough where
-#: the whole keys are as similar as that.
+#: Least similarity (`difflib`) of a name to the one that a message suggests for it. Half of it is enough
+#: where the whole keys are as similar as that.
 SIMILAR = 0.6
 
 

@@ -186,7 +186,8 @@ def open_file(path: Path | str) -> h5py.File:
         rows = False
     if not rows:
         file.close()
-        raise NotAResult(f"{path}: not a result: an HDF5 file without a table of one ({', '.join(TABLES)})")
+        known = ", ".join(TABLES)
+        raise NotAResult(f"{path}: not a result: an HDF5 file, but it has none of the tables {known}")
     return file
 
 

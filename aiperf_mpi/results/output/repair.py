@@ -40,6 +40,9 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
         image = image_of(run)
         hdf5.write(target, image)
     except FileNotFoundError:
+        if not Path(path).exists():
+            hint = "give the folder of a run or a file in it"
+            raise RepairError(f"{path}: does not exist, and there is no {journal}; {hint}") from None
         hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
         raise RepairError(f"{journal}: there is no such file, and a repair needs it{hint}") from None
     except OSError as error:
