@@ -21,7 +21,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge.checks.official import reload_slack
-from aiperf_mpi.results.output.package import best_checkpoint
+from aiperf_mpi.results.output.package import CHECKPOINTS, best_checkpoint
 from aiperf_mpi.training.checkpoint import Checkpoint, load_checkpoint
 from aiperf_mpi.training.steps.devices import device_sharding
 from aiperf_mpi.training.steps.dispatch import over_devices
@@ -111,7 +111,10 @@ def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:
     """Load the checkpoint of a trial; it must hold the network that the trial's rows describe."""
     name = best_checkpoint(folder, evidence.result)
     if name is None:
-        raise ReevaluationError(f"{folder}: the checkpoint of the best model, trial {trial}, is missing")
+        raise ReevaluationError(
+            f"{folder / CHECKPOINTS / f'{trial}.h5'}: no such file; --reevaluate needs this checkpoint "
+            "of the best model next to the result"
+        )
     if isinstance(expected := evidence.architectures[evidence.index[trial]], str):
         raise ReevaluationError(f"trial {trial} has no network: {plain(expected)}")
     try:

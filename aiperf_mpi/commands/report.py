@@ -32,12 +32,14 @@ def report_command(arguments: argparse.Namespace) -> int:
             return write_page(html_report(arguments.file, *arguments.others), arguments.html)
         from aiperf_mpi.results.report.text import text_report
 
-        print(text_report(arguments.file), end="")
+        # Read every file before the first line is printed.
+        comparison = ""
         if arguments.others:
             from aiperf_mpi.results.report.compare import compare, entry, to_text
 
             entries = [entry(path) for path in (arguments.file, *arguments.others)]
-            print(f"\n{to_text(compare(entries))}", end="")
+            comparison = f"\n{to_text(compare(entries))}"
+        print(f"{text_report(arguments.file)}{comparison}", end="")
     except NotAResult as error:
         return refuse(error)
     return 0

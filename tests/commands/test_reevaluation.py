@@ -45,3 +45,9 @@ def test_a_hostile_checkpoint_is_one_line_and_exit_code_2(
         assert output.err.count("\n") == 1 and words in output.err and "Traceback" not in output.err, (
             output.err
         )
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = written(example_run(), tmp_path)
+    assert main(["verify", "--reevaluate", str(result)]) == 2
+    assert f"{tmp_path / 'checkpoints' / '6.h5'}: no such file" in capsys.readouterr().err

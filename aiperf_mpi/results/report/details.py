@@ -200,6 +200,11 @@ def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield table
 
 
+def _cut(text: str) -> str:
+    """Return at most MAX_TEXT characters of a text; an ellipsis shows that more follows."""
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
 def system(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """Show the machine, its environment and the command line, as the run recorded them."""
     for name, title in (
@@ -212,7 +217,7 @@ def system(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         yield Text(f"  {title}" + ("" if facts else ": none"))
         table = Table.grid(padding=(0, 2))
         for key, value in facts[:MAX_FACTS]:
-            table.add_row(f"    {plain(key)}", plain(value)[:MAX_TEXT])
+            table.add_row(f"    {plain(key)}", _cut(plain(value)))
         if facts:
             yield table
         if len(facts) > MAX_FACTS:

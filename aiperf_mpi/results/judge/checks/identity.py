@@ -192,7 +192,11 @@ def trained_once(e: Evidence) -> Iterator[str]:
     yield f"= {len(seen)} different candidates"
 
 
-@check("V16", "seed = f(run's seed, candidate)", why="A run must be repeatable from its seed.")
+@check(
+    "V16",
+    "each trial's seed follows from the run's seed and the candidate",
+    why="A run must be repeatable from its seed.",
+)
 def seeds(e: Evidence) -> Iterator[str]:
     """Every trial's seed follows from the run's."""
     columns = [e.column("trials", name).tolist() for name in ("seed", "batch_global")]

@@ -18,8 +18,8 @@ PRECISIONS = ("float16", "bfloat16", "float32", "float64")
 
 @check(
     "V10",
-    f"the run's precision in every trial, one of {', '.join(PRECISIONS)}; rates of epochs, replicas and the "
-    "run at most the peak of their devices at it, which an official run knows",
+    f"precision: the run's in every trial, and one of {', '.join(PRECISIONS)}; rate: of epochs, replicas and "
+    "the run at most their devices' peak at that precision (official runs need a known peak)",
     why=(
         "The paper asks for at least FP-16, as which bfloat16 counts; and no device is "
         "faster than its maker says."

@@ -136,7 +136,9 @@ def function_preserved(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", measured & ~children, "morph_max_abs_diff of the initial architecture")
 
 
-@check("V20", "a resumed trial makes the run a trial", why="An official run is not interrupted.")
+@check(
+    "V20", "a run with a resumed trial is not of class official", why="An official run is not interrupted."
+)
 def resumed(e: Evidence) -> Iterator[str]:
     """Official runs are not interrupted."""
     if e.attribute("class") == "official" and e.column("trials", "resumed").any():
