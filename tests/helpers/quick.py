@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-#: Folders and files of tests/ that need neither JAX nor MPI.
+#: Folders and files of tests/ that need neither JAX nor MPI and are quick. Reports and output are pure, but
+#: their tests draw pages, start processes and write many files.
 PURE = (
     "config",
     "data",
@@ -17,11 +18,16 @@ PURE = (
     "network",
     "opcount",
     "planning",
-    "results",
+    "results/evidence",
+    "results/file",
+    "results/judge",
+    "results/test_result_0_1.py",
     "search",
     "trials",
+    "test_docs.py",
     "test_jobscripts.py",
     "test_layering.py",
+    "test_lru.py",
     "test_phases.py",
     "test_streams.py",
 )
@@ -30,7 +36,7 @@ PURE = (
 BLOCKED = ("jax", "jaxlib", "flax", "optax", "mpi4py")
 
 #: Markers of tests that the quick run leaves to the whole run, each with the reason that is printed.
-LEFT = {"mpi": "starts ranks", "slow": "takes long"}
+LEFT = {"jax": "needs JAX", "mpi": "starts ranks", "slow": "takes long"}
 
 #: How the reason of every test that is left begins, so that the summary can count them.
 REASON = "left to the whole run"
@@ -53,8 +59,11 @@ def block_imports() -> None:
 
 def is_pure(path: Path, tests: Path) -> bool:
     """Return whether a path below the folder `tests` belongs to the quick run."""
-    parts = path.relative_to(tests).parts if path.is_relative_to(tests) else ()
-    return not parts or parts[0] in PURE
+    if not path.is_relative_to(tests) or path == tests:
+        return True
+    name = path.relative_to(tests).as_posix()
+    # A folder above a pure one is entered.
+    return any(name == pure or name.startswith(f"{pure}/") or pure.startswith(f"{name}/") for pure in PURE)
 
 
 def skip_slow(items: list[pytest.Item]) -> None:

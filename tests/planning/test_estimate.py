@@ -172,6 +172,7 @@ def test_half_precision_of_either_kind_takes_half() -> None:
     assert each[0] == 2 * each[1] == 2 * each[2]
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_kept_activations_match_the_real_backward_pass(precision: str) -> None:
     # What JAX keeps for the backward pass of two images and not of one, within 3 %: a few values of each

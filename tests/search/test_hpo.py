@@ -172,6 +172,7 @@ def studied(method: str, seed: int, noise: float, trials: int = 30, architecture
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.2, 0.4])
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
 def test_the_best_cell_is_recommended(method: str, noise: float) -> None:
@@ -187,6 +188,7 @@ def test_the_best_cell_is_recommended_in_20_seeds(method: str, noise: float) -> 
     assert sum(studied(method, seed, noise).found() for seed in range(20)) >= 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
 def test_a_suggestion_at_500_observations_is_cheap(method: str) -> None:
     study = studied("random", 3, 0.4, 500)
@@ -213,6 +215,7 @@ def test_suggestions_do_not_depend_on_what_is_kept(method: str) -> None:
     assert best is not None and all(type(number) is int for number in dataclasses.astuple(best.choice))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bayesian", "tpe"])
 def test_generators_with_one_snapshot_get_several_cells(method: str) -> None:
     for trials in (15, 30):

@@ -136,6 +136,7 @@ def test_a_network_is_known_whatever_morphs_lead_to_it() -> None:
         assert known.holds(first) and known.holds(second) and not known.holds(third)
 
 
+@pytest.mark.slow
 def test_a_small_memory_forgets_and_still_knows() -> None:
     log = log_of(40)
     small = learn_from(HistoryView.of(log, INITIAL), 8, Memory(capacity=3))
@@ -157,6 +158,7 @@ def test_only_trials_with_kept_weights_are_parents() -> None:
     assert len(learn_from(view, 8, Memory()).finished) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [(), (5,)])
 def test_children_are_proposed_without_an_eligible_parent(
     kept: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,9 @@ from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
 from tests.helpers.results.changes import ATTRIBUTE_FINDS, FINDS, altered, changed
 
+# Each test writes and judges a whole file.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("table", "column"), [(table.name, column) for table in TABLES.values() for column in table.names]

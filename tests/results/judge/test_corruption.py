@@ -18,6 +18,9 @@ from aiperf_mpi.results.output import process
 from tests.helpers.results.changes import ATTRIBUTE_FINDS, FINDS, changed
 from tests.helpers.results.example_run import example_run
 
+# Each test writes and judges a whole file.
+pytestmark = pytest.mark.slow
+
 
 def rewritten(file: h5py.File, table: str, rows: np.ndarray) -> None:
     """The table with other rows of its own: `rows` are indices, in their new order."""

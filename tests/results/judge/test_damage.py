@@ -17,6 +17,9 @@ from aiperf_mpi.results.judge.judge import NotAResult, judge
 from aiperf_mpi.results.report.text import text_report
 from tests.helpers.results.changes import changed
 
+# Each test writes and judges a whole file.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("part", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(4)])
 def test_missing_parts_are_reasons_and_no_exceptions(path: Path, tmp_path: Path, part: int) -> None:

@@ -17,6 +17,9 @@ from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import NotAResult
 from tests.helpers.results.changes import changed
 
+# Each test writes and judges a whole file.
+pytestmark = pytest.mark.slow
+
 
 def other_file(file: h5py.File) -> str:
     """Return a copy of `file` next to it, in which a column can change without the hash."""

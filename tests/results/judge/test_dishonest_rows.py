@@ -17,6 +17,9 @@ from aiperf_mpi.trials.record import OUTCOME
 from tests.helpers.results.changes import changed, written
 from tests.helpers.results.example_run import Example, example_run
 
+# Each test writes and judges a whole file.
+pytestmark = pytest.mark.slow
+
 
 def judged(change: Callable[[Example], object], folder: Path) -> Verdict:
     """The verdict on what a dishonest rank reports: the writer makes every sum, series and hash of it fit."""

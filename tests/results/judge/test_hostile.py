@@ -17,6 +17,9 @@ from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
 from tests.helpers.results.agreement import command
 from tests.helpers.results.changes import changed
 
+# Each test writes and judges a whole file.
+pytestmark = pytest.mark.slow
+
 #: A line as the verdict of the best official run of all times would have it.
 LIE = "AIPERF_MPI score_ops: 9.900000e+99 op/s"
 
