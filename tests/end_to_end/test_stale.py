@@ -142,7 +142,7 @@ def test_a_stale_candidate_is_dropped_and_its_key_claimed_again(tmp_path: Path) 
 @pytest.mark.mpi
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-def test_no_candidate_that_is_made_ready_ahead_is_dropped_as_stale(tmp_path: Path) -> None:
+def test_no_candidate_prepared_ahead_is_dropped_as_stale(tmp_path: Path) -> None:
     ended = runs.run_until(
         lambda run: len(run.trials) >= 4 and len(dropped_as_stale(run)) >= 3,
         4,

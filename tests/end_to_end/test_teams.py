@@ -143,7 +143,7 @@ def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_team_validates_its_best_model_again_though_it_could_not_be_written_at_first(
+def test_a_team_validates_best_weights_that_were_written_late(
     tmp_path: Path,
 ) -> None:
     """The first trainer cannot write the first trial's weights, which are the best ones at least for a
@@ -226,7 +226,7 @@ def test_a_team_makes_its_next_candidate_ready_ahead(mpi: str, tmp_path: Path) -
 @pytest.mark.full
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
-def test_the_generators_of_all_nodes_of_a_replica_make_its_candidates(mpi: str, tmp_path: Path) -> None:
+def test_generators_of_all_nodes_fill_a_replicas_queue(mpi: str, tmp_path: Path) -> None:
     """Two nodes of a trainer and a generator each, cut from this host, with one replica on both."""
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")

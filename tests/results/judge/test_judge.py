@@ -21,7 +21,7 @@ from tests.helpers.results.changes import altered, changed, written
 from tests.helpers.results.example_run import example_run
 
 
-def test_a_faultless_run_is_valid_with_the_numbers_of_its_rows(path: Path) -> None:
+def test_a_faultless_run_is_valid_with_its_rows_numbers(path: Path) -> None:
     example, verdict = example_run(), judge(path)
     assert (verdict.valid, verdict.cls, verdict.division, verdict.end) == (
         True,
