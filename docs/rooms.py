@@ -20,7 +20,7 @@ PACKAGE = "aiperf_mpi"
 #: "" neither JAX nor MPI, also indirectly; "jax" no MPI; "mpi" both. The last room is the single files.
 ROOMS = {
     "__main__": "mpi",
-    "commands": "mpi",
+    "commands": "jax",
     "parallel": "mpi",
     "parallel.coordinator": "mpi",
     "parallel.trainer": "mpi",

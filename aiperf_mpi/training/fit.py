@@ -105,7 +105,7 @@ class Training:
         self._open_training(0)
 
     def close(self) -> None:
-        """End the transfer of batches; only for a training that has not begun."""
+        """End the transfer of batches."""
         self._pipeline.close()
 
     def __iter__(self) -> Iterator[EpochResult]:
@@ -156,8 +156,8 @@ class Training:
             used = compiled.scalar(math.nan) if fault.spoils_rate(epoch, step) else usual_rate
             if math.isnan(self.t_first_step):
                 self.t_first_step = self._clock()
-            state, metrics = compiled.train(self._state, batch.images, batch.labels, used)
-            self._state = state._replace(params=fault.after_step(epoch, step, state.params))
+            self._state, metrics = compiled.train(self._state, batch.images, batch.labels, used)
+            self._state = self._state._replace(params=fault.after_step(epoch, step, self._state.params))
             if (epoch, step) == (0, 0):
                 self._compare("after the first step", statistics=False)
             return metrics

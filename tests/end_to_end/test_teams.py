@@ -143,9 +143,7 @@ def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_team_validates_best_weights_that_were_written_late(
-    tmp_path: Path,
-) -> None:
+def test_a_team_validates_best_weights_that_were_written_late(tmp_path: Path) -> None:
     """The first trainer cannot write the first trial's weights, which are the best ones at least for a
     while."""
     folder = tmp_path / "run"

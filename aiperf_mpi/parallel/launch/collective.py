@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from mpi4py import MPI
+
+from aiperf_mpi.parallel.launch.mpi import MPI
 
 #: Seconds between two tests of a request that is not complete.
 LOOK_SECONDS = 0.001

@@ -27,18 +27,9 @@ import numpy as np
 
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_USAGE
 from aiperf_mpi.launchers import SILENT_SECONDS
-from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, check_size, detect
-
-try:
-    from mpi4py import MPI
-except (ImportError, RuntimeError) as error:
-    # The wheel of mpi4py contains no MPI; it searches for one at import.
-    raise LaunchError(
-        f"Python finds no MPI library ({'; '.join(str(error).splitlines())}). Install one with pip install "
-        "'aiperf_mpi[mpich]', or on a cluster load its MPI's module and install mpi4py again"
-    ) from error
-
 from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, agree
+from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, check_size, detect
+from aiperf_mpi.parallel.launch.mpi import MPI
 
 #: Seconds that a rank waits, before it ends the job, until the launcher has read its last output.
 _READ_SECONDS = 5.0

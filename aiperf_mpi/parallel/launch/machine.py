@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpi4py import MPI
-
 from aiperf_mpi.config import Config
 from aiperf_mpi.machine.accelerators import Accelerators, NoAccelerators, open_accelerators
 from aiperf_mpi.machine.affinity import ranges
@@ -22,6 +20,7 @@ from aiperf_mpi.machine.monitor import Probe
 from aiperf_mpi.machine.rapl import zones
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.results.evidence.ceiling import NO_UUIDS

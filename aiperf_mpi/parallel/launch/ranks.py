@@ -8,9 +8,8 @@ import socket
 from dataclasses import dataclass
 from typing import cast
 
-from mpi4py import MPI
-
 from aiperf_mpi.parallel.launch.job import raise_alike
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.placement import COORDINATOR, GENERATOR, TRAINER, Place, arrange
 
 

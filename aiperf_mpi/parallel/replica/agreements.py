@@ -8,9 +8,9 @@ same sequence: the result of one agreement decides which one comes next, never t
 from __future__ import annotations
 
 import numpy as np
-from mpi4py import MPI
 
 from aiperf_mpi.parallel.launch.collective import start_agreement, wait
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.training.lockstep import BROKEN
 from aiperf_mpi.trials.record import RECORD_DTYPE

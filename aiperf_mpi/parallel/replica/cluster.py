@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import jax
-from mpi4py import MPI
+
+from aiperf_mpi.parallel.launch.mpi import MPI
 
 #: Seconds that the processes of a replica have to find one another.
 JOIN_SECONDS = 120

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from mpi4py import MPI
-
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.messages import MessageError
 from aiperf_mpi.training.lockstep import Stranded
 from aiperf_mpi.trials.record import RecordError

@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 
 import jax
-from mpi4py import MPI
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.parallel.launch.binding import local_devices
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.replica.cache import Cache, open_cache
 from aiperf_mpi.parallel.replica.cluster import join
 from aiperf_mpi.training.steps.memory import memory_limit

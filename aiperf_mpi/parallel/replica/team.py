@@ -11,9 +11,9 @@ import time
 from contextlib import nullcontext
 
 import numpy as np
-from mpi4py import MPI
 
 from aiperf_mpi.parallel.launch.collective import agree, wait
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.lockstep import FailedElsewhere
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpi4py import MPI
-
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from aiperf_mpi.trials.footprint import CLAIM_BYTES, WORD, claims_bytes
 from aiperf_mpi.trials.log import HistoryFull

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from mpi4py import MPI
+
+from aiperf_mpi.parallel.launch.mpi import MPI
 
 Clock = Callable[[], float]
 

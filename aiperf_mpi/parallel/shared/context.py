@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from mpi4py import MPI
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.parallel.launch.collective import agree
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.ranks import Ranks, check_shared_memory
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.clock import CoreClock, core_start, measure_offset

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from mpi4py import MPI
 
 from aiperf_mpi.lru import LruCache
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.log_window import CLOSED, COMMITTED, OPEN, LogWindow
 from aiperf_mpi.parallel.shared.mirror import Mirror
 from aiperf_mpi.trials import record as rec

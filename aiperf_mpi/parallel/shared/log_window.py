@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from mpi4py import MPI
 
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from aiperf_mpi.trials.footprint import WORD, LogLayout
 from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE

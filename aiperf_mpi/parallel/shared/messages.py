@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows to rank 0 and stop messages from it: the only module with point-to-point calls.
 
-A row is a fixed-width record of `results/file/schema.py` and is sent as bytes; the tag is its kind.
+A row is a fixed-width record of `results/file/rows.py` and is sent as bytes; the tag is its kind.
 Candidates and history are never sent this way, as the counts by kind show in every result file.
 """
 
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from mpi4py import MPI
 
 from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, wait
+from aiperf_mpi.parallel.launch.mpi import MPI
 
 #: Messages that a rank may have sent and rank 0 not received; with more of them `send` waits.
 MAX_OUTSTANDING = 256
 
 
 class Kind(IntEnum):
-    """The content of a message, in the order of `schema.ROW_MESSAGES`: a row to rank 0, or STOP.
+    """The content of a message, in the order of `rows.ROW_MESSAGES`: a row to rank 0, or STOP.
 
     STOP is rank 0's message that the run ends. A rejected candidate is a row of kind TRIAL. FINAL is the last
     validation of the best weights, SAMPLE a measurement of a node's monitor.

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from mpi4py import MPI
 
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from aiperf_mpi.trials.footprint import MIRROR_HEADER, WORD, mirror_bytes
 from aiperf_mpi.trials.record import SUMMARY_DTYPE

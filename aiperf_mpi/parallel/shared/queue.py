@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from mpi4py import MPI
 
+from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.slots import EMPTY, FILLING, OWNERS, READY, TAKEN, Slot, SlotTable, fits
 from aiperf_mpi.parallel.shared.window import HostedWindow
 from aiperf_mpi.trials import record as rec

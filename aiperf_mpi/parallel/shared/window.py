@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
+
+from aiperf_mpi.parallel.launch.mpi import MPI
 
 #: The rank, in its communicator, that has the memory of a window.
 HOST = 0

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from aiperf_mpi import __version__
 from aiperf_mpi.config import classify
 from aiperf_mpi.machine.energy import NOT_MEASURED
 from aiperf_mpi.results.evidence import samples
@@ -311,7 +312,8 @@ def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
             same = math.isclose(stored, expected, rel_tol=1e-9) or (
                 math.isnan(stored) and math.isnan(expected)
             )
-        elif name == "invalid_reasons":
+        elif name == "invalid_reasons" and result.attributes.get("aiperf_mpi_version") != __version__:
+            # Texts are for people, and another version may word them in another way.
             same = _identifiers(stored) == _identifiers(expected)
         else:
             same = stored == expected
@@ -320,11 +322,20 @@ def _disagreements(result: Result, verdict: Verdict) -> Iterator[str]:
 
 
 def _identifiers(reasons: Any) -> list[str] | None:
-    """Return the identifiers of stored reasons, or None if they cannot be read.
-
-    Their texts are not compared: they are for people, and another version may word them better.
-    """
+    """Return the identifiers of stored reasons, or None unless they are a JSON list of pairs of text."""
     try:
-        return [identifier for identifier, _ in json.loads(reasons)]
+        pairs = json.loads(reasons)
     except (RecursionError, TypeError, ValueError):
         return None
+    if not isinstance(pairs, list) or not all(_is_reason(pair) for pair in pairs):
+        return None
+    return [identifier for identifier, _ in pairs]
+
+
+def _is_reason(pair: Any) -> bool:
+    """Return whether a JSON value is an identifier and a text that is safe to print."""
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(text, str) and plain(text) == text for text in pair)
+    )

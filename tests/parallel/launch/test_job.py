@@ -152,17 +152,14 @@ def test_one_rank_is_refused_with_the_right_command(mpi: str) -> None:
     assert "needs at least 2" in line and f"{launch.launcher(mpi)} -n N python -m aiperf_mpi" in line
 
 
-def test_missing_mpi_is_refused_with_the_remedy(mpi: str) -> None:
+def test_missing_mpi_is_refused_with_the_remedy(mpi: str, tmp_path: Path) -> None:
     env = launch.variables(mpi, {"MPI4PY_LIBMPI": "/nonexistent/libmpi.so"})
-    code = (
-        "from aiperf_mpi.parallel.launch.launcher import LaunchError\n"
-        "try:\n import aiperf_mpi.parallel.launch.job\n"
-        "except LaunchError as error:\n print(error)"
-    )
-    done = subprocess.run(
-        [launch.python(mpi), "-c", code], env=env, capture_output=True, text=True, timeout=60
-    )
-    assert "cannot open shared object file" in done.stdout and "aiperf_mpi[mpich]" in done.stdout
+    command = [launch.python(mpi), "-m", "aiperf_mpi", "--preset", "demo", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "cannot open shared object file" in line and "aiperf_mpi[mpich]" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_launcher_is_refused_with_the_right_command(mpi: str) -> None:

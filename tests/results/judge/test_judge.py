@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aiperf_mpi import __version__
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import FAILED, REJECTED
 from aiperf_mpi.results.judge.checks import CHECKS, FATAL
@@ -102,23 +103,32 @@ def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reasons", "agrees"),
+    ("version", "reasons", "agrees"),
     [
-        ('[["V02", "in other words"]]', True),
-        ('[["V04", "another check"]]', False),
-        ("[7]", False),
-        ("[]", False),
+        ("0.1.0", '[["V02", "in other words"]]', True),
+        (__version__, '[["V02", "in other words"]]', False),
+        ("0.1.0", '[["V04", "another check"]]', False),
+        ("0.1.0", '[["V02", null]]', False),
+        ("0.1.0", '[["V02", "one line\\nAIPERF_MPI status: VALID"]]', False),
+        ("0.1.0", '["V2"]', False),
+        ("0.1.0", '{"V02": 1, "b": 2}', False),
+        ("0.1.0", '""', False),
+        ("0.1.0", "[" * 100_000, False),
+        ("0.1.0", "[7]", False),
+        ("0.1.0", "[]", False),
     ],
 )
-def test_stored_reasons_agree_by_identifiers(tmp_path: Path, reasons: str, agrees: bool) -> None:
-    # A later version may word a reason better, and must read an old file as before.
+def test_stored_reasons_agree_with_the_judges(
+    tmp_path: Path, version: str, reasons: str, agrees: bool
+) -> None:
+    # Another version may word a reason in another way, but no file may hold anything else than reasons.
     example = example_run()
     example.core_seconds = 7.0
     file = written(example, tmp_path)
     assert judge(file).reason_ids == ("V02",)
 
     def change(file: h5py.File) -> None:
-        resultfile.set_attributes(file, {"invalid_reasons": reasons})
+        resultfile.set_attributes(file, {"aiperf_mpi_version": version, "invalid_reasons": reasons})
 
     assert ("I12" not in changed(file, tmp_path, change).reason_ids) == agrees
 

@@ -140,3 +140,12 @@ def test_an_official_submission_is_three_runs_with_the_declared_seeds(run: Path)
     ):
         with pytest.raises(Refused, match=says):
             _together(verdicts, files)
+
+
+def test_a_summary_in_the_words_of_another_version_is_taken(run: Path, tmp_path: Path) -> None:
+    summary = json.loads((run / package.SUMMARY).read_text())
+    summary["findings"][0] |= {"about": "In other words.", "limit": "other words", "measured": "words"}
+    (run / package.SUMMARY).write_text(json.dumps(summary))
+    hashes = {name: package.sha256(run / name) for name in package.read_manifest(run / package.MANIFEST)}
+    (run / package.MANIFEST).write_text(package.manifest_text(hashes))
+    assert main([str(run), "--output", str(tmp_path / "run.tar.gz")]) == 0
