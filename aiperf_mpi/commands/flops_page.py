@@ -42,7 +42,7 @@ REASONS = {
 
 
 class Page:
-    """Prints tables on standard output."""
+    """Print tables on standard output."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -74,7 +74,7 @@ class Agreement:
 def estimate(lowered: Any) -> int | None:
     """Return XLA's estimate of the operations of a `jax.stages.Lowered`, for one device.
 
-    Return None if the backend has no estimate: it then raises UNIMPLEMENTED, or has None, no `flops`, or -1.
+    Return None if the backend has no estimate: it then raises UNIMPLEMENTED, or gives no `flops` above 0.
     """
     try:
         costs = lowered.cost_analysis()

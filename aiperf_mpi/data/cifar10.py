@@ -55,7 +55,7 @@ def find_files(path: str) -> list[Path]:
 
 
 def check(config: Config) -> None:
-    """Check that all files are there and have the right size."""
+    """Check that all files are there and have the right size. Raises ConfigError otherwise."""
     find_files(config.data.path)
 
 

@@ -46,7 +46,7 @@ class TrainingFault:
             raise RuntimeError(f"injected fault: epoch {epoch}, step {step} raises")
 
     def spoils_rate(self, epoch: int, step: int) -> bool:
-        """Whether the learning rate of this step is to be NaN."""
+        """Return whether the learning rate of this step is to be NaN."""
         return self.nan_at == (epoch, step)
 
     def after_step(self, epoch: int, step: int, params: Any) -> Any:

@@ -35,11 +35,11 @@ class FitSettings:
     """How long to train, and how fast.
 
     Arguments:
-        epochs_max: most epochs.
+        epochs_max: maximum number of epochs.
         patience: epochs without a better validation loss after which training ends.
         learning_rate: returns the rate of an epoch, counted from 0.
         min_delta: by how much a validation loss must be lower to be better.
-        in_flight: most steps that are dispatched and not complete.
+        in_flight: maximum number of steps that are dispatched and not complete.
     """
 
     epochs_max: int

@@ -102,7 +102,7 @@ def should_stop(val_losses: Sequence[float], patience: int, min_delta: float = M
     """Return whether a trial stops early: `patience` epochs in a row brought no progress.
 
     Progress is a validation loss that is below the best one by more than `min_delta`. A NaN is not progress.
-    The first epoch always is, so a trial never stops before epoch `patience` + 1.
+    The first epoch is, unless its loss is NaN; a trial then stops after epoch `patience` + 1 at the earliest.
 
     Arguments:
         val_losses: one per epoch.

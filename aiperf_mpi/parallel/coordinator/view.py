@@ -61,7 +61,9 @@ class ViewSnapshot:
 
 
 def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
-    """Return `live` or `plain` for a mode of MODES: `auto` is live on a terminal without a launcher.
+    """Return `live` or `plain` for a mode of MODES: `auto` is live without a launcher on a terminal.
+
+    A terminal is a stream with isatty and a TERM other than `dumb`.
 
     Under a launcher isatty proves nothing: some give a rank a terminal that no person sees, others pass on
     the output of a real one. Raises ValueError for another mode.

@@ -19,8 +19,10 @@ from aiperf_mpi.trials.view import START
 
 
 def is_stale(known: int, finished: int, stale_after: float) -> bool:
-    """Whether a candidate that knew `known` finished trials is stale once there are `finished` of them. The
-    search learns nothing from fewer than START, so a candidate counts as if it knew at least START."""
+    """Return whether a candidate that knew `known` finished trials is stale once `finished` have finished.
+
+    The search learns nothing from fewer than START, so a candidate counts as if it knew at least START.
+    """
     return finished > stale_after * max(known, START)
 
 

@@ -23,7 +23,10 @@ class Drain:
     signal: str = ""
 
     def install(self) -> Drain:
-        """Note the signals from now on; they must not kill a rank that rank 0 will stop in order."""
+        """Note the SIGNALS from now on instead of ending the process, and return this note.
+
+        Rank 0 then stops all ranks in order.
+        """
         for number in SIGNALS:
             signal.signal(number, self._note)
         return self

@@ -140,7 +140,7 @@ class KeptWeights:
     displaced: deque[Path] = field(default_factory=deque)
 
     def takes(self, error: float) -> bool:
-        """Whether weights of this error would be kept; NaN, no error, would not."""
+        """Return whether weights of this error would be kept; those with NaN would not."""
         return error == error and (len(self.kept) < self.room or error < self.kept[-1].error)
 
     def put(

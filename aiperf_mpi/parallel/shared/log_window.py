@@ -75,7 +75,7 @@ class LogWindow:
         return self._window.words(self._at.words + first * WORD, count)
 
     def summaries(self, first: int, count: int) -> np.ndarray:
-        """Read the summaries of `count` slots from `first` on (SUMMARY_DTYPE)."""
+        """Return the summaries of `count` slots from slot `first` on (SUMMARY_DTYPE)."""
         if self.rank == 0:
             self._window.sync()
             return self._local_summaries[first : first + count].copy()

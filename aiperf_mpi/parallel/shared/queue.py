@@ -135,8 +135,10 @@ class CandidateQueue:
     # -- the generator's side
 
     def reserve(self) -> Slot | None:
-        """Reserve the free slot with the lowest ticket, now FILLING by this rank; return None if all are in
-        use."""
+        """Reserve the free slot with the lowest ticket for this rank, and return it, now FILLING.
+
+        Return None if all are in use. Call `free_stale` first.
+        """
         self.free_stale()
         for slot in sorted(self.slots(), key=lambda slot: slot.ticket):
             if slot.state == EMPTY:

@@ -100,14 +100,19 @@ class HostedWindow:
         return result
 
     def get(self, offset: int, into: np.ndarray) -> None:
-        """Start to read into the contiguous, private array `into`, which is complete after `flush`.
+        """Start to read from byte `offset` on into the contiguous, private array `into`.
+
+        The array is complete after `flush`.
 
         MPICH aborts if the array is a shared window's own memory.
         """
         self._win.Get([into.view(np.uint8), into.nbytes, MPI.BYTE], HOST, [offset, into.nbytes, MPI.BYTE])
 
     def put(self, offset: int, data: np.ndarray) -> None:
-        """Start to write the contiguous, private array `data`; other ranks see it after `flush`."""
+        """Start to write the contiguous, private array `data` from byte `offset` on.
+
+        Other ranks see it after `flush`.
+        """
         self._win.Put([data.view(np.uint8), data.nbytes, MPI.BYTE], HOST, [offset, data.nbytes, MPI.BYTE])
 
     def flush(self) -> None:

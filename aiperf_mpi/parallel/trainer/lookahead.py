@@ -21,8 +21,11 @@ from aiperf_mpi.trials.log import HistoryFull
 
 
 def compiles_ahead(setting: str, devices: tuple[jax.Device, ...]) -> bool:
-    """Whether the next candidate is prepared while the present one trains, by `parallel.compile_ahead`:
-    "auto" means on, except where the CPU that would compile also trains."""
+    """Return whether the next candidate is prepared while the present one trains.
+
+    `setting` is `parallel.compile_ahead`: "auto" means on, except where the
+    CPU that would compile also trains.
+    """
     return setting == "on" or (setting == "auto" and devices[0].platform != "cpu")
 
 

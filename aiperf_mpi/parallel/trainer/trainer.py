@@ -116,8 +116,10 @@ def finish(trainer: Trainer, seconds: float) -> bool:
 
 
 def next_candidate(state: TrainerState, lookahead: Lookahead) -> Preparation | None:
-    """Wait for the replica's next candidate, and return its preparation once nothing can reject it. Return
-    None when the run ends, on all of the replica's trainers."""
+    """Wait for the replica's next candidate, and return its preparation once nothing can reject it.
+
+    Return None on all of the replica's trainers when the run ends.
+    """
     context, preparation = state.context, None
     try:
         while preparation is None and not state.poll() and not context.over():

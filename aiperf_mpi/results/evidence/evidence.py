@@ -194,7 +194,7 @@ class Evidence:
 
     @cached_property
     def best(self) -> tuple[float, int]:
-        """Lowest validation error and its trial; (NaN, -1) without one."""
+        """Lowest validation error and its trial id, see `best_validation`; (NaN, -1) without one."""
         return best_validation(self.table("epochs"), self.counts_for_error, self.attribute("core_seconds"))
 
     @cached_property

@@ -16,7 +16,7 @@ from aiperf_mpi.trials.candidate import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The replayed network of one PROPOSED record; `problem` is why there is none."""
+    """The replayed network of one PROPOSED record; without one, `problem` gives the reason."""
 
     architecture: Architecture | None
     arch_json: str = ""

@@ -81,7 +81,7 @@ def line(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str = "")
 
 
 def dots(axis: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
-    """Draw a mark at every point; very many marks become one image."""
+    """Draw a mark at every point that is finite; more than MAX_DOTS marks become one image."""
     known = np.isfinite(x) & np.isfinite(y)
     if known.any():
         many = int(known.sum()) > MAX_DOTS
