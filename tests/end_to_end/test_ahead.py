@@ -24,21 +24,10 @@ AHEAD = (
 )
 
 
-def gaps(ended: runs.Ended) -> np.ndarray:
-    """Seconds between the last counted batch of each trial and the dispatch of the next one's first step; NaN
-    behind a trial that has none."""
-    trials, epochs = ended.table("trials"), ended.table("epochs")
-    used = np.flatnonzero(np.isfinite(trials["t_first_step"]))
-    used = used[np.argsort(trials["t_start"][used])]
-    ends = [epochs["t_end"][epochs["trial_id"] == trial] for trial in trials["trial_id"][used]]
-    last = [times.max() if len(times) else np.nan for times in ends]
-    return trials["t_first_step"][used][1:] - np.array(last)[:-1]
-
-
 @pytest.mark.full
 @pytest.mark.timeout(700)
 def test_the_next_candidate_waits_ready(tmp_path: Path) -> None:
-    """Behind a trial that lasts longer than the next one's compilation the devices wait for a few steps'
+    """After a trial that lasts longer than the next one's compilation the devices wait for a few steps'
     time; a candidate with a false count is rejected meanwhile, and one that raises fails at its turn."""
     sets = (*AHEAD, "fault.tamper_in_round=2", "fault.raise_in_round=4")
     ended = runs.run_until(
@@ -51,7 +40,7 @@ def test_the_next_candidate_waits_ready(tmp_path: Path) -> None:
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     trials = ended.table("trials")
     compiled = trials["trace_seconds"] + trials["compile_seconds"]
-    found = gaps(ended)
+    found = runs.gaps(ended)
     assert len(found) >= 3 and np.nanmin(found) < 0.1 < 0.1 * np.nanmedian(compiled), (found, compiled)
 
     # Tickets are trained in order, each once; the rejected one was filled again.

@@ -26,9 +26,9 @@ from aiperf_mpi.training.steps.compile import compile_steps
 from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.budget import learning_rate
 from aiperf_mpi.trials.candidate import Candidate
-from tests.end_to_end.test_ahead import gaps
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
+from tests.helpers.end_to_end.runs import gaps
 
 pytestmark = pytest.mark.mpi
 

@@ -171,3 +171,16 @@ def trained(run: Run) -> dict[int, np.void]:
     """The PROPOSED records of the trials that have an epoch, by trial id."""
     proposed = {int(s): r for s, r in zip(run.slots, run.records, strict=True) if r["kind"] == PROPOSED}
     return {trial: proposed[trial] for trial in set(run.epochs["trial_id"].tolist()) & set(proposed)}
+
+
+def gaps(ended: Ended) -> np.ndarray:
+    """Return the seconds from the last counted batch of each trial to the next trial's first step.
+
+    NaN after a trial without a batch.
+    """
+    trials, epochs = ended.table("trials"), ended.table("epochs")
+    used = np.flatnonzero(np.isfinite(trials["t_first_step"]))
+    used = used[np.argsort(trials["t_start"][used])]
+    ends = [epochs["t_end"][epochs["trial_id"] == trial] for trial in trials["trial_id"][used]]
+    last = [times.max() if len(times) else np.nan for times in ends]
+    return trials["t_first_step"][used][1:] - np.array(last)[:-1]

@@ -14,6 +14,12 @@ from tests.helpers import launch
 #: The programs that ranks run.
 PROGRAMS = launch.ROOT / "tests" / "programs" / "parallel"
 
+#: Emulations of a network on one machine; the sleeping target proves that every operation crosses it.
+NETWORKS = {
+    "ofi": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"},
+    "ucx": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ucx", "UCX_TLS": "tcp,self"},
+}
+
 #: The report of each rank of a program, by rank.
 Reports = list[dict[str, Any]]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from aiperf_mpi.network.architecture import OPS, Architecture, Base, resnet50, tied_units
+from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph, resnet50, tied_units
 from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.training.model.initial import initial_variables
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
@@ -19,6 +19,9 @@ SHALLOW = Base(image_size=32, channels=1, classes=10, width=4, blocks=(1, 1, 1, 
 
 #: As small as a network with a projection, an identity shortcut and a change of stage can be.
 TINY = Base(image_size=8, channels=1, classes=3, width=2, blocks=(2, 1))
+
+#: A child of the tiny network by two morphs.
+MORPHED = resnet50(TINY).apply(Morph("deeper", 3, 0, 5), Morph("skip", 1, 8))
 
 #: Wider doublings are what makes a chain large; this leaves eight of them on the shallow base.
 CHAIN_LIMITS = Limits(parameters=1 << 20)

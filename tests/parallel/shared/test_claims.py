@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.footprint import claims_bytes
-from tests.helpers.parallel.mpi import Reports
-from tests.parallel.shared.test_history import NETWORKS
+from tests.helpers.parallel.mpi import NETWORKS, Reports
 
 
 def assert_one_winner(reports: Reports, keys: int) -> None:

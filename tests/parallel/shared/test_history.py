@@ -9,13 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.footprint import history_bytes, mirror_bytes
-from tests.helpers.parallel.mpi import Reports, require, several_hosts
-
-#: Emulations of a network on one machine; the sleeping target proves that every operation crosses it.
-NETWORKS = {
-    "ofi": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"},
-    "ucx": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ucx", "UCX_TLS": "tcp,self"},
-}
+from tests.helpers.parallel.mpi import NETWORKS, Reports, require, several_hosts
 
 
 def assert_whole(reports: Reports, appends: int) -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from aiperf_mpi.parallel.shared.slots import EMPTY, FILLING, Slot
 from aiperf_mpi.trials.footprint import queue_bytes
-from tests.helpers.parallel.mpi import Reports, under_both
-from tests.parallel.shared.test_history import NETWORKS
+from tests.helpers.parallel.mpi import NETWORKS, Reports, under_both
 
 
 def assert_in_order(reports: Reports, trainers: int, tickets: int) -> None:

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.crosscheck.account import StepAccount
+from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.trial import Trial, record_end, send_epoch
-from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.results.file.rows import EPOCH_ROW
 from aiperf_mpi.training.epoch import Sums, result_of
 from aiperf_mpi.trials.budget import budget
 from aiperf_mpi.trials.log import HistoryFull
 from aiperf_mpi.trials.record import DONE
+from tests.helpers.parallel.contexts import FakeMessages, fake_context
 from tests.helpers.parallel.past import small
 from tests.helpers.results.example_run import example_run
 
@@ -26,21 +27,16 @@ from tests.helpers.results.example_run import example_run
 EPOCH = result_of(3, 0.05, (1.5, 2.5), Sums(22, 1408, 700, 2000.0, True), Sums(6, 360, 180, 500.0, True))
 
 
-def fake_context(rows: list[tuple[Kind, np.void]], append: Any) -> Any:
-    """A context that keeps the rows that are sent to rank 0."""
-    return SimpleNamespace(
-        config=small(),
-        timer=PhaseTimer(),
-        windows=SimpleNamespace(
-            messages=SimpleNamespace(send=lambda kind, row: rows.append((kind, row))),
-            history=SimpleNamespace(append=append),
-        ),
-    )
+def context_of(append: Any = None) -> tuple[Context, list[Any]]:
+    """Return a context whose history appends by `append`, and the rows that it sends, each with its kind."""
+    messages = FakeMessages()
+    history: Any = SimpleNamespace(append=append)
+    return fake_context(config=small(), history=history, messages=messages), messages.rows
 
 
 def trial_of_example(status: int) -> Trial:
     """A trial that has trained two epochs."""
-    context = fake_context([], None)
+    context, _ = context_of()
     trial = Trial(example_run().candidates[1], budget(1, context.config.train), 1.0, 4.0, status)
     trial.precision, trial.micro_batch, trial.accumulation = "float32", 16, 2
     trial.account = StepAccount(7, 8, 9)
@@ -50,9 +46,9 @@ def trial_of_example(status: int) -> Trial:
 
 
 def test_an_epochs_row_has_the_fields_of_its_result() -> None:
-    rows: list[tuple[Kind, np.void]] = []
+    context, rows = context_of()
     candidate = example_run().candidates[1]
-    send_epoch(fake_context(rows, None), candidate, EPOCH)
+    send_epoch(context, candidate, EPOCH)
     ((kind, row),) = rows
     assert kind == Kind.EPOCH and row["trial_id"] == candidate.trial_id
     for field in fields(EPOCH):
@@ -61,9 +57,8 @@ def test_an_epochs_row_has_the_fields_of_its_result() -> None:
 
 
 def test_a_trials_row_has_its_sums_counts_and_budget() -> None:
-    rows: list[tuple[Kind, np.void]] = []
     outcomes: list[np.void] = []
-    context = fake_context(rows, outcomes.append)
+    context, rows = context_of(outcomes.append)
     trial = trial_of_example(DONE)
     record_end(context, trial)
     ((kind, row),) = rows
@@ -80,8 +75,8 @@ def test_a_full_history_is_the_cause_in_the_row() -> None:
     def full(outcome: np.void) -> None:
         raise HistoryFull
 
-    rows: list[tuple[Kind, np.void]] = []
-    record_end(fake_context(rows, full), trial_of_example(DONE))
+    context, rows = context_of(full)
+    record_end(context, trial_of_example(DONE))
     assert rows[0][1]["cause"].decode().startswith("the history is full")
 
 
@@ -89,6 +84,6 @@ def test_an_unfinished_trial_leaves_no_outcome() -> None:
     def none(outcome: np.void) -> None:
         pytest.fail("an outcome was appended")
 
-    rows: list[tuple[Kind, np.void]] = []
-    record_end(fake_context(rows, none), trial_of_example(0))
+    context, rows = context_of(none)
+    record_end(context, trial_of_example(0))
     assert rows[0][1]["status"] == 0

@@ -14,8 +14,8 @@ from aiperf_mpi.results.output import process
 from aiperf_mpi.results.output.journal import Journal, encode_row
 from aiperf_mpi.results.output.package import JOURNAL
 from aiperf_mpi.results.output.repair import REPAIRED, repair
+from tests.helpers.results.agreement import command
 from tests.helpers.results.example_run import Example, example_run
-from tests.results.output.test_package import command
 
 
 def journal_of(example: Example, folder: Path, *, stopped: bool) -> Path:
