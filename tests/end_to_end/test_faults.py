@@ -40,7 +40,7 @@ def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
 
     trials = ended.table("trials")
     by_round = {int(r): i for i, r in enumerate(trials["round"]) if math.isfinite(trials["t_start"][i])}
-    assert len(by_round) >= 4, "the replica did not go on behind the failed trials"
+    assert len(by_round) >= 4, "the replica did not go on after the failed trials"
     for number, cause in ((2, "injected fault"), (3, "Diverged")):
         row = by_round[number]
         assert trials["status"][row] == "failed" and cause in trials["cause"][row]
@@ -51,7 +51,7 @@ def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
     good = [by_round[n] for n in by_round if n not in (2, 3)]
     assert all(trials["ops_credited"][row] == trials["ops"][row] for row in good)
 
-    # A failed trial is nobody's parent.
+    # A failed trial is not a parent.
     failed = set(trials["trial_id"][trials["status"] == "failed"])
     assert not failed & set(trials["parent_id"])
 
@@ -91,7 +91,7 @@ def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
     verdict = assert_all_agree(ended.result, out=ended.out, code=ended.code) if once else judge(ended.result)
     assert verdict.end == "drained" and verdict.valid, verdict.reasons
     with h5py.File(ended.result) as file:
-        assert math.isnan(file.attrs["error_final"]), "nothing is validated again behind a drain"
+        assert math.isnan(file.attrs["error_final"]), "nothing is validated again after a drain"
         assert number.name in file.attrs["end_cause"]
         assert file.attrs["core_seconds"] < 600
 

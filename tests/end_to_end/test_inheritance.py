@@ -22,7 +22,7 @@ INHERIT = "model.initial_weight='inherit'"
 
 
 def first_errors(ended: runs.Ended) -> dict[int, float]:
-    """The validation error behind the first epoch of each trial that has one."""
+    """The validation error after the first epoch of each trial that has one."""
     epochs = ended.table("epochs")
     first = (epochs["epoch"] == 0) & np.isfinite(epochs["val_error"])
     return dict(zip(epochs["trial_id"][first].tolist(), epochs["val_error"][first].tolist(), strict=True))
@@ -67,8 +67,8 @@ def test_children_begin_where_their_parents_were(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_only_kept_weights_have_children(tmp_path: Path) -> None:
-    """Two replicas keep one each; what a better one pushed out is told to all, and is nobody's parent from
-    then on."""
+    """Two replicas keep one each. A trial whose weights a better one replaced is withdrawn for all
+    replicas, and is not a parent from then on."""
     ended = runs.run(
         5, tmp_path / "run", (INHERIT, "search.queue_depth=1"), "--ranks-per-node", "2", seconds=50
     )

@@ -57,7 +57,7 @@ def test_bad_input(name: str, tmp_path: Path) -> None:
     done = launch.mpirun(3, ["-m", "aiperf_mpi", *words], cwd=tmp_path, timeout=90)
     refused(done, *expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml"], (
-        "a refused run left something behind"
+        "a refused run left something in the folder"
     )
 
 
@@ -76,7 +76,7 @@ def test_a_batch_over_all_devices_beyond_the_data(tmp_path: Path, batch: str, le
     )
     done = launch.mpirun(3, runs.arguments(tmp_path / "run", sets), timeout=90)
     refused(done, key, "4 devices", str(least), "100 training images")
-    assert not (tmp_path / "run").exists(), "a refused run left something behind"
+    assert not (tmp_path / "run").exists(), "a refused run left something in the folder"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")

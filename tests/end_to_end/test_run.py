@@ -111,7 +111,7 @@ def test_operations_add_up(ended: Ended) -> None:
 
 
 def test_time_is_accounted_for(ended: Ended) -> None:
-    """The nine phases of each rank add to its wall time within 2 %; nobody computes idle as a difference."""
+    """The nine phases of each rank add to its wall time within 2 %; idle is not computed as a difference."""
     ranks = ended.table("ranks")
     assert list(ranks["role"]) == ["coordinator", "trainer", "generator", "generator"]
     phases = np.sum([ranks[f"seconds_{phase}"] for phase in PHASES], axis=0)
@@ -166,7 +166,7 @@ def test_use_of_the_machine_is_sampled(ended: Ended) -> None:
 
 
 def test_best_model_is_validated_again(ended: Ended) -> None:
-    """error_final is measured behind the core time from the checkpoint, and equals what training found."""
+    """error_final is measured after the core time from the checkpoint, and equals what training found."""
     with h5py.File(ended.result) as file:
         best, final = float(file.attrs["best_error"]), float(file.attrs["error_final"])
         trial = int(file.attrs["error_final_trial"])

@@ -59,7 +59,7 @@ QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def enough(run: Run) -> bool:
-    """Both replicas have trained a candidate behind the one that failed."""
+    """Both replicas have trained a candidate after the one that failed."""
     records = dict(zip(run.slots, run.records, strict=True))
     ended = (records[trial] for trial in run.trials["trial_id"].tolist())
     return {(0, 1), (0, 2), (1, 1), (1, 2)} <= {(int(r["replica"]), int(r["round"])) for r in ended}
@@ -189,7 +189,7 @@ AHEAD = (
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
 def test_a_team_makes_its_next_candidate_ready_ahead(mpi: str, tmp_path: Path) -> None:
-    """Both processes prepare the same next one while they train: behind a trial the devices wait for a few
+    """Both processes prepare the same next one while they train: after a trial the devices wait for a few
     steps' time; one with a false count is rejected by both meanwhile, one that raises on one of them fails on
     both at its turn."""
     if not launch.available(mpi):
@@ -250,7 +250,7 @@ def test_generators_of_all_nodes_fill_a_replicas_queue(mpi: str, tmp_path: Path)
     assert ranks["role"].tolist() == ["coordinator", "trainer", "generator", "trainer", "generator"]
     assert ranks["node"].tolist() == [-1, 0, 0, 1, 1] and ranks["replica"].tolist() == [-1, 0, -1, 0, -1]
 
-    # Both have put some of the candidates behind the initial network, which is the first trainer's, into the
+    # Both have put some of the candidates after the initial network, which is the first trainer's, into the
     # queue that is on the first node; their rounds are trained in order.
     carried = ended.table("messages")
     queued = (carried["kind"] == "candidate") & (carried["sent"] > 0)

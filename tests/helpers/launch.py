@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting ranks in a test: the launcher of either MPI wheel, with a time limit that leaves no process
-behind."""
+"""Start ranks in a test: by either MPI wheel's launcher, with a time limit after which no process is left."""
 
 from __future__ import annotations
 

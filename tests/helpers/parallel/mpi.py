@@ -40,7 +40,7 @@ def several_hosts(mpi: str, hosts: int, ranks_per_host: int) -> list[str]:
     name cannot change."""
     ssh = PROGRAMS / "launch" / "fake_ssh"
     if subprocess.run([ssh, "h0", "true"], capture_output=True, timeout=30).returncode:
-        pytest.skip("this machine lets nobody run a command under another host name (unshare --user --uts)")
+        pytest.skip("this machine does not allow another host name (unshare --user --uts)")
     names = ",".join(f"h{i}:{ranks_per_host}" for i in range(hosts))
     if mpi == "openmpi":
         place = f"ppr:{ranks_per_host}:node:oversubscribe"
