@@ -4,6 +4,7 @@ folder."""
 
 import sys
 import time
+from dataclasses import replace
 
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.shared import clock
@@ -20,6 +21,8 @@ with job.job() as world:
     core = clock.core_start(world, offset, skewed)
     world.Barrier()
     origin = world.bcast(core.origin)
+    # From an origin in whole seconds 2.5 s are exact; from another one their sum is rounded.
+    whole = replace(core, origin=float(round(core.origin)))
     report(
         sys.argv[1],
         world.rank,
@@ -27,7 +30,7 @@ with job.job() as world:
         uncertainty=offset.uncertainty,
         skew=skew,
         origin=core.origin - origin,
-        at=core.at(core.origin + 2.5),
+        at=whole.at(whole.origin + 2.5),
         now=core.now(),
     )
     job.agreed_exit(world, 0)
