@@ -54,7 +54,7 @@ ReturnToService=2
 KillWait=5
 SchedulerParameters=sched_interval=2
 {more}
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs={cpus} RealMemory=2000 State=UNKNOWN
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs={cpus} RealMemory=2000
 PartitionName=main Nodes=n[1-{nodes}] Default=YES MaxTime=60 State=UP
 """
 
@@ -118,7 +118,7 @@ class Slurm:
     ) -> tuple[int, str]:
         """Submit a job script and wait for its end; return its exit code and its output."""
         output = self.folder / f"job-{time.monotonic_ns()}.log"
-        command = ["sbatch", "--wait", f"--output={output}", *options, script]
+        command: list[str | Path] = ["sbatch", "--wait", f"--output={output}", *options, script]
         done = self.call(command, env=env, cwd=cwd, timeout=timeout)
         text = output.read_text() if output.exists() else ""
         return done.returncode, done.stdout + done.stderr + text
