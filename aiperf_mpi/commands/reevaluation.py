@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.loader import val_batches
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge.checks.official import reload_slack
 from aiperf_mpi.results.output.package import CHECKPOINTS, best_checkpoint

@@ -19,10 +19,10 @@ import numpy as np
 from aiperf_mpi import __version__
 from aiperf_mpi.config import classify
 from aiperf_mpi.machine.energy import NOT_MEASURED
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence import samples
 from aiperf_mpi.results.evidence.ceiling import UNKNOWN
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, load, open_file
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
 from aiperf_mpi.results.file.schema import ENDS

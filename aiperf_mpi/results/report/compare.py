@@ -22,8 +22,8 @@ from rich.text import Text
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import interval, scaling
 from aiperf_mpi.results.report.interval import Estimate, Interval

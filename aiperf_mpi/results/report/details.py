@@ -15,8 +15,8 @@ from rich.text import Text
 from aiperf_mpi.network.architecture import POOL, Architecture
 from aiperf_mpi.opcount import METHOD_VERSIONS
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import plain
 from aiperf_mpi.results.judge.judge import Verdict
 
 #: Most lines of each kind of facts about the machine, and most characters of a line.

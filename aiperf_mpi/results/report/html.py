@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from aiperf_mpi.printable import PREFIX, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import PREFIX, plain, plain_result
+from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import compare, details, pictures, text
 from aiperf_mpi.results.report.verdict import rate_pairs, rate_titles, reason_lines, status, verdict_lines

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.printable import plain, plain_result
+from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import details, utilisation

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
-from aiperf_mpi.results.evidence.printable import PREFIX
+from aiperf_mpi.printable import PREFIX
 from aiperf_mpi.results.judge.judge import Verdict
 
 

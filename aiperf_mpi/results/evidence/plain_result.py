@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make text of a result safe to print, so that a file cannot imitate the program's own output.
-
-A line break in a cause or in the name of a run would begin a new line with any content, such as a score. An
-escape sequence would wipe the verdict from the terminal.
-"""
+"""Make all text of a result safe to print, so that a file cannot imitate the program's own output."""
 
 from __future__ import annotations
 
@@ -11,20 +7,8 @@ import dataclasses
 
 import numpy as np
 
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.file.resultfile import Result
-
-#: Every line of the verdict on standard output begins with this; a site's tooling finds each key once.
-PREFIX = "AIPERF_MPI"
-
-
-def plain(text: str) -> str:
-    """Return `text` on one line, with Python's escapes for unprintable characters and PREFIX in small
-    letters."""
-    if not text.isprintable():
-        text = "".join(
-            c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-        )
-    return text.replace(PREFIX, PREFIX.lower())
 
 
 def plain_result(result: Result) -> Result:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open and read files that someone names: never wait, and never read more than a bound.
+
+Only regular files are read. Opening a FIFO waits for its other end, a device may never end, and a sparse file
+is larger than the memory. What cannot be read is a FileError, whose text is one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from aiperf_mpi.printable import named
+
+#: What a path may name in place of a regular file, by the test of its mode.
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+#: The reason in words for errors of the system that users meet.
+_REASONS = {
+    errno.ENOENT: "there is no such file",
+    errno.EACCES: "may not be read by this user",
+    errno.EPERM: "may not be read by this user",
+    errno.ELOOP: "its symbolic links form a loop",
+    errno.ENAMETOOLONG: "the name is longer than this file system allows",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EAGAIN: "has no content yet, and is not waited for",
+    errno.ESTALE: "was removed on its file server",
+}
+
+_CHUNK = 1 << 20
+
+
+class FileError(ValueError):
+    """A file cannot be read; the text is `path: reason; what to do`, on one line.
+
+    Attributes:
+        path: the path as it may be printed.
+        reason: the text without the path.
+        errno: number of the system's error, 0 for another reason.
+        folder: whether the path is a folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, number: int = 0, folder: bool = False):
+        self.path, self.reason, self.errno, self.folder = named(path), reason, number, folder
+        super().__init__(f"{self.path}: {reason}")
+
+
+def system_reason(error: OSError) -> str:
+    """Return the reason of an error of the system, in words."""
+    return _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Return a regular file, open for reading without buffer. Raises FileError; never waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            raise FileError(path, "a socket or a device, not a regular file", error.errno) from None
+        raise FileError(path, system_reason(error), error.errno or 0) from None
+    except ValueError as error:
+        reason = "has a NUL character" if "null" in str(error) else "cannot be encoded"
+        raise FileError(path, f"the name {reason}: there is no such file") from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    kind = next((name for test, name in _KINDS if test(mode)), "something else")
+    raise FileError(path, f"{kind}, not a regular file; name a regular file", folder=stat.S_ISDIR(mode))
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes. Raises FileError."""
+    with open_regular(path) as file:
+        content = bytearray()
+        try:
+            while len(content) <= most and (part := os.read(file.fileno(), min(_CHUNK, most + 1))):
+                content += part
+        except OSError as error:
+            raise FileError(path, system_reason(error), error.errno or 0) from None
+    if len(content) > most:
+        raise FileError(path, f"has more than {most} bytes, the most that is read; name a smaller file")
+    return bytes(content)
+
+
+def read_text(path: str | os.PathLike[str], most: int) -> str:
+    """Return the text of a regular UTF-8 file of at most `most` bytes, without a byte-order mark.
+
+    Raises FileError.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(path, f"not text in UTF-8 (byte {error.start})") from None
+
+
+def wrong_path(path: str | os.PathLike[str]) -> str:
+    """Return why a path is not a readable regular file, without reading it, or ""."""
+    try:
+        open_regular(Path(path)).close()
+    except FileError as error:
+        return error.reason
+    return ""

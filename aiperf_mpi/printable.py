@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make text safe to print: that of a file, a file's name or an environment variable.
+
+A line break in the name of a run or of a file would begin a new line with any content, such as a score. An
+escape sequence would wipe the verdict from the terminal. Every such text passes through `plain` or `named`.
+"""
+
+from __future__ import annotations
+
+import os
+
+#: Every line of the verdict on standard output begins with this; a site's tooling finds each key once.
+PREFIX = "AIPERF_MPI"
+
+#: Most characters of a path in a message; the middle of a longer one is left out.
+MOST_NAME = 240
+
+
+def plain(text: str) -> str:
+    """Return `text` on one line, with Python's escapes for unprintable characters and PREFIX in small
+    letters."""
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+        )
+    return text.replace(PREFIX, PREFIX.lower())
+
+
+def named(path: str | bytes | os.PathLike[str]) -> str:
+    """Return a path as a message names it: plain, and without its middle if it is longer than MOST_NAME."""
+    text = plain(os.fsdecode(path))
+    half = MOST_NAME // 2
+    return text if len(text) <= MOST_NAME else f"{text[:half]}...{text[-half:]}"
