@@ -31,3 +31,8 @@ def named(path: str | bytes | os.PathLike[str]) -> str:
     text = plain(os.fsdecode(path))
     half = MOST_NAME // 2
     return text if len(text) <= MOST_NAME else f"{text[:half]}...{text[-half:]}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1: `1 replica`, `2 replicas`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

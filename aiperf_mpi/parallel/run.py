@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, classify, from_toml
-from aiperf_mpi.exits import EXIT_DRAINED, EXIT_FAILURE, EXIT_VALID
+from aiperf_mpi.exits import EXIT_FAILURE, EXIT_VALID
 from aiperf_mpi.machine.inventory import environment, inventory, packages
 from aiperf_mpi.machine.monitor import Monitor, Probe, Sampler, stride
 from aiperf_mpi.network.architecture import Architecture
@@ -33,6 +33,7 @@ from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best,
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
+from aiperf_mpi.printable import counted, plain
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.training.faults import sleep_untimed
@@ -43,9 +44,6 @@ RESULT_SECONDS = 900.0
 #: Seconds that a compilation may go on after the end of a run (half of the wall time reserved for validating
 #: and writing), and after a drain, which must end soon.
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
-
-#: Exit codes of runs without a result file: drained as asked, or failed.
-EXIT_WITHOUT_RESULT = {"drained": EXIT_DRAINED, "time_limit": EXIT_FAILURE}
 
 
 def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
@@ -157,8 +155,8 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
     context = start(context)
     writer.send_start(utc_now())
     view.log(
-        f"core time starts: {header.n_replicas} replicas, {header.n_devices} devices, "
-        f"{config.run.time_limit:g} s"
+        f"core time starts: {counted(header.n_replicas, 'replica')}, "
+        f"{counted(header.n_devices, 'device')}, {config.run.time_limit:g} s"
     )
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
     end = coordinate(context, writer, drain, view)
@@ -170,21 +168,31 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
     total = time.monotonic() - context.started
     status = writer.close(end.name, end.core_seconds, total, end.cause, timeout=RESULT_SECONDS)
     view.close()
-    return conclude(status, end)
+    return conclude(status, end, Path(config.run.output))
 
 
-def conclude(status: WriterStatus, end: End) -> int:
-    """Judge the result file, as `verify` does, print the verdict, and return its exit code."""
+def conclude(status: WriterStatus, end: End, output: Path) -> int:
+    """Judge the result file, as `verify` does, print the verdict, and return its exit code.
+
+    Without a result of this run it is EXIT_FAILURE, however the run ended: a job script that sees a drain
+    relies on a result.
+    """
     from aiperf_mpi.results.judge import judge
+    from aiperf_mpi.results.output.repair import without_result
     from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
     for error in status.errors:
+        print(f"aiperf_mpi: {plain(error)}", file=sys.stderr, flush=True)
+    try:
+        verdict = judge.judge(status.result) if status.result else None
+    except judge.NotAResult as error:
         print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
-    if status.result:
-        verdict = judge.judge(status.result)
-        lines, code = verdict_lines(verdict), exit_code(verdict)
+        verdict = None
+    if verdict is None:
+        print(f"aiperf_mpi: {without_result(output)}", file=sys.stderr, flush=True)
+        lines, code = lines_without_result(end.name), EXIT_FAILURE
     else:
-        lines, code = lines_without_result(end.name), EXIT_WITHOUT_RESULT[end.name]
+        lines, code = verdict_lines(verdict), exit_code(verdict)
     print("\n".join(lines), flush=True)
     return code
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiperf_mpi.launchers import RANK_VARIABLES
+from aiperf_mpi.printable import counted
 
 MODES = ("auto", "live", "plain")
 
@@ -196,9 +197,10 @@ class View:
 
 def status_line(snapshot: ViewSnapshot) -> str:
     """Return the state of a run as one line."""
+    left = _left(snapshot)
     return (
-        f"{snapshot.phase}, {format_time(snapshot.time_limit - snapshot.elapsed)} left, "
-        f"{snapshot.busy}/{snapshot.replicas} replicas busy, {_trials(snapshot)}, "
+        f"{snapshot.phase}{f', {left}' if left else ''}, "
+        f"{snapshot.busy} of {counted(snapshot.replicas, 'replica')} busy, {_trials(snapshot)}, "
         f"best error {_error(snapshot)}, {format_rate(snapshot.rate)}"
     )
 
@@ -225,7 +227,14 @@ def format_time(seconds: float) -> str:
 
 def _trials(snapshot: ViewSnapshot) -> str:
     failed = f" ({snapshot.failed} failed)" if snapshot.failed else ""
-    return f"{snapshot.trials} trials done{failed}"
+    return f"{counted(snapshot.trials, 'trial')} done{failed}"
+
+
+def _left(snapshot: ViewSnapshot) -> str:
+    """Return the core time that is left; after the end of the core time, also by a drain, there is none."""
+    if snapshot.phase != "training":
+        return ""
+    return f"{format_time(snapshot.time_limit - snapshot.elapsed)} left"
 
 
 def _error(snapshot: ViewSnapshot) -> str:
@@ -240,7 +249,7 @@ def _picture(snapshot: ViewSnapshot | None, events: tuple[str, ...]) -> Group:
         bar.add_row(ProgressBar(total=1.0, completed=share, width=60))
         numbers = Table.grid(padding=(0, 2))
         for name, value in (
-            (snapshot.phase, f"{format_time(snapshot.time_limit - snapshot.elapsed)} left"),
+            (snapshot.phase, _left(snapshot)),
             ("replicas busy", f"{snapshot.busy} of {snapshot.replicas}"),
             ("trials", _trials(snapshot)),
             ("best error", _error(snapshot)),

@@ -136,9 +136,7 @@ def agreed_exit(comm: MPI.Intracomm, code: int, clean: bool = True) -> NoReturn:
             stream.flush()
     if agreed[1]:
         if comm.rank == 0:
-            write_error(
-                "aiperf_mpi: all output is written; a compilation that still runs ends with the job\n"
-            )
+            write_error("aiperf_mpi: the run has ended; a compilation that still runs ends with the job\n")
             _end_all(comm, int(agreed[0]))
         time.sleep(_ALIKE_SECONDS)
     raise AgreedExit(int(agreed[0]))

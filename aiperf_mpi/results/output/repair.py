@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.printable import named
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge import judge
@@ -63,3 +64,18 @@ def image_of(run: Run) -> bytes:
             verdict = judge.unended(verdict)
         resultfile.set_attributes(file, verdict.attributes())
         return resultfile.seal(file, complete=ended)
+
+
+def without_result(folder: Path) -> str:
+    """Return what is left of a run that could not write its result, and what to do, on one line."""
+    journal = folder / JOURNAL
+    try:
+        size = journal.stat().st_size
+    except OSError:
+        size = 0
+    if not size:
+        return f"no result of this run was written, and {named(folder)} has no journal of it: run again"
+    return (
+        f"no result of this run was written, but its journal is kept, {size} bytes: remove the cause, then "
+        f"make the result with `python -m aiperf_mpi verify --repair {named(folder)}`"
+    )

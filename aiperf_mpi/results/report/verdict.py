@@ -10,8 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
-from aiperf_mpi.printable import PREFIX
+from aiperf_mpi.printable import PREFIX, counted
 from aiperf_mpi.results.judge.judge import Verdict
+
+#: Most reasons that the verdict's lines give in words; `report` and `verify` give all of them.
+MAX_WHY = 3
 
 
 def exit_code(verdict: Verdict) -> int:
@@ -43,7 +46,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """Return the verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
 
     Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run
-    has `trial_rate_ops`, an invalid run `unscored_rate_ops` and `reasons`.
+    has `trial_rate_ops`, an invalid run `unscored_rate_ops`, `reasons`, and `why` in words.
     """
     return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
 
@@ -64,6 +67,15 @@ def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield from rate_pairs(verdict)
     if not verdict.valid:
         yield "reasons", ",".join(verdict.reason_ids)
+        yield "why", why(verdict)
+
+
+def why(verdict: Verdict) -> str:
+    """Return the first problem of each reason in words, at most MAX_WHY of them, on one line."""
+    first = {reason.id: reason.text for reason in reversed(verdict.reasons)}
+    texts = [first[identifier] for identifier in verdict.reason_ids]
+    more = len(texts) - MAX_WHY
+    return "; ".join([*texts[:MAX_WHY], *([f"and {counted(more, 'more reason')}"] if more > 0 else [])])
 
 
 def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
@@ -89,7 +101,12 @@ def rate_titles(verdict: Verdict) -> tuple[str, str]:
 
 def lines_without_result(end: str) -> list[str]:
     """Return the lines of a run without a result file: invalid, for reason V21 (no complete file)."""
-    pairs = (("status", "INVALID"), ("end", end), ("reasons", "V21"))
+    pairs = (
+        ("status", "INVALID"),
+        ("end", end),
+        ("reasons", "V21"),
+        ("why", "no result file of this run was written"),
+    )
     return [f"{PREFIX} {key}: {value}" for key, value in pairs]
 
 
@@ -106,9 +123,9 @@ def check_lines(verdict: Verdict) -> list[str]:
     lines = []
     for finding in verdict.findings:
         measured = f"{finding.measured}; " if finding.measured else ""
-        # A trial run may miss a check that only official runs must pass.
-        outcome = "passed" if finding.passed else "FAILED" if finding.id in verdict.reason_ids else "missed"
-        limit = "limit of official runs" if outcome == "missed" else "limit"
+        # A trial run need not pass a check of official runs.
+        outcome = "passed" if finding.passed else "FAILED" if finding.id in verdict.reason_ids else "not met"
+        limit = "only official runs must" if outcome == "not met" else "limit"
         lines.append(f"{finding.id} {outcome}: {measured}{limit}: {finding.limit}")
         lines += [f"    {text}" for text in finding.wrong]
     return lines

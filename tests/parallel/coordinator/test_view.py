@@ -59,9 +59,13 @@ class Terminal(io.StringIO):
 
 def test_the_status_line_shows_the_whole_state() -> None:
     assert status_line(SNAPSHOT) == (
-        "training, 1:10 left, 2/3 replicas busy, 7 trials done (1 failed), best error 0.0219, 1.23 GOPS"
+        "training, 1:10 left, 2 of 3 replicas busy, 7 trials done (1 failed), best error 0.0219, 1.23 GOPS"
     )
     assert "best error -" in status_line(replace(SNAPSHOT, best_error=None))
+    # After a drain the rest of the time limit is not left: the run ends.
+    assert status_line(replace(SNAPSHOT, phase="ending", replicas=1, busy=0, trials=1, failed=0)) == (
+        "ending, 0 of 1 replica busy, 1 trial done, best error 0.0219, 1.23 GOPS"
+    )
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))

@@ -263,3 +263,33 @@ def test_a_validation_without_its_training_is_no_work(tmp_path: Path) -> None:
 def test_candidates_of_another_configuration_are_found(sets: tuple[str, ...], tmp_path: Path) -> None:
     # The example's candidates have up to three morphs of all kinds, and batches of 32 on each device.
     assert judge(written(example_run(sets=sets), tmp_path)).reason_ids == ("I19",)
+
+
+@pytest.mark.parametrize("end", ["time_limit", "drained"])
+def test_a_run_without_a_step_is_invalid_however_it_ended(end: str, tmp_path: Path) -> None:
+    def change(example: Example) -> None:
+        # Drained while the first candidate compiled: trial 0 has neither an epoch nor times.
+        example.end, example.core_seconds = end, 8.5 if end == "time_limit" else 3.25
+        example.epochs, example.final = example.epochs[:0], None
+        example.trials = example.trials[:0]
+        example.samples = example.samples[example.samples["t"] < 3]
+
+    assert "I15" in rebuilt(example_run(), change, tmp_path)
+
+
+def test_validations_without_training_are_invalid(tmp_path: Path) -> None:
+    def change(example: Example) -> None:
+        # 64 devices x batch 32 = 2,048 of 1,437 images: no epoch has a step, and each validates 360 images.
+        example.epochs["steps"] = example.epochs["train_samples"] = 0
+        example.trials["train_samples"] = 0
+
+    reasons = rebuilt(example_run(), change, tmp_path)
+    assert {"I15", "I20"} <= set(reasons)
+
+    # One epoch alone is one too many.
+    def one(example: Example) -> None:
+        example.epochs["steps"][0] = example.epochs["train_samples"][0] = 0
+        example.trials["train_samples"][0] -= 1408
+
+    reasons = rebuilt(example_run(), one, tmp_path)
+    assert "I20" in reasons and "I15" not in reasons

@@ -74,6 +74,8 @@ def test_lines_of_an_invalid_run_have_reasons_and_no_score(invalid: Verdict) -> 
     for cls in ("trial", "official"):
         facts = pairs(dataclasses.replace(invalid, cls=cls))
         assert facts["status"] == "INVALID" and facts["reasons"] == "V05,V13"
+        # The first problem of each reason.
+        assert facts["why"] == "a; b"
         assert facts["unscored_rate_ops"] == f"{invalid.rate:.6e} op/s"
         assert not {"score_ops", "score_regulated", "trial_rate_ops"} & set(facts)
 
@@ -103,6 +105,7 @@ def test_a_run_without_a_result_is_invalid() -> None:
         "AIPERF_MPI status: INVALID",
         "AIPERF_MPI end: drained",
         "AIPERF_MPI reasons: V21",
+        "AIPERF_MPI why: no result file of this run was written",
     ]
 
 
@@ -114,7 +117,7 @@ def test_verify_prints_every_check(tmp_path: Path, capsys: pytest.CaptureFixture
     findings = judge(file).findings
     assert re.findall(r"^([IV]\d\d) passed: ", out, re.MULTILINE) == [f.id for f in findings if f.passed]
     # The example is short, on a made-up machine and data set; only an official run may not be that.
-    assert re.findall(r"^([IV]\d\d) missed: .*limit of official runs: ", out, re.MULTILINE) == [
+    assert re.findall(r"^([IV]\d\d) not met: .*only official runs must: ", out, re.MULTILINE) == [
         "I16",
         "V15",
         "V18",

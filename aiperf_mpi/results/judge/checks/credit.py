@@ -64,13 +64,35 @@ def three_methods(e: Evidence) -> Iterator[str]:
 
 @check(
     "I15",
-    "a run that reached its time limit has completed at least one training step",
+    "at least one training step is credited, however the run ended",
     why="A machine that trained nothing has no rate.",
 )
 def work(e: Evidence) -> Iterator[str]:
-    """A run that used all of its time has trained something."""
-    if e.attribute("end") == "time_limit" and not e.total_ops:
-        yield "nothing was trained: raise --time-limit above the time that the first compilation takes"
+    """The run has trained something."""
+    credited = zip(e.epoch_credited, e.column("epochs", "train_samples").tolist(), strict=True)
+    if not any(ops and samples for ops, samples in credited):
+        yield (
+            "nothing was trained: no training step is credited; let the run last longer than its first "
+            "compilation, with a higher --time-limit or a later drain"
+        )
+
+
+@check(
+    "I20",
+    "no image validated in an epoch without a training step",
+    why="Validations of a network that is not trained are not the workload.",
+)
+def trained_before(e: Evidence) -> Iterator[str]:
+    """Validations follow training: a batch that is larger than the training set leaves an epoch no step."""
+    epochs = e.table("epochs")
+    alone = (epochs["steps"] == 0) & (epochs["val_samples"] > 0)
+    images = e.attribute("train_images")
+    yield from rows_where(
+        "epochs",
+        alone,
+        f"images validated, but none trained: the batch on all devices is more than the {images} "
+        "training images",
+    )
 
 
 @check(
