@@ -9,19 +9,31 @@ configuration with the rules.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.config.sections import Data, Fault, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
-from aiperf_mpi.config.setting import DEFAULT, FIXED, ConfigError, Meaning, Rule, checked, nearest, toml_value
+from aiperf_mpi.config.setting import (
+    DEFAULT,
+    FIXED,
+    ConfigError,
+    Meaning,
+    Rule,
+    checked,
+    nearest,
+    shown,
+    toml_value,
+)
+from aiperf_mpi.config.toml import TomlError, parse, read
 from aiperf_mpi.network.architecture import Base, resnet50
+from aiperf_mpi.printable import named
 
 __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
 
@@ -131,9 +143,9 @@ def load(
     """
     from_files: list[tuple[str, str, Any]] = []
     for path in files:
-        from_files += _assignments(_read_toml(Path(path)), str(path))
-    named = [value for _, key, value in from_files if key == "run.preset"]
-    chosen = preset if preset is not None else (named[-1] if named else "")
+        from_files += _assignments(_read_file(path), named(path))
+    presets = [value for _, key, value in from_files if key == "run.preset"]
+    chosen = preset if preset is not None else (presets[-1] if presets else "")
 
     # Every source becomes (origin, key, value); the last one wins.
     assignments = _preset_assignments(chosen) if chosen else []
@@ -145,7 +157,7 @@ def load(
             assignments.append((f"--{flag.replace('_', '-')}", FLAGS[flag], value))
     assignments += [_parse_set(text) for text in sets]
     assignments.append(("--preset", "run.preset", chosen))
-    return _build(assignments)
+    return _with_whole_paths(_build(assignments))
 
 
 def from_toml(text: str, origin: str = "configuration") -> Config:
@@ -154,9 +166,9 @@ def from_toml(text: str, origin: str = "configuration") -> Config:
     `origin` names the text in messages. Raises ConfigError if the text is not a configuration.
     """
     try:
-        tables = _toml(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{origin}: not valid TOML: {error}") from None
+        tables = parse(text)
+    except TomlError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     return _build(_assignments(tables, origin))
 
 
@@ -181,29 +193,11 @@ def _get(config: Config, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
-def _toml(text: str) -> dict[str, Any]:
-    """Return the tables of a TOML text; brackets nested too deeply for Python raise TOMLDecodeError too."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise tomllib.TOMLDecodeError("nested too deeply") from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_file(path: str | Path) -> dict[str, Any]:
     """Return the tables of a TOML file. Raises ConfigError naming the file."""
-    try:
-        return _toml(path.read_text(encoding="utf-8"))
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder; --config takes a TOML file, so name a file in it") from None
-    except FileNotFoundError:
-        hint = f"use --preset {path.stem}" if path.stem in preset_names() else "check the path"
-        raise ConfigError(f"{path}: there is no such file; --config takes a TOML file: {hint}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as a configuration: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file in UTF-8, so not TOML") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    names = preset_names()
+    hint = f"use --preset {Path(path).stem}" if Path(path).stem in names else "check the path"
+    return read(path, hint)
 
 
 def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
@@ -212,9 +206,9 @@ def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
     if name not in names:
         guess = nearest(str(name), names)
         hint = f" did you mean {guess!r}?" if guess else ""
-        raise ConfigError(f"preset {name!r} is unknown;{hint} presets: {', '.join(names)}")
+        raise ConfigError(f"preset {shown(name)} is unknown;{hint} presets: {', '.join(names)}")
     text = (resources.files("aiperf_mpi.config.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    return list(_assignments(tomllib.loads(text), f"preset {name}"))
+    return list(_assignments(parse(text), f"preset {name}"))
 
 
 def _assignments(tables: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:
@@ -234,25 +228,28 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
     key, value = key.strip(), value.strip()
     if not text.isprintable():
         raise ConfigError(
-            f"--set {text!r}: has characters that cannot be printed; one --set takes one setting"
+            f"--set {shown(text)}: has characters that cannot be printed; one --set takes one setting"
         )
     if not equals or not key:
-        raise ConfigError(f"--set {text}: write it as section.name=value, for example --set train.lr=0.05")
+        raise ConfigError(
+            f"--set {named(text)}: write it as section.name=value, for example --set train.lr=0.05"
+        )
     if key not in settings():
         form = f"{key}.NAME=VALUE"
-        raise ConfigError(f"--set {text}: {_unknown_key(key, form)}")
+        raise ConfigError(f"--set {named(text)}: {_unknown_key(key, form)}")
     try:
-        return f"--set {text}", key, _toml(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return f"--set {named(text)}", key, parse(f"value = {value}")["value"]
+    except TomlError:
         if settings()[key][0] is str:
-            return f"--set {text}", key, value
+            return f"--set {named(text)}", key, value
         raise ConfigError(
-            f'--set {text}: {value!r} is not a TOML value (a number, true, "text", [1, 2])'
+            f'--set {named(text)}: {shown(value)} is not a TOML value (a number, true, "text", [1, 2])'
         ) from None
 
 
 def _unknown_key(key: str, form: str) -> str:
     """Return why `key` is not a setting, and what to write; `form` is how to write a setting of a section."""
+    key = named(key)
     if key in _SECTIONS:
         return f"{key} is a section; write {form}"
     if guess := nearest(key, (*_SECTIONS, *settings())):
@@ -281,6 +278,24 @@ def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
     config = Config(**{name: section(**values[name]) for name, section in _SECTIONS.items()})
     _check_together(config)
     return config
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Return the configuration with every path absolute and `~` expanded. Raises ConfigError.
+
+    One rank does it for all: another rank may have another working directory or home folder.
+    """
+
+    def whole(key: str) -> str:
+        text = _get(config, key)
+        return str(expanded(key, text)) if text else ""
+
+    return replace(
+        config,
+        run=replace(config.run, output=whole("run.output")),
+        data=replace(config.data, path=whole("data.path")),
+        parallel=replace(config.parallel, cache=whole("parallel.cache")),
+    )
 
 
 def _check_together(config: Config) -> None:

@@ -30,6 +30,13 @@ FIXED, DEFAULT = "fixed", "default"
 SIMILAR = 0.6
 
 
+#: Most bits of an integer (the magnitude of a signed 64-bit one).
+INTEGER_BITS = 63
+
+#: Most characters of a value or name in a message, and of a name for which a similar one is searched.
+MOST_SHOWN = 120
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key, the value and what to write instead."""
 
@@ -81,8 +88,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
     section, or of all sections if that section does not exist. A key that is the short form of the name (`lr`
     of `learning_rate`) counts as most similar.
     """
-    section, _, name = key.rpartition(".")
-    every = list(known)
+    section, _, name = key[:MOST_SHOWN].rpartition(".")
+    key, every = key[:MOST_SHOWN], list(known)
     same_name = [candidate for candidate in every if candidate.rpartition(".")[2] == name]
     same_section = [candidate for candidate in every if section and candidate.rpartition(".")[0] == section]
 
@@ -118,27 +125,26 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(
-                f"{key}: {value!r} is not a list of {_kind_name(kind)}, for example {key} = [...]"
+                f"{key}: {shown(value)} is not a list of {_kind_name(kind)}, for example {key} = [...]"
             )
         if not value:
             raise ConfigError(f"{key}: the list is empty, but needs at least one entry")
         element = typing.get_args(kind)[0]
         return tuple(checked(key, entry, element, meaning) for entry in value)
 
+    if isinstance(value, int) and value.bit_length() > INTEGER_BITS:
+        raise ConfigError(f"{key}: an integer of {value.bit_length()} bits is too large")
     # A bool is an int in Python, but `seed = true` is a mistake in a configuration.
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ConfigError(
-                f"{key}: an integer of {value.bit_length()} bits is too large for a number"
-            ) from None
+        value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{key}: {value!r} is {_kind_name(type(value))}, but must be {_kind_name(kind)}")
+        raise ConfigError(
+            f"{key}: {shown(value)} is {_kind_name(type(value))}, but must be {_kind_name(kind)}"
+        )
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}: {value!r} is not a finite number")
+        raise ConfigError(f"{key}: {shown(value)} is not a finite number")
     if isinstance(value, str) and not value.isprintable():
-        raise ConfigError(f"{key}: {value!r} has characters that cannot be printed")
+        raise ConfigError(f"{key}: {shown(value)} has characters that cannot be printed")
 
     if meaning.choices and value not in meaning.choices:
         if len(meaning.choices) == 1:
@@ -146,12 +152,24 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
         options = ", ".join(str(choice) for choice in meaning.choices)
         guess = nearest(value, meaning.choices) if isinstance(value, str) else ""
         hint = f"; did you mean {guess!r}?" if guess else ""
-        raise ConfigError(f"{key}: {value!r} is none of {options}{hint}")
+        raise ConfigError(f"{key}: {shown(value)} is none of {options}{hint}")
     if meaning.low is not None and value < meaning.low:
-        raise ConfigError(f"{key}: {value!r} is too small, the least is {meaning.low:g}")
+        raise ConfigError(f"{key}: {shown(value)} is too small, the least is {meaning.low:g}")
     if meaning.high is not None and value > meaning.high:
-        raise ConfigError(f"{key}: {value!r} is too large, the most is {meaning.high:g}")
+        raise ConfigError(f"{key}: {shown(value)} is too large, the most is {meaning.high:g}")
     return value
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: its Python text, cut after MOST_SHOWN characters.
+
+    A value without such a text, as it is nested too deeply or has too many digits, is named by its type.
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def toml_value(value: Any) -> str:

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths that a user gives: expand them, make them absolute, and say in one line what is wrong with one.
+
+Every path setting goes through :func:`expanded`. Every error of the system, and every failure of a library
+that reads, becomes a ConfigError `setting: path: reason; what to do`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aiperf_mpi.config.setting import ConfigError
+from aiperf_mpi.files import FileError, open_regular
+from aiperf_mpi.printable import named, plain
+
+#: What a URL begins with, such as `gs://` and `file:///`; and a variable of a shell in a path.
+_URL, _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://"), re.compile(r"\$\{?[A-Za-z_]\w*")
+
+#: Reason and remedy for each error of the system that users meet; without a remedy, the caller's holds.
+_REASONS: dict[int, tuple[str, str]] = {
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", ""),
+    errno.EISDIR: ("is a folder, not a file", ""),
+    errno.EEXIST: ("exists already", ""),
+    errno.ENOTEMPTY: ("is not empty", ""),
+    errno.ELOOP: ("its symbolic links form a loop", "mend the links, or name the place itself"),
+    errno.ENAMETOOLONG: ("the name is longer than the file system allows", "shorten it"),
+    errno.EIO: ("the storage reports an input/output error", "check the storage, or name another place"),
+    errno.ESTALE: (
+        "it was removed or replaced on the file server",
+        "check the path, and mount it again if needed",
+    ),
+    errno.ETIMEDOUT: ("the file server does not answer", "wait for the file server, or name another place"),
+    errno.EHOSTDOWN: ("the file server does not answer", "wait for the file server, or name another place"),
+    errno.ENOTCONN: ("the file system is not connected any more", "mount it again, or name another place"),
+    errno.EROFS: ("the file system is read-only", ""),
+    errno.ENOSPC: ("no space is left on the file system", "make room, or name another file system"),
+    errno.EDQUOT: ("the quota of this user is used up", "make room, or name another file system"),
+    errno.EFBIG: ("the file would be larger than allowed", "raise the limit: ulimit -f unlimited"),
+    errno.EMFILE: ("too many files are open in this process", "raise the limit: ulimit -n 4096"),
+    errno.ENFILE: ("too many files are open on this host", "ask the administrators of the host"),
+    errno.ENOMEM: ("no memory is left", "free memory on this host, or use fewer ranks on it"),
+    errno.EINVAL: ("the file system does not allow this name or operation", ""),
+    errno.EILSEQ: ("the file system does not allow this name", ""),
+}
+
+#: What else than a file or folder a path may name.
+_KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def message(setting: str, path: str | os.PathLike[str], reason: str, remedy: str = "") -> str:
+    """Return `setting: path: reason; remedy` on one line; an option (`--output`) has no colon after it."""
+    start = setting if setting.startswith("--") else f"{setting}:"
+    return f"{start} {named(path)}: {reason}" + (f"; {remedy}" if remedy else "")
+
+
+def expanded(setting: str, path: str | os.PathLike[str], *, stored: bool = True) -> Path:
+    """Return a path that a user gave, absolute and with `~` and `~user` replaced by the home folder.
+
+    Arguments:
+        setting: name of the setting or option in the message.
+        stored: whether the result stores the path; a stored one has printable characters only.
+
+    Raises ConfigError for a URL, for a name that no file can have, and where the home folder or the working
+    directory is unknown.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ConfigError(f"{setting}: the path is empty; write a path")
+    if "\0" in text or (stored and not text.isprintable()):
+        reason = "has characters that cannot be printed or are not UTF-8"
+        raise ConfigError(message(setting, text, reason, "name a path without them"))
+    if _URL.match(text):
+        reason = "is a URL, but this program reads and writes files only"
+        raise ConfigError(message(setting, text, reason, "name a path of a mounted file system"))
+    place = _from_home(setting, text) if text.startswith("~") else Path(text)
+    if place.is_absolute():
+        return place
+    try:
+        return Path.cwd() / place
+    except OSError:
+        reason = "is relative, but the working directory was removed"
+        raise ConfigError(
+            message(setting, text, reason, "write the whole path, from /, or change the directory")
+        ) from None
+
+
+def _from_home(setting: str, text: str) -> Path:
+    """Return a path that begins with `~` or `~user` below the home folder. Raises ConfigError."""
+    try:
+        path = Path(text).expanduser()
+    except (RuntimeError, KeyError, OSError):
+        path = Path()
+    if path.is_absolute():
+        return path
+    name = Path(text).parts[0]
+    if name == "~":
+        reason = "~ cannot be expanded: HOME is not set (or is not a whole path), and this user has no entry"
+        reason += " in the list of users"
+    else:
+        reason = f"{name} cannot be expanded: there is no user {name[1:]}"
+    raise ConfigError(message(setting, text, reason, "write the whole path, from /"))
+
+
+def because(error: OSError, path: str | os.PathLike[str], remedy: str = "check the path") -> tuple[str, str]:
+    """Return why the system refused `path`, in plain words, and what to do: `remedy`, or a better one."""
+    number = error.errno or 0
+    if number in (errno.EACCES, errno.EPERM):
+        return _forbidden(Path(os.path.abspath(path))), "get permission for it, or name another place"
+    if number == errno.ENOENT:
+        return _absent(Path(os.path.abspath(path)), remedy)
+    if number in _REASONS:
+        reason, better = _REASONS[number]
+        return reason, better or remedy
+    return plain(error.strerror or str(error) or type(error).__name__), remedy
+
+
+def _forbidden(path: Path) -> str:
+    """Return which folder on the way to `path`, or that the path itself, is closed to this user."""
+    user = f"user {os.geteuid()}"
+    for parent in reversed(path.parents):
+        if os.path.isdir(parent) and not os.access(parent, os.X_OK, effective_ids=True):
+            return f"{user} may not enter the folder {named(parent)}"
+    return f"{user} has no permission for it"
+
+
+def _absent(path: Path, remedy: str) -> tuple[str, str]:
+    """Return what of `path` does not exist, and what to do."""
+    if _VARIABLE.search(str(path)):
+        return "does not exist: a variable in a path is not expanded", "write its value"
+    for part in (*reversed(path.parents), path):
+        if part.is_symlink() and not os.path.exists(part):
+            reason = f"{named(part)} is a link to {named(os.readlink(part))}, which does not exist"
+            return reason, "mend the link, or name another place"
+    return "does not exist", remedy
+
+
+@contextmanager
+def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+    """Turn everything that can go wrong while `path` is read in the `with` block into a ConfigError.
+
+    These are errors of the system, a lack of memory, and any exception of a library that reads damaged
+    content. A ConfigError of the block passes as it is.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except FileError as error:
+        raise ConfigError(message(setting, error.path, error.reason, remedy)) from error
+    except OSError as error:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
+        raise ConfigError(message(setting, where, *because(error, where, remedy))) from error
+    except MemoryError as error:
+        reason = f"the memory of this host does not suffice to read it{_detail(error)}"
+        better = "use fewer ranks on a host, or a smaller data set"
+        raise ConfigError(message(setting, path, reason, better)) from error
+    except Exception as error:
+        reason = f"it is damaged, or of another format: {type(error).__name__}{_detail(error)}"
+        raise ConfigError(message(setting, path, reason, remedy)) from error
+
+
+def _detail(error: BaseException) -> str:
+    """Return the first line of an exception's text in parentheses, or ""."""
+    lines = str(error).strip().splitlines()
+    return f" ({plain(lines[0])[:200]})" if lines else ""
+
+
+def status(setting: str, path: Path, remedy: str) -> os.stat_result:
+    """Return the status of what `path` names, after its links. Raises ConfigError where there is nothing."""
+    with reading(setting, path, remedy):
+        return os.stat(path)
+
+
+def existing_folder(setting: str, path: Path, remedy: str) -> Path:
+    """Return `path`, a folder that this user may list and enter. Raises ConfigError otherwise."""
+    mode = status(setting, path, remedy).st_mode
+    if not stat.S_ISDIR(mode):
+        raise ConfigError(message(setting, path, f"{kind(mode)}, not a folder", remedy))
+    with reading(setting, path, remedy), os.scandir(path) as entries:
+        next(entries, None)
+    if not os.access(path, os.X_OK, effective_ids=True):
+        raise ConfigError(message(setting, path, f"user {os.geteuid()} may not enter it", remedy))
+    return path
+
+
+def readable_file(setting: str, path: Path, remedy: str) -> int:
+    """Return the bytes of `path`, a regular file that this user may read. Raises ConfigError otherwise."""
+    mode = status(setting, path, remedy).st_mode
+    if not stat.S_ISREG(mode):
+        raise ConfigError(message(setting, path, f"{kind(mode)}, not a file", remedy))
+    with reading(setting, path, remedy):
+        try:
+            file = open_regular(path)
+        except FileError as error:
+            raise (OSError(error.errno, "", str(path)) if error.errno else error) from None
+        with file:
+            return os.fstat(file.fileno()).st_size
+
+
+def kind(mode: int) -> str:
+    """Return what a file's mode says that it is, such as "a folder"."""
+    return next((name for test, name in _KINDS if test(mode)), "of an unknown kind")
+
+
+def unexpanded_variable(path: Path) -> str:
+    """Return the variable of a shell (`$SCRATCH`) in a path that does not exist, or ""."""
+    found = _VARIABLE.search(str(path))
+    return found[0] if found and not os.path.exists(path) else ""

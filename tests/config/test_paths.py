@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths that a user gives: what they become, and the one line that says what is wrong with them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aiperf_mpi.config import ConfigError, load
+from aiperf_mpi.config.paths import existing_folder, expanded, readable_file, reading
+
+REMEDY = "name another one"
+
+#: User and group that own nothing (nobody); the tests run as root, which no permission stops.
+NOBODY = 65534
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """Return the one printable line of the ConfigError that `action` raises."""
+    with pytest.raises(ConfigError) as caught:
+        action()
+    text = str(caught.value)
+    assert text.isprintable() and len(text) < 1000, text
+    return text
+
+
+def as_nobody(action: Callable[[], object]) -> str:
+    """Return the refusal of `action` in a child process without any rights."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user; as a user, no file of another one is at hand")
+    source, sink = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            action()
+            os.write(sink, b"accepted")
+        except BaseException as error:
+            os.write(sink, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(sink)
+    with os.fdopen(source) as text:
+        said = text.read()
+    os.waitpid(child, 0)
+    assert said.startswith("ConfigError: "), said
+    return said.removeprefix("ConfigError: ")
+
+
+# -- what a path becomes ---------------------------------------------------------------------------
+
+
+def test_paths_are_absolute_and_know_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert expanded("run.output", "~/x") == tmp_path / "home" / "x"
+    assert expanded("run.output", "x y/../z") == tmp_path / "x y" / ".." / "z"
+    assert expanded("run.output", "/a/~") == Path("/a/~")
+    assert expanded("run.output", "~root/x").is_absolute()
+
+
+def test_every_path_setting_is_expanded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One rank reads the configuration for all, so all get the same absolute paths."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.toml").write_text('[data]\npath = "~/d"\n[parallel]\ncache = "~/c"\n', "utf-8")
+    config = load("demo", ["~/c.toml"], output="~/o")
+    assert (config.data.path, config.parallel.cache, config.run.output) == (
+        f"{tmp_path}/d",
+        f"{tmp_path}/c",
+        f"{tmp_path}/o",
+    )
+
+
+@pytest.mark.parametrize("home", [None, "", "nowhere"])
+def test_a_user_without_a_home_is_told_to_write_the_path(home: str | None) -> None:
+    """Python's own expansion raises RuntimeError here, or gives a relative path."""
+    code = (
+        "import os, pwd\n"
+        "from aiperf_mpi.config import ConfigError, load; load('demo')\n"
+        "os.setgroups([]); os.setresuid(54321, 54321, 54321)\n"
+        "try: load('demo', output='~/x')\n"
+        "except ConfigError as error: print(error)"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user without an entry")
+    env = {key: value for key, value in os.environ.items() if key != "HOME"}
+    if home is not None:
+        env["HOME"] = home
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert "run.output: ~/x: ~ cannot be expanded: HOME is not set" in done.stdout, done.stderr
+    assert "write the whole path, from /" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("~nobody-of-this-name/x", "there is no user nobody-of-this-name"),
+        ("gs://bucket/x", "is a URL"),
+        ("file:///tmp/x", "is a URL"),
+        ("a\nAIPERF_MPI status: VALID", "cannot be printed"),
+        ("a\0b", "cannot be printed"),
+        ("a\x1b[2J", "cannot be printed"),
+        ("caf\udce9", "cannot be printed or are not UTF-8"),
+        ("", "the path is empty"),
+    ],
+)
+def test_paths_that_no_result_can_store(text: str, part: str) -> None:
+    said = refusal(lambda: expanded("data.path", text))
+    assert said.startswith("data.path: ") and part in said and "AIPERF_MPI" not in said
+
+
+def test_a_removed_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = refusal(lambda: expanded("--config", "x.toml"))
+    assert "the working directory was removed; write the whole path" in said
+    assert expanded("--config", "/x.toml") == Path("/x.toml")
+
+
+# -- what is wrong with a place --------------------------------------------------------------------
+
+
+def test_other_things_than_a_file_or_folder(tmp_path: Path) -> None:
+    """Each is named as what it is, and a FIFO is never waited for."""
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "fifo")
+    os.symlink("nowhere", tmp_path / "dangling")
+    os.symlink("loop", tmp_path / "loop")
+    for name, file_part, folder_part in (
+        ("fifo", "a FIFO, not a file", "a FIFO, not a folder"),
+        ("/dev/zero", "a device, not a file", "a device, not a folder"),
+        ("", "a folder, not a file", ""),
+        ("file", "", "a file, not a folder"),
+        ("file/below", "a part of the path is a file", "a part of the path is a file"),
+        ("absent", "does not exist", "does not exist"),
+        ("$SCRATCH/x", "a variable in a path is not expanded", "a variable in a path is not expanded"),
+        ("dangling", "is a link to nowhere, which does not exist", "is a link to nowhere, which does not"),
+        ("dangling/x", "is a link to nowhere", "is a link to nowhere"),
+        ("loop", "links form a loop", "links form a loop"),
+        ("n" * 300, "the name is longer than", "the name is longer than"),
+        ("d/" * 2500, "the name is longer than", "the name is longer than"),
+    ):
+        place = tmp_path / name
+        for check, part in ((readable_file, file_part), (existing_folder, folder_part)):
+            if not part:
+                check("data.path", place, REMEDY)
+                continue
+            said = refusal(lambda check=check, place=place: check("data.path", place, REMEDY))  # type: ignore[misc]
+            assert said.startswith("data.path: ") and part in said and "; " in said
+
+
+def test_what_a_user_may_not_read(tmp_path: Path) -> None:
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        os.chmod(path, 0o755)
+    closed, file = tmp_path / "closed", tmp_path / "file"
+    (closed / "inner").mkdir(parents=True)
+    file.write_text("x")
+    closed.chmod(0o700)
+    file.chmod(0o600)
+    said = as_nobody(lambda: readable_file("data.path", file, REMEDY))
+    assert f"data.path: {file}: user {NOBODY} has no permission for it; get permission for it" in said
+    said = as_nobody(lambda: readable_file("data.path", closed / "inner" / "x", REMEDY))
+    assert f"user {NOBODY} may not enter the folder {closed}; get permission" in said
+    assert "has no permission" in as_nobody(lambda: existing_folder("data.path", closed, REMEDY))
+    closed.chmod(0o744)
+    assert "may not enter" in as_nobody(lambda: existing_folder("data.path", closed, REMEDY))
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_every_error_of_the_system_has_a_reason_and_a_remedy(number: int, tmp_path: Path) -> None:
+    def fail() -> None:
+        with reading("data.path", tmp_path, REMEDY):
+            raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+
+    said = refusal(fail)
+    assert said.startswith(f"data.path: {tmp_path}/x: ") and len(said.split("; ")) == 2
+
+
+def test_every_failure_of_a_reading_library_is_a_refusal(tmp_path: Path) -> None:
+    """Damaged files of the formats that data sets come in, each read by its real library."""
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'" + bytes(300))
+
+    def archive() -> None:
+        np.savez(tmp_path / "whole.npz", x=np.arange(1000))
+        content = (tmp_path / "whole.npz").read_bytes()
+        damaged.write_bytes(content[:300] + b"\xff" * 100 + content[400:])
+        np.load(damaged)["x"].sum()
+
+    def memory() -> None:
+        np.empty(2**55, np.uint8)
+
+    for library in (
+        lambda: np.load(damaged),
+        lambda: h5py.File(damaged),
+        lambda: zlib.decompress(b"no stream"),
+        archive,
+        memory,
+    ):
+
+        def read(library: Callable[[], object] = library) -> None:
+            with reading("data.path", damaged, REMEDY):
+                library()
+
+        said = refusal(read)
+        assert said.startswith(f"data.path: {damaged}: ") and "; " in said
+    assert "memory" in said
