@@ -99,16 +99,18 @@ def expanded(setting: str, path: str | os.PathLike[str], *, stored: bool = True)
 
 def _from_home(setting: str, text: str) -> Path:
     """Return a path that begins with `~` or `~user` below the home folder. Raises ConfigError."""
+    name = Path(text).parts[0]
     try:
         path = Path(text).expanduser()
     except (RuntimeError, KeyError, OSError):
         path = Path()
-    if path.is_absolute():
+    # An empty HOME would make it a path below the root.
+    if path.is_absolute() and (name != "~" or os.environ.get("HOME") != ""):
         return path
-    name = Path(text).parts[0]
     if name == "~":
-        reason = "~ cannot be expanded: HOME is not set (or is not a whole path), and this user has no entry"
-        reason += " in the list of users"
+        reason = (
+            "~ cannot be expanded: HOME is not set, empty or relative, and the system knows no other home"
+        )
     else:
         reason = f"{name} cannot be expanded: there is no user {name[1:]}"
     raise ConfigError(message(setting, text, reason, "write the whole path, from /"))
