@@ -108,9 +108,7 @@ def _from_home(setting: str, text: str) -> Path:
     if path.is_absolute() and (name != "~" or os.environ.get("HOME") != ""):
         return path
     if name == "~":
-        reason = (
-            "~ cannot be expanded: HOME is not set, empty or relative, and the system knows no other home"
-        )
+        reason = "~ cannot be expanded: HOME is not set, empty or relative, or this user is unknown"
     else:
         reason = f"{name} cannot be expanded: there is no user {name[1:]}"
     raise ConfigError(message(setting, text, reason, "write the whole path, from /"))
