@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aiperf_mpi.machine.peaks import peak_rates
+from aiperf_mpi.machine.probe import NotKnown, probe, reason
+
+#: Seconds that opening or describing a node's accelerators may take; the driver starts on its first use.
+ACCELERATOR_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,12 @@ def open_accelerators(names: Sequence[str], root: Path = Path("/")) -> Accelerat
     """
     if not names:
         return NoAccelerators("this node has no accelerator")
+    opened = probe("the accelerators", _open, names, root, seconds=ACCELERATOR_SECONDS)
+    return NoAccelerators(opened) if isinstance(opened, NotKnown) else opened
+
+
+def _open(names: Sequence[str], root: Path) -> Accelerators:
+    """Open accelerators as `open_accelerators` does; may raise what a driver's library raises."""
     if (root / "dev" / "nvidiactl").exists():
         return open_nvidia(names)
     devices = AmdDevices(names, root)
@@ -145,11 +155,13 @@ class NvidiaDevices:
         ]
 
     def _call(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the value of a call of NVML, or a text with the reason if it fails."""
+        """Return the value of a call of NVML, or a text with the reason if it fails in any way."""
         try:
             answer = call(*arguments)
         except self._nvml.NVMLError as error:
             return f"not reported by NVML: {error}"
+        except Exception as error:
+            return f"not reported by NVML: {reason(error)}"
         return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
 
     def _number(self, call: Callable[[Any], float], handle: Any) -> float:
@@ -229,7 +241,7 @@ def _hwmon(folder: Path, name: str) -> Path:
 def _text(path: Path) -> str:
     """Read a file of the kernel; "" if it is missing or cannot be read."""
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""
 

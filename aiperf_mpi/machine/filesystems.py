@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from aiperf_mpi.machine.probe import NotKnown, probe
+
+_NO_PLACE = "none: no path is set"
+
 _UNKNOWN = "not reported by the system"
 
 
@@ -23,13 +27,16 @@ class Mount(NamedTuple):
 
 
 def file_systems(places: Mapping[str, str]) -> dict[str, dict[str, Any] | str]:
-    """Describe the file system of each place (name -> path), or say why it is not known.
+    """Describe the file system of each place (name -> path), or say why it is not known; never raises.
 
+    A network file system whose server is dead would keep its caller for ever, so it has a few seconds.
     An empty path means that the run does not need this place.
     """
-    table = _mounts()
+    table = probe("the mounted file systems", _mounts)
+    table = table if isinstance(table, list) else []
     return {
-        name: _file_system(path, table) if path else "none: no path is set" for name, path in places.items()
+        name: probe(f"the file system of {path}", _file_system, path, table) if path else _NO_PLACE
+        for name, path in places.items()
     }
 
 
@@ -38,9 +45,8 @@ def places(output: str, data: str) -> dict[str, str]:
 
     The path of temporary files is empty if no folder for them can be written.
     """
-    try:
-        temporary = tempfile.gettempdir()
-    except OSError:
+    temporary = probe("the folder of temporary files", tempfile.gettempdir)
+    if isinstance(temporary, NotKnown):
         # None of the usual folders can be written, or the working directory is gone.
         temporary = ""
     return {"output": output, "data": data, "shared_memory": "/dev/shm", "temporary": temporary}

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from aiperf_mpi.machine.probe import probe
+
 #: InfiniBand's data counters count units of four bytes.
 _FABRIC_UNIT = 4
 
@@ -67,21 +69,21 @@ class Host:
     """Reads the host that this process runs on; `fabric` is where the kernel shows InfiniBand devices."""
 
     def __init__(self, fabric: Path = _FABRIC) -> None:
-        self._process = psutil.Process()
         self._moved = {name: Moved() for name in ("read", "write", "net", "fabric")}
-        ports = sorted(fabric.glob("*/ports/*/counters"))
+        ports = probe("the fabric's counters", lambda: sorted(fabric.glob("*/ports/*/counters")))
+        ports = ports if isinstance(ports, list) else []
         self._counters = [port / name for port in ports for name in ("port_xmit_data", "port_rcv_data")]
 
     def read(self) -> HostReading:
         """Read the load of the host now; disks or interfaces that cannot be read are NaN.
 
-        Raises OSError, NotImplementedError or psutil.Error if processors or memory cannot be read.
+        Raises OSError, RuntimeError, ValueError or psutil.Error if processors or memory cannot be read.
         """
         times = psutil.cpu_times()
         waiting = times.idle + getattr(times, "iowait", 0.0)
         # The user and nice times already contain the guests' times.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        memory, own = psutil.virtual_memory(), self._process
+        memory, own = psutil.virtual_memory(), psutil.Process()
         disks = _counters(psutil.disk_io_counters)
         cards = _counters(lambda: psutil.net_io_counters(pernic=True))
         moved = {
@@ -116,5 +118,5 @@ def _counters(read: Callable[[], Any]) -> Any:
     """Return counters of psutil; None if the host does not show them, as in a container."""
     try:
         return read()
-    except (OSError, NotImplementedError, psutil.Error):
+    except (OSError, NotImplementedError, RuntimeError, ValueError, psutil.Error):
         return None

@@ -53,7 +53,7 @@ def rdma_devices(root: Path = Path("/")) -> list[dict[str, Any]] | str:
 def _read(path: Path) -> str:
     """Read a file of the kernel, or return the reason why it has no value."""
     try:
-        return path.read_text().strip() or "not reported: the file is empty"
+        return path.read_text(errors="replace").strip() or "not reported: the file is empty"
     except OSError as error:
         return f"not reported: {error.strerror}"
 

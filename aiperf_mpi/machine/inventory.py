@@ -3,7 +3,7 @@
 
 `inventory` describes rank 0's host and the program; it starts a process (git), so rank 0 takes it before
 MPI's initialisation. `describe_node` describes a node's host. A missing value is replaced by the
-reason. Nothing here imports JAX or MPI.
+reason: no function here raises for what the system does or leaves out. Nothing here imports JAX or MPI.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -23,10 +21,12 @@ from typing import Any
 import psutil
 
 from aiperf_mpi import __version__
-from aiperf_mpi.machine.accelerators import Accelerators
+from aiperf_mpi.machine.accelerators import ACCELERATOR_SECONDS, Accelerators
 from aiperf_mpi.machine.filesystems import file_systems
 from aiperf_mpi.machine.interconnect import interfaces, rdma_devices
+from aiperf_mpi.machine.probe import NotKnown, probe
 from aiperf_mpi.machine.rapl import Zone
+from aiperf_mpi.machine.source import source
 
 #: Distributions whose versions affect the speed or the correctness of a run.
 PACKAGES = (
@@ -59,21 +59,21 @@ _RELEVANT = re.compile(
 #: Variables that may contain a secret.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|JWT|COOKIE|PRIVATE|(^|_)KEY(_|$)", re.IGNORECASE)
 
-_GIT_SECONDS = 10
-
 _SYSTEM = Path("/sys/devices/system")
+
+_NOT_SHOWN = "not shown by the kernel"
 
 
 def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Describe rank 0's host and the program as one dictionary that JSON can hold."""
     return {
-        "hostname": socket.gethostname(),
-        "platform": platform.platform(),
-        "kernel": platform.release(),
+        "hostname": probe("the host's name", socket.gethostname),
+        "platform": probe("the platform", platform.platform),
+        "kernel": probe("the kernel", platform.release),
         "python": platform.python_version(),
-        "executable": sys.executable,
+        "executable": sys.executable or "not known: Python does not tell its own path",
         "cpu": cpu(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": probe("the memory", _memory_bytes),
         "packages": packages(),
         "source": source(),
         "environment": environment(environ),
@@ -85,24 +85,17 @@ def cpu() -> dict[str, Any]:
 
     `usable` is the number of threads that this process may use.
     """
-    model = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = re.findall(
-            r"^(?:model name|cpu|Processor)\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE
-        )
-        model = names[0].strip() if names else model
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
+    governor = _SYSTEM / "cpu/cpu0/cpufreq/scaling_governor"
     return {
-        "model": model,
-        "architecture": platform.machine(),
-        "sockets": _sockets(),
-        "cores": psutil.cpu_count(logical=False),
-        "threads": psutil.cpu_count(),
-        "usable": usable,
-        "numa_nodes": len(list(_SYSTEM.glob("node/node[0-9]*"))) or "not shown by the kernel",
-        "governor": _read(_SYSTEM / "cpu/cpu0/cpufreq/scaling_governor"),
-        "max_mhz": _mhz(),
+        "model": probe("the processor's model", _model),
+        "architecture": probe("the architecture", platform.machine),
+        "sockets": probe("the sockets", _sockets),
+        "cores": probe("the cores", psutil.cpu_count, False) or _NOT_SHOWN,
+        "threads": probe("the threads", psutil.cpu_count) or _NOT_SHOWN,
+        "usable": probe("the usable threads", _usable) or _NOT_SHOWN,
+        "numa_nodes": probe("the NUMA nodes", _numa_nodes) or _NOT_SHOWN,
+        "governor": probe("the governor", _read, governor),
+        "max_mhz": probe("the clock", _mhz),
     }
 
 
@@ -116,21 +109,27 @@ def describe_node(
         accelerators: the node's accelerators; their UUIDs are left out, as /ranks has them.
         zones, why_no_zones: energy counters of the processors, or the reason if there are none.
     """
-    devices = [{key: value for key, value in one.items() if key != "uuid"} for one in accelerators.describe()]
+    why_no_devices = accelerators.why
+    found = probe("the accelerators", accelerators.describe, seconds=ACCELERATOR_SECONDS)
+    if isinstance(found, NotKnown):
+        why_no_devices, listed = str(found), []
+    else:
+        listed = found
+    devices = [{key: value for key, value in one.items() if key != "uuid"} for one in listed]
     systems = file_systems(places)
     for system in systems.values():
         if isinstance(system, dict):
             system.pop("free_bytes")
     return {
-        "kernel": platform.release(),
+        "kernel": probe("the kernel", platform.release),
         "cpu": {key: value for key, value in cpu().items() if key != "usable"},
         # In GiB, because equal nodes differ by some MiB.
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "accelerators": devices or accelerators.why,
-        "network": interfaces(),
-        "rdma": rdma_devices(),
+        "memory_gib": probe("the memory", lambda: round(_memory_bytes() / 2**30)),
+        "accelerators": devices or why_no_devices,
+        "network": probe("the network interfaces", interfaces),
+        "rdma": probe("the RDMA devices", rdma_devices),
         "file_systems": systems,
-        "power": power_sources(devices, accelerators.why, zones, why_no_zones),
+        "power": power_sources(devices, why_no_devices, zones, why_no_zones),
     }
 
 
@@ -149,10 +148,35 @@ def power_sources(
     return " and ".join(sources) or "; ".join(filter(None, (why_no_devices, why_no_zones)))
 
 
+def _model() -> str:
+    """Return the processor's model as the kernel names it."""
+    info, names = Path("/proc/cpuinfo"), list[str]()
+    if info.is_file():
+        names = re.findall(
+            r"^(?:model name|cpu|Processor)\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE
+        )
+    return names[0].strip() if names else platform.processor() or _NOT_SHOWN
+
+
+def _usable() -> int | None:
+    """Count the threads that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
+
+
+def _memory_bytes() -> int:
+    """Return the memory of the host in bytes."""
+    return int(psutil.virtual_memory().total)
+
+
 def _sockets() -> int | str:
     """Count the processor packages of the host."""
     packages = {_read(path) for path in _SYSTEM.glob("cpu/cpu[0-9]*/topology/physical_package_id")}
-    return len(packages) or "not shown by the kernel"
+    return len(packages) or _NOT_SHOWN
+
+
+def _numa_nodes() -> int:
+    """Count the NUMA nodes of the host."""
+    return len(list(_SYSTEM.glob("node/node[0-9]*")))
 
 
 def _mhz() -> float | str:
@@ -164,7 +188,7 @@ def _mhz() -> float | str:
 def _read(path: Path) -> str:
     """Read a file of the kernel, or return the reason if it cannot be read."""
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip() or "not reported: the file is empty"
     except OSError as error:
         return f"not reported: {path}: {error.strerror}"
 
@@ -173,28 +197,19 @@ def packages() -> dict[str, str]:
     """Return the versions of the PACKAGES that are installed, without importing any."""
     versions = {"aiperf_mpi": __version__}
     for name in PACKAGES:
-        try:
-            versions.setdefault(name, metadata.version(name))
-        except metadata.PackageNotFoundError:
-            continue  # an extra that this environment does not have
+        version = probe(f"the version of {name}", _version, name)
+        # An extra that this environment does not have is left out.
+        if version is not None:
+            versions.setdefault(name, version)
     return versions
 
 
-def source(folder: Path | None = None) -> dict[str, Any]:
-    """Return commit and state of the source that runs.
-
-    `commit` is empty if the source is not a git checkout, or git is missing. `dirty` is true if tracked files
-    differ from the commit, and None if that is not known.
-    """
-    folder = folder or Path(__file__).resolve().parent.parent
-    commit, status = _git(folder, "rev-parse", "HEAD"), None
-
-    # A package installed inside another project's checkout is not part of its source.
-    if commit and _git(folder, "ls-files", "--error-unmatch", ".") is not None:
-        status = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    if commit is None or status is None:
-        return {"commit": "", "dirty": None}
-    return {"commit": commit, "dirty": bool(status)}
+def _version(name: str) -> str | None:
+    """Return the version of an installed distribution, or None if it is not installed."""
+    try:
+        return str(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -204,21 +219,3 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         for name, value in sorted(environ.items())
         if _RELEVANT.search(name) and not _SECRET.search(name)
     }
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return the output of git for `folder`, or None if git fails or is missing."""
-    if shutil.which("git") is None:
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import psutil
 
 from aiperf_mpi.machine.accelerators import Accelerators, DeviceReading
 from aiperf_mpi.machine.energy import EnergyCounter, Integral
 from aiperf_mpi.machine.host import UNREAD, Host, HostReading
+from aiperf_mpi.machine.probe import reason
 from aiperf_mpi.machine.rapl import MICROJOULE, Zone
 
 #: Largest number of rows of a run, about 160 MB of its result; above it, a row has several measurements.
@@ -125,7 +125,8 @@ class Sampler:
 
     def __init__(self, node: int, probe: Probe, warn: Callable[[str], None]) -> None:
         self._node, self._probe, self._warn = node, probe, warn
-        self._unread = False
+        self._unread = self._unread_devices = False
+        self._count = probe.expected
         self._meter = PowerMeter(probe, warn)
         self._window = 0
         self._begun: tuple[float, HostReading, float, float] | None = None
@@ -135,14 +136,14 @@ class Sampler:
 
     def begin(self) -> None:
         """Take the first reading at core start, time 0; later measurements count from here."""
-        host, devices = self._host(), self._probe.accelerators.read()
+        host, devices = self._host(), self._devices()
         of_devices, energy = self._meter.read(0.0, devices)
         self._begun = 0.0, host, of_devices, energy
 
     def measure(self, t: float) -> None:
         """Measure now; `t` is the time in seconds since core start."""
         spent = time.thread_time()
-        devices = self._probe.accelerators.read()
+        devices = self._devices()
         self._readings.append((self._host(), devices))
         self._end = (t, *self._meter.read(t, devices))
         self._cost += time.thread_time() - spent
@@ -153,10 +154,22 @@ class Sampler:
             return UNREAD
         try:
             return self._probe.host.read()
-        except (OSError, NotImplementedError, psutil.Error) as error:
+        except Exception as error:
             self._unread = True
-            self._warn(f"use of the host is not measured any more: {error or type(error).__name__}")
+            self._warn(f"use of the host is not measured any more: {reason(error)}")
             return UNREAD
+
+    def _devices(self) -> list[DeviceReading]:
+        """Read the accelerators; if that fails, warn once and return NaN values from then on."""
+        if not self._unread_devices:
+            try:
+                readings = self._probe.accelerators.read()
+                self._count = len(readings)
+                return readings
+            except Exception as error:
+                self._unread_devices = True
+                self._warn(f"use of the accelerators is not measured any more: {reason(error)}")
+        return [DeviceReading()] * self._count
 
     def row(self) -> dict[str, float]:
         """Return the columns of a sample, by name, for the measurements since the last row.

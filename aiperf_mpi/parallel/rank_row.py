@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
 from aiperf_mpi.machine.affinity import cpus_of_process, numa_nodes, ranges
+from aiperf_mpi.machine.probe import NotKnown, probe
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.phases import PHASES
@@ -24,7 +26,8 @@ def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
     """Return the row of this rank (RANK_ROW): its place, seconds by phase up to now, messages and traffic."""
     ranks, windows, timer = context.ranks, context.windows, context.timer
     messages, history, claims = windows.messages, windows.history, windows.claims
-    cpus = cpus_of_process()
+    cpus = listed(probe("the process's CPUs", cpus_of_process))
+    nodes = listed(probe("the NUMA nodes", numa_nodes, cpus))
     seconds, wall = timer.seconds, time.monotonic() - context.started
 
     # Messages by kind, including this row, then the traffic through windows.
@@ -59,7 +62,7 @@ def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
         device=device,
         device_uuid=uuids,
         cpus=ranges(cpus, RANK_ROW["cpus"].itemsize) or "not told by the system",
-        numa=ranges(numa_nodes(cpus), RANK_ROW["numa"].itemsize) or "not shown by the kernel",
+        numa=ranges(nodes, RANK_ROW["numa"].itemsize) or "not shown by the kernel",
         clock_offset=context.clock.offset.seconds,
         clock_uncertainty=context.clock.offset.uncertainty,
         wall_seconds=wall,
@@ -68,3 +71,8 @@ def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
         messages_received=[received[kind] for kind in MESSAGE_KINDS],
         message_bytes=[moved[kind] for kind in MESSAGE_KINDS],
     )
+
+
+def listed(numbers: Iterable[int] | NotKnown) -> tuple[int, ...]:
+    """Return what a probe found; nothing if it is not known."""
+    return () if isinstance(numbers, NotKnown) else tuple(numbers)

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from importlib import metadata
-from pathlib import Path
 
 import psutil
 
 from aiperf_mpi import __version__
-from aiperf_mpi.machine.inventory import environment, inventory, packages, source
+from aiperf_mpi.machine.inventory import environment, inventory, packages
 from aiperf_mpi.machine.memory import available_bytes
 
 
@@ -55,29 +53,6 @@ def test_secrets_stay_out_and_settings_of_launchers_come_in() -> None:
         "OMPI_COMM_WORLD_SIZE",
     }
     assert set(environment(given)) == kept
-
-
-def test_the_commit_and_whether_the_source_differs(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-        command = ["git", *identity, "-C", str(tmp_path), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    assert source(tmp_path) == {"commit": "", "dirty": None}
-    git("init", "-q")
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "module.py").write_text("1\n")
-    git("add", "package")
-    git("commit", "-q", "-m", "first")
-    assert source(package) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    (package / "module.py").write_text("2\n")
-    assert source(package)["dirty"] is True
-
-    # A package inside a checkout that does not belong to it has no commit.
-    (tmp_path / "site-packages").mkdir()
-    (tmp_path / "site-packages" / "other.py").write_text("")
-    assert source(tmp_path / "site-packages") == {"commit": "", "dirty": None}
 
 
 def test_available_memory_is_real() -> None:

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.machine.accelerators import Accelerators, NoAccelerators, open_accelerators
+from aiperf_mpi.machine.accelerators import (
+    ACCELERATOR_SECONDS,
+    Accelerators,
+    NoAccelerators,
+    open_accelerators,
+)
 from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.machine.filesystems import file_systems, places
 from aiperf_mpi.machine.host import Host
 from aiperf_mpi.machine.inventory import describe_node
 from aiperf_mpi.machine.monitor import Probe
+from aiperf_mpi.machine.probe import NotKnown
+from aiperf_mpi.machine.probe import probe as ask
 from aiperf_mpi.machine.rapl import zones
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect
@@ -60,12 +67,14 @@ def survey_nodes(config: Config, ranks: Ranks, names: Sequence[str]) -> NodeSurv
     if ranks.rank:
         return NodeSurvey(probe, uuids, {})
     here = file_systems(places(config.run.output, config.data.path))
-    return NodeSurvey(probe, uuids, {"mpi": mpi(), "file_systems": here, "nodes": kinds})
+    library = ask("the MPI", mpi, seconds=None)
+    return NodeSurvey(probe, uuids, {"mpi": library, "file_systems": here, "nodes": kinds})
 
 
 def _uuids(accelerators: Accelerators) -> str:
     """Return the UUIDs of the accelerators, separated by commas, or the reason why there are none."""
-    uuids = [str(device["uuid"]) for device in accelerators.describe()]
+    found = ask("the accelerators", accelerators.describe, seconds=ACCELERATOR_SECONDS)
+    uuids = [found] if isinstance(found, NotKnown) else [str(device["uuid"]) for device in found]
     why = accelerators.why or next((text for text in uuids if " " in text), "")
     return f"{NO_UUIDS}{why}" if why else ",".join(uuids)
 
@@ -83,7 +92,8 @@ def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tu
         accelerators = NoAccelerators(
             f"trainers drive {driven} accelerators, but the node's first sees {len(names)}"
         )
-    counters, why = zones()
+    found = ask("RAPL", zones)
+    counters, why = ((), found) if isinstance(found, NotKnown) else found
     first = min(place.node for place in ranks.places if place.host == ranks.host and place.node >= 0)
     probe = Probe(Host(), accelerators, driven, counters, power=ranks.node_index == first)
     where = places(config.run.output, config.data.path)

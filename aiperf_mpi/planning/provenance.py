@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say before a run what its result will lack of the program's origin: an official one needs its commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiperf_mpi.planning.finding import Finding
+
+_SUBJECT = "program"
+
+#: What to do, by a word of the reason why git does not tell the commit; the last entry is for any other.
+_REMEDIES = (
+    ("dubious ownership", "run `git config --global --add safe.directory` with the folder of the checkout"),
+    ("git is not installed", "install git on this host, or `pip install .` in a clone where git is"),
+    ("took over", "run from a faster file system, or install the package with pip from a clone"),
+    ("", "run from a clone with git, or install the package with pip from a clone"),
+)
+
+
+def provenance(source: Mapping[str, Any]) -> Finding:
+    """Return what is known of the program's commit: a warning if an official run would lack it.
+
+    `source` is that of the inventory (`aiperf_mpi.machine.source.source`).
+    """
+    commit, why = str(source.get("commit") or ""), str(source.get("why") or "no reason is recorded")
+    files = str(source.get("files_sha256") or "not known")
+    if not commit:
+        remedy = next(text for word, text in _REMEDIES if word in why)
+        text = f"the commit of the program is not known, which an official run needs: {why}; "
+        return Finding("warn", _SUBJECT, f"{text}the result has the hash of its files ({files[:12]})", remedy)
+    if source.get("dirty"):
+        remedy = "commit the changes, or install the package anew from a clean clone"
+        text = f"the program differs from its commit {commit[:12]}, which an official run may not: {why}"
+        return Finding("warn", _SUBJECT, text, remedy)
+    if source.get("dirty") is None:
+        text = f"an official run needs to know if the program differs from its commit {commit[:12]}: {why}"
+        return Finding("warn", _SUBJECT, text, _REMEDIES[-1][1])
+    return Finding("ok", _SUBJECT, f"commit {commit[:12]} without changes")

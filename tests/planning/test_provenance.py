@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an official run will lack of the program's origin is said before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiperf_mpi.planning.provenance import provenance
+
+COMMIT, FILES = "0123456789ab" + "0" * 28, "fedcba987654" + "0" * 52
+
+
+def test_a_clean_commit_is_fine() -> None:
+    found = provenance({"commit": COMMIT, "dirty": False, "why": "", "files_sha256": FILES})
+    assert (found.level, found.text, found.remedy) == ("ok", "commit 0123456789ab without changes", "")
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "remedy"),
+    [
+        ({"commit": "", "why": "git: fatal: detected dubious ownership"}, "fedcba987654", "safe.directory"),
+        ({"commit": "", "why": "git is not installed on this host"}, "not installed", "install git"),
+        ({"commit": "", "why": "git rev-parse took over 10 s"}, "took over", "faster file system"),
+        ({"commit": "", "why": "git: fatal: not a git repository"}, "not a git", "from a clone with git"),
+        ({"commit": COMMIT, "dirty": True, "why": "3 tracked files were changed"}, "3 tracked", "commit the"),
+        ({"commit": COMMIT, "dirty": None, "why": "from an archive"}, "from an archive", "from a clone"),
+        ({}, "no reason is recorded", "from a clone with git"),
+    ],
+)
+def test_what_is_lacking_is_a_warning_with_its_remedy(source: dict[str, Any], text: str, remedy: str) -> None:
+    found = provenance({"dirty": None, "files_sha256": FILES} | source if source else source)
+    assert found.level == "warn" and text in found.text and remedy in found.remedy
+    assert "official run" in found.text
