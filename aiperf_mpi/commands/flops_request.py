@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiperf_mpi.commands.architecture_file import read_architecture
 from aiperf_mpi.network.architecture import Architecture, resnet50
 from aiperf_mpi.opcount.forms import STEMS
 from aiperf_mpi.paper import IMAGENET_IMAGES
@@ -69,21 +68,6 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if changes:
         architecture = Architecture(replace(architecture.base, **changes), architecture.morphs)
     return Request(architecture, images, arguments.batch, precision, augment, stem)
-
-
-def read_architecture(path: str) -> Architecture:
-    """Return the architecture of a JSON file; raises ValueError naming the file and the reason."""
-    try:
-        return Architecture.from_json(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = str(error.strerror)
-    except UnicodeDecodeError:
-        reason = "not a text file in UTF-8; see docs/architecture-json.md"
-    except json.JSONDecodeError as error:
-        reason = f"not JSON (line {error.lineno}, column {error.colno}); see docs/architecture-json.md"
-    except ValueError as error:
-        reason = str(error)
-    raise ValueError(f"--arch {path}: {reason}")
 
 
 def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:

@@ -159,7 +159,8 @@ def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator
     except ConfigError:
         raise
     except FileError as error:
-        raise ConfigError(message(setting, error.path, error.reason, remedy)) from error
+        why = because(OSError(error.errno, ""), path, remedy) if error.errno else (error.reason, remedy)
+        raise ConfigError(message(setting, error.path, *why)) from error
     except OSError as error:
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
         raise ConfigError(message(setting, where, *because(error, where, remedy))) from error
@@ -201,13 +202,8 @@ def readable_file(setting: str, path: Path, remedy: str) -> int:
     mode = status(setting, path, remedy).st_mode
     if not stat.S_ISREG(mode):
         raise ConfigError(message(setting, path, f"{kind(mode)}, not a file", remedy))
-    with reading(setting, path, remedy):
-        try:
-            file = open_regular(path)
-        except FileError as error:
-            raise (OSError(error.errno, "", str(path)) if error.errno else error) from None
-        with file:
-            return os.fstat(file.fileno()).st_size
+    with reading(setting, path, remedy), open_regular(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def kind(mode: int) -> str:

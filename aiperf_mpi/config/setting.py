@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiperf_mpi.printable import plain
+
 #: Sources of the rules.
 TABLE_4 = "Table 4"
 SECTION_4_5 = "section 4.5"
@@ -166,7 +168,7 @@ def shown(value: Any) -> str:
     A value without such a text, as it is nested too deeply or has too many digits, is named by its type.
     """
     try:
-        text = repr(value)
+        text = plain(repr(value))
     except (RecursionError, ValueError):
         return f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -118,7 +118,7 @@ def test_a_preset(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arch", "no/such/file.json"], "--arch no/such/file.json: No such file or directory\n"),
+        (["--arch", "no/such/file.json"], "/no/such/file.json: does not exist; name a JSON file\n"),
         (["--preset", "imagnet"], "did you mean 'imagenet'"),
         (["--batch", "0"], "--batch is 0"),
         (["--classes", "0"], "classes is 0"),
