@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aiperf_mpi.machine.peaks import peak_rates
-from aiperf_mpi.machine.probe import NotKnown, probe, reason
+from aiperf_mpi.probe import NotKnown, probe, reason
 
 #: Seconds that opening or describing a node's accelerators may take; the driver starts on its first use.
 ACCELERATOR_SECONDS = 60.0

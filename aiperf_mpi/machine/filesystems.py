@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from aiperf_mpi.machine.probe import NotKnown, probe
+from aiperf_mpi.probe import NotKnown, probe
 
 _NO_PLACE = "none: no path is set"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from aiperf_mpi.machine.probe import probe
+from aiperf_mpi.probe import probe
 
 #: InfiniBand's data counters count units of four bytes.
 _FABRIC_UNIT = 4

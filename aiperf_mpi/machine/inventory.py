@@ -24,9 +24,9 @@ from aiperf_mpi import __version__
 from aiperf_mpi.machine.accelerators import ACCELERATOR_SECONDS, Accelerators
 from aiperf_mpi.machine.filesystems import file_systems
 from aiperf_mpi.machine.interconnect import interfaces, rdma_devices
-from aiperf_mpi.machine.probe import NotKnown, probe
 from aiperf_mpi.machine.rapl import Zone
 from aiperf_mpi.machine.source import source
+from aiperf_mpi.probe import NotKnown, probe
 
 #: Distributions whose versions affect the speed or the correctness of a run.
 PACKAGES = (

@@ -18,8 +18,8 @@ import numpy as np
 from aiperf_mpi.machine.accelerators import Accelerators, DeviceReading
 from aiperf_mpi.machine.energy import EnergyCounter, Integral
 from aiperf_mpi.machine.host import UNREAD, Host, HostReading
-from aiperf_mpi.machine.probe import reason
 from aiperf_mpi.machine.rapl import MICROJOULE, Zone
+from aiperf_mpi.probe import reason
 
 #: Largest number of rows of a run, about 160 MB of its result; above it, a row has several measurements.
 MAX_ROWS = 2**20

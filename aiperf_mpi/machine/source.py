@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aiperf_mpi.machine.probe import NotKnown, probe, reason
+from aiperf_mpi.probe import NotKnown, probe, reason
 
 #: The folder of this package, and the file in it that holds the commit.
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from aiperf_mpi.machine.affinity import cpus_of_process, numa_nodes, ranges
-from aiperf_mpi.machine.probe import NotKnown, probe
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.phases import PHASES
+from aiperf_mpi.probe import NotKnown, probe
 from aiperf_mpi.results.file.rows import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, new_row
 from aiperf_mpi.trials.footprint import queue_bytes
 

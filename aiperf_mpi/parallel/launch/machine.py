@@ -22,14 +22,14 @@ from aiperf_mpi.machine.filesystems import file_systems, places
 from aiperf_mpi.machine.host import Host
 from aiperf_mpi.machine.inventory import describe_node
 from aiperf_mpi.machine.monitor import Probe
-from aiperf_mpi.machine.probe import NotKnown
-from aiperf_mpi.machine.probe import probe as ask
 from aiperf_mpi.machine.rapl import zones
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
+from aiperf_mpi.probe import NotKnown
+from aiperf_mpi.probe import probe as ask
 from aiperf_mpi.results.evidence.ceiling import NO_UUIDS
 
 #: Text in place of the UUIDs of a rank that drives no device.

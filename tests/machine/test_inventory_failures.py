@@ -24,7 +24,7 @@ from aiperf_mpi.machine.filesystems import file_systems, places
 from aiperf_mpi.machine.host import Host
 from aiperf_mpi.machine.inventory import describe_node, inventory
 from aiperf_mpi.machine.monitor import Probe, Sampler
-from aiperf_mpi.machine.probe import NotKnown, probe
+from aiperf_mpi.probe import NotKnown, probe
 
 #: What the inventory asks: each is made to fail.
 ASKED: list[tuple[Any, str]] = [
@@ -117,7 +117,7 @@ def leaves(value: Any) -> list[Any]:
 
 
 def test_a_dead_network_file_system_takes_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiperf_mpi.machine.probe.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("aiperf_mpi.probe.PROBE_SECONDS", 0.2)
     monkeypatch.setattr(probe, "__kwdefaults__", {"seconds": 0.2})
     released = threading.Event()
     monkeypatch.setattr(os, "statvfs", lambda path: released.wait(60))
