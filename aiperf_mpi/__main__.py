@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.commands.compare import add_compare
+from aiperf_mpi.commands.doctor import add_doctor
 from aiperf_mpi.commands.estimate import add_estimate
 from aiperf_mpi.commands.flops import add_flops
 from aiperf_mpi.commands.refusal import refuse
@@ -26,7 +27,7 @@ from aiperf_mpi.commands.run import add_run
 from aiperf_mpi.commands.verify import add_verify
 from aiperf_mpi.exits import EXIT_BROKEN_PIPE
 
-SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate")
+SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate", "doctor")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2 on every rank."""
-        launched = self.prog.endswith((" run", "aiperf_mpi"))
+        launched = self.prog.endswith((" run", " doctor", "aiperf_mpi"))
         sys.exit(refuse(ValueError(f"{message}; see {self.prog} --help"), launched))
 
 
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"aiperf_mpi {__version__}")
     commands = top.add_subparsers(dest="command", metavar="{" + ",".join(SUBCOMMANDS) + "}")
 
-    for add in (add_run, add_report, add_verify, add_compare, add_flops, add_estimate):
+    for add in (add_run, add_report, add_verify, add_compare, add_flops, add_estimate, add_doctor):
         add(commands)
     return top
 

@@ -28,6 +28,7 @@ ROOMS = {
     "parallel.replica": "mpi",
     "parallel.shared": "mpi",
     "parallel.launch": "mpi",
+    "site": "",
     "results": "",
     "results.output": "",
     "results.report": "",

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from aiperf_mpi.machine.inventory import describe_node
 from aiperf_mpi.machine.monitor import Probe
 from aiperf_mpi.machine.rapl import zones
 from aiperf_mpi.parallel.launch.binding import local_devices
+from aiperf_mpi.parallel.launch.kinds import kinds
 from aiperf_mpi.parallel.launch.launcher import detect
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.placement import TRAINER
@@ -63,12 +62,13 @@ def survey_nodes(config: Config, ranks: Ranks, names: Sequence[str]) -> NodeSurv
         probe, description = _node(config, ranks, names, driven)
     if ranks.role == TRAINER:
         uuids = _uuids(open_accelerators(own))
-    kinds = _kinds(ranks.world, ranks.node_index, description)
+    described = kinds(ranks.world, description)
     if ranks.rank:
         return NodeSurvey(probe, uuids, {})
+    nodes = [{"nodes": ranges(ranks.places[rank].node for rank in own), **one} for one, own in described]
     here = file_systems(places(config.run.output, config.data.path))
     library = ask("the MPI", mpi, seconds=None)
-    return NodeSurvey(probe, uuids, {"mpi": library, "file_systems": here, "nodes": kinds})
+    return NodeSurvey(probe, uuids, {"mpi": library, "file_systems": here, "nodes": nodes})
 
 
 def _uuids(accelerators: Accelerators) -> str:
@@ -98,26 +98,6 @@ def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tu
     probe = Probe(Host(), accelerators, driven, counters, power=ranks.node_index == first)
     where = places(config.run.output, config.data.path)
     return probe, describe_node(where, accelerators, counters, why)
-
-
-def _kinds(world: MPI.Intracomm, node: int, description: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the different descriptions of nodes on rank 0, each with `nodes`, their indices as ranges.
-
-    Collective. One node of each kind sends its description, the others only a hash of theirs.
-    """
-    text = json.dumps(description, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).digest()
-    rows = world.gather((node, digest) if description else None, root=0)
-    first: dict[bytes, int] = {}
-    of_kind: dict[bytes, list[int]] = {}
-    for rank, row in enumerate(rows or ()):
-        if row is not None:
-            first.setdefault(row[1], rank)
-            of_kind.setdefault(row[1], []).append(row[0])
-    chosen = world.bcast(set(first.values()), root=0)
-    texts = world.gather(text if world.rank in chosen else None, root=0)
-    sent = texts or ()
-    return [{"nodes": ranges(of_kind[kind]), **json.loads(sent[rank])} for kind, rank in first.items()]
 
 
 def mpi() -> dict[str, str]:

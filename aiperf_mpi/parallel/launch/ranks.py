@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +10,7 @@ from typing import cast
 from aiperf_mpi.parallel.launch.job import raise_alike
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.placement import COORDINATOR, GENERATOR, TRAINER, Place, arrange
+from aiperf_mpi.planning.shared_memory import FOLDER, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,24 +179,11 @@ def _communicators(
     )
 
 
-def check_shared_memory(
-    ranks: Ranks, coordinator_bytes: int, node_bytes: int, folder: str = "/dev/shm"
-) -> None:
+def check_shared_memory(ranks: Ranks, coordinator_bytes: int, node_bytes: int, folder: str = FOLDER) -> None:
     """Raise LaunchError on all ranks where a host's shared memory cannot hold the windows.
 
-    A window that does not fit would end a rank by SIGBUS at the first touch, perhaps hours later.
     `coordinator_bytes` are needed on rank 0's host, `node_bytes` by each node. Collective over the world.
     """
     need = node_bytes * ranks.nodes_on_host + (coordinator_bytes if ranks.with_coordinator else 0)
-    message = None
-    if os.path.isdir(folder):
-        stat = os.statvfs(folder)
-        free = stat.f_bavail * stat.f_frsize
-        if need > free:
-            mib = -(-need // 2**20)
-            message = (
-                f"host {ranks.host}: {folder} has {free / 2**20:.0f} MiB free, but the windows take {mib} "
-                f"MiB. Enlarge it (mount -o remount,size={2 * mib}m {folder}; in a container: docker run "
-                f"--shm-size={2 * mib}m), or choose a smaller --set parallel.history_capacity="
-            )
-    raise_alike(ranks.world, message)
+    finding = judge(need, folder)
+    raise_alike(ranks.world, f"host {ranks.host}: {finding}" if finding.level == "fail" else None)

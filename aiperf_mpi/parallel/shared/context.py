@@ -19,13 +19,8 @@ from aiperf_mpi.parallel.shared.history import WindowHistory
 from aiperf_mpi.parallel.shared.messages import Messages
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, open_queues
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.trials.footprint import (
-    CLAIMS_PER_RECORD,
-    claims_bytes,
-    history_bytes,
-    mirror_bytes,
-    queue_bytes,
-)
+from aiperf_mpi.planning.shared_memory import coordinator_bytes, node_bytes
+from aiperf_mpi.trials.footprint import CLAIMS_PER_RECORD
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,8 @@ def open_windows(config: Config, ranks: Ranks) -> Windows:
     depth, queues, queue_group = config.search.queue_depth, len(ranks.queue_group_replicas), ranks.queue_group
     check_shared_memory(
         ranks,
-        coordinator_bytes=history_bytes(capacity) + claims_bytes(CLAIMS_PER_RECORD * capacity),
-        node_bytes=mirror_bytes(capacity)
-        + queues * queue_bytes(depth, 1 if queue_group is None else queue_group.size),
+        coordinator_bytes(config),
+        node_bytes(config, queues, 1 if queue_group is None else queue_group.size),
     )
     return Windows(
         history=WindowHistory(ranks.world, ranks.node if ranks.shared else None, capacity),

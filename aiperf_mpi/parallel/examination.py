@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of `doctor` that one process makes alone, with or without a launcher; none starts MPI."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.data.catalogue import check_dataset
+from aiperf_mpi.machine.inventory import packages
+from aiperf_mpi.parallel.launch.binding import local_devices
+from aiperf_mpi.parallel.launch.launcher import how_to_launch
+from aiperf_mpi.planning import shared_memory
+from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.walltime import check_limit, remaining
+from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, official, output
+from aiperf_mpi.site.child import JAX_PROGRAM, MPI_PROGRAM, Child
+from aiperf_mpi.site.merged import merge
+from aiperf_mpi.site.text import Examination
+
+#: Seconds for the checks of files and devices, and for JAX from the start of its process.
+CHECK_SECONDS, JAX_SECONDS = 6.0, 12.0
+
+#: Ranks of a node that are assumed without a launcher: a trainer and two generators.
+_RANKS_OF_NODE = 3
+
+
+def examine_alone(config: Config, started: float, refused: Finding | None = None) -> Examination:
+    """Check this host for a process without a launcher.
+
+    `refused` is why MPI does not connect the ranks, where there is a launcher of another MPI.
+    """
+    host = socket.gethostname()
+    asked_jax, asked_mpi = Child(JAX_PROGRAM), Child(MPI_PROGRAM)
+    trainers = config.parallel.trainers_per_node
+    need = shared_memory.coordinator_bytes(config) + shared_memory.node_bytes(
+        config, trainers, max(_RANKS_OF_NODE, trainers)
+    )
+    checks = host_checks(config, need) | {"data set": lambda: judge_data(config)} | job_checks(config)
+    checks["MPI"] = lambda: (refused,) if refused is not None else _library(asked_mpi)
+    checks["output"] = lambda: _output(config)
+    try:
+        found = bounded.findings(checks, CHECK_SECONDS)
+        found += accelerators.judge_jax(asked_jax.answer(JAX_SECONDS), local_devices())
+        found += likeness.judge([(likeness.identity(), (0,))])
+    finally:
+        folders.remove_all()
+        asked_jax.end()
+        asked_mpi.end()
+    return Examination(
+        merge([((0,), found)], [host]),
+        ranks=0,
+        hosts=(host,),
+        launcher="none",
+        preset=config.run.preset,
+        output=config.run.output,
+        seconds=time.monotonic() - started,
+    )
+
+
+def host_checks(config: Config, need: int) -> dict[str, bounded.Check]:
+    """Return the checks that one process of each host makes; the windows need `need` bytes there."""
+    return {
+        "shared memory": lambda: (shared_memory.judge(need),),
+        "accelerators": lambda: accelerators.judge_devices(local_devices(), packages()),
+        "scratch": lambda: output.scratch(config),
+    }
+
+
+def job_checks(config: Config) -> dict[str, bounded.Check]:
+    """Return the checks that one process makes for the job as a whole."""
+    return {"wall time": lambda: judge_wall_time(config), "official run": lambda: official.judge(config)}
+
+
+def judge_data(config: Config) -> tuple[Finding, ...]:
+    """Return whether a trainer can open the data set."""
+    try:
+        check_dataset(config)
+    except ConfigError as error:
+        return (Finding("fail", "data set", str(error)),)
+    data = config.data
+    where = f" in {data.path}" if data.path else ""
+    return (Finding("ok", "data set", f"{data.name}{where}: {data.train_images} + {data.val_images} images"),)
+
+
+def judge_wall_time(config: Config, environ: Mapping[str, str] = os.environ) -> tuple[Finding, ...]:
+    """Return whether the run fits into the time that the batch system leaves."""
+    subject, limit = "wall time", config.run.time_limit
+    try:
+        if problem := check_limit(limit, environ=environ):
+            return (Finding("fail", subject, problem),)
+        left = remaining(environ)
+    except ConfigError as error:
+        return (Finding("fail", subject, str(error)),)
+    if left is None:
+        return (Finding("ok", subject, f"no job's end is known; the core time is {limit:g} s"),)
+    return (Finding("ok", subject, f"{left:.0f} s are left in this job for a core time of {limit:g} s"),)
+
+
+def _library(asked: Child) -> tuple[Finding, ...]:
+    """Judge the MPI library and the launcher in the search path."""
+    told = asked.answer(CHECK_SECONDS)
+    return library.judge(told, how_to_launch(told.get("vendor", "")), library.launcher_in_path())
+
+
+def _output(config: Config) -> tuple[Finding, ...]:
+    """Try the output folder, and remove what the try has made."""
+    folder, found = output.try_output(config, config.parallel.trainers_per_node)
+    if folder is not None:
+        folders.remove(Path(folder))
+    return found
