@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError, from_toml
 from aiperf_mpi.machine.affinity import ranges
+from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel import examination
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.binding import local_devices
@@ -25,6 +26,7 @@ from aiperf_mpi.parallel.preflight import bind_devices
 from aiperf_mpi.parallel.shared.clock import measure_offset
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.provenance import provenance
 from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, output
 from aiperf_mpi.site.child import JAX_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
@@ -82,7 +84,10 @@ def examine_job(read: Callable[[], Config], show: Callable[[Examination], None],
     ranks.
     """
     launcher = detect()
+    # Start processes before MPI: a fork after its initialisation is unsafe on some fabrics.
     jax = Child(JAX_PROGRAM) if _first_by_environment(os.environ, launcher) else None
+    program = {"program": lambda: (provenance(source()),)} if launcher.speaks else {}
+    origin = bounded.findings(program, examination.CHECK_SECONDS)
     try:
         try:
             job.initialise()
@@ -90,7 +95,7 @@ def examine_job(read: Callable[[], Config], show: Callable[[Examination], None],
             return _alone(read, show, started, launcher, str(error))
         with job.job() as world:
             part, found = _lay_out(world, read)
-            found += _local(part) + _seen_by_all(part) + _jax(part, jax)
+            found += origin + _local(part) + _seen_by_all(part) + _jax(part, jax)
             merged = kinds(world, [finding.to_dict() for finding in found])
             alike = (*judge_ranks(world), *_jax_alike(part, jax), *_clocks(part))
             code = 0

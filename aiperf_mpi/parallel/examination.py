@@ -12,10 +12,12 @@ from pathlib import Path
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.machine.inventory import packages
+from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import how_to_launch
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.provenance import provenance
 from aiperf_mpi.planning.walltime import check_limit, remaining
 from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, official, output
 from aiperf_mpi.site.child import JAX_PROGRAM, MPI_PROGRAM, Child
@@ -43,6 +45,7 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     checks = host_checks(config, need) | {"data set": lambda: judge_data(config)} | job_checks(config)
     checks["MPI"] = lambda: (refused,) if refused is not None else _library(asked_mpi)
     checks["output"] = lambda: _output(config)
+    checks["program"] = lambda: (provenance(source()),)
     try:
         found = bounded.findings(checks, CHECK_SECONDS)
         found += accelerators.judge_jax(asked_jax.answer(JAX_SECONDS), local_devices())

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.machine.inventory import packages
+from aiperf_mpi.machine.probe import probe
+from aiperf_mpi.machine.source import files_sha256
 from aiperf_mpi.planning.finding import Finding
 
 #: Distributions that must be alike.
@@ -25,20 +27,24 @@ _REMEDY = (
     "look at PATH, PYTHONPATH and the modules that each host loads"
 )
 
+#: Seconds to read the files of the package.
+_HASH_SECONDS = 5.0
+
 #: Most ways in which a quantity may differ that are told.
 _MOST = 3
 
 
-def identity(mpi: str = "", source: str = "") -> dict[str, str]:
-    """Return the versions of what runs in this process.
-
-    Arguments:
-        mpi: version text of the MPI library.
-        source: commit or hash of the package.
-    """
+def identity(mpi: str = "") -> dict[str, str]:
+    """Return the versions of what runs in this process; `mpi` is the version text of the MPI library."""
     versions = packages()
     known = {name: versions.get(name, "not installed") for name in LIKE}
-    return {"python": platform.python_version(), **known, "MPI library": mpi, "source": source}
+    files = str(probe("hash", files_sha256, seconds=_HASH_SECONDS))
+    return {
+        "python": platform.python_version(),
+        **known,
+        "MPI library": mpi,
+        "hash of the package's files": files,
+    }
 
 
 def judge(

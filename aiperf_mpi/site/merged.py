@@ -16,7 +16,7 @@ SUBJECTS = (
     "configuration",
     "roles",
     "versions",
-    "source",
+    "program",
     "affinity",
     "memory",
     "shared memory",

@@ -7,7 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from aiperf_mpi.config import Config
+from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.paths import because, expanded, message
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.storage import default_output, estimate_bytes
 from aiperf_mpi.site import folders
@@ -19,8 +20,8 @@ _ANOTHER = "name another folder: --output FOLDER"
 
 
 def path_of(config: Config) -> Path:
-    """Return the absolute path of the output folder; raises RuntimeError where `~` has no meaning."""
-    return Path(config.run.output or default_output()).expanduser().absolute()
+    """Return the absolute path of the output folder. Raises ConfigError for a path that no folder can have."""
+    return expanded("--output", config.run.output or default_output())
 
 
 def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Finding, ...]]:
@@ -28,7 +29,10 @@ def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Findin
 
     The caller removes the folder (`folders.remove`); it is None where none can be made.
     """
-    path = path_of(config)
+    try:
+        path = path_of(config)
+    except ConfigError as error:
+        return None, (Finding("fail", SUBJECT, str(error)),)
     place = folders.nearest(path)
     if not place.is_dir():
         return None, (Finding("fail", SUBJECT, f"--output {path}: {place} is a file", _ANOTHER),)
@@ -38,8 +42,9 @@ def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Findin
             return None, (Finding("fail", SUBJECT, text, "name another one"),)
         folder = folders.make(place)
     except OSError as error:
-        reason = f"cannot be written: {error.strerror}"
-        return None, (Finding("fail", SUBJECT, f"--output {path}: {place}: {reason}", _ANOTHER),)
+        reason, remedy = because(error, place, _ANOTHER)
+        text = message("--output", path, f"cannot be made: {reason}")
+        return None, (Finding("fail", SUBJECT, text, remedy),)
     return folder, _tried(config, replicas, path, folder)
 
 
@@ -83,7 +88,10 @@ def scratch(config: Config, environ: dict[str, str] | None = None) -> tuple[Find
 
     values = os.environ if environ is None else environ
     if config.parallel.cache:
-        return folders.judge_scratch("parallel.cache", Path(config.parallel.cache).expanduser())
+        try:
+            return folders.judge_scratch("parallel.cache", expanded("parallel.cache", config.parallel.cache))
+        except ConfigError as error:
+            return (Finding("fail", "scratch", str(error)),)
     if given := values.get("JAX_COMPILATION_CACHE_DIR"):
         if "://" in given:
             return (Finding("ok", "scratch", f"JAX_COMPILATION_CACHE_DIR: {given}: not a folder, not tried"),)
