@@ -36,6 +36,7 @@ def judge(clocks: Sequence[HostClock]) -> Finding:
         more = f" and {len(wrong) - _MOST} more hosts" if len(wrong) > _MOST else ""
         text = f"wall clocks differ from that of {clocks[0].host}: {named}{more}"
         return Finding("warn", SUBJECT, text, "set the clocks by NTP (chronyc tracking shows their state)")
+    if len(clocks) == 1:
+        return Finding("ok", SUBJECT, "one host has one clock")
     most = max(abs(clock.seconds) + clock.uncertainty for clock in clocks)
-    where = "1 host" if len(clocks) == 1 else f"{len(clocks)} hosts"
-    return Finding("ok", SUBJECT, f"within {most:.3f} s on {where}")
+    return Finding("ok", SUBJECT, f"within {most:.3f} s on {len(clocks)} hosts")

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.machine.inventory import packages
-from aiperf_mpi.machine.probe import probe
 from aiperf_mpi.machine.source import files_sha256
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.probe import probe
 
 #: Distributions that must be alike.
 LIKE = ("aiperf_mpi", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "h5py", "mpi4py")
@@ -39,12 +39,7 @@ def identity(mpi: str = "") -> dict[str, str]:
     versions = packages()
     known = {name: versions.get(name, "not installed") for name in LIKE}
     files = str(probe("hash", files_sha256, seconds=_HASH_SECONDS))
-    return {
-        "python": platform.python_version(),
-        **known,
-        "MPI library": mpi,
-        "hash of the package's files": files,
-    }
+    return {"python": platform.python_version(), **known, "MPI library": mpi, "hash of its files": files}
 
 
 def judge(

@@ -20,7 +20,7 @@ _ANOTHER = "name another folder: --output FOLDER"
 
 
 def path_of(config: Config) -> Path:
-    """Return the absolute path of the output folder. Raises ConfigError for a path that no folder can have."""
+    """Return the absolute path of the output folder. Raises ConfigError where no folder can have it."""
     return expanded("--output", config.run.output or default_output())
 
 
