@@ -168,6 +168,9 @@ def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator
         reason = f"the memory of this host does not suffice to read it{_detail(error)}"
         better = "use fewer ranks on a host, or a smaller data set"
         raise ConfigError(message(setting, path, reason, better)) from error
+    except ImportError as error:
+        reason = f"a Python package that reads it is missing or broken{_detail(error)}"
+        raise ConfigError(message(setting, path, reason, "install this program again")) from error
     except Exception as error:
         reason = f"it is damaged, or of another format: {type(error).__name__}{_detail(error)}"
         raise ConfigError(message(setting, path, reason, remedy)) from error

@@ -6,10 +6,13 @@ The names are in :mod:`aiperf_mpi.config.datasets`; the data set NAME is the mod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Protocol, cast
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.config.paths import reading
 from aiperf_mpi.data.dataset import Dataset
 
 
@@ -29,15 +32,32 @@ def check_dataset(config: Config) -> None:
 
     Raises ConfigError naming the path and what to do.
     """
-    _module(config.data.name).check(config)
+    with _refused(config):
+        _module(config.data.name).check(config)
 
 
 def open_dataset(config: Config) -> Dataset:
     """Return the data set of `config`, cut to `data.train_images` and `data.val_images`.
 
-    Raises ConfigError naming the path and what to do where images are missing or damaged.
+    Raises ConfigError naming the path and what to do where images are missing or damaged, and where the
+    memory does not suffice.
     """
-    return _module(config.data.name).load(config)
+    with _refused(config):
+        return _module(config.data.name).load(config)
+
+
+@contextmanager
+def _refused(config: Config) -> Iterator[None]:
+    """Turn every error of a data set's module, and of the libraries that it uses, into a ConfigError."""
+    data = config.data
+    if data.path:
+        with reading("data.path", data.path, f"check that it is a whole data set {data.name!r}"):
+            yield
+        return
+    # Without a path, the images are made or come with a package.
+    remedy = "use fewer or smaller images, or mend the installation of Python's packages"
+    with reading("data.name", data.name, remedy):
+        yield
 
 
 def _module(name: str) -> DatasetModule:

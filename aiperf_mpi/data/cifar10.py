@@ -8,12 +8,15 @@ row.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 
 from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.paths import existing_folder, expanded, message, readable_file, reading
 from aiperf_mpi.data.dataset import Dataset, moments
+from aiperf_mpi.files import read_bytes
 
 FOLDER = "cifar-10-batches-bin"
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -21,6 +24,8 @@ VAL_FILE = "test_batch.bin"
 
 _SIDE, _CHANNELS, _CLASSES, _RECORDS = 32, 3, 10, 10_000
 _RECORD_BYTES = 1 + _CHANNELS * _SIDE * _SIDE
+_FILE_BYTES = _RECORDS * _RECORD_BYTES
+_SETTING = "data.path"
 _FETCH = (
     "download the binary version, cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html, "
     f"unpack it, and pass --set data.path=.../{FOLDER}"
@@ -30,32 +35,31 @@ _FETCH = (
 def find_files(path: str) -> list[Path]:
     """Return the six files in `path`, or in its sub-folder of the published name, training files first.
 
-    Raises ConfigError if a file is missing or has the wrong size.
+    Raises ConfigError if a file is missing, cannot be read, or has the wrong size.
     """
     if not path:
         raise ConfigError(
             f"data.path: it is empty, but data.name = 'cifar10' needs the folder of CIFAR-10; {_FETCH}"
         )
-    folder = Path(path)
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
-    if not folder.is_dir():
-        raise ConfigError(f"data.path: {folder} is not a folder; {_FETCH}")
+    folder = existing_folder(_SETTING, expanded(_SETTING, path), _FETCH)
+    if os.path.lexists(folder / FOLDER):
+        folder = existing_folder(_SETTING, folder / FOLDER, _FETCH)
 
     files = [folder / name for name in (*TRAIN_FILES, VAL_FILE)]
     for file in files:
-        if not file.is_file():
-            raise ConfigError(f"data.path: {file} is missing; {_FETCH}")
-        if (size := file.stat().st_size) != _RECORDS * _RECORD_BYTES:
-            raise ConfigError(
-                f"data.path: {file} has {size} bytes instead of {_RECORDS * _RECORD_BYTES}: it is damaged, "
-                f"or not the binary version; {_FETCH}"
-            )
+        _check_size(file, readable_file(_SETTING, file, _FETCH))
     return files
 
 
+def _check_size(file: Path, size: int) -> None:
+    """Raise ConfigError if a file of the data set does not have the published size."""
+    if size != _FILE_BYTES:
+        reason = f"has {size} bytes instead of {_FILE_BYTES}: it is damaged, or not the binary version"
+        raise ConfigError(message(_SETTING, file, reason, _FETCH))
+
+
 def check(config: Config) -> None:
-    """Check that all files are there and have the right size. Raises ConfigError otherwise."""
+    """Check that all files can be opened and have the right size. Raises ConfigError otherwise."""
     find_files(config.data.path)
 
 
@@ -64,13 +68,15 @@ def load(config: Config) -> Dataset:
     digest = hashlib.sha256()
     images, labels = [], []
     for file in find_files(config.data.path):
-        raw = file.read_bytes()
+        with reading(_SETTING, file, _FETCH):
+            raw = read_bytes(file, _FILE_BYTES)
+        # The file may have changed since its size was checked.
+        _check_size(file, len(raw))
         digest.update(raw)
         records = np.frombuffer(raw, dtype=np.uint8).reshape(_RECORDS, _RECORD_BYTES)
-        if records[:, 0].max() >= _CLASSES:
-            raise ConfigError(
-                f"data.path: {file} holds the label {records[:, 0].max()}, but CIFAR-10 has {_CLASSES}"
-            )
+        if (largest := records[:, 0].max()) >= _CLASSES:
+            reason = f"has the label {largest}, but the labels of CIFAR-10 are 0 to {_CLASSES - 1}"
+            raise ConfigError(message(_SETTING, file, reason, _FETCH))
         labels.append(records[:, 0].astype(np.int32))
         images.append(records[:, 1:].reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1))
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +64,7 @@ def test_missing_damaged_and_foreign_files_are_named(
     published: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
     folder = tmp_path / cifar10.FOLDER
-    cases = [("", "it is empty"), (tmp_path / "nowhere", f"{tmp_path}/nowhere is not a folder")]
+    cases = [("", "it is empty"), (tmp_path / "nowhere", f"data.path: {tmp_path}/nowhere: does not exist")]
     for path, part in cases:
         for act in (check_dataset, open_dataset):
             with pytest.raises(ConfigError) as caught:
@@ -74,18 +78,98 @@ def test_missing_damaged_and_foreign_files_are_named(
 
     third = folder / "data_batch_3.bin"
     third.unlink()
-    with pytest.raises(ConfigError, match=r"data_batch_3.bin is missing"):
+    with pytest.raises(ConfigError, match=r"data_batch_3.bin: does not exist; download"):
         check_dataset(config(folder))
     third.write_bytes(b"\0" * 3073)
-    with pytest.raises(ConfigError, match=r"data_batch_3.bin has 3073 bytes instead of 30730000"):
+    with pytest.raises(ConfigError, match=r"data_batch_3.bin: has 3073 bytes instead of 30730000"):
         check_dataset(config(folder))
 
     # The right size, but label 10 in the last record.
     content = bytearray(30_730_000)
     content[-3073] = 10
     third.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"data_batch_3.bin holds the label 10"):
+    with pytest.raises(ConfigError, match=r"data_batch_3.bin: has the label 10"):
         open_dataset(config(folder))
+
+
+def refusal(path: Path, act: Callable[[Config], object] = check_dataset) -> str:
+    """Return the one line of the refusal of a folder."""
+    with pytest.raises(ConfigError) as caught:
+        act(config(path))
+    assert str(caught.value).isprintable() and str(caught.value).startswith("data.path: ")
+    return str(caught.value)
+
+
+def test_places_that_are_not_a_readable_folder_of_files(
+    published: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    """Each is refused before the run starts, by what it is; no FIFO is waited for."""
+    for name in (*cifar10.TRAIN_FILES, cifar10.VAL_FILE):
+        (tmp_path / name).symlink_to(published[0] / name)
+    third = tmp_path / "data_batch_3.bin"
+    for make, part in (
+        (os.mkfifo, "a FIFO, not a file"),
+        (os.mkdir, "a folder, not a file"),
+        (lambda path: os.symlink("/dev/zero", path), "a device, not a file"),
+        (lambda path: os.symlink("nowhere", path), "is a link to nowhere, which does not exist"),
+        (lambda path: os.symlink(path, path), "its symbolic links form a loop"),
+        (lambda path: path.touch(), "has 0 bytes instead of 30730000"),
+        # A regular file of procfs without a size.
+        (lambda path: os.symlink("/proc/self/mem", path), "has 0 bytes instead of"),
+    ):
+        third.unlink(missing_ok=True) if not third.is_dir() else third.rmdir()
+        make(third)  # type: ignore[operator]
+        assert part in refusal(tmp_path)
+    assert "a file, not a folder" in refusal(published[0] / "data_batch_1.bin")
+    assert "a device, not a folder" in refusal(Path("/dev/zero"))
+    assert "a variable in a path is not expanded" in refusal(Path("$SCRATCH/cifar"))
+
+
+def test_a_file_that_shrinks_while_it_is_read(
+    published: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program writes it anew after its size was checked."""
+    for name in (*cifar10.TRAIN_FILES, cifar10.VAL_FILE):
+        (tmp_path / name).symlink_to(published[0] / name)
+    fifth = tmp_path / "data_batch_5.bin"
+    fifth.unlink()
+    fifth.write_bytes(published[1][:10_000].tobytes())
+    find = cifar10.find_files
+
+    def found_and_cut(path: str) -> list[Path]:
+        files = find(path)
+        os.truncate(fifth, 12345)
+        return files
+
+    monkeypatch.setattr(cifar10, "find_files", found_and_cut)
+    assert f"{fifth}: has 12345 bytes instead of 30730000" in refusal(tmp_path, open_dataset)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_disk_that_cannot_be_read(published: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    """A real input/output error: a disk image loses its second half after the files were written."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    size = 220 << 20
+    with open(image, "wb") as file:
+        file.truncate(size)
+
+    def run(*command: str | Path) -> bool:
+        return not subprocess.run(command, capture_output=True, timeout=60).returncode
+
+    if not run("mkfs.ext4", "-q", "-O", "^has_journal", image) or not run("mount", "-o", "loop", image, disk):
+        pytest.skip("no disk image can be mounted here")
+    try:
+        for name in (*cifar10.TRAIN_FILES, cifar10.VAL_FILE):
+            shutil.copy(published[0] / name, disk)
+        run("umount", disk)
+        run("mount", "-o", "loop,ro", image, disk)
+        check_dataset(config(disk))
+        os.truncate(image, size // 3)
+        said = refusal(disk, open_dataset)
+        assert f"data.path: {disk}/" in said and "input/output error; check the storage" in said
+    finally:
+        run("umount", disk)
 
 
 def test_imagenet_resolves_and_is_refused_with_what_to_do(tmp_path: Path) -> None:
