@@ -114,36 +114,44 @@ def _from_home(setting: str, text: str) -> Path:
     raise ConfigError(message(setting, text, reason, "write the whole path, from /"))
 
 
-def because(error: OSError, path: str | os.PathLike[str], remedy: str = "check the path") -> tuple[str, str]:
-    """Return why the system refused `path`, in plain words, and what to do: `remedy`, or a better one."""
+def because(
+    error: OSError, path: str | os.PathLike[str], remedy: str = "check the path", *, created: bool = False
+) -> tuple[str, str]:
+    """Return why the system refused `path`, in plain words, and what to do: `remedy`, or a better one.
+
+    `created` says that the path was to be created, not read.
+    """
     number = error.errno or 0
     if number in (errno.EACCES, errno.EPERM):
-        return _forbidden(Path(os.path.abspath(path))), "get permission for it, or name another place"
+        better = remedy if created else "get permission for it, or name another place"
+        return _forbidden(Path(os.path.abspath(path)), created), better
     if number == errno.ENOENT:
-        return _absent(Path(os.path.abspath(path)), remedy)
+        return _absent(Path(os.path.abspath(path)), remedy, created)
     if number in _REASONS:
         reason, better = _REASONS[number]
         return reason, better or remedy
     return plain(error.strerror or str(error) or type(error).__name__), remedy
 
 
-def _forbidden(path: Path) -> str:
+def _forbidden(path: Path, created: bool) -> str:
     """Return which folder on the way to `path`, or that the path itself, is closed to this user."""
     user = f"user {os.geteuid()}"
     for parent in reversed(path.parents):
         if os.path.isdir(parent) and not os.access(parent, os.X_OK, effective_ids=True):
             return f"{user} may not enter the folder {named(parent)}"
-    return f"{user} has no permission for it"
+    return f"{user} may not write here" if created else f"{user} has no permission for it"
 
 
-def _absent(path: Path, remedy: str) -> tuple[str, str]:
+def _absent(path: Path, remedy: str, created: bool) -> tuple[str, str]:
     """Return what of `path` does not exist, and what to do."""
-    if _VARIABLE.search(str(path)):
-        return "does not exist: a variable in a path is not expanded", "write its value"
     for part in (*reversed(path.parents), path):
         if part.is_symlink() and not os.path.exists(part):
             reason = f"{named(part)} is a link to {named(os.readlink(part))}, which does not exist"
             return reason, "mend the link, or name another place"
+    if created:
+        return "the file system creates nothing here", remedy
+    if _VARIABLE.search(str(path)):
+        return "does not exist: a variable in a path is not expanded", "write its value"
     return "does not exist", remedy
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import because, expanded, message
 from aiperf_mpi.parallel.replica.scratch import fresh, remove_orphans
 from aiperf_mpi.training.steps.compile import use_compilation_cache
 
@@ -44,22 +45,31 @@ def open_cache(configured: str, replica: int) -> Cache:
     JAX lets only the first process of a replica write. Replicas share no folder, as two processes that write
     the same program at once would corrupt it. Raises ConfigError if the folder cannot be made.
     """
-    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    where = configured or given or tempfile.gettempdir()
+    setting, given = "parallel.cache", configured
+    if not configured and (given := os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
+        setting = "JAX_COMPILATION_CACHE_DIR"
+    parent = expanded(setting, given) if given else _temporary()
     try:
-        if configured:
-            cache = Cache(Path(configured).expanduser() / f"replica-{replica}")
-        elif given:
-            cache = Cache(Path(given) / f"replica-{replica}")
+        if given:
+            cache = Cache(parent / f"replica-{replica}")
         else:
-            remove_orphans(Path(where))
-            cache = Cache(*fresh(Path(where)), ours=True)
+            remove_orphans(parent)
+            cache = Cache(*fresh(parent), ours=True)
         use_compilation_cache(cache.folder)
     except OSError as error:
-        raise ConfigError(
-            f"parallel.cache: {where}: {error.strerror or error}; name a "
-            "folder on the node that can be written"
-        ) from error
+        why = because(error, parent, "name a folder on the node that can be written", created=True)
+        raise ConfigError(message(setting, parent, *why)) from error
     # Remove it after a refused run, too. The next job removes the folder of an aborted one.
     atexit.register(cache.close)
     return cache
+
+
+def _temporary() -> Path:
+    """Return the node's folder for temporary files. Raises ConfigError if there is none."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        tried = ", ".join(filter(None, (os.environ.get("TMPDIR"), "/tmp")))
+        reason = "no folder for temporary files can be written"
+        remedy = "set TMPDIR, or name a folder: --set parallel.cache=/path"
+        raise ConfigError(message("parallel.cache", tried, reason, remedy)) from None

@@ -60,9 +60,34 @@ def test_jaxs_own_folder_is_used_with_one_for_each_replica(root: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["replica-3"]
 
 
-def test_an_impossible_folder_is_refused_with_its_key(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_refused_with_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ConfigError, match="parallel.cache: .*file: Not a directory; name a folder on the node"
+    for given, part in (
+        (str(tmp_path / "file"), "a part of the path is a file, not a folder; name a folder on the node"),
+        ("/proc/x", "/proc/x: the file system creates nothing here; name a folder on the node"),
+        ("gs://bucket/x", "gs://bucket/x: is a URL"),
+        ("~nobody-of-this-name/x", "there is no user nobody-of-this-name"),
+        (str(tmp_path / ("n" * 300)), "the name is longer"),
     ):
-        open_cache(str(tmp_path / "file"), 0)
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        with pytest.raises(ConfigError) as caught:
+            open_cache(given, 0)
+        assert str(caught.value).startswith("parallel.cache: ") and part in str(caught.value)
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        with pytest.raises(ConfigError) as caught:
+            open_cache("", 0)
+        assert str(caught.value).startswith("JAX_COMPILATION_CACHE_DIR: ") and part in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_host_without_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+    def nothing() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nothing)
+    with pytest.raises(ConfigError, match="no folder for temporary files can be written; set TMPDIR"):
+        open_cache("", 0)
