@@ -42,15 +42,17 @@ def add_doctor(commands: Any) -> None:
 def doctor_command(arguments: argparse.Namespace) -> int:
     """Check, print what was found, and return 0, or 2 if a run would be refused."""
     started = time.monotonic()
-    from aiperf_mpi.parallel.launch.launcher import detect
+    from aiperf_mpi.config import ConfigError
+    from aiperf_mpi.parallel.examination import examine_alone, examine_unconnected
+    from aiperf_mpi.parallel.launch.launcher import LaunchError, detect
 
     if detect().name != "none" and detect().size != 1:
-        from aiperf_mpi.parallel.doctor import examine_job
-
-        return examine_job(lambda: read(arguments), lambda found: show(found, arguments.json), started)
-
-    from aiperf_mpi.config import ConfigError
-    from aiperf_mpi.parallel.examination import examine_alone
+        own = (lambda: read(arguments)), (lambda found: show(found, arguments.json)), started
+        try:
+            from aiperf_mpi.parallel.doctor import examine_job
+        except LaunchError as error:
+            return examine_unconnected(*own, str(error))
+        return examine_job(*own)
 
     # What was made for a try is removed, so the signals must not end the process at once.
     signal.signal(signal.SIGTERM, _leave)

@@ -92,7 +92,7 @@ def examine_job(read: Callable[[], Config], show: Callable[[Examination], None],
         try:
             job.initialise()
         except LaunchError as error:
-            return _alone(read, show, started, launcher, str(error))
+            return examination.examine_unconnected(read, show, started, str(error))
         with job.job() as world:
             part, found = _lay_out(world, read)
             found += origin + _local(part) + _seen_by_all(part) + _jax(part, jax)
@@ -117,28 +117,6 @@ def examine_job(read: Callable[[], Config], show: Callable[[Examination], None],
         folders.remove_all()
         if jax is not None:
             jax.end()
-
-
-def _alone(
-    read: Callable[[], Config],
-    show: Callable[[Examination], None],
-    started: float,
-    launcher: Launcher,
-    problem: str,
-) -> int:
-    """Show that MPI does not connect the ranks, with the checks of one host; return the exit code.
-
-    A rank that is silent leaves with 0, as the launcher ends the others once one fails.
-    """
-    if not launcher.speaks:
-        return 0
-    try:
-        config = read()
-    except ConfigError as error:
-        job.write_error(f"aiperf_mpi: {error}\n")
-        return 2
-    show(examination.examine_alone(config, started, Finding("fail", "MPI", problem)))
-    return 2
 
 
 def _lay_out(world: MPI.Intracomm, read: Callable[[], Config]) -> tuple[Part, tuple[Finding, ...]]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
+from aiperf_mpi.exits import EXIT_USAGE, EXIT_VALID
 from aiperf_mpi.machine.inventory import packages
 from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel.launch.binding import local_devices
-from aiperf_mpi.parallel.launch.launcher import how_to_launch
+from aiperf_mpi.parallel.launch.launcher import detect, how_to_launch
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.provenance import provenance
@@ -63,6 +65,25 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
         output=config.run.output,
         seconds=time.monotonic() - started,
     )
+
+
+def examine_unconnected(
+    read: Callable[[], Config], show: Callable[[Examination], None], started: float, problem: str
+) -> int:
+    """Show why MPI does not connect the ranks of a job, with the checks of one host; return the exit code.
+
+    `read` returns the configuration, `show` prints. A rank that is silent returns 0, as the launcher ends the
+    others once one fails.
+    """
+    if not detect().speaks:
+        return EXIT_VALID
+    try:
+        config = read()
+    except ConfigError as error:
+        print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
+        return EXIT_USAGE
+    show(examine_alone(config, started, Finding("fail", "MPI", problem)))
+    return EXIT_USAGE
 
 
 def host_checks(config: Config, need: int) -> dict[str, bounded.Check]:

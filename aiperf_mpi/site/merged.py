@@ -35,7 +35,7 @@ SUBJECTS = (
 LEVELS = ("fail", "warn", "ok")
 
 #: Most different findings of one subject and level that are shown; the others are counted.
-MOST_ALIKE = 3
+MOST_ALIKE = 2
 
 #: Most characters of a list of ranks.
 _MOST_RANKS = 24
