@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.paths import expanded, message, reading
 from aiperf_mpi.machine.monitor import stride
 from aiperf_mpi.network.architecture import resnet50
+from aiperf_mpi.planning.folder import RunFolder, claim, claim_first, default_folders
 
 #: Bytes for each parameter: the float32 value, and a share of the batch norms' moving averages (an upper
 #: bound).
@@ -27,6 +29,9 @@ _BYTES_PER_RECORD, _BYTES_PER_EPOCH, _BYTES_PER_SAMPLE = 8192, 1024, 1024
 
 #: Shortest epoch in seconds: with the time limit, it bounds the number of rows.
 _EPOCH_SECONDS = 0.5
+
+#: Files in addition to the weights: journal, results and summaries, each also under a temporary name.
+_FILES = 16
 
 #: Bytes kept free for logs and for other programs that write at the same time.
 _SPARE_BYTES = 64 * 2**20
@@ -70,8 +75,7 @@ def storage(config: Config, replicas: int) -> Storage:
     each, bounds the samples.
     """
     parameters = min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
-    files = config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
-    weights = replicas * files * parameters * _BYTES_PER_PARAMETER
+    weights = replicas * checkpoint_files(config) * parameters * _BYTES_PER_PARAMETER
     epochs = min(
         int(replicas * config.run.time_limit / _EPOCH_SECONDS) + replicas,
         config.parallel.history_capacity * config.train.epochs,
@@ -85,6 +89,29 @@ def storage(config: Config, replicas: int) -> Storage:
     return Storage(
         weights, records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH, samples * _BYTES_PER_SAMPLE
     )
+
+
+def checkpoint_files(config: Config) -> int:
+    """Return the most files of weights that a replica has at a time."""
+    return config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
+
+
+def claim_output(config: Config, replicas: int, run_id: str) -> RunFolder:
+    """Create the output folder of `config`, make it this run's, and check that the run fits into it.
+
+    An empty `run.output` is a new folder named by the time; a given folder may exist if it is empty. Raises
+    ConfigError, and then leaves nothing. The message names the path and what to do.
+    """
+    if config.run.output:
+        folder = claim(expanded("--output", config.run.output), run_id)
+    else:
+        folder = claim_first((expanded("--output", name) for name in default_folders()), run_id)
+    try:
+        _check_space(config, replicas, folder.path)
+    except BaseException:
+        folder.remove()
+        raise
+    return folder
 
 
 def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
@@ -142,10 +169,20 @@ def _probe(folder: Path) -> None:
 
 
 def _check_space(config: Config, replicas: int, folder: Path) -> None:
-    needed, free = estimate_bytes(config, replicas), shutil.disk_usage(folder).free
-    if needed > free:
-        raise ConfigError(
-            f"--output {folder}: the run may write {needed / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are "
-            f"free; make room, name a folder on another file system, or lower result.keep_checkpoints or "
-            "search.max_parameters"
-        )
+    """Raise ConfigError if the file system or a limit of this process leaves too little for the run."""
+    kinds = storage(config, replicas)
+    with reading("--output", folder, "name another folder"):
+        system = os.statvfs(folder)
+    # Some file systems of networks report no sizes at all.
+    if system.f_blocks and kinds.total > (free := system.f_bavail * system.f_frsize):
+        reason = f"the run may write {kinds.total / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are free"
+        remedy = "make room, name a folder on another file system, or lower result.keep_checkpoints or "
+        raise ConfigError(message("--output", folder, reason, f"{remedy}search.max_parameters"))
+    files = _FILES + replicas * checkpoint_files(config)
+    if system.f_files and system.f_favail < files:
+        reason = f"the run makes up to {files} files, but the file system takes {system.f_favail} more"
+        raise ConfigError(message("--output", folder, reason, "remove files, or name another folder"))
+    largest, (limit, _) = max(kinds.rows + kinds.samples, 1), resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit not in (resource.RLIM_INFINITY, -1) and limit < largest:
+        reason = f"a file may have {largest} bytes, but the limit of this process is {limit}"
+        raise ConfigError(message("--output", folder, reason, "raise the limit: ulimit -f unlimited"))
