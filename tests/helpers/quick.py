@@ -23,6 +23,7 @@ PURE = (
     "results/judge",
     "results/test_result_0_1.py",
     "search",
+    "site",
     "trials",
     "test_docs.py",
     "test_jobscripts.py",

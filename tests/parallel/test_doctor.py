@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doctor` under real launchers and without one, on this machine and on broken ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import launch
+from tests.helpers.namespaces import with_mounts
+from tests.helpers.parallel.mpi import require, several_hosts
+
+pytestmark = pytest.mark.mpi
+
+DOCTOR = ("-m", "aiperf_mpi", "doctor", "--preset", "demo", "--json")
+
+#: Seconds in which a check of a machine must end.
+LONGEST = 20.0
+
+
+class Told:
+    """What `doctor --json` says."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        start = done.stdout.find("{")
+        assert start >= 0, f"no object from {done.args}:\n{done.stdout}{done.stderr}"
+        self.code, self.object = done.returncode, json.loads(done.stdout[start:].replace("\0", ""))
+        assert self.object["exit_code"] == self.code and "Traceback" not in done.stderr
+        assert self.object["seconds"] < LONGEST
+
+    def of(self, subject: str) -> list[dict[str, Any]]:
+        """Return the findings of a subject."""
+        return [finding for finding in self.object["findings"] if finding["subject"] == subject]
+
+    def bad(self) -> set[tuple[str, str]]:
+        """Return subject and level of all findings that are not fine; without the state of this checkout."""
+        found = {(finding["subject"], finding["level"]) for finding in self.object["findings"]}
+        return {key for key in found if key[1] != "ok" and key[0] not in MACHINE}
+
+
+#: Subjects that depend on the machine of the tests, as on its cores or on changes of the checkout.
+MACHINE = ("program", "affinity", "memory")
+
+
+def job(
+    mpi: str,
+    ranks: int,
+    *arguments: str | Path,
+    env: dict[str, str] | None = None,
+    launcher: Sequence[str] = (),
+) -> Told:
+    return Told(
+        launch.mpirun(ranks, [*DOCTOR, *arguments], mpi=mpi, env=env, launcher_arguments=launcher, timeout=60)
+    )
+
+
+def alone(*arguments: str | Path, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Told:
+    command = [str(part) for part in (*prefix, launch.python("mpich"), *DOCTOR, *arguments)]
+    done = subprocess.run(
+        command,
+        env=launch.variables("mpich", env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return Told(done)
+
+
+# -- machines that are fine
+
+
+def test_one_host_without_a_launcher(tmp_path: Path) -> None:
+    told = alone("--output", tmp_path / "a" / "run")
+    assert told.code == 0 and told.bad() == set()
+    assert (told.object["ranks"], told.object["hosts"], told.object["launcher"]) == (0, 1, "none")
+    assert {finding["subject"] for finding in told.object["findings"]} >= {
+        "MPI",
+        "versions",
+        "program",
+        "shared memory",
+        "accelerators",
+        "JAX",
+        "output",
+        "scratch",
+        "data set",
+        "wall time",
+        "official run",
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ranks_of_a_job(mpi: str, tmp_path: Path) -> None:
+    told = job(mpi, 4, "--output", tmp_path / "run")
+    assert told.code == 0 and told.bad() == set()
+    (roles,) = told.of("roles")
+    assert "rank 0 coordinates, rank 1 trains, ranks 2-3 generate: 1 node, 1 replica" in roles["text"]
+    assert told.of("data set")[0]["ranks"] == "1" and told.of("versions")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)], indirect=True)
+def test_ranks_on_several_hosts(mpi: str, tmp_path: Path) -> None:
+    # On the second host time.time is 30 s ahead, and one of its packages has another version.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket, sys, time\n"
+        "if socket.gethostname() == 'h1':\n"
+        "    here = time.time\n"
+        "    time.time = lambda: here() + 30\n"
+        f"    sys.path.insert(0, {str(tmp_path / 'other')!r})\n"
+    )
+    other = tmp_path / "other" / "optax-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: optax\nVersion: 0.0.1\n")
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{launch.ROOT}"}
+    told = job(mpi, 4, env=env, launcher=several_hosts(mpi, 2, 2))
+
+    assert told.code == 2 and told.object["hosts"] == 2
+    (clocks,) = told.of("clocks")
+    assert clocks["level"] == "warn" and "h1 by +30.0 s" in clocks["text"]
+    (versions,) = told.of("versions")
+    assert versions["level"] == "fail" and "0.0.1 on ranks 2-3" in versions["text"]
+    assert told.bad() - {("network", "warn"), ("network", "fail")} == {
+        ("clocks", "warn"),
+        ("versions", "fail"),
+    }
+    # Both hosts have written into the output's parent.
+    assert told.of("output")[0]["level"] == "ok"
+
+
+# -- machines that are broken
+
+
+#: Records of the history that need more than 8 MiB.
+MANY = ("--set", "parallel.history_capacity=200000")
+
+
+def test_a_small_shared_memory(mpi: str) -> None:
+    mounts = ["mount -t tmpfs -o size=8m tmpfs /dev/shm"]
+    command = [
+        launch.launcher(mpi),
+        "-n",
+        "3",
+        launch.python(mpi),
+        *DOCTOR,
+        "--set",
+        "parallel.history_capacity=200000",
+    ]
+    done = subprocess.run(
+        with_mounts(mounts, command), env=launch.variables(mpi), capture_output=True, text=True, timeout=60
+    )
+    told = Told(done)
+    (found,) = told.of("shared memory")
+    assert told.code == 2 and found["level"] == "fail" and told.bad() == {("shared memory", "fail")}
+    assert "/dev/shm has" in found["text"] and "mount -o remount,size=" in found["remedy"]
+
+
+@pytest.mark.parametrize(("starter", "library"), [("openmpi", "mpich"), ("mpich", "openmpi")])
+def test_the_launcher_of_another_mpi(starter: str, library: str) -> None:
+    require(starter), require(library)
+    command = [launch.launcher(starter), "-n", "3", launch.python(library), *DOCTOR]
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=launch.variables("openmpi"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = Told(done)
+    assert told.code == 2 and told.bad() == {("MPI", "fail")}
+    assert "to MPI each of them is alone" in told.of("MPI")[0]["text"]
+    # One rank speaks.
+    assert done.stdout.count('"doctor": 1') == 1
+
+
+def test_no_mpi_library(mpi: str) -> None:
+    env = {"MPI4PY_LIBMPI": "/nonexistent/libmpi.so"}
+    for told in (alone(env=env), job(mpi, 2, env=env)):
+        assert told.code == 2 and told.bad() == {("MPI", "fail")}
+        found = told.of("MPI")[0]
+        assert "/nonexistent/libmpi.so" in found["text"] and "[mpich]" in found["text"] + found["remedy"]
+
+
+def test_a_layout_that_is_refused(mpich: str) -> None:
+    told = job(mpich, 3, "--set", "parallel.trainers_per_replica=3")
+    assert told.code == 2 and told.bad() == {("roles", "fail")}
+    assert "do not make whole replicas" in told.of("roles")[0]["text"]
+
+
+def test_a_file_system_that_does_not_answer(tmp_path: Path) -> None:
+    # The C library asks this file system for its free space, and waits for 30 s: a dead server of NFS.
+    source, library = tmp_path / "hang.c", tmp_path / "hang.so"
+    source.write_text(
+        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <string.h>\n#include <unistd.h>\n"
+        "#define HANG(name) int name(const char *path, void *out) { \\\n"
+        '    if (strstr(path, "dead-server")) sleep(30); \\\n'
+        "    return ((int (*)(const char *, void *))dlsym(RTLD_NEXT, #name))(path, out); }\n"
+        "HANG(statvfs)\nHANG(statvfs64)\n"
+    )
+    compiled = subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], capture_output=True, timeout=60
+    )
+    if compiled.returncode:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path / "dead-server"
+    folder.mkdir()
+    started = time.monotonic()
+    told = alone("--output", folder / "run", env={"LD_PRELOAD": str(library)})
+    assert time.monotonic() - started < LONGEST
+    assert told.code == 2 and told.bad() == {("output", "fail")}
+    assert "no answer within" in told.of("output")[0]["text"]
+
+
+def test_jax_without_its_backend(tmp_path: Path) -> None:
+    for env, words in (
+        ({"JAX_PLATFORMS": "nonsense"}, "nonsense"),
+        ({"XLA_FLAGS": "--xla_no_such_flag=1"}, "xla_no_such_flag"),
+    ):
+        told = alone(env=env)
+        assert told.code == 2 and ("JAX", "fail") in told.bad()
+        assert words in told.of("JAX")[0]["text"]
+
+
+def test_a_job_that_ends_too_soon(tmp_path: Path) -> None:
+    told = alone("--time-limit", "600", env={"AIPERF_MPI_JOB_END": str(time.time() + 500)})
+    assert told.code == 2 and told.bad() == {("wall time", "fail")}
+
+
+def test_an_unknown_preset_is_refused_once(mpich: str) -> None:
+    done = launch.mpirun(3, [*DOCTOR[:3], "--preset", "demmo"], mpi=mpich, timeout=60)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("aiperf_mpi")]
+    assert done.returncode == 2 and len(lines) == 1 and "did you mean 'demo'?" in lines[0]
+
+
+def test_the_text_for_people_has_80_columns(mpich: str) -> None:
+    done = launch.mpirun(3, [*DOCTOR[:5]], mpi=mpich, timeout=60)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[0].startswith("aiperf_mpi") and "a run would start" in lines[-1]
+    assert max(map(len, lines)) <= 80 and "\x1b" not in done.stdout

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders on real file systems that are full, read-only or small: the finding names the step that fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiperf_mpi.config import load
+from aiperf_mpi.site import folders, output
+from tests.helpers.launch import ROOT, variables
+from tests.helpers.namespaces import with_mounts
+
+DEMO = load("demo")
+
+#: Print what `doctor` finds of the folders in the arguments: output and scratch.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from aiperf_mpi.config import load
+from aiperf_mpi.site import folders, output
+config = load("demo", sets=sys.argv[2:], output=sys.argv[1])
+made, found = output.try_output(config, 1)
+if made is not None:
+    folders.remove(made)
+found += output.scratch(config)
+print(json.dumps([finding.to_dict() for finding in found]))
+"""
+
+
+def on_mount(options: str, where: Path, path: Path, *sets: str, after: str = "true") -> list[dict[str, str]]:
+    """Return the findings for the output `path` with a tmpfs of these options at `where`."""
+    mounts = [f"mount -t tmpfs -o {options} tmpfs '{where}'", after]
+    command = with_mounts(mounts, [sys.executable, "-c", PROGRAM, str(path), *sets])
+    done = subprocess.run(
+        command, env=variables("mpich"), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_folder_that_is_fine_is_left_as_it_was(tmp_path: Path) -> None:
+    config = load("demo", output=str(tmp_path / "a" / "b"))
+    made, found = output.try_output(config, 1)
+    assert made is not None and made.parent == tmp_path
+    assert [finding.level for finding in found] == ["ok"] and "free for at most" in found[0].text
+    assert output.try_seen(made, 3) == ()
+    folders.remove(made)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "old").touch()
+    made, (found,) = output.try_output(load("demo", output=str(tmp_path)), 1)
+    assert made is None and found.level == "fail" and "not empty" in found.text
+
+
+def test_an_empty_output_stays_empty(tmp_path: Path) -> None:
+    made, found = output.try_output(load("demo", output=str(tmp_path)), 1)
+    assert made is not None and found[0].level == "ok"
+    folders.remove_all()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made, (found,) = output.try_output(load("demo", output=str(tmp_path / "file" / "x")), 1)
+    assert made is None and found.level == "fail" and "file" in found.text
+
+
+def test_a_host_that_does_not_see_the_output(tmp_path: Path) -> None:
+    (found,) = output.try_seen(tmp_path / "not" / "there", 3)
+    assert found.level == "fail" and "share" in found.remedy
+
+
+def test_only_our_own_folders_are_removed(tmp_path: Path) -> None:
+    theirs = tmp_path / f"{folders.PREFIX}theirs"
+    theirs.mkdir()
+    folders.remove(theirs)
+    folders.remove_all()
+    assert theirs.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "after", "words"),
+    [
+        # 64 KiB cannot hold the 256 KiB of a try.
+        ("size=64k", "true", "cannot be written"),
+        # 64 MiB hold a try, but not the 73 MiB of the demo.
+        ("size=64m", "true", "the run may write 73 MiB, but 64 MiB are free"),
+        # No file name is left: the folder takes the last one.
+        ("size=200m,nr_inodes=2", "true", "cannot be written"),
+        ("size=200m,nr_inodes=1", "true", "cannot be made"),
+        ("size=200m", "mount -o remount,ro '{}'", "read-only"),
+    ],
+)
+def test_a_file_system_that_cannot_be_written(tmp_path: Path, options: str, after: str, words: str) -> None:
+    found, _ = on_mount(options, tmp_path, tmp_path / "run", after=after.format(tmp_path))
+    assert found["level"] == "fail" and found["subject"] == "output" and found["remedy"]
+    assert words in found["text"], found["text"]
+
+
+def test_a_file_system_that_executes_nothing_is_fine(tmp_path: Path) -> None:
+    found, _ = on_mount("size=200m,noexec", tmp_path, tmp_path / "run")
+    assert found["level"] == "ok"
+
+
+def test_a_scratch_folder_that_is_full(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    _, found = on_mount("size=64k", scratch, tmp_path / "run", f"parallel.cache={scratch}/programs")
+    assert (found["level"], found["subject"]) == ("fail", "scratch")
+    assert found["text"].startswith("parallel.cache: ") and "cannot be written" in found["text"]
+
+
+def test_a_lock_that_is_held_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A file system without locks, which no mount of this machine is.
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", refuse)
+    (found,) = folders.judge_scratch("TMPDIR", tmp_path)
+    assert found.level == "warn" and "No locks available" in found.text and "local disk" in found.remedy
+    made, found_of_output = output.try_output(load("demo", output=str(tmp_path / "run")), 1)
+    assert [one.level for one in found_of_output] == ["ok", "warn"]
+    folders.remove_all()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (2**20, "1.0 MiB"), (15 * 2**30, "15 GiB"), (3e18, "2665 PiB")],
+)
+def test_sizes_in_words(count: float, text: str) -> None:
+    # 3e18 / 2^50 = 2664.53 PiB
+    assert folders.size(count) == text
