@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,28 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d
 
+from aiperf_mpi.printable import plain
+
 #: How HDF5 stores a string of variable length: its length, and heap address and index of its bytes.
 STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+
+
+#: How HDF5 says that a file is shorter than it was when it was written.
+_TRUNCATED = re.compile(r"truncated file: eof = (\d+), .*stored_eof = (\d+)")
+
+
+def reason(error: BaseException) -> str:
+    """Return in plain words, on one line, why HDF5 could not open or read a file."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "file signature not found" in text:
+        return "it is not an HDF5 file"
+    if found := _TRUNCATED.search(text):
+        return f"it is truncated: {found[1]} of {found[2]} bytes are there"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return plain(error.strerror.splitlines()[0])
+    # HDF5 begins with what it was about to do, and adds the reason in parentheses.
+    inner = re.fullmatch(r"(?:Unable|Can't) to [^(]*\((.*)\)", text)
+    return plain(f"HDF5 cannot read it ({inner[1] if inner else text})")
 
 
 def own(group: h5py.Group, path: str) -> Any:

@@ -171,7 +171,12 @@ def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator
         raise ConfigError(message(setting, error.path, *why)) from error
     except OSError as error:
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
-        raise ConfigError(message(setting, where, *because(error, where, remedy))) from error
+        why = because(error, where, remedy)
+        if not error.errno:
+            from aiperf_mpi import hdf5
+
+            why = hdf5.reason(error), remedy
+        raise ConfigError(message(setting, where, *why)) from error
     except MemoryError as error:
         reason = f"the memory of this host does not suffice to read it{_detail(error)}"
         better = "use fewer ranks on a host, or a smaller data set"

@@ -89,7 +89,7 @@ def load_checkpoint(path: str | Path, architecture: Architecture | None = None) 
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise OSError(f"{path}: not a checkpoint: {_first_line(error)}") from None
+        raise OSError(f"{path}: not a checkpoint: {hdf5.reason(error)}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {_first_line(error)}") from None
     except _DAMAGE as error:

@@ -178,8 +178,7 @@ def open_file(path: Path | str) -> h5py.File:
     except PermissionError:
         raise NotAResult(f"{path}: may not be read by this user") from None
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NotAResult(f"{path}: not a result: HDF5 cannot open it ({reason})") from None
+        raise NotAResult(f"{path}: not a result: {hdf5.reason(error)}") from None
     try:
         rows = bool(set(file) & set(TABLES))
     except _DAMAGE:

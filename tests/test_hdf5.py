@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HDF5's own reports of damaged files, in plain words; the library writes them, no text is made up here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aiperf_mpi import hdf5
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> bytes:
+    """Return the bytes of an HDF5 file with one array of 4,000 bytes."""
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["a"] = np.zeros(1000, np.float32)
+    return (tmp_path / "whole.h5").read_bytes()
+
+
+def test_reasons_of_damaged_files(whole: bytes, tmp_path: Path) -> None:
+    """A file's version, the ninth byte, is changed to one that no library has."""
+    for content, expected in (
+        (b"", "it is not an HDF5 file"),
+        (b"x" * 5000, "it is not an HDF5 file"),
+        (whole[:3000], f"it is truncated: 3000 of {len(whole)} bytes are there"),
+        (whole[:8] + b"\x63" + whole[9:], "HDF5 cannot read it (bad superblock version number)"),
+    ):
+        path = tmp_path / "damaged.h5"
+        path.write_bytes(content)
+        with pytest.raises(OSError) as caught:
+            h5py.File(path, "r")
+        assert hdf5.reason(caught.value) == expected
+
+
+def test_reasons_of_the_system_and_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        h5py.File(tmp_path / "absent.h5", "r")
+    assert "No such file or directory" in hdf5.reason(caught.value)
+    assert hdf5.reason(RuntimeError()) == "HDF5 cannot read it (RuntimeError)"
+    assert "\n" not in hdf5.reason(OSError("a\nAIPERF_MPI status: VALID"))
