@@ -25,7 +25,7 @@ from aiperf_mpi.parallel.launch.ranks import Ranks, split
 from aiperf_mpi.parallel.preflight import bind_devices
 from aiperf_mpi.parallel.shared.clock import measure_offset
 from aiperf_mpi.planning import shared_memory
-from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.finding import Finding, refusal
 from aiperf_mpi.planning.provenance import provenance
 from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, output
 from aiperf_mpi.site.child import JAX_PROGRAM, Child
@@ -145,7 +145,7 @@ def _lay_out(world: MPI.Intracomm, read: Callable[[], Config]) -> tuple[Part, tu
         return Part(world, host, hosts, config, ranks), ()
     vendor, version = MPI.get_vendor()
     mpi = f"{vendor} {'.'.join(map(str, version))} under {detect().name}: {world.size} ranks"
-    layout = Finding("fail", "roles", refused) if ranks is None else _layout(ranks)
+    layout = refusal("roles", refused) if ranks is None else _layout(ranks)
     return Part(world, host, hosts, config, ranks), (Finding("ok", "MPI", mpi), layout)
 
 
@@ -173,7 +173,7 @@ def _local(part: Part) -> tuple[Finding, ...]:
         try:
             bind_devices(config, ranks)
         except LaunchError as error:
-            bound = (Finding("fail", "accelerators", str(error)),) if part.world.rank == 0 else ()
+            bound = (refusal("accelerators", str(error)),) if part.world.rank == 0 else ()
     checks: dict[str, bounded.Check] = {}
     if part.first:
         checks |= examination.host_checks(config, _windows(part))
@@ -210,11 +210,11 @@ def _seen_by_all(part: Part) -> tuple[Finding, ...]:
         return tried
 
     if world.rank == 0:
-        found = bounded.findings({output.SUBJECT: here}, examination.CHECK_SECONDS / 2)
+        found = bounded.findings({output.OUTPUT: here}, examination.CHECK_SECONDS / 2)
     folder = world.bcast(str(made[0]) if made else "")
     if folder and world.rank and part.first:
         seen: bounded.Check = lambda: output.try_seen(Path(folder), world.rank)  # noqa: E731
-        found = bounded.findings({output.SUBJECT: seen}, examination.CHECK_SECONDS / 2)
+        found = bounded.findings({output.OUTPUT: seen}, examination.CHECK_SECONDS / 2)
     world.Barrier()
     for path in made:
         folders.remove(path)

@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
@@ -18,7 +17,7 @@ from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect, how_to_launch
 from aiperf_mpi.planning import shared_memory
-from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.finding import Finding, refusal
 from aiperf_mpi.planning.provenance import provenance
 from aiperf_mpi.planning.walltime import check_limit, remaining
 from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, official, output
@@ -82,7 +81,7 @@ def examine_unconnected(
     except ConfigError as error:
         print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
         return EXIT_USAGE
-    show(examine_alone(config, started, Finding("fail", "MPI", problem)))
+    show(examine_alone(config, started, refusal("MPI", problem)))
     return EXIT_USAGE
 
 
@@ -91,7 +90,7 @@ def host_checks(config: Config, need: int) -> dict[str, bounded.Check]:
     return {
         "shared memory": lambda: (shared_memory.judge(need),),
         "accelerators": lambda: accelerators.judge_devices(local_devices(), packages()),
-        "scratch": lambda: output.scratch(config),
+        "scratch": lambda: output.try_scratch(config),
     }
 
 
@@ -105,7 +104,7 @@ def judge_data(config: Config) -> tuple[Finding, ...]:
     try:
         check_dataset(config)
     except ConfigError as error:
-        return (Finding("fail", "data set", str(error)),)
+        return (refusal("data set", str(error)),)
     data = config.data
     where = f" in {data.path}" if data.path else ""
     return (Finding("ok", "data set", f"{data.name}{where}: {data.train_images} + {data.val_images} images"),)
@@ -116,10 +115,10 @@ def judge_wall_time(config: Config, environ: Mapping[str, str] = os.environ) -> 
     subject, limit = "wall time", config.run.time_limit
     try:
         if problem := check_limit(limit, environ=environ):
-            return (Finding("fail", subject, problem),)
+            return (refusal(subject, problem),)
         left = remaining(environ)
     except ConfigError as error:
-        return (Finding("fail", subject, str(error)),)
+        return (refusal(subject, str(error)),)
     if left is None:
         return (Finding("ok", subject, f"no job's end is known; the core time is {limit:g} s"),)
     return (Finding("ok", subject, f"{left:.0f} s are left in this job for a core time of {limit:g} s"),)
@@ -135,5 +134,5 @@ def _output(config: Config) -> tuple[Finding, ...]:
     """Try the output folder, and remove what the try has made."""
     folder, found = output.try_output(config, config.parallel.trainers_per_node)
     if folder is not None:
-        folders.remove(Path(folder))
+        folders.remove(folder)
     return found

@@ -38,6 +38,15 @@ class Finding:
         return asdict(self)
 
 
+def refusal(subject: str, message: str) -> Finding:
+    """Return the failure that a message "what is wrong; what to do" tells."""
+    for between in ("; ", ". Type: ", ". "):
+        text, found, remedy = message.rpartition(between)
+        if found:
+            return Finding("fail", subject, text, f"type: {remedy}" if "Type" in between else remedy)
+    return Finding("fail", subject, message, "correct what the message names")
+
+
 def first_failure(findings: Iterable[Finding]) -> str | None:
     """Return the line of the first failure, or None if there is none."""
     return next((str(finding) for finding in findings if finding.level == "fail"), None)

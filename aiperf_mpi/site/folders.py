@@ -7,9 +7,11 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.config.paths import because, message
+from aiperf_mpi.planning.finding import Finding, Level
 
 #: Bytes that a try writes: more than a file system keeps beside its directory entry.
 _BYTES = 256 * 2**10
@@ -17,8 +19,8 @@ _BYTES = 256 * 2**10
 #: Beginning of the names of the folders that a try makes.
 PREFIX = ".aiperf_mpi-doctor-"
 
-#: The folders that are there now.
-_made: set[Path] = set()
+#: The folders that a try has made or claimed, and how each is given back.
+undo: dict[Path, Callable[[], object]] = {}
 
 
 def nearest(path: Path) -> Path:
@@ -31,20 +33,19 @@ def nearest(path: Path) -> Path:
 def make(parent: Path) -> Path:
     """Make a folder of its own in `parent` for a try, and return it. Raises OSError."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    _made.add(folder)
+    undo[folder] = lambda: shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that `make` made, with all in it."""
-    if folder in _made:
-        shutil.rmtree(folder, ignore_errors=True)
-        _made.discard(folder)
+    """Give back a folder of a try; do nothing for any other one."""
+    if (give_back := undo.pop(folder, None)) is not None:
+        give_back()
 
 
 def remove_all() -> None:
-    """Remove what tries have left that did not come to their end."""
-    for folder in tuple(_made):
+    """Give back the folders of tries that did not come to their end."""
+    for folder in tuple(undo):
         remove(folder)
 
 
@@ -67,7 +68,7 @@ def try_files(folder: Path, name: str) -> str:
         step = "removed"
         second.unlink()
     except OSError as error:
-        return f"a file cannot be {step}: {error.strerror}"
+        return f"a file cannot be {step}: {because(error, folder)[0]}"
     finally:
         for path in (first, second):
             _drop(path)
@@ -79,11 +80,11 @@ def try_lock(folder: Path) -> str:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        return f"it cannot be opened: {error.strerror}"
+        return f"it cannot be opened: {because(error, folder)[0]}"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return f"it cannot be locked: {error.strerror}"
+        return f"it cannot be locked: {because(error, folder)[0]}"
     finally:
         os.close(descriptor)
     return ""
@@ -91,38 +92,28 @@ def try_lock(folder: Path) -> str:
 
 def judge_scratch(setting: str, path: Path) -> tuple[Finding, ...]:
     """Try the folder for compiled programs, which `setting` names; a folder that is missing can be made."""
-    place, subject = nearest(path), "scratch"
-    if not place.is_dir():
-        return (Finding("fail", subject, f"{setting}: {place} is a file", "name a folder on the node"),)
+
+    def finding(level: Level, wrong: str, remedy: str) -> tuple[Finding, ...]:
+        return (Finding(level, "scratch", message(setting, path, wrong), remedy),)
+
+    another = "name a folder on the node that can be written (TMPDIR, or --set parallel.cache=FOLDER)"
+    place = nearest(path)
     try:
         folder = make(place)
     except OSError as error:
-        return (
-            Finding(
-                "fail",
-                subject,
-                f"{setting}: {place}: cannot be written: {error.strerror}",
-                "name a folder on the node that can be written (TMPDIR, or --set parallel.cache=FOLDER)",
-            ),
-        )
+        return finding("fail", f"cannot be written: {because(error, place)[0]}", another)
     try:
         if wrong := try_files(folder, "scratch"):
-            return (
-                Finding("fail", subject, f"{setting}: {place}: {wrong}", "make room, or name another folder"),
-            )
+            return finding("fail", wrong, f"make room, or {another}")
         if wrong := try_lock(folder):
-            return (
-                Finding(
-                    "warn",
-                    subject,
-                    f"{setting}: {place}: {wrong}; remains of killed jobs are not removed there",
-                    "name a folder on a local disk (TMPDIR, or --set parallel.cache=FOLDER)",
-                ),
+            lost = f"{wrong}; programs that killed jobs have left are not removed there"
+            return finding(
+                "warn", lost, "name a folder on a local disk (TMPDIR, or --set parallel.cache=FOLDER)"
             )
         free = shutil.disk_usage(folder).free
     finally:
         remove(folder)
-    return (Finding("ok", subject, f"{setting}: {path}: written, renamed, locked; {size(free)} free"),)
+    return (Finding("ok", "scratch", f"{setting}: {path}: written, renamed, locked; {size(free)} free"),)
 
 
 def size(count: float) -> str:
