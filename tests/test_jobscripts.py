@@ -67,12 +67,15 @@ def variable(script: Path, name: str) -> int:
 
 
 def test_slurm_directives() -> None:
-    given = dict(line.removeprefix("--").split("=") for line in directives(SLURM, "#SBATCH"))
+    lines = directives(SLURM, "#SBATCH")
+    assert "--exclusive" in lines
+    given = dict(line.removeprefix("--").split("=") for line in lines if "=" in line)
     assert {
         "nodes",
         "ntasks-per-node",
         "cpus-per-task",
         "gpus-per-node",
+        "mem",
         "time",
         "output",
         "job-name",

@@ -8,6 +8,7 @@ only the processes started here are ended.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,7 @@ START_SECONDS, STOP_SECONDS = 60.0, 10.0
 
 CONFIGURATION = """\
 ClusterName=test
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmUser=root
@@ -177,6 +179,8 @@ def _configure(cluster: Slurm, cpus: int, task_plugin: str, more: Sequence[str])
     text = CONFIGURATION.format(
         host=socket.gethostname(),
         folder=folder,
+        # MPICH names shared memory by job and step: a number that another Slurm used would meet its remains.
+        first_job=random.SystemRandom().randrange(1000, 50_000_000),
         controller=controller,
         nodes=len(cluster.nodes),
         ports=",".join(map(str, ports)) if len(ports) == 1 else f"[{','.join(map(str, ports))}]",
