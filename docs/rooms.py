@@ -48,6 +48,7 @@ ROOMS = {
     "config.presets": "",
     "opcount": "",
     "network": "",
+    "links": "",
     "machine": "",
     "": "",
 }

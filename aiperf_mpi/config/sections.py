@@ -287,6 +287,11 @@ class Parallel:
 
     trainers_per_node: int = setting(1, "trainer ranks on a node", low=1, high=4096)
     trainers_per_replica: int = setting(1, "trainers that train each candidate together", low=1, high=2**20)
+    address: str = setting(
+        "",
+        "network between the trainers of a replica: an interface, a network such as 10.1.0.0/16, a host name "
+        "or an address; empty: the first on which all reach one another",
+    )
     dispatch: str = setting(
         "auto",
         "method to run steps on a replica's devices; auto: pmap for one process, shard_map for several",

@@ -7,60 +7,173 @@ cluster for its whole life.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import jax
 
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.links.candidates import Candidate, Facts, candidates, facts, why_none
+from aiperf_mpi.links.handshake import held_port, listening, reach
 from aiperf_mpi.parallel.launch.mpi import MPI
 
-#: Seconds that the processes of a replica have to find one another.
-JOIN_SECONDS = 120
+#: Seconds that the processes of a replica have to form a cluster after each has reached each other.
+JOIN_SECONDS = 60
+
+#: Most pairs of hosts that a message names.
+_MOST_PAIRS = 3
+
+#: Variables that JAX or gRPC would follow to another coordinator, other devices or a proxy.
+_DIVERTING = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_COORDINATOR_BIND_ADDRESS",
+    "JAX_LOCAL_DEVICE_IDS",
+    "JAX_PARTITION_INDEX",
+    "JAX_SLICE_INDEX",
+)
+
+#: For each candidate, why other processes (by index in the replica) are not reached.
+Failures = list[dict[int, str]]
 
 
-def join(comm: MPI.Intracomm) -> None:
+def join(comm: MPI.Intracomm, setting: str = "") -> None:
     """Join the trainers of `comm` to one JAX cluster, before any of them asks JAX for its devices.
     Collective.
 
-    The address is a port that the first trainer has already bound on its host, so that no other program can
-    bind it. JAX's service binds it too, as both share it (SO_REUSEPORT). The address is on the loopback where
-    all trainers are on one host, else it has the host's name.
+    All trainers agree on the first candidate address at which each of them reaches each other, as JAX's
+    service and its all-reduce need. `setting` is parallel.address. The port is one that the first trainer has
+    bound on its host, so that no other program can bind it; JAX's service binds it too, as both share it
+    (SO_REUSEPORT).
 
-    Two cases remain: another process of the same user that asks for this port and shares it as well, and a
-    firewall between two hosts that blocks it. Either ends the job with JAX's error, within JOIN_SECONDS.
+    Raises ConfigError alike on all trainers if no candidate serves: it names which ranks cannot reach which.
     """
+    known = comm.allgather((MPI.COMM_WORLD.rank, facts(setting)))
+    world_ranks, of = [rank for rank, _ in known], [fact for _, fact in known]
+    check_setting(setting, world_ranks, of)
+    with ExitStack() as stack:
+        # Only the first trainer's port is that of the service; the holder keeps it after the handshake.
+        port = stack.enter_context(held_port()) if comm.rank == 0 else 0
+        ways = candidates(of, setting)
+        way = met(comm, ways, port, world_ranks, of)
+        address = f"[{way.addresses[0]}]" if ":" in way.addresses[0] else way.addresses[0]
+        address = f"{address}:{comm.bcast(port)}"
+        several = len({fact.host for fact in of}) > 1
+        _initialise(comm, address, way.addresses[comm.rank], setting if several else "", of[comm.rank])
+
+
+def check_setting(setting: str, world_ranks: Sequence[int], of: Sequence[Facts]) -> None:
+    """Raise ConfigError for the first trainer whose host lacks what the setting names."""
+    for rank, fact in zip(world_ranks, of, strict=True):
+        if fact.problem:
+            raise ConfigError(
+                f"parallel.address: on host {fact.host} of rank {rank}: {fact.problem}; name an interface, a "
+                "network, a host name or an address that the host of every trainer has or reaches"
+            )
+
+
+def met(
+    comm: MPI.Intracomm, ways: Sequence[Candidate], port: int, world_ranks: Sequence[int], of: Sequence[Facts]
+) -> Candidate:
+    """Return the first candidate at which all trainers reach one another. Collective. Raises ConfigError."""
+    with listening(port) as door:
+        doors = comm.allgather(door)
+        others = [index for index in range(comm.size) if index != comm.rank]
+        targets = [(way.addresses[index], doors[index]) for way in ways for index in others]
+        answers = iter(reach(targets))
+        mine = [{index: why for index in others if (why := next(answers))} for _ in ways]
+        every = comm.allgather(mine)
+    whole = [place for place in range(len(ways)) if not any(failures[place] for failures in every)]
+    if whole:
+        return ways[whole[0]]
+    raise ConfigError(unreachable(ways, every, world_ranks, of))
+
+
+def unreachable(
+    ways: Sequence[Candidate], every: Sequence[Failures], world_ranks: Sequence[int], of: Sequence[Facts]
+) -> str:
+    """Return who cannot reach whom, by the candidate that comes closest, and what to do."""
+    remedy = (
+        "set parallel.address to an interface, a network, a host name or an address that joins these hosts, "
+        "or let their firewalls pass TCP between them"
+    )
+    if not ways:
+        return f"the trainers of a replica have no network in common: {why_none(of)}; {remedy}"
+
+    def failing(place: int) -> list[tuple[int, int, str]]:
+        return [(a, b, why) for a, each in enumerate(every) for b, why in each[place].items()]
+
+    best = min(range(len(ways)), key=lambda place: len(failing(place)))
+    # One pair of ranks stands for all of its two hosts.
+    pairs = {(of[a].host, of[b].host): (a, b, why) for a, b, why in reversed(failing(best))}
+    lines = [
+        f"rank {world_ranks[a]} on host {of[a].host} cannot reach rank {world_ranks[b]} on host "
+        f"{of[b].host} at {ways[best].addresses[b]}: {why}"
+        for a, b, why in sorted(pairs.values())[:_MOST_PAIRS]
+    ]
+    more = f"; {len(pairs) - _MOST_PAIRS} more pairs of hosts" if len(pairs) > _MOST_PAIRS else ""
+    tried = ", ".join(way.text for way in ways)
+    problem = f"the trainers of a replica do not reach one another: {'; '.join(lines)}{more}"
+    return f"{problem} (tried: {tried}); {remedy}"
+
+
+def _initialise(comm: MPI.Intracomm, address: str, own: str, setting: str, fact: Facts) -> None:
+    """Form JAX's cluster at `address`, with this process at its own address."""
     # JAX would take SIGTERM as a notice of preemption and go on; this program has its own handlers.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    host = socket.gethostname()
-    together = len(set(comm.allgather(host))) == 1
-    with held_port() if comm.rank == 0 else nullcontext(0) as port:
-        address = comm.bcast(f"{'127.0.0.1' if together else host}:{port}" if comm.rank == 0 else "")
-        jax.distributed.initialize(
-            address,
-            comm.size,
-            comm.rank,
-            cluster_detection_method="deactivate",
-            initialization_timeout=JOIN_SECONDS,
-        )
+    _listen_at(own)
+    if setting and (interface := next((one.interface for one in fact.own if one.ip == own), "")):
+        # NCCL and RCCL look for a network themselves unless they are told one.
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+    with _without_diversions():
+        try:
+            jax.distributed.initialize(
+                address,
+                comm.size,
+                comm.rank,
+                cluster_detection_method="deactivate",
+                initialization_timeout=JOIN_SECONDS,
+                coordinator_bind_address=f"[::]:{address.rpartition(':')[2]}",
+            )
+        except RuntimeError as error:
+            text = str(error).strip().split("\n")[0]
+            raise ConfigError(
+                f"the JAX cluster of a replica's trainers at {address} did not form: {text}; set "
+                "parallel.address to another network between their hosts"
+            ) from error
+
+
+def _listen_at(address: str) -> None:
+    """Let the all-reduce of CPUs (gloo) listen at `address`: by itself it takes what the host's name means.
+
+    JAX has no setting for it, so its call gets one more argument.
+    """
+    from jax._src import xla_bridge
+
+    library: Any = xla_bridge._jax
+    call: Callable[..., Any] | None = getattr(library, "make_gloo_tcp_collectives", None)
+    if call is not None:
+        library.make_gloo_tcp_collectives = partial(getattr(call, "func", call), hostname=address)
+
+
+@contextmanager
+def _without_diversions() -> Iterator[None]:
+    """Hide from JAX the variables that would divert it, while the block runs."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name in _DIVERTING or name.lower().endswith("_proxy")
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def leave() -> None:
     """Take this process out of its cluster, if it is in one, before it exits. Collective over the cluster."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
-
-
-@contextmanager
-def held_port() -> Iterator[int]:
-    """Hold a free TCP port of this host, on all its addresses; meanwhile only sockets that share it can bind
-    it."""
-    # JAX's service listens on [::], which includes all IPv4 addresses where a host has both.
-    both = socket.has_dualstack_ipv6()
-    with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as holder:
-        if both:
-            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind(("", 0))
-        yield int(holder.getsockname()[1])

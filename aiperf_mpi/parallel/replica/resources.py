@@ -55,7 +55,7 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
     epoch would have no whole batch over all devices, as every trial would then fail.
     """
     if team is not None:
-        join(team)
+        join(team, config.parallel.address)
     devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
     memory = memory_limit(devices, config.parallel.memory_limit)
     if team is not None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from aiperf_mpi.parallel.replica.cluster import held_port
+from aiperf_mpi.links.handshake import held_port
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.trainer.preparation import REJECTED_BY_PEER
 from aiperf_mpi.phases import PhaseTimer
