@@ -2,7 +2,8 @@
 """The command line: parse the arguments and call one subcommand, which imports what it needs.
 
 `python -m aiperf_mpi` alone means `run`, and only `run` touches MPI. Exit codes: 0 valid, 2 usage, 3 finished
-but invalid, 4 drained, 5 failure.
+but invalid, 4 drained, 5 failure. Only the standard library is imported at the top: any other import may fail
+on one rank of a job, and is then told to all.
 """
 
 from __future__ import annotations
@@ -13,34 +14,36 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
-
-from aiperf_mpi import __version__
-from aiperf_mpi.commands.compare import add_compare
-from aiperf_mpi.commands.doctor import add_doctor
-from aiperf_mpi.commands.estimate import add_estimate
-from aiperf_mpi.commands.flops import add_flops
-from aiperf_mpi.commands.refusal import refuse
-from aiperf_mpi.commands.report import add_report
-from aiperf_mpi.commands.run import add_run
-from aiperf_mpi.commands.verify import add_verify
-from aiperf_mpi.exits import EXIT_BROKEN_PIPE
 
 SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate", "doctor")
 
 
+class UsageError(ValueError):
+    """An error in the command line, in one line."""
+
+
 class Parser(argparse.ArgumentParser):
-    """Reports an error in the command line in one line, and once for all ranks."""
+    """Raises UsageError for an error in the command line: a rank of a job must not leave alone."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and exit with code 2 on every rank."""
-        launched = self.prog.endswith((" run", " doctor", "aiperf_mpi"))
-        sys.exit(refuse(ValueError(f"{message}; see {self.prog} --help"), launched))
+        """Raise UsageError with the message."""
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser with all subcommands."""
+    from aiperf_mpi import __version__
+    from aiperf_mpi.commands.compare import add_compare
+    from aiperf_mpi.commands.doctor import add_doctor
+    from aiperf_mpi.commands.estimate import add_estimate
+    from aiperf_mpi.commands.flops import add_flops
+    from aiperf_mpi.commands.report import add_report
+    from aiperf_mpi.commands.run import add_run
+    from aiperf_mpi.commands.verify import add_verify
+
     top = Parser(
         prog="python -m aiperf_mpi",
         description="Rank an AI supercomputer by automated machine learning on all of it. "
@@ -57,16 +60,106 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (by default the process's arguments), run its subcommand and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
-        return refuse(ValueError(_unknown_command(words[0])), launched=True)
-    if not words or (words[0] not in SUBCOMMANDS and words[0] not in ("-h", "--help", "--version")):
-        words.insert(0, "run")
-    arguments = parser().parse_args(words)
+    if words and (words[0] in SUBCOMMANDS[1:] or words[0] in ("-h", "--help", "--version")):
+        return command(words)
+    try:
+        from aiperf_mpi import ending
+    except BaseException as error:
+        _end_without_package(error)
+    try:
+        return run(words)
+    except Exception as error:
+        ending.end_job(*ending.describe(error))
+
+
+# -- a job -----------------------------------------------------------------------------------------
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the benchmark on this rank; return the exit code of `--check`, or of a refusal without a launcher.
+
+    Whatever fails here before MPI's initialisation is held, and told after it: a rank that left alone would
+    leave the others in it for ever.
+    """
+    from aiperf_mpi.ending import describe, lines, process, watch, write_error
+
+    watch.start()
+    held: BaseException | None = None
+    try:
+        arguments = _arguments(words)
+        if arguments.check:
+            watch.stop()
+            return command(["run", *(word for word in words if word != "run")])
+        from aiperf_mpi.commands.run import prepare
+
+        prepared = prepare(arguments)
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        held = error
+    if held is not None and process.rank is None:
+        code, text = describe(held)
+        process.clean()
+        watch.stop()
+        write_error(lines(text))
+        return code
+    if held is not None:
+        from aiperf_mpi.parallel.launch.job import job
+
+        with job(held, words):
+            raise held
+    from aiperf_mpi.parallel.run import run as run_job
+
+    run_job(prepared, words)
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed arguments of `run`; raises Refusal for an error in them."""
+    from aiperf_mpi.ending import Refusal
+
+    if words and not words[0].startswith("-") and words[0] != "run":
+        raise Refusal(_unknown_command(words[0]))
+    try:
+        return parser().parse_args(words if words and words[0] == "run" else ["run", *words])
+    except UsageError as error:
+        raise Refusal(str(error)) from None
+
+
+def _end_without_package(error: BaseException) -> NoReturn:
+    """End the job where even the module that ends jobs cannot be imported, by MPICH's launcher or by an exit
+    code."""
+    names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+    rank = next((os.environ[name] for name in names if name in os.environ), "?")
+    where = f"aiperf_mpi: rank {rank} on host {os.uname().nodename}: "
+    text = "".join(traceback.format_exception(error))
+    text += f"aiperf_mpi itself cannot be imported: {error!r}; all ranks end with exit code 5"
+    os.write(2, "".join(f"{where}{line}\n" for line in text.splitlines()).encode(errors="replace"))
+    try:
+        os.write(int(os.environ["PMI_FD"]), b"cmd=abort exitcode=5\n")
+    finally:
+        os._exit(5)
+
+
+# -- other commands --------------------------------------------------------------------------------
+
+
+def command(words: Sequence[str]) -> int:
+    """Run a subcommand that starts no job of its own, and return its exit code."""
+    from aiperf_mpi import ending
+    from aiperf_mpi.commands.refusal import refuse
+    from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_USAGE
+
+    try:
+        arguments = parser().parse_args(words)
+    except UsageError as error:
+        if words[0] == "doctor" and ending.process.rank is not None:
+            ending.end_job(EXIT_USAGE, str(error), where="")
+        return refuse(error)
     # Print "?" for characters that the encoding lacks: the lines of a tree must not end the report.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = arguments.handler(arguments)
+        code = int(arguments.handler(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
         return code

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
 #: (name, variable of the size, variable of the rank), innermost launcher first: what mpiexec starts inside an
 #: allocation inherits the batch system's variables, so these come last.
 LAUNCHERS = (
@@ -38,6 +43,26 @@ LAUNCHER_PREFIXES = (
     "PBS_",
 )
 
-#: Seconds for which the silent ranks of a refused job wait before they exit. The launcher kills the other
-#: ranks after the first exit, and one of them still prints the message.
-SILENT_SECONDS = 2.0
+#: Seconds that a launcher has to end a process that asked for the end of its job.
+_ABORT_SECONDS = 3.0
+
+
+def rank_of(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return the rank that the launcher gave to this process; None where its variables give none."""
+    for name in RANK_VARIABLES:
+        if environ.get(name, "").isdigit():
+            return int(environ[name])
+    return None
+
+
+def abort_by_launcher(code: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Ask the launcher to end all ranks with `code`, where MPI cannot: before its initialisation.
+
+    MPICH's launcher takes it as a line of its protocol (PMI-1). Other launchers are asked by no message: Open
+    MPI's ends the job when a rank leaves with another code than 0.
+    """
+    if environ.get("PMI_FD", "").isdigit():
+        with suppress(OSError):
+            os.write(int(environ["PMI_FD"]), b"cmd=abort exitcode=%d\n" % code)
+            # The launcher ends this process as well; it must not leave before its message is read.
+            time.sleep(_ABORT_SECONDS)

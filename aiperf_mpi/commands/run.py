@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiperf_mpi.commands.options import add_configuration_options
 from aiperf_mpi.commands.refusal import refuse
+
+if TYPE_CHECKING:
+    from aiperf_mpi.config import Config
+    from aiperf_mpi.parallel.run import Prepared
 
 
 def add_run(commands: Any) -> None:
@@ -24,40 +27,43 @@ def add_run(commands: Any) -> None:
     )
     run.add_argument("--view", choices=("auto", "live", "plain"), help="what rank 0 shows on standard error")
     run.add_argument("--check", action="store_true", help="check the configuration, print it, and stop")
-    run.set_defaults(handler=run_command)
+    run.set_defaults(handler=check_command)
 
 
-def run_command(arguments: argparse.Namespace) -> int:
-    """Read the configuration and run the benchmark under MPI; return the exit code."""
-    from aiperf_mpi.parallel.launch.drain import Drain
-
-    # Install the signal handlers first: imports can take minutes on a slow file system, and a batch system
-    # may send its signal during them.
-    drain = Drain() if arguments.check else Drain().install()
-
-    from aiperf_mpi.config import ConfigError, load
+def check_command(arguments: argparse.Namespace) -> int:
+    """Read the configuration and print it (`--check`); return the exit code."""
+    from aiperf_mpi.config import ConfigError
 
     try:
-        config = load(
-            arguments.preset,
-            arguments.config,
-            arguments.sets,
-            seed=arguments.seed,
-            time_limit=arguments.time_limit,
-            output=arguments.output,
-            view=arguments.view,
-            ranks_per_node=arguments.ranks_per_node,
-        )
+        print(read(arguments).to_toml())
     except ConfigError as error:
-        return refuse(error, launched=True)
-    if arguments.check:
-        print(config.to_toml())
-        return 0
+        return refuse(error)
+    return 0
 
-    from aiperf_mpi.parallel.launch.launcher import LaunchError
 
-    try:
-        from aiperf_mpi.parallel.run import run
-    except LaunchError as error:
-        return refuse(error, launched=True)
-    run(config, sys.argv[1:], drain)
+def prepare(arguments: argparse.Namespace) -> Prepared:
+    """Return what this rank brings into the job, before MPI's initialisation; only rank 0 reads files."""
+    from aiperf_mpi.ending import process
+
+    process.step = "configuration"
+    config = None if process.rank else read(arguments)
+    process.step = "imports"
+    from aiperf_mpi.parallel.run import prepare as prepare_rank
+
+    return prepare_rank(config, lambda: read(arguments))
+
+
+def read(arguments: argparse.Namespace) -> Config:
+    """Return the configuration that the arguments ask for. Raises ConfigError."""
+    from aiperf_mpi.config import load
+
+    return load(
+        arguments.preset,
+        arguments.config,
+        arguments.sets,
+        seed=arguments.seed,
+        time_limit=arguments.time_limit,
+        output=arguments.output,
+        view=arguments.view,
+        ranks_per_node=arguments.ranks_per_node,
+    )

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiperf_mpi.ending import Refusal
 from aiperf_mpi.printable import plain
 
 #: Sources of the rules.
@@ -39,7 +40,7 @@ INTEGER_BITS = 63
 MOST_SHOWN = 120
 
 
-class ConfigError(ValueError):
+class ConfigError(Refusal, ValueError):
     """A configuration that cannot be run; the message names the key, the value and what to write instead."""
 
 

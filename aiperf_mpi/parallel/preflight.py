@@ -10,13 +10,17 @@ from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
-from aiperf_mpi.parallel.launch import job, launcher
+from aiperf_mpi.parallel.launch import launcher
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
-from aiperf_mpi.parallel.launch.collective import wait
+from aiperf_mpi.parallel.launch.findings import compare_findings
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
+from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, together
+from aiperf_mpi.parallel.prepared import new_folders
+from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.storage import default_output, prepare_output
 from aiperf_mpi.planning.walltime import check_limit
+from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.search.tpe import missing
 
 
@@ -31,42 +35,55 @@ class Facts:
     val_images: int = 0
 
 
-def check_all(config: Config, ranks: Ranks) -> Config:
-    """Check everything that would end the run later: data, wall time, output folder. Collective.
+def check_all(config: Config, ranks: Ranks) -> list[dict[str, str]]:
+    """Check everything that would end the run later: data, wall time, what each rank may use. Collective.
 
-    Return the configuration with the absolute path of the output folder, which rank 0 makes. Raises
-    LaunchError on all ranks if a check fails on any of them.
+    Return the warnings on rank 0, for the result, after they are logged. Raises AgreedError on all ranks if a
+    check fails on any of them.
     """
-    problem, output, host = None, "", f"rank {ranks.rank} on {ranks.host}"
-    try:
-        if ranks.rank == 0:
-            problem = check_limit(config.run.time_limit)
-        elif ranks.role == TRAINER:
-            check_dataset(config)
-    except ConfigError as error:
-        problem = f"{host}: {error}" if ranks.rank else str(error)
-    if (
-        problem is None
-        and ranks.rank
-        and config.hpo.enabled
-        and config.hpo.method == "tpe"
-        and (lacking := missing())
-    ):
-        problem = f"{host}: {lacking}"
-    job.raise_alike(ranks.world, problem)
+    together("checks", lambda: check_rank(config, ranks))
+    return compare_findings(find(config, ranks))
 
-    # The folder comes last, so that a refused run leaves none.
-    try:
-        if ranks.rank == 0:
-            output = str(prepare_output(config, ranks.n_replicas, config.run.output or default_output()))
-    except ConfigError as error:
-        problem = str(error)
-    job.raise_alike(ranks.world, problem)
-    output = ranks.world.bcast(output, root=0)
-    unseen = (
-        f"{host} does not see the output folder {output}: it must be on a file system that all nodes share"
-    )
-    job.raise_alike(ranks.world, None if os.path.isdir(output) else unseen)
+
+def check_rank(config: Config, ranks: Ranks) -> None:
+    """Check what this rank's role needs. Raises ConfigError or LaunchError."""
+    if ranks.rank == 0:
+        if problem := check_limit(config.run.time_limit):
+            raise ConfigError(problem)
+        return
+    if ranks.role == TRAINER:
+        check_dataset(config)
+    if config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
+        raise ConfigError(lacking)
+
+
+def find(config: Config, ranks: Ranks) -> list[Finding]:
+    """Return what the checks of this rank's environment find: affinity, memory, devices, variables."""
+    return []
+
+
+def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> Config:
+    """Make the output folder on rank 0, and return the configuration with its absolute path. Collective.
+
+    It comes after the checks, so that a refused run makes none; an end before the core time removes it.
+    Raises AgreedError where it cannot be made, or where a rank does not see it.
+    """
+
+    def make() -> str:
+        wanted = config.run.output or default_output()
+        if writer is not None:
+            writer.send_folders(new_folders(os.path.abspath(os.path.expanduser(wanted))))
+        return str(prepare_output(config, ranks.n_replicas, wanted))
+
+    output = share("output folder", make)
+
+    def see() -> None:
+        if not os.path.isdir(output):
+            raise launcher.LaunchError(
+                f"does not see the output folder {output}: it must be on a file system that all nodes share"
+            )
+
+    together("output folder on all hosts", see)
     return replace(config, run=replace(config.run, output=output))
 
 
@@ -79,8 +96,8 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
     every = ranks.world.allgather(local_devices())
     trainers = [p.rank for p in ranks.places if p.role == TRAINER and p.node == ranks.node_index]
     offers: Sequence[Sequence[str]] = tuple(every[rank] for rank in trainers)
-    problem = None
-    try:
+
+    def bind() -> None:
         # CPUs emulate devices by node; real devices belong to the host, which may have several nodes.
         trainer, shared = max(ranks.node_rank, 0), offers
         if ranks.role == TRAINER and not parallel.host_devices:
@@ -90,9 +107,8 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
                 ranks.role, trainer, shared, parallel.host_devices, together=parallel.trainers_per_replica > 1
             )
         )
-    except launcher.LaunchError as error:
-        problem = f"rank {ranks.rank} on {ranks.host}: {error}"
-    job.raise_alike(ranks.world, problem)
+
+    together("devices", bind)
     if ranks.node is None:
         return ()
     bound = ranks.node.allgather(local_devices())[: ranks.node_trainers]
@@ -103,35 +119,31 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     """Return this trainer's devices and images (None on other ranks), and what all trainers have in common.
     Collective.
 
-    Raises LaunchError on all ranks where a trainer has no data, or too few for a batch on all of its devices.
+    Raises AgreedError on all ranks where a trainer has no data, or too few for a batch on all of its devices.
     Raises it also where a trainer has other devices or images than the first one.
     """
-    resources, facts, problem = None, Facts(), None
-    if ranks.role == TRAINER:
+
+    def gather() -> tuple[Any, Facts]:
+        if ranks.role != TRAINER:
+            return None, Facts()
         from aiperf_mpi.parallel.replica.resources import gather_resources
 
-        try:
-            resources = gather_resources(config, ranks.replica, ranks.team)
-            data = resources.dataset
-            facts = Facts(
-                resources.device,
-                len(resources.devices),
-                data.sha256,
-                len(data.train_labels),
-                len(data.val_labels),
-            )
-        except ConfigError as error:
-            problem = f"rank {ranks.rank} on {ranks.host}: {error}"
+        found = gather_resources(config, ranks.replica, ranks.team)
+        data = found.dataset
+        images = len(data.train_labels), len(data.val_labels)
+        return found, Facts(found.device, len(found.devices), data.sha256, *images)
 
-    # Ranks without data wait here for those that load it, without taking a core from them.
-    wait(ranks.world.Ibarrier())
-    job.raise_alike(ranks.world, problem)
+    # Ranks without data wait for those that load it, without taking a core from them.
+    resources, facts = together("data and devices", gather, seconds_of(DATA_VARIABLE, DATA_SECONDS))
     root = next(place.rank for place in ranks.places if place.role == TRAINER)
     common = ranks.world.bcast(facts, root=root)
-    if ranks.role == TRAINER and facts != common:
-        problem = (
-            f"rank {ranks.rank} on {ranks.host} has {facts}, but rank {root} has {common}: all replicas "
-            "need the same devices and the same images"
-        )
-    job.raise_alike(ranks.world, problem)
+
+    def compare() -> None:
+        if ranks.role == TRAINER and facts != common:
+            raise launcher.LaunchError(
+                f"has {facts}, but rank {root} has {common}: all replicas need the same devices and the same "
+                "images"
+            )
+
+    together("same data on all trainers", compare)
     return resources, common

@@ -3,40 +3,44 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.ending import watch
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_VALID
-from aiperf_mpi.machine.inventory import environment, inventory, packages
+from aiperf_mpi.machine.inventory import environment, packages
 from aiperf_mpi.machine.monitor import Monitor, Probe, Sampler, stride
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.coordinator.coordinator import End, commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.collective import wait
-from aiperf_mpi.parallel.launch.drain import Drain
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.launch.machine import NO_DEVICE, NodeSurvey, survey_nodes
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import split
-from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_resources
+from aiperf_mpi.parallel.launch.start import LOOK_SECONDS, share, step, together
+from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_output, open_resources
+from aiperf_mpi.parallel.prepared import Prepared, prepare
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted, plain
+from aiperf_mpi.probe import NotKnown, probe
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.training.faults import sleep_untimed
+
+__all__ = ["Prepared", "prepare", "run"]
 
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
@@ -46,60 +50,45 @@ RESULT_SECONDS = 900.0
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
 
 
-def run(config: Config, argv: Sequence[str], drain: Drain) -> NoReturn:
+def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
     """Run the benchmark on this rank, and end the process with the exit code that all ranks agree on.
 
     Arguments:
-        config: this rank's configuration; that of rank 0 replaces it.
-        argv: the command line, for the result.
-        drain: notes the signals that ask the run to drain, installed since the process began.
+        prepared: what this rank has made before MPI's initialisation.
+        words: the command line, which all ranks have alike.
     """
-    started = time.monotonic()
     timer = PhaseTimer()
     timer.switch("init")
-
-    # Start processes before MPI: a fork after its initialisation is unsafe on some fabrics.
-    first = launcher.detect().rank == 0
-    writer = WriterClient.start() if first else None
-    machine = inventory() if first else {}
-
-    with job.job() as world:
-        # Start the writer after MPI_Init only if the launcher's variables did not name rank 0, or named
-        # another rank.
-        if world.rank == 0:
-            writer, machine = writer or WriterClient.start(), machine or inventory()
-        elif writer is not None:
-            writer.abandon()
-            writer = None
-        config = from_toml(world.bcast(config.to_toml() if world.rank == 0 else None))
+    with job.job(words=words) as world:
+        if world.rank:
+            prepared.drop()
+        text = share("configuration", prepared.complete)
+        config = prepared.config or from_toml(text)
         parallel = config.parallel
-        ranks = split(
-            world,
-            parallel.ranks_per_node,
-            parallel.trainers_per_node,
-            trainers_per_replica=parallel.trainers_per_replica,
-        )
-        existed = os.path.isdir(os.path.expanduser(config.run.output))
-        config = check_all(config, ranks)
-        try:
-            survey = survey_nodes(config, ranks, bind_devices(config, ranks))
-            with timer("data"):
-                resources, facts = open_resources(config, ranks)
-            windows = open_windows(config, ranks)
-        except launcher.LaunchError:
-            # A refused run leaves no folder that was not there before.
-            if world.rank == 0 and not existed:
-                os.rmdir(config.run.output)
-            raise
-        context = Context(config, ranks, windows, timer, started, start_core_clock(ranks), facts.n_devices)
-
-        if writer is not None:
-            code, clean = (
-                coordinate_run(
-                    context, writer, drain, header_of(context, facts, argv, machine | survey.inventory)
-                ),
-                True,
+        with step("roles of the ranks"):
+            ranks = split(
+                world,
+                parallel.ranks_per_node,
+                parallel.trainers_per_node,
+                trainers_per_replica=parallel.trainers_per_replica,
             )
+        findings = check_all(config, ranks)
+        config = open_output(config, ranks, prepared.writer)
+        with step("devices"):
+            names = bind_devices(config, ranks)
+        with step("survey of the nodes"):
+            survey = survey_nodes(config, ranks, names)
+        with timer("data"):
+            resources, facts = open_resources(config, ranks)
+        with step("windows"):
+            windows = open_windows(config, ranks)
+            clock = start_core_clock(ranks)
+        context = Context(config, ranks, windows, timer, prepared.started, clock, facts.n_devices)
+
+        if prepared.writer is not None:
+            machine = prepared.machine | survey.inventory | {"findings": findings}
+            code = coordinate_run(context, prepared.writer, header_of(context, facts, words, machine))
+            clean = True
         else:
             code, clean = EXIT_VALID, work(context, resources, facts, survey)
         job.agreed_exit(world, code, clean)
@@ -134,24 +123,29 @@ def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict
         config_toml=config.to_toml(),
         config_sha256=config.sha256,
         argv=tuple(argv),
-        environment=environment(),
+        environment=_known("environment", environment),
         inventory=machine,
-        packages=packages(),
+        packages=_known("packages", packages),
         version=__version__,
     )
+
+
+def _known(what: str, function: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return what a part of the inventory found, or the reason why it found nothing."""
+    found = probe(what, function, seconds=None)
+    return {"not known": found} if isinstance(found, NotKnown) else found
 
 
 # -- the core time ---------------------------------------------------------------------------------
 
 
-def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header: RunHeader) -> int:
+def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) -> int:
     """Do rank 0's part, from the start of the result to the verdict; return its exit code."""
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
-    writer.send_open(
-        header, Path(config.run.output), config.result.fsync_seconds, config.result.partial_seconds
-    )
-    commit_initial(context)
+    with step("first record of the history"):
+        commit_initial(context)
+    together("result files", lambda: open_files(writer, header, config))
     context = start(context)
     writer.send_start(utc_now())
     view.log(
@@ -159,7 +153,7 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
         f"{counted(header.n_devices, 'device')}, {config.run.time_limit:g} s"
     )
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
-    end = coordinate(context, writer, drain, view)
+    end = coordinate(context, writer, watch, view)
 
     # Close the windows before the result is written, so that the other ranks wait only for the verdict.
     with timer("communicate"):
@@ -169,6 +163,18 @@ def coordinate_run(context: Context, writer: WriterClient, drain: Drain, header:
     status = writer.close(end.name, end.core_seconds, total, end.cause, timeout=RESULT_SECONDS)
     view.close()
     return conclude(status, end, Path(config.run.output))
+
+
+def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
+    """Have the writer open the journal before the core time. Raises LaunchError where it cannot."""
+    writer.send_open(
+        header, Path(config.run.output), config.result.fsync_seconds, config.result.partial_seconds
+    )
+    while not (writer.status().opened or writer.status().errors):
+        writer.pump()
+        time.sleep(LOOK_SECONDS)
+    if writer.status().errors:
+        raise launcher.LaunchError(plain(writer.status().errors[0]))
 
 
 def conclude(status: WriterStatus, end: End, output: Path) -> int:
@@ -203,6 +209,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
     Return whether the process may exit, as no compilation runs in it any more.
     """
     clean, trains = True, context.ranks.role == TRAINER
+    together("result files", lambda: None)
     context = start(context)
     monitor = start_monitor(context, survey.probe)
     sleep_untimed(context.config.fault, context.ranks.rank, context.timer)
@@ -237,6 +244,16 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
 
 def start(context: Context) -> Context:
     """Queue trial 0, prepare the roles, and start the core time. Collective."""
+    together("first candidate", lambda: warm_up(context))
+    with step("start of the core time"):
+        wait(context.ranks.world.Ibarrier())
+        clock = start_core_clock(context.ranks)
+    watch.core_time()
+    return replace(context, clock=clock)
+
+
+def warm_up(context: Context) -> None:
+    """Queue trial 0 on the first trainer, and load what the generators need."""
     if context.ranks.replica == 0 and context.ranks.leads:
         from aiperf_mpi.parallel.trainer import trainer
 
@@ -245,8 +262,6 @@ def start(context: Context) -> Context:
         from aiperf_mpi.parallel.generator import generator
 
         generator.warm_up(context)
-    wait(context.ranks.world.Ibarrier())
-    return replace(context, clock=start_core_clock(context.ranks))
 
 
 def reached_limit(context: Context) -> bool:

@@ -12,8 +12,8 @@ from aiperf_mpi.__main__ import main
     ("word", "hint"), [("verfy", "did you mean verify?"), ("xyz", "commands: run, report, verify,")]
 )
 def test_an_unknown_command_names_the_nearest(
-    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+    word: str, hint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main([word, "x"]) == 2
-    output = capsys.readouterr()
+    output = capfd.readouterr()
     assert not output.out and output.err.startswith(f"aiperf_mpi: unknown command {word!r}; {hint}")

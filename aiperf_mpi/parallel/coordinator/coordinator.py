@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aiperf_mpi.ending import Watch
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
 from aiperf_mpi.parallel.coordinator.view import View
-from aiperf_mpi.parallel.launch.drain import Drain
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
@@ -67,7 +67,7 @@ def commit_initial(context: Context) -> None:
         raise RuntimeError(f"the initial architecture got slot {slot} of the history, but it must be trial 0")
 
 
-def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View) -> End:
+def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View) -> End:
     """Serve the run until every other rank has sent its last row; return how the core time ended."""
     windows, ranks, timer = context.windows, context.ranks, context.timer
     progress = Progress(ranks.n_replicas)
@@ -116,7 +116,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Drain, view: View)
     return End("drained", min(max(stopped_at, progress.last_t), context.limit), cause)
 
 
-def why_end(context: Context, writer: WriterClient, drain: Drain, progress: Progress) -> tuple[Reason, str]:
+def why_end(context: Context, writer: WriterClient, drain: Watch, progress: Progress) -> tuple[Reason, str]:
     """Return the reason to end the run now, and its cause as a text; "" where the run goes on."""
     errors = writer.status().errors
     if drain.signal:

@@ -6,23 +6,16 @@ A blocking call would take a core from the rank that all the others wait for.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from aiperf_mpi.parallel.launch.mpi import MPI
+from aiperf_mpi.parallel.launch.start import LOOK_SECONDS, wait
 
-#: Seconds between two tests of a request that is not complete.
-LOOK_SECONDS = 0.001
+__all__ = ["LOOK_SECONDS", "agree", "start_agreement", "wait"]
 
 _TYPES = {"int64": MPI.INT64_T, "float64": MPI.DOUBLE, "uint8": MPI.UINT8_T}
-
-
-def wait(request: MPI.Request) -> None:
-    """Wait until a request is complete; sleep a millisecond between two tests."""
-    while not request.Test():
-        time.sleep(LOOK_SECONDS)
 
 
 def start_agreement(

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiperf_mpi.ending import Refusal
 from aiperf_mpi.launchers import LAUNCHERS, PMIX_RANK
 
 #: The command at the end of every message.
 COMMAND = "python -m aiperf_mpi"
 
 
-class LaunchError(RuntimeError):
+class LaunchError(Refusal, RuntimeError):
     """The job cannot run as it was launched. Raised alike on all ranks; the message names the remedy."""
 
 

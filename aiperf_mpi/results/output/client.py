@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ QUEUE_BYTES = 64 << 20
 
 #: Time between two polls of the writer while rank 0 waits for its end, in s (rank 0 returns to MPI each ms).
 _CLOSE_POLL = 0.001
+
+#: Seconds that the writer has to remove what a run has made that ends before its core time.
+WITHDRAW_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,24 @@ class FrameQueue:
         self.waiting = 0
 
 
+def remove_folders(folders: Sequence[str]) -> None:
+    """Remove those of the folders that exist and are empty, in their order."""
+    for folder in folders:
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
+def withdraw(process: subprocess.Popen[bytes], folders: Sequence[str]) -> None:
+    """Close the writer's pipe, wait for it for WITHDRAW_SECONDS, and remove the folders that are empty."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(WITHDRAW_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    remove_folders(folders)
+
+
 class WriterClient:
     """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI_Init."""
 
@@ -119,6 +141,7 @@ class WriterClient:
         self._lines = b""
         self._status = WriterStatus()
         self._closing = False
+        self._folders: list[str] = []
 
     @staticmethod
     def start(queue_bytes: int = QUEUE_BYTES) -> WriterClient:
@@ -150,6 +173,11 @@ class WriterClient:
         """Send the run's header and the folder for its files (made if missing; without a journal)."""
         settings = {"output": str(output), "fsync_seconds": fsync_seconds, "partial_seconds": partial_seconds}
         self._event("open", header.to_dict(), settings)
+
+    def send_folders(self, folders: Sequence[str]) -> None:
+        """Send the folders that the run is about to make, which an end before the core time removes."""
+        self._folders = list(folders)
+        self._event("folders", {"folders": self._folders})
 
     def send_start(self, core_start_utc: str) -> None:
         """Send the start of the core time (ISO 8601); the writer then writes the first partial result."""
@@ -226,15 +254,16 @@ class WriterClient:
         return self._status
 
     def abandon(self) -> None:
-        """Close the pipe and wait for the writer to end, on a rank that is not rank 0 or before a failure.
-
-        The writer keeps what it has, as after the death of rank 0.
-        """
+        """Close the pipe and wait for the writer to end, which keeps what it has as after rank 0's death."""
         self._queue.clear()
         self._input.close()
         self._process.wait()
         self._output.close()
         self._status = replace(self._status, queued_bytes=0, finished=True)
+
+    def withdraw(self) -> None:
+        """End a run before its core time: the writer then removes what the run has made."""
+        withdraw(self._process, self._folders)
 
     # -- inside ------------------------------------------------------------------------------------
 

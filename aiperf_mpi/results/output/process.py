@@ -3,8 +3,8 @@
 
 `python -m aiperf_mpi.results.output.process` reads the frames of :mod:`aiperf_mpi.results.output.client` on
 its standard input and reports on its standard output, in lines of JSON. It outlives rank 0: if its input ends
-without a `close`, it syncs the journal, writes a last partial result and ends. It ignores signals that end or
-drain a job.
+without a `close`, it syncs the journal, writes a last partial result and ends; before the core time it
+removes what the run has made instead. It ignores signals that end or drain a job.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from aiperf_mpi.results.output.client import (
     SLOT,
     TRIAL,
     WriterClient,
+    remove_folders,
 )
 from aiperf_mpi.results.output.journal import Journal, encode_row
 from aiperf_mpi.results.output.package import JOURNAL, PARTIAL, RESULT
@@ -76,6 +77,8 @@ class Writer:
         self._reported = (-1, 0)
         self._listened = True
         self._closed = False
+        # Until the core time starts: the folders that the run has made, which an earlier end removes.
+        self._new_folders: list[str] | None = None
 
     def serve(self, source: int, sink: int) -> int:
         """Read frames from the descriptor `source` until it ends or `close` comes; report on `sink`."""
@@ -135,11 +138,15 @@ class Writer:
         if name == "close":
             self._closed = True
             return
+        if name == "folders":
+            self._new_folders = [str(folder) for folder in data["folders"]]
+            return
         self._run.event(name, data)
         if name == "open":
             self._open(settings)
         self._append({"kind": name, "data": data})
         if name == "start":
+            self._new_folders = None
             self._partial_due = time.monotonic()
 
     def _open(self, settings: dict[str, Any]) -> None:
@@ -229,6 +236,9 @@ class Writer:
             self._partial.join()
         if self._journal is not None:
             self._journal.close()
+        if self._new_folders is not None:
+            remove_start(self._journal, self._new_folders)
+        elif self._journal is not None:
             self._write_partial(self._snapshot(end="killed"))
         return 0
 
@@ -259,6 +269,16 @@ class Writer:
             )
         self._report(result=str(path))
         return 0
+
+
+def remove_start(journal: Journal | None, folders: list[str]) -> None:
+    """Remove the journal and the new folders of a run that has ended before its core time."""
+    if journal is not None:
+        journal.path.unlink(missing_ok=True)
+    if folders:
+        for probe in Path(folders[0]).glob(".writable-*"):
+            probe.unlink(missing_ok=True)
+    remove_folders(folders)
 
 
 def final_image(run: Run, networks: dict[int, Network] | None = None) -> bytes:

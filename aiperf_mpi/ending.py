@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where a process ends its job: a message, the clean-up, and the end of all ranks.
+
+It needs the standard library alone, so that it can also tell that another import has failed. A thread watches
+for signals and for steps that last too long, as Python's own handlers do not run in a blocked call of MPI.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import termios
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NoReturn
+
+from aiperf_mpi.exits import EXIT_FAILURE, EXIT_USAGE
+from aiperf_mpi.launchers import abort_by_launcher, rank_of
+from aiperf_mpi.printable import plain
+
+#: Batch systems send USR1 before the wall time and TERM at its end, a terminal sends INT. MPICH's launcher
+#: relays all three, Open MPI's launcher only USR1.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+#: Seconds after which a wait is told.
+NOTICE_SECONDS = 30.0
+
+#: Seconds that a rank other than 0 waits before it speaks: rank 0 may know the same, and ends the job.
+_FIRST_SECONDS, _EACH_SECONDS, _MOST_SECONDS = 1.0, 0.05, 3.0
+
+#: Seconds that a process waits, before it ends the job, until the launcher has read its last output.
+_READ_SECONDS = 5.0
+
+#: Seconds after which a process that ends its job leaves, whatever its clean-up does.
+_END_SECONDS = 6.0
+
+#: How the names of MPI's files in /dev/shm begin: of MPICH, Open MPI, UCX, PSM and NCCL.
+_SEGMENTS = (
+    "mpich_",
+    "sm_segment.",
+    "vader_segment.",
+    "osc_",
+    "open_mpi.",
+    "ucx_",
+    "psm2_",
+    "psm3_",
+    "nccl-",
+)
+
+
+class Refusal(Exception):
+    """What cannot run as it was asked for: the text says what is wrong, where, and what to do. Exit code
+    2."""
+
+
+@dataclass
+class Process:
+    """What this process tells of itself, and how it ends its job.
+
+    Attributes:
+        rank: in COMM_WORLD; before MPI_Init as the launcher's variables say, None where they say nothing.
+        step: what the process does now, for messages.
+        abort: ends all ranks with an exit code; None until MPI is initialised.
+        core: whether the core time has started.
+        cleanups: what to do before an end that is before the core time, the last one first.
+    """
+
+    rank: int | None = field(default_factory=rank_of)
+    host: str = field(default_factory=socket.gethostname)
+    step: str = "start of the program"
+    abort: Callable[[int], object] | None = None
+    core: bool = False
+    cleanups: list[Callable[[], object]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def where(self) -> str:
+        """Rank and host, as each message names them."""
+        return f"rank {'?' if self.rank is None else self.rank} on host {self.host}"
+
+    def clean(self) -> None:
+        """Do what is to be done before the end, once."""
+        while self.cleanups:
+            try:
+                self.cleanups.pop()()
+            except Exception as error:
+                write_error(f"aiperf_mpi: {self.where}: clean-up: {error!r}\n")
+
+
+process = Process()
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of an error before the core time, and what is said of it.
+
+    A Refusal is one line; so is an error of the operating system that names a file. Any other error, and any
+    in the core time, is a traceback, and a last line with the step in which it happened.
+    """
+    if isinstance(error, Refusal) and not process.core:
+        return EXIT_USAGE, str(error)
+    if not process.core and isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            EXIT_USAGE,
+            f"{process.step}: {os.fsdecode(error.filename)}: {error.strerror}; this file or folder must "
+            "exist, and its permissions and its file system must allow what the run does",
+        )
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    what = "; ".join(str(error).split("\n")[:3])
+    return (
+        EXIT_FAILURE,
+        f"{trace}\nstep {process.step!r}: {type(error).__name__}: {what}; all ranks end with exit code "
+        f"{EXIT_FAILURE}",
+    )
+
+
+def lines(text: str, where: str = "") -> str:
+    """Return `text` with the name of the program, and `where` if there is one, before each of its lines."""
+    start = f"aiperf_mpi: {where}: " if where else "aiperf_mpi: "
+    return "".join(f"{start}{plain(line)}\n" for line in text.splitlines())
+
+
+def write_error(text: str) -> None:
+    """Write `text` to standard error in one write, so that lines of several ranks do not mix."""
+    try:
+        sys.stderr.flush()
+        os.write(2, text.encode(errors="replace"))
+    except (OSError, ValueError, AttributeError):
+        # Standard error is closed, or its reader is gone: the end must not fail for that.
+        return
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def end_job(code: int, text: str, where: str | None = None) -> NoReturn:
+    """Print `text` with rank and host, clean up, and end all ranks with `code`; from any thread.
+
+    Ranks other than 0 speak a little later: what all ranks know is then said by rank 0 alone. `where` is
+    printed in place of rank and host, such as "" for what is not of one rank.
+    """
+    process.lock.acquire()
+    if process.rank:
+        time.sleep(min(_FIRST_SECONDS + _EACH_SECONDS * process.rank, _MOST_SECONDS))
+    write_error(lines(text, process.where if where is None else where))
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """Clean up, and end all ranks with `code` after the launcher has read this rank's output.
+
+    Hydra ends at once on an abort and discards what is still in the pipe: a job of hours would end without a
+    message.
+    """
+    last = threading.Timer(_END_SECONDS, leave_alone, (code,))
+    last.daemon = True
+    last.start()
+    process.clean()
+    remove_segments()
+    until_read(1)
+    until_read(2)
+    _abort(code)
+
+
+def _abort(code: int) -> NoReturn:
+    """End all ranks: by MPI where it is initialised, else by the launcher."""
+    try:
+        if process.abort is not None:
+            process.abort(code)
+        abort_by_launcher(code)
+    finally:
+        os._exit(code)
+
+
+def leave_alone(code: int) -> NoReturn:
+    """End this process, whatever it waits for in MPI, and ask the launcher to end the others."""
+    abort_by_launcher(code)
+    os._exit(code)
+
+
+def remove_segments(maps: str = "/proc/self/maps", folder: str = "/dev/shm/") -> None:
+    """Remove MPI's files in shared memory that this process has mapped: after an abort, no rank does it."""
+    try:
+        with open(maps, encoding="utf-8", errors="surrogateescape") as file:
+            paths = {line.split(None, 5)[5].rstrip("\n") for line in file if folder in line}
+    except (OSError, IndexError):
+        return
+    for path in paths:
+        if path.startswith(tuple(folder + name for name in _SEGMENTS)):
+            try:
+                os.unlink(path)
+            except OSError:
+                continue  # another rank of this host has removed it
+
+
+def until_read(descriptor: int) -> None:
+    """Wait until a pipe or socket has been read to its end, for `_READ_SECONDS` at most.
+
+    Return at once for a file, a terminal, a closed descriptor, and where the system cannot report it.
+    """
+    deadline = time.monotonic() + _READ_SECONDS
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            return
+        question = termios.FIONREAD if stat.S_ISFIFO(mode) else termios.TIOCOUTQ
+        while any(fcntl.ioctl(descriptor, question, bytes(4))) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    except OSError:
+        # The abort that follows must not fail for any error here.
+        return
+
+
+# -- signals and long waits ------------------------------------------------------------------------
+
+
+@dataclass
+class Wait:
+    """A step that this process waits in: since when, when it is told, when the job ends, and what is said."""
+
+    since: float
+    notice: float
+    limit: float
+    text: str
+    remedy: str
+    code: int
+
+
+class Watch:
+    """A thread that ends the job before the core time: on a signal, and when a wait lasts too long.
+
+    Attributes:
+        signal: the name of the first signal, "" before any has come; in the core time rank 0's loop reads it.
+    """
+
+    def __init__(self) -> None:
+        self.signal = ""
+        self._starting = False
+        self._wait: Wait | None = None
+        self._reader = self._writer = -1
+        self._before: dict[signal.Signals, Any] = {}
+
+    def start(self) -> Watch:
+        """Take the SIGNALS from now on, instead of their ending this process alone; return this watch."""
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._starting = True
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        return self
+
+    def core_time(self) -> None:
+        """End the watch: from now on a signal is only noted, and an end leaves what the run has written."""
+        process.core, process.step = True, "core time"
+        process.cleanups.clear()
+        self._end()
+
+    def stop(self) -> None:
+        """End the watch of a process that starts no job, and take the handlers from before it."""
+        self._end()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _end(self) -> None:
+        self._starting = False
+        if self._writer >= 0:
+            signal.set_wakeup_fd(-1)
+            os.write(self._writer, b"\0")
+
+    @contextmanager
+    def bound(self, text: str, seconds: float, remedy: str, code: int = EXIT_USAGE) -> Iterator[None]:
+        """End the job if the block takes longer than `seconds`; rank 0 says after NOTICE_SECONDS that it
+        waits."""
+        now, before = time.monotonic(), self._wait
+        notice = NOTICE_SECONDS if not process.rank else float("inf")
+        self._wait = Wait(now, now + min(notice, seconds), now + seconds, text, remedy, code)
+        try:
+            yield
+        finally:
+            self._wait = before
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or signal.Signals(number).name
+
+    def _run(self) -> None:
+        """Look at signals and at the wait until the core time starts."""
+        while self._starting:
+            readable, _, _ = select.select([self._reader], [], [], 0.5)
+            numbers = [number for number in os.read(self._reader, 512) if number] if readable else []
+            if numbers and self._starting:
+                name = signal.Signals(numbers[0]).name
+                end_job(
+                    EXIT_FAILURE,
+                    f"{name} before the core time, in the step {process.step!r}: the run ends without a "
+                    "result",
+                )
+            if (wait := self._wait) is not None:
+                self._look(wait)
+
+    def _look(self, wait: Wait) -> None:
+        """Tell a wait that is long, and end the job after one that is too long."""
+        now = time.monotonic()
+        if now >= wait.limit:
+            end_job(wait.code, f"{wait.text} for {now - wait.since:.0f} s; {wait.remedy}")
+        if now >= wait.notice:
+            left = wait.limit - now
+            write_error(
+                lines(f"{wait.text} for {now - wait.since:.0f} s; ends in {left:.0f} s", process.where)
+            )
+            wait.notice = wait.since + 2 * (wait.notice - wait.since)
+
+
+watch = Watch()
