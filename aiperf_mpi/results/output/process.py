@@ -77,8 +77,7 @@ class Writer:
         self._reported = (-1, 0)
         self._listened = True
         self._closed = False
-        # Until the core time starts: the folders that the run has made, which an earlier end removes.
-        self._new_folders: list[str] | None = None
+        self._new_folders: list[str] | None = None  # until the core time starts
 
     def serve(self, source: int, sink: int) -> int:
         """Read frames from the descriptor `source` until it ends or `close` comes; report on `sink`."""
@@ -139,15 +138,14 @@ class Writer:
             self._closed = True
             return
         if name == "folders":
-            self._new_folders = [str(folder) for folder in data["folders"]]
+            self._new_folders = data["folders"]
             return
         self._run.event(name, data)
         if name == "open":
             self._open(settings)
         self._append({"kind": name, "data": data})
         if name == "start":
-            self._new_folders = None
-            self._partial_due = time.monotonic()
+            self._new_folders, self._partial_due = None, time.monotonic()
 
     def _open(self, settings: dict[str, Any]) -> None:
         """Create the folder and the journal."""
@@ -156,12 +154,9 @@ class Writer:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(self._folder / JOURNAL, float(settings["fsync_seconds"]))
-        except FileExistsError:
-            self._complain(
-                f"{self._folder} already holds a journal or is not a folder: choose another --output"
-            )
         except OSError as error:
-            self._complain(f"{self._folder}: cannot be written ({error.strerror}): choose another --output")
+            why = "it already holds a journal" if isinstance(error, FileExistsError) else error.strerror
+            self._complain(f"{self._folder}: cannot be written ({why}): choose another --output")
         self._report(opened=self._journal is not None)
 
     def _append(self, *entries: dict[str, Any]) -> None:
@@ -231,7 +226,7 @@ class Writer:
     # -- the end -----------------------------------------------------------------------------------
 
     def _on_coordinator_death(self) -> int:
-        """Close the journal and write a last partial result, after rank 0 has died."""
+        """Close the journal, and write a last partial result or, before the core time, remove the start."""
         if self._partial is not None:
             self._partial.join()
         if self._journal is not None:
@@ -264,9 +259,8 @@ class Writer:
             package.describe(self._folder)
         except (OSError, ValueError) as error:
             # The result is complete without them: `verify --json` prints the same.
-            self._complain(
-                f"{self._folder}: {package.SUMMARY} or {package.MANIFEST} cannot be written: {error}"
-            )
+            names = f"{package.SUMMARY} or {package.MANIFEST}"
+            self._complain(f"{self._folder}: {names} cannot be written: {error}")
         self._report(result=str(path))
         return 0
 
