@@ -81,8 +81,7 @@ class Writer:
 
     def serve(self, source: int, sink: int) -> int:
         """Read frames from the descriptor `source` until it ends or `close` comes; report on `sink`."""
-        self._sink = sink
-        pending = bytearray()
+        self._sink, pending = sink, bytearray()
         while not self._closed:
             readable, _, _ = select.select([source], [], [], self._patience())
             if readable:
