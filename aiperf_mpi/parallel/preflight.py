@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +20,16 @@ from aiperf_mpi.parallel.launch.findings import compare_findings
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, together
-from aiperf_mpi.parallel.prepared import new_folders
 from aiperf_mpi.planning.finding import Finding
-from aiperf_mpi.planning.storage import default_output, prepare_output
+from aiperf_mpi.planning.folder import RunFolder
+from aiperf_mpi.planning.storage import claim_output
 from aiperf_mpi.planning.walltime import check_limit
+from aiperf_mpi.printable import named
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.search.tpe import missing
+
+#: Seconds in which a host must see the new output folder, and between two looks.
+SEEN_SECONDS, _LOOK_SECONDS = 5.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -62,29 +70,44 @@ def find(config: Config, ranks: Ranks) -> list[Finding]:
     return []
 
 
-def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> Config:
-    """Make the output folder on rank 0, and return the configuration with its absolute path. Collective.
+def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> tuple[Config, RunFolder]:
+    """Make the output folder on rank 0; return it, and the configuration with its absolute path. Collective.
 
     It comes after the checks, so that a refused run makes none; an end before the core time removes it.
-    Raises AgreedError where it cannot be made, or where a rank does not see it.
+    Raises AgreedError where it cannot be made or belongs to another run, or where a rank does not see it.
     """
 
     def make() -> str:
-        wanted = config.run.output or default_output()
-        if writer is not None:
-            writer.send_folders(new_folders(os.path.abspath(os.path.expanduser(wanted))))
-        return str(prepare_output(config, ranks.n_replicas, wanted))
+        announce = writer.send_folder if writer is not None else lambda folder: None
+        return json.dumps(claim_output(config, ranks.n_replicas, uuid.uuid4().hex, announce).to_dict())
 
-    output = share("output folder", make)
+    folder = RunFolder.from_dict(json.loads(share("output folder", make)))
+    together("output folder on all hosts", lambda: check_seen(folder, ranks))
+    return replace(config, run=replace(config.run, output=str(folder.path))), folder
 
-    def see() -> None:
-        if not os.path.isdir(output):
+
+def check_seen(folder: RunFolder, ranks: Ranks) -> None:
+    """Check that this rank sees the output folder that rank 0 made, and that a trainer may write there.
+
+    Another host may see a new file of a network file system a little later. Raises LaunchError.
+    """
+    deadline = time.monotonic() + SEEN_SECONDS
+    while folder.lost():
+        if time.monotonic() > deadline:
             raise launcher.LaunchError(
-                f"does not see the output folder {output}: it must be on a file system that all nodes share"
+                f"does not see the output folder {named(folder.path)}: it must be on a file system that all "
+                "nodes share; name one with --output"
             )
-
-    together("output folder on all hosts", see)
-    return replace(config, run=replace(config.run, output=output))
+        # Listing the folders makes the client of a network file system look again.
+        for place in (folder.path.parent, folder.path):
+            with suppress(OSError):
+                os.listdir(place)
+        time.sleep(_LOOK_SECONDS)
+    if ranks.role == TRAINER and not os.access(folder.path, os.W_OK | os.X_OK, effective_ids=True):
+        raise launcher.LaunchError(
+            f"may not write into the output folder {named(folder.path)}; mount it for writing on all nodes, "
+            "or name another one with --output"
+        )
 
 
 def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:

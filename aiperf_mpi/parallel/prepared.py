@@ -6,11 +6,9 @@ Processes are started before MPI's initialisation: a fork after it is unsafe on 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.config import Config
@@ -78,9 +76,3 @@ def describe_machine() -> dict[str, Any]:
     """Return rank 0's part of the inventory; the reason where it cannot be taken."""
     found = probe("the inventory", inventory, seconds=None)
     return {"inventory": found} if isinstance(found, NotKnown) else found
-
-
-def new_folders(path: str | os.PathLike[str]) -> list[str]:
-    """Return the folders that making `path` will make, innermost first."""
-    folder = Path(path)
-    return [str(one) for one in (folder, *folder.parents) if not os.path.lexists(one)]

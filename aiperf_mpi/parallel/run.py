@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, classify, from_toml
@@ -33,12 +32,16 @@ from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.phases import PhaseTimer
+from aiperf_mpi.planning.folder import lost
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
-from aiperf_mpi.printable import counted, plain
+from aiperf_mpi.printable import counted, named, plain
 from aiperf_mpi.probe import NotKnown, probe
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.training.faults import sleep_untimed
+
+if TYPE_CHECKING:
+    from aiperf_mpi.results.judge.judge import Verdict
 
 __all__ = ["Prepared", "prepare", "run"]
 
@@ -73,7 +76,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
                 trainers_per_replica=parallel.trainers_per_replica,
             )
         findings = check_all(config, ranks)
-        config = open_output(config, ranks, prepared.writer)
+        config, folder = open_output(config, ranks, prepared.writer)
         with step("devices"):
             names = bind_devices(config, ranks)
         with step("survey of the nodes"):
@@ -87,7 +90,8 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
 
         if prepared.writer is not None:
             machine = prepared.machine | survey.inventory | {"findings": findings}
-            code = coordinate_run(context, prepared.writer, header_of(context, facts, words, machine))
+            header = header_of(context, facts, folder.run_id, words, machine)
+            code = coordinate_run(context, prepared.writer, header)
             clean = True
         else:
             code, clean = EXIT_VALID, work(context, resources, facts, survey)
@@ -97,12 +101,14 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
 # -- before the core time --------------------------------------------------------------------------
 
 
-def header_of(context: Context, facts: Facts, argv: Sequence[str], machine: dict[str, Any]) -> RunHeader:
+def header_of(
+    context: Context, facts: Facts, run_id: str, argv: Sequence[str], machine: dict[str, Any]
+) -> RunHeader:
     """Return the header of the result: what applies to the run as a whole. On rank 0."""
     config, ranks = context.config, context.ranks
     cls, division, departures = classify(config)
     return RunHeader(
-        run_id=uuid.uuid4().hex,
+        run_id=run_id,
         seed=config.run.seed,
         time_limit=config.run.time_limit,
         tick=config.run.tick,
@@ -162,7 +168,7 @@ def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) ->
     total = time.monotonic() - context.started
     status = writer.close(end.name, end.core_seconds, total, end.cause, timeout=RESULT_SECONDS)
     view.close()
-    return conclude(status, end, Path(config.run.output))
+    return conclude(status, end, Path(config.run.output), header.run_id)
 
 
 def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
@@ -177,8 +183,8 @@ def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
         raise launcher.LaunchError(plain(writer.status().errors[0]))
 
 
-def conclude(status: WriterStatus, end: End, output: Path) -> int:
-    """Judge the result file, as `verify` does, print the verdict, and return its exit code.
+def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
+    """Judge the result file of this run, as `verify` does, print the verdict, and return its exit code.
 
     Without a result of this run it is EXIT_FAILURE, however the run ended: a job script that sees a drain
     relies on a result.
@@ -190,17 +196,33 @@ def conclude(status: WriterStatus, end: End, output: Path) -> int:
     for error in status.errors:
         print(f"aiperf_mpi: {plain(error)}", file=sys.stderr, flush=True)
     try:
-        verdict = judge.judge(status.result) if status.result else None
+        verdict = judged(status.result, run_id) if status.result else None
     except judge.NotAResult as error:
         print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
         verdict = None
     if verdict is None:
-        print(f"aiperf_mpi: {without_result(output)}", file=sys.stderr, flush=True)
+        left = lost(output, run_id) or without_result(output)
+        print(f"aiperf_mpi: {left}", file=sys.stderr, flush=True)
         lines, code = lines_without_result(end.name), EXIT_FAILURE
     else:
         lines, code = verdict_lines(verdict), exit_code(verdict)
     print("\n".join(lines), flush=True)
     return code
+
+
+def judged(path: str, run_id: str) -> Verdict:
+    """Return the verdict on the result that this run's writer has written.
+
+    Raises NotAResult for the file of another run, which may have taken the place of this one's meanwhile.
+    """
+    from aiperf_mpi.results.judge import judge
+
+    result, verdict = judge.judge_file(path)
+    if (found := result.attributes.get("run_id")) != run_id:
+        raise judge.NotAResult(
+            f"{named(path)}: the file of another run, {plain(str(found))}, not of {run_id}"
+        )
+    return verdict
 
 
 def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> bool:

@@ -11,8 +11,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +97,14 @@ class RunFolder:
         return RunFolder(Path(data["path"]), data["run_id"], tuple(map(Path, data["created"])))
 
 
+def _nothing(folder: RunFolder) -> None:
+    """Announce to nobody."""
+
+
+#: Takes a folder that is about to be created, or has been.
+Announce = Callable[[RunFolder], None]
+
+
 def read_owner(folder: Path) -> Owner | None:
     """Return the owner of a folder; None where no owner file can be read. Never waits."""
     try:
@@ -126,20 +134,26 @@ class Taken(ConfigError):
     """The folder has content or belongs to another run."""
 
 
-def claim(folder: Path, run_id: str) -> RunFolder:
+def claim(folder: Path, run_id: str, announce: Announce = _nothing) -> RunFolder:
     """Create `folder` (absolute) with its missing parents, and make it this run's.
 
-    An existing folder is taken if it is empty. Raises ConfigError, and then leaves nothing, if the folder has
-    content or another owner, or cannot be created or written.
+    An existing folder is taken if it is empty. `announce` gets what is about to be created, so that another
+    process can remove it after a kill of this one. Raises ConfigError, and then leaves nothing, if the folder
+    has content or another owner, or cannot be created or written.
     """
     if variable := unexpanded_variable(folder):
         reason = f"the variable {variable} in it is not expanded"
         raise ConfigError(message(_OPTION, folder, reason, "write its value"))
+    missing = tuple(path for path in (*reversed(folder.parents), folder) if not os.path.lexists(path))
+    announce(RunFolder(folder, run_id, missing))
     made: list[Path] = []
     try:
-        if not _make_all(folder, made):
-            _check_empty(existing_folder(_OPTION, folder, _REMEDY))
-        _sign(folder, run_id)
+        for attempt in range(_ATTEMPTS):
+            with _again(attempt):
+                if not _make_all(folder, made):
+                    _check_empty(existing_folder(_OPTION, folder, _REMEDY))
+                _sign(folder, run_id)
+                break
         _check_empty(folder, signed=True)
     except BaseException as error:
         RunFolder(folder, run_id, tuple(made)).remove()
@@ -148,17 +162,32 @@ def claim(folder: Path, run_id: str) -> RunFolder:
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else folder
         why = because(error, where, _REMEDY, created=True)
         raise ConfigError(message(_OPTION, folder, *why)) from error
-    return RunFolder(folder, run_id, tuple(made))
+    claimed = RunFolder(folder, run_id, tuple(dict.fromkeys(made)))
+    announce(claimed)
+    return claimed
 
 
-def claim_first(folders: Iterator[Path], run_id: str) -> RunFolder:
+@contextmanager
+def _again(attempt: int) -> Iterator[None]:
+    """Pass over a FileNotFoundError, unless this is the last attempt.
+
+    A folder may vanish after it was seen or created: another run that is refused removes what it created.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        if attempt == _ATTEMPTS - 1:
+            raise
+
+
+def claim_first(folders: Iterator[Path], run_id: str, announce: Announce = _nothing) -> RunFolder:
     """Claim the first of `folders` that does not exist yet. Raises ConfigError like `claim`."""
     folder = Path()
     for folder in folders:
         if os.path.lexists(folder):
             continue
         try:
-            return claim(folder, run_id)
+            return claim(folder, run_id, announce)
         except Taken:
             continue
     raise ConfigError(message(_OPTION, folder, "this name and those before it are taken", _REMEDY))
@@ -172,19 +201,10 @@ def default_folders(now: float | None = None) -> Iterator[Path]:
 
 
 def _make_all(folder: Path, made: list[Path]) -> bool:
-    """Create a folder and its missing parents, and add them to `made`; return whether it is new.
-
-    Raises OSError. A parent may vanish meanwhile, as another run that is refused removes what it created.
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            for parent in reversed(folder.parents):
-                _make(parent, made)
-            return _make(folder, made)
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    return False
+    """Create a folder and its missing parents, and add them to `made`; return whether the folder is new."""
+    for parent in reversed(folder.parents):
+        _make(parent, made)
+    return _make(folder, made) or folder in made
 
 
 def _make(folder: Path, made: list[Path]) -> bool:

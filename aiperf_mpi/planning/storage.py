@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import os
 import resource
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.paths import expanded, message, reading
 from aiperf_mpi.machine.monitor import stride
 from aiperf_mpi.network.architecture import resnet50
-from aiperf_mpi.planning.folder import RunFolder, claim, claim_first, default_folders
+from aiperf_mpi.planning.folder import Announce, RunFolder, claim, claim_first, default_folders
 
 #: Bytes for each parameter: the float32 value, and a share of the batch norms' moving averages (an upper
 #: bound).
@@ -38,8 +37,8 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def default_output(now: float | None = None) -> str:
-    """Return the output folder for an empty `run.output`, named by the time `now` (seconds since 1970)."""
-    return time.strftime("runs/aiperf_mpi-%Y%m%d-%H%M%S", time.localtime(now))
+    """Return the first folder for an empty `run.output`, by the time `now` (seconds since 1970)."""
+    return str(next(default_folders(now)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,76 +95,25 @@ def checkpoint_files(config: Config) -> int:
     return config.result.keep_checkpoints + 1 + (config.search.queue_depth if config.model.inherits else 0)
 
 
-def claim_output(config: Config, replicas: int, run_id: str) -> RunFolder:
+def claim_output(
+    config: Config, replicas: int, run_id: str, announce: Announce = lambda folder: None
+) -> RunFolder:
     """Create the output folder of `config`, make it this run's, and check that the run fits into it.
 
     An empty `run.output` is a new folder named by the time; a given folder may exist if it is empty. Raises
-    ConfigError, and then leaves nothing. The message names the path and what to do.
+    ConfigError, and then leaves nothing. The message names the path and what to do. `announce` gets the
+    folder before it is created, and then what was created.
     """
     if config.run.output:
-        folder = claim(expanded("--output", config.run.output), run_id)
+        folder = claim(expanded("--output", config.run.output), run_id, announce)
     else:
-        folder = claim_first((expanded("--output", name) for name in default_folders()), run_id)
+        folder = claim_first((expanded("--output", name) for name in default_folders()), run_id, announce)
     try:
         _check_space(config, replicas, folder.path)
     except BaseException:
         folder.remove()
         raise
     return folder
-
-
-def prepare_output(config: Config, replicas: int, path: str | Path) -> Path:
-    """Create the output folder and return its absolute path.
-
-    An existing folder is used if it is empty. Raises ConfigError if the folder is not empty, cannot be
-    created or written, or has too little free space. The message names the path and what to do.
-    """
-    folder = Path(path).expanduser().absolute()
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(
-                f"--output {folder}: not empty; a run writes into a new folder, name another one"
-            )
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--output {folder}: a file of this name exists; name another folder")
-        created = _create(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"--output {folder}: cannot be created: {error.strerror}; name another folder"
-        ) from None
-
-    # Remove the folders that were created for a run that is refused.
-    try:
-        _probe(folder)
-        _check_space(config, replicas, folder)
-    except ConfigError:
-        for made in reversed(created):
-            made.rmdir()
-        raise
-    return folder
-
-
-def _create(folder: Path) -> list[Path]:
-    """Create `folder` and its missing parents; return the new folders, outermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()][::-1]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def _probe(folder: Path) -> None:
-    """Write, sync and remove a small file: permissions do not show a read-only or full file system."""
-    probe = folder / f".writable-{os.getpid()}"
-    try:
-        with probe.open("wb") as file:
-            file.write(b"aiperf_mpi")
-            file.flush()
-            os.fsync(file.fileno())
-        probe.unlink()
-    except OSError as error:
-        probe.unlink(missing_ok=True)
-        raise ConfigError(
-            f"--output {folder}: cannot be written: {error.strerror}; name another folder"
-        ) from None
 
 
 def _check_space(config: Config, replicas: int, folder: Path) -> None:

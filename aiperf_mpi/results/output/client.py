@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.launchers import LAUNCHER_PREFIXES
+from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.results.file.rows import RunHeader
 
 #: Head of a frame: kind and length of the payload.
@@ -110,22 +110,16 @@ class FrameQueue:
         self.waiting = 0
 
 
-def remove_folders(folders: Sequence[str]) -> None:
-    """Remove those of the folders that exist and are empty, in their order."""
-    for folder in folders:
-        with suppress(OSError):
-            os.rmdir(folder)
-
-
-def withdraw(process: subprocess.Popen[bytes], folders: Sequence[str]) -> None:
-    """Close the writer's pipe, wait for it for WITHDRAW_SECONDS, and remove the folders that are empty."""
+def withdraw(process: subprocess.Popen[bytes], folder: RunFolder | None) -> None:
+    """Close the writer's pipe, wait WITHDRAW_SECONDS for it, and remove the run's folder if it is empty."""
     if process.stdin is not None:
         process.stdin.close()
     try:
         process.wait(WITHDRAW_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-    remove_folders(folders)
+    if folder is not None:
+        folder.remove()
 
 
 class WriterClient:
@@ -141,7 +135,7 @@ class WriterClient:
         self._lines = b""
         self._status = WriterStatus()
         self._closing = False
-        self._folders: list[str] = []
+        self._folder: RunFolder | None = None
 
     @staticmethod
     def start(queue_bytes: int = QUEUE_BYTES) -> WriterClient:
@@ -170,14 +164,14 @@ class WriterClient:
     def send_open(
         self, header: RunHeader, output: Path | str, fsync_seconds: float = 1.0, partial_seconds: float = 30.0
     ) -> None:
-        """Send the run's header and the folder for its files (made if missing; without a journal)."""
+        """Send the run's header and the folder for its files (which the run owns; without a journal)."""
         settings = {"output": str(output), "fsync_seconds": fsync_seconds, "partial_seconds": partial_seconds}
         self._event("open", header.to_dict(), settings)
 
-    def send_folders(self, folders: Sequence[str]) -> None:
-        """Send the folders that the run is about to make, which an end before the core time removes."""
-        self._folders = list(folders)
-        self._event("folders", {"folders": self._folders})
+    def send_folder(self, folder: RunFolder) -> None:
+        """Send the folder that the run makes: an end before the core time removes what it created."""
+        self._folder = folder
+        self._event("folder", folder.to_dict())
 
     def send_start(self, core_start_utc: str) -> None:
         """Send the start of the core time (ISO 8601); the writer then writes the first partial result."""
@@ -263,7 +257,7 @@ class WriterClient:
 
     def withdraw(self) -> None:
         """End a run before its core time: the writer then removes what the run has made."""
-        withdraw(self._process, self._folders)
+        withdraw(self._process, self._folder)
 
     # -- inside ------------------------------------------------------------------------------------
 

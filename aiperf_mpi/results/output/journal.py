@@ -142,6 +142,11 @@ class Journal:
                 self._fail(error)
             self._synced_at, self._synced_size = now, self.size
 
+    def forced(self) -> str | None:
+        """Sync new entries now; return why that failed, or writing them before, or None."""
+        self.sync(0.0, force=True)
+        return self.error
+
     def close(self) -> None:
         """Sync and close the file."""
         self.sync(0.0, force=True)

@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import because, message
+from aiperf_mpi.planning.folder import RunFolder, lost
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
 from aiperf_mpi.results.file.replay import Network
@@ -37,10 +40,9 @@ from aiperf_mpi.results.output.client import (
     SLOT,
     TRIAL,
     WriterClient,
-    remove_folders,
 )
 from aiperf_mpi.results.output.journal import Journal, encode_row
-from aiperf_mpi.results.output.package import JOURNAL, PARTIAL, RESULT
+from aiperf_mpi.results.output.package import JOURNAL, MANIFEST, PARTIAL, RESULT, SUMMARY
 from aiperf_mpi.trials.record import check
 
 __all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
@@ -68,16 +70,13 @@ class Writer:
     def __init__(self) -> None:
         self._run = RunCollector()
         self._journal: Journal | None = None
-        self._folder = Path()
-        self._partial_seconds = 30.0
-        self._partial_due = float("inf")
+        self._folder, self._run_id = Path(), ""
+        self._partial_seconds, self._partial_due = 30.0, float("inf")
         self._partial: threading.Thread | None = None
         self._networks: dict[int, Network] = {}
         self._errors: list[str] = []
-        self._reported = (-1, 0)
-        self._listened = True
-        self._closed = False
-        self._new_folders: list[str] | None = None  # until the core time starts
+        self._reported, self._listened, self._closed = (-1, 0), True, False
+        self._new_folder: RunFolder | None = None  # until the core time starts
 
     def serve(self, source: int, sink: int) -> int:
         """Read frames from the descriptor `source` until it ends or `close` comes; report on `sink`."""
@@ -136,27 +135,32 @@ class Writer:
         if name == "close":
             self._closed = True
             return
-        if name == "folders":
-            self._new_folders = data["folders"]
+        if name == "folder":
+            self._new_folder = RunFolder.from_dict(data)
             return
         self._run.event(name, data)
         if name == "open":
-            self._open(settings)
+            self._open(settings, data["run_id"])
         self._append({"kind": name, "data": data})
+        if name == "open":
+            self._report_open()
         if name == "start":
-            self._new_folders, self._partial_due = None, time.monotonic()
+            self._new_folder, self._partial_due = None, time.monotonic()
 
-    def _open(self, settings: dict[str, Any]) -> None:
-        """Create the folder and the journal."""
-        self._folder = Path(settings["output"])
+    def _open(self, settings: dict[str, Any], run_id: str) -> None:
+        """Create the journal in the folder, which must still be this run's."""
+        self._folder, self._run_id = Path(settings["output"]), run_id
         self._partial_seconds = float(settings["partial_seconds"])
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(self._folder / JOURNAL, float(settings["fsync_seconds"]))
-        except OSError as error:
-            why = "it already holds a journal" if isinstance(error, FileExistsError) else error.strerror
-            self._complain(f"{self._folder}: cannot be written ({why}): choose another --output")
-        self._report(opened=self._journal is not None)
+            self._journal = open_journal(self._folder, run_id, float(settings["fsync_seconds"]))
+        except ConfigError as error:
+            self._complain(str(error))
+
+    def _report_open(self) -> None:
+        """Report whether the journal has the header, on the disk: a full one shows before the core time."""
+        if self._journal is not None and (problem := self._journal.forced()):
+            self._complain(problem)
+        self._report(opened=self._journal is not None and not self._journal.error)
 
     def _append(self, *entries: dict[str, Any]) -> None:
         """Append entries to the journal, if there is one."""
@@ -230,8 +234,8 @@ class Writer:
             self._partial.join()
         if self._journal is not None:
             self._journal.close()
-        if self._new_folders is not None:
-            remove_start(self._journal, self._new_folders)
+        if self._new_folder is not None:
+            remove_start(self._journal, self._new_folder)
         elif self._journal is not None:
             self._write_partial(self._snapshot(end="killed"))
         return 0
@@ -248,8 +252,7 @@ class Writer:
             self._complain(self._journal.error)
         path = self._folder / RESULT
         try:
-            hdf5.write(path, final_image(self._snapshot(), self._networks))
-            (self._folder / PARTIAL).unlink(missing_ok=True)
+            write_result(path, self._run_id, final_image(self._snapshot(), self._networks))
         except (OSError, ValueError) as error:
             self._complain(f"{path}: cannot be written: {error}")
             self._report()
@@ -258,20 +261,38 @@ class Writer:
             package.describe(self._folder)
         except (OSError, ValueError) as error:
             # The result is complete without them: `verify --json` prints the same.
-            names = f"{package.SUMMARY} or {package.MANIFEST}"
-            self._complain(f"{self._folder}: {names} cannot be written: {error}")
+            self._complain(f"{self._folder}: {SUMMARY} or {MANIFEST} cannot be written: {error}")
         self._report(result=str(path))
         return 0
 
 
-def remove_start(journal: Journal | None, folders: list[str]) -> None:
+def open_journal(folder: Path, run_id: str, fsync_seconds: float) -> Journal:
+    """Create the journal of a run in its folder. Raises ConfigError if the folder is not the run's."""
+    if problem := lost(folder, run_id):
+        raise ConfigError(problem)
+    try:
+        return Journal(folder / JOURNAL, fsync_seconds)
+    except OSError as error:
+        why = because(error, folder / JOURNAL, "name another folder", created=True)
+        raise ConfigError(message("--output", folder / JOURNAL, *why)) from error
+
+
+def write_result(path: Path, run_id: str, image: bytes) -> None:
+    """Write the final result of a run, and remove the partial one.
+
+    Raises ValueError if the folder belongs to another run meanwhile, OSError if it cannot be written.
+    """
+    if problem := lost(path.parent, run_id):
+        raise ValueError(problem)
+    hdf5.write(path, image)
+    (path.parent / PARTIAL).unlink(missing_ok=True)
+
+
+def remove_start(journal: Journal | None, folder: RunFolder) -> None:
     """Remove the journal and the new folders of a run that has ended before its core time."""
     if journal is not None:
         journal.path.unlink(missing_ok=True)
-    if folders:
-        for probe in Path(folders[0]).glob(".writable-*"):
-            probe.unlink(missing_ok=True)
-    remove_folders(folders)
+    folder.remove()
 
 
 def final_image(run: Run, networks: dict[int, Network] | None = None) -> bytes:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.launchers import LAUNCHER_PREFIXES
-from aiperf_mpi.results.file.rows import EPOCH_ROW, new_row
+from aiperf_mpi.planning.folder import OWNER, claim
+from aiperf_mpi.results.file.rows import EPOCH_ROW, RunHeader, new_row
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import client as client_module
 from aiperf_mpi.results.output.client import WriterClient
@@ -47,6 +48,12 @@ def wait_for(condition: Callable[[], object], client: WriterClient, seconds: flo
         time.sleep(0.005)
 
 
+def send_open(client: WriterClient, header: RunHeader, folder: Path, **seconds: float) -> None:
+    """Make the folder the run's, as rank 0 does, and send the start of the run."""
+    claim(folder, header.run_id)
+    client.send_open(header, folder, **seconds)
+
+
 def close(client: WriterClient, example: Example) -> client_module.WriterStatus:
     stop = example.stop()
     return client.close(stop["end"], stop["core_seconds"], stop["total_seconds"], timeout=60)
@@ -54,7 +61,7 @@ def close(client: WriterClient, example: Example) -> client_module.WriterStatus:
 
 def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> None:
     example, folder = example_run(), tmp_path / "out"
-    client.send_open(example.header, folder)
+    send_open(client, example.header, folder)
     client.send_start(START)
     wait_for((folder / PARTIAL).exists, client)
     example.send(client)
@@ -70,7 +77,7 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     assert (status.errors, status.result, status.finished) == ((), str(folder / RESULT), True)
     verdict = judge(status.result)
     assert verdict.valid, verdict.reasons
-    assert sorted(entry.name for entry in folder.iterdir()) == [JOURNAL, MANIFEST, RESULT, SUMMARY]
+    assert sorted(entry.name for entry in folder.iterdir()) == [JOURNAL, MANIFEST, OWNER, RESULT, SUMMARY]
     assert check_manifest(folder) == []
     # Rank 0 was called while it waited, and no pause between the calls was long.
     assert max(np.diff(turns)) < 0.5
@@ -78,7 +85,7 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
 
 def test_the_partial_result_begins_at_core_start_and_grows(client: WriterClient, tmp_path: Path) -> None:
     example = example_run()
-    client.send_open(example.header, tmp_path, partial_seconds=0.2)
+    send_open(client, example.header, tmp_path, partial_seconds=0.2)
     client.send_start(START)
     partial = tmp_path / PARTIAL
 
@@ -103,7 +110,7 @@ def test_rebuilding_the_partial_result_takes_one_percent_of_time(
 ) -> None:
     # With an interval of 0 s, only the rule of one percent separates them: building takes b, so 100 b
     # pass between.
-    client.send_open(example_run().header, tmp_path, partial_seconds=0.0)
+    send_open(client, example_run().header, tmp_path, partial_seconds=0.0)
     client.send_start(START)
     seen, limit = set(), time.monotonic() + 4.0
     while time.monotonic() < limit:
@@ -118,7 +125,7 @@ def test_rebuilding_the_partial_result_takes_one_percent_of_time(
 
 def test_signals_that_end_a_job_do_not_end_the_writer(client: WriterClient, tmp_path: Path) -> None:
     example = example_run()
-    client.send_open(example.header, tmp_path)
+    send_open(client, example.header, tmp_path)
     wait_for(lambda: client.status().opened, client)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         os.kill(client.pid, number)
@@ -131,7 +138,7 @@ def test_the_writer_imports_neither_mpi_nor_jax(monkeypatch: pytest.MonkeyPatch,
     for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "HYDI_CONTROL_FD"):
         monkeypatch.setenv(name, "0")
     client = WriterClient.start()
-    client.send_open(example_run().header, tmp_path)
+    send_open(client, example_run().header, tmp_path)
     wait_for(lambda: client.status().opened, client)
     environment = Path(f"/proc/{client.pid}/environ").read_text()
     libraries = Path(f"/proc/{client.pid}/maps").read_text()
@@ -146,9 +153,12 @@ def test_rank_0_that_is_killed_leaves_journal_and_partial_result(tmp_path: Path)
     # A parent that sends the example and then waits to be killed, as rank 0 would be.
     script = (
         "import sys, time\n"
+        "from pathlib import Path\n"
+        "from aiperf_mpi.planning.folder import claim\n"
         "from aiperf_mpi.results.output.client import WriterClient\n"
         "from tests.helpers.results.example_run import example_run\n"
         "client = WriterClient.start(); example = example_run()\n"
+        "claim(Path(sys.argv[1]), example.header.run_id)\n"
         "client.send_open(example.header, sys.argv[1]); client.send_start('2026-01-02T03:04:05Z')\n"
         "example.send(client)\n"
         "while client.status().queued_bytes: client.pump()\n"
@@ -180,7 +190,7 @@ def test_a_file_size_limit_leaves_the_journal_whole(
     client: WriterClient, tmp_path: Path, limit_bytes: int
 ) -> None:
     example = example_run()
-    client.send_open(example.header, tmp_path)
+    send_open(client, example.header, tmp_path)
     wait_for(lambda: client.status().opened, client)
     resource.prlimit(client.pid, resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
     client.send_start(START)
@@ -198,26 +208,55 @@ def test_a_file_size_limit_leaves_the_journal_whole(
     assert not [entry.name for entry in tmp_path.iterdir() if entry.name.endswith((".tmp", RESULT))]
 
 
-def test_an_output_that_cannot_be_used_is_reported(client: WriterClient, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    client.send_open(example_run().header, tmp_path / "file" / "out")
+@pytest.mark.parametrize("loss", ["removed", "moved", "emptied", "another run", "no space", "a journal"])
+def test_a_folder_lost_before_the_start_is_reported(client: WriterClient, tmp_path: Path, loss: str) -> None:
+    """Between its claim and the core time, something happens to the folder: the writer makes no other one."""
+    header, folder = example_run().header, tmp_path / "out"
+    claimed = claim(folder, header.run_id)
+    part = {
+        "removed": "was moved or removed",
+        "moved": "was moved or removed",
+        "emptied": "owner.json was removed",
+        "another run": "belongs to another run now",
+        "no space": "cannot be written: File too large",
+        "a journal": "exists already",
+    }[loss]
+    if loss in ("removed", "another run"):
+        claimed.remove()
+    if loss == "another run":
+        claim(folder, "other")
+    if loss == "moved":
+        folder.rename(tmp_path / "moved")
+    if loss == "emptied":
+        (folder / OWNER).unlink()
+    if loss == "a journal":
+        (folder / JOURNAL).write_text("precious")
+    if loss == "no space":
+        resource.prlimit(client.pid, resource.RLIMIT_FSIZE, (0, 0))
+    before = sorted(tmp_path.rglob("*"))
+    client.send_open(header, folder)
     wait_for(lambda: client.status().errors, client)
-    assert "choose another --output" in client.status().errors[0]
+    assert part in client.status().errors[0] and str(folder) in client.status().errors[0]
+    assert not client.status().opened
+    assert loss == "no space" or sorted(tmp_path.rglob("*")) == before
     status = client.close("drained", 1.0, 1.0)
     assert status.finished and not status.result
 
 
-def test_a_second_run_does_not_write_over_the_first(client: WriterClient, tmp_path: Path) -> None:
-    (tmp_path / JOURNAL).write_text("precious")
-    client.send_open(example_run().header, tmp_path)
-    wait_for(lambda: client.status().errors, client)
-    assert "already holds a journal" in client.status().errors[0]
-    assert (tmp_path / JOURNAL).read_text() == "precious"
+def test_a_run_that_ends_before_its_core_time_leaves_nothing(tmp_path: Path) -> None:
+    """Rank 0 was killed after it made its folder: the writer removes it, and nothing of another run."""
+    header, client = example_run().header, WriterClient.start()
+    claim(tmp_path / "runs" / "other", "other")
+    claim(tmp_path / "runs" / "a" / "b", header.run_id, client.send_folder)
+    client.send_open(header, tmp_path / "runs" / "a" / "b")
+    wait_for(lambda: client.status().opened, client)
+    client.abandon()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
 
 
 def test_a_torn_record_is_refused_and_reported(client: WriterClient, tmp_path: Path) -> None:
     example = example_run()
-    client.send_open(example.header, tmp_path)
+    send_open(client, example.header, tmp_path)
     record = bytearray(example.records[0].tobytes())
     record[20] ^= 1
     client.send_record(0, bytes(record))
@@ -227,7 +266,7 @@ def test_a_torn_record_is_refused_and_reported(client: WriterClient, tmp_path: P
 
 def test_a_writer_that_died_is_reported(client: WriterClient, tmp_path: Path) -> None:
     example = example_run()
-    client.send_open(example.header, tmp_path)
+    send_open(client, example.header, tmp_path)
     wait_for(lambda: client.status().opened, client)
     os.kill(client.pid, signal.SIGKILL)
     wait_for(lambda: client.status().finished, client)
@@ -239,7 +278,7 @@ def test_a_writer_that_died_is_reported(client: WriterClient, tmp_path: Path) ->
 def test_sends_never_wait_for_a_writer_that_sleeps(tmp_path: Path) -> None:
     # The queue takes 1 MiB; the writer is stopped, so what its pipe does not take stays in the queue.
     client = WriterClient.start(queue_bytes=1 << 20)
-    client.send_open(example_run().header, tmp_path)
+    send_open(client, example_run().header, tmp_path)
     wait_for(lambda: client.status().opened, client)
     os.kill(client.pid, signal.SIGSTOP)
     row = new_row(EPOCH_ROW, trial_id=0).tobytes()
