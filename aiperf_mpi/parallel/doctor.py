@@ -95,7 +95,7 @@ def examine_job(read: Callable[[], Config], show: Callable[[Examination], None],
             return examination.examine_unconnected(read, show, started, str(error))
         with job.job() as world:
             part, found = _lay_out(world, read)
-            found += origin + _local(part) + _seen_by_all(part) + _jax(part, jax)
+            found += origin + _local(part) + _network(part) + _seen_by_all(part) + _jax(part, jax)
             merged = kinds(world, [finding.to_dict() for finding in found])
             alike = (*judge_ranks(world), *_jax_alike(part, jax), *_clocks(part))
             code = 0
@@ -197,6 +197,33 @@ def _windows(part: Part) -> int:
         users = sum(place.queue_group == one.queue_group for place in ranks.places)
         need += shared_memory.node_bytes(config, len(one.queue_group_replicas), users)
     return need
+
+
+def _network(part: Part) -> tuple[Finding, ...]:
+    """Let the trainers of each replica over several hosts try to meet. Collective."""
+    subject, ranks = "network", part.ranks
+    if ranks is None:
+        return ()
+    hosts: dict[int, set[str]] = {}
+    for place in ranks.places:
+        hosts.setdefault(place.replica, set()).add(place.host)
+    if not any(len(names) > 1 for replica, names in hosts.items() if replica >= 0):
+        fine = Finding("ok", subject, "only MPI's own: no replica has trainers on several hosts")
+        return (fine,) if part.world.rank == 0 else ()
+    if ranks.team is None:
+        return ()
+    from aiperf_mpi.links.candidates import candidates, facts
+    from aiperf_mpi.parallel.replica.cluster import check_setting, met
+
+    setting = part.config.parallel.address
+    known = ranks.team.allgather((ranks.rank, facts(setting)))
+    members, of = [rank for rank, _ in known], [fact for _, fact in known]
+    try:
+        check_setting(setting, members, of)
+        way = met(ranks.team, candidates(of, setting), 0, members, of)
+    except ConfigError as error:
+        return (refusal(subject, str(error)),)
+    return (Finding("ok", subject, f"the trainers of each replica reach one another at {way.text}"),)
 
 
 def _seen_by_all(part: Part) -> tuple[Finding, ...]:

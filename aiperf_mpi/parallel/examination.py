@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.exits import EXIT_USAGE, EXIT_VALID
+from aiperf_mpi.links.addresses import listed
+from aiperf_mpi.links.candidates import facts
 from aiperf_mpi.machine.inventory import packages
 from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel.launch.binding import local_devices
@@ -45,6 +47,7 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     )
     checks = host_checks(config, need) | {"data set": lambda: judge_data(config)} | job_checks(config)
     checks["MPI"] = lambda: (refused,) if refused is not None else _library(asked_mpi)
+    checks["network"] = lambda: judge_network(config)
     checks["output"] = lambda: _output(config)
     checks["program"] = lambda: (provenance(source()),)
     try:
@@ -108,6 +111,24 @@ def judge_data(config: Config) -> tuple[Finding, ...]:
     data = config.data
     where = f" in {data.path}" if data.path else ""
     return (Finding("ok", "data set", f"{data.name}{where}: {data.train_images} + {data.val_images} images"),)
+
+
+def judge_network(config: Config) -> tuple[Finding, ...]:
+    """Return whether this host has an address for a replica over several hosts, if the run may have one."""
+    subject, setting, parallel = "network", config.parallel.address, config.parallel
+    if parallel.trainers_per_replica <= parallel.trainers_per_node and not setting:
+        return (Finding("ok", subject, "only MPI's own: no replica has trainers on several hosts"),)
+    known = facts(setting)
+    if known.problem:
+        remedy = "name an interface, a network, a host name or an address that this host has or reaches"
+        return (Finding("fail", subject, f"parallel.address: {known.problem}", remedy),)
+    if not known.own:
+        remedy = "set up an interface, or use one trainer a replica"
+        return (Finding("fail", subject, "this host has no address but loopback", remedy),)
+    if setting:
+        return (Finding("ok", subject, f"parallel.address={setting} is {known.setting} here"),)
+    names = f"the host's name means {known.name}" if known.name else "the host's name means none of them"
+    return (Finding("ok", subject, f"{listed(known.own)}; {names}"),)
 
 
 def judge_wall_time(config: Config, environ: Mapping[str, str] = os.environ) -> tuple[Finding, ...]:
