@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: parse the arguments and call one subcommand, which imports what it needs.
 
-`python -m aiperf_mpi` alone means `run`, and only `run` touches MPI. Exit codes: 0 valid, 2 usage, 3 finished
-but invalid, 4 drained, 5 failure. Only the standard library is imported at the top: any other import may fail
-on one rank of a job, and is then told to all.
+`python -m aiperf_mpi` alone means `run`. Only `run`, and `doctor` under a launcher, touch MPI. Exit codes: 0
+valid, 2 usage, 3 finished but invalid, 4 drained, 5 failure. Only the standard library is imported at the
+top: any other import may fail on one rank of a job, and is then told to all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
+
+#: The subcommands that run as a job, if a launcher started it.
+LAUNCHED = ("run", "doctor")
 
 SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate", "doctor")
 
@@ -60,14 +63,16 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (by default the process's arguments), run its subcommand and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and (words[0] in SUBCOMMANDS[1:] or words[0] in ("-h", "--help", "--version")):
+    first = words[0] if words else ""
+    if first in ("-h", "--help", "--version") or (first in SUBCOMMANDS and first not in LAUNCHED):
         return command(words)
     try:
         from aiperf_mpi import ending
+        from aiperf_mpi.launchers import starts_several
     except BaseException as error:
         _end_without_package(error)
     try:
-        return run(words)
+        return command(words) if first == "doctor" and not starts_several() else run(words)
     except Exception as error:
         ending.end_job(*ending.describe(error))
 
@@ -76,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the benchmark on this rank; return the exit code of `--check`, or of a refusal without a launcher.
+    """Run the benchmark or `doctor` on this rank; return the exit code of `--check` or of a refusal.
 
     Whatever fails here before MPI's initialisation is held, and told after it: a rank that left alone would
     leave the others in it for ever.
@@ -87,12 +92,10 @@ def run(words: Sequence[str]) -> int:
     held: BaseException | None = None
     try:
         arguments = _arguments(words)
-        if arguments.check:
+        if "check" in arguments and arguments.check:
             watch.stop()
             return command(["run", *(word for word in words if word != "run")])
-        from aiperf_mpi.commands.run import prepare
-
-        prepared = prepare(arguments)
+        job_of_rank = arguments.prepare(arguments)
     except BaseException as error:
         if isinstance(error, SystemExit) and not error.code:
             raise
@@ -108,19 +111,17 @@ def run(words: Sequence[str]) -> int:
 
         with job(held, words):
             raise held
-    from aiperf_mpi.parallel.run import run as run_job
-
-    run_job(prepared, words)
+    return int(job_of_rank(words))
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed arguments of `run`; raises Refusal for an error in them."""
+    """Return the parsed arguments of a job; raises Refusal for an error in them."""
     from aiperf_mpi.ending import Refusal
 
-    if words and not words[0].startswith("-") and words[0] != "run":
+    if words and not words[0].startswith("-") and words[0] not in LAUNCHED:
         raise Refusal(_unknown_command(words[0]))
     try:
-        return parser().parse_args(words if words and words[0] == "run" else ["run", *words])
+        return parser().parse_args(words if words and words[0] in LAUNCHED else ["run", *words])
     except UsageError as error:
         raise Refusal(str(error)) from None
 

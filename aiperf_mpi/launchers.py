@@ -55,6 +55,13 @@ def rank_of(environ: Mapping[str, str] = os.environ) -> int | None:
     return None
 
 
+def starts_several(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a launcher started several processes, of which this is one, as far as it says so."""
+    sizes = (environ[size] for _, size, _ in LAUNCHERS if environ.get(size, "").isdigit())
+    size = next(sizes, "")
+    return int(size) != 1 if size else environ.get(PMIX_RANK, "").isdigit()
+
+
 def abort_by_launcher(code: int, environ: Mapping[str, str] = os.environ) -> None:
     """Ask the launcher to end all ranks with `code`, where MPI cannot: before its initialisation.
 

@@ -10,6 +10,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -36,25 +38,16 @@ def add_doctor(commands: Any) -> None:
         "--ranks-per-node", type=int, metavar="K", help="split ranks 1, 2, ... into nodes of K ranks"
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object (docs/doctor.md)")
-    doctor.set_defaults(handler=doctor_command)
+    doctor.set_defaults(handler=doctor_command, prepare=prepare)
 
 
 def doctor_command(arguments: argparse.Namespace) -> int:
-    """Check, print what was found, and return 0, or 2 if a run would be refused."""
+    """Check this host, print what was found, and return 0, or 2 if a run would be refused."""
     started = time.monotonic()
     from aiperf_mpi.config import ConfigError
-    from aiperf_mpi.parallel.examination import examine_alone, examine_unconnected
-    from aiperf_mpi.parallel.launch.launcher import LaunchError, detect
+    from aiperf_mpi.parallel.examination import examine_alone
 
-    if detect().name != "none" and detect().size != 1:
-        own = (lambda: read(arguments)), (lambda found: show(found, arguments.json)), started
-        try:
-            from aiperf_mpi.parallel.doctor import examine_job
-        except LaunchError as error:
-            return examine_unconnected(*own, str(error))
-        return examine_job(*own)
-
-    # What was made for a try is removed, so the signals must not end the process at once.
+    # What was made for a try is removed, so the signal must not end the process at once.
     signal.signal(signal.SIGTERM, _leave)
     try:
         config = read(arguments)
@@ -63,6 +56,28 @@ def doctor_command(arguments: argparse.Namespace) -> int:
     found = examine_alone(config, started)
     show(found, arguments.json)
     return found.code
+
+
+def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], int]:
+    """Make what this rank brings into the job, before MPI's initialisation; only rank 0 reads files.
+
+    Return the function that checks the job, which takes the command line.
+    """
+    started = time.monotonic()
+    from aiperf_mpi.ending import process
+    from aiperf_mpi.parallel.examination import Request, refuse_job
+    from aiperf_mpi.parallel.launch.launcher import LaunchError
+
+    process.step = "configuration"
+    config = None if process.rank else read(arguments)
+    request = Request(started, config, lambda: read(arguments), lambda found: show(found, arguments.json))
+    process.step = "imports"
+    try:
+        from aiperf_mpi.parallel import doctor
+    except LaunchError as error:
+        problem = str(error)
+        return lambda words: refuse_job(request, problem)
+    return partial(doctor.examine_job, doctor.prepare(request))
 
 
 def read(arguments: argparse.Namespace) -> Config:

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiperf_mpi.commands.options import add_configuration_options
 from aiperf_mpi.commands.refusal import refuse
 
 if TYPE_CHECKING:
     from aiperf_mpi.config import Config
-    from aiperf_mpi.parallel.run import Prepared
 
 
 def add_run(commands: Any) -> None:
@@ -27,7 +28,7 @@ def add_run(commands: Any) -> None:
     )
     run.add_argument("--view", choices=("auto", "live", "plain"), help="what rank 0 shows on standard error")
     run.add_argument("--check", action="store_true", help="check the configuration, print it, and stop")
-    run.set_defaults(handler=check_command)
+    run.set_defaults(handler=check_command, prepare=prepare)
 
 
 def check_command(arguments: argparse.Namespace) -> int:
@@ -41,16 +42,20 @@ def check_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(arguments: argparse.Namespace) -> Prepared:
-    """Return what this rank brings into the job, before MPI's initialisation; only rank 0 reads files."""
+def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn]:
+    """Make what this rank brings into the job, before MPI's initialisation; only rank 0 reads files.
+
+    Return the function that runs the benchmark, which takes the command line.
+    """
     from aiperf_mpi.ending import process
 
     process.step = "configuration"
     config = None if process.rank else read(arguments)
     process.step = "imports"
     from aiperf_mpi.parallel.run import prepare as prepare_rank
+    from aiperf_mpi.parallel.run import run
 
-    return prepare_rank(config, lambda: read(arguments))
+    return partial(run, prepare_rank(config, lambda: read(arguments)))
 
 
 def read(arguments: argparse.Namespace) -> Config:

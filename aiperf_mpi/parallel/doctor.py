@@ -6,22 +6,25 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from aiperf_mpi.config import Config, ConfigError, from_toml
+from aiperf_mpi.ending import process
 from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel import examination
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.kinds import kinds
-from aiperf_mpi.parallel.launch.launcher import Launcher, LaunchError, detect
+from aiperf_mpi.parallel.launch.launcher import Launcher, LaunchError, check_library, check_size, detect
 from aiperf_mpi.parallel.launch.likeness import judge_ranks
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks, split
+from aiperf_mpi.parallel.launch.start import INIT_VARIABLE, share, step, together
 from aiperf_mpi.parallel.preflight import bind_devices
 from aiperf_mpi.parallel.shared.clock import measure_offset
 from aiperf_mpi.planning import shared_memory
@@ -40,6 +43,11 @@ _LOCAL_RANKS = (
     "PALS_LOCAL_RANKID",
     "SLURM_LOCALID",
 )
+
+
+#: Seconds that ranks wait for one another, unless AIPERF_MPI_INIT_SECONDS says more; of many ranks some
+#: milliseconds each.
+INIT_SECONDS, RANK_SECONDS = 15.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -77,70 +85,98 @@ class Part:
         return any(place.role == TRAINER and place.host == self.host for place in self.ranks.places)
 
 
-def examine_job(read: Callable[[], Config], show: Callable[[Examination], None], started: float) -> int:
+@dataclass(frozen=True)
+class Prepared:
+    """What this rank has started before MPI: what is asked, the process that asks JAX, and its findings."""
+
+    request: examination.Request
+    jax: Child | None
+    found: tuple[Finding, ...]
+
+    def complete(self) -> str:
+        """Return the configuration as TOML, on MPI's rank 0."""
+        return (self.request.config or self.request.read()).to_toml()
+
+
+def prepare(request: examination.Request) -> Prepared:
+    """Start what must start before MPI: a fork after its initialisation is unsafe on some fabrics."""
+    launcher = detect()
+    process.cleanups.append(folders.remove_all)
+    os.environ.setdefault(INIT_VARIABLE, f"{max(INIT_SECONDS, (launcher.size or 0) * RANK_SECONDS):g}")
+    process.step = "JAX in a process of its own"
+    jax = Child(JAX_PROGRAM) if _first_by_environment(os.environ, launcher) else None
+    if jax is not None:
+        process.cleanups.append(jax.end)
+    process.step = "program"
+    program = {"program": lambda: (provenance(source()),)} if launcher.speaks else {}
+    return Prepared(request, jax, bounded.findings(program, examination.CHECK_SECONDS))
+
+
+def examine_job(prepared: Prepared, words: Sequence[str]) -> NoReturn:
     """Check all ranks of this job; rank 0 shows what was found. End the job with 0 or 2.
 
-    `read` returns the configuration, on rank 0 alone. Return the exit code where MPI does not connect the
-    ranks.
+    `words` is the command line, which all ranks have alike.
     """
-    launcher = detect()
-    # Start processes before MPI: a fork after its initialisation is unsafe on some fabrics.
-    jax = Child(JAX_PROGRAM) if _first_by_environment(os.environ, launcher) else None
-    program = {"program": lambda: (provenance(source()),)} if launcher.speaks else {}
-    origin = bounded.findings(program, examination.CHECK_SECONDS)
+    launcher, (library, _) = detect(), MPI.get_vendor()
     try:
-        try:
-            job.initialise()
-        except LaunchError as error:
-            return examination.examine_unconnected(read, show, started, str(error))
-        with job.job() as world:
-            part, found = _lay_out(world, read)
-            found += origin + _local(part) + _network(part) + _seen_by_all(part) + _jax(part, jax)
-            merged = kinds(world, [finding.to_dict() for finding in found])
-            alike = (*judge_ranks(world), *_jax_alike(part, jax), *_clocks(part))
-            code = 0
-            if world.rank == 0:
-                every = [((0,), alike), *((ranks, _read(one)) for one, ranks in merged)]
-                shown = Examination(
-                    merge(every, part.hosts),
-                    ranks=world.size,
-                    hosts=tuple(dict.fromkeys(part.hosts)),
-                    launcher=launcher.name,
-                    preset=part.config.run.preset,
-                    output=part.config.run.output,
-                    seconds=time.monotonic() - started,
-                )
-                show(shown)
-                code = shown.code
-            job.agreed_exit(world, code)
-    finally:
-        folders.remove_all()
-        if jax is not None:
-            jax.end()
-
-
-def _lay_out(world: MPI.Intracomm, read: Callable[[], Config]) -> tuple[Part, tuple[Finding, ...]]:
-    """Hand on the configuration and split the ranks; return this rank's part, and on rank 0 the layout."""
-    config, problem = None, None
-    if world.rank == 0:
-        try:
-            config = read()
-        except ConfigError as error:
-            problem = str(error)
-    job.raise_alike(world, problem)
-    config = from_toml(world.bcast(config.to_toml() if config is not None else None))
-
-    host, parallel, ranks, refused = socket.gethostname(), config.parallel, None, ""
-    hosts = tuple(world.allgather(host))
-    try:
-        ranks = split(
-            world,
-            parallel.ranks_per_node,
-            parallel.trainers_per_node,
-            trainers_per_replica=parallel.trainers_per_replica,
-        )
+        check_library(launcher, library)
+        check_size(launcher, library, job.start_mpi().size)
     except LaunchError as error:
-        refused = str(error)
+        examination.refuse_job(prepared.request, str(error))
+    with job.job(words=words) as world:
+        try:
+            part, found = _lay_out(world, from_toml(share("configuration", prepared.complete)))
+            found += prepared.found + _bind(part)
+            found += together("checks of each rank", lambda: _local(part))
+            found += _network(part) + _seen_by_all(part)
+            found += together("devices of JAX", lambda: _jax(part, prepared.jax))
+            with step("comparison of the ranks"):
+                merged = kinds(world, [finding.to_dict() for finding in found])
+                alike = (*judge_ranks(world), *_jax_alike(part, prepared.jax), *_clocks(part))
+            code = together("findings", lambda: _show(part, prepared, merged, alike))
+        finally:
+            folders.remove_all()
+        job.agreed_exit(world, code)
+
+
+def _show(
+    part: Part,
+    prepared: Prepared,
+    merged: Sequence[tuple[Sequence[Mapping[str, str]], Sequence[int]]],
+    alike: Sequence[Finding],
+) -> int:
+    """Show on rank 0 what all ranks have found; return the exit code, on other ranks 0."""
+    if part.world.rank:
+        return 0
+    every: list[tuple[Sequence[int], Sequence[Finding]]] = [((0,), alike)]
+    every += [(ranks, [Finding(**values) for values in one]) for one, ranks in merged]  # type: ignore[arg-type]
+    found = Examination(
+        merge(every, part.hosts),
+        ranks=part.world.size,
+        hosts=tuple(dict.fromkeys(part.hosts)),
+        launcher=detect().name,
+        preset=part.config.run.preset,
+        output=part.config.run.output,
+        seconds=time.monotonic() - prepared.request.started,
+    )
+    prepared.request.show(found)
+    return found.code
+
+
+def _lay_out(world: MPI.Intracomm, config: Config) -> tuple[Part, tuple[Finding, ...]]:
+    """Split the ranks; return this rank's part, and on rank 0 the layout. Collective."""
+    host, parallel, ranks, refused = socket.gethostname(), config.parallel, None, ""
+    with step("roles of the ranks"):
+        hosts = tuple(world.allgather(host))
+        try:
+            ranks = split(
+                world,
+                parallel.ranks_per_node,
+                parallel.trainers_per_node,
+                trainers_per_replica=parallel.trainers_per_replica,
+            )
+        except LaunchError as error:
+            refused = str(error)
     if world.rank:
         return Part(world, host, hosts, config, ranks), ()
     vendor, version = MPI.get_vendor()
@@ -165,25 +201,29 @@ def _some(ranks: Sequence[int], does: str) -> str:
     return f"rank {ranks[0]} {does}s" if len(ranks) == 1 else f"ranks {ranges(ranks, 24)} {does}"
 
 
+def _bind(part: Part) -> tuple[Finding, ...]:
+    """Divide the accelerators as a run does; return on rank 0 why that is refused. Collective."""
+    if part.ranks is None:
+        return ()
+    try:
+        bind_devices(part.config, part.ranks)
+    except LaunchError as error:
+        return (refusal("accelerators", str(error)),) if part.world.rank == 0 else ()
+    return ()
+
+
 def _local(part: Part) -> tuple[Finding, ...]:
-    """Make the checks of this rank that need no other rank, but for the binding of devices. Collective."""
-    bound: tuple[Finding, ...] = ()
-    config, ranks = part.config, part.ranks
-    if ranks is not None:
-        try:
-            bind_devices(config, ranks)
-        except LaunchError as error:
-            bound = (refusal("accelerators", str(error)),) if part.world.rank == 0 else ()
-    checks: dict[str, bounded.Check] = {}
+    """Make the checks of this rank that need no other rank."""
+    config, checks = part.config, dict[str, bounded.Check]()
     if part.first:
         checks |= examination.host_checks(config, _windows(part))
         if not part.host_trains:
             del checks["accelerators"], checks["scratch"]
-    if part.trains or (ranks is None and part.first):
+    if part.trains or (part.ranks is None and part.first):
         checks["data set"] = lambda: examination.judge_data(config)
     if part.world.rank == 0:
         checks |= examination.job_checks(config)
-    return bound + bounded.findings(checks, examination.CHECK_SECONDS)
+    return bounded.findings(checks, examination.CHECK_SECONDS)
 
 
 def _windows(part: Part) -> int:
@@ -227,24 +267,27 @@ def _network(part: Part) -> tuple[Finding, ...]:
 
 
 def _seen_by_all(part: Part) -> tuple[Finding, ...]:
-    """Try the output folder on rank 0, and then from the first rank of each host. Collective."""
-    world, made, found = part.world, list[Path](), tuple[Finding, ...]()
+    """Try the output folder on rank 0, and then from the first rank of each other host. Collective."""
+    world, seconds, claimed = part.world, examination.CHECK_SECONDS / 2, list[Path]()
 
-    def here() -> tuple[Finding, ...]:
-        replicas = 1 if part.ranks is None else part.ranks.n_replicas
-        folder, tried = output.try_output(part.config, replicas)
-        made.extend([folder] if folder is not None else [])
+    def claim() -> tuple[Finding, ...]:
+        path, tried = output.try_output(part.config, 1 if part.ranks is None else part.ranks.n_replicas)
+        claimed.extend([path] if path is not None else [])
         return tried
 
-    if world.rank == 0:
-        found = bounded.findings({output.OUTPUT: here}, examination.CHECK_SECONDS / 2)
-    folder = world.bcast(str(made[0]) if made else "")
-    if folder and world.rank and part.first:
-        seen: bounded.Check = lambda: output.try_seen(Path(folder), world.rank)  # noqa: E731
-        found = bounded.findings({output.OUTPUT: seen}, examination.CHECK_SECONDS / 2)
-    world.Barrier()
-    for path in made:
-        folders.remove(path)
+    def claim_first() -> tuple[Finding, ...]:
+        return bounded.findings({output.OUTPUT: claim}, seconds) if world.rank == 0 else ()
+
+    found = together("output folder", claim_first)
+    path = share("output folder", lambda: str(claimed[0]) if claimed else "")
+
+    def see() -> tuple[Finding, ...]:
+        if not path or not part.first or part.host == part.hosts[0]:
+            return ()
+        return bounded.findings({output.OUTPUT: lambda: output.try_seen(Path(path), world.rank)}, seconds)
+
+    found += together("output folder on all hosts", see)
+    folders.remove_all()
     return found
 
 
@@ -281,8 +324,3 @@ def _first_by_environment(environ: Mapping[str, str], launcher: Launcher) -> boo
     """Return whether this is the first process of its host, by the launcher's variables."""
     local = next((environ[name] for name in _LOCAL_RANKS if environ.get(name, "").isdigit()), None)
     return int(local) == 0 if local is not None else launcher.speaks
-
-
-def _read(values: Sequence[Mapping[str, str]]) -> tuple[Finding, ...]:
-    """Return findings from their dictionaries."""
-    return tuple(Finding(**value) for value in values)  # type: ignore[arg-type]

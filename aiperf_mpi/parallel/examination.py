@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
-from aiperf_mpi.exits import EXIT_USAGE, EXIT_VALID
+from aiperf_mpi.ending import end_job, leave
+from aiperf_mpi.exits import EXIT_USAGE
 from aiperf_mpi.links.addresses import listed
 from aiperf_mpi.links.candidates import facts
 from aiperf_mpi.machine.inventory import packages
@@ -32,6 +34,23 @@ CHECK_SECONDS, JAX_SECONDS = 6.0, 12.0
 
 #: Ranks of a node that are assumed without a launcher: a trainer and two generators.
 _RANKS_OF_NODE = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `doctor` is asked to do on one rank.
+
+    Attributes:
+        started: `time.monotonic()` at the start of the command.
+        config: the configuration, on the rank that the launcher calls 0.
+        read: reads the configuration, where MPI calls another rank 0.
+        show: prints what was found.
+    """
+
+    started: float
+    config: Config | None
+    read: Callable[[], Config]
+    show: Callable[[Examination], None]
 
 
 def examine_alone(config: Config, started: float, refused: Finding | None = None) -> Examination:
@@ -69,23 +88,18 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     )
 
 
-def examine_unconnected(
-    read: Callable[[], Config], show: Callable[[Examination], None], started: float, problem: str
-) -> int:
-    """Show why MPI does not connect the ranks of a job, with the checks of one host; return the exit code.
+def refuse_job(request: Request, problem: str) -> NoReturn:
+    """Show why MPI does not connect the ranks of a job, with the checks of one host, and end the job with 2.
 
-    `read` returns the configuration, `show` prints. A rank that is silent returns 0, as the launcher ends the
-    others once one fails.
+    One rank shows it. The others wait until it has ended the job; where it has no such problem, as MPI is
+    missing on some hosts alone, they tell their own.
     """
     if not detect().speaks:
-        return EXIT_VALID
-    try:
-        config = read()
-    except ConfigError as error:
-        print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
-        return EXIT_USAGE
-    show(examine_alone(config, started, refusal("MPI", problem)))
-    return EXIT_USAGE
+        time.sleep(JAX_SECONDS + 1)
+        end_job(EXIT_USAGE, problem)
+    config = request.config or request.read()
+    request.show(examine_alone(config, request.started, refusal("MPI", problem)))
+    leave(EXIT_USAGE)
 
 
 def host_checks(config: Config, need: int) -> dict[str, bounded.Check]:

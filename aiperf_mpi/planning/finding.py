@@ -6,9 +6,13 @@ A run refuses to start on a failure, and logs and stores its warnings. `doctor` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
+
+#: What stands between the problem and the remedy of a message.
+_BETWEEN = re.compile(r"; |\. (?=[A-Z])")
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -39,11 +43,14 @@ class Finding:
 
 
 def refusal(subject: str, message: str) -> Finding:
-    """Return the failure that a message "what is wrong; what to do" tells."""
-    for between in ("; ", ". Type: ", ". "):
-        text, found, remedy = message.rpartition(between)
-        if found:
-            return Finding("fail", subject, text, f"type: {remedy}" if "Type" in between else remedy)
+    """Return the failure that a message "what is wrong; what to do" tells.
+
+    What to do follows the last semicolon, or is the last sentence, outside of parentheses.
+    """
+    for between in reversed(list(_BETWEEN.finditer(message))):
+        text, remedy = message[: between.start()], message[between.end() :]
+        if text.count("(") == text.count(")"):
+            return Finding("fail", subject, text, remedy)
     return Finding("fail", subject, message, "correct what the message names")
 
 
