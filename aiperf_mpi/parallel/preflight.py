@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, together
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.folder import RunFolder
+from aiperf_mpi.planning.provenance import before_official
 from aiperf_mpi.planning.storage import claim_output
 from aiperf_mpi.planning.walltime import check_limit
 from aiperf_mpi.printable import named
@@ -43,14 +44,16 @@ class Facts:
     val_images: int = 0
 
 
-def check_all(config: Config, ranks: Ranks) -> list[dict[str, str]]:
+def check_all(config: Config, ranks: Ranks, source: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
     """Check everything that would end the run later: data, wall time, what each rank may use. Collective.
+
+    `source` describes the program, on rank 0.
 
     Return the warnings on rank 0, for the result, after they are logged. Raises AgreedError on all ranks if a
     check fails on any of them.
     """
     together("checks", lambda: check_rank(config, ranks))
-    return compare_findings(find(config, ranks))
+    return compare_findings([*find(config, ranks), *before_official(config, source)])
 
 
 def check_rank(config: Config, ranks: Ranks) -> None:

@@ -75,7 +75,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
                 parallel.trainers_per_node,
                 trainers_per_replica=parallel.trainers_per_replica,
             )
-        findings = check_all(config, ranks)
+        findings = check_all(config, ranks, prepared.machine.get("source"))
         config, folder = open_output(config, ranks, prepared.writer)
         with step("devices"):
             names = bind_devices(config, ranks)

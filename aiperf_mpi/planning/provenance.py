@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aiperf_mpi.config import Config, classify
+from aiperf_mpi.config.config import OFFICIAL_SECONDS
+from aiperf_mpi.config.setting import FIXED
 from aiperf_mpi.planning.finding import Finding
 
 _SUBJECT = "program"
@@ -38,3 +41,15 @@ def provenance(source: Mapping[str, Any]) -> Finding:
         text = f"an official run needs to know if the program differs from its commit {commit[:12]}: {why}"
         return Finding("warn", _SUBJECT, text, _REMEDIES[-1][1])
     return Finding("ok", _SUBJECT, f"commit {commit[:12]} without changes")
+
+
+def before_official(config: Config, source: Mapping[str, Any] | None) -> list[Finding]:
+    """Return what is known of the program's commit if the run may be official by its settings; else nothing.
+
+    `source` is None on ranks that do not describe the program.
+    """
+    departures = classify(config)[2]
+    fixed = any(departure.rule.kind == FIXED for departure in departures)
+    if source is None or fixed or config.run.time_limit < OFFICIAL_SECONDS:
+        return []
+    return [provenance(source)]

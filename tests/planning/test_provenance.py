@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from aiperf_mpi.planning.provenance import provenance
+from aiperf_mpi.config import Config, load
+from aiperf_mpi.planning.provenance import before_official, provenance
 
 COMMIT, FILES = "0123456789ab" + "0" * 28, "fedcba987654" + "0" * 52
 
@@ -33,3 +35,12 @@ def test_what_is_lacking_is_a_warning_with_its_remedy(source: dict[str, Any], te
     found = provenance({"dirty": None, "files_sha256": FILES} | source if source else source)
     assert found.level == "warn" and text in found.text and remedy in found.remedy
     assert "official run" in found.text
+
+
+def test_it_is_said_before_a_run_that_may_be_official() -> None:
+    # The rules' own settings last an hour on ImageNet; the demo has other data, which is a fixed rule.
+    (found,) = before_official(Config(), {})
+    assert found.level == "warn"
+    short = replace(Config(), run=replace(Config().run, time_limit=60.0))
+    for config, source in ((Config(), None), (short, {}), (load(preset="demo"), {})):
+        assert before_official(config, source) == []
