@@ -17,10 +17,12 @@ from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.parallel.launch import launcher
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
 from aiperf_mpi.parallel.launch.findings import compare_findings
+from aiperf_mpi.parallel.launch.job import raise_alike
+from aiperf_mpi.parallel.launch.likeness import judge_ranks
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
-from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, together
-from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, step, together
+from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.provenance import before_official
 from aiperf_mpi.planning.storage import claim_output
@@ -52,8 +54,19 @@ def check_all(config: Config, ranks: Ranks, source: Mapping[str, Any] | None = N
     Return the warnings on rank 0, for the result, after they are logged. Raises AgreedError on all ranks if a
     check fails on any of them.
     """
+    check_versions(ranks)
     together("checks", lambda: check_rank(config, ranks))
     return compare_findings([*find(config, ranks), *before_official(config, source)])
+
+
+def check_versions(ranks: Ranks) -> None:
+    """Check that all ranks have the same versions of Python, MPI and libraries. Collective.
+
+    Raises AgreedError on all ranks where one differs; the message says which ranks have which version.
+    """
+    with step("versions of all ranks"):
+        found = judge_ranks(ranks.world)
+    raise_alike(ranks.world, first_failure(found))
 
 
 def check_rank(config: Config, ranks: Ranks) -> None:
