@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,15 @@ def source(package: Path = PACKAGE) -> dict[str, Any]:
 
     `commit` is "" if it is not known. `dirty` is true if files differ from the commit, None if that is not
     known. `why` is the reason for either, else "". `files_sha256` is the hash of the package's files, or
-    the reason why it is not known; it names the program where the commit is missing.
+    the reason why it is not known; it names the program where the commit is missing. `hides` is the folder of
+    an installed package with other files, which would run if the run had begun in another folder, else "".
     """
     files = probe("the hash of the package's files", files_sha256, package, seconds=_FILES_SECONDS)
     found = probe("the commit of the program", _commit, package, files, seconds=3 * _GIT_SECONDS)
     if isinstance(found, NotKnown):
         found = _described("", None, found)
-    return {**found, "files_sha256": files}
+    hides = probe("the installed package", _hidden, package, files, seconds=_FILES_SECONDS)
+    return {**found, "files_sha256": files, "hides": "" if isinstance(hides, NotKnown) else hides}
 
 
 def files_sha256(package: Path = PACKAGE) -> str:
@@ -83,6 +86,15 @@ def _commit(package: Path, files: str) -> dict[str, Any]:
                 commit, None, f"the files are from an archive of the commit, which shows no changes ({error})"
             )
         return _described("", None, str(error))
+
+
+def _hidden(package: Path, files: str) -> str:
+    """Return the folder of an installed package that `package` hides and that has other files; "" if none."""
+    for installed in metadata.distributions(name="aiperf_mpi"):
+        place = Path(str(installed.locate_file("aiperf_mpi"))).resolve()
+        if place != package and place.is_dir() and files_sha256(place) != files:
+            return str(place)
+    return ""
 
 
 def read_stamp(package: Path) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, step, together
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
-from aiperf_mpi.planning.provenance import before_official
+from aiperf_mpi.planning.provenance import before_official, hiding
 from aiperf_mpi.planning.storage import claim_output
 from aiperf_mpi.planning.walltime import check_limit
 from aiperf_mpi.printable import named
@@ -56,7 +56,7 @@ def check_all(config: Config, ranks: Ranks, source: Mapping[str, Any] | None = N
     """
     check_versions(ranks)
     together("checks", lambda: check_rank(config, ranks))
-    return compare_findings([*find(config, ranks), *before_official(config, source)])
+    return compare_findings([*find(config, ranks), *before_official(config, source), *hiding(source)])
 
 
 def check_versions(ranks: Ranks) -> None:

@@ -53,3 +53,13 @@ def before_official(config: Config, source: Mapping[str, Any] | None) -> list[Fi
     if source is None or fixed or config.run.time_limit < OFFICIAL_SECONDS:
         return []
     return [provenance(source)]
+
+
+def hiding(source: Mapping[str, Any] | None) -> list[Finding]:
+    """Return a warning if the package that runs hides another one that is installed."""
+    if not source or not (hidden := source.get("hides")):
+        return []
+    text = f"the program's files are of the folder in which the run begins, not of the package in {hidden}"
+    return [
+        Finding("warn", _SUBJECT, text, "to run that one, begin in another folder, or set PYTHONSAFEPATH=1")
+    ]

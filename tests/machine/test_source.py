@@ -77,7 +77,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_commit_and_whether_the_source_differs(package: Path) -> None:
     files = files_sha256(package)
     commit = git_in(package)("rev-parse", "HEAD")
-    assert source(package) == {"commit": commit, "dirty": False, "why": "", "files_sha256": files}
+    assert source(package) == {
+        "commit": commit,
+        "dirty": False,
+        "why": "",
+        "files_sha256": files,
+        "hides": "",
+    }
     (package / "module.py").write_text("2\n")
     changed = source(package)
     assert changed["commit"] == commit and changed["dirty"] is True and changed["files_sha256"] != files
@@ -177,7 +183,7 @@ def test_an_installed_package_has_the_commit_it_was_built_from(checkout: Path, t
     commit = git_in(checkout)("rev-parse", "HEAD")
     files = files_sha256(checkout / "aiperf_mpi")
     package = tmp_path / "lib" / "aiperf_mpi"
-    assert told(package) == {"commit": commit, "dirty": False, "why": "", "files_sha256": files}
+    assert told(package) == {"commit": commit, "dirty": False, "why": "", "files_sha256": files, "hides": ""}
     with (package / "exits.py").open("a") as file:
         file.write("# changed after the installation\n")
     changed = told(package)
@@ -216,3 +222,25 @@ def test_every_file_of_the_package_is_hashed_or_is_the_stamp() -> None:
         if path.is_file() and path.suffix not in (*module._HASHED, ".pyc")
     ]
     assert names == []
+
+
+def test_an_installed_package_that_is_hidden(checkout: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    built(checkout, site, "build_py", "--build-lib")
+    (site / "aiperf_mpi-1.dist-info").mkdir()
+    (site / "aiperf_mpi-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: aiperf_mpi\nVersion: 1\n"
+    )
+    code = "from aiperf_mpi.machine.source import source; print(source()['hides'])"
+
+    def hidden() -> str:
+        # With -c the working directory comes before PYTHONPATH, as with -m.
+        environ = os.environ | {"PYTHONPATH": str(site)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert hidden() == ""
+    (site / "aiperf_mpi" / "exits.py").write_text("# of another version\n")
+    assert hidden() == str(site / "aiperf_mpi")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiperf_mpi.config import Config, load
-from aiperf_mpi.planning.provenance import before_official, provenance
+from aiperf_mpi.planning.provenance import before_official, hiding, provenance
 
 COMMIT, FILES = "0123456789ab" + "0" * 28, "fedcba987654" + "0" * 52
 
@@ -44,3 +44,9 @@ def test_it_is_said_before_a_run_that_may_be_official() -> None:
     short = replace(Config(), run=replace(Config().run, time_limit=60.0))
     for config, source in ((Config(), None), (short, {}), (load(preset="demo"), {})):
         assert before_official(config, source) == []
+
+
+def test_a_hidden_package_is_said() -> None:
+    (found,) = hiding({"hides": "/opt/site-packages/aiperf_mpi"})
+    assert found.level == "warn" and "/opt/site-packages" in found.text and "PYTHONSAFEPATH" in found.remedy
+    assert hiding({"hides": ""}) == hiding(None) == []
