@@ -38,6 +38,9 @@ _REASONS = {
 
 _CHUNK = 1 << 20
 
+#: Parts of a sparse file that are counted; what follows them counts as holes.
+_MOST_PARTS = 100_000
+
 
 class FileError(ValueError):
     """A file cannot be read; the text is `path: reason; what to do`, on one line.
@@ -101,6 +104,23 @@ def read_text(path: str | os.PathLike[str], most: int) -> str:
         return read_bytes(path, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileError(path, f"not text in UTF-8 (byte {error.start})") from None
+
+
+def size_and_data(file: BinaryIO) -> tuple[int, int]:
+    """Return the size of an open file in bytes, and how many of them are data; a sparse file has fewer.
+
+    Where the file system does not tell, all of them are.
+    """
+    descriptor = file.fileno()
+    size, data, position = os.fstat(descriptor).st_size, 0, 0
+    for _ in range(_MOST_PARTS):
+        try:
+            begin = os.lseek(descriptor, position, os.SEEK_DATA)
+            position = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        except OSError as error:
+            return size, data if error.errno == errno.ENXIO else size
+        data += position - begin
+    return size, data
 
 
 def wrong_path(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,11 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d
 
+from aiperf_mpi.files import open_regular
 from aiperf_mpi.printable import plain
+
+#: Most bytes of an attribute whose length is fixed; those of the schema are shorter.
+MOST_ATTRIBUTE = 1 << 16
 
 #: How HDF5 stores a string of variable length: its length, and heap address and index of its bytes.
 STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
@@ -44,10 +48,26 @@ def own(group: h5py.Group, path: str) -> Any:
     return group[path]
 
 
-def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
+class Allowance:
+    """The bytes that may still be read of a file: all datasets together are not larger than it.
+
+    They can only be if several share their bytes, in a file that was made to fill the memory.
+    """
+
+    def __init__(self, size: float) -> None:
+        self._size = self._left = size
+
+    def take(self, amount: int) -> str:
+        """Take an amount; return the problem if the file does not have so much, or ""."""
+        self._left -= amount
+        return "" if self._left >= 0 else f"makes the content more than the {self._size:g} bytes of the file"
+
+
+def wrong_storage(dataset: h5py.Dataset, item_bytes: int, allowance: Allowance | None = None) -> str:
     """Return what is wrong with the storage of a dataset, or "".
 
-    It must be in the file itself, in one piece and without a filter, with `item_bytes` bytes for each value.
+    It must be in the file itself, in one piece and without a filter, with `item_bytes` bytes for each value,
+    and within the `allowance` of its file if one is given.
     """
     created = dataset.id.get_create_plist()
     if created.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or created.get_external_count():
@@ -56,12 +76,14 @@ def wrong_storage(dataset: h5py.Dataset, item_bytes: int) -> str:
         return "is compressed, but must not be"
     if dataset.id.get_storage_size() != dataset.size * item_bytes:
         return f"has {dataset.id.get_storage_size()} bytes in the file for {dataset.size} values"
-    if dataset.dtype.kind == "O":
-        return _wrong_strings(dataset)
-    return ""
+    if allowance is None:
+        return ""
+    if problem := allowance.take(dataset.size * item_bytes):
+        return problem
+    return _wrong_strings(dataset, allowance) if dataset.dtype.kind == "O" else ""
 
 
-def _wrong_strings(dataset: h5py.Dataset) -> str:
+def _wrong_strings(dataset: h5py.Dataset, allowance: Allowance) -> str:
     """Return the problem of strings that together are longer than their file, or "".
 
     They can only be if many rows point to one string.
@@ -69,12 +91,11 @@ def _wrong_strings(dataset: h5py.Dataset) -> str:
     offset = dataset.id.get_offset()
     if dataset.file.driver == "core" or offset is None:
         return ""
-    with open(dataset.file.filename, "rb") as raw:
-        raw.seek(offset)
-        strings = np.frombuffer(raw.read(dataset.size * STRING.itemsize), STRING)
-        size = os.fstat(raw.fileno()).st_size
-    total = int(strings["length"].sum(dtype=np.uint64))
-    return f"has {total} bytes of text in a file of {size} bytes" if total > size else ""
+    with open_regular(dataset.file.filename) as raw:
+        references = os.pread(raw.fileno(), dataset.size * STRING.itemsize, offset)
+    if len(references) != dataset.size * STRING.itemsize:
+        return "ends after the end of the file"
+    return allowance.take(int(np.frombuffer(references, STRING)["length"].sum(dtype=np.uint64)))
 
 
 def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
@@ -89,9 +110,10 @@ def attribute_value(attribute: h5a.AttrID) -> np.ndarray:
     return value
 
 
-def is_scalar_attribute(file: h5py.File, name: str) -> bool:
+def is_small_attribute(file: h5py.File, name: str) -> bool:
     """Return whether an attribute of the root is one value, so that reading it cannot fill the memory."""
-    return h5a.open(file.id, name.encode()).shape == ()
+    attribute = h5a.open(file.id, name.encode())
+    return attribute.shape == () and attribute.get_type().get_size() <= MOST_ATTRIBUTE
 
 
 def write(path: Path, data: bytes) -> None:

@@ -217,7 +217,7 @@ def judged(path: str, run_id: str) -> Verdict:
     """
     from aiperf_mpi.results.judge import judge
 
-    result, verdict = judge.judge_file(path)
+    result, verdict = judge.judge_file(path, own=True)
     if (found := result.attributes.get("run_id")) != run_id:
         raise judge.NotAResult(
             f"{named(path)}: the file of another run, {plain(str(found))}, not of {run_id}"

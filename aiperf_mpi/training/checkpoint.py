@@ -107,9 +107,7 @@ def _first_line(error: BaseException) -> str:
 def _load(file: h5py.File, only: Architecture | None) -> Checkpoint:
     facts = {}
     for name in ("format", "trial_id", "arch_json", "arch_hash", "digest"):
-        facts[name] = (
-            file.attrs[name] if name in file.attrs and hdf5.is_scalar_attribute(file, name) else None
-        )
+        facts[name] = file.attrs[name] if name in file.attrs and hdf5.is_small_attribute(file, name) else None
         if name == "format" and facts[name] != FORMAT:
             raise ValueError(f"not a checkpoint of format {FORMAT}, but {str(facts[name])[:60]!r}")
     trial_id, text = facts["trial_id"], facts["arch_json"]

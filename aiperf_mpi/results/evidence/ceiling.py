@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -79,7 +80,7 @@ def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_repl
     if not np.array_equal(np.unique(replicas[trainers]), np.arange(min(n_replicas, len(trainers) + 1))):
         raise ValueError(f"/ranks/replica does not have the {n_replicas} replicas")
     nodes = ranks["node"].tolist()
-    of_node = _accelerators(inventory, max(nodes, default=-1) + 1)
+    of_node = _accelerators(inventory, sorted(set(nodes)))
     rates, sources, disagreements = np.zeros(n_replicas), [], []
     for rank in trainers.tolist():
         count, kind = driven(str(ranks["device"][rank]))
@@ -109,9 +110,13 @@ def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple
     return max(known, key=lambda other: other.matrix_ops(precision)), False
 
 
-def _accelerators(inventory: Mapping[str, Any], n_nodes: int) -> dict[int, dict[str, Peak | None]]:
-    """Return the accelerators of each node by name, with peak rates of the table, else the stated ones."""
+def _accelerators(inventory: Mapping[str, Any], nodes: list[int]) -> dict[int, dict[str, Peak | None]]:
+    """Return the accelerators of each of `nodes` (ascending) by name: peak rates of the table, else stated.
+
+    Raises ValueError if entries of the inventory share nodes: the work would be their product.
+    """
     of_node: dict[int, dict[str, Peak | None]] = {}
+    named = 0
     for entry in inventory.get("nodes", ()):
         devices = entry.get("accelerators")
         if not isinstance(devices, list):
@@ -119,7 +124,10 @@ def _accelerators(inventory: Mapping[str, Any], n_nodes: int) -> dict[int, dict[
         peaks = dict(_named(devices))
         for word in str(entry.get("nodes", "")).split(","):
             first, _, last = word.partition("-")
-            of_node |= dict.fromkeys(range(int(first), min(int(last or first) + 1, n_nodes)), peaks)
+            own = nodes[bisect_left(nodes, int(first)) : bisect_right(nodes, int(last or first))]
+            if (named := named + len(own)) > len(nodes):
+                raise ValueError("/system/inventory_json names a node more than once")
+            of_node |= dict.fromkeys(own, peaks)
     return of_node
 
 

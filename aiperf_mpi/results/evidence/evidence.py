@@ -8,6 +8,7 @@ check that needs the value fails with that reason.
 from __future__ import annotations
 
 import json
+import math
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +29,9 @@ from aiperf_mpi.results.file.tables import counting
 #: Most blocks of an initial architecture that is replayed: a damaged file must not keep the judge busy for
 #: ever.
 _MAX_BLOCKS = 1000
+
+#: Most characters of a stored configuration; one of this version has about 3,000.
+_MOST_CONFIG = 1 << 15
 
 
 class MissingError(KeyError):
@@ -78,7 +82,7 @@ class Evidence:
     @cached_property
     def config(self) -> Config:
         """The configuration that was run."""
-        return from_toml(self.result.documents["config/resolved_toml"], "/config/resolved_toml")
+        return _config(self.result.documents["config/resolved_toml"])
 
     @cached_property
     def status(self) -> np.ndarray:
@@ -204,15 +208,22 @@ class Evidence:
 
     @cached_property
     def series(self) -> list[score.Sample]:
-        """The samples that /score_series must hold."""
-        return score.score_series(
-            score.tick_times(self.attribute("core_seconds"), self.attribute("tick")),
-            self.column("epochs", "t_end"),
-            self.epoch_credited,
-            self.column("epochs", "val_error"),
-            self.column("epochs", "val_samples"),
-            self.counts_for_error,
+        """The samples that /score_series must hold. Raises ValueError unless it has their number of rows."""
+        times = _times(
+            self.attribute("core_seconds"), self.attribute("tick"), len(self.column("score_series", "t"))
         )
+        return self._samples(times)
+
+    @cached_property
+    def final(self) -> score.Sample | None:
+        """The sample at core stop, or None for a run without core time."""
+        core_seconds = self.attribute("core_seconds")
+        return self._samples([core_seconds])[0] if 0 < core_seconds < math.inf else None
+
+    def _samples(self, times: list[float]) -> list[score.Sample]:
+        """Return the samples at these times in s."""
+        ends, errors, images = (self.column("epochs", name) for name in ("t_end", "val_error", "val_samples"))
+        return score.score_series(times, ends, self.epoch_credited, errors, images, self.counts_for_error)
 
     @cached_property
     def energy(self) -> tuple[float, str]:
@@ -236,6 +247,29 @@ def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int
     layers = architecture.layers()
     products = sum(matrix_operations(layers).values()) + sum(executed_difference(layers, forms).values())
     return *operations(architecture), products
+
+
+def _config(text: str) -> Config:
+    """Return the configuration of a document. Raises ConfigError, and ValueError for a text that is too long.
+
+    A text in bad faith, such as a key of 100,000 parts, would keep the parser busy for minutes.
+    """
+    if len(text) > _MOST_CONFIG:
+        raise ValueError(f"/config/resolved_toml has {len(text)} characters, more than {_MOST_CONFIG}")
+    return from_toml(text, "/config/resolved_toml")
+
+
+def _times(core_seconds: float, tick: float, rows: int) -> list[float]:
+    """Return the times of the samples in s. Raises ValueError unless their number is that of the rows.
+
+    The number is compared first: a short tick would make millions of samples next to a few rows.
+    """
+    if rows != (expected := score.tick_count(core_seconds, tick)):
+        raise ValueError(
+            f"/score_series has {rows} rows, but a core time of {core_seconds} s with a tick of {tick} s has "
+            f"{expected} samples"
+        )
+    return score.tick_times(core_seconds, tick)
 
 
 def _morphs(text: str) -> tuple[Morph, ...] | str:

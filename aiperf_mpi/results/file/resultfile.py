@@ -9,6 +9,8 @@ whole file.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -20,6 +22,9 @@ import numpy as np
 from h5py import h5a
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.files import FileError, open_regular, size_and_data
+from aiperf_mpi.hdf5 import Allowance
+from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file import layout
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Columns, Table
 from aiperf_mpi.results.file.tables import Tables
@@ -31,6 +36,14 @@ _UNHASHED = ("complete", "content_sha256")
 _BLOCK = 1 << 20
 
 _TEXT = h5py.string_dtype()
+
+
+#: How an HDF5 file begins, after its user block if it has one.
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+#: Most bytes of a result. A sparse file has at most _MOST_HOLES + _MOST_PART x (bytes that are data).
+MOST_BYTES = 8 << 30
+_MOST_HOLES, _MOST_PART = 64 << 20, 16
 
 
 class NotAResult(ValueError):
@@ -161,50 +174,92 @@ def _digest(digest: Any, name: str, value: np.ndarray) -> None:
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
+def read(path: Path | str) -> Result:
+    """Return the content of a result file, read in this process. Raises NotAResult (see `open_file`)."""
+    with open_file(path) as file:
+        return load(file)
+
+
 def open_file(path: Path | str) -> h5py.File:
     """Open `path` for reading, without locks. Raises NotAResult unless it is an HDF5 file with a result's
     table.
 
     A file with the attribute `schema` alone is not a result: without a table there is nothing to judge.
     """
+    _inspect(path)
     try:
         file = h5py.File(path, "r", locking=False)
-    except FileNotFoundError:
-        raise NotAResult(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise NotAResult(
-            f"{path}: a folder; name the result file in it, such as {Path(path) / 'result.h5'}"
-        ) from None
-    except PermissionError:
-        raise NotAResult(f"{path}: may not be read by this user") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise NotAResult(f"{path}: not a result: {hdf5.reason(error)}") from None
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        reason = plain(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        raise NotAResult(f"{named(path)}: not a result: HDF5 cannot open it ({reason[:200]})") from None
     try:
-        rows = bool(set(file) & set(TABLES))
+        rows = any(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in TABLES)
     except _DAMAGE:
         rows = False
     if not rows:
         file.close()
         known = ", ".join(TABLES)
-        raise NotAResult(f"{path}: not a result: an HDF5 file, but it has none of the tables {known}")
+        raise NotAResult(f"{named(path)}: not a result: an HDF5 file, but it has none of the tables {known}")
     return file
+
+
+def _inspect(path: Path | str) -> None:
+    """Raise NotAResult unless a path names a regular file with the signature of HDF5 and a credible size.
+
+    HDF5 itself would wait for a FIFO, and read sizes from the file.
+    """
+    try:
+        with open_regular(path) as raw:
+            size, data = size_and_data(raw)
+            signed = any(_signature_at(raw.fileno(), place) for place in _places(size))
+    except FileError as error:
+        if error.folder:
+            name = named(Path(path) / "result.h5")
+            raise NotAResult(f"{error.path}: a folder; name the result file in it, such as {name}") from None
+        raise NotAResult(str(error)) from None
+    if not signed:
+        raise NotAResult(f"{named(path)}: not a result: it does not have the signature of an HDF5 file")
+    if size > MOST_BYTES:
+        raise NotAResult(
+            f"{named(path)}: not a result: it has {size} bytes, but a result at most {MOST_BYTES}"
+        )
+    if size > _MOST_HOLES + _MOST_PART * data:
+        raise NotAResult(
+            f"{named(path)}: not a result: a sparse file, in which {data} of {size} bytes are data; a copy "
+            "made by cp --sparse=never would be read"
+        )
+
+
+def _places(size: int) -> list[int]:
+    """Return where the signature of an HDF5 file of a size may be: at 0, 512, and twice that again."""
+    return [0, *(512 << power for power in range(40) if 512 << power < size)]
+
+
+def _signature_at(descriptor: int, place: int) -> bool:
+    """Return whether a file has the signature of HDF5 at a place; not if it cannot be read there."""
+    try:
+        return os.pread(descriptor, len(_SIGNATURE), place) == _SIGNATURE
+    except OSError:
+        return False
 
 
 def load(file: h5py.File) -> Result:
     """Return the content of an open file; an item that does not have the schema's form is not read."""
     result = Result()
+    in_memory = file.driver == "core"
+    allowance = Allowance(math.inf if in_memory else os.stat(file.filename).st_size)
     try:
         result.problems.extend(layout.foreign(file))
     except _DAMAGE as error:
         result.problems.append(f"the names in the file cannot be read: {_first_line(error)}")
     for name, table in TABLES.items():
-        result.tables[name] = _load_table(file, table, result.problems)
+        result.tables[name] = _load_table(file, table, allowance, result.problems)
     for attribute in ATTRIBUTES:
         _load_attribute(file, attribute, result)
     for path in DOCUMENTS:
         try:
             document = hdf5.own(file, path)
-            problem = layout.wrong_dataset(document, "str", dimensions=0)
+            problem = layout.wrong_dataset(document, "str", 0, allowance)
             if problem or (problem := layout.wrong_description(document, DOCUMENTS[path], "")):
                 result.problems.append(f"/{path} {problem}")
                 continue
@@ -221,7 +276,7 @@ def load(file: h5py.File) -> Result:
     return Result(result.tables, result.attributes, result.documents, result.problems, digest)
 
 
-def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
+def _load_table(file: h5py.File, table: Table, allowance: Allowance, problems: list[str]) -> Columns:
     """Return the columns of a table that have the schema's form, and add what is missing to `problems`."""
     columns: Columns = {}
     datasets: dict[str, h5py.Dataset] = {}
@@ -234,7 +289,7 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
         path = f"{table.name}/{column.name}"
         try:
             dataset = hdf5.own(group, column.name)
-            if problem := layout.wrong_column(dataset, column):
+            if problem := layout.wrong_column(dataset, column, allowance):
                 problems.append(f"/{path} {problem}")
                 continue
             if problem := layout.wrong_description(dataset, column.description, column.units):
@@ -252,7 +307,7 @@ def _load_table(file: h5py.File, table: Table, problems: list[str]) -> Columns:
     try:
         if problem := layout.wrong_description(group, table.description, ""):
             problems.append(f"/{table.name} {problem}")
-        problems += layout.wrong_scale(table, group, datasets)
+        problems += layout.wrong_scale(table, group, datasets, allowance)
     except _DAMAGE as error:
         problems.append(f"/{table.name}: its dimension scale cannot be read: {_first_line(error)}")
     return columns
@@ -262,7 +317,7 @@ def _load_attribute(file: h5py.File, attribute: Column, result: Result) -> None:
     """Add a root attribute to the result, or the reason why it cannot be used to its problems."""
     name = attribute.name
     try:
-        value: Any = file.attrs[name] if hdf5.is_scalar_attribute(file, name) else None
+        value: Any = file.attrs[name] if hdf5.is_small_attribute(file, name) else None
     except _DAMAGE as error:
         result.problems.append(f"attribute {name} cannot be read: {_first_line(error)}")
         return

@@ -35,24 +35,28 @@ def operations(train_ops: int, val_ops: int, train_samples: int, val_samples: in
     return int(train_ops) * int(train_samples) + int(val_ops) * int(val_samples)
 
 
-def tick_times(core_seconds: float, tick: float) -> list[float]:
-    """Return the times of the samples in s: each whole tick before core stop, and core stop itself.
+def tick_count(core_seconds: float, tick: float) -> int:
+    """Return the number of the samples: one for each whole tick before core stop, and one at core stop.
 
-    There are none if the core time is not above 0.
-
-    Raises ValueError unless both are finite and the tick is above 0, or for more than MAX_SAMPLES samples.
+    There are none if the core time is not above 0. Raises ValueError unless both are finite and the tick is
+    above 0, or for more than MAX_SAMPLES samples.
     """
     if not (math.isfinite(core_seconds) and math.isfinite(tick) and tick > 0):
         raise ValueError(f"core time {core_seconds} s, tick {tick} s: both must be finite, the tick above 0")
     if core_seconds <= 0:
-        return []
+        return 0
     whole = core_seconds / tick
     if whole > MAX_SAMPLES:
         raise ValueError(
             f"core time of {core_seconds} s with a tick of {tick} s: more than {MAX_SAMPLES} samples"
         )
-    times = [k * tick for k in range(1, math.ceil(whole - _TICK_SLACK))]
-    return [*times, float(core_seconds)]
+    return max(1, math.ceil(whole - _TICK_SLACK))
+
+
+def tick_times(core_seconds: float, tick: float) -> list[float]:
+    """Return the times of the samples in s; raises ValueError as `tick_count`."""
+    count = tick_count(core_seconds, tick)
+    return [*(k * tick for k in range(1, count)), float(core_seconds)] if count else []
 
 
 def rate(ops: int, seconds: float) -> float:

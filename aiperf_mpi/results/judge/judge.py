@@ -23,7 +23,8 @@ from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence import samples
 from aiperf_mpi.results.evidence.ceiling import UNKNOWN
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.file.resultfile import NotAResult, Result, load, open_file
+from aiperf_mpi.results.file.apart import read_apart
+from aiperf_mpi.results.file.resultfile import NotAResult, Result, read
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
 from aiperf_mpi.results.file.schema import ENDS
 from aiperf_mpi.results.file.score import normalised
@@ -172,19 +173,21 @@ class Verdict:
         }
 
 
-def judge(path: Path | str) -> Verdict:
-    """Return the verdict on a result file.
+def judge(path: Path | str, *, own: bool = False) -> Verdict:
+    """Return the verdict on a result file; `own` as for `judge_file`.
 
     Raises NotAResult (a ValueError) with one line if the file is not a result. Anything wrong inside a result
     is a reason of the verdict.
     """
-    return judge_file(path)[1]
+    return judge_file(path, own=own)[1]
 
 
-def judge_file(path: Path | str) -> tuple[Result, Verdict]:
-    """Return the content of a result file and the verdict on it. Raises NotAResult like `judge`."""
-    with open_file(path) as file:
-        result = load(file)
+def judge_file(path: Path | str, *, own: bool = False) -> tuple[Result, Verdict]:
+    """Return the content of a result file and the verdict on it. Raises NotAResult like `judge`.
+
+    A file that this program has just written (`own`) is read in this process, and any other one apart.
+    """
+    result = read(path) if own else read_apart(path)
     verdict = judge_content(result)
     return result, _with_findings(verdict, [_seal(result), _agrees(result, verdict)])
 
@@ -198,7 +201,7 @@ def judge_content(result: Result) -> Verdict:
 
         # Damaged rows give default values: a check has reported the damage.
         total = _value(lambda: evidence.total_ops, 0)
-        series = _value(lambda: evidence.series, [])
+        final = _value(lambda: evidence.final, None)
         best_error, best_trial = _value(lambda: evidence.best, (math.nan, -1))
         status = _value(lambda: evidence.status, np.zeros(0, int))
         peak = _value(lambda: evidence.ceiling, UNKNOWN)
@@ -213,8 +216,8 @@ def judge_content(result: Result) -> Verdict:
         findings=tuple(findings),
         end=facts["end"] if facts.get("end") in ENDS else "unknown",
         total_ops=total,
-        rate=series[-1].rate if series else math.nan,
-        regulated=series[-1].regulated if series else math.nan,
+        rate=final.rate if final else math.nan,
+        regulated=final.regulated if final else math.nan,
         best_error=best_error,
         best_trial=best_trial,
         error_final=facts.get("error_final", math.nan),

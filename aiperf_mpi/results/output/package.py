@@ -35,7 +35,7 @@ def summary_schema() -> dict[str, Any]:
 
 def describe(folder: Path) -> None:
     """Judge the folder's result.h5 and write result.json and the manifest. Raises OSError, NotAResult."""
-    result, verdict = judge.judge_file(folder / RESULT)
+    result, verdict = judge.judge_file(folder / RESULT, own=True)
     hdf5.write(folder / SUMMARY, f"{verdict_json(verdict)}\n".encode())
     names = [name for name in (RESULT, SUMMARY, JOURNAL) if (folder / name).is_file()]
     if (checkpoint := best_checkpoint(folder, result)) is not None:

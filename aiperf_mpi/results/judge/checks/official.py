@@ -45,7 +45,7 @@ INVENTORY = (
     "file_systems",
     "nodes",
 )
-BLANK = re.compile(r"\s*(unknown|none|null|n/?a|todo|tbd|.*placeholder.*)?\s*", re.IGNORECASE)
+BLANK = ("", "unknown", "none", "null", "na", "n/a", "todo", "tbd")
 
 
 @check(
@@ -170,7 +170,7 @@ def _blanks(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, dict | list) and value:
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _blanks(f"{name}.{key}", entry)
-    elif BLANK.fullmatch(str(value)) or value in ([], {}):
+    elif (text := str(value).strip().lower()) in BLANK or "placeholder" in text or value in ([], {}):
         yield name
 
 

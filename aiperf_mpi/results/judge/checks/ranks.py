@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -80,9 +81,10 @@ def _devices(e: Evidence, trains: np.ndarray) -> Iterator[str]:
         uuids = text.split(",")
         if len(uuids) != count:
             yield f"rank {rank} names {len(uuids)} UUIDs of {count} devices"
+        twice = {uuid for uuid, times in Counter(uuids).items() if times > 1}
         for uuid in uuids:
             if not uuid.strip() or (kind.startswith(_NVIDIA) and not uuid.startswith(_UUIDS)):
                 yield f"rank {rank}: {short(uuid)!r} is not a UUID"
-            if (other := owners.setdefault((host, uuid), rank)) != rank or uuids.count(uuid) > 1:
+            if (other := owners.setdefault((host, uuid), rank)) != rank or uuid in twice:
                 yield f"ranks {other} and {rank} drive the same device of {short(host)}: {short(uuid)}"
     yield f"= {len(owners)} of {n_devices} devices by UUID"
