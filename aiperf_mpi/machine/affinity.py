@@ -7,12 +7,33 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+#: CPUs that are wished for: as many as glibc's set of CPUs holds.
+_MOST_CPUS = 1024
+
 _NODES = Path("/sys/devices/system/node")
 
 
 def cpus_of_process() -> tuple[int, ...]:
     """Return the CPUs that this process may use, ascending; empty if they are not reported (macOS)."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def cpus_to_have() -> tuple[int, ...]:
+    """Return the CPUs that this process may choose from, ascending: those of its control group and its host.
+
+    A launcher's binding takes some of them away; the kernel cuts a wider wish to these. The binding of this
+    process is as before afterwards.
+    """
+    before = cpus_of_process()
+    if not before:
+        return ()
+    try:
+        os.sched_setaffinity(0, range(max(before[-1] + 1, os.cpu_count() or 1, _MOST_CPUS)))
+        return cpus_of_process()
+    except OSError:
+        return before
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def ranges(numbers: Iterable[int], most: int = 0) -> str:

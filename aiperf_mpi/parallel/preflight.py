@@ -15,6 +15,7 @@ from typing import Any
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.parallel.launch import launcher
+from aiperf_mpi.parallel.launch.allotment import judge_resources
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
 from aiperf_mpi.parallel.launch.findings import compare_findings
 from aiperf_mpi.parallel.launch.job import raise_alike
@@ -56,7 +57,9 @@ def check_all(config: Config, ranks: Ranks, source: Mapping[str, Any] | None = N
     """
     check_versions(ranks)
     together("checks", lambda: check_rank(config, ranks))
-    return compare_findings([*find(config, ranks), *before_official(config, source), *hiding(source)])
+    resources = judge_resources(config, ranks)
+    found = [*find(config, ranks), *before_official(config, source), *hiding(source)]
+    return [*resources, *compare_findings(found)]
 
 
 def check_versions(ranks: Ranks) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,3 +111,26 @@ def how_to_launch(
     if own.exists():
         return f"{own} -n {size} {COMMAND}"
     return f"mpirun -n {size} {COMMAND}, with the mpirun of {library}"
+
+
+def more_cores(
+    launcher: Launcher, library: str, environ: Mapping[str, str] = os.environ
+) -> Callable[[int], str]:
+    """Return a function that names this launcher's option by which each rank gets a number of cores."""
+    in_slurm = "SLURM_JOB_ID" in environ
+    shell = "start it from a shell that may use all cores (taskset -cp $$ shows them)"
+    by_name = {
+        "srun": "srun --cpus-per-task={0} (Slurm 22.05 to 23.02 do not take it from the job), or "
+        "--cpu-bind=none",
+        "Open MPI's mpirun": "mpirun --bind-to none, or --map-by slot:PE={0}",
+        "MVAPICH's mpirun": "export MV2_ENABLE_AFFINITY=0",
+        "PALS (mpiexec)": "mpiexec --cpu-bind none, or --depth={0} --cpu-bind depth",
+        "mpiexec (PMI)": "export I_MPI_PIN=0" if library == "Intel MPI" else "mpiexec -bind-to none",
+    }
+    option = by_name.get(launcher.name, "let the launcher bind no rank to cores")
+    if in_slurm and launcher.name != "srun":
+        # These launchers start a process on each host by srun, which binds it, and what it starts.
+        return lambda cores: f"export SLURM_CPU_BIND=none before the launcher, and {option.format(cores)}"
+    if launcher.name == "srun":
+        return lambda cores: option.format(cores)
+    return lambda cores: f"{option.format(cores)}, and {shell}"

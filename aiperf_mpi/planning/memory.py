@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge whether the memory that a job's ranks share can hold what they need, before they take it.
+
+A rank that exceeds the limit of a control group is killed without a word. Refused is only what cannot fit:
+the images, the smallest network, the windows, and the libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiperf_mpi.config import Config
+from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.machine.memory import Level
+from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.planning.estimate import BYTES_PER_PARAMETER, activation_bytes
+from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.rank_resources import RankResources, place
+
+SUBJECT = "memory"
+
+#: Bytes that JAX takes in a process once it is imported: at least (measured 165 MB), and as a rule.
+_LIBRARIES, _LIBRARIES_AS_A_RULE = 100e6, 500e6
+
+#: Address space (ulimit -v) in bytes below which JAX does not start (measured: 1.34 GB fails, 1.43 GB works),
+#: and below which threads or a compilation may fail later.
+_ADDRESSES, _ADDRESSES_AS_A_RULE = 1.25e9, 4e9
+
+#: Part of what is free that a run may need before a warning.
+_TIGHT = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The bytes that a rank needs in addition to what it has: at least, and as a rule."""
+
+    least: float = 0.0
+    as_a_rule: float = 0.0
+
+
+def need_of(config: Config, rank: RankResources) -> Need:
+    """Return what a rank will take from the memory of its host. The coordinator takes next to nothing."""
+    if rank.role == "generator":
+        return Need(_LIBRARIES, _LIBRARIES_AS_A_RULE)
+    if rank.role != "trainer":
+        return Need()
+    images = image_bytes(config)
+    network = Architecture(config.base).parameters * BYTES_PER_PARAMETER if rank.on_cpu else 0
+    batch = config.train.batch_per_device * activation_bytes(config) if rank.on_cpu else 0
+    return Need(images + network + _LIBRARIES, images + network + batch + _LIBRARIES_AS_A_RULE)
+
+
+def image_bytes(config: Config) -> int:
+    """Return the bytes of images that each trainer holds in memory; 0 for a set that is read as needed."""
+    data = config.data
+    if not DATASETS[data.name].in_memory:
+        return 0
+    return (data.train_images + data.val_images) * data.image_size**2 * data.channels
+
+
+def judge(
+    everyone: Sequence[RankResources], config: Config, windows: Mapping[str, int]
+) -> tuple[Finding, ...]:
+    """Return a failure for each limit that cannot hold what its ranks need, a warning for each tight one.
+
+    `everyone` are all ranks, `windows` the bytes of the windows on each host.
+    """
+    found = [_judge_limit(level, ranks, config, windows) for level, ranks in _limits(everyone)]
+    found = [one for one in found if one is not None and one.level != "ok"]
+    return tuple(dict.fromkeys(found)) or (_fine(everyone),)  # type: ignore[arg-type]
+
+
+def _limits(everyone: Iterable[RankResources]) -> list[tuple[Level, list[RankResources]]]:
+    """Return each limit with its ranks: those of a host, or the one whose own limit it is."""
+    found: dict[tuple[str, str, int], tuple[Level, list[RankResources]]] = {}
+    for one in everyone:
+        for level in one.memory:
+            key = one.host, level.name, -1 if level.shared else one.rank
+            known, ranks = found.get(key, (level, []))
+            found[key] = (level if level.free < known.free else known, [*ranks, one])
+    return list(found.values())
+
+
+def _judge_limit(
+    level: Level, ranks: Sequence[RankResources], config: Config, windows: Mapping[str, int]
+) -> Finding | None:
+    """Judge one limit; None where it is wide enough."""
+    if level.name == "ulimit -v":
+        return _judge_addresses(level, ranks[0], config)
+    needs = [need_of(config, one) for one in ranks]
+    shared = windows.get(ranks[0].host, 0) if level.shared else 0
+    least, as_a_rule = (
+        shared + sum(getattr(need, kind) for need in needs) for kind in ("least", "as_a_rule")
+    )
+    where = place([one.rank for one in ranks], [one.host for one in ranks])
+    trainers = sum(one.role == "trainer" for one in ranks)
+    left = f"{level.name} leaves {_size(level.free)} of {_size(level.limit)}"
+    parts = f"{_size(trainers * image_bytes(config))} of them images, {_size(shared)} windows"
+    if least > level.free:
+        return Finding(
+            "fail",
+            SUBJECT,
+            f"{where}: at least {_size(least)} are needed ({parts}), but {left}",
+            _remedy(level),
+        )
+    if as_a_rule > _TIGHT * level.free:
+        text = f"{where}: about {_size(as_a_rule)} are needed ({parts}), and {left}"
+        return Finding("warn", SUBJECT, text, _remedy(level))
+    return None
+
+
+def _judge_addresses(level: Level, one: RankResources, config: Config) -> Finding | None:
+    """Judge the limit on the address space, which counts what is reserved too."""
+    if one.role not in ("trainer", "generator"):
+        return None
+    need, where = need_of(config, one), place([one.rank], [one.host])
+    text = f"{where}: ulimit -v is {_size(level.limit)}, but JAX alone reserves {_size(_ADDRESSES)} at least"
+    if level.limit < _ADDRESSES + need.least - _LIBRARIES:
+        return Finding("fail", SUBJECT, text, "ulimit -v unlimited, before the launcher and on each host")
+    if level.limit < _ADDRESSES_AS_A_RULE + need.as_a_rule - _LIBRARIES_AS_A_RULE or not one.on_cpu:
+        text = f"{where}: ulimit -v is {_size(level.limit)}, but JAX reserves more than it uses"
+        return Finding("warn", SUBJECT, text, "ulimit -v unlimited, before the launcher and on each host")
+    return None
+
+
+def _remedy(level: Level) -> str:
+    """Return what gives more memory at this level, or needs less."""
+    less = "start fewer ranks on a host, or lower train.batch_per_device or data.train_images"
+    if not level.shared:
+        return f"{level.name} unlimited, before the launcher and on each host"
+    if "cgroup" in level.name:
+        more = "ask the batch system or the container for more (Slurm --mem=0, PBS mem=, docker --memory)"
+        return f"{more}, {less}"
+    return less
+
+
+def _fine(everyone: Sequence[RankResources]) -> Finding:
+    least = min((level.free for one in everyone for level in one.memory), default=0)
+    if not least:
+        return Finding("ok", SUBJECT, "this system does not tell the memory of a process")
+    return Finding("ok", SUBJECT, f"{_size(least)} or more are free for the ranks of a host")
+
+
+def _size(number: float) -> str:
+    """Format bytes."""
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
