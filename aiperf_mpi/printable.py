@@ -8,9 +8,13 @@ escape sequence would wipe the verdict from the terminal. Every such text passes
 from __future__ import annotations
 
 import os
+import re
 
 #: Every line of the verdict on standard output begins with this; a site's tooling finds each key once.
 PREFIX = "AIPERF_MPI"
+
+#: PREFIX, but not the beginning of a name such as AIPERF_MPI_CACHE.
+_LINE = re.compile(f"{PREFIX}(?!_[A-Z])")
 
 #: Most characters of a path in a message; the middle of a longer one is left out.
 MOST_NAME = 240
@@ -18,12 +22,15 @@ MOST_NAME = 240
 
 def plain(text: str) -> str:
     """Return `text` on one line, with Python's escapes for unprintable characters and PREFIX in small
-    letters."""
+    letters.
+
+    PREFIX in the name of an environment variable stays: messages name such variables.
+    """
     if not text.isprintable():
         text = "".join(
             c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
         )
-    return text.replace(PREFIX, PREFIX.lower())
+    return _LINE.sub(PREFIX.lower(), text)
 
 
 def named(path: str | bytes | os.PathLike[str]) -> str:

@@ -6,18 +6,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.paths import expanded, message
 from aiperf_mpi.planning.finding import Finding, refusal
+from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.storage import claim_output, estimate_bytes
 from aiperf_mpi.site import folders
 
 OUTPUT, SCRATCH = "output", "scratch"
 
-#: The name under which the output folder is claimed for a try.
+#: Beginning of the id under which the output folder is claimed for a try.
 _CLAIM = "doctor"
 
 
@@ -26,8 +28,10 @@ def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Findin
 
     The caller removes it (`folders.remove`); it is None where a run would be refused it.
     """
+    run_id = f"{_CLAIM}-{uuid.uuid4().hex}"
     try:
-        claimed = claim_output(config, replicas, _CLAIM)
+        _promise(config, run_id)
+        claimed = claim_output(config, replicas, run_id)
     except ConfigError as error:
         return None, (refusal(OUTPUT, str(error)),)
     path = claimed.path
@@ -41,6 +45,14 @@ def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Findin
         text = message("--output", path, f"{wrong}; a run does not need it, but other programs on it may")
         return path, (fine, Finding("warn", OUTPUT, text, "prefer a file system with locks, if there is one"))
     return path, (fine,)
+
+
+def _promise(config: Config, run_id: str) -> None:
+    """Have the output folder removed also where the process ends, or waits, in the middle of the claim."""
+    if config.run.output:
+        path = expanded("--output", config.run.output)
+        missing = tuple(one for one in (*reversed(path.parents), path) if not os.path.lexists(one))
+        folders.undo[path] = RunFolder(path, run_id, missing).remove
 
 
 def try_seen(folder: Path, rank: int) -> tuple[Finding, ...]:

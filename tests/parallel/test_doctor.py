@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -194,9 +195,12 @@ def test_a_layout_that_is_refused(mpich: str) -> None:
     assert "do not make whole replicas" in told.of("roles")[0]["text"]
 
 
-def test_a_file_system_that_does_not_answer(tmp_path: Path) -> None:
-    # The C library asks this file system for its free space, and waits for 30 s: a dead server of NFS.
-    source, library = tmp_path / "hang.c", tmp_path / "hang.so"
+@pytest.fixture(scope="session")
+def dead_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a library for LD_PRELOAD: file systems with `dead-server` in their paths tell their free space
+    after 30 s, as a server of NFS that is down."""
+    folder = tmp_path_factory.mktemp("hang")
+    source, library = folder / "hang.c", folder / "hang.so"
     source.write_text(
         "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <string.h>\n#include <unistd.h>\n"
         "#define HANG(name) int name(const char *path, void *out) { \\\n"
@@ -204,18 +208,54 @@ def test_a_file_system_that_does_not_answer(tmp_path: Path) -> None:
         "    return ((int (*)(const char *, void *))dlsym(RTLD_NEXT, #name))(path, out); }\n"
         "HANG(statvfs)\nHANG(statvfs64)\n"
     )
-    compiled = subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], capture_output=True, timeout=60
-    )
-    if compiled.returncode:
+    command = ["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60)
+    except OSError:
         pytest.skip("there is no C compiler")
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+def test_a_file_system_that_does_not_answer(dead_server: Path, tmp_path: Path) -> None:
     folder = tmp_path / "dead-server"
     folder.mkdir()
     started = time.monotonic()
-    told = alone("--output", folder / "run", env={"LD_PRELOAD": str(library)})
+    told = alone("--output", folder / "run", env={"LD_PRELOAD": str(dead_server)})
     assert time.monotonic() - started < LONGEST
     assert told.code == 2 and told.bad() == {("output", "fail")}
     assert "no answer within" in told.of("output")[0]["text"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_signal_ends_the_job_and_leaves_nothing(mpich: str, dead_server: Path, tmp_path: Path) -> None:
+    # The signal comes while rank 0 waits for the file system, which takes 3 s.
+    folder = tmp_path / "dead-server"
+    folder.mkdir()
+    command = [*DOCTOR, "--output", folder / "a" / "run"]
+    started = launch.start(3, command, mpi=mpich, env={"LD_PRELOAD": str(dead_server)})
+    while not list(folder.glob("a/run/*")):
+        time.sleep(0.02)
+        assert started.poll() is None
+    begun = time.monotonic()
+    started.send_signal(signal.SIGTERM)
+    done = launch.finish(started, 60)
+    assert done.returncode == 5 and time.monotonic() - begun < 10
+    lines = [line for line in done.stderr.splitlines() if line.startswith("aiperf_mpi: ")]
+    assert len(lines) == 1 and lines[0].startswith("aiperf_mpi: rank 0 on host ") and "SIGTERM" in lines[0]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.full
+def test_a_rank_that_never_comes(mpi: str) -> None:
+    # MPICH's launcher and Open MPI's start a third process, which is not one of MPI.
+    command = [launch.launcher(mpi), "-n", "2", launch.python(mpi), *DOCTOR, ":", "-n", "1", "sleep", "60"]
+    begun = time.monotonic()
+    done = subprocess.run(
+        [str(part) for part in command], env=launch.variables(mpi), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and time.monotonic() - begun < 30
+    assert "waits in MPI_Init for the other ranks" in done.stderr and "AIPERF_MPI_INIT_SECONDS" in done.stderr
 
 
 def test_jax_without_its_backend(tmp_path: Path) -> None:
