@@ -14,9 +14,9 @@ from typing import NoReturn
 from aiperf_mpi.config import Config, ConfigError, from_toml
 from aiperf_mpi.ending import process
 from aiperf_mpi.machine.affinity import ranges
-from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel import examination
 from aiperf_mpi.parallel.launch import job
+from aiperf_mpi.parallel.launch.allotment import find_resources
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.kinds import kinds
 from aiperf_mpi.parallel.launch.launcher import Launcher, LaunchError, check_library, check_size, detect
@@ -29,7 +29,6 @@ from aiperf_mpi.parallel.preflight import bind_devices
 from aiperf_mpi.parallel.shared.clock import measure_offset
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding, refusal
-from aiperf_mpi.planning.provenance import provenance
 from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, output
 from aiperf_mpi.site.child import JAX_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
@@ -108,7 +107,7 @@ def prepare(request: examination.Request) -> Prepared:
     if jax is not None:
         process.cleanups.append(jax.end)
     process.step = "program"
-    program = {"program": lambda: (provenance(source()),)} if launcher.speaks else {}
+    program = {"program": lambda: examination.judge_program(request.config)} if launcher.speaks else {}
     return Prepared(request, jax, bounded.findings(program, examination.CHECK_SECONDS))
 
 
@@ -128,7 +127,7 @@ def examine_job(prepared: Prepared, words: Sequence[str]) -> NoReturn:
             part, found = _lay_out(world, from_toml(share("configuration", prepared.complete)))
             found += prepared.found + _bind(part)
             found += together("checks of each rank", lambda: _local(part))
-            found += _network(part) + _seen_by_all(part)
+            found += _resources(part) + _network(part) + _seen_by_all(part)
             found += together("devices of JAX", lambda: _jax(part, prepared.jax))
             with step("comparison of the ranks"):
                 merged = kinds(world, [finding.to_dict() for finding in found])
@@ -210,6 +209,11 @@ def _bind(part: Part) -> tuple[Finding, ...]:
     except LaunchError as error:
         return (refusal("accelerators", str(error)),) if part.world.rank == 0 else ()
     return ()
+
+
+def _resources(part: Part) -> tuple[Finding, ...]:
+    """Return on rank 0 what all ranks may use of their hosts' cores and memory. Collective."""
+    return () if part.ranks is None else find_resources(part.config, part.ranks)
 
 
 def _local(part: Part) -> tuple[Finding, ...]:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from aiperf_mpi.config import Config, ConfigError
@@ -19,10 +19,13 @@ from aiperf_mpi.links.candidates import facts
 from aiperf_mpi.machine.inventory import packages
 from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel.launch.binding import local_devices
-from aiperf_mpi.parallel.launch.launcher import detect, how_to_launch
+from aiperf_mpi.parallel.launch.launcher import detect, how_to_launch, more_cores
+from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding, refusal
-from aiperf_mpi.planning.provenance import provenance
+from aiperf_mpi.planning.provenance import before_official, hiding, provenance
+from aiperf_mpi.planning.rank_resources import own_resources
+from aiperf_mpi.planning.resources import judge as judge_resources
 from aiperf_mpi.planning.walltime import check_limit, remaining
 from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, official, output
 from aiperf_mpi.site.child import JAX_PROGRAM, MPI_PROGRAM, Child
@@ -68,7 +71,8 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     checks["MPI"] = lambda: (refused,) if refused is not None else _library(asked_mpi)
     checks["network"] = lambda: judge_network(config)
     checks["output"] = lambda: _output(config)
-    checks["program"] = lambda: (provenance(source()),)
+    checks["program"] = lambda: judge_program(config)
+    checks["memory"] = lambda: judge_host(config, host)
     try:
         found = bounded.findings(checks, CHECK_SECONDS)
         found += accelerators.judge_jax(asked_jax.answer(JAX_SECONDS), local_devices())
@@ -114,6 +118,25 @@ def host_checks(config: Config, need: int) -> dict[str, bounded.Check]:
 def job_checks(config: Config) -> dict[str, bounded.Check]:
     """Return the checks that one process makes for the job as a whole."""
     return {"wall time": lambda: judge_wall_time(config), "official run": lambda: official.judge(config)}
+
+
+def judge_program(config: Config | None) -> tuple[Finding, ...]:
+    """Return what is known of the program's commit; a lack of it matters to a run that may be official."""
+    known = source()
+    found = provenance(known)
+    if config is None or not before_official(config, known):
+        found = Finding("ok", found.subject, found.text)
+    return (found, *hiding(known))
+
+
+def judge_host(config: Config, host: str) -> tuple[Finding, ...]:
+    """Judge cores and memory of this host for one trainer."""
+    on_cpu = bool(config.parallel.host_devices) or not local_devices()
+    trainer = own_resources(0, host, TRAINER, on_cpu)
+    windows = shared_memory.coordinator_bytes(config) + shared_memory.node_bytes(config, 1, _RANKS_OF_NODE)
+    found = judge_resources([trainer], config, more_cores(detect(), ""), {host: windows})
+    names = f"rank 0 on {host}"
+    return tuple(replace(one, text=one.text.replace(names, "a trainer on this host")) for one in found)
 
 
 def judge_data(config: Config) -> tuple[Finding, ...]:
