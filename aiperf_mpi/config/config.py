@@ -143,7 +143,7 @@ def load(
     """
     from_files: list[tuple[str, str, Any]] = []
     for path in files:
-        from_files += _assignments(_read_file(path), named(path))
+        from_files += _assignments(_read_file(path), f"--config {named(path)}")
     presets = [value for _, key, value in from_files if key == "run.preset"]
     chosen = preset if preset is not None else (presets[-1] if presets else "")
 

@@ -201,9 +201,10 @@ class Writer:
                 content = tables.build(run, self._networks)
                 content.attributes["invalid_reasons"] = json.dumps([["V21", "the run has not ended"]])
                 with resultfile.new_file(content) as file:
-                    hdf5.write(self._folder / PARTIAL, resultfile.seal(file, complete=False))
+                    write_own(self._folder / PARTIAL, self._run_id, resultfile.seal(file, complete=False))
             except Exception as error:  # in this thread, no other code would make the run drain
-                self._complain(f"{self._folder / PARTIAL}: cannot be written: {error!r}")
+                kind = type(error).__name__
+                self._complain(f"{self._folder / PARTIAL}: cannot be written: {kind}: {error}")
         busy = time.thread_time() - busy
         self._partial_due = time.monotonic() + max(self._partial_seconds, busy / PARTIAL_SHARE)
 
@@ -252,7 +253,8 @@ class Writer:
             self._complain(self._journal.error)
         path = self._folder / RESULT
         try:
-            write_result(path, self._run_id, final_image(self._snapshot(), self._networks))
+            write_own(path, self._run_id, final_image(self._snapshot(), self._networks))
+            (self._folder / PARTIAL).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             self._complain(f"{path}: cannot be written: {error}")
             self._report()
@@ -277,15 +279,14 @@ def open_journal(folder: Path, run_id: str, fsync_seconds: float) -> Journal:
         raise ConfigError(message("--output", folder / JOURNAL, *why)) from error
 
 
-def write_result(path: Path, run_id: str, image: bytes) -> None:
-    """Write the final result of a run, and remove the partial one.
+def write_own(path: Path, run_id: str, image: bytes) -> None:
+    """Write a result of a run into its folder.
 
-    Raises ValueError if the folder belongs to another run meanwhile, OSError if it cannot be written.
+    Raises ValueError if the folder is not the run's any more, OSError if it cannot be written.
     """
     if problem := lost(path.parent, run_id):
         raise ValueError(problem)
     hdf5.write(path, image)
-    (path.parent / PARTIAL).unlink(missing_ok=True)
 
 
 def remove_start(journal: Journal | None, folder: RunFolder) -> None:
