@@ -203,8 +203,7 @@ class Writer:
                 with resultfile.new_file(content) as file:
                     write_own(self._folder / PARTIAL, self._run_id, resultfile.seal(file, complete=False))
             except Exception as error:  # in this thread, no other code would make the run drain
-                kind = type(error).__name__
-                self._complain(f"{self._folder / PARTIAL}: cannot be written: {kind}: {error}")
+                self._complain(f"{self._folder / PARTIAL}: {type(error).__name__}: {error}")
         busy = time.thread_time() - busy
         self._partial_due = time.monotonic() + max(self._partial_seconds, busy / PARTIAL_SHARE)
 
