@@ -50,6 +50,9 @@ __all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
 #: Largest share of one core's time that is spent on rebuilding the partial result.
 PARTIAL_SHARE = 0.01
 
+#: Why a partial result is invalid.
+UNENDED = json.dumps([["V21", "the run has not ended"]])
+
 #: Signals by which terminals, launchers and batch systems end or drain a job.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -199,7 +202,7 @@ class Writer:
         if self._journal is not None:
             try:
                 content = tables.build(run, self._networks)
-                content.attributes["invalid_reasons"] = json.dumps([["V21", "the run has not ended"]])
+                content.attributes["invalid_reasons"] = UNENDED
                 with resultfile.new_file(content) as file:
                     write_own(self._folder / PARTIAL, self._run_id, resultfile.seal(file, complete=False))
             except Exception as error:  # in this thread, no other code would make the run drain
@@ -217,8 +220,7 @@ class Writer:
         size = self._journal.size if self._journal is not None else 0
         if not self._listened or ((size, len(self._errors)) == self._reported and not facts):
             return
-        new = self._errors[self._reported[1] :]
-        self._reported = size, len(self._errors)
+        new, self._reported = self._errors[self._reported[1] :], (size, len(self._errors))
         try:
             line = json.dumps({"journal_bytes": size, "errors": new, **facts}) + "\n"
             os.write(self._sink, line.encode())
@@ -253,7 +255,7 @@ class Writer:
         path = self._folder / RESULT
         try:
             write_own(path, self._run_id, final_image(self._snapshot(), self._networks))
-            (self._folder / PARTIAL).unlink(missing_ok=True)
+            path.with_name(PARTIAL).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             self._complain(f"{path}: cannot be written: {error}")
             self._report()
