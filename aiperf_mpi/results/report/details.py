@@ -22,6 +22,9 @@ from aiperf_mpi.results.judge.judge import Verdict
 #: Most lines of each kind of facts about the machine, and most characters of a line.
 MAX_FACTS, MAX_TEXT = 150, 200
 
+#: Most warnings that are shown, and most characters of one.
+MAX_WARNINGS, MAX_WARNING = 20, 600
+
 #: Text shown if there is no best network.
 NO_BEST = "  no trial has a validation error"
 
@@ -198,6 +201,17 @@ def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         table.add_row("  operations per joule (op/s per W)", f"{verdict.ops_per_watt:.6e}")
     table.add_row("  level of the measurement", verdict.energy_level)
     yield table
+
+
+def warnings_of(e: Evidence) -> list[str]:
+    """Return what the run warned of before its core time: cores, memory, variables; a line each."""
+    inventory = json.loads(e.result.documents["system/inventory_json"])
+    found = inventory.get("findings", []) if isinstance(inventory, dict) else []
+    return [
+        plain("; ".join(str(one[key]) for key in ("text", "remedy") if one.get(key)))[:MAX_WARNING]
+        for one in (found if isinstance(found, list) else [])[:MAX_WARNINGS]
+        if isinstance(one, dict)
+    ]
 
 
 def _cut(text: str) -> str:

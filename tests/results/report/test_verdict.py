@@ -269,3 +269,13 @@ def test_a_narrow_encoding_costs_the_lines_of_the_tree_only(tmp_path: Path) -> N
         and b"0: initial network" in done.stdout
         and b"?" in done.stdout
     )
+
+
+def test_warnings_before_the_start_are_in_the_report(tmp_path: Path) -> None:
+    made = example_run()
+    warning = {"level": "warn", "subject": "affinity", "text": "rank 1 on n1: \x1bone core", "remedy": "bind"}
+    inventory = {**made.header.inventory, "findings": [warning, "nonsense", {"text": 3}]}
+    made.header = dataclasses.replace(made.header, inventory=inventory)
+    text = text_report(written(made, tmp_path))
+    line = next(line for line in text.splitlines() if "warning before the start" in line)
+    assert "rank 1 on n1: " in line and line.rstrip().endswith("one core; bind") and "\x1b" not in text
