@@ -31,15 +31,27 @@ def provenance(source: Mapping[str, Any]) -> Finding:
     files = str(source.get("files_sha256") or "not known")
     if not commit:
         remedy = next(text for word, text in _REMEDIES if word in why)
-        text = f"the commit of the program is not known, which an official run needs: {why}; "
-        return Finding("warn", _SUBJECT, f"{text}the result has the hash of its files ({files[:12]})", remedy)
+        return Finding(
+            "warn",
+            _SUBJECT,
+            f"the commit of the program is not known, which an official run needs: {why}; the result has the "
+            f"hash of its files ({files[:12]})",
+            remedy,
+        )
     if source.get("dirty"):
-        remedy = "commit the changes, or install the package anew from a clean clone"
-        text = f"the program differs from its commit {commit[:12]}, which an official run may not: {why}"
-        return Finding("warn", _SUBJECT, text, remedy)
+        return Finding(
+            "warn",
+            _SUBJECT,
+            f"the program differs from its commit {commit[:12]}, which an official run may not: {why}",
+            "commit the changes, or install the package anew from a clean clone",
+        )
     if source.get("dirty") is None:
-        text = f"an official run needs to know if the program differs from its commit {commit[:12]}: {why}"
-        return Finding("warn", _SUBJECT, text, _REMEDIES[-1][1])
+        return Finding(
+            "warn",
+            _SUBJECT,
+            f"an official run needs to know if the program differs from its commit {commit[:12]}: {why}",
+            _REMEDIES[-1][1],
+        )
     return Finding("ok", _SUBJECT, f"commit {commit[:12]} without changes")
 
 
