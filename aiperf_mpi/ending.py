@@ -38,8 +38,14 @@ NOTICE_SECONDS = 30.0
 #: Seconds that a rank other than 0 waits before it speaks: rank 0 may know the same, and ends the job.
 _FIRST_SECONDS, _EACH_SECONDS, _MOST_SECONDS = 1.0, 0.05, 3.0
 
+#: Seconds from Open MPI's SIGTERM to its SIGKILL, and some more.
+_KILL_SECONDS = 1.5
+
 #: Seconds that a process waits, before it ends the job, until the launcher has read its last output.
 _READ_SECONDS = 5.0
+
+#: Seconds that an end waits for the output folder that is being made.
+_MAKING_SECONDS = 1.0
 
 #: Seconds after which a process that ends its job leaves, whatever its clean-up does.
 _END_SECONDS = 6.0
@@ -73,6 +79,7 @@ class Process:
         abort: ends all ranks with an exit code; None until MPI is initialised.
         core: whether the core time has started.
         cleanups: what to do before an end that is before the core time, the last one first.
+        making: held while the run makes what the clean-up removes.
     """
 
     rank: int | None = field(default_factory=rank_of)
@@ -82,6 +89,7 @@ class Process:
     core: bool = False
     cleanups: list[Callable[[], object]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    making: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def where(self) -> str:
@@ -89,7 +97,8 @@ class Process:
         return f"rank {'?' if self.rank is None else self.rank} on host {self.host}"
 
     def clean(self) -> None:
-        """Do what is to be done before the end, once."""
+        """Do what is to be done before the end, once; nothing that it removes is made from now on."""
+        self.making.acquire(timeout=_MAKING_SECONDS)
         while self.cleanups:
             try:
                 self.cleanups.pop()()
@@ -145,13 +154,17 @@ def write_error(text: str) -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def end_job(code: int, text: str, where: str | None = None) -> NoReturn:
+def end_job(code: int, text: str, where: str | None = None, patience: float = 0.0) -> NoReturn:
     """Print `text` with rank and host, clean up, and end all ranks with `code`; from any thread.
 
     Ranks other than 0 speak a little later: what all ranks know is then said by rank 0 alone. `where` is
-    printed in place of rank and host, such as "" for what is not of one rank.
+    printed in place of rank and host, such as "" for what is not of one rank. `patience` is a time in s in
+    which the launcher may end this process, which then says nothing.
     """
     process.lock.acquire()
+    if patience:
+        process.clean()
+        time.sleep(patience)
     if process.rank:
         time.sleep(min(_FIRST_SECONDS + _EACH_SECONDS * process.rank, _MOST_SECONDS))
     write_error(lines(text, process.where if where is None else where))
@@ -307,6 +320,7 @@ class Watch:
                     EXIT_FAILURE,
                     f"{name} before the core time, in the step {process.step!r}: the run ends without a "
                     "result",
+                    patience=_patience(name),
                 )
             if (wait := self._wait) is not None:
                 self._look(wait)
@@ -322,6 +336,12 @@ class Watch:
                 lines(f"{wait.text} for {now - wait.since:.0f} s; ends in {left:.0f} s", process.where)
             )
             wait.notice = wait.since + 2 * (wait.notice - wait.since)
+
+
+def _patience(name: str) -> float:
+    """Return the seconds before a signal is told: Open MPI's launcher sends TERM to all ranks when one has
+    ended, and kills them soon after it."""
+    return _KILL_SECONDS if name == "SIGTERM" and "OMPI_COMM_WORLD_RANK" in os.environ else 0.0
 
 
 watch = Watch()

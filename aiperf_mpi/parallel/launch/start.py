@@ -104,7 +104,7 @@ def initialise_mpi() -> MPI.Intracomm:
         process.step = "MPI_Init"
         with watch.bound(
             "waits in MPI_Init for the other ranks",
-            seconds_of(INIT_VARIABLE, INIT_SECONDS),
+            seconds_of(INIT_VARIABLE, INIT_SECONDS) + (_ALONE_SECONDS if process.rank else 0.0),
             "look for a host that is slow, stopped or not reachable, and for a rank that did not start; "
             f"{INIT_VARIABLE}=SECONDS allows more",
         ):
@@ -143,19 +143,15 @@ def together(step: str, function: Callable[[], T], seconds: float | None = None)
     """
     process.step, result = step, None
     seconds = seconds or seconds_of(INIT_VARIABLE, INIT_SECONDS)
-    with watch.bound(
-        f"is in the step {step!r}",
-        seconds + 2 * _LONGER_SECONDS,
-        "look for a rank or a host that is stopped, or a file system that does not answer",
-        EXIT_FAILURE,
-    ):
-        try:
+    remedy = "look for a rank or a host that is stopped, or a file system that does not answer"
+    try:
+        with watch.bound(f"is in the step {step!r}", seconds + 2 * _LONGER_SECONDS, remedy, EXIT_FAILURE):
             result, outcome = function(), Outcome()
-        except AgreedError:
-            raise
-        except Exception as error:
-            outcome = Outcome(*describe(error))
-        exchange(step, outcome, seconds)
+    except AgreedError:
+        raise
+    except Exception as error:
+        outcome = Outcome(*describe(error))
+    exchange(step, outcome, seconds)
     return result  # type: ignore[return-value]  # where `function` has raised, all ranks have raised
 
 
@@ -271,9 +267,9 @@ def _collect(here: _Line, step: str, mine: Outcome, seconds: float) -> dict[int,
             if now - begun > seconds:
                 end_job(
                     EXIT_FAILURE,
-                    f"{names} has not finished the step {step!r} after {seconds:.0f} s; look at the "
-                    "process there: it may be stopped, wait for a file system, or lack memory (ulimit -v, "
-                    f"the job's memory); {INIT_VARIABLE} and {DATA_VARIABLE} set the seconds",
+                    f"the step {step!r} is not finished after {seconds:.0f} s on {names}; look at that "
+                    "process: it may be stopped, wait for a file system, or lack memory (ulimit -v, the "
+                    f"job's memory); {INIT_VARIABLE} and {DATA_VARIABLE} set the seconds",
                 )
             write_error(
                 lines(
