@@ -89,7 +89,7 @@ def run(words: Sequence[str]) -> int:
     from aiperf_mpi.ending import describe, lines, process, watch, write_error
 
     watch.start()
-    held: BaseException | None = None
+    held: tuple[int, str] | None = None
     try:
         arguments = _arguments(words)
         if "check" in arguments and arguments.check:
@@ -99,18 +99,17 @@ def run(words: Sequence[str]) -> int:
     except BaseException as error:
         if isinstance(error, SystemExit) and not error.code:
             raise
-        held = error
+        held = describe(error)
     if held is not None and process.rank is None:
-        code, text = describe(held)
         process.clean()
         watch.stop()
-        write_error(lines(text))
-        return code
+        write_error(lines(held[1]))
+        return held[0]
     if held is not None:
         from aiperf_mpi.parallel.launch.job import job
 
         with job(held, words):
-            raise held
+            raise RuntimeError(held[1])
     return int(job_of_rank(words))
 
 

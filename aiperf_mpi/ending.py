@@ -79,6 +79,7 @@ class Process:
         abort: ends all ranks with an exit code; None until MPI is initialised.
         core: whether the core time has started.
         cleanups: what to do before an end that is before the core time, the last one first.
+        lock, ender: the thread that ends this process, which alone speaks then.
         making: held while the run makes what the clean-up removes.
     """
 
@@ -89,6 +90,7 @@ class Process:
     core: bool = False
     cleanups: list[Callable[[], object]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    ender: int | None = None
     making: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -161,7 +163,7 @@ def end_job(code: int, text: str, where: str | None = None, patience: float = 0.
     printed in place of rank and host, such as "" for what is not of one rank. `patience` is a time in s in
     which the launcher may end this process, which then says nothing.
     """
-    process.lock.acquire()
+    take_end()
     if patience:
         process.clean()
         time.sleep(patience)
@@ -169,6 +171,13 @@ def end_job(code: int, text: str, where: str | None = None, patience: float = 0.
         time.sleep(min(_FIRST_SECONDS + _EACH_SECONDS * process.rank, _MOST_SECONDS))
     write_error(lines(text, process.where if where is None else where))
     leave(code)
+
+
+def take_end() -> None:
+    """Make this thread the one that ends the process; wait for ever where another thread is that already."""
+    if process.ender != threading.get_ident():
+        process.lock.acquire()
+        process.ender = threading.get_ident()
 
 
 def leave(code: int) -> NoReturn:

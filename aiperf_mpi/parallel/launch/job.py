@@ -19,7 +19,7 @@ from functools import cache
 from types import TracebackType
 from typing import NoReturn
 
-from aiperf_mpi.ending import describe, end_job, leave, leave_alone, lines, process, write_error
+from aiperf_mpi.ending import describe, end_job, leave, leave_alone, lines, process, take_end, write_error
 from aiperf_mpi.exits import EXIT_USAGE
 from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, check_size, detect
 from aiperf_mpi.parallel.launch.mpi import MPI
@@ -55,11 +55,11 @@ class AgreedExit(SystemExit):
 # -- in --------------------------------------------------------------------------------------------
 
 
-def initialise(held: BaseException | None = None, words: Sequence[str] = ()) -> MPI.Intracomm:
+def initialise(held: tuple[int, str] | None = None, words: Sequence[str] = ()) -> MPI.Intracomm:
     """Initialise MPI for calls from one thread, and install the hooks that end the job on an error.
 
     Arguments:
-        held: an error of this rank before MPI's initialisation; all ranks raise it, once each has come.
+        held: exit code and text of an error of this rank before MPI's initialisation; all ranks raise it.
         words: this rank's arguments, which must be those of rank 0.
 
     Return COMM_WORLD. Raises LaunchError for a single rank, for a launcher of another MPI, for an MPI without
@@ -74,7 +74,7 @@ def initialise(held: BaseException | None = None, words: Sequence[str] = ()) -> 
             f"{library} was built without support for threads (MPI_THREAD_FUNNELED); load an MPI that has "
             "it, or install the mpich or the openmpi extra of this package"
         )
-    outcome = Outcome(value=list(words)) if held is None else Outcome(*describe(held))
+    outcome = Outcome(value=list(words)) if held is None else Outcome(*held)
     process.step = "arguments"
     _, values = exchange(process.step, outcome, seconds_of(INIT_VARIABLE, INIT_SECONDS))
     other = next((rank for rank in range(len(values)) if values[rank] != values[0]), None)
@@ -99,7 +99,7 @@ def start_mpi() -> MPI.Intracomm:
 
 
 @contextmanager
-def job(held: BaseException | None = None, words: Sequence[str] = ()) -> Iterator[MPI.Intracomm]:
+def job(held: tuple[int, str] | None = None, words: Sequence[str] = ()) -> Iterator[MPI.Intracomm]:
     """Initialise MPI for a `with` block, and end the job on all ranks however the block ends.
 
     The block ends by `agreed_exit`. For a LaunchError that all ranks raise alike, print the message once and
@@ -125,6 +125,7 @@ def _end_alike(error: LaunchError) -> NoReturn:
     code = error.code if isinstance(error, AgreedError) else EXIT_USAGE
     if not MPI.Is_initialized() or MPI.COMM_WORLD.size == 1:
         end_job(code, str(error), where="")
+    take_end()
     if MPI.COMM_WORLD.rank == 0:
         write_error(lines(str(error)))
     process.clean()

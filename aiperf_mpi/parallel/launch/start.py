@@ -19,7 +19,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from aiperf_mpi.ending import NOTICE_SECONDS, describe, end_job, leave, lines, process, watch, write_error
+from aiperf_mpi.ending import (
+    NOTICE_SECONDS,
+    describe,
+    end_job,
+    leave,
+    lines,
+    process,
+    take_end,
+    watch,
+    write_error,
+)
 from aiperf_mpi.exits import EXIT_FAILURE
 from aiperf_mpi.parallel.launch.launcher import LaunchError
 from aiperf_mpi.parallel.launch.mpi import MPI
@@ -259,6 +269,7 @@ def _collect(here: _Line, step: str, mine: Outcome, seconds: float) -> dict[int,
         now = time.monotonic()
         if failed_at is not None and now - failed_at > _GRACE_SECONDS and len(outcomes) < here.comm.size:
             code, text = _judge(outcomes, here)
+            take_end()
             write_error(lines(text))
             leave(code)
         if now - begun > min(notice, seconds):
