@@ -14,6 +14,7 @@ from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
+from aiperf_mpi.ending import process
 from aiperf_mpi.parallel.launch import launcher
 from aiperf_mpi.parallel.launch.allotment import judge_resources
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
@@ -98,7 +99,8 @@ def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> tu
 
     def make() -> str:
         announce = writer.send_folder if writer is not None else lambda folder: None
-        return json.dumps(claim_output(config, ranks.n_replicas, uuid.uuid4().hex, announce).to_dict())
+        with process.making:
+            return json.dumps(claim_output(config, ranks.n_replicas, uuid.uuid4().hex, announce).to_dict())
 
     folder = RunFolder.from_dict(json.loads(share("output folder", make)))
     together("output folder on all hosts", lambda: check_seen(folder, ranks))
