@@ -21,6 +21,15 @@ LAUNCHERS = (
 #: The rank that any PMIx launcher sets; it sets no size.
 PMIX_RANK = "PMIX_RANK"
 
+#: Variables with the rank of a process among those of its host, and with their number.
+LOCAL = (
+    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+    ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+)
+
 #: Variables of the rank: a launcher sets one of them in each rank that it starts.
 RANK_VARIABLES = (*(rank for _, _, rank in LAUNCHERS), PMIX_RANK)
 
@@ -53,6 +62,16 @@ def rank_of(environ: Mapping[str, str] = os.environ) -> int | None:
         if environ.get(name, "").isdigit():
             return int(environ[name])
     return None
+
+
+def local_rank(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return the rank of this process among those of its host; None where no variable tells it."""
+    return next((int(environ[rank]) for rank, _ in LOCAL if environ.get(rank, "").isdigit()), None)
+
+
+def local_size(environ: Mapping[str, str] = os.environ) -> int:
+    """Return the number of ranks that a launcher started on this host; 1 where no variable tells it."""
+    return next((int(environ[size]) for _, size in LOCAL if environ.get(size, "").isdigit()), 1)
 
 
 def starts_several(environ: Mapping[str, str] = os.environ) -> bool:

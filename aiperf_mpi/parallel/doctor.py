@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from aiperf_mpi.config import Config, ConfigError, from_toml
 from aiperf_mpi.ending import process
+from aiperf_mpi.launchers import local_rank
 from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.parallel import examination
 from aiperf_mpi.parallel.launch import job
@@ -33,16 +34,6 @@ from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, ou
 from aiperf_mpi.site.child import JAX_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
 from aiperf_mpi.site.text import Examination
-
-#: Variables of launchers with the rank of a process on its host.
-_LOCAL_RANKS = (
-    "OMPI_COMM_WORLD_LOCAL_RANK",
-    "MV2_COMM_WORLD_LOCAL_RANK",
-    "MPI_LOCALRANKID",
-    "PALS_LOCAL_RANKID",
-    "SLURM_LOCALID",
-)
-
 
 #: Seconds that ranks wait for one another, unless AIPERF_MPI_INIT_SECONDS says more; of many ranks some
 #: milliseconds each.
@@ -326,5 +317,5 @@ def _clocks(part: Part) -> tuple[Finding, ...]:
 
 def _first_by_environment(environ: Mapping[str, str], launcher: Launcher) -> bool:
     """Return whether this is the first process of its host, by the launcher's variables."""
-    local = next((environ[name] for name in _LOCAL_RANKS if environ.get(name, "").isdigit()), None)
-    return int(local) == 0 if local is not None else launcher.speaks
+    local = local_rank(environ)
+    return launcher.speaks if local is None else local == 0

@@ -16,11 +16,11 @@ import pytest
 
 from tests.helpers import launch
 from tests.helpers.namespaces import with_mounts
-from tests.helpers.parallel.mpi import require, several_hosts
+from tests.helpers.parallel.mpi import PROGRAMS, require, several_hosts
 
 pytestmark = pytest.mark.mpi
 
-DOCTOR = ("-m", "aiperf_mpi", "doctor", "--preset", "demo", "--json")
+DOCTOR = ("-m", "aiperf_mpi", "doctor", "--json", "--preset", "demo")
 
 #: Seconds in which a check of a machine must end.
 LONGEST = 20.0
@@ -163,6 +163,97 @@ def test_a_small_shared_memory(mpi: str) -> None:
     assert "/dev/shm has" in found["text"] and "mount -o remount,size=" in found["remedy"]
 
 
+@pytest.mark.parametrize("command", [DOCTOR, ("-m", "aiperf_mpi", "--preset", "demo", "--output", "run")])
+def test_shared_memory_that_is_too_small_for_mpich_itself(
+    mpich: str, command: Sequence[str], tmp_path: Path
+) -> None:
+    # In 1 MiB its initialisation ends a rank by SIGBUS, or waits for ever.
+    mounts = ["mount -t tmpfs -o size=1m tmpfs /dev/shm"]
+    started = [launch.launcher(mpich), "-n", "3", launch.python(mpich), *command]
+    begun = time.monotonic()
+    done = subprocess.run(
+        with_mounts(mounts, started),
+        env=launch.variables(mpich),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and time.monotonic() - begun < LONGEST, done.stderr
+    words = done.stdout + done.stderr
+    assert "/dev/shm has 1 MiB free, but MPICH takes 4 MiB for 3 ranks" in words
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_a_control_group_limits(mpich: str) -> None:
+    # The images of the preset take 18,432 x 224 x 224 x 3 bytes, 2.6 GiB, of which 1.2 GiB are allowed.
+    group = Path("/sys/fs/cgroup/memory/aiperf_mpi-doctor")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(1200 * 2**20))
+    except OSError as error:
+        pytest.skip(f"no control group of memory can be made (version 1): {error.strerror}")
+    try:
+        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+        started = [launch.launcher(mpich), "-n", "3", launch.python(mpich), *DOCTOR]
+        done = subprocess.run(
+            [*map(str, enter), *map(str, started), "--preset", "imagenet-synthetic"],
+            env=launch.variables(mpich),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        group.rmdir()
+    told = Told(done)
+    found = [finding for finding in told.of("memory") if finding["level"] == "fail"]
+    assert told.code == 2 and len(found) == 1 and str(group) in found[0]["text"] and found[0]["remedy"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("change", "setting", "level", "words"),
+    [
+        # Names that do not resolve are no obstacle where an interface joins the hosts.
+        ("true", "", "ok", "reach one another at"),
+        ("test $n = 0 || ip link set ib-1 nomaster", "ib0", "fail", "cannot reach rank"),
+        ("true", "ib9", "fail", "'ib9' is not an interface"),
+    ],
+)
+def test_replicas_of_hosts_without_names(
+    mpich: str, change: str, setting: str, level: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
+    programs = PROGRAMS / "replica"
+    lab = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--net",
+        "--mount",
+        programs / "two_networks",
+        tmp_path / "hosts",
+    ]
+    if subprocess.run([*map(str, lab), "true", "true"], capture_output=True, timeout=60).returncode:
+        pytest.skip("this machine does not allow network namespaces")
+    ssh = ["-launcher", "ssh", "-launcher-exec", programs / "net_ssh", "-hosts", "h0:2,h1:1"]
+    command = [*lab, change, launch.launcher(mpich), *ssh, "-localhost", "10.77.0.254", "-n", "3"]
+    command += [launch.python(mpich), *DOCTOR, "--set", "parallel.trainers_per_replica=2"]
+    command += ["--set", f"parallel.address={setting}"]
+    env = {"FI_PROVIDER": "tcp", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_TCP_IFACE": "eth0"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=launch.variables(mpich, env),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = Told(done)
+    found = told.of("network")
+    assert [one["level"] for one in found] == [level] and words in found[0]["text"], found
+    assert told.code == (2 if level == "fail" else 0) and told.object["hosts"] == 2
+
+
 @pytest.mark.parametrize(("starter", "library"), [("openmpi", "mpich"), ("mpich", "openmpi")])
 def test_the_launcher_of_another_mpi(starter: str, library: str) -> None:
     require(starter), require(library)
@@ -280,7 +371,7 @@ def test_an_unknown_preset_is_refused_once(mpich: str) -> None:
 
 
 def test_the_text_for_people_has_80_columns(mpich: str) -> None:
-    done = launch.mpirun(3, [*DOCTOR[:5]], mpi=mpich, timeout=60)
+    done = launch.mpirun(3, [*DOCTOR[:3], *DOCTOR[4:]], mpi=mpich, timeout=60)
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[0].startswith("aiperf_mpi") and "a run would start" in lines[-1]
     assert max(map(len, lines)) <= 80 and "\x1b" not in done.stdout
