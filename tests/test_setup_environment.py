@@ -169,3 +169,11 @@ def test_a_read_only_and_a_full_disk(option: str, part: str, checkout: Path, tmp
     env = {**os.environ, "AIPERF_MPI_PYTHON": sys.executable}
     done = subprocess.run([str(p) for p in command], env=env, capture_output=True, text=True, timeout=30)
     refused(done, part)
+
+
+def test_an_environment_without_pip_is_not_replaced(checkout: Path) -> None:
+    command = [sys.executable, "-m", "venv", "--without-pip", str(checkout / ".venv")]
+    subprocess.run(command, check=True, capture_output=True)
+    (checkout / ".venv" / "mine").touch()
+    refused(set_up(checkout, {}), "has no pip", "rm -r .venv")
+    assert (checkout / ".venv" / "mine").exists()

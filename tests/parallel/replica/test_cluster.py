@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ BY_IB = f"{NAMELESS}10.78.0.1 h0\n10.78.0.2 h1\n"
 #: Commands that change the hosts: none, and a cut of ib0 between them, as a firewall that drops would be.
 AS_MADE, CUT = "true", "test $n = 0 || ip link set ib-1 nomaster"
 
+#: Ranks of a test.
+COUNTS = {"mpich": 3, "openmpi": 4}
+
 #: Variables that would lead JAX and gRPC elsewhere.
 DIVERTING = {
     "http_proxy": "http://10.9.9.9:3128",
@@ -37,35 +40,47 @@ DIVERTING = {
 }
 
 
-def meet(
-    mpi: str, folder: Path, hosts: str, change: str, setting: str, env: Mapping[str, str] | None = None
-) -> list[dict[str, Any]]:
-    """Return the reports of the trainers: two on h0, and one on h1 (MPICH) or two (Open MPI)."""
+def start(
+    mpi: str,
+    folder: Path,
+    hosts: str,
+    change: str,
+    arguments: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with `arguments` on two ranks of h0, and one of h1 (MPICH) or two (Open MPI)."""
     (folder / "hosts").write_text(hosts)
     namespaces = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
     lab = [*namespaces, str(FOLDER / "two_networks"), str(folder / "hosts")]
     made = subprocess.run([*lab, AS_MADE, "true"], capture_output=True, text=True, timeout=60)
     if made.returncode:
         pytest.skip(f"this machine does not allow network namespaces: {made.stderr.strip()[-200:]}")
-    ssh, count = str(FOLDER / "net_ssh"), 3 if mpi == "mpich" else 4
+    ssh = str(FOLDER / "net_ssh")
     if mpi == "mpich":
         launcher = ["-launcher", "ssh", "-launcher-exec", ssh, "-hosts", "h0:2,h1:1"]
         launcher += ["-localhost", "10.77.0.254"]
     else:
         launcher = ["--prtemca", "plm_ssh_agent", ssh, "--host", "h0:2,h1:2"]
         launcher += ["--map-by", "ppr:2:node:oversubscribe"]
-    command = [*lab, change, launch.launcher(mpi), *launcher, "-n", count, launch.python(mpi)]
-    command += [FOLDER / "meets.py", folder, setting]
+    command = [*lab, change, launch.launcher(mpi), *launcher, "-n", COUNTS[mpi], launch.python(mpi)]
+    command += arguments
     # Open MPI keeps away from ib0 by a variable that is not a hint.
     extra = {"FI_PROVIDER": "tcp", "MPIR_CVAR_CH4_NETMOD": "ofi", "OMPI_MCA_btl_tcp_if_exclude": "lo,ib0"}
     extra |= env or {}
-    done = subprocess.run(
+    return subprocess.run(
         [str(part) for part in command],
         env=launch.variables(mpi, extra),
         capture_output=True,
         text=True,
         timeout=100,
     )
+
+
+def meet(
+    mpi: str, folder: Path, hosts: str, change: str, setting: str, env: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the reports of the trainers: two on h0, and one on h1 (MPICH) or two (Open MPI)."""
+    done, count = start(mpi, folder, hosts, change, [FOLDER / "meets.py", folder, setting], env), COUNTS[mpi]
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
@@ -110,6 +125,21 @@ def test_who_cannot_reach_whom_is_said_in_seconds(tmp_path: Path) -> None:
         "(tried: parallel.address=ib0); set parallel.address to an interface",
     ):
         assert part in problem, problem
+
+
+@pytest.mark.mpi
+@pytest.mark.full
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+def test_a_run_whose_trainers_do_not_meet_is_refused(mpi: str, tmp_path: Path) -> None:
+    # Rank 0 coordinates; each node has a trainer (MPICH's ranks: two on h0, one on h1).
+    sets = ["parallel.trainers_per_replica=2", "parallel.address=ib0", "hpo.enabled=false"]
+    run = ["-m", "aiperf_mpi", "--preset", "demo", "--output", tmp_path / "runs" / "x"]
+    arguments = [*run, *(word for one in sets for word in ("--set", one))]
+    done = start(require(mpi), tmp_path, NAMELESS, CUT, arguments, {"FI_TCP_IFACE": "eth0"})
+    said = [line for line in done.stderr.splitlines() if line.startswith("aiperf_mpi: ")]
+    assert done.returncode == 2 and len(said) == 1, done.stderr
+    assert "on host h1 at 10.78.0.2" in said[0] and "set parallel.address to" in said[0]
+    assert "Traceback" not in done.stderr and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.mpi

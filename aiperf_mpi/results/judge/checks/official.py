@@ -184,8 +184,11 @@ def program(e: Evidence) -> Iterator[str]:
     """Others can get the program that ran."""
     source = json.loads(e.result.documents["system/inventory_json"]).get("source") or {}
     commit = str(source.get("commit") or "")
+    why = short(str(source.get("why") or "no reason is recorded"))
     yield f"= {commit or 'unknown commit'}{', changed' if source.get('dirty') else ''}"
     if not re.fullmatch("[0-9a-f]{40}([0-9a-f]{24})?", commit):
-        yield "the commit of the program is unknown"
-    if source.get("dirty") is not False:
-        yield "the program has changes that no commit holds"
+        yield f"the commit of the program is unknown: {why}"
+    elif source.get("dirty") is None:
+        yield f"whether the program has changes that no commit holds is unknown: {why}"
+    elif source.get("dirty") is not False:
+        yield f"the program has changes that no commit holds: {why}"
