@@ -14,6 +14,7 @@ import errno
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -135,7 +136,11 @@ def _end_without_package(error: BaseException) -> NoReturn:
     text += f"aiperf_mpi itself cannot be imported: {error!r}; all ranks end with exit code 5"
     os.write(2, "".join(f"{where}{line}\n" for line in text.splitlines()).encode(errors="replace"))
     try:
-        os.write(int(os.environ["PMI_FD"]), b"cmd=abort exitcode=5\n")
+        launcher = int(os.environ["PMI_FD"])
+        os.write(launcher, b"cmd=init pmi_version=1 pmi_subversion=1\n")
+        os.read(launcher, 1000)
+        os.write(launcher, b"cmd=abort exitcode=5\n")
+        time.sleep(3)
     finally:
         os._exit(5)
 

@@ -36,7 +36,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 NOTICE_SECONDS = 30.0
 
 #: Seconds that a rank other than 0 waits before it speaks: rank 0 may know the same, and ends the job.
-_FIRST_SECONDS, _EACH_SECONDS, _MOST_SECONDS = 1.0, 0.05, 3.0
+_FIRST_SECONDS, _EACH_SECONDS, _MOST_SECONDS = 3.0, 0.02, 4.0
 
 #: Seconds from Open MPI's SIGTERM to its SIGKILL, and some more.
 _KILL_SECONDS = 1.5
@@ -74,6 +74,7 @@ class Process:
     """What this process tells of itself, and how it ends its job.
 
     Attributes:
+        connected: whether MPI's initialisation has begun.
         rank: in COMM_WORLD; before MPI_Init as the launcher's variables say, None where they say nothing.
         step: what the process does now, for messages.
         abort: ends all ranks with an exit code; None until MPI is initialised.
@@ -87,6 +88,7 @@ class Process:
     host: str = field(default_factory=socket.gethostname)
     step: str = "start of the program"
     abort: Callable[[int], object] | None = None
+    connected: bool = False
     core: bool = False
     cleanups: list[Callable[[], object]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -201,14 +203,14 @@ def _abort(code: int) -> NoReturn:
     try:
         if process.abort is not None:
             process.abort(code)
-        abort_by_launcher(code)
+        abort_by_launcher(code, process.connected)
     finally:
         os._exit(code)
 
 
 def leave_alone(code: int) -> NoReturn:
     """End this process, whatever it waits for in MPI, and ask the launcher to end the others."""
-    abort_by_launcher(code)
+    abort_by_launcher(code, process.connected)
     os._exit(code)
 
 

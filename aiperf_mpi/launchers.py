@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -81,14 +82,20 @@ def starts_several(environ: Mapping[str, str] = os.environ) -> bool:
     return int(size) != 1 if size else environ.get(PMIX_RANK, "").isdigit()
 
 
-def abort_by_launcher(code: int, environ: Mapping[str, str] = os.environ) -> None:
+def abort_by_launcher(code: int, connected: bool = False, environ: Mapping[str, str] = os.environ) -> None:
     """Ask the launcher to end all ranks with `code`, where MPI cannot: before its initialisation.
 
-    MPICH's launcher takes it as a line of its protocol (PMI-1). Other launchers are asked by no message: Open
-    MPI's ends the job when a rank leaves with another code than 0.
+    MPICH's launcher, and srun --mpi=pmi2, take it as a line of PMI-1; srun wants the first line of the
+    protocol before it, which MPI has sent where this process is `connected`. Other launchers are asked by no
+    message: Open MPI's ends the job when a rank leaves with another code than 0.
     """
     if environ.get("PMI_FD", "").isdigit():
         with suppress(OSError):
-            os.write(int(environ["PMI_FD"]), b"cmd=abort exitcode=%d\n" % code)
+            socket = int(environ["PMI_FD"])
+            if not connected:
+                os.write(socket, b"cmd=init pmi_version=1 pmi_subversion=1\n")
+                if select.select([socket], [], [], _ABORT_SECONDS)[0]:
+                    os.read(socket, 1000)
+            os.write(socket, b"cmd=abort exitcode=%d\n" % code)
             # The launcher ends this process as well; it must not leave before its message is read.
             time.sleep(_ABORT_SECONDS)

@@ -61,12 +61,12 @@ def survey_nodes(config: Config, ranks: Ranks, names: Sequence[str]) -> NodeSurv
     if ranks.node_rank == 0:
         probe, description = _node(config, ranks, names, driven)
     if ranks.role == TRAINER:
-        uuids = _uuids(open_accelerators(own))
+        uuids = _uuids(_open(own))
     described = kinds(ranks.world, description)
     if ranks.rank:
         return NodeSurvey(probe, uuids, {})
     nodes = [{"nodes": ranges(ranks.places[rank].node for rank in own), **one} for one, own in described]
-    here = file_systems(places(config.run.output, config.data.path))
+    here = ask("the file systems", lambda: file_systems(places(config.run.output, config.data.path)))
     library = ask("the MPI", mpi, seconds=None)
     return NodeSurvey(probe, uuids, {"mpi": library, "file_systems": here, "nodes": nodes})
 
@@ -84,9 +84,14 @@ def _on_cpu() -> bool:
     return os.environ.get("JAX_PLATFORMS") == "cpu"
 
 
-def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tuple[Probe, dict[str, Any]]:
-    """Return the probe and the description of this node; its trainers drive `driven` accelerators."""
-    accelerators: Accelerators = open_accelerators(names if driven else ())
+def _node(
+    config: Config, ranks: Ranks, names: Sequence[str], driven: int
+) -> tuple[Probe | None, dict[str, Any]]:
+    """Return the probe and the description of this node; its trainers drive `driven` accelerators.
+
+    What cannot be asked is a reason, and no probe.
+    """
+    accelerators = _open(names if driven else ())
     if driven not in (0, len(names)):
         # Where the launcher shows each trainer only its own device, the first rank cannot see the others.
         accelerators = NoAccelerators(
@@ -95,9 +100,26 @@ def _node(config: Config, ranks: Ranks, names: Sequence[str], driven: int) -> tu
     found = ask("RAPL", zones)
     counters, why = ((), found) if isinstance(found, NotKnown) else found
     first = min(place.node for place in ranks.places if place.host == ranks.host and place.node >= 0)
-    probe = Probe(Host(), accelerators, driven, counters, power=ranks.node_index == first)
-    where = places(config.run.output, config.data.path)
-    return probe, describe_node(where, accelerators, counters, why)
+    probe = ask(
+        "the node's use",
+        lambda: Probe(Host(), accelerators, driven, counters, power=ranks.node_index == first),
+        seconds=None,
+    )
+    described = ask(
+        "the node",
+        lambda: describe_node(places(config.run.output, config.data.path), accelerators, counters, why),
+        seconds=None,
+    )
+    return (
+        None if isinstance(probe, NotKnown) else probe,
+        {"not known": described} if isinstance(described, NotKnown) else described,
+    )
+
+
+def _open(names: Sequence[str]) -> Accelerators:
+    """Return the accelerators of these names; the reason in their place where none can be opened."""
+    found = ask("the accelerators", open_accelerators, names, seconds=None)
+    return NoAccelerators(str(found)) if isinstance(found, NotKnown) else found
 
 
 def mpi() -> dict[str, str]:

@@ -46,7 +46,7 @@ DATA_VARIABLE, DATA_SECONDS = "AIPERF_MPI_DATA_SECONDS", 3600.0
 
 #: Seconds that rank 0 waits for the others after one of them has failed, and that a rank which has failed
 #: waits for rank 0, which may be in a collective call that this rank has left.
-_GRACE_SECONDS, _ALONE_SECONDS = 3.0, 5.0
+_GRACE_SECONDS, _ALONE_SECONDS = 2.0, 3.5
 
 #: Seconds that the others wait longer than rank 0, which can name the rank that is missing.
 _LONGER_SECONDS = 20.0
@@ -111,7 +111,7 @@ def initialise_mpi() -> MPI.Intracomm:
     Return COMM_WORLD. mpi4py's own call holds Python's lock, so that no thread could bound it.
     """
     if not MPI.Is_initialized():
-        process.step = "MPI_Init"
+        process.step, process.connected = "MPI_Init", True
         with watch.bound(
             "waits in MPI_Init for the other ranks",
             seconds_of(INIT_VARIABLE, INIT_SECONDS) + (_ALONE_SECONDS if process.rank else 0.0),

@@ -38,7 +38,7 @@ QUEUE_BYTES = 64 << 20
 _CLOSE_POLL = 0.001
 
 #: Seconds that the writer has to remove what a run has made that ends before its core time.
-WITHDRAW_SECONDS = 3.0
+WITHDRAW_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

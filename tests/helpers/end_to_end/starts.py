@@ -26,7 +26,7 @@ FAULTY, REACHED = launch.ROOT / "tests" / "programs" / "parallel" / "launch" / "
 #: A rank and a host at the start of a message.
 HEAD = re.compile(r"aiperf_mpi: (rank \d+ on host [^\s:]+)(?: and \d+ more)?: ")
 
-#: Calls of a rank that waits: they are many, and one in a thousand of them is tried.
+#: Calls of a rank that waits: they are many, and the same place.
 WAITING = ("Iprobe#", "Barrier#")
 
 #: Run a command with an empty /dev/shm, and note what it leaves there.
@@ -133,7 +133,11 @@ def points(mpi: str, folder: Path, count: int, seed: str) -> list[tuple[str, int
         rank = number // len(kinds) % 3
         seen = json.loads((folder / f"seen.{rank}.json").read_text())
         kind = kinds[number % len(kinds)] if seen[kinds[number % len(kinds)]] else "mpi"
-        names = [name for name in dict.fromkeys(seen[kind]) if not name.startswith(WAITING)]
+        names = [
+            name
+            for name in dict.fromkeys(seen[kind])
+            if not name.startswith(WAITING) and not name.endswith(".pyc")
+        ]
         drawn.append((f"{kind} {rng.choice(names)}", rank))
     return drawn
 
