@@ -86,13 +86,16 @@ def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] =
 def check_room(ranks: int, folder: str = "/dev/shm") -> None:
     """Raise LaunchError where MPICH's own shared memory for `ranks` ranks of this host does not fit.
 
-    Its initialisation would end a rank by SIGBUS, or wait for ever.
+    Its initialisation would end a rank by SIGBUS, or wait for ever. What MPICH has there now counts as free,
+    as other ranks of this job may have begun.
     """
     try:
         stat = os.statvfs(folder)
+        with os.scandir(folder) as entries:
+            own = sum(entry.stat().st_blocks * 512 for entry in entries if entry.name.startswith("mpich"))
     except OSError:
         return
-    free, need = stat.f_bavail * stat.f_frsize, (ranks + 1) * ROOM_BYTES
+    free, need = stat.f_bavail * stat.f_frsize + own, (ranks + 1) * ROOM_BYTES
     if free < need:
         mib = -(-need // 2**20)
         raise LaunchError(
