@@ -8,10 +8,10 @@ is larger than the memory. What cannot be read is a FileError, whose text is one
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from aiperf_mpi.printable import named
 
@@ -38,6 +38,9 @@ _REASONS = {
 
 _CHUNK = 1 << 20
 
+#: A file has at most _MOST_HOLES + _MOST_PART x (bytes that are data) bytes.
+_MOST_HOLES, _MOST_PART = 64 << 20, 16
+
 #: Parts of a sparse file that are counted; what follows them counts as holes.
 _MOST_PARTS = 100_000
 
@@ -62,7 +65,7 @@ def system_reason(error: OSError) -> str:
     return _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     """Return a regular file, open for reading without buffer. Raises FileError; never waits."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -77,8 +80,19 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb", buffering=0)
     os.close(descriptor)
+    raise FileError(path, f"{_kind(mode)}; name a regular file", folder=stat.S_ISDIR(mode))
+
+
+def not_regular(path: str | os.PathLike[str]) -> str:
+    """Return what a path names if it is not a regular file, "" if it is one. Raises OSError."""
+    mode = os.stat(path).st_mode
+    return "" if stat.S_ISREG(mode) else _kind(mode)
+
+
+def _kind(mode: int) -> str:
+    """Return what a file of this mode is, in words."""
     kind = next((name for test, name in _KINDS if test(mode)), "something else")
-    raise FileError(path, f"{kind}, not a regular file; name a regular file", folder=stat.S_ISDIR(mode))
+    return f"{kind}, not a regular file"
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
@@ -106,21 +120,43 @@ def read_text(path: str | os.PathLike[str], most: int) -> str:
         raise FileError(path, f"not text in UTF-8 (byte {error.start})") from None
 
 
-def size_and_data(file: BinaryIO) -> tuple[int, int]:
+def credible_size(path: str | os.PathLike[str], file: io.FileIO) -> int:
+    """Return the size of an open file in bytes. Raises FileError for a sparse file that is mostly holes.
+
+    Work and memory follow the size, and a file of 100 GB without data costs its maker nothing.
+    """
+    size, data = size_and_data(file)
+    if size > _MOST_HOLES + _MOST_PART * data:
+        raise FileError(
+            path,
+            f"a sparse file, in which {data} of {size} bytes are data; read a copy made by cp --sparse=never",
+        )
+    return size
+
+
+def size_and_data(file: io.FileIO) -> tuple[int, int]:
     """Return the size of an open file in bytes, and how many of them are data; a sparse file has fewer.
 
-    Where the file system does not tell, all of them are.
+    Where the file system does not tell, all of them are. The file is at its start afterwards.
     """
-    descriptor = file.fileno()
-    size, data, position = os.fstat(descriptor).st_size, 0, 0
+    size = os.fstat(file.fileno()).st_size
+    try:
+        return size, _data(file.fileno(), size)
+    finally:
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+
+
+def _data(descriptor: int, size: int) -> int:
+    """Return how many bytes of an open file are data, as far as the file system tells."""
+    data = position = 0
     for _ in range(_MOST_PARTS):
         try:
             begin = os.lseek(descriptor, position, os.SEEK_DATA)
             position = os.lseek(descriptor, begin, os.SEEK_HOLE)
         except OSError as error:
-            return size, data if error.errno == errno.ENXIO else size
+            return data if error.errno == errno.ENXIO else size
         data += position - begin
-    return size, data
+    return data
 
 
 def wrong_path(path: str | os.PathLike[str]) -> str:

@@ -16,8 +16,8 @@ PREFIX = "AIPERF_MPI"
 #: PREFIX, but not the beginning of a name such as AIPERF_MPI_CACHE.
 _LINE = re.compile(f"{PREFIX}(?!_[A-Z])")
 
-#: Most characters of a path in a message; the middle of a longer one is left out.
-MOST_NAME = 240
+#: Most characters of a path in a message, and of a whole message; the middle of a longer one is left out.
+MOST_NAME, MOST_LINE = 240, 2000
 
 
 def plain(text: str) -> str:
@@ -35,9 +35,16 @@ def plain(text: str) -> str:
 
 def named(path: str | bytes | os.PathLike[str]) -> str:
     """Return a path as a message names it: plain, and without its middle if it is longer than MOST_NAME."""
-    text = plain(os.fsdecode(path))
-    half = MOST_NAME // 2
-    return text if len(text) <= MOST_NAME else f"{text[:half]}...{text[-half:]}"
+    return _shortened(plain(os.fsdecode(path)), MOST_NAME) or "(empty name)"
+
+
+def one_line(text: str) -> str:
+    """Return a message as it is printed: plain, and without its middle if it is longer than MOST_LINE."""
+    return _shortened(plain(text), MOST_LINE)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"
 
 
 def counted(number: int, thing: str) -> str:

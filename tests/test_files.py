@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from aiperf_mpi.files import FileError, open_regular, read_bytes, read_text, wrong_path
+from aiperf_mpi.files import (
+    FileError,
+    credible_size,
+    open_regular,
+    read_bytes,
+    read_text,
+    size_and_data,
+    wrong_path,
+)
 from aiperf_mpi.printable import MOST_NAME, named, plain
 
 pytestmark = pytest.mark.timeout(20)
@@ -94,3 +102,22 @@ def test_a_name_cannot_begin_a_line_or_imitate_the_verdict() -> None:
     assert plain("\u202evalid\u2028") == r"\u202evalid\u2028"
     # Both halves, and three dots for the middle.
     assert len(named("a" * 9000)) == MOST_NAME + 3
+
+
+def test_holes_of_a_file_are_not_data(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.write(b"x" * 8192)
+        file.truncate(1 << 30)
+        file.seek(1 << 29)
+        file.write(b"x" * 4096)
+    with open_regular(path) as raw:
+        size, data = size_and_data(raw)
+        # Two parts of 8 KiB and 4 KiB; a file system may round each up to its block.
+        assert size == 1 << 30 and 12288 <= data <= 12288 + (2 << 20)
+        assert raw.read(3) == b"xxx"
+        with pytest.raises(FileError, match="sparse"):
+            credible_size(path, raw)
+    path.write_bytes(b"x" * 100)
+    with open_regular(path) as raw:
+        assert size_and_data(raw) == (100, 100) and credible_size(path, raw) == 100

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.commands.report import write_page
-from aiperf_mpi.exits import EXIT_INVALID
+from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
 
 
 def add_compare(commands: Any) -> None:
@@ -30,11 +30,14 @@ def compare_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.report.compare import compare_files
 
     try:
-        if arguments.html:
+        if arguments.html is not None:
             from aiperf_mpi.results.report.html import html_comparison
 
-            page, valid = html_comparison(arguments.files)
-            return write_page(page, arguments.html) or (0 if valid else EXIT_INVALID)
+            def page() -> tuple[str, int]:
+                text, valid = html_comparison(arguments.files)
+                return text, EXIT_VALID if valid else EXIT_INVALID
+
+            return write_page(page, arguments.html, arguments.files)
         return compare_files(arguments.files, as_json=arguments.json)
     except NotAResult as error:
         return refuse(error)

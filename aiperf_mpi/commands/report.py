@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.commands.refusal import refuse
+from aiperf_mpi.exits import EXIT_VALID
+from aiperf_mpi.files import not_regular, system_reason
+from aiperf_mpi.printable import named
 
 
 def add_report(commands: Any) -> None:
@@ -26,10 +33,11 @@ def report_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.judge.judge import NotAResult
 
     try:
-        if arguments.html:
+        if arguments.html is not None:
             from aiperf_mpi.results.report.html import html_report
 
-            return write_page(html_report(arguments.file, *arguments.others), arguments.html)
+            files = (arguments.file, *arguments.others)
+            return write_page(lambda: (html_report(*files), EXIT_VALID), arguments.html, files)
         from aiperf_mpi.results.report.text import text_report
 
         # Read every file before the first line is printed.
@@ -45,14 +53,37 @@ def report_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_page(page: str, path: str) -> int:
-    """Write an HTML file; return 0, or 2 after a line that says why it cannot be written."""
+def wrong_page(path: str, inputs: Sequence[str]) -> str:
+    """Return why an HTML file cannot be written to a path, or ""; writing it may still fail.
+
+    A file that is there is replaced, unless it is one of the `inputs`. Anything but a regular file is
+    refused: writing to a FIFO would wait for its reader.
+    """
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(page)
+        target = os.path.realpath(path)
+        if not path or "\0" in path:
+            return "is not a file name"
+        if os.path.lexists(target) and (reason := not_regular(target)):
+            return reason
     except OSError as error:
-        return refuse(
-            OSError(f"--html {path}: cannot be written: {error.strerror}; name a file in a writable folder")
-        )
-    print(f"aiperf_mpi: wrote {path}", file=sys.stderr)
-    return 0
+        return f"cannot be written: {system_reason(error)}"
+    return "is a file that the page is made of" if target in map(os.path.realpath, inputs) else ""
+
+
+def write_page(page: Callable[[], tuple[str, int]], path: str, inputs: Sequence[str]) -> int:
+    """Write the HTML file that `page` makes, whole or not at all, and return the code that comes with it.
+
+    Return 2 after a line that says why it cannot be written; what is known of the path is checked before the
+    page is made.
+    """
+    reason = wrong_page(path, inputs)
+    if not reason:
+        text, code = page()
+        try:
+            hdf5.write(Path(os.path.realpath(path)), text.encode("utf-8", "replace"))
+        except OSError as error:
+            reason = f"cannot be written: {system_reason(error)}"
+    if reason:
+        return refuse(ValueError(f"--html {named(path)}: {reason}; name a new file in a writable folder"))
+    print(f"aiperf_mpi: wrote {named(path)}", file=sys.stderr)
+    return code

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.exits import EXIT_INVALID
+from aiperf_mpi.printable import counted, named, one_line
+
+#: Most problems of a journal that are printed.
+MOST_PROBLEMS = 20
 
 
 def add_verify(commands: Any) -> None:
@@ -61,12 +66,18 @@ def verify_command(arguments: argparse.Namespace) -> int:
     try:
         if arguments.repair:
             file, problems = repair(file)
-            for line in (*problems, f"wrote {file}"):
-                print(f"aiperf_mpi: {line}", file=sys.stderr)
+            for line in (*problems[:MOST_PROBLEMS], *more(problems), f"wrote {named(file)}"):
+                print(f"aiperf_mpi: {one_line(line)}", file=sys.stderr)
         code = verify_file(file, as_json=arguments.json)
     except (NotAResult, RepairError) as error:
         return refuse(error)
     return max(code, verify_again(Path(file), arguments.data)) if arguments.reevaluate else code
+
+
+def more(problems: Sequence[str]) -> list[str]:
+    """Return a line for the problems of a journal that are not printed."""
+    left = len(problems) - MOST_PROBLEMS
+    return [f"and {counted(left, 'more damaged line')} of the journal"] if left > 0 else []
 
 
 def verify_again(file: Path, data_path: str) -> int:
@@ -82,6 +93,6 @@ def verify_again(file: Path, data_path: str) -> int:
     except ReevaluationError as error:
         return refuse(error)
     except (KeyError, ValueError) as error:
-        return refuse(ValueError(f"{file}: the rows do not identify the best model: {error}"))
+        return refuse(ValueError(f"{named(file)}: the rows do not identify the best model: {error}"))
     print(f"aiperf_mpi: {repetition}", file=sys.stderr, flush=True)
     return 0 if repetition.agrees else EXIT_INVALID

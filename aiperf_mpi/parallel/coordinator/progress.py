@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aiperf_mpi.parallel.coordinator.view import ViewSnapshot
+from aiperf_mpi.printable import plain
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, STATUS, UNFINISHED
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
@@ -100,7 +101,7 @@ class Progress:
         self.last_t = max(self.last_t, float(row["t_end"]))
         work = self.credited.pop(trial_id, 0)
         self.ended += status not in (REJECTED, UNFINISHED)
-        cause = row["cause"].decode(errors="replace")
+        cause = plain(row["cause"].decode(errors="replace"))
         if status in (REJECTED, FAILED):
             self.lost, self.last_cause = self.lost + 1, cause
         elif status != UNFINISHED:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiperf_mpi.launchers import RANK_VARIABLES
-from aiperf_mpi.printable import counted
+from aiperf_mpi.printable import counted, plain
 
 MODES = ("auto", "live", "plain")
 
@@ -129,7 +129,7 @@ class View:
 
     def log(self, line: str) -> None:
         """Show an event: at once in the live view; in plain mode with the next line, within a second."""
-        self._events.append(" ".join(line.split()))
+        self._events.append(plain(" ".join(line.split())))
         if self._live is not None:
             while len(self._events) > _EVENTS:
                 self._events.popleft()

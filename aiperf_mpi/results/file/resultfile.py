@@ -22,7 +22,7 @@ import numpy as np
 from h5py import h5a
 
 from aiperf_mpi import hdf5
-from aiperf_mpi.files import FileError, open_regular, size_and_data
+from aiperf_mpi.files import FileError, credible_size, open_regular
 from aiperf_mpi.hdf5 import Allowance
 from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file import layout
@@ -41,9 +41,8 @@ _TEXT = h5py.string_dtype()
 #: How an HDF5 file begins, after its user block if it has one.
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-#: Most bytes of a result. A sparse file has at most _MOST_HOLES + _MOST_PART x (bytes that are data).
+#: Most bytes of a result.
 MOST_BYTES = 8 << 30
-_MOST_HOLES, _MOST_PART = 64 << 20, 16
 
 
 class NotAResult(ValueError):
@@ -210,7 +209,7 @@ def _inspect(path: Path | str) -> None:
     """
     try:
         with open_regular(path) as raw:
-            size, data = size_and_data(raw)
+            size = credible_size(path, raw)
             signed = any(_signature_at(raw.fileno(), place) for place in _places(size))
     except FileError as error:
         if error.folder:
@@ -222,11 +221,6 @@ def _inspect(path: Path | str) -> None:
     if size > MOST_BYTES:
         raise NotAResult(
             f"{named(path)}: not a result: it has {size} bytes, but a result at most {MOST_BYTES}"
-        )
-    if size > _MOST_HOLES + _MOST_PART * data:
-        raise NotAResult(
-            f"{named(path)}: not a result: a sparse file, in which {data} of {size} bytes are data; a copy "
-            "made by cp --sparse=never would be read"
         )
 
 

@@ -7,6 +7,7 @@ kill of its writer at any moment, and `replay` restores the run up to the last w
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -17,10 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from aiperf_mpi.files import FileError, credible_size, open_regular, system_reason
+from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
 from aiperf_mpi.trials.record import seal
 
 FORMAT = "aiperf_mpi.journal/1"
+
+#: Most bytes of a line; the longest is the first event, with the inventory of all nodes.
+_MOST_LINE = 64 << 20
 
 _SEAL = ',"crc":"%08x"}'
 _SEAL_BYTES = len(_SEAL % 0)
@@ -167,39 +173,59 @@ class Journal:
 def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the intact entries of a journal in order, and add a line to `problems` for each damaged one.
 
-    Raises OSError if the file cannot be read.
+    Raises FileError if the file cannot be read: it is not a regular file, or a sparse one.
     """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    with open_regular(path) as raw:
+        credible_size(path, raw)
+        file, number = io.BufferedReader(raw), 0
+        while line := _line(file, path):
+            number += 1
             try:
                 yield decode(line)
-            except ValueError as error:
+            except (RecursionError, ValueError) as error:
                 torn = not line.endswith(b"\n")
-                problems.append(f"{path}: line {number} {'is torn' if torn else f'left out: {error}'}")
+                problems.append(f"{named(path)}: line {number} {'is torn' if torn else f'left out: {error}'}")
+
+
+def _line(file: io.BufferedReader[io.FileIO], path: Path) -> bytes:
+    """Return the next line of at most _MOST_LINE bytes, and skip the rest of a longer one."""
+    try:
+        line = file.readline(_MOST_LINE)
+        rest = line
+        while len(rest) == _MOST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_MOST_LINE)
+        return line if rest is line else line + b" ... too long\n"
+    except OSError as error:
+        raise FileError(path, system_reason(error), error.errno or 0) from None
 
 
 def replay(path: Path) -> Run:
     """Return the run of a journal up to its last whole line; `Run.problems` names damaged lines.
 
-    Raises OSError if the file cannot be read, JournalError if it does not begin like a journal of this
+    Raises FileError if the file cannot be read, JournalError if it does not begin like a journal of this
     version.
     """
     problems: list[str] = []
     entries = read(path, problems)
     header = next(entries, {})
     if header.get("format") != FORMAT or not isinstance(header.get("columns"), dict):
-        raise JournalError(f"{path}: not a journal: its first line is not that of format {FORMAT!r}")
+        raise JournalError(f"{named(path)}: not a journal: its first line is not that of format {FORMAT!r}")
 
     run = RunCollector()
     columns = header["columns"]
     for entry in entries:
         try:
             apply(run, entry, columns)
-        except (KeyError, ValueError) as error:
-            problems.append(f"{path}: entry of kind {entry.get('kind')!r} left out: {error}")
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            problems.append(f"{named(path)}: {_kind(entry)} left out: {plain(str(error))}")
     for problem in problems:
         run.event("note", {"text": problem})
     return run.snapshot(end="killed", journal_complete=not problems)
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    """Return what an entry is, for a message."""
+    return f"entry of kind {plain(repr(entry.get('kind')))[:60]}"
 
 
 def apply(run: RunCollector, entry: dict[str, Any], columns: dict[str, list[str]]) -> None:

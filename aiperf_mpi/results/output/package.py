@@ -7,7 +7,9 @@ manifest.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.files import FileError, credible_size, open_regular, read_text
+from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.report.verdict import verdict_json
@@ -25,6 +29,9 @@ JOURNAL, PARTIAL, RESULT = "journal.jsonl", "result.partial.h5", "result.h5"
 SUMMARY, MANIFEST, CHECKPOINTS = "result.json", "manifest.sha256", "checkpoints"
 
 _LINE = re.compile("([0-9a-f]{64})  (.+)")
+
+#: Most bytes of a manifest or a summary, and most files that a manifest names; a run's has four.
+MOST_TEXT, MOST_FILES = 8 << 20, 1000
 
 
 def summary_schema() -> dict[str, Any]:
@@ -61,9 +68,13 @@ def best_checkpoint(folder: Path, result: Result) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file in hexadecimal digits.
+
+    Raises FileError unless it is a regular file that is not mostly holes.
+    """
+    with open_regular(path) as file:
+        credible_size(path, file)
+        return hashlib.file_digest(io.BufferedReader(file), "sha256").hexdigest()
 
 
 def manifest_text(hashes: Mapping[str, str]) -> str:
@@ -74,16 +85,21 @@ def manifest_text(hashes: Mapping[str, str]) -> str:
 def read_manifest(path: Path) -> dict[str, str]:
     """Return the hashes by file name.
 
-    Raises OSError if the file cannot be read, ValueError for a malformed line, a name outside the folder or a
-    repeated name.
+    Raises FileError if the file cannot be read, ValueError for a malformed line, a name outside the folder, a
+    repeated name, or too many of them.
     """
     hashes: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = read_text(path, MOST_TEXT).splitlines()
+    if len(lines) > MOST_FILES:
+        raise ValueError(f"{named(path)}: it has {len(lines)} lines, and a manifest at most {MOST_FILES}")
+    for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
-        if not match or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
-            raise ValueError(f"{path}: line {number} is not a line of a manifest: {line[:60]!r}")
+        place = PurePosixPath(match[2]) if match else PurePosixPath("/")
+        if not match or place.is_absolute() or ".." in place.parts or str(place) != match[2]:
+            text = plain(repr(line[:60]))
+            raise ValueError(f"{named(path)}: line {number} is not a line of a manifest: {text}")
         if match[2] in hashes:
-            raise ValueError(f"{path}: line {number} names {match[2]} again")
+            raise ValueError(f"{named(path)}: line {number} names {named(match[2])} again")
         hashes[match[2]] = match[1]
     return hashes
 
@@ -96,8 +112,12 @@ def check_manifest(folder: Path, needed: Iterable[str] = (RESULT, SUMMARY)) -> l
         return [f"the manifest cannot be read: {error}"]
     faults = [f"{MANIFEST} does not name {name}" for name in needed if name not in hashes]
     for name, expected in hashes.items():
-        if not (folder / name).is_file():
-            faults.append(f"{name} is missing")
-        elif sha256(folder / name) != expected:
-            faults.append(f"{name} differs from the manifest: it was changed after the end of the run")
+        try:
+            if sha256(folder / name) != expected:
+                faults.append(
+                    f"{named(name)} differs from the manifest: it was changed after the end of the run"
+                )
+        except FileError as error:
+            missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            faults.append(f"{named(name)} is missing" if missing else f"{named(name)}: {error.reason}")
     return faults

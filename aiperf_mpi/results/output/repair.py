@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from aiperf_mpi import hdf5
-from aiperf_mpi.printable import named
+from aiperf_mpi.files import FileError, system_reason
+from aiperf_mpi.printable import counted, named, plain
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.file.score import tick_count
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.output.journal import JournalError, replay
 from aiperf_mpi.results.output.package import JOURNAL, PARTIAL
@@ -19,6 +22,10 @@ REPAIRED = "result.repaired.h5"
 
 #: Values of `Run.end` of a run that did not reach its end.
 UNENDED = ("running", "killed")
+
+
+#: A run with more samples has at most SAMPLES_PER_ROW of them for each row of an epoch or a trial.
+MOST_SAMPLES, SAMPLES_PER_ROW = 100_000, 1000
 
 
 class RepairError(ValueError):
@@ -32,27 +39,53 @@ def repair(path: Path | str) -> tuple[Path, tuple[str, ...]]:
     no other file is read. A run that reached its end is judged like any other; one that was killed keeps
     `complete` at 0 and is invalid. Raises RepairError if there is no journal, or already a repaired result.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    if "\0" in os.fspath(path):
+        raise RepairError(f"{named(path)}: the name has a NUL character")
+    folder = Path(path) if os.path.isdir(path) else Path(path).parent
     journal, target = folder / JOURNAL, folder / REPAIRED
-    if os.path.lexists(target):
-        raise RepairError(f"{target} exists already; remove or rename it to repair again")
     try:
+        if os.path.lexists(target):
+            raise RepairError(f"{named(target)} exists already; remove or rename it to repair again")
         run = replay(journal)
+        _check_samples(run)
         image = image_of(run)
         hdf5.write(target, image)
-    except FileNotFoundError:
-        if not Path(path).exists():
-            hint = "give the folder of a run or a file in it"
-            raise RepairError(f"{path}: does not exist, and there is no {journal}; {hint}") from None
-        hint = f"; {folder / PARTIAL} can be judged as it is" if (folder / PARTIAL).exists() else ""
-        raise RepairError(f"{journal}: there is no such file, and a repair needs it{hint}") from None
+    except FileError as error:
+        raise RepairError(_unreadable(Path(path), folder, error)) from None
     except OSError as error:
-        raise RepairError(f"{folder}: {error.strerror or error}") from None
-    except JournalError as error:
+        raise RepairError(f"{named(folder)}: {system_reason(error)}") from None
+    except (JournalError, RepairError) as error:
         raise RepairError(str(error)) from None
-    except ValueError as error:
-        raise RepairError(f"{journal}: {error}") from None
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise RepairError(f"{named(journal)}: {plain(str(error) or type(error).__name__)}") from None
     return target, run.problems
+
+
+def _check_samples(run: Run) -> None:
+    """Raise RepairError if the samples of a journal's run would be out of proportion to its rows."""
+    if run.header is None:
+        return
+    count, rows = tick_count(run.core_seconds, run.header.tick), len(run.epochs) + len(run.trials)
+    if count > MOST_SAMPLES and count > SAMPLES_PER_ROW * rows:
+        raise RepairError(
+            f"its core time of {run.core_seconds} s with a tick of {run.header.tick} s has {count} samples, "
+            f"but it has {counted(rows, 'row')} only"
+        )
+
+
+def _unreadable(path: Path, folder: Path, error: FileError) -> str:
+    """Return why a journal cannot be read, and what to do, on one line."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return str(error)
+    try:
+        missing, partial = not path.exists(), (folder / PARTIAL).exists()
+    except OSError as other:
+        return f"{named(path)}: {system_reason(other)}"
+    if missing:
+        hint = "give the folder of a run or a file in it"
+        return f"{named(path)}: does not exist, and there is no {error.path}; {hint}"
+    hint = f"; {named(folder / PARTIAL)} can be judged as it is" if partial else ""
+    return f"{error}, and a repair needs it{hint}"
 
 
 def image_of(run: Run) -> bytes:

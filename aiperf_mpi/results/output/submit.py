@@ -17,9 +17,11 @@ import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_USAGE, EXIT_VALID
+from aiperf_mpi.files import FileError, open_regular, read_text
+from aiperf_mpi.printable import named, one_line, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
@@ -49,7 +51,7 @@ def packed(folders: Sequence[Path], target: Path) -> str:
     for folder, (result, _) in zip(folders, read, strict=True):
         prefix = str(result.attributes["run_id"])
         if any(name.startswith(f"{prefix}/") for name in members):
-            raise Refused(f"{folder}: run {prefix} is given twice")
+            raise Refused(f"{named(folder)}: run {prefix} is given twice")
         members |= {f"{prefix}/{name}": content for name, content in _members(folder, result).items()}
     hashes = {name: _sha256(content) for name, content in members.items()}
     members[package.MANIFEST] = package.manifest_text(hashes).encode()
@@ -61,16 +63,18 @@ def _accepted(folder: Path) -> tuple[Result, Verdict]:
     """Return the result of a folder and its verdict. Raises Refused if it may not be packed."""
     result, verdict = judge.judge_file(folder / package.RESULT)
     if not verdict.valid:
-        raise Refused("\n".join([f"{folder}: the result is INVALID", *reason_lines(verdict)]))
+        raise Refused("\n".join([f"{named(folder)}: the result is INVALID", *reason_lines(verdict)]))
     if faults := package.check_manifest(folder):
-        raise Refused("\n".join(f"{folder}: {line}" for line in faults))
-    if _facts((folder / package.SUMMARY).read_text(encoding="utf-8")) != _facts(verdict_json(verdict)):
-        raise Refused(f"{folder}: {package.SUMMARY} is not the verdict on {package.RESULT}")
+        raise Refused("\n".join(f"{named(folder)}: {line}" for line in faults))
+    if _facts(read_text(folder / package.SUMMARY, package.MOST_TEXT)) != _facts(verdict_json(verdict)):
+        raise Refused(f"{named(folder)}: {package.SUMMARY} is not the verdict on {package.RESULT}")
     checkpoint = package.best_checkpoint(folder, result)
     if checkpoint is None and verdict.best_trial >= 0:
-        raise Refused(f"{folder}: the checkpoint of the best model, trial {verdict.best_trial}, is missing")
+        raise Refused(
+            f"{named(folder)}: the checkpoint of the best model, trial {verdict.best_trial}, is missing"
+        )
     if checkpoint is not None and checkpoint not in package.read_manifest(folder / package.MANIFEST):
-        raise Refused(f"{folder}: {package.MANIFEST} does not name {checkpoint}")
+        raise Refused(f"{named(folder)}: {package.MANIFEST} does not name {checkpoint}")
     return result, verdict
 
 
@@ -83,7 +87,7 @@ def _facts(summary: str) -> Any:
         data = json.loads(summary)
         checks = [[check[key] for key in ("id", "severity", "passed")] for check in data["findings"]]
         return data | {"findings": checks}
-    except (ValueError, KeyError, TypeError):
+    except (RecursionError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -141,7 +145,7 @@ def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
             for name in sorted(members):
                 content, entry = members[name], tarfile.TarInfo(name)
                 entry.mode, entry.mtime = 0o644, 0
-                source = open(content, "rb") if isinstance(content, Path) else io.BytesIO(content)
+                source = open_regular(content) if isinstance(content, Path) else io.BytesIO(content)
                 with source:
                     entry.size = source.seek(0, os.SEEK_END)
                     source.seek(0)
@@ -151,9 +155,23 @@ def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports an error in the command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with code 2."""
+        _say(f"{message}; see {self.prog} --help")
+        sys.exit(EXIT_USAGE)
+
+
+def _say(*lines: str) -> None:
+    """Print lines on standard error, each after the name of the program."""
+    print("\n".join(f"aiperf-submit: {one_line(line)}" for line in lines), file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Pack the runs of the command line; return 0 if packed, 2 for unusable input, 3 if refused."""
-    parser = argparse.ArgumentParser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "folders",
         nargs="+",
@@ -163,22 +181,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.tar.gz", help="new archive")
     arguments = parser.parse_args(argv)
+    output = arguments.output
     try:
-        if os.path.lexists(arguments.output):
-            raise FileExistsError(17, "exists already; choose another --output", str(arguments.output))
-        description = packed(arguments.folders, arguments.output)
+        if os.path.lexists(output):
+            raise FileExistsError(17, "exists already; choose another --output", str(output))
+        description = packed(arguments.folders, output)
     except Refused as error:
-        print("\n".join(f"aiperf-submit: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        _say(*str(error).splitlines())
         return EXIT_INVALID
-    except NotAResult as error:
-        print(f"aiperf-submit: {error}", file=sys.stderr)
+    except (FileError, NotAResult) as error:
+        _say(str(error))
         return EXIT_USAGE
     except OSError as error:
-        print(
-            f"aiperf-submit: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr
-        )
+        _say(f"{named(error.filename or output)}: {error.strerror or error}")
         return EXIT_USAGE
-    print(f"aiperf-submit: wrote {arguments.output}: {description}")
+    except ValueError as error:
+        _say(f"{named(output)}: {error}")
+        return EXIT_USAGE
+    print(f"aiperf-submit: wrote {named(output)}: {plain(description)}")
     return EXIT_VALID
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
-from aiperf_mpi.printable import plain
+from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import interval, scaling
@@ -101,7 +102,7 @@ def compare_files(paths: Sequence[Path | str], *, as_json: bool = False, width: 
 def entry(path: Path | str) -> Entry:
     """Judge a file and return its entry of a comparison. Raises NotAResult like the judge."""
     result, verdict = judge_file(path)
-    return entry_of(str(path), Evidence(result), verdict)
+    return entry_of(os.fspath(path), Evidence(result), verdict)
 
 
 def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
@@ -186,11 +187,11 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
     for item in entries:
         if not item.verdict.valid:
             yield (
-                f"{item.path} is INVALID ({','.join(item.verdict.reason_ids)}): it has no ratio and is in no "
-                "fit"
+                f"{named(item.path)} is INVALID ({','.join(item.verdict.reason_ids)}): it has no ratio and "
+                "is in no fit"
             )
         elif math.isnan(item.rate.rate):
-            yield f"{item.path} has no rate: nothing was trained"
+            yield f"{named(item.path)} has no rate: nothing was trained"
     for name in ALIKE:
         values = list(dict.fromkeys(str(item.alike[name]) for item in valid))
         if len(values) > 1:
@@ -227,7 +228,7 @@ def parts(comparison: Comparison) -> Iterator[RenderableType]:
     """Yield the texts and tables of a comparison, in order."""
     numbers = {id(item): str(number) for number, item in enumerate(comparison.entries, 1)}
     for item in comparison.entries:
-        yield Text(f"run {numbers[id(item)]}: {item.path}")
+        yield Text(f"run {numbers[id(item)]}: {named(item.path)}")
     yield Text("")
     yield _runs_table(comparison)
 

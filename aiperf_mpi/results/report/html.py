@@ -7,6 +7,7 @@ score come from the judge. The tables are those of the text report, as elements 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from aiperf_mpi.printable import PREFIX, plain
+from aiperf_mpi.printable import PREFIX, named, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
@@ -65,7 +66,7 @@ def html_report(path: Path | str, *others: Path | str) -> str:
     result, verdict = judge_file(path)
     evidence = Evidence(plain_result(result))
     entries = (
-        [compare.entry_of(str(path), Evidence(result), verdict), *map(compare.entry, others)]
+        [compare.entry_of(os.fspath(path), Evidence(result), verdict), *map(compare.entry, others)]
         if others
         else []
     )
@@ -74,7 +75,7 @@ def html_report(path: Path | str, *others: Path | str) -> str:
     ]
     if entries:
         sections.insert(2, (SCALING, partial(_of_runs, entries)))
-    return _page(Path(path).name, _head(verdict), sections)
+    return _page(named(Path(path).name), _head(verdict), sections)
 
 
 def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
