@@ -33,7 +33,7 @@ from aiperf_mpi.config.setting import (
 )
 from aiperf_mpi.config.toml import TomlError, parse, read
 from aiperf_mpi.network.architecture import Base, resnet50
-from aiperf_mpi.printable import named
+from aiperf_mpi.printable import counted, named
 
 __all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
 
@@ -334,8 +334,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"data and model: {error}") from None
     if search.max_units < initial.unit_count:
         raise ConfigError(
-            f"search.max_units: {search.max_units} is less than the {initial.unit_count} units of the "
-            f"initial network"
+            f"search.max_units: {search.max_units} is less than the "
+            f"{counted(initial.unit_count, 'unit')} of the initial network"
         )
     if search.max_parameters < initial.parameters:
         raise ConfigError(
@@ -368,5 +368,5 @@ def _check_data(data: Data) -> None:
     for key, most in zip(("train_images", "val_images"), limits.images, strict=False):
         if (value := getattr(data, key)) > most:
             raise ConfigError(
-                f"data.{key}: {value} is more than the {most} images of data.name = {data.name!r}"
+                f"data.{key}: {value} is more than the {counted(most, 'image')} of data.name = {data.name!r}"
             )

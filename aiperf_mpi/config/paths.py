@@ -167,7 +167,9 @@ def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator
     except ConfigError:
         raise
     except FileError as error:
-        why = because(OSError(error.errno, ""), path, remedy) if error.errno else (error.reason, remedy)
+        # A FileError without a number of the system may have its own remedy.
+        own = (error.reason, "" if "; " in error.reason else remedy)
+        why = because(OSError(error.errno, ""), path, remedy) if error.errno else own
         raise ConfigError(message(setting, error.path, *why)) from error
     except OSError as error:
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path

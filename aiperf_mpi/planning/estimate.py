@@ -18,6 +18,7 @@ from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.planning.machine import Machine, check_machine, devices_of_replica, replicas, steps
 from aiperf_mpi.planning.storage import storage
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
+from aiperf_mpi.printable import counted
 from aiperf_mpi.trials.budget import budget
 from aiperf_mpi.trials.footprint import (
     CLAIMS_PER_RECORD,
@@ -188,8 +189,8 @@ def _score(config: Config, machine: Machine, rate: float) -> Iterator[Number]:
         "rate of the machine",
         (low, high),
         "op/s",
-        f"all {machine.nodes * machine.devices_per_node} devices train in {TRAINING_PART[0]:.0%} to "
-        f"{TRAINING_PART[1]:.0%} of the core time",
+        f"{counted(machine.nodes * machine.devices_per_node, 'device')}: training takes "
+        f"{TRAINING_PART[0]:.0%} to {TRAINING_PART[1]:.0%} of the core time",
     )
     yield Number(
         "score",
@@ -270,7 +271,8 @@ def _window_memory(config: Config, machine: Machine) -> Iterator[Number]:
         "mirror and queues of a node",
         node,
         "byte",
-        f"summaries of {capacity} records, and {depth} candidates for each of {trainers} trainers: {windows}",
+        f"summaries of {capacity} records, and {counted(depth, 'candidate')} for each of "
+        f"{counted(trainers, 'trainer')}: {windows}",
     )
 
 
@@ -283,7 +285,7 @@ def _image_memory(config: Config) -> Number:
         "images of a node",
         trainers * size,
         "byte",
-        f"{images} images of 1 byte a value, in each of {trainers} trainers",
+        f"{counted(images, 'image')} of 1 byte a value, in each of {counted(trainers, 'trainer')}",
     )
 
 
@@ -301,8 +303,8 @@ def _device_memory(config: Config) -> Iterator[Number]:
         (float(need[0]), float(need[1])),
         "byte",
         f"at least, without work space: {parameters} parameters with momentum and gradient, and what the "
-        f"backward pass keeps of {batches[0]} images ({max(batches)}, the largest batch that may be chosen); "
-        f"a step that does not fit runs in parts",
+        f"backward pass keeps of {counted(batches[0], 'image')} ({max(batches)}, the largest batch that may "
+        f"be chosen); a step that does not fit runs in parts",
     )
     largest = config.search.max_parameters * BYTES_PER_PARAMETER
     yield Number(
@@ -323,8 +325,8 @@ def _storage(config: Config, machine: Machine) -> Iterator[Number]:
         "checkpoints",
         parts.checkpoints,
         "byte",
-        f"{bound}: each of {replicas(config, machine)} replicas keeps result.keep_checkpoints and one in "
-        f"replacement",
+        f"{bound}: each of {counted(replicas(config, machine), 'replica')} keeps result.keep_checkpoints and "
+        f"one in replacement",
     )
     yield Number(
         "storage",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.printable import counted
 
 #: The highest rate of a device in op/s that is accepted: a million devices of 2026; more is a typing error.
 MOST_OPS = 1e21
@@ -48,19 +49,19 @@ def check_machine(config: Config, machine: Machine) -> None:
         )
     if machine.devices_per_node % trainers:
         raise ConfigError(
-            f"--devices-per-node {machine.devices_per_node}: does not divide among the {trainers} trainers "
-            f"of a node (parallel.trainers_per_node)"
+            f"--devices-per-node {machine.devices_per_node}: does not divide among the "
+            f"{counted(trainers, 'trainer')} of a node (parallel.trainers_per_node)"
         )
     if machine.nodes * trainers % config.parallel.trainers_per_replica:
         raise ConfigError(
-            f"--nodes {machine.nodes}: its {machine.nodes * trainers} trainers do not divide into replicas "
-            f"of parallel.trainers_per_replica {config.parallel.trainers_per_replica}"
+            f"--nodes {machine.nodes}: its {counted(machine.nodes * trainers, 'trainer')} do not divide into "
+            f"replicas of parallel.trainers_per_replica {config.parallel.trainers_per_replica}"
         )
     if steps(config, machine, config.train.batch_per_device) < 1:
         raise ConfigError(
-            f"train.batch_per_device: {config.train.batch_per_device} images on each of "
-            f"{devices_of_replica(config, machine)} devices are more than the {config.data.train_images} "
-            f"training images: an epoch would have no whole batch"
+            f"train.batch_per_device: {counted(config.train.batch_per_device, 'image')} on each "
+            f"of {counted(devices_of_replica(config, machine), 'device')} are more than the "
+            f"{counted(config.data.train_images, 'training image')}: an epoch would have no whole batch"
         )
 
 

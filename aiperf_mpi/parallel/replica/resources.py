@@ -15,6 +15,7 @@ from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.replica.cache import Cache, open_cache
 from aiperf_mpi.parallel.replica.cluster import join
+from aiperf_mpi.printable import counted
 from aiperf_mpi.training.steps.memory import memory_limit
 
 
@@ -66,8 +67,9 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
     by_choice = config.parallel.host_devices or os.environ.get("JAX_PLATFORMS")
     if accelerators and not by_choice and all(device.platform == "cpu" for device in devices):
         raise ConfigError(
-            f"this host has {len(accelerators)} accelerators, but this JAX sees only CPUs: install the "
-            "extra cuda12, cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu to train on the CPU"
+            f"this host has {counted(len(accelerators), 'accelerator')}, but this JAX sees only CPUs: "
+            "install the extra cuda12, cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu to train on "
+            "the CPU"
         )
     batches = {"train.batch_per_device": config.train.batch_per_device}
     if config.hpo.enabled:
@@ -76,7 +78,8 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
         images, least = len(dataset.train_labels), batch * len(devices)
         if images < least:
             raise ConfigError(
-                f"{key}: {batch} images on each of {len(devices)} devices make batches of {least}, more "
-                f"than the {images} training images: an epoch would have no whole batch"
+                f"{key}: {counted(batch, 'image')} on each of {counted(len(devices), 'device')} make batches "
+                f"of {least}, more than the {counted(images, 'training image')}: an epoch would have no "
+                "whole batch"
             )
     return Resources(devices, memory, dataset, open_cache(config.parallel.cache, replica))

@@ -120,8 +120,14 @@ def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
 
 
 def repeats(e: Evidence) -> str:
-    """Return a text that is equal for two runs that differ only in seed, output folder and time."""
-    config: Config = replace(e.config, run=replace(e.config.run, seed=0, output="", view="auto"))
+    """Return a text that is equal for two runs that differ only in seed, time, and where their files are."""
+    given = e.config
+    config: Config = replace(
+        given,
+        run=replace(given.run, seed=0, output="", view="auto"),
+        data=replace(given.data, path=""),
+        parallel=replace(given.parallel, cache=""),
+    )
     sizes = [
         e.attribute(name) for name in ("n_ranks", "n_nodes", "n_replicas", "n_devices", "aiperf_mpi_version")
     ]
