@@ -163,6 +163,6 @@ def _git(folder: Path, deadline: float, *arguments: str) -> str:
             pass  # it hangs in a file system, or its children hold the pipes; leave it
         raise GitError(f"git {arguments[0]} took over {_GIT_SECONDS:g} s in {folder}") from None
     if process.returncode:
-        text = " ".join(err.decode(errors="replace").split())[:200]
+        text = next(iter(err.decode(errors="replace").strip().splitlines()), "")[:200]
         raise GitError(f"git: {text or f'exit code {process.returncode}'}")
     return out.decode(errors="replace").strip()
