@@ -112,7 +112,7 @@ def _shortened(seen: list[Seen]) -> list[Seen]:
     first = kept[-1].finding
     ranks = tuple(sorted({rank for one in rest for rank in one.ranks}))
     hosts = tuple(dict.fromkeys(host for one in rest for host in one.hosts))
-    example = f"{first.text} (rank {rest[0].ranks[0]}; the other ranks have similar findings)"
+    example = f"{first.text} (rank {rest[0].ranks[0]}; similar on the others)"
     last = Finding(first.level, first.subject, example, first.remedy)
     return [*kept[:-1], Seen(last, ranks, hosts, len(kept) == 1 and _all(seen))]
 
