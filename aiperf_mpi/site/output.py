@@ -78,8 +78,6 @@ def try_scratch(config: Config, environ: Mapping[str, str] = os.environ) -> tupl
         )
         if value
     )
-    if "://" in path:
-        return (Finding("ok", SCRATCH, f"{setting}: {path}: not a folder, not tried"),)
     try:
         return folders.judge_scratch(setting, expanded(setting, path))
     except ConfigError as error:
