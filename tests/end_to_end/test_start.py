@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs, starts
+from tests.helpers.slurm import slurm
 
 pytestmark = pytest.mark.mpi
 
@@ -166,3 +167,26 @@ def test_a_trainer_without_memory_is_named(mpi: str, tmp_path: Path) -> None:
     done = launch.mpirun(1, [*words, *more], mpi=mpi, env=env, timeout=120)
     assert done.returncode in (2, 5), done
     assert "rank 1 on" in done.stderr and not (tmp_path / "out").exists()
+
+
+# -- under Slurm, which starts the ranks itself
+
+
+def test_ranks_that_srun_starts(tmp_path: Path) -> None:
+    """A rank with other arguments, and one that cannot import what ends jobs: it asks srun by PMI."""
+    python, env = str(launch.python("mpich")), {"FAULT": "import aiperf_mpi.ending", "FAULT_RANK": "1"}
+    words = ["srun", "--mpi=pmi2", "--overcommit", "-n", "3"]
+    arguments = f"--preset demo --output {tmp_path}/out/run"
+    other = f"[ $SLURM_PROCID = 2 ] && more='--seed 3'; exec {python} -m aiperf_mpi {arguments} $more"
+    with slurm() as cluster:
+        done = cluster.call([*words, "sh", "-c", other], timeout=60)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("aiperf_mpi: ")]
+        assert done.returncode == 2 and len(lines) == 1, done
+        assert lines[0].startswith("aiperf_mpi: rank 2 on host ") and "--seed 3" in lines[0]
+
+        started = time.monotonic()
+        env["FAULT_FOLDER"] = str(tmp_path)
+        done = cluster.call([*words, python, str(starts.FAULTY), *arguments.split()], env=env, timeout=60)
+        assert done.returncode and time.monotonic() - started < 30, done
+        assert "aiperf_mpi: rank 1 on host" in done.stderr and "ImportError" in done.stderr
+    assert not (tmp_path / "out").exists()
