@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import tempfile
@@ -56,9 +57,12 @@ def open_cache(configured: str, replica: int) -> Cache:
             remove_orphans(parent)
             cache = Cache(*fresh(parent), ours=True)
         use_compilation_cache(cache.folder)
+        if not os.access(cache.folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, "", str(cache.folder))
     except OSError as error:
-        why = because(error, parent, "name a folder on the node that can be written", created=True)
-        raise ConfigError(message(setting, parent, *why)) from error
+        where = error.filename or parent
+        why = because(error, where, "name a folder on the node that can be written", created=True)
+        raise ConfigError(message(setting, where, *why)) from error
     # Remove it after a refused run, too. The next job removes the folder of an aborted one.
     atexit.register(cache.close)
     return cache

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,26 @@ def test_an_impossible_folder_is_refused_with_its_setting(
             open_cache("", 0)
         assert str(caught.value).startswith("JAX_COMPILATION_CACHE_DIR: ") and part in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give up rights")
+def test_a_folder_that_may_not_be_written(root: Path, tmp_path: Path) -> None:
+    """JAX itself only warns when it writes the first program, in the core time."""
+    (tmp_path / "replica-3").mkdir()
+    (tmp_path / "replica-3").chmod(0o555)
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", PROGRAM]
+    run = subprocess.run(
+        [*command, str(tmp_path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        timeout=120,
+    )
+    said = run.stderr.splitlines()[-1]
+    assert (
+        f"ConfigError: parallel.cache: {tmp_path}/replica-3: user 0 may not write here; name a folder" in said
+    )
 
 
 def test_a_host_without_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
