@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -96,11 +97,14 @@ def refuse_job(request: Request, problem: str) -> NoReturn:
     """Show why MPI does not connect the ranks of a job, with the checks of one host, and end the job with 2.
 
     One rank shows it. The others wait until it has ended the job; where it has no such problem, as MPI is
-    missing on some hosts alone, they tell their own.
+    missing on some hosts alone, they tell their own. Slurm's srun ends no job when one rank leaves.
     """
-    if not detect().speaks:
+    launcher = detect()
+    if not launcher.speaks:
         time.sleep(JAX_SECONDS + 1)
-        end_job(EXIT_USAGE, problem)
+        if launcher.name == "srun":
+            sys.exit(EXIT_USAGE)
+        end_job(EXIT_USAGE, problem, f"rank {launcher.rank} on host {socket.gethostname()}")
     config = request.config or request.read()
     request.show(examine_alone(config, request.started, refusal("MPI", problem)))
     leave(EXIT_USAGE)

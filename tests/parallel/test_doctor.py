@@ -17,6 +17,7 @@ import pytest
 from tests.helpers import launch
 from tests.helpers.namespaces import broken
 from tests.helpers.parallel.mpi import PROGRAMS, require, several_hosts
+from tests.helpers.slurm import slurm
 
 pytestmark = pytest.mark.mpi
 
@@ -365,3 +366,19 @@ def test_the_text_for_people_has_80_columns(mpich: str) -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[0].startswith("aiperf_mpi") and "a run would start" in lines[-1]
     assert max(map(len, lines)) <= 80 and "\x1b" not in done.stdout
+
+
+@pytest.mark.full
+def test_ranks_of_slurm(mpich: str) -> None:
+    with slurm(task_plugin="task/affinity") as cluster:
+        env = {"PYTHONPATH": str(launch.ROOT)}
+        command = [launch.python(mpich), *DOCTOR]
+        told = Told(cluster.call(["srun", "--mpi=pmi2", "-n2", *command], env=env))
+        assert told.code == 0 and told.object["launcher"] == "srun" and told.object["ranks"] == 2
+
+        # Without PMI each rank is alone to MPI: one of them says so.
+        done = cluster.call(["srun", "--mpi=none", "-n2", *command], env=env)
+        told = Told(done)
+        assert told.code == 2 and ("MPI", "fail") in told.bad()
+        assert "to MPI each of them is alone" in told.of("MPI")[0]["text"]
+        assert done.stdout.count('"doctor": 1') == 1 and "aiperf_mpi: " not in done.stderr
