@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,7 +24,7 @@ from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.launch.machine import NO_DEVICE, NodeSurvey, survey_nodes
-from aiperf_mpi.parallel.launch.placement import TRAINER
+from aiperf_mpi.parallel.launch.placement import COORDINATOR, GENERATOR, TRAINER
 from aiperf_mpi.parallel.launch.ranks import split
 from aiperf_mpi.parallel.launch.start import LOOK_SECONDS, share, step, together
 from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_output, open_resources
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
     from aiperf_mpi.results.judge.judge import Verdict
 
 __all__ = ["Prepared", "prepare", "run"]
+
+#: The modules of each role that are not imported with this one.
+MODULES = {
+    COORDINATOR: ("results.judge.judge", "results.output.repair", "results.report.verdict"),
+    TRAINER: ("parallel.replica.best", "parallel.replica.cluster", "parallel.trainer.trainer"),
+    GENERATOR: ("parallel.generator.generator",),
+}
 
 #: Seconds that the writer has for the final result (a million trials take some minutes).
 RESULT_SECONDS = 900.0
@@ -275,7 +283,12 @@ def start(context: Context) -> Context:
 
 
 def warm_up(context: Context) -> None:
-    """Queue trial 0 on the first trainer, and load what the generators need."""
+    """Import what this role needs until its end, and queue trial 0 on the first trainer.
+
+    A file system that fails later then costs neither core time nor the verdict.
+    """
+    for module in MODULES[context.ranks.role]:
+        import_module(f"aiperf_mpi.{module}")
     if context.ranks.replica == 0 and context.ranks.leads:
         from aiperf_mpi.parallel.trainer import trainer
 

@@ -58,7 +58,9 @@ class Start:
 
     @property
     def heads(self) -> set[str]:
-        """Rank and host of each message; "" for a line without them."""
+        """Rank and host of each message; of one line that compares ranks, the line; "" for others."""
+        if len(self.ours) == 1 and "on rank" in self.ours[0]:
+            return set(self.ours)
         found = [HEAD.match(line) for line in self.ours]
         return {match.group(1) if match else "" for match in found}
 
