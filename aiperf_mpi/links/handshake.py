@@ -113,4 +113,7 @@ def reach(targets: Sequence[tuple[str, Door]], seconds: float = TRY_SECONDS) -> 
         turn = asyncio.Semaphore(_AT_ONCE)
         return await asyncio.gather(*(one(ip, door, turn) for ip, door in targets))
 
-    return asyncio.run(every())
+    try:
+        return asyncio.run(every())
+    except OSError as error:
+        return [reason(error)] * len(targets)  # no file is left for the loop itself

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -247,18 +248,14 @@ def _network(part: Part) -> tuple[Finding, ...]:
         return (fine,) if part.world.rank == 0 else ()
     if ranks.team is None:
         return ()
-    from aiperf_mpi.links.candidates import candidates, facts
-    from aiperf_mpi.parallel.replica.cluster import check_setting, met
+    from aiperf_mpi.parallel.replica.cluster import meet
 
-    setting = part.config.parallel.address
-    known = ranks.team.allgather((ranks.rank, facts(setting)))
-    members, of = [rank for rank, _ in known], [fact for _, fact in known]
     try:
-        check_setting(setting, members, of)
-        way = met(ranks.team, candidates(of, setting), 0, members, of)
+        with ExitStack() as held:
+            text = meet(ranks.team, part.config.parallel.address, held).way.text
     except ConfigError as error:
         return (refusal(subject, str(error)),)
-    return (Finding("ok", subject, f"the trainers of each replica reach one another at {way.text}"),)
+    return (Finding("ok", subject, f"the trainers of each replica reach one another at {text}"),)
 
 
 def _seen_by_all(part: Part) -> tuple[Finding, ...]:

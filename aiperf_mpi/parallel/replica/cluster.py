@@ -11,14 +11,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.links.candidates import Candidate, Facts, candidates, facts, why_none
-from aiperf_mpi.links.handshake import held_port, listening, reach
+from aiperf_mpi.links.handshake import Door, held_port, listening, reach
 from aiperf_mpi.parallel.launch.mpi import MPI
+from aiperf_mpi.probe import reason
 
 #: Seconds that the processes of a replica have to form a cluster after each has reached each other.
 JOIN_SECONDS = 60
@@ -39,29 +40,44 @@ _DIVERTING = (
 Failures = list[dict[int, str]]
 
 
+class Meeting(NamedTuple):
+    """Where the trainers of a replica meet: the way, the port of the service, and the facts of each."""
+
+    way: Candidate
+    port: int
+    of: list[Facts]
+
+
 def join(comm: MPI.Intracomm, setting: str = "") -> None:
     """Join the trainers of `comm` to one JAX cluster, before any of them asks JAX for its devices.
     Collective.
 
-    All trainers agree on the first candidate address at which each of them reaches each other, as JAX's
-    service and its all-reduce need. `setting` is parallel.address. The port is one that the first trainer has
-    bound on its host, so that no other program can bind it; JAX's service binds it too, as both share it
-    (SO_REUSEPORT).
+    `setting` is parallel.address. The port is one that the first trainer has bound on its host, so that no
+    other program can bind it; JAX's service binds it too, as both share it (SO_REUSEPORT). Raises ConfigError
+    like `meet`, and where JAX's cluster does not form.
+    """
+    with ExitStack() as held:
+        way, port, of = meet(comm, setting, held)
+        address = f"[{way.addresses[0]}]" if ":" in way.addresses[0] else way.addresses[0]
+        several = len({fact.host for fact in of}) > 1
+        own = way.addresses[comm.rank]
+        _initialise(comm, f"{address}:{port}", own, setting if several else "", of[comm.rank])
 
-    Raises ConfigError alike on all trainers if no candidate serves: it names which ranks cannot reach which.
+
+def meet(comm: MPI.Intracomm, setting: str, held: ExitStack) -> Meeting:
+    """Return where the trainers of `comm` meet. Collective.
+
+    All agree on the first candidate address at which each of them reaches each other, as JAX's service and
+    its all-reduce need. The port of the service is held until `held` closes. Raises ConfigError alike on all
+    trainers if no candidate serves: it names which ranks cannot reach which.
     """
     known = comm.allgather((MPI.COMM_WORLD.rank, facts(setting)))
     world_ranks, of = [rank for rank, _ in known], [fact for _, fact in known]
     check_setting(setting, world_ranks, of)
-    with ExitStack() as stack:
-        # Only the first trainer's port is that of the service; the holder keeps it after the handshake.
-        port = stack.enter_context(held_port()) if comm.rank == 0 else 0
-        ways = candidates(of, setting)
-        way = met(comm, ways, port, world_ranks, of)
-        address = f"[{way.addresses[0]}]" if ":" in way.addresses[0] else way.addresses[0]
-        address = f"{address}:{comm.bcast(port)}"
-        several = len({fact.host for fact in of}) > 1
-        _initialise(comm, address, way.addresses[comm.rank], setting if several else "", of[comm.rank])
+    with ExitStack() as handshake:
+        doors = open_doors(comm, held, handshake, world_ranks, of)
+        way = met(comm, candidates(of, setting), doors, world_ranks, of)
+    return Meeting(way, doors[0].port, of)
 
 
 def check_setting(setting: str, world_ranks: Sequence[int], of: Sequence[Facts]) -> None:
@@ -74,17 +90,47 @@ def check_setting(setting: str, world_ranks: Sequence[int], of: Sequence[Facts])
             )
 
 
+def open_doors(
+    comm: MPI.Intracomm,
+    held: ExitStack,
+    handshake: ExitStack,
+    world_ranks: Sequence[int],
+    of: Sequence[Facts],
+) -> list[Door]:
+    """Listen until `handshake` closes, and return where each trainer listens. Collective.
+
+    The first trainer listens at the port of the service, which is held until `held` closes. Raises
+    ConfigError alike on all trainers if one of them cannot listen.
+    """
+    try:
+        port = held.enter_context(held_port()) if comm.rank == 0 else 0
+        mine: Door | str = handshake.enter_context(listening(port))
+    except (OSError, RuntimeError) as error:
+        mine = reason(error)
+    doors: list[Door] = []
+    for rank, fact, door in zip(world_ranks, of, comm.allgather(mine), strict=True):
+        if isinstance(door, str):
+            raise ConfigError(
+                f"rank {rank} on host {fact.host} cannot listen at a TCP port, which the trainers of a "
+                f"replica need: {door}; raise the limits on open files and processes (ulimit -n, ulimit -u)"
+            )
+        doors.append(door)
+    return doors
+
+
 def met(
-    comm: MPI.Intracomm, ways: Sequence[Candidate], port: int, world_ranks: Sequence[int], of: Sequence[Facts]
+    comm: MPI.Intracomm,
+    ways: Sequence[Candidate],
+    doors: Sequence[Door],
+    world_ranks: Sequence[int],
+    of: Sequence[Facts],
 ) -> Candidate:
     """Return the first candidate at which all trainers reach one another. Collective. Raises ConfigError."""
-    with listening(port) as door:
-        doors = comm.allgather(door)
-        others = [index for index in range(comm.size) if index != comm.rank]
-        targets = [(way.addresses[index], doors[index]) for way in ways for index in others]
-        answers = iter(reach(targets))
-        mine = [{index: why for index in others if (why := next(answers))} for _ in ways]
-        every = comm.allgather(mine)
+    others = [index for index in range(comm.size) if index != comm.rank]
+    targets = [(way.addresses[index], doors[index]) for way in ways for index in others]
+    answers = iter(reach(targets))
+    mine = [{index: why for index in others if (why := next(answers))} for _ in ways]
+    every = comm.allgather(mine)
     whole = [place for place in range(len(ways)) if not any(failures[place] for failures in every)]
     if whole:
         return ways[whole[0]]

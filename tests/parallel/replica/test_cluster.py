@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,17 @@ def test_a_setting_that_no_host_knows_is_named(tmp_path: Path) -> None:
     (problem,) = {report["problem"] for report in reports}
     assert "parallel.address: on host h0 of rank 0: 'ib9' is not an interface of this host" in problem
     assert "eth0 10.77.0.1, ib0 10.78.0.1" in problem
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_a_trainer_that_cannot_listen_is_named_by_all(
+    rank: int, run_program: Callable[..., list[dict[str, Any]]]
+) -> None:
+    reports = run_program("mpich", 2, "replica/meets", "", rank)
+    (problem,) = {report["problem"] for report in reports}
+    assert problem.startswith(f"rank {rank} on host ") and "Too many open files" in problem
+    assert "cannot listen at a TCP port" in problem and "ulimit -n" in problem
 
 
 def test_a_large_replica_names_a_few_pairs_of_hosts() -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """All ranks join one cluster and sum over it; each reports the sum, or why it did not join, and the seconds.
-Arguments: folder, value of parallel.address."""
+Arguments: folder, value of parallel.address, and the rank that can open no more files (or none)."""
 
 import os
+import resource
 import sys
 import time
 
@@ -19,6 +20,9 @@ with job.job() as world:
     from aiperf_mpi.parallel.replica import cluster
 
     world.Barrier()
+    if sys.argv[3:] == [str(world.rank)]:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
     begun, values = time.monotonic(), {}
     try:
         cluster.join(world, sys.argv[2])
@@ -27,6 +31,7 @@ with job.job() as world:
         values["devices"] = len(jax.devices())
         cluster.leave()
     except ConfigError as error:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
         values |= {"problem": str(error), "seconds": time.monotonic() - begun}
     report(sys.argv[1], world.rank, **values)
     job.agreed_exit(world, 0)
