@@ -60,14 +60,15 @@ def wrong_page(path: str, inputs: Sequence[str]) -> str:
     refused: writing to a FIFO would wait for its reader.
     """
     try:
-        target = os.path.realpath(path)
         if not path or "\0" in path:
             return "is not a file name"
+        target = os.path.realpath(path)
         if os.path.lexists(target) and (reason := not_regular(target)):
             return reason
     except OSError as error:
         return f"cannot be written: {system_reason(error)}"
-    return "is a file that the page is made of" if target in map(os.path.realpath, inputs) else ""
+    sources = (os.path.realpath(name) for name in inputs if "\0" not in name)
+    return "is a file that the page is made of" if target in sources else ""
 
 
 def write_page(page: Callable[[], tuple[str, int]], path: str, inputs: Sequence[str]) -> int:
