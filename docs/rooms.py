@@ -41,6 +41,7 @@ ROOMS = {
     "training": "jax",
     "training.steps": "jax",
     "training.model": "jax",
+    "environment": "",
     "planning": "",
     "data": "",
     "trials": "",

@@ -15,6 +15,8 @@ from typing import Any
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import process
+from aiperf_mpi.environment.jax_variables import told_by_variable
+from aiperf_mpi.environment.variables import judge_variables
 from aiperf_mpi.parallel.launch import launcher
 from aiperf_mpi.parallel.launch.allotment import judge_resources
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
@@ -48,16 +50,18 @@ class Facts:
     val_images: int = 0
 
 
-def check_all(config: Config, ranks: Ranks, source: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+def check_all(
+    config: Config, ranks: Ranks, source: Mapping[str, Any] | None = None, job_end: float | None = None
+) -> list[dict[str, str]]:
     """Check everything that would end the run later: data, wall time, what each rank may use. Collective.
 
-    `source` describes the program, on rank 0.
+    On rank 0, `source` describes the program, and `job_end` is the batch system's answer on the job's end.
 
     Return the warnings on rank 0, for the result, after they are logged. Raises AgreedError on all ranks if a
     check fails on any of them.
     """
     check_versions(ranks)
-    together("checks", lambda: check_rank(config, ranks))
+    together("checks", lambda: check_rank(config, ranks, job_end))
     resources = judge_resources(config, ranks)
     found = [*find(config, ranks), *before_official(config, source), *hiding(source)]
     return [*resources, *compare_findings(found)]
@@ -73,10 +77,10 @@ def check_versions(ranks: Ranks) -> None:
     raise_alike(ranks.world, first_failure(found))
 
 
-def check_rank(config: Config, ranks: Ranks) -> None:
+def check_rank(config: Config, ranks: Ranks, job_end: float | None = None) -> None:
     """Check what this rank's role needs. Raises ConfigError or LaunchError."""
     if ranks.rank == 0:
-        if problem := check_limit(config.run.time_limit):
+        if problem := check_limit(config.run.time_limit, told=job_end):
             raise ConfigError(problem)
         return
     if ranks.role == TRAINER:
@@ -86,8 +90,8 @@ def check_rank(config: Config, ranks: Ranks) -> None:
 
 
 def find(config: Config, ranks: Ranks) -> list[Finding]:
-    """Return what the checks of this rank's environment find: affinity, memory, devices, variables."""
-    return []
+    """Return what the checks of this rank's environment find: the variables of JAX, CUDA, ROCm and ours."""
+    return list(judge_variables(ranks.role == TRAINER, config.parallel.host_devices))
 
 
 def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> tuple[Config, RunFolder]:
@@ -170,7 +174,8 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
     def gather() -> tuple[Any, Facts]:
         if ranks.role != TRAINER:
             return None, Facts()
-        from aiperf_mpi.parallel.replica.resources import gather_resources
+        with told_by_variable():
+            from aiperf_mpi.parallel.replica.resources import gather_resources
 
         found = gather_resources(config, ranks.replica, ranks.team)
         data = found.dataset

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.ending import process
+from aiperf_mpi.environment.batch import asked_end
 from aiperf_mpi.machine.inventory import inventory
 from aiperf_mpi.probe import NotKnown, probe
 from aiperf_mpi.results.output.client import WriterClient
@@ -28,6 +29,7 @@ class Prepared:
         read: reads the configuration, where MPI calls another rank 0.
         writer: the writer process of rank 0.
         machine: rank 0's part of the inventory.
+        job_end: when the job ends, in seconds since 1970, where the batch system had to be asked.
     """
 
     started: float
@@ -35,6 +37,7 @@ class Prepared:
     read: Callable[[], Config]
     writer: WriterClient | None = None
     machine: dict[str, Any] = field(default_factory=dict)
+    job_end: float | None = None
 
     def complete(self) -> str:
         """Make up for what is missing on MPI's rank 0; return the configuration as TOML.
@@ -62,6 +65,8 @@ def prepare(config: Config | None, read: Callable[[], Config]) -> Prepared:
         prepared.writer = start_writer()
         process.step = "inventory"
         prepared.machine = describe_machine()
+        process.step = "end of the job"
+        prepared.job_end = asked_end()
     return prepared
 
 

@@ -83,7 +83,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
                 parallel.trainers_per_node,
                 trainers_per_replica=parallel.trainers_per_replica,
             )
-        findings = check_all(config, ranks, prepared.machine.get("source"))
+        findings = check_all(config, ranks, prepared.machine.get("source"), prepared.job_end)
         config, folder = open_output(config, ranks, prepared.writer)
         with step("devices"):
             names = bind_devices(config, ranks)

@@ -14,6 +14,7 @@ import pytest
 PURE = (
     "config",
     "data",
+    "environment",
     "machine",
     "network",
     "opcount",

@@ -32,10 +32,32 @@ def test_a_run_that_does_not_fit_is_refused_with_advice() -> None:
     assert (
         text is not None and "3881 s and 120 s" in text and "4000 s" in text and "--time-limit 3880" in text
     )
-    late = check_limit(10, 120, environ, now=4900)
+    late = check_limit(10, 120, environ, now=4950)
     assert late is not None and "ask for a longer job" in late and "pass --time-limit" not in late
 
 
 def test_a_broken_variable_is_named() -> None:
     with pytest.raises(ConfigError, match="SLURM_JOB_END_TIME: 'soon'"):
         remaining({"SLURM_JOB_END_TIME": "soon"})
+
+
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "AIPERF_MPI_JOB_END"])
+def test_a_value_that_is_no_time_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: '{text}' is not a number.*unset {name}"):
+        remaining({name: text})
+
+
+def test_an_end_that_is_over_names_its_variable() -> None:
+    environ = {"SLURM_JOB_END_TIME": "5000"}
+    with pytest.raises(ConfigError, match="SLURM_JOB_END_TIME: 5000 is 60 s ago.*unset SLURM_JOB_END_TIME"):
+        remaining(environ, now=5060)
+    # The batch system knows better.
+    assert remaining(environ, now=5060, told=5160) == 100
+    assert remaining(environ, now=4000, told=9999) == 1000
+
+
+def test_the_batch_systems_answer_counts_without_a_variable() -> None:
+    assert remaining({}, now=1000, told=1600) == 600
+    text = check_limit(600, 120, {}, now=1000, told=1600)
+    assert text is not None and "--time-limit 480" in text

@@ -11,11 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from aiperf_mpi.environment.devices import CUDA, HIP, ROCR, visible_devices
 from aiperf_mpi.parallel.launch.launcher import LaunchError
 from aiperf_mpi.parallel.launch.placement import TRAINER, Place
-
-#: The variables by which a launcher or a user gives devices to a process: NVIDIA, AMD driver, AMD runtime.
-DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
 
@@ -24,24 +22,8 @@ _SHARDED_TUNING = "--xla_gpu_shard_autotuning"
 
 
 def local_devices(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tuple[str, ...]:
-    """Return the names of this host's accelerators as `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES` names
-    them.
-
-    Take them from the first of DEVICE_VARIABLES that is set; one that is set but empty means no devices. If
-    none is set, count the NVIDIA devices, else the AMD devices, that the kernel shows ("0", "1", ...).
-    """
-    for variable in DEVICE_VARIABLES:
-        if variable in environ:
-            return tuple(name for name in environ[variable].split(",") if name.strip())
-    nvidia = [path for path in root.glob("dev/nvidia[0-9]*") if path.name[6:].isdigit()]
-    if nvidia:
-        return tuple(str(index) for index in range(len(nvidia)))
-    amd = [
-        path
-        for path in root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")
-        if path.read_text().strip() != "0"
-    ]
-    return tuple(str(index) for index in range(len(amd)))
+    """Return the names of this host's accelerators that this process may use, as its variable names them."""
+    return visible_devices(environ, root)
 
 
 def host_share(
@@ -94,10 +76,15 @@ def role_environment(
         return flags_of_tuning
     if len(mine) == 1 and _bound_by_slurm(environ):
         return flags_of_tuning
-    variable = next((name for name in DEVICE_VARIABLES if name in environ), None)
-    if variable is None:
-        variable = "CUDA_VISIBLE_DEVICES" if Path("/dev/nvidiactl").exists() else "ROCR_VISIBLE_DEVICES"
-    return {**flags_of_tuning, variable: ",".join(_share(trainer, trainers, mine))}
+    nvidia = Path("/dev/nvidiactl").exists()
+    order = (CUDA,) if nvidia else (ROCR, HIP, CUDA)
+    variable = next((name for name in order if name in environ), order[0])
+    share = _share(trainer, trainers, mine)
+    values = {variable: ",".join(share)}
+    if variable == ROCR and (HIP in environ or CUDA in environ):
+        # HIP counts from what ROCr leaves, and reads CUDA's variable where its own is not set.
+        values[HIP] = ",".join(str(place) for place in range(len(share)))
+    return {**flags_of_tuning, **values}
 
 
 def _tuned_apart(environ: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import jax
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.environment.jax_variables import told_by_variable
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.replica.cache import Cache, open_cache
@@ -57,7 +58,9 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
     """
     if team is not None:
         join(team, config.parallel.address)
-    devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
+    with told_by_variable():
+        every = jax.devices()
+    devices = tuple(sorted(every, key=lambda device: (device.process_index, device.id)))
     memory = memory_limit(devices, config.parallel.memory_limit)
     if team is not None:
         # All processes of a replica compile the same steps, so they need the same limit.

@@ -124,8 +124,7 @@ def test_jax_sees_the_devices_of_its_role() -> None:
 
 
 def test_local_devices(tmp_path: Path) -> None:
-    assert local_devices({"CUDA_VISIBLE_DEVICES": "2,5"}) == ("2", "5")
-    assert local_devices({"CUDA_VISIBLE_DEVICES": ""}) == ()
+    assert local_devices({"CUDA_VISIBLE_DEVICES": "0,1"}, tmp_path) == ()
     assert local_devices({}, tmp_path) == ()
 
     # A node of two NVIDIA devices: their files are next to those of the driver.
@@ -133,6 +132,7 @@ def test_local_devices(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / "dev" / name).touch()
     assert local_devices({}, tmp_path) == ("0", "1")
+    assert local_devices({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == ("1",)
 
     # A node of one AMD device: the driver lists the processor too, with the number 0.
     for node, gpu in (("0", "0"), ("1", "51447")):

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environment variables of others, read by the rules of those who made them."""
