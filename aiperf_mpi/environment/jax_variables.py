@@ -54,9 +54,6 @@ def judge(
         if environ.get(name, "").lower() not in _NO:
             text = f"{name}={environ[name][:80]}: {effect}"
             found.append(Finding("warn", "JAX", text, f"unset {name} for a run that counts"))
-    if "://" in (cache := environ.get("JAX_COMPILATION_CACHE_DIR", "")):
-        text = f"JAX_COMPILATION_CACHE_DIR={cache[:200]} is an address and not a folder: it is not used"
-        found.append(Finding("warn", "JAX", text, "name a folder of the node: --set parallel.cache=/path"))
     return tuple(found)
 
 

@@ -54,11 +54,6 @@ def test_what_slows_down_or_changes_numbers() -> None:
     assert said(JAX_DISABLE_JIT="0", JAX_ENABLE_X64="False", JAX_DEBUG_NANS="") == []
 
 
-def test_a_cache_that_is_an_address_is_not_used() -> None:
-    ((level, text),) = said(JAX_COMPILATION_CACHE_DIR="gs://bucket/x")
-    assert level == "warn" and "gs://bucket/x" in text and "parallel.cache" in text
-
-
 @pytest.mark.parametrize(
     ("environ", "error", "words"),
     [

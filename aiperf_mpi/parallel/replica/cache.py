@@ -47,7 +47,7 @@ def open_cache(configured: str, replica: int) -> Cache:
     the same program at once would corrupt it. Raises ConfigError if the folder cannot be made.
     """
     setting, given = "parallel.cache", configured
-    if not configured and (given := folder_of(os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))):
+    if not configured and (given := os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
         setting = "JAX_COMPILATION_CACHE_DIR"
     parent = expanded(setting, given) if given else _temporary()
     try:
@@ -66,14 +66,6 @@ def open_cache(configured: str, replica: int) -> Cache:
     # Remove it after a refused run, too. The next job removes the folder of an aborted one.
     atexit.register(cache.close)
     return cache
-
-
-def folder_of(text: str) -> str:
-    """Return the folder that JAX's variable names; "" for an address such as gs://, which is not used.
-
-    Replicas write their programs on storage of their own node.
-    """
-    return "" if "://" in text else text
 
 
 def _temporary() -> Path:
