@@ -68,6 +68,8 @@ def initialise(held: tuple[int, str] | None = None, words: Sequence[str] = ()) -
     launcher, (library, _) = detect(), MPI.get_vendor()
     check_library(launcher, library)
     world = start_mpi()
+    if held is not None and world.size == 1 and launcher.size in (None, 1):
+        raise AgreedError(*held)  # a job script has a rank's variables too, though no launcher is used
     check_size(launcher, library, world.size)
     if MPI.Query_thread() < MPI.THREAD_FUNNELED:
         raise LaunchError(
@@ -123,8 +125,9 @@ def _end_alike(error: LaunchError) -> NoReturn:
     The launcher kills the other ranks once one has left, so all ranks wait for the one that prints.
     """
     code = error.code if isinstance(error, AgreedError) else EXIT_USAGE
-    if not MPI.Is_initialized() or MPI.COMM_WORLD.size == 1:
-        end_job(code, str(error), where="")
+    alone = MPI.Is_initialized() and MPI.COMM_WORLD.size == 1
+    if not MPI.Is_initialized() or (alone and detect().size not in (None, 1)):
+        end_job(code, str(error), where=None if process.rank else "")
     take_end()
     if MPI.COMM_WORLD.rank == 0:
         write_error(lines(str(error)))
