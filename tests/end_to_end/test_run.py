@@ -203,6 +203,7 @@ def test_report_and_verify_read_the_file_alone(ended: Ended, tmp_path: Path) -> 
 def test_no_leftovers(ended: Ended) -> None:
     """The journal and the result stay, described; partial result and temporary files are gone."""
     names = {path.name for path in ended.folder.iterdir()}
-    assert names == {"journal.jsonl", "result.h5", "result.json", "manifest.sha256", "checkpoints"}, names
+    own = {"owner.json", "journal.jsonl", "result.h5", "result.json", "manifest.sha256", "checkpoints"}
+    assert names == own, names
     hashes = read_manifest(ended.folder / "manifest.sha256")
     assert check_manifest(ended.folder) == [] and any(name.startswith("checkpoints/") for name in hashes)
