@@ -199,7 +199,7 @@ def _listen_at(address: str) -> None:
     """
     from jax._src import xla_bridge
 
-    library: Any = xla_bridge._jax
+    library: Any = getattr(xla_bridge, "_jax", None)
     call: Callable[..., Any] | None = getattr(library, "make_gloo_tcp_collectives", None)
     if call is not None:
         library.make_gloo_tcp_collectives = partial(getattr(call, "func", call), hostname=address)
