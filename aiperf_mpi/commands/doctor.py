@@ -103,7 +103,8 @@ def show(found: Examination, as_json: bool) -> None:
         return
     # Under a launcher isatty proves nothing: some give a rank a terminal that no person sees.
     launched = any(name in os.environ for name in RANK_VARIABLES)
-    terminal = sys.stdout.isatty() and not launched and os.environ.get("TERM", "dumb") != "dumb"
+    terminal = sys.stdout is not None and sys.stdout.isatty() and not launched
+    terminal = terminal and os.environ.get("TERM", "dumb") != "dumb"
     width = max(60, min(110, shutil.get_terminal_size((WIDTH, 24)).columns)) if terminal else WIDTH
     print(to_text(found, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
 

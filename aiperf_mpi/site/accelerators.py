@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.site.child import not_known
 
 #: Distribution of JAX's plugin -> the extra of this package, the vendor, and the lowest driver that it needs.
 PLUGINS = {
@@ -113,10 +114,9 @@ def judge_jax(
 ) -> tuple[Finding, ...]:
     """Judge what JAX finds in a process of its own; `told` is the answer of that process."""
     subject = "JAX"
+    if unknown := not_known(subject, told):
+        return (unknown,)
     if error := told.get("error"):
-        if "no answer" in str(error):
-            remedy = "import jax by hand on this host: a slow file system, or a driver that does not respond"
-            return (Finding("warn", subject, f"its devices are not known: {error}", remedy),)
         remedy = (
             "look at JAX_PLATFORMS, XLA_FLAGS and LD_LIBRARY_PATH, and try: python -c 'import jax; "
             "jax.devices()'"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.launchers import LAUNCHER_PREFIXES
+from aiperf_mpi.planning.finding import Finding
 
 #: Print the vendor and the version of the MPI library, without starting it.
 MPI_PROGRAM = """
@@ -46,6 +47,17 @@ print(json.dumps(told), flush=True)
 """
 
 
+def not_known(subject: str, told: Mapping[str, Any]) -> Finding | None:
+    """Return the warning for a program that could not be asked; None if it has answered."""
+    if told.get("asked", True):
+        return None
+    remedy = (
+        "let this user start processes of this Python (ulimit -u and -n, permissions), and import by hand "
+        "what does not answer: a file system or a driver may be slow"
+    )
+    return Finding("warn", subject, f"not known: {told['error']}", remedy)
+
+
 class Child:
     """A program of Python in a process of its own, which prints one JSON object as its last line."""
 
@@ -72,7 +84,7 @@ class Child:
     def answer(self, seconds: float) -> dict[str, Any]:
         """Return what the program printed, or {"error": reason}; end it `seconds` after its start.
 
-        The answer stays in `told`.
+        Where the program could not be asked, "asked" is false too. The answer stays in `told`.
         """
         if not self.told:
             self.told = self._asked(seconds)
@@ -80,12 +92,12 @@ class Child:
 
     def _asked(self, seconds: float) -> dict[str, Any]:
         if self._process is None:
-            return {"error": self._error}
+            return {"error": self._error, "asked": False}
         try:
             out, err = self._process.communicate(timeout=max(0.1, self._started + seconds - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.end()
-            return {"error": f"no answer within {seconds:g} s"}
+            return {"error": f"no answer within {seconds:g} s", "asked": False}
         try:
             told = json.loads(out.decode(errors="replace").strip().rpartition("\n")[2])
         except ValueError:

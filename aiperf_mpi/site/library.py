@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.site.child import not_known
 
 SUBJECT = "MPI"
 
@@ -55,6 +56,8 @@ def judge(told: Mapping[str, Any], command: str, path: tuple[str, str]) -> tuple
 
     `command` starts ranks with it, `path` is the launcher in the search path with its vendor.
     """
+    if unknown := not_known(SUBJECT, told):
+        return (unknown,)
     if error := told.get("error"):
         return (Finding("fail", SUBJECT, f"no MPI library: {' '.join(str(error).split())[:400]}", _INSTALL),)
     library = f"{told['vendor']} {told['version']}"

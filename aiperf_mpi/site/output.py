@@ -68,16 +68,15 @@ def try_seen(folder: Path, rank: int) -> tuple[Finding, ...]:
 
 def try_scratch(config: Config, environ: Mapping[str, str] = os.environ) -> tuple[Finding, ...]:
     """Try the folder for compiled programs of this host."""
-    given = environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    setting, path = next(
-        (name, value)
-        for name, value in (
-            ("parallel.cache", config.parallel.cache),
-            ("JAX_COMPILATION_CACHE_DIR", given),
-            ("TMPDIR", tempfile.gettempdir()),
-        )
-        if value
-    )
+    setting, path = "parallel.cache", config.parallel.cache
+    if not path:
+        setting, path = "JAX_COMPILATION_CACHE_DIR", environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if not path:
+        try:
+            setting, path = "TMPDIR", tempfile.gettempdir()
+        except OSError:
+            remedy = "set TMPDIR, or name a folder: --set parallel.cache=/path"
+            return (Finding("fail", SCRATCH, "no folder for temporary files can be written", remedy),)
     try:
         return folders.judge_scratch(setting, expanded(setting, path))
     except ConfigError as error:
