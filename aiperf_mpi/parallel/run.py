@@ -209,7 +209,8 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
         print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
         verdict = None
     if verdict is None:
-        left = lost(output, run_id) or without_result(output)
+        gone = lost(output, run_id)
+        left = f"no result of this run was written: {gone}" if gone else without_result(output)
         print(f"aiperf_mpi: {left}", file=sys.stderr, flush=True)
         lines, code = lines_without_result(end.name), EXIT_FAILURE
     else:
