@@ -7,7 +7,7 @@ import platform
 
 import numpy
 
-from aiperf_mpi.site.likeness import LIKE, identity, judge
+from aiperf_mpi.site.likeness import LIKE, UNKNOWN, identity, judge
 
 MINE = {"python": "3.11.2", "jax": "0.10.2", "numpy": "2.4.6"}
 
@@ -35,6 +35,11 @@ def test_many_ways_to_differ_are_one_line() -> None:
 def test_a_missing_package_differs_from_an_installed_one() -> None:
     (found,) = judge([({"jax": "1"}, (0,)), ({}, (1,))])
     assert "1 on rank 0, unknown on rank 1" in found.text
+
+
+def test_what_a_rank_cannot_tell_is_not_a_difference() -> None:
+    (found,) = judge([({**MINE, "hash": "1f"}, (0, 2)), ({**MINE, "hash": UNKNOWN}, (1,))])
+    assert found.level == "ok"
 
 
 def test_the_identity_is_that_of_this_process() -> None:
