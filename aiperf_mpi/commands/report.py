@@ -12,6 +12,8 @@ from typing import Any
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.commands.refusal import refuse
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.exits import EXIT_VALID
 from aiperf_mpi.files import not_regular, system_reason
 from aiperf_mpi.printable import named
@@ -77,6 +79,10 @@ def write_page(page: Callable[[], tuple[str, int]], path: str, inputs: Sequence[
     Return 2 after a line that says why it cannot be written; what is known of the path is checked before the
     page is made.
     """
+    try:
+        path = str(expanded("--html", path, stored=False)) if path else path
+    except ConfigError as error:
+        return refuse(error)
     reason = wrong_page(path, inputs)
     if not reason:
         text, code = page()

@@ -215,6 +215,29 @@ def existing_folder(setting: str, path: Path, remedy: str) -> Path:
     return path
 
 
+def creatable_folder(setting: str, path: Path, remedy: str) -> Path:
+    """Return `path`, a folder that this user may write into, or may create. Raises ConfigError otherwise.
+
+    Nothing is created: the nearest folder that exists tells.
+    """
+    for place in (path, *path.parents):
+        try:
+            mode = os.stat(place).st_mode
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not os.path.islink(place):
+                continue
+            raise ConfigError(
+                message(setting, place, *because(error, place, remedy, created=True))
+            ) from error
+        if not stat.S_ISDIR(mode):
+            raise ConfigError(message(setting, place, f"{kind(mode)}, not a folder", remedy))
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+            why = because(OSError(errno.EACCES, ""), place, remedy, created=True)
+            raise ConfigError(message(setting, place, *why))
+        break
+    return path
+
+
 def readable_file(setting: str, path: Path, remedy: str) -> int:
     """Return the bytes of `path`, a regular file that this user may read. Raises ConfigError otherwise."""
     mode = status(setting, path, remedy).st_mode

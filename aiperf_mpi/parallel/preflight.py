@@ -26,6 +26,7 @@ from aiperf_mpi.parallel.launch.likeness import judge_ranks
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, step, together
+from aiperf_mpi.parallel.replica.scratch import cache_place
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.provenance import before_official, hiding
@@ -85,6 +86,7 @@ def check_rank(config: Config, ranks: Ranks, job_end: float | None = None) -> No
         return
     if ranks.role == TRAINER:
         check_dataset(config)
+        cache_place(config.parallel.cache)
     if config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
         raise ConfigError(lacking)
 

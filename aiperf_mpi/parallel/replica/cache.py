@@ -7,13 +7,12 @@ import atexit
 import errno
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
-from aiperf_mpi.config.paths import because, expanded, message
-from aiperf_mpi.parallel.replica.scratch import fresh, remove_orphans
+from aiperf_mpi.config.paths import because, message
+from aiperf_mpi.parallel.replica.scratch import REMEDY, cache_place, fresh, remove_orphans
 from aiperf_mpi.training.steps.compile import use_compilation_cache
 
 
@@ -46,10 +45,7 @@ def open_cache(configured: str, replica: int) -> Cache:
     JAX lets only the first process of a replica write. Replicas share no folder, as two processes that write
     the same program at once would corrupt it. Raises ConfigError if the folder cannot be made.
     """
-    setting, given = "parallel.cache", configured
-    if not configured and (given := os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
-        setting = "JAX_COMPILATION_CACHE_DIR"
-    parent = expanded(setting, given) if given else _temporary()
+    setting, parent, given = cache_place(configured)
     try:
         if given:
             cache = Cache(parent / f"replica-{replica}")
@@ -61,19 +57,8 @@ def open_cache(configured: str, replica: int) -> Cache:
             raise PermissionError(errno.EACCES, "", str(cache.folder))
     except OSError as error:
         where = error.filename or parent
-        why = because(error, where, "name a folder on the node that can be written", created=True)
+        why = because(error, where, REMEDY, created=True)
         raise ConfigError(message(setting, where, *why)) from error
     # Remove it after a refused run, too. The next job removes the folder of an aborted one.
     atexit.register(cache.close)
     return cache
-
-
-def _temporary() -> Path:
-    """Return the node's folder for temporary files. Raises ConfigError if there is none."""
-    try:
-        return Path(tempfile.gettempdir())
-    except OSError:
-        tried = ", ".join(filter(None, (os.environ.get("TMPDIR"), "/tmp")))
-        reason = "no folder for temporary files can be written"
-        remedy = "set TMPDIR, or name a folder: --set parallel.cache=/path"
-        raise ConfigError(message("parallel.cache", tried, reason, remedy)) from None

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_USAGE, EXIT_VALID
 from aiperf_mpi.files import FileError, open_regular, read_text
 from aiperf_mpi.printable import named, one_line, plain
@@ -183,13 +185,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     output = arguments.output
     try:
+        output = expanded("--output", output, stored=False)
         if os.path.lexists(output):
             raise FileExistsError(17, "exists already; choose another --output", str(output))
         description = packed(arguments.folders, output)
     except Refused as error:
         _say(*str(error).splitlines())
         return EXIT_INVALID
-    except (FileError, NotAResult) as error:
+    except (ConfigError, FileError, NotAResult) as error:
         _say(str(error))
         return EXIT_USAGE
     except OSError as error:
