@@ -76,7 +76,6 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))},
-                start_new_session=True,
             )
         except OSError as error:
             self._error = f"the process does not start: {error.strerror}"
