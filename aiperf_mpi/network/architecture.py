@@ -250,10 +250,8 @@ class Architecture:
         if "blocks" in base:
             if not isinstance(base["blocks"], list):
                 raise ValueError(f"architecture: base: blocks is {base['blocks']!r}, but must be a list")
-            values["blocks"] = tuple(
-                json_integer(dict(enumerate(base["blocks"])), i, "base: blocks")
-                for i in range(len(base["blocks"]))
-            )
+            numbers = dict(enumerate(base["blocks"]))
+            values["blocks"] = tuple(json_integer(numbers, i, "base: blocks") for i in numbers)
         return Architecture(Base(**values), tuple(Morph.from_dict(m) for m in morphs))
 
     def __eq__(self, other: object) -> bool:

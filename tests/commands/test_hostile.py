@@ -203,6 +203,7 @@ SAMPLE = (
     "a table of 10,000 dots",
     "many UUIDs",
     "brackets as network",
+    "a network of empty stages",
 )
 
 

@@ -123,7 +123,7 @@ def test_a_drain_without_a_result_is_a_failure(mpi: str, name: str, tmp_path: Pa
         job.send_signal(signal.SIGUSR1)
         ended = runs.finish(job, folder, timeout=90)
         assert ended.code == 5, ended.text()
-        assert ended.lines["status"] == "INVALID" and ended.lines["reasons"] == "V21", ended.text()
+        assert (ended.lines.get("status"), ended.lines.get("reasons")) == ("INVALID", "V21"), ended.text()
         assert "no result" in ended.err and left in ended.err, ended.text()
         assert "is written" not in ended.err and "Traceback" not in ended.err, ended.text()
         if left == "verify --repair":

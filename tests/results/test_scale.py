@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -112,3 +113,22 @@ def test_a_million_samples_take_seconds_and_little_room() -> None:
     # Every node takes 200 W for 8.5 s.
     assert verdict.energy_joules == pytest.approx(10_000 * 200 * 8.5)
     assert taken < 20 and size < 200 * 2**20
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_thousand_trials_take_a_minute_in_every_command(tmp_path: Path) -> None:
+    # 100 trials on each of 20 replicas, 20 epochs each; along their ancestors most have more than 20 morphs.
+    sets = (*SETS, "train.round_epochs=[20]")
+    example = example_run(replicas=20, trials_each=100, epochs_each=20, sets=sets)
+    path, page = tmp_path / "result.h5", tmp_path / "page.html"
+    hdf5.write(path, process.final_image(example.run()))
+    for words in (["verify"], ["report"], ["compare", str(path)], ["report", "--html", str(page)]):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        line = [sys.executable, "-m", "aiperf_mpi", *words, str(path)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"{words[0]}: {taken:.1f} CPU s, {after.ru_maxrss / 1e6:.2f} GB")
+        assert done.returncode == 0 and "INVALID" not in done.stdout, done.stdout[:2000] + done.stderr
+        assert taken < 60 and after.ru_maxrss < 1e6

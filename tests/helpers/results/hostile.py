@@ -67,6 +67,7 @@ def arguments(folder: Path, result: Path) -> dict[str, str | bytes]:
         "signature alone": lambda path: path.write_bytes(head[:8]),
         "half a result": lambda path: path.write_bytes(head[: len(head) // 2]),
         "deep brackets": _deep_json,
+        "many stages": lambda path: path.write_text('{"base": {"blocks": [1' + ",1" * 100_000 + "]}}"),
         "long number": lambda path: path.write_text('{"base": {"width": 1' + "0" * 1_000_000 + "}}"),
         "without tables": lambda path: h5py.File(path, "w").close(),
     }
@@ -237,6 +238,7 @@ BOMBS: dict[str, Callable[[h5py.File], object]] = {
     "a negative number of devices": _set("n_devices", -(2**31)),
     "a wide network": lambda f: _base(f, width=10**9),
     "a long network": lambda f: _base(f, blocks=[1] * 5000),
+    "a network of empty stages": lambda f: _base(f, blocks=[0] * 20_000),
     "a network of text": lambda f: _base(f, blocks="a" * 1000),
     "a number of a million digits": lambda f: _set("base_json", '{"base":{"width":1' + "0" * 60_000 + "}}")(
         f
