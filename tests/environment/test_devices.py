@@ -158,6 +158,10 @@ def test_a_job_with_accelerators_on_a_host_that_shows_none(tmp_path: Path) -> No
     """Without the driver the run would train on CPUs; a variable left in a shell is a warning only."""
     environ = {"CUDA_VISIBLE_DEVICES": "0,1"}
     assert [one.level for one in judge(environ, tmp_path)] == ["warn"]
+    for none in ({"SLURM_JOB_GPUS": ""}, {"SLURM_GPUS_ON_NODE": "0"}):
+        assert [one.level for one in judge({**environ, **none}, tmp_path)] == ["warn"]
+    for some in ({"SLURM_JOB_GPUS": "0"}, {"SLURM_GPUS_ON_NODE": "2"}):
+        assert [one.level for one in judge({**environ, **some}, tmp_path)] == ["fail"]
     given = {**environ, "SLURM_JOB_GPUS": "0,1"}
     assert [one.level for one in judge(given, tmp_path)] == ["fail"]
     assert [one.level for one in judge({**given, "JAX_PLATFORMS": "cpu"}, tmp_path)] == ["warn"]
