@@ -19,7 +19,6 @@ from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.parallel import examination
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.allotment import find_resources
-from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.kinds import kinds
 from aiperf_mpi.parallel.launch.launcher import Launcher, LaunchError, check_library, check_size, detect
 from aiperf_mpi.parallel.launch.likeness import judge_ranks
@@ -217,6 +216,7 @@ def _local(part: Part) -> tuple[Finding, ...]:
             del checks["accelerators"], checks["scratch"]
     if part.trains or (part.ranks is None and part.first):
         checks["data set"] = lambda: examination.judge_data(config)
+    checks["variables"] = lambda: examination.judge_environment(config, part.trains)
     if part.world.rank == 0:
         checks |= examination.job_checks(config)
     return bounded.findings(checks, examination.CHECK_SECONDS)
@@ -290,14 +290,14 @@ def _jax(part: Part, asked: Child | None) -> tuple[Finding, ...]:
     """
     if asked is None or not part.host_trains:
         return ()
-    told = asked.answer(examination.JAX_SECONDS)
-    return tuple(
-        finding for finding in accelerators.judge_jax(told, local_devices()) if finding.level != "ok"
-    )
+    found = examination.judge_jax(part.config, asked)
+    return tuple(finding for finding in found if finding.level != "ok")
 
 
 def _jax_alike(part: Part, asked: Child | None) -> tuple[Finding, ...]:
     """Return on rank 0 whether all hosts with trainers have the same devices. Collective."""
+    if emulated := part.config.parallel.host_devices:
+        return (accelerators.of_cpu(emulated),) if part.world.rank == 0 else ()
     told = asked.told if asked is not None and part.host_trains else {}
     devices = {"devices": accelerators.devices_of(told)} if told.get("kinds") else None
     different = kinds(part.world, devices)

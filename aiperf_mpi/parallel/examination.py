@@ -14,6 +14,7 @@ from typing import NoReturn
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import end_job, leave
+from aiperf_mpi.environment.variables import judge_variables
 from aiperf_mpi.exits import EXIT_USAGE
 from aiperf_mpi.links.addresses import listed
 from aiperf_mpi.links.candidates import facts
@@ -73,10 +74,11 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     checks["network"] = lambda: judge_network(config)
     checks["output"] = lambda: _output(config)
     checks["program"] = lambda: judge_program(config)
+    checks["variables"] = lambda: judge_environment(config, True)
     checks["memory"] = lambda: judge_host(config, host)
     try:
         found = bounded.findings(checks, CHECK_SECONDS)
-        found += accelerators.judge_jax(asked_jax.answer(JAX_SECONDS), local_devices())
+        found += judge_jax(config, asked_jax)
         found += likeness.judge([(likeness.identity(), (0,))])
     finally:
         folders.remove_all()
@@ -152,6 +154,19 @@ def judge_data(config: Config) -> tuple[Finding, ...]:
     data = config.data
     where = f" in {data.path}" if data.path else ""
     return (Finding("ok", "data set", f"{data.name}{where}: {data.train_images} + {data.val_images} images"),)
+
+
+def judge_jax(config: Config, asked: Child) -> tuple[Finding, ...]:
+    """Judge the devices that JAX finds; a run on emulated devices of the CPU does not look at others."""
+    if config.parallel.host_devices:
+        return (accelerators.of_cpu(config.parallel.host_devices),)
+    return accelerators.judge_jax(asked.answer(JAX_SECONDS), local_devices())
+
+
+def judge_environment(config: Config, trains: bool) -> tuple[Finding, ...]:
+    """Judge the variables of JAX, CUDA, ROCm and this program, for a trainer or another rank."""
+    found = tuple(judge_variables(trains, config.parallel.host_devices))
+    return found or (Finding("ok", "variables", "none that JAX, CUDA, ROCm or this program would not take"),)
 
 
 def judge_network(config: Config) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.printable import counted
 from aiperf_mpi.site.child import not_known
 
 #: Distribution of JAX's plugin -> the extra of this package, the vendor, and the lowest driver that it needs.
@@ -121,7 +122,9 @@ def judge_jax(
             "look at JAX_PLATFORMS, XLA_FLAGS and LD_LIBRARY_PATH, and try: python -c 'import jax; "
             "jax.devices()'"
         )
-        return (Finding("fail", subject, f"finds no devices: {_one_line(error)}", remedy),)
+        asked = environ.get("JAX_PLATFORMS", "")
+        where = f" with JAX_PLATFORMS={asked}" if asked else ""
+        return (Finding("fail", subject, f"finds no devices{where}: {_one_line(error)}", remedy),)
     text = devices_of(told)
     if names and told.get("platform") == "cpu" and not environ.get("JAX_PLATFORMS"):
         remedy = "install the extra cuda12, cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu"
@@ -135,6 +138,13 @@ def judge_jax(
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())[:400]
+
+
+def of_cpu(devices: int) -> Finding:
+    """Return that trainers compute on so many devices of the CPU, whatever JAX finds by itself."""
+    return Finding(
+        "ok", "JAX", f"{counted(devices, 'device')} of the CPU on a node, by parallel.host_devices"
+    )
 
 
 def devices_of(told: Mapping[str, Any]) -> str:

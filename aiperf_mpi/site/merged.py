@@ -17,6 +17,7 @@ SUBJECTS = (
     "roles",
     "versions",
     "program",
+    "variables",
     "affinity",
     "memory",
     "shared memory",

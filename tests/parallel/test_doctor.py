@@ -363,9 +363,9 @@ def test_a_rank_that_never_comes(mpi: str) -> None:
 )
 def test_a_variable_of_jax_and_a_job_that_ends_too_soon(name: str, value: str, words: str) -> None:
     env = {name: value, "AIPERF_MPI_JOB_END": str(time.time() + 500)}
-    told = alone("--time-limit", "600", env=env)
+    told = alone("--time-limit", "600", "--set", "parallel.host_devices=0", env=env)
     assert told.code == 2 and told.bad() >= {("JAX", "fail"), ("wall time", "fail")}
-    assert words in told.of("JAX")[0]["text"]
+    assert any(words in finding["text"] for finding in told.of("JAX"))
 
 
 def test_an_unknown_preset_is_refused_once(mpich: str) -> None:
