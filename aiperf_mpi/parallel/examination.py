@@ -166,7 +166,7 @@ def judge_jax(config: Config, asked: Child) -> tuple[Finding, ...]:
 def judge_environment(config: Config, trains: bool) -> tuple[Finding, ...]:
     """Judge the variables of JAX, CUDA, ROCm and this program, for a trainer or another rank."""
     found = tuple(judge_variables(trains, config.parallel.host_devices))
-    return found or (Finding("ok", "variables", "none that JAX, CUDA, ROCm or this program would not take"),)
+    return found or (Finding("ok", "variables", "those of JAX, CUDA, ROCm and this program are fine"),)
 
 
 def judge_network(config: Config) -> tuple[Finding, ...]:
