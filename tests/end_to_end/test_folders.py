@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aiperf_mpi.planning.folder import OWNER, read_owner
+from aiperf_mpi.planning.folder import OWNER, claim, read_owner
 from aiperf_mpi.results.judge.judge import judge_file
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
@@ -71,6 +72,18 @@ def own_result(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mpi", BOTH)
+def test_a_run_is_refused_the_folder_of_another(mpi: str, tmp_path: Path) -> None:
+    """Another run has just made it and has written nothing else yet."""
+    owned = claim(tmp_path / "one", "other")
+    done = launch.mpirun(2, runs.arguments(owned.path), mpi=mpi, timeout=60)
+    ours = [line for line in done.stderr.splitlines() if "aiperf_mpi" in line]
+    assert done.returncode == 2 and len(ours) == 1, done.stderr
+    assert f"--output {owned.path}: belongs to another run (process {os.getpid()} on host " in ours[0]
+    assert [path.name for path in owned.path.iterdir()] == [OWNER] and not owned.lost()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
 def test_the_second_of_two_runs_with_one_folder_is_refused(mpi: str, tmp_path: Path) -> None:
     """It is refused before its core time, and told which run owns the folder; the first is not disturbed."""
     jobs = [Job(mpi, tmp_path, "runs/one") for _ in range(2)]
