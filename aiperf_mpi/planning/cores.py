@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.machine.affinity import parse_ranges, ranges
@@ -59,21 +59,20 @@ def _fine(everyone: Sequence[RankResources]) -> Finding:
 def _shared(ranks: Sequence[RankResources], option: Remedy) -> _Fault:
     """Find ranks that share cores although their host has one for each."""
     to_have, sets = _to_have(ranks), [parse_ranges(one.cpus) for one in ranks]
-    if len(ranks) > len(to_have) or _matched(sets) == len(ranks):
-        free = to_have - set().union(*sets)
-        # There are more ranks than cores, but a core is left that no rank may use.
-        if len(ranks) <= len(to_have) or not free:
+    if len(ranks) > to_have or _matched(sets) == len(ranks):
+        # There may be more ranks than cores, but then no core must be left that no rank may use.
+        if len(ranks) <= to_have or len(set().union(*sets)) >= to_have:
             return []
     every = [(cpus, [one for one, own in zip(ranks, sets, strict=True) if own <= cpus]) for cpus in sets]
     crowded = [(cpus, who) for cpus, who in every if len(who) > len(cpus)]
     cpus, who = min(crowded, key=lambda pair: len(pair[0])) if crowded else (set().union(*sets), list(ranks))
-    text = f"share {_cores(cpus)}, although their host has {len(to_have)} cores for them"
-    return [(text, option(max(1, len(to_have) // len(ranks))), who)]
+    text = f"share {_cores(cpus)}, although their host has {to_have} cores for them"
+    return [(text, option(max(1, to_have // len(ranks))), who)]
 
 
 def _few(ranks: Sequence[RankResources], config: Config, option: Remedy) -> _Fault:
     """Find trainers with fewer cores than threads, although their host has more."""
-    to_have, found = len(_to_have(ranks)), list[tuple[str, str, list[RankResources]]]()
+    to_have, found = _to_have(ranks), list[tuple[str, str, list[RankResources]]]()
     for one in ranks:
         own, need = len(parse_ranges(one.cpus)), threads(config, one.role)
         if own < min(need, to_have):
@@ -86,13 +85,13 @@ def _less_than_given(ranks: Sequence[RankResources], option: Remedy) -> _Fault:
     """Find a host whose ranks may use fewer cores than the job was given there, or than a task was."""
     to_have, used = _to_have(ranks), set().union(*(parse_ranges(one.cpus) for one in ranks))
     given = max(ranks, key=lambda one: one.given)
-    if len(used) < min(given.given, len(to_have)):
+    if len(used) < min(given.given, to_have):
         text = f"may use {_cores(used)}, but the job was given {given.given} there ({given.given_by})"
-        return [(text, option(max(1, min(given.given, len(to_have)) // len(ranks))), list(ranks))]
+        return [(text, option(max(1, min(given.given, to_have) // len(ranks))), list(ranks))]
     found: _Fault = []
     for one in ranks:
         own = len(parse_ranges(one.cpus))
-        if own < min(one.each, len(to_have)):
+        if own < min(one.each, to_have):
             found.append(
                 (f"may use {own} of {one.each} cores of a task ({one.each_by})", option(one.each), [one])
             )
@@ -100,8 +99,8 @@ def _less_than_given(ranks: Sequence[RankResources], option: Remedy) -> _Fault:
 
 
 def _small(ranks: Sequence[RankResources], config: Config) -> _Fault:
-    """Find a host whose control group has too few cores for the ranks, although the host has more."""
-    to_have, online = len(_to_have(ranks)), max(one.online for one in ranks)
+    """Find a host of which the job has too few cores for the ranks, although the host has more."""
+    to_have, online = _to_have(ranks), max(one.online for one in ranks)
     need = max(len(ranks), *(threads(config, one.role) for one in ranks))
     if to_have < min(need, online):
         text = f"may use {to_have} of the host's {online} cores, but {need} threads or ranks compute at once"
@@ -113,9 +112,11 @@ def _small(ranks: Sequence[RankResources], config: Config) -> _Fault:
     return []
 
 
-def _to_have(ranks: Iterable[RankResources]) -> set[int]:
-    """Return the CPUs that the ranks of a host could use without a binding."""
-    return set().union(*(parse_ranges(one.to_have) | parse_ranges(one.cpus) for one in ranks))
+def _to_have(ranks: Sequence[RankResources]) -> int:
+    """Return how many CPUs of a host the ranks could use without a binding: those that the job has there."""
+    cpus: set[int] = set().union(*(parse_ranges(one.to_have) | parse_ranges(one.cpus) for one in ranks))
+    given = max(one.given for one in ranks)
+    return min(len(cpus), given or len(cpus))
 
 
 def _matched(sets: Sequence[set[int]]) -> int:

@@ -93,6 +93,12 @@ def test_a_variable_that_says_more_than_the_host_has_is_not_believed() -> None:
     assert not warned(judge(ranks(["0-7"] * 2, given=96, given_by="NCPUS", each=48), config(1), option))
 
 
+def test_a_job_with_a_part_of_its_host_is_told_to_ask_for_more() -> None:
+    """Two cores of eight: the launcher has no more to give to the trainer's five threads."""
+    (text,) = warned(judge(ranks(["0-1"] * 2, given=2, given_by="SLURM_CPUS_ON_NODE"), CONFIG, option))
+    assert "may use 2 of the host's 8 cores" in text and "ask the batch system" in text
+
+
 def test_a_task_was_given_more() -> None:
     bound = ranks(["0-1", "2-5"], given=6, each=4, each_by="SLURM_CPUS_PER_TASK")
     (text,) = warned(judge(bound, config(1), option))

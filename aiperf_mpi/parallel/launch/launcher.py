@@ -61,7 +61,12 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
 
 
 def _by_srun(environ: Mapping[str, str]) -> bool:
-    return "SLURM_STEP_NUM_TASKS" in environ and "HYDI_CONTROL_FD" not in environ
+    return "SLURM_STEP_NUM_TASKS" in environ and not _by_hydra(environ)
+
+
+def _by_hydra(environ: Mapping[str, str]) -> bool:
+    """Return whether MPICH's mpiexec started this process; by srun it has Slurm's variables too."""
+    return any(name in environ for name in ("HYDI_CONTROL_FD", "PMI_HOSTNAME", "MPI_LOCALRANKID"))
 
 
 def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -74,9 +79,7 @@ def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] =
     foreign = (
         library == "MPICH" and "OMPI_COMM_WORLD_SIZE" in environ and "MPIR_CVAR_PMI_VERSION" not in environ
     )
-    foreign |= (
-        library == "Open MPI" and "HYDI_CONTROL_FD" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
-    )
+    foreign |= library == "Open MPI" and _by_hydra(environ) and "OMPI_COMM_WORLD_SIZE" not in environ
     if foreign:
         raise LaunchError(_wrong_launcher(launcher, library))
     if library == "MPICH" and "MPIR_CVAR_NOLOCAL" not in environ:

@@ -104,3 +104,10 @@ def test_the_command_to_type() -> None:
     )
     assert "python -m aiperf_mpi" in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})
     assert " -n 8 " in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})
+
+
+def test_mpiexec_that_starts_its_process_by_srun_is_mpiexec() -> None:
+    """The variables that a rank has there (MPICH 5.0.2 under Slurm 22.05), and those under srun itself."""
+    both = {"SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "0", "PMI_FD": "5", "PMI_SIZE": "2"}
+    assert detect({**both, "PMI_HOSTNAME": "n1", "MPI_LOCALRANKID": "0"}).name == "mpiexec (PMI)"
+    assert detect({**both, "PMI_JOBID": "7.1"}).name == "srun"
