@@ -182,6 +182,13 @@ def take_end() -> None:
         process.ender = threading.get_ident()
 
 
+def stay() -> None:
+    """Wait for ever where another thread ends this process, which must not go on with the job meanwhile."""
+    if process.ender != threading.get_ident():
+        with process.lock:
+            return
+
+
 def leave(code: int) -> NoReturn:
     """Clean up, and end all ranks with `code` after the launcher has read this rank's output.
 
@@ -271,7 +278,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.signal = ""
-        self._starting = False
+        self._starting = self._deferring = False
         self._wait: Wait | None = None
         self._reader = self._writer = -1
         self._before: dict[signal.Signals, Any] = {}
@@ -287,10 +294,20 @@ class Watch:
         threading.Thread(target=self._run, name="watch", daemon=True).start()
         return self
 
+    def defer(self) -> None:
+        """Leave signals to the core time's loop from now on; wait for ever where one ends the job already."""
+        with process.lock:
+            self._deferring = True
+
     def core_time(self) -> None:
-        """End the watch: from now on a signal is only noted, and an end leaves what the run has written."""
-        process.core, process.step = True, "core time"
-        process.cleanups.clear()
+        """End the watch: from now on a signal is only noted, and an end leaves what the run has written.
+
+        Wait for ever where this process ends already: its core time does not start then.
+        """
+        with process.lock:
+            process.core, process.step = True, "core time"
+            process.cleanups.clear()
+            self._deferring = True
         self._end()
 
     def stop(self) -> None:
@@ -325,7 +342,7 @@ class Watch:
         while self._starting:
             readable, _, _ = select.select([self._reader], [], [], 0.5)
             numbers = [number for number in os.read(self._reader, 512) if number] if readable else []
-            if numbers and self._starting:
+            if numbers and self._takes():
                 name = signal.Signals(numbers[0]).name
                 end_job(
                     EXIT_FAILURE,
@@ -335,6 +352,15 @@ class Watch:
                 )
             if (wait := self._wait) is not None:
                 self._look(wait)
+
+    def _takes(self) -> bool:
+        """Make this thread the one that ends the process, unless signals are left to the core time."""
+        take_end()
+        if self._starting and not self._deferring:
+            return True
+        process.ender = None
+        process.lock.release()
+        return False
 
     def _look(self, wait: Wait) -> None:
         """Tell a wait that is long, and end the job after one that is too long."""

@@ -277,6 +277,9 @@ def start(context: Context) -> Context:
     """Queue trial 0, prepare the roles, and start the core time. Collective."""
     together("first candidate", lambda: warm_up(context))
     with step("start of the core time"):
+        # From here on a signal to a rank other than 0 is one of the core time, for which all wait.
+        if context.ranks.rank:
+            watch.defer()
         wait(context.ranks.world.Ibarrier())
         clock = start_core_clock(context.ranks)
     watch.core_time()

@@ -93,6 +93,20 @@ def test_a_signal_ends_the_start(
     assert f"rank {rank or 0} on host" in start.ours[-1]
 
 
+@pytest.mark.parametrize(
+    ("mpi", "step", "rank"),
+    [("mpich", "result files", 2), ("mpich", "first candidate", 1), ("openmpi", "first candidate", 2)],
+    indirect=["mpi"],
+)
+def test_a_rank_that_ends_does_not_enter_the_core_time(
+    mpi: str, step: str, rank: int, tmp_path: Path
+) -> None:
+    """A rank other than 0 speaks some seconds after its signal; meanwhile the start must not go on."""
+    start = starts.faulty(mpi, tmp_path, f"signal {step}", rank)
+    assert "REACHED" not in start.err and f"SIGTERM before the core time, in the step {step!r}" in start.err
+    assert_told(start, f"{mpi}: SIGTERM in {step!r} on rank {rank}")
+
+
 @pytest.mark.full
 @pytest.mark.timeout(2400)
 def test_signals_at_twenty_moments(mpi: str, tmp_path: Path) -> None:

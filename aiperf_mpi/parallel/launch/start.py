@@ -26,6 +26,7 @@ from aiperf_mpi.ending import (
     leave,
     lines,
     process,
+    stay,
     take_end,
     watch,
     write_error,
@@ -196,6 +197,7 @@ def exchange(
     Return rank 0's text `share`, and on rank 0 the values of all ranks. Raises AgreedError on all
     ranks, with the text of the lowest rank whose outcome is an error.
     """
+    stay()
     here = line()
     here.steps += 1
     if here.comm.rank:

@@ -2,7 +2,8 @@
 """Run aiperf_mpi with a fault at one point of its start, on one rank; the arguments are those of aiperf_mpi.
 
     FAULT_RANK     the rank, by the launcher's variables
-    FAULT          "import NAME", "open PATH", "mpi CALL#COUNT" or "call MODULE:FUNCTION"
+    FAULT          "import NAME", "open PATH", "mpi CALL#COUNT" or "call MODULE:FUNCTION",
+                   which raise, or "signal STEP", which sends TERM
     FAULT_FOLDER   where the time of the fault is written; without FAULT, the points of each rank
 
 At the core time the job ends with 77 and the line REACHED, and leaves nothing.
@@ -13,6 +14,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -30,7 +32,7 @@ FOLDER = Path(os.environ["FAULT_FOLDER"])
 KIND, _, WHERE = os.environ.get("FAULT", "").partition(" ")
 HERE = bool(KIND) and os.environ.get("FAULT_RANK") == RANK
 
-seen: dict[str, list[str]] = {"import": [], "open": [], "mpi": [], "call": []}
+seen: dict[str, list[str]] = {"import": [], "open": [], "mpi": [], "call": [], "signal": []}
 counts: dict[str, int] = {}
 
 
@@ -103,7 +105,13 @@ def failing(module: str, name: str, original):
 
 
 def spoil_end(module) -> None:
-    """End the job at the core time, as an end before it does."""
+    """End the job at the core time, as an end before it does; send a signal where a step begins."""
+
+    class Process(module.Process):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "step" and point("signal", value):
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(watch) -> None:
         (FOLDER / f"seen.{RANK}.json").write_text(json.dumps(seen))
@@ -114,6 +122,7 @@ def spoil_end(module) -> None:
         time.sleep(20)
 
     module.Watch.core_time = reached
+    module.process.__class__ = Process
 
 
 class Loader(importlib.abc.Loader):
