@@ -3,7 +3,7 @@
 
     FAULT_RANK     the rank, by the launcher's variables
     FAULT          "import NAME", "open PATH", "mpi CALL#COUNT" or "call MODULE:FUNCTION",
-                   which raise, or "signal STEP", which sends TERM
+                   which raise; or "signal STEP": TERM when all others wait in STEP
     FAULT_FOLDER   where the time of the fault is written; without FAULT, the points of each rank
 
 At the core time the job ends with 77 and the line REACHED, and leaves nothing.
@@ -82,6 +82,16 @@ def spoil_mpi(module) -> None:
         return line()
 
     module.line = first_line
+    exchange = module.exchange
+
+    def signalled(step, *arguments, **named):
+        if point("signal", step):
+            time.sleep(4)
+            (FOLDER / "stamp").write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return exchange(step, *arguments, **named)
+
+    module.exchange = signalled
 
 
 def spoil_calls(module) -> None:
@@ -105,13 +115,7 @@ def failing(module: str, name: str, original):
 
 
 def spoil_end(module) -> None:
-    """End the job at the core time, as an end before it does; send a signal where a step begins."""
-
-    class Process(module.Process):
-        def __setattr__(self, name, value):
-            super().__setattr__(name, value)
-            if name == "step" and point("signal", value):
-                os.kill(os.getpid(), signal.SIGTERM)
+    """End the job at the core time, as an end before it does."""
 
     def reached(watch) -> None:
         (FOLDER / f"seen.{RANK}.json").write_text(json.dumps(seen))
@@ -122,7 +126,6 @@ def spoil_end(module) -> None:
         time.sleep(20)
 
     module.Watch.core_time = reached
-    module.process.__class__ = Process
 
 
 class Loader(importlib.abc.Loader):
