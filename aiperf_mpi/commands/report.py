@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiperf_mpi import hdf5
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import expanded
@@ -85,6 +84,8 @@ def write_page(page: Callable[[], tuple[str, int]], path: str, inputs: Sequence[
         return refuse(error)
     reason = wrong_page(path, inputs)
     if not reason:
+        from aiperf_mpi import hdf5
+
         text, code = page()
         try:
             hdf5.write(Path(os.path.realpath(path)), text.encode("utf-8", "replace"))

@@ -15,6 +15,7 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.ending import process
 from aiperf_mpi.environment.batch import asked_end
 from aiperf_mpi.machine.inventory import inventory
+from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.probe import NotKnown, probe
 from aiperf_mpi.results.output.client import WriterClient
 
@@ -25,6 +26,7 @@ class Prepared:
 
     Attributes:
         started: `time.monotonic()` at the start of the process's work.
+        timer: counts this rank's time from then on, in the phase `init`.
         config: the configuration, on the rank that the launcher calls 0.
         read: reads the configuration, where MPI calls another rank 0.
         writer: the writer process of rank 0.
@@ -33,6 +35,7 @@ class Prepared:
     """
 
     started: float
+    timer: PhaseTimer
     config: Config | None
     read: Callable[[], Config]
     writer: WriterClient | None = None
@@ -59,7 +62,9 @@ class Prepared:
 
 def prepare(config: Config | None, read: Callable[[], Config]) -> Prepared:
     """Start the writer and describe the machine on rank 0, before MPI's initialisation."""
-    prepared = Prepared(time.monotonic(), config, read)
+    timer = PhaseTimer()
+    timer.switch("init")
+    prepared = Prepared(time.monotonic(), timer, config, read)
     if process.rank == 0:
         process.step = "result writer"
         prepared.writer = start_writer()

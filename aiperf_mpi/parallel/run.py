@@ -32,7 +32,6 @@ from aiperf_mpi.parallel.prepared import Prepared, prepare
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
-from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.planning.folder import lost
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted, named, plain
@@ -68,8 +67,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
         prepared: what this rank has made before MPI's initialisation.
         words: the command line, which all ranks have alike.
     """
-    timer = PhaseTimer()
-    timer.switch("init")
+    timer = prepared.timer
     with job.job(words=words) as world:
         if world.rank:
             prepared.drop()

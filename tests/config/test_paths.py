@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -160,8 +161,10 @@ def test_other_things_than_a_file_or_folder(tmp_path: Path) -> None:
 
 
 def test_what_a_user_may_not_read(tmp_path: Path) -> None:
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(path, 0o755)
+    # pytest closes its folders below the system's one for temporary files.
+    for path in (tmp_path, *tmp_path.parents):
+        if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
+            os.chmod(path, 0o755)
     closed, file = tmp_path / "closed", tmp_path / "file"
     (closed / "inner").mkdir(parents=True)
     file.write_text("x")

@@ -19,6 +19,7 @@ import pytest
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
+from aiperf_mpi.results.output.repair import repair
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
 from tests.helpers.results.agreement import assert_all_agree
@@ -154,14 +155,20 @@ def test_file_size_limit_in_mid_run(tmp_path: Path) -> None:
     size = (folder / "journal.jsonl").stat().st_size + 3000
     resource.prlimit(writer.pid, resource.RLIMIT_FSIZE, (size, size))
     ended = runs.finish(job, folder, timeout=200)
-    assert ended.code == 4, ended.text()
+    # The result is larger than the journal, so the limit stops it too: no job script may see a good drain.
+    assert ended.code == 5, ended.text()
     assert "File too large" in ended.err and "journal.jsonl" in ended.err
-    assert ended.lines["end"] == "drained"
+    assert ended.lines["end"] == "drained" and not (folder / "result.h5").exists()
+    assert ended.lines["why"] == "no result file of this run was written"
 
     journal_size = (folder / "journal.jsonl").stat().st_size
     run = journal.replay(folder / "journal.jsonl")
     assert journal_size <= size and len(run.epochs) >= 1
     assert (folder / "journal.jsonl").read_bytes().endswith(b"\n")
+
+    # What the last lines tell the user to do gives the result after all.
+    assert f"verify --repair {folder}" in ended.err
+    assert repair(folder)[0].exists()
 
 
 def _wait_for_epochs(folder: Path, count: int, timeout: float = 150) -> None:

@@ -144,7 +144,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "not a result" in capsys.readouterr().err and not (tmp_path / "r.html").exists()
     file = written(example_run(), tmp_path)
     assert main(["report", str(file), "--html", str(tmp_path / "no" / "r.html")]) == 2
-    assert "name a file in a writable folder" in capsys.readouterr().err
+    assert "name a new file in a writable folder" in capsys.readouterr().err
 
 
 def empty_run() -> Example:
