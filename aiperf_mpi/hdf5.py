@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,25 +119,33 @@ def is_small_attribute(file: h5py.File, name: str) -> bool:
     return attribute.shape == () and attribute.get_type().get_size() <= MOST_ATTRIBUTE
 
 
+@contextmanager
+def temporary_file(path: Path) -> Iterator[tuple[int, Path]]:
+    """Create a file next to `path`, open for writing, for the `with` block, and remove what then is left.
+
+    Its name has a random part, so that no file or link of another user or process is written to.
+    """
+    temporary = path.with_name(f".aiperf_mpi-{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o644)
+    try:
+        yield descriptor, temporary
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
 def write(path: Path, data: bytes) -> None:
     """Write `data` next to `path`, sync it, and rename it to `path`.
 
     Raises OSError, and then leaves `path` as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with temporary_file(path) as (descriptor, temporary):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
     # The new name is safe only when the folder is synced as well.
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
@@ -41,3 +42,19 @@ def test_reasons_of_the_system_and_of_nothing(tmp_path: Path) -> None:
     assert "No such file or directory" in hdf5.reason(caught.value)
     assert hdf5.reason(RuntimeError()) == "HDF5 cannot read it (RuntimeError)"
     assert "\n" not in hdf5.reason(OSError("a\nAIPERF_MPI status: VALID"))
+
+
+def test_a_link_next_to_the_file_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user who may write into the folder has put links at the temporary names, known or guessed."""
+    (tmp_path / "precious").write_bytes(b"old")
+    os.symlink("precious", tmp_path / ".result.h5.tmp")
+    hdf5.write(tmp_path / "result.h5", b"new")
+    assert (tmp_path / "precious").read_bytes() == b"old" and (tmp_path / "result.h5").read_bytes() == b"new"
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    os.symlink("precious", tmp_path / ".aiperf_mpi-guessed.tmp")
+    with pytest.raises(FileExistsError):
+        hdf5.write(tmp_path / "result.h5", b"newer")
+    assert (tmp_path / "precious").read_bytes() == b"old" and (tmp_path / "result.h5").read_bytes() == b"new"
+    assert (tmp_path / ".aiperf_mpi-guessed.tmp").is_symlink(), "the other's link was removed"

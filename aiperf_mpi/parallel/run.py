@@ -196,6 +196,7 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
     relies on a result.
     """
     from aiperf_mpi.results.judge import judge
+    from aiperf_mpi.results.output.package import JOURNAL
     from aiperf_mpi.results.output.repair import without_result
     from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
@@ -207,7 +208,7 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
         print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
         verdict = None
     if verdict is None:
-        gone = lost(output, run_id)
+        gone = lost(output, run_id, holds_file=(output / JOURNAL).is_file())
         left = f"no result of this run was written: {gone}" if gone else without_result(output)
         print(f"aiperf_mpi: {left}", file=sys.stderr, flush=True)
         lines, code = lines_without_result(end.name), EXIT_FAILURE

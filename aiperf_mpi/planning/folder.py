@@ -114,10 +114,14 @@ def read_owner(folder: Path) -> Owner | None:
         return None
 
 
-def lost(folder: Path, run_id: str) -> str:
-    """Return why a folder is not that of the run with this id any more, or "" if it is."""
+def lost(folder: Path, run_id: str, *, holds_file: bool = False) -> str:
+    """Return why a folder is not that of the run with this id any more, or "" if it is.
+
+    `holds_file` says that a file which this run keeps open is still there: the folder is then this run's
+    even without its owner file, unless that names another run.
+    """
     owner = read_owner(folder)
-    if owner is not None and owner.run_id == run_id:
+    if owner.run_id == run_id if owner is not None else holds_file:
         return ""
     start = f"{_OPTION} {named(folder)}:"
     if owner is not None:

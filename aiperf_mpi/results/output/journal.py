@@ -153,6 +153,13 @@ class Journal:
         self.sync(0.0, force=True)
         return self.error
 
+    def in_place(self) -> bool:
+        """Return whether the path still names this journal: no other file has taken its place."""
+        try:
+            return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Sync and close the file."""
         self.sync(0.0, force=True)

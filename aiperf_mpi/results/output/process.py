@@ -204,7 +204,8 @@ class Writer:
                 content = tables.build(run, self._networks)
                 content.attributes["invalid_reasons"] = UNENDED
                 with resultfile.new_file(content) as file:
-                    write_own(self._folder / PARTIAL, self._run_id, resultfile.seal(file, complete=False))
+                    image = resultfile.seal(file, complete=False)
+                    write_own(self._folder / PARTIAL, self._run_id, image, self._journal)
             except Exception as error:  # in this thread, no other code would make the run drain
                 self._complain(f"{self._folder / PARTIAL}: {type(error).__name__}: {error}")
         busy = time.thread_time() - busy
@@ -235,7 +236,7 @@ class Writer:
         if self._partial is not None:
             self._partial.join()
         if self._journal is not None:
-            self._journal.close()
+            self._journal.forced()
         if self._new_folder is not None:
             remove_start(self._journal, self._new_folder)
         elif self._journal is not None:
@@ -249,12 +250,11 @@ class Writer:
         if self._journal is None:
             self._report()
             return 0
-        self._journal.close()
-        if self._journal.error:
-            self._complain(self._journal.error)
+        if problem := self._journal.forced():
+            self._complain(problem)
         path = self._folder / RESULT
         try:
-            write_own(path, self._run_id, final_image(self._snapshot(), self._networks))
+            write_own(path, self._run_id, final_image(self._snapshot(), self._networks), self._journal)
             path.with_name(PARTIAL).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             self._complain(f"{path}: cannot be written: {error}")
@@ -280,20 +280,27 @@ def open_journal(folder: Path, run_id: str, fsync_seconds: float) -> Journal:
         raise ConfigError(message("--output", folder / JOURNAL, *why)) from error
 
 
-def write_own(path: Path, run_id: str, image: bytes) -> None:
-    """Write a result of a run into its folder.
+def write_own(path: Path, run_id: str, image: bytes, journal: Journal) -> None:
+    """Write a result of a run into its folder. The journal, still open, shows whether that is the run's.
 
     Raises ValueError if the folder is not the run's any more, OSError if it cannot be written.
     """
-    if problem := lost(path.parent, run_id):
+    if problem := lost(path.parent, run_id, holds_file=journal.in_place()):
         raise ValueError(problem)
     hdf5.write(path, image)
 
 
 def remove_start(journal: Journal | None, folder: RunFolder) -> None:
-    """Remove the journal and the new folders of a run that has ended before its core time."""
+    """Remove the open journal and the new folders of a run that has ended before its core time.
+
+    The folder may belong to another run meanwhile, whose journal has the same name.
+    """
     if journal is not None:
-        journal.path.unlink(missing_ok=True)
+        in_place = journal.in_place()
+        # On NFS a file that is removed while it is open stays under another name, and so does its folder.
+        journal.close()
+        if in_place:
+            journal.path.unlink(missing_ok=True)
     folder.remove()
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_USAGE, EXIT_VALID
@@ -137,10 +138,9 @@ def _sha256(content: Path | bytes) -> str:
 
 def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
     """Write the archive, whole or not at all, with ordered names and without times and owners."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
+    with hdf5.temporary_file(target) as (descriptor, temporary):
         with (
-            open(temporary, "wb") as raw,
+            open(descriptor, "wb", closefd=False) as raw,
             gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped,
             tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
         ):
@@ -153,8 +153,6 @@ def _write(target: Path, members: Mapping[str, Path | bytes]) -> None:
                     source.seek(0)
                     archive.addfile(entry, source)
         os.link(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Parser(argparse.ArgumentParser):

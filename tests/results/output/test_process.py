@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,57 @@ def test_a_run_that_ends_before_its_core_time_leaves_nothing(tmp_path: Path) -> 
     wait_for(lambda: client.status().opened, client)
     client.abandon()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
+
+
+def test_a_journal_of_another_run_is_not_removed(tmp_path: Path) -> None:
+    """The folder was removed before the core time, and another run has made it anew."""
+    header, folder, client = example_run().header, tmp_path / "out", WriterClient.start()
+    claim(folder, header.run_id, client.send_folder)
+    client.send_open(header, folder)
+    wait_for(lambda: client.status().opened, client)
+    shutil.rmtree(folder)
+    claim(folder, "other")
+    (folder / JOURNAL).write_text("precious")
+    client.abandon()
+    assert (folder / JOURNAL).read_text() == "precious" and (folder / OWNER).exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 40])
+def test_a_result_is_written_next_to_the_open_journal(
+    client: WriterClient, tmp_path: Path, content: bytes | None
+) -> None:
+    """The owner file was removed or damaged in the core time, but the folder still has this run's journal."""
+    example = example_run()
+    send_open(client, example.header, tmp_path)
+    wait_for(lambda: client.status().opened, client)
+    (tmp_path / OWNER).unlink()
+    if content is not None:
+        (tmp_path / OWNER).write_bytes(content)
+    client.send_start(START)
+    example.send(client)
+    status = close(client, example)
+    assert not status.errors and judge(status.result).valid
+
+
+@pytest.mark.parametrize("owner", ["none", "other"])
+def test_no_result_is_written_where_another_journal_is(
+    client: WriterClient, tmp_path: Path, owner: str
+) -> None:
+    """The folder was moved away, and another one with a journal has its name."""
+    example, folder = example_run(), tmp_path / "out"
+    send_open(client, example.header, folder)
+    wait_for(lambda: client.status().opened, client)
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    if owner == "other":
+        claim(folder, "other")
+    (folder / JOURNAL).write_text("precious")
+    before = sorted(folder.iterdir())
+    client.send_start(START)
+    example.send(client)
+    status = close(client, example)
+    assert not status.result and str(folder) in status.errors[0]
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_torn_record_is_refused_and_reported(client: WriterClient, tmp_path: Path) -> None:
