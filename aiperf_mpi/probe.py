@@ -24,6 +24,39 @@ class NotKnown(str):
     __slots__ = ()
 
 
+class Call:
+    """A call of a function in a thread of its own, which goes on if the function does not return.
+
+    Attributes:
+        outcome: what the function has returned, or the exception that it has raised; empty before.
+    """
+
+    def __init__(self, name: str, function: Callable[[], Any]) -> None:
+        """Begin the call. Where the limit on threads is reached, this thread makes it, without a bound."""
+        self.outcome: list[Any] = []
+        self._function = function
+        self._thread = threading.Thread(target=self._make, name=name, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._make()
+
+    def _make(self) -> None:
+        try:
+            self.outcome.append(self._function())
+        except BaseException as error:
+            # A signal that ends the program interrupts its main thread, which must not go on.
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise
+            self.outcome.append(error)
+
+    def answered(self, seconds: float) -> bool:
+        """Wait for the outcome, for `seconds` at most; return whether it is there."""
+        if not self.outcome:
+            self._thread.join(max(0.0, seconds))
+        return bool(self.outcome)
+
+
 def probe(
     what: str, function: Callable[..., Any], *arguments: Any, seconds: float | None = PROBE_SECONDS
 ) -> Any:
@@ -37,22 +70,11 @@ def probe(
             return function(*arguments)
         except Exception as error:
             return _unknown(what, error)
-    outcome: list[Any] = []
-
-    def ask() -> None:
-        try:
-            outcome.append(function(*arguments))
-        except BaseException as error:
-            outcome.append(_unknown(what, error))
-
-    thread = threading.Thread(target=ask, name=f"probe: {what}", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        ask()  # the limit on threads is reached
-    else:
-        thread.join(seconds)
-    return outcome[0] if outcome else NotKnown(f"not known: {what}: no answer in {seconds:g} s")
+    call = Call(f"probe: {what}", lambda: function(*arguments))
+    if not call.answered(seconds):
+        return NotKnown(f"not known: {what}: no answer in {seconds:g} s")
+    (outcome,) = call.outcome
+    return _unknown(what, outcome) if isinstance(outcome, BaseException) else outcome
 
 
 def _unknown(what: str, error: BaseException) -> NotKnown:

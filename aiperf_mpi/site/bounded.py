@@ -6,11 +6,11 @@ A call of a dead file system or of a driver may never return, and no signal ends
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.probe import Call, reason
 
 #: A check: it returns what it has found.
 Check = Callable[[], "tuple[Finding, ...]"]
@@ -21,26 +21,17 @@ def findings(checks: Mapping[str, Check], seconds: float) -> tuple[Finding, ...]
 
     A check that raises, or that has no answer after `seconds`, is a failure of its subject (its name).
     """
-    found: dict[str, tuple[Finding, ...]] = {}
-
-    def make(subject: str, check: Check) -> None:
-        try:
-            found[subject] = check()
-        except Exception as error:
-            found[subject] = (unknown(subject, f"{type(error).__name__}: {error}"),)
-
-    threads = {
-        subject: threading.Thread(target=make, args=(subject, check), name=f"doctor: {subject}", daemon=True)
-        for subject, check in checks.items()
-    }
     end = time.monotonic() + seconds
-    for thread in threads.values():
-        thread.start()
-    for subject, thread in threads.items():
-        thread.join(max(0.0, end - time.monotonic()))
-        if thread.is_alive():
-            found[subject] = (late(subject, seconds),)
-    return tuple(finding for subject in checks for finding in found[subject])
+    calls = {subject: Call(f"doctor: {subject}", check) for subject, check in checks.items()}
+    found: list[Finding] = []
+    for subject, call in calls.items():
+        if not call.answered(end - time.monotonic()):
+            found.append(late(subject, seconds))
+        elif isinstance(call.outcome[0], BaseException):
+            found.append(unknown(subject, reason(call.outcome[0])))
+        else:
+            found += call.outcome[0]
+    return tuple(found)
 
 
 def late(subject: str, seconds: float) -> Finding:
@@ -53,11 +44,11 @@ def late(subject: str, seconds: float) -> Finding:
     )
 
 
-def unknown(subject: str, reason: str) -> Finding:
+def unknown(subject: str, why: str) -> Finding:
     """Return the failure of a check that raised an error that it does not know."""
     return Finding(
         "fail",
         subject,
-        f"the check itself failed: {' '.join(reason.split())}",
+        f"the check itself failed: {why}",
         "mend what the error names; else report it with the line of --json",
     )

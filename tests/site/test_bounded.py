@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.site import bounded
 
@@ -51,3 +53,23 @@ def test_two_checks_that_hang_share_the_deadline() -> None:
 def test_a_check_may_find_nothing_or_several_things() -> None:
     found = bounded.findings({"none": lambda: (), "two": lambda: (FINE, FINE)}, 5)
     assert found == (FINE, FINE)
+
+
+def test_a_check_that_ends_its_thread_is_a_failure() -> None:
+    def exits() -> tuple[Finding, ...]:
+        raise SystemExit("a library ends the process")
+
+    (found,) = bounded.findings({"exits": exits}, 5)
+    assert found.level == "fail" and "SystemExit: a library ends the process" in found.text
+
+
+def test_checks_are_made_also_where_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def raises() -> tuple[Finding, ...]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    found = bounded.findings({"raises": raises, "fine": lambda: (FINE,)}, 5)
+    assert [finding.level for finding in found] == ["fail", "ok"]
