@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 #: CPUs that are wished for: as many as glibc's set of CPUs holds.
 _MOST_CPUS = 1024
 
-_NODES = Path("/sys/devices/system/node")
+_NODES, _CPUS = Path("/sys/devices/system/node"), Path("/sys/devices/system/cpu")
 
 
 def cpus_of_process() -> tuple[int, ...]:
@@ -48,11 +49,10 @@ def ranges(numbers: Iterable[int], most: int = 0) -> str:
         else:
             runs.append([number, number])
     parts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
-    text = ",".join(parts)
-    while most and len(text) > most:
-        parts.pop()
-        text = ",".join([*parts, "..."])
-    return text
+    if most and sum(map(len, parts)) + len(parts) - 1 > most:
+        ends = accumulate(len(part) + 1 for part in parts)
+        parts = [*parts[: sum(1 for end in ends if end + len("...") <= most)], "..."]
+    return ",".join(parts)
 
 
 def parse_ranges(text: str) -> set[int]:
@@ -62,6 +62,22 @@ def parse_ranges(text: str) -> set[int]:
         first, _, last = part.partition("-")
         numbers |= set(range(int(first), int(last or first) + 1))
     return numbers
+
+
+def with_siblings(cpus: Iterable[int], folder: Path = _CPUS) -> tuple[int, ...]:
+    """Return these CPUs and the other hardware threads of their cores, ascending.
+
+    A CPU of which the kernel tells nothing is a core of its own.
+    """
+    every: set[int] = set()
+    for cpu in cpus:
+        if cpu not in every:
+            try:
+                text = (folder / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text()
+            except OSError:
+                text = ""
+            every |= parse_ranges(text) | {cpu}
+    return tuple(sorted(every))
 
 
 def numa_nodes(cpus: Iterable[int], folder: Path = _NODES) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aiperf_mpi.machine.affinity import cpus_of_process, cpus_to_have, ranges
+from aiperf_mpi.machine.affinity import cpus_of_process, cpus_to_have, ranges, with_siblings
 from aiperf_mpi.machine.memory import Level, levels
 
 #: Variables with the cores of the job on this host: Slurm's, and PBS's for a job that says it is one.
@@ -31,6 +31,8 @@ class RankResources:
         each, each_by: the same for this task.
         on_cpu: whether it is a trainer that computes on the CPUs.
         memory: the limits on its memory.
+        with_siblings: `cpus` and the other hardware threads of their cores, as ranges.
+        core_threads: hardware threads of a core; Slurm may count a core as one CPU.
     """
 
     rank: int
@@ -45,6 +47,8 @@ class RankResources:
     each_by: str = ""
     on_cpu: bool = False
     memory: tuple[Level, ...] = ()
+    with_siblings: str = ""
+    core_threads: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes for JSON."""
@@ -69,12 +73,13 @@ def own_resources(
         (0, ""),
     )
     each = _count(environ, "SLURM_CPUS_PER_TASK") if "SLURM_JOB_ID" in environ else 0
+    cpus, to_have = cpus_of_process(), cpus_to_have()
     return RankResources(
         rank,
         host,
         role,
-        ranges(cpus_of_process()),
-        ranges(cpus_to_have()),
+        ranges(cpus),
+        ranges(to_have),
         os.cpu_count() or 0,
         given,
         given_by,
@@ -82,6 +87,8 @@ def own_resources(
         "SLURM_CPUS_PER_TASK" if each else "",
         on_cpu,
         levels(),
+        ranges(with_siblings(cpus)),
+        len(with_siblings(to_have[:1])) or 1,
     )
 
 

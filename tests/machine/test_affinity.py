@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from aiperf_mpi.machine.affinity import cpus_of_process, numa_nodes, parse_ranges, ranges
+from aiperf_mpi.machine.affinity import cpus_of_process, numa_nodes, parse_ranges, ranges, with_siblings
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,27 @@ def test_a_long_list_is_cut_between_ranges_and_says_so() -> None:
     # Every other of 128 CPUs: "0,2,4,...,126", 5 x 1 + 45 x 2 + 14 x 3 digits and 63 commas.
     assert len(ranges(range(0, 128, 2))) == 5 + 90 + 42 + 63
     assert ranges(range(0, 128, 2), most=12) == "0,2,4,6,..."
+
+
+@given(st.sets(st.integers(0, 300)), st.integers(3, 40))
+def test_a_cut_list_is_the_longest_that_fits(numbers: set[int], most: int) -> None:
+    parts, text = ranges(numbers).split(","), ranges(numbers, most)
+    if len(ranges(numbers)) <= most:
+        assert text == ranges(numbers)
+        return
+    kept = text.split(",")[:-1]
+    assert len(text) <= most and text.endswith("...") and kept == parts[: len(kept)]
+    assert len(",".join([*parts[: len(kept) + 1], "..."])) > most
+
+
+def test_siblings_are_the_hardware_threads_of_a_core(tmp_path: Path) -> None:
+    for cpu in range(8):
+        (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(
+            f"{cpu % 4},{cpu % 4 + 4}\n"
+        )
+    assert with_siblings((0, 1, 5), tmp_path) == (0, 1, 4, 5)
+    assert with_siblings((9,), tmp_path) == (9,) and with_siblings((), tmp_path) == ()
 
 
 def test_numa_nodes_are_those_of_the_cpus(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -116,6 +117,53 @@ def test_hosts_with_the_same_fault_share_a_line() -> None:
     everyone = [one for host in range(1000) for one in ranks(["0", "1"], host=f"n{host}", first=2 * host)]
     (text,) = warned(judge(everyone[1:], CONFIG, option))
     assert "on 1000 hosts (n0, n1, n2, ...) may use 1 of 8 cores" in text and len(text) < 300
+
+
+def test_a_rank_on_one_hardware_thread_of_a_core_has_the_core() -> None:
+    """Slurm counts both threads of a core; --hint=nomultithread binds ranks to one of each."""
+    bound = ranks(["0-3"] * 2, given=8, given_by="SLURM_CPUS_ON_NODE", each=8, with_siblings="0-7")
+    assert not warned(judge(bound, config(1), option))
+    (text,) = warned(judge(ranks(["0-3"] * 2, given=8, given_by="X", with_siblings="0-3"), config(1), option))
+    assert "may use 4 cores (0-3), but the job was given 8 there (X)" in text
+
+
+def test_a_batch_system_that_counts_cores_gives_their_hardware_threads() -> None:
+    """Four cores of two threads are eight CPUs, which suffice for the trainer's five threads."""
+    free = {"given": 4, "given_by": "SLURM_CPUS_ON_NODE", "with_siblings": "0-7"}
+    assert not warned(judge(ranks(["0-7"] * 2, core_threads=2, **free), CONFIG, option))
+    (text,) = warned(judge(ranks(["0-7"] * 2, **free), CONFIG, option))
+    assert "may use 4 of the host's 8 cores" in text
+
+
+def test_a_chain_of_ranks_is_followed_to_its_end() -> None:
+    """Each rank has one of two CPUs; the last one moves all of the others, or finds no place."""
+    chain = [f"{number}-{number + 1}" for number in range(1000)]
+    every = {"to_have": "0-1001", "online": 1002}
+    assert not any(
+        "share" in text for text in warned(judge(ranks([*chain, "0"], **every), config(1), option))
+    )
+    text = " ".join(warned(judge(ranks([*chain, "0", "1000"], **every), config(1), option)))
+    assert "share 1001 cores (0-1000)" in text
+
+
+@pytest.mark.parametrize("hosts", [1, 100, 2500])
+@pytest.mark.parametrize("cpus", ["all", "one", "two", "same"])
+def test_ten_thousand_ranks_are_judged_in_two_seconds(hosts: int, cpus: str) -> None:
+    """The time that this process computes, so that other work on the machine does not count."""
+    each = 10_000 // hosts
+
+    def own(number: int) -> str:
+        texts = {"all": "0-127", "one": f"{number % 128}", "same": "0"}
+        return texts.get(cpus) or ranges({number % 128, (number * 7 + number // 128) % 128})
+
+    everyone = [
+        one
+        for host in range(hosts)
+        for one in ranks(list(map(own, range(each))), "0-127", f"n{host}", host * each, online=128)
+    ]
+    started = time.process_time()
+    assert judge(everyone, CONFIG, option)
+    assert time.process_time() - started < 2
 
 
 def test_a_system_that_tells_nothing() -> None:
