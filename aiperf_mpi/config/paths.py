@@ -150,7 +150,7 @@ def _absent(path: Path, remedy: str, created: bool) -> tuple[str, str]:
             return reason, "mend the link, or name another place"
     if created:
         return "the file system creates nothing here", remedy
-    if _VARIABLE.search(str(path)):
+    if unexpanded_variable(path):
         return "does not exist: a variable in a path is not expanded", "write its value"
     return "does not exist", remedy
 
@@ -253,6 +253,8 @@ def kind(mode: int) -> str:
 
 
 def unexpanded_variable(path: Path) -> str:
-    """Return the variable of a shell (`$SCRATCH`) in a path that does not exist, or ""."""
-    found = _VARIABLE.search(str(path))
-    return found[0] if found and not os.path.exists(path) else ""
+    """Return the variable of a shell (`$SCRATCH`) in that part of a path which does not exist, or ""."""
+    for part in (*reversed(path.parents), path):
+        if (found := _VARIABLE.search(part.name)) and not os.path.lexists(part):
+            return found[0]
+    return ""

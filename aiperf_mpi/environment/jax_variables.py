@@ -10,12 +10,14 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.files import FileError, read_bytes
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.printable import plain
 
 #: The flag by which XLA makes several devices of a host's cores, and JAX's variable for the same.
 HOST_DEVICES, CPU_DEVICES = "--xla_force_host_platform_device_count", "JAX_NUM_CPU_DEVICES"
@@ -31,10 +33,13 @@ _CHANGES = {
     "JAX_ENABLE_CHECKS": "each operation is checked",
 }
 
+#: Endings of shared libraries: of Linux and macOS, which has both.
+_LIBRARIES = ("*.so", "*.dylib")
+
 _NO = ("", "0", "false", "f", "no", "n", "off")
 
 #: Most bytes of a file with flags (XLA_FLAGS=/path).
-_MOST_BYTES = 65536
+_MOST_BYTES = 1 << 20
 
 
 def judge(
@@ -58,17 +63,18 @@ def judge(
 
 
 def flags(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the flags in XLA_FLAGS, or in the file that it names. Raises ConfigError for a missing file."""
+    """Return the flags in XLA_FLAGS, or in the file that it names. Raises ConfigError for an unreadable file.
+
+    Never waits: XLA itself would wait for the other end of a FIFO.
+    """
     text = environ.get("XLA_FLAGS", "").strip()
     if text and not text.startswith("-"):
         try:
-            with open(text, "rb") as file:
-                text = file.read(_MOST_BYTES).decode(errors="replace")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            text = read_bytes(text, _MOST_BYTES).decode(errors="replace")
+        except FileError as error:
             raise ConfigError(
-                f"XLA_FLAGS={text[:200]}: XLA reads a text that does not begin with -- as the name of a "
-                f"file: {reason}; write --flag=value, or unset XLA_FLAGS"
+                f"XLA_FLAGS={plain(text[:200])}: XLA reads a text that does not begin with -- as the name of "
+                f"a file: {error.reason}; write --flag=value, or unset XLA_FLAGS"
             ) from None
     return re.findall(r"(?:^|\s)(--?[^\s=]+(?:=(?:\"[^\"]*\"|'[^']*'|\S*))?)", text)
 
@@ -107,15 +113,18 @@ def _libraries() -> list[Path]:
     """Return the shared libraries of jaxlib, the largest first."""
     spec = find_spec("jaxlib")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    found = [path for folder in folders for path in Path(folder).glob("*.so")]
+    found = [path for folder in folders for ending in _LIBRARIES for path in Path(folder).glob(ending)]
     return sorted(found, key=lambda path: -path.stat().st_size)
 
 
 def _devices(environ: Mapping[str, str], cores: int) -> Iterator[Finding]:
     """Yield a warning where variables make more devices than this process has cores."""
     texts = {CPU_DEVICES: environ.get(CPU_DEVICES, "")}
-    for flag in re.findall(rf"{HOST_DEVICES}=\S+", environ.get("XLA_FLAGS", "")):
-        texts["XLA_FLAGS"] = flag.partition("=")[2]
+    with suppress(ConfigError):  # an unreadable file is a finding of its own
+        for flag in flags(environ):
+            name, _, value = flag.partition("=")
+            if name == HOST_DEVICES and value:
+                texts["XLA_FLAGS"] = value
     for name, text in texts.items():
         if text and not text.isdecimal():
             yield Finding(

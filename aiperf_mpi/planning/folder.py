@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,23 +151,23 @@ def claim(folder: Path, run_id: str, announce: Announce = _nothing) -> RunFolder
     missing = tuple(path for path in (*reversed(folder.parents), folder) if not os.path.lexists(path))
     announce(RunFolder(folder, run_id, missing))
     made: list[Path] = []
-    try:
-        for attempt in range(_ATTEMPTS):
-            with _again(attempt):
-                if not _make_all(folder, made):
-                    _check_empty(existing_folder(_OPTION, folder, _REMEDY))
-                _sign(folder, run_id)
-                break
-        _check_empty(folder, signed=True)
-    except BaseException as error:
-        RunFolder(folder, run_id, tuple(made)).remove()
-        if not isinstance(error, OSError):
-            raise
-        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else folder
-        why = because(error, where, _REMEDY, created=True)
-        raise ConfigError(message(_OPTION, folder, *why)) from error
-    claimed = RunFolder(folder, run_id, tuple(dict.fromkeys(made)))
-    announce(claimed)
+    with ExitStack() as undo:
+        undo.callback(lambda: RunFolder(folder, run_id, tuple(made)).remove())
+        try:
+            for attempt in range(_ATTEMPTS):
+                with _again(attempt):
+                    if not _make_all(folder, made):
+                        _check_empty(existing_folder(_OPTION, folder, _REMEDY))
+                    _sign(folder, run_id)
+                    break
+            _check_empty(folder, signed=True)
+        except OSError as error:
+            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else folder
+            why = because(error, where, _REMEDY, created=True)
+            raise ConfigError(message(_OPTION, folder, *why)) from error
+        claimed = RunFolder(folder, run_id, tuple(dict.fromkeys(made)))
+        announce(claimed)
+        undo.pop_all()
     return claimed
 
 
@@ -252,13 +252,12 @@ def _sign(folder: Path, run_id: str) -> None:
     except FileExistsError:
         # Another run has signed the folder, even if this run created it.
         raise Taken(message(_OPTION, folder, _taken_by(folder), "name another folder")) from None
-    try:
+    with ExitStack() as undo:
+        undo.callback(os.unlink, path)
+        undo.callback(os.close, descriptor)
         rest = memoryview(f"{json.dumps(asdict(owner))}\n".encode())
         while rest:
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
-    except OSError:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(descriptor)
+        undo.pop_all()
+    os.close(descriptor)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,11 +109,10 @@ def claim_output(
         folder = claim(expanded("--output", config.run.output), run_id, announce)
     else:
         folder = claim_first((expanded("--output", name) for name in default_folders()), run_id, announce)
-    try:
+    with ExitStack() as undo:
+        undo.callback(folder.remove)
         _check_space(config, replicas, folder.path)
-    except BaseException:
-        folder.remove()
-        raise
+        undo.pop_all()
     return folder
 
 

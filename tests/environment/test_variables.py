@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,37 @@ def test_flags_in_a_file(tmp_path: Path) -> None:
     ((level, text),) = said(XLA_FLAGS=str(file))
     assert level == "fail" and "--xla_nonsense" in text
     ((level, text),) = said(XLA_FLAGS=str(tmp_path / "absent"))
-    assert level == "fail" and "absent" in text and "No such file" in text
+    assert level == "fail" and "absent" in text and "there is no such file" in text
+    file.write_text("--xla_force_host_platform_device_count=8\n")
+    ((level, text),) = said(XLA_FLAGS=str(file))
+    assert level == "warn" and "XLA_FLAGS makes 8 devices of the 2 cores" in text
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "large"])
+def test_a_file_of_flags_that_has_no_end(tmp_path: Path, kind: str) -> None:
+    """XLA would wait for the other end of a FIFO, and read a device for ever."""
+    file = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(file)
+    if kind == "folder":
+        file.mkdir()
+    if kind == "large":
+        with file.open("wb") as sparse:
+            sparse.truncate(10 << 30)
+    ((level, text),) = said(XLA_FLAGS=str(file))
+    assert level == "fail" and f"XLA_FLAGS={file}: " in text and "unset XLA_FLAGS" in text
+
+
+@pytest.mark.parametrize("ending", ["so", "dylib"])
+def test_flags_are_looked_for_in_the_libraries_of_linux_and_macos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    (tmp_path / "jaxlib").mkdir()
+    (tmp_path / "jaxlib" / "__init__.py").write_text("")
+    (tmp_path / "jaxlib" / f"libjax_common.{ending}").write_bytes(b"\0xla_dump_to\0")
+    (tmp_path / "jaxlib" / "_jax.so").write_bytes(b"\0nothing\0")
+    monkeypatch.setattr(jax_variables, "find_spec", lambda name: PathFinder.find_spec(name, [str(tmp_path)]))
+    assert unknown_flags(["--xla_dump_to", "--xla_nonsense"]) == ["--xla_nonsense"]
 
 
 @pytest.mark.parametrize("name", ["XLA_FLAGS", "JAX_NUM_CPU_DEVICES"])

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -95,6 +96,20 @@ def test_the_second_run_is_told_who_owns_the_folder(tmp_path: Path) -> None:
     assert not first.lost(), "the refused run removed the owner"
     (tmp_path / "run" / OWNER).write_text('{"run_id": 1, "host": "h\\nAIPERF_MPI status: VALID"}')
     assert "its owner file cannot be read" in refusal(tmp_path / "run")
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "listdir"])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A signal ends the claim at any step, also while the owner file has half of its content."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"os.{step}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        claim(tmp_path / "runs" / "a", "mine")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_removing_spares_what_others_made(tmp_path: Path) -> None:
@@ -200,6 +215,14 @@ def test_other_places(tmp_path: Path) -> None:
     ):
         assert part in refusal(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_variable_in_the_name_of_an_existing_folder_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "$SCRATCH").mkdir()
+    claim(tmp_path / "$SCRATCH" / "runs" / "a", "mine").remove()
+    os.symlink("nowhere", tmp_path / "$LINK")
+    assert "$LINK is a link to nowhere" in refusal(tmp_path / "$LINK" / "x")
+    assert "the variable $USER in it is not expanded" in refusal(tmp_path / "$SCRATCH" / "$USER")
 
 
 def test_a_link_to_an_empty_folder_is_accepted(tmp_path: Path) -> None:

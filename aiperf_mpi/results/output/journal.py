@@ -28,6 +28,9 @@ FORMAT = "aiperf_mpi.journal/1"
 #: Most bytes of a line; the longest is the first event, with the inventory of all nodes.
 _MOST_LINE = 64 << 20
 
+#: Damaged lines and entries after which the rest of a journal is not read, and most characters told of one.
+MOST_PROBLEMS, _MOST_WORDS = 10_000, 300
+
 _SEAL = ',"crc":"%08x"}'
 _SEAL_BYTES = len(_SEAL % 0)
 
@@ -180,18 +183,25 @@ class Journal:
 def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the intact entries of a journal in order, and add a line to `problems` for each damaged one.
 
-    Raises FileError if the file cannot be read: it is not a regular file, or a sparse one.
+    With MOST_PROBLEMS problems it ends early, and says so in one more. Raises FileError if the file cannot be
+    read: it is not a regular file, or a sparse one.
     """
     with open_regular(path) as raw:
         credible_size(path, raw)
         file, number = io.BufferedReader(raw), 0
         while line := _line(file, path):
             number += 1
+            if len(problems) >= MOST_PROBLEMS:
+                problems.append(
+                    f"{named(path)}: not read from line {number} on: it has {len(problems)} damaged lines"
+                )
+                return
             try:
                 yield decode(line)
             except (RecursionError, ValueError) as error:
                 torn = not line.endswith(b"\n")
-                problems.append(f"{named(path)}: line {number} {'is torn' if torn else f'left out: {error}'}")
+                why = "is torn" if torn else f"left out: {_words(error)}"
+                problems.append(f"{named(path)}: line {number} {why}")
 
 
 def _line(file: io.BufferedReader[io.FileIO], path: Path) -> bytes:
@@ -224,7 +234,7 @@ def replay(path: Path) -> Run:
         try:
             apply(run, entry, columns)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            problems.append(f"{named(path)}: {_kind(entry)} left out: {plain(str(error))}")
+            problems.append(f"{named(path)}: {_kind(entry)} left out: {_words(error)}")
     for problem in problems:
         run.event("note", {"text": problem})
     return run.snapshot(end="killed", journal_complete=not problems)
@@ -232,7 +242,12 @@ def replay(path: Path) -> Run:
 
 def _kind(entry: dict[str, Any]) -> str:
     """Return what an entry is, for a message."""
-    return f"entry of kind {plain(repr(entry.get('kind')))[:60]}"
+    return f"entry of kind {plain(repr(entry.get('kind'))[:60])}"
+
+
+def _words(error: Exception) -> str:
+    """Return the beginning of an error's text, which may repeat a value of any length."""
+    return plain(str(error)[:_MOST_WORDS])
 
 
 def apply(run: RunCollector, entry: dict[str, Any], columns: dict[str, list[str]]) -> None:

@@ -123,6 +123,22 @@ def test_a_changed_line_is_left_out_and_named(tmp_path: Path) -> None:
     assert run.problems == (f"{tmp_path / 'j'}: line {place + 1} left out: checksum is missing or wrong",)
 
 
+@pytest.mark.parametrize("line", [b"\n", b"x" * 200 + b"\n", encode({"kind": "epoch", "row": ["v" * 5000]})])
+def test_damaged_lines_are_bounded_in_number_and_words(tmp_path: Path, line: bytes) -> None:
+    """The lines before the bound are kept; a file of line breaks would fill the memory with words."""
+    path, example = tmp_path / "journal.jsonl", example_run()
+    write(path, example)
+    with path.open("ab") as file:
+        file.write(line * (journal.MOST_PROBLEMS + 5000))
+    whole = len(path.read_bytes().splitlines()) - journal.MOST_PROBLEMS - 5000
+    run = replay(path)
+    assert len(run.problems) == journal.MOST_PROBLEMS + 1 and not run.journal_complete
+    assert (
+        f"not read from line {whole + journal.MOST_PROBLEMS + 1} on: it has 10000 damaged" in run.problems[-1]
+    )
+    assert max(map(len, run.problems)) < 1000 and len(run.trials) == len(example.trials)
+
+
 def test_columns_of_another_version_are_matched_by_name() -> None:
     # A journal whose rows lack `partial` and have a column that this version does not know.
     row = new_row(EPOCH_ROW, trial_id=3, lr=0.1)
