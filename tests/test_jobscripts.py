@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import shutil
@@ -46,6 +47,23 @@ def test_the_shell_finds_no_fault(script: Path) -> None:
     assert shellcheck, "shellcheck is missing: bin/setup-environment test installs it"
     done = subprocess.run([shellcheck, "-s", "bash", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_only_old_files_without_a_process_are_removed_from_shared_memory(tmp_path: Path) -> None:
+    """Other jobs of the user may be on the node: what they have mapped, or have just made, stays."""
+    (command,) = re.findall(r"bash -c '(.*?)'", SLURM.read_text(), re.DOTALL)
+    names = ["mpich_shm_1_0", "mpich_shm_2_0", "mpich_shm_3_0", "other"]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(4096))
+        if name != "mpich_shm_3_0":
+            os.utime(tmp_path / name, (time.time() - 60,) * 2)
+    with (
+        (tmp_path / "mpich_shm_2_0").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ),
+    ):
+        script = command.replace("/dev/shm", str(tmp_path))
+        subprocess.run(["bash", "-c", script], check=True, timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[1:]
 
 
 def directives(script: Path, mark: str) -> list[str]:

@@ -20,7 +20,7 @@ from tests.helpers import launch
 FILES = ("bin/setup-environment", "setup.cfg", "pyproject.toml", "setup.py")
 
 #: Programs of the script, for a PATH that has neither Python nor flock.
-PROGRAMS = (*"bash dirname cat mkdir rm df awk mktemp rmdir env tail xargs sleep".split(),)
+PROGRAMS = (*"bash dirname cat mkdir mv rm df awk mktemp rmdir env tail xargs sleep".split(),)
 
 #: A flock that fails as on Lustre without locks.
 NO_LOCKS = "#include <errno.h>\nint flock(int file, int operation) { errno = ENOLCK; return -1; }\n"
@@ -105,6 +105,33 @@ def test_a_folder_lock_waits_for_a_living_set_up_only(checkout: Path, bare: str)
     refused(done, "is not a Python")
     assert f"waiting for another set-up ({host}:{other.pid})" in done.stderr and time.monotonic() - begun > 1
     assert not lock.exists()
+
+
+def test_of_many_that_find_a_killed_set_up_one_works_at_a_time(
+    checkout: Path, bare: str, tmp_path: Path
+) -> None:
+    """Each reads the dead holder, and acts when the one before it has the lock already."""
+    lock, inside, log = checkout / ".cache" / "setup.lock.d", tmp_path / "inside", tmp_path / "log"
+    lock.mkdir(parents=True)
+    host, gone = os.uname().nodename, subprocess.Popen(["true"])
+    gone.wait()
+    (lock / "holder").write_text(f"{host}:{gone.pid}\n")
+    (Path(bare) / "cat").unlink()
+    (Path(bare) / "cat").write_text(f'#!/bin/bash\n{shutil.which("cat")} "$@"; sleep 0.3\n')
+    (Path(bare) / "cat").chmod(0o755)
+    python = tmp_path / "python"
+    words = f"mkdir '{inside}' || echo two at once; sleep 0.5; rmdir '{inside}'; echo done"
+    python.write_text(f"#!/bin/bash\nexec >>'{log}' 2>&1\n{words}\nexit 1\n")
+    python.chmod(0o755)
+    env = {"PATH": bare, "HOSTNAME": host, "AIPERF_MPI_PYTHON": str(python)}
+    threads = [threading.Thread(target=set_up, args=(checkout, env)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert log.read_text().split("\n") == ["done"] * 4 + [""]
+    assert not list(lock.parent.glob("setup.lock.*"))
 
 
 def test_a_python_without_ensurepip_and_pip(checkout: Path, tmp_path: Path) -> None:
