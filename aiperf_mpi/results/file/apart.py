@@ -5,6 +5,10 @@ HDF5 trusts its files: a few changed bytes make it loop for ever, abort or crash
 damaged files in one process it aborts for any. So a file of unknown origin is read by `python -m
 aiperf_mpi.results.file.apart`, which sends back the content. The limits of that process are in CPU seconds
 and in memory, so that a busy machine does not refuse a good file.
+
+The two processes talk by pickle over their own pipes. Nothing of it is stored, and no byte of the file is
+unpickled: the child pickles the arrays and texts that h5py has read. It has the user and the rights of its
+parent, so that a file which took it over would gain nothing by its answer.
 """
 
 from __future__ import annotations
