@@ -21,7 +21,7 @@ from typing import Any
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import because, existing_folder, message, unexpanded_variable
 from aiperf_mpi.files import FileError, read_bytes
-from aiperf_mpi.printable import named, plain
+from aiperf_mpi.printable import plain
 
 #: Name of the file that says which run owns the folder; whatever reads a result ignores it.
 OWNER = "owner.json"
@@ -123,12 +123,13 @@ def lost(folder: Path, run_id: str, *, holds_file: bool = False) -> str:
     owner = read_owner(folder)
     if owner.run_id == run_id if owner is not None else holds_file:
         return ""
-    start = f"{_OPTION} {named(folder)}:"
     if owner is not None:
-        return f"{start} it belongs to another run now ({owner}); {_REMEDY}"
+        return message(_OPTION, folder, f"it belongs to another run now ({owner})", _REMEDY)
     if not folder.is_dir():
-        return f"{start} it was moved or removed after this run had created it; start the run again"
-    return f"{start} its {OWNER} was removed or cannot be read; start the run again, in a new folder"
+        reason = "it was moved or removed after this run had created it"
+        return message(_OPTION, folder, reason, "start the run again")
+    reason = "its owner.json was removed or cannot be read"
+    return message(_OPTION, folder, reason, "start the run again, in a new folder")
 
 
 # -- claiming a folder -----------------------------------------------------------------------------
