@@ -127,7 +127,11 @@ def temporary_file(path: Path) -> Iterator[tuple[int, Path]]:
     """
     temporary = path.with_name(f".aiperf_mpi-{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o644)
+    try:
+        descriptor = os.open(temporary, flags, 0o644)
+    except OSError as error:
+        # Its name says nothing to the user.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         yield descriptor, temporary
     finally:

@@ -54,7 +54,7 @@ def test_a_link_next_to_the_file_is_not_written_through(
     assert (tmp_path / "precious").read_bytes() == b"old" and (tmp_path / "result.h5").read_bytes() == b"new"
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
     os.symlink("precious", tmp_path / ".aiperf_mpi-guessed.tmp")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="result.h5"):
         hdf5.write(tmp_path / "result.h5", b"newer")
     assert (tmp_path / "precious").read_bytes() == b"old" and (tmp_path / "result.h5").read_bytes() == b"new"
     assert (tmp_path / ".aiperf_mpi-guessed.tmp").is_symlink(), "the other's link was removed"

@@ -220,6 +220,10 @@ def creatable_folder(setting: str, path: Path, remedy: str) -> Path:
 
     Nothing is created: the nearest folder that exists tells.
     """
+    if variable := unexpanded_variable(path):
+        raise ConfigError(
+            message(setting, path, f"the variable {variable} in it is not expanded", "write its value")
+        )
     for place in (path, *path.parents):
         try:
             mode = os.stat(place).st_mode

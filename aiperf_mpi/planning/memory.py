@@ -78,7 +78,8 @@ def _limits(everyone: Iterable[RankResources]) -> list[tuple[Level, list[RankRes
         for level in one.memory:
             key = one.host, level.name, -1 if level.shared else one.rank
             known, ranks = found.get(key, (level, []))
-            found[key] = (level if level.free < known.free else known, [*ranks, one])
+            ranks.append(one)
+            found[key] = (level if level.free < known.free else known, ranks)
     return list(found.values())
 
 
