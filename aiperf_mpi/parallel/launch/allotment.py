@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.ending import write_error
@@ -56,10 +57,9 @@ def find_resources(config: Config, ranks: Ranks) -> tuple[Finding, ...]:
 
 def windows(config: Config, places: tuple[Place, ...]) -> dict[str, int]:
     """Return the bytes of the windows on each host."""
-    need = {places[0].host: coordinator_bytes(config)}
+    need, users = {places[0].host: coordinator_bytes(config)}, Counter(place.queue_group for place in places)
     for place in places:
         if place.role == TRAINER and place.node_rank == 0:
-            users = sum(other.queue_group == place.queue_group for other in places)
-            bytes_here = node_bytes(config, len(place.queue_group_replicas), users)
+            bytes_here = node_bytes(config, len(place.queue_group_replicas), users[place.queue_group])
             need[place.host] = need.get(place.host, 0) + bytes_here
     return need
