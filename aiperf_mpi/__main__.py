@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
-import io
 import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 #: The subcommands that run as a job, if a launcher started it.
 LAUNCHED = ("run", "doctor")
@@ -35,6 +33,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the message."""
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse ignores that a help text cannot be written.
+        if message:
+            print(message, end="", file=file or sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,31 +155,26 @@ def command(words: Sequence[str]) -> int:
     """Run a subcommand that starts no job of its own, and return its exit code."""
     from aiperf_mpi import ending
     from aiperf_mpi.commands.refusal import refuse
+    from aiperf_mpi.descriptors import OutputLost
     from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_USAGE
+    from aiperf_mpi.files import lack
 
     try:
         arguments = parser().parse_args(words)
-    except UsageError as error:
-        if words[0] == "doctor" and ending.process.rank is not None:
-            ending.end_job(EXIT_USAGE, str(error), where="")
-        return refuse(error)
-    # Print "?" for characters that the encoding lacks: the lines of a tree must not end the report.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    try:
         code = int(arguments.handler(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # The reader closed the pipe, as in `report FILE | head`. Python's flush at exit must not fail too.
-        _drop_output()
-        return EXIT_BROKEN_PIPE
-    except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+    except UsageError as error:
+        if words[0] == "doctor" and ending.process.rank is not None:
+            ending.end_job(EXIT_USAGE, str(error), where="")
+        return refuse(error)
+    except OutputLost as error:
+        return EXIT_BROKEN_PIPE if error.closed_pipe else refuse(error)
+    except (MemoryError, OSError, ImportError, RuntimeError) as error:
+        if not (text := lack(error)):
             raise
-        _drop_output()
-        return refuse(OSError("cannot write to standard output: no space left on the device"))
+        return refuse(ValueError(text))
 
 
 def _unknown_command(word: str) -> str:
@@ -186,10 +184,16 @@ def _unknown_command(word: str) -> str:
     return f"unknown command {word!r}; {hint}"
 
 
-def _drop_output() -> None:
-    """Discard all output that is still buffered, so that Python's flush at exit does not fail as well."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def program() -> int:
+    """Run the command line as a program of its own, which owns its standard input, output and error."""
+    try:
+        from aiperf_mpi.descriptors import guard
+
+        guard()
+    except BaseException as error:
+        _end_without_package(error)
+    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

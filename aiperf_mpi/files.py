@@ -36,6 +36,12 @@ _REASONS = {
     errno.ESTALE: "was removed on its file server",
 }
 
+#: How Python says that no thread can be started.
+_NO_THREAD = "can't start new thread"
+
+#: What to do where the system lacks something.
+_LIMITS = "raise the limits of this shell (ulimit -a) or of the job"
+
 _CHUNK = 1 << 20
 
 #: A file has at most _MOST_HOLES + _MOST_PART x (bytes that are data) bytes.
@@ -63,6 +69,25 @@ class FileError(ValueError):
 def system_reason(error: OSError) -> str:
     """Return the reason of an error of the system, in words."""
     return _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
+
+
+def lack(error: BaseException) -> str:
+    """Return in one line what the system lacks for a command, or "" for an error that is not of the system.
+
+    Memory, descriptors, threads, processes, space on disks and the program's own files are of the system.
+    """
+    match error:
+        case MemoryError():
+            return f"there is not enough memory for this command; {_LIMITS}"
+        case OSError():
+            name = error.filename
+            where = f"{named(name)}: " if isinstance(name, str | bytes | os.PathLike) else ""
+            return f"{where}{system_reason(error)}; remove the cause, or {_LIMITS}"
+        case ImportError():
+            return f"a module of the program cannot be imported: {error}; {_LIMITS}, or set it up again"
+        case RuntimeError() if _NO_THREAD in str(error):
+            return f"no thread can be started; {_LIMITS}"
+    return ""
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiperf_mpi.commands.flops_page import Page
 from aiperf_mpi.commands.flops_request import Request, measure, per_image, read_request
 from aiperf_mpi.commands.refusal import refuse
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
 from aiperf_mpi.opcount.analytical import count
 from aiperf_mpi.opcount.table import as_counts
@@ -53,11 +54,21 @@ def flops_command(arguments: argparse.Namespace) -> int:
     """Print the counts; return 0, 3 if methods differ that must agree, or 2 for unusable arguments."""
     try:
         request = read_request(arguments)
+        if not arguments.analytical:
+            check_memory()
         if arguments.json:
             return print_json(request, arguments.analytical)
         return print_page(request, arguments.per_layer, arguments.analytical)
     except ValueError as error:
         return refuse(error)
+
+
+def check_memory() -> None:
+    """Raise ConfigError if the step cannot be traced here: before a line is printed, as JAX would abort."""
+    from aiperf_mpi.planning.memory import too_small_to_trace
+
+    if problem := too_small_to_trace("use --analytical"):
+        raise ConfigError(problem)
 
 
 def print_page(request: Request, per_layer: bool, analytical: bool) -> int:
@@ -92,5 +103,5 @@ def print_json(request: Request, analytical: bool) -> int:
 def report_differences(differences: Sequence[Difference]) -> int:
     """Print each difference on standard error; return 0 if there are none, else 3."""
     for difference in differences:
-        print(f"aiperf_mpi: DIFFERENT {difference}", file=sys.stderr)
+        tell(f"aiperf_mpi: DIFFERENT {difference}")
     return EXIT_INVALID if differences else EXIT_VALID

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aiperf_mpi.commands.architecture_file import read_architecture
+from aiperf_mpi.config.setting import shown
 from aiperf_mpi.network.architecture import Architecture, resnet50
 from aiperf_mpi.opcount.forms import STEMS
 from aiperf_mpi.paper import IMAGENET_IMAGES
@@ -18,6 +19,10 @@ from aiperf_mpi.paper import IMAGENET_IMAGES
 if TYPE_CHECKING:
     from aiperf_mpi.crosscheck.check import Difference
     from aiperf_mpi.crosscheck.xla import Analysis
+
+
+#: Most images of a step, as of train.batch_per_device.
+MOST_BATCH = 2**20
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ class Request:
 
 def read_request(arguments: argparse.Namespace) -> Request:
     """Return the request of a command line. Raises ValueError with a message that names the wrong option."""
-    if arguments.batch < 1:
-        raise ValueError(f"--batch is {arguments.batch}, but a step takes at least 1 image")
+    if not 1 <= arguments.batch <= MOST_BATCH:
+        raise ValueError(
+            f"--batch is {shown(arguments.batch)}, but a step takes at least 1 image and at most {MOST_BATCH}"
+        )
 
     # The network comes from a file, from a preset, or is the paper's.
     architecture, images = resnet50(), IMAGENET_IMAGES

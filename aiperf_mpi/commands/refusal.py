@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import sys
-
+from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_USAGE
-from aiperf_mpi.printable import one_line
 
 
 def refuse(error: Exception) -> int:
     """Print the error as one line on standard error, and return the exit code of a usage error."""
-    print(f"aiperf_mpi: {one_line(str(error))}", file=sys.stderr, flush=True)
+    tell(f"aiperf_mpi: {error}")
     return EXIT_USAGE

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import expanded
+from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_VALID
 from aiperf_mpi.files import not_regular, system_reason
 from aiperf_mpi.printable import named
@@ -93,5 +93,5 @@ def write_page(page: Callable[[], tuple[str, int]], path: str, inputs: Sequence[
             reason = f"cannot be written: {system_reason(error)}"
     if reason:
         return refuse(ValueError(f"--html {named(path)}: {reason}; name a new file in a writable folder"))
-    print(f"aiperf_mpi: wrote {named(path)}", file=sys.stderr)
+    tell(f"aiperf_mpi: wrote {named(path)}")
     return code

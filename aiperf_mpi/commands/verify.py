@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_INVALID
-from aiperf_mpi.printable import counted, named, one_line
+from aiperf_mpi.printable import counted, named
 
 #: Most problems of a journal that are printed.
 MOST_PROBLEMS = 20
@@ -64,14 +65,24 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
     file = arguments.file
     try:
+        if arguments.reevaluate:
+            check_memory()
         if arguments.repair:
             file, problems = repair(file)
             for line in (*problems[:MOST_PROBLEMS], *more(problems), f"wrote {named(file)}"):
-                print(f"aiperf_mpi: {one_line(line)}", file=sys.stderr)
+                tell(f"aiperf_mpi: {line}")
         code = verify_file(file, as_json=arguments.json)
-    except (NotAResult, RepairError) as error:
+    except (ConfigError, NotAResult, RepairError) as error:
         return refuse(error)
     return max(code, verify_again(Path(file), arguments.data)) if arguments.reevaluate else code
+
+
+def check_memory() -> None:
+    """Raise ConfigError if JAX cannot validate the model here: it would abort."""
+    from aiperf_mpi.planning.memory import too_small_to_trace
+
+    if problem := too_small_to_trace("leave --reevaluate out"):
+        raise ConfigError(problem)
 
 
 def more(problems: Sequence[str]) -> list[str]:
@@ -94,5 +105,5 @@ def verify_again(file: Path, data_path: str) -> int:
         return refuse(error)
     except (KeyError, ValueError) as error:
         return refuse(ValueError(f"{named(file)}: the rows do not identify the best model: {error}"))
-    print(f"aiperf_mpi: {repetition}", file=sys.stderr, flush=True)
+    tell(f"aiperf_mpi: {repetition}")
     return 0 if repetition.agrees else EXIT_INVALID

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiperf_mpi import __version__
 from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.descriptors import OutputLost, tell
 from aiperf_mpi.ending import watch
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_VALID
 from aiperf_mpi.machine.inventory import environment, packages
@@ -200,21 +201,25 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
     from aiperf_mpi.results.output.repair import without_result
     from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
-    for error in status.errors:
-        print(f"aiperf_mpi: {plain(error)}", file=sys.stderr, flush=True)
+    for problem in status.errors:
+        tell(f"aiperf_mpi: {problem}")
     try:
         verdict = judged(status.result, run_id) if status.result else None
     except judge.NotAResult as error:
-        print(f"aiperf_mpi: {error}", file=sys.stderr, flush=True)
+        tell(f"aiperf_mpi: {error}")
         verdict = None
     if verdict is None:
         gone = lost(output, run_id, holds_file=(output / JOURNAL).is_file())
         left = f"no result of this run was written: {gone}" if gone else without_result(output)
-        print(f"aiperf_mpi: {left}", file=sys.stderr, flush=True)
+        tell(f"aiperf_mpi: {left}")
         lines, code = lines_without_result(end.name), EXIT_FAILURE
     else:
         lines, code = verdict_lines(verdict), exit_code(verdict)
-    print("\n".join(lines), flush=True)
+    try:
+        print("\n".join(lines), flush=True)
+    except OutputLost as error:
+        # The exit code stays that of the run, whose result is written.
+        tell(f"aiperf_mpi: {error}; `python -m aiperf_mpi verify` on the result prints the verdict")
     return code
 
 

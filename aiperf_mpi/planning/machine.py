@@ -6,12 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.setting import shown
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.printable import counted
 
-#: The highest rate of a device in op/s that is accepted: a million devices of 2026; more is a typing error.
-MOST_OPS = 1e21
+#: The lowest and highest rate of a device in op/s that is accepted: more is a million devices of 2026.
+LEAST_OPS, MOST_OPS = 1.0, 1e21
+
+#: The most nodes, and devices or ranks of a node, that are accepted; more is a typing error.
+MOST_NODES, MOST_OF_A_NODE = 10_000_000, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +34,20 @@ class Machine:
 
 def check_machine(config: Config, machine: Machine) -> None:
     """Raise ConfigError if the description is impossible, or the configuration does not fit the machine."""
-    for name, value in (
-        ("--nodes", machine.nodes),
-        ("--devices-per-node", machine.devices_per_node),
-        ("--ranks-per-node", machine.ranks_per_node),
+    for name, value, most in (
+        ("--nodes", machine.nodes, MOST_NODES),
+        ("--devices-per-node", machine.devices_per_node, MOST_OF_A_NODE),
+        ("--ranks-per-node", machine.ranks_per_node, MOST_OF_A_NODE),
     ):
         if value < 1:
-            raise ConfigError(f"{name} {value}: a machine has at least one")
+            raise ConfigError(f"{name} {shown(value)}: a machine has at least one")
+        if value > most:
+            raise ConfigError(f"{name} {shown(value)}: a machine has at most {most}")
     rate = machine.ops_per_device
-    if rate is not None and not 0 < rate <= MOST_OPS:
+    if rate is not None and not LEAST_OPS <= rate <= MOST_OPS:
         raise ConfigError(
-            f"the rate of a device is {rate} op/s, but must be a positive number up to {MOST_OPS:g}"
+            f"the rate of a device is {rate:g} op/s, but must be a positive number from {LEAST_OPS:g} up to "
+            f"{MOST_OPS:g}"
         )
     trainers = config.parallel.trainers_per_node
     if machine.ranks_per_node < trainers:

@@ -7,12 +7,13 @@ the images, the smallest network, the windows, and the libraries.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
-from aiperf_mpi.machine.memory import Level
+from aiperf_mpi.machine.memory import Level, levels
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.planning.estimate import BYTES_PER_PARAMETER, activation_bytes
 from aiperf_mpi.planning.finding import Finding
@@ -26,6 +27,10 @@ _LIBRARIES, _LIBRARIES_AS_A_RULE = 100e6, 500e6
 #: Address space (ulimit -v) in bytes below which JAX does not start (measured: 1.34 GB fails, 1.43 GB works),
 #: and below which threads or a compilation may fail later.
 _ADDRESSES, _ADDRESSES_AS_A_RULE = 1.25e9, 4e9
+
+#: Address space in bytes that tracing a training step takes, and for each core, whose threads have stacks and
+#: heaps (measured with two cores: 1.54 GB aborts, 1.59 GB works).
+_TRACING, _TRACING_PER_CORE = 1.6e9, 40e6
 
 #: Part of what is free that a run may need before a warning.
 _TIGHT = 0.8
@@ -123,6 +128,22 @@ def _judge_addresses(level: Level, one: RankResources, config: Config) -> Findin
         text = f"{where}: ulimit -v is {_size(level.limit)}, but JAX reserves more than it uses"
         return Finding("warn", SUBJECT, text, "ulimit -v unlimited, before the launcher and on each host")
     return None
+
+
+def too_small_to_trace(instead: str, found: Iterable[Level] | None = None) -> str:
+    """Return why this process cannot trace a training step within its address space, or "".
+
+    JAX would abort in the middle of it. `instead` is what else the user may do; `found` are the limits
+    of this process, read now if not given.
+    """
+    need = _TRACING + _TRACING_PER_CORE * len(os.sched_getaffinity(0))
+    for level in levels() if found is None else found:
+        if level.name == "ulimit -v" and level.limit < need:
+            return (
+                f"ulimit -v is {_size(level.limit)}, but JAX reserves {_size(need)} to trace a step of "
+                f"training; set ulimit -v unlimited, or {instead}"
+            )
+    return ""
 
 
 def _remedy(level: Level) -> str:

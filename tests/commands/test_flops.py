@@ -121,6 +121,7 @@ def test_a_preset(root: Path) -> None:
         (["--arch", "no/such/file.json"], "/no/such/file.json: does not exist; name a JSON file\n"),
         (["--preset", "imagnet"], "did you mean 'imagenet'"),
         (["--batch", "0"], "--batch is 0"),
+        (["--batch", "1000000000000"], "--batch is 1000000000000, but a step takes at least 1 image"),
         (["--classes", "0"], "classes is 0"),
         (["--preset", "demo", "--arch", "x.json"], "not allowed with"),
     ],

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from aiperf_mpi.files import lack
 from aiperf_mpi.printable import named
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, read
 
@@ -49,7 +50,12 @@ class Reader:
         """Return the content of a result file. Raises NotAResult, also where the file ended the process."""
         if self._process is None or self._files >= _MOST_FILES:
             self.close()
-            self._process, self._files = _start(), 0
+            try:
+                self._process, self._files = _start(), 0
+            except OSError as error:
+                raise NotAResult(
+                    f"{named(path)}: cannot be read, as the process that reads it cannot start: {lack(error)}"
+                ) from None
         self._files += 1
         process = self._process
         assert process.stdin is not None and process.stdout is not None
@@ -78,6 +84,10 @@ class Reader:
         code = process.returncode
         if code == -signal.SIGXCPU:
             return "not a result: it is damaged so that reading it does not end"
+        if code == -signal.SIGKILL:
+            return (
+                "the process that reads it was killed: a limit on memory or CPU time was reached (ulimit -a)"
+            )
         if code >= 0:
             return "not a result: it is damaged so that reading it fills the memory"
         return f"not a result: it is damaged so that HDF5 fails (signal {-code})"

@@ -22,9 +22,10 @@ from typing import Any, NoReturn
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import expanded
-from aiperf_mpi.exits import EXIT_INVALID, EXIT_USAGE, EXIT_VALID
-from aiperf_mpi.files import FileError, open_regular, read_text
-from aiperf_mpi.printable import named, one_line, plain
+from aiperf_mpi.descriptors import OutputLost, guard, tell
+from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_INVALID, EXIT_USAGE, EXIT_VALID
+from aiperf_mpi.files import FileError, lack, open_regular, read_text
+from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
@@ -163,14 +164,35 @@ class Parser(argparse.ArgumentParser):
         _say(f"{message}; see {self.prog} --help")
         sys.exit(EXIT_USAGE)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse ignores that a help text cannot be written.
+        if message:
+            print(message, end="", file=file or sys.stderr, flush=True)
+
 
 def _say(*lines: str) -> None:
     """Print lines on standard error, each after the name of the program."""
-    print("\n".join(f"aiperf-submit: {one_line(line)}" for line in lines), file=sys.stderr)
+    for line in lines:
+        tell(f"aiperf-submit: {line}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Pack the runs of the command line; return 0 if packed, 2 for unusable input, 3 if refused."""
+    try:
+        return submit(argv)
+    except OutputLost as error:
+        if not error.closed_pipe:
+            _say(str(error))
+        return EXIT_BROKEN_PIPE if error.closed_pipe else EXIT_USAGE
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not (text := lack(error)):
+            raise
+        _say(text)
+        return EXIT_USAGE
+
+
+def submit(argv: Sequence[str] | None) -> int:
+    """Pack the runs of the command line; return the exit code. Raises OutputLost."""
     parser = Parser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "folders",
@@ -199,9 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _say(f"{named(output)}: {error}")
         return EXIT_USAGE
-    print(f"aiperf-submit: wrote {named(output)}: {plain(description)}")
+    print(f"aiperf-submit: wrote {named(output)}: {plain(description)}", flush=True)
     return EXIT_VALID
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())
