@@ -13,7 +13,7 @@ from pathlib import Path
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import because, message
 from aiperf_mpi.parallel.replica.scratch import REMEDY, cache_place, fresh, remove_orphans
-from aiperf_mpi.training.steps.compile import use_compilation_cache
+from aiperf_mpi.training.steps.compile import release_compilation_cache, use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Cache:
     def close(self) -> None:
         """Remove the folder if it is ours; a program that a thread still compiles is lost."""
         if self.ours:
+            release_compilation_cache()
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

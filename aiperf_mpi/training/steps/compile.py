@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from aiperf_mpi.ending import lines, process, write_error
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.model.resnet import expected_shapes
 from aiperf_mpi.training.steps.devices import device_sharding, first, replicate
@@ -31,6 +33,9 @@ from aiperf_mpi.training.steps.step import (
     initial_state,
     train_step,
 )
+
+#: How JAX's warnings about its cache begin.
+_CACHE_WARNINGS = ("Error reading persistent compilation cache", "Error writing persistent compilation cache")
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,40 @@ def use_compilation_cache(folder: str | Path) -> None:
     with a candidate's next hyperparameters, or in the next run.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
+    warnings.showwarning = CacheWarnings(warnings.showwarning)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class CacheWarnings:
+    """Shows warnings; of those about the cache, the first as one line, and none after the cache is closed.
+
+    JAX warns of each program that it cannot keep, which would bury the log of a run with a full disk.
+    """
+
+    def __init__(self, show: Callable[..., object]) -> None:
+        self._show, self._silent = show, False
+
+    def __call__(self, message: Warning | str, *details: Any, **named: Any) -> None:
+        """Show a warning, as `warnings.showwarning` does."""
+        text = str(message)
+        if not text.startswith(_CACHE_WARNINGS):
+            self._show(message, *details, **named)
+        elif not self._silent:
+            self._silent = True
+            problem = f"compiled programs are not kept, and compile again when they are needed: {text}"
+            write_error(lines(problem, process.where))
+
+    def close(self) -> None:
+        """Show nothing of the cache any more: its folder is being removed."""
+        self._silent = True
+
+
+def release_compilation_cache() -> None:
+    """Say nothing any more of programs that cannot be kept, as the folder is being removed."""
+    if isinstance(warnings.showwarning, CacheWarnings):
+        warnings.showwarning.close()
 
 
 def convolution_precision(program: str) -> str:

@@ -170,3 +170,29 @@ def test_a_second_process_finds_the_programs_in_the_cache(tmp_path, root):
     # Of a candidate that was compiled before, only tracing and lowering are left. These are CPU seconds:
     # other work on the machine changes elapsed ones.
     assert seconds[1] <= 0.2 * seconds[0], seconds
+
+
+#: Keeps programs where no file can be written; then warns of something else.
+NOT_KEPT = """
+import resource, sys, warnings, jax, jax.numpy as jnp
+from aiperf_mpi.training.steps.compile import release_compilation_cache, use_compilation_cache
+use_compilation_cache(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+if sys.argv[2:]:
+    release_compilation_cache()
+for size in range(3, 6):
+    jax.jit(lambda x: x * size + 1)(jnp.ones(size)).block_until_ready()
+warnings.warn("of another kind")
+"""
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_programs_that_cannot_be_kept_are_told_once(closed, tmp_path, root):
+    words = [sys.executable, "-c", NOT_KEPT, str(tmp_path / "cache"), *(["closed"] if closed else [])]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    env["JAX_PLATFORMS"] = "cpu"
+    run = subprocess.run(words, cwd=root, capture_output=True, env=env, text=True, timeout=120)
+    told = [line for line in run.stderr.splitlines() if "compil" in line]
+    assert run.returncode == 0 and "of another kind" in run.stderr
+    assert len(told) == (0 if closed else 1), run.stderr
+    assert closed or (told[0].startswith("aiperf_mpi: rank ") and "File too large" in told[0])
