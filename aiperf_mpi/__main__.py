@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -90,7 +91,7 @@ def run(words: Sequence[str]) -> int:
     Whatever fails here before MPI's initialisation is held, and told after it: a rank that left alone would
     leave the others in it for ever.
     """
-    from aiperf_mpi.ending import describe, lines, process, watch, write_error
+    from aiperf_mpi.ending import describe, end_job, lines, process, watch, write_error
 
     watch.start()
     held: tuple[int, str] | None = None
@@ -110,8 +111,10 @@ def run(words: Sequence[str]) -> int:
         write_error(lines(held[1]))
         return held[0]
     if held is not None:
-        from aiperf_mpi.parallel.launch.job import job
-
+        try:
+            from aiperf_mpi.parallel.launch.job import job
+        except BaseException as error:
+            end_job(held[0], f"{held[1]}\n{describe(error)[1]}")
         with job(held, words):
             raise RuntimeError(held[1])
     return int(job_of_rank(words))
@@ -165,6 +168,10 @@ def command(words: Sequence[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
+    except KeyboardInterrupt as error:
+        number = signal.Signals(error.args[0] if error.args else signal.SIGINT)
+        ending.write_error(f"aiperf_mpi: {words[0]}: ended by {number.name}\n")
+        return 128 + number
     except UsageError as error:
         if words[0] == "doctor" and ending.process.rank is not None:
             ending.end_job(EXIT_USAGE, str(error), where="")

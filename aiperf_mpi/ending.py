@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_USAGE
 from aiperf_mpi.launchers import abort_by_launcher, rank_of
 from aiperf_mpi.printable import plain
+from aiperf_mpi.segments import remove_segments
 
 #: Batch systems send USR1 before the wall time and TERM at its end, a terminal sends INT. MPICH's launcher
 #: relays all three, Open MPI's launcher only USR1.
@@ -44,24 +45,11 @@ _KILL_SECONDS = 1.5
 #: Seconds that a process waits, before it ends the job, until the launcher has read its last output.
 _READ_SECONDS = 5.0
 
-#: Seconds that an end waits for the output folder that is being made.
-_MAKING_SECONDS = 1.0
+#: Seconds that an end waits for the output folder that is being made: before its clean-up, and after it.
+_MAKING_SECONDS, _LATE_SECONDS = 1.0, 2.0
 
 #: Seconds after which a process that ends its job leaves, whatever its clean-up does.
 _END_SECONDS = 6.0
-
-#: How the names of MPI's files in /dev/shm begin: of MPICH, Open MPI, UCX, PSM and NCCL.
-_SEGMENTS = (
-    "mpich_",
-    "sm_segment.",
-    "vader_segment.",
-    "osc_",
-    "open_mpi.",
-    "ucx_",
-    "psm2_",
-    "psm3_",
-    "nccl-",
-)
 
 
 class Refusal(Exception):
@@ -82,6 +70,7 @@ class Process:
         cleanups: what to do before an end that is before the core time, the last one first.
         lock, ender: the thread that ends this process, which alone speaks then.
         making: held while the run makes what the clean-up removes.
+        cleaned: whether the clean-up has begun; who makes something later removes it.
     """
 
     rank: int | None = field(default_factory=rank_of)
@@ -93,7 +82,8 @@ class Process:
     cleanups: list[Callable[[], object]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     ender: int | None = None
-    making: threading.Lock = field(default_factory=threading.Lock)
+    making: threading.RLock = field(default_factory=threading.RLock)
+    cleaned: bool = False
 
     @property
     def where(self) -> str:
@@ -101,13 +91,19 @@ class Process:
         return f"rank {'?' if self.rank is None else self.rank} on host {self.host}"
 
     def clean(self) -> None:
-        """Do what is to be done before the end, once; nothing that it removes is made from now on."""
-        self.making.acquire(timeout=_MAKING_SECONDS)
+        """Do what is to be done before the end, once; nothing that it removes is made from now on.
+
+        A thread that makes something now removes it itself, and this one gives it some time for that.
+        """
+        self.cleaned = True
+        finished = self.making.acquire(timeout=_MAKING_SECONDS)
         while self.cleanups:
             try:
                 self.cleanups.pop()()
-            except Exception as error:
-                write_error(f"aiperf_mpi: {self.where}: clean-up: {error!r}\n")
+            except BaseException as error:
+                write_error(f"aiperf_mpi: {self.where}: clean-up: {type(error).__name__}: {_text(error)}\n")
+        if not finished:
+            self.making.acquire(timeout=_LATE_SECONDS)
 
 
 process = Process()
@@ -125,18 +121,27 @@ def describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Refusal) and not process.core:
         return EXIT_USAGE, str(error)
     if not process.core and isinstance(error, OSError) and error.filename is not None and error.strerror:
+        path = error.filename if isinstance(error.filename, str | bytes) else str(error.filename)
         return (
             EXIT_USAGE,
-            f"{process.step}: {os.fsdecode(error.filename)}: {error.strerror}; this file or folder must "
+            f"{process.step}: {os.fsdecode(path)}: {error.strerror}; this file or folder must "
             "exist, and its permissions and its file system must allow what the run does",
         )
     trace = "".join(traceback.format_exception(error)).rstrip()
-    what = "; ".join(str(error).split("\n")[:3])
+    what = "; ".join(_text(error).split("\n")[:3])
     return (
         EXIT_FAILURE,
         f"{trace}\nstep {process.step!r}: {type(error).__name__}: {what}; all ranks end with exit code "
         f"{EXIT_FAILURE}",
     )
+
+
+def _text(error: BaseException) -> str:
+    """Return the text of an error, whatever its own method does."""
+    try:
+        return str(error)
+    except Exception:
+        return "an error without a text"
 
 
 def lines(text: str, where: str = "") -> str:
@@ -166,11 +171,12 @@ def end_job(code: int, text: str, where: str | None = None, patience: float = 0.
     which the launcher may end this process, which then says nothing.
     """
     take_end()
+    later = min(_FIRST_SECONDS + _EACH_SECONDS * process.rank, _MOST_SECONDS) if process.rank else 0.0
+    leave_after(patience + later + _END_SECONDS, code)
     if patience:
         process.clean()
         time.sleep(patience)
-    if process.rank:
-        time.sleep(min(_FIRST_SECONDS + _EACH_SECONDS * process.rank, _MOST_SECONDS))
+    time.sleep(later)
     write_error(lines(text, process.where if where is None else where))
     leave(code)
 
@@ -195,9 +201,7 @@ def leave(code: int) -> NoReturn:
     Hydra ends at once on an abort and discards what is still in the pipe: a job of hours would end without a
     message.
     """
-    last = threading.Timer(_END_SECONDS, leave_alone, (code,))
-    last.daemon = True
-    last.start()
+    leave_after(_END_SECONDS, code)
     process.clean()
     remove_segments()
     until_read(1)
@@ -215,25 +219,21 @@ def _abort(code: int) -> NoReturn:
         os._exit(code)
 
 
+def leave_after(seconds: float, code: int) -> None:
+    """Have this process leave after `seconds`, whatever it waits for then; return at once."""
+    last = threading.Timer(seconds, leave_alone, (code,))
+    last.daemon = True
+    try:
+        last.start()
+    except RuntimeError:
+        # The limit on threads is reached: the system ends this process then, and the launcher the others.
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def leave_alone(code: int) -> NoReturn:
     """End this process, whatever it waits for in MPI, and ask the launcher to end the others."""
     abort_by_launcher(code, process.connected)
     os._exit(code)
-
-
-def remove_segments(maps: str = "/proc/self/maps", folder: str = "/dev/shm/") -> None:
-    """Remove MPI's files in shared memory that this process has mapped: after an abort, no rank does it."""
-    try:
-        with open(maps, encoding="utf-8", errors="surrogateescape") as file:
-            paths = {line.split(None, 5)[5].rstrip("\n") for line in file if folder in line}
-    except (OSError, IndexError):
-        return
-    for path in paths:
-        if path.startswith(tuple(folder + name for name in _SEGMENTS)):
-            try:
-                os.unlink(path)
-            except OSError:
-                continue  # another rank of this host has removed it
 
 
 def until_read(descriptor: int) -> None:
@@ -342,7 +342,7 @@ class Watch:
         while self._starting:
             readable, _, _ = select.select([self._reader], [], [], 0.5)
             numbers = [number for number in os.read(self._reader, 512) if number] if readable else []
-            if numbers and self._takes():
+            if numbers and self._takes(lambda: self._starting and not self._deferring):
                 name = signal.Signals(numbers[0]).name
                 end_job(
                     EXIT_FAILURE,
@@ -353,10 +353,10 @@ class Watch:
             if (wait := self._wait) is not None:
                 self._look(wait)
 
-    def _takes(self) -> bool:
-        """Make this thread the one that ends the process, unless signals are left to the core time."""
+    def _takes(self, still: Callable[[], bool]) -> bool:
+        """Make this thread the one that ends the process, if its cause still holds: the process goes on."""
         take_end()
-        if self._starting and not self._deferring:
+        if still():
             return True
         process.ender = None
         process.lock.release()
@@ -366,8 +366,9 @@ class Watch:
         """Tell a wait that is long, and end the job after one that is too long."""
         now = time.monotonic()
         if now >= wait.limit:
-            end_job(wait.code, f"{wait.text} for {now - wait.since:.0f} s; {wait.remedy}")
-        if now >= wait.notice:
+            if self._takes(lambda: self._wait is wait):
+                end_job(wait.code, f"{wait.text} for {now - wait.since:.0f} s; {wait.remedy}")
+        elif now >= wait.notice:
             left = wait.limit - now
             write_error(
                 lines(f"{wait.text} for {now - wait.since:.0f} s; ends in {left:.0f} s", process.where)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import time
 from collections.abc import Mapping
@@ -22,12 +23,17 @@ LAUNCHERS = (
 #: The rank that any PMIx launcher sets; it sets no size.
 PMIX_RANK = "PMIX_RANK"
 
+#: The numbers of ranks on the hosts of a step of Slurm, as `srun` sets it. SLURM_NTASKS_PER_NODE is there by
+#: an option of the job alone, and may be that of another step.
+STEP_TASKS = "SLURM_STEP_TASKS_PER_NODE"
+
 #: Variables with the rank of a process among those of its host, and with their number.
 LOCAL = (
     ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
     ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+    ("SLURM_LOCALID", STEP_TASKS),
     ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
 
@@ -40,6 +46,11 @@ LAUNCHER_PREFIXES = (
     "PMI_",
     "PMIX_",
     "PMI2_",
+    "MV2_",
+    "MVP_",
+    "MPIRUN_",
+    "MPISPAWN_",
+    "JSM_",
     "OMPI_",
     "OPAL_",
     "PRTE_",
@@ -72,7 +83,25 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int | None:
 
 def local_size(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of ranks that a launcher started on this host; 1 where no variable tells it."""
-    return next((int(environ[size]) for _, size in LOCAL if environ.get(size, "").isdigit()), 1)
+    sizes = (_size_by(size, environ) for _, size in LOCAL)
+    return next((size for size in sizes if size), 1)
+
+
+def _size_by(name: str, environ: Mapping[str, str]) -> int:
+    """Return the number of ranks of this host by a variable; 0 where it tells none.
+
+    SLURM_STEP_TASKS_PER_NODE lists the numbers of all hosts, such as `2(x3),1`.
+    """
+    text, numbers = environ.get(name, ""), list[int]()
+    if text.isdigit() or name != STEP_TASKS:
+        return int(text) if text.isdigit() else 0
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d{1,6})\))?", part)
+        if match is None:
+            return 0
+        numbers += [int(match[1])] * int(match[2] or 1)
+    node = environ.get("SLURM_NODEID", "")
+    return numbers[int(node)] if node.isdigit() and int(node) < len(numbers) else max(numbers)
 
 
 def starts_several(environ: Mapping[str, str] = os.environ) -> bool:

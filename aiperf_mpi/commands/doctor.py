@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from aiperf_mpi.config import Config
     from aiperf_mpi.site.text import Examination
 
+#: Signals that end `doctor` without a launcher.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 #: Columns where the output is not a terminal.
 WIDTH = 80
 
@@ -48,7 +51,8 @@ def doctor_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.parallel.examination import examine_alone
 
     # What was made for a try is removed, so the signal must not end the process at once.
-    signal.signal(signal.SIGTERM, _leave)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         config = read(arguments)
     except ConfigError as error:
@@ -109,6 +113,8 @@ def show(found: Examination, as_json: bool) -> None:
     print(to_text(found, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End the process as the signal does by default, but with its clean-up."""
-    sys.exit(128 + number)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End the process with its clean-up; a second signal ends it at once."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)

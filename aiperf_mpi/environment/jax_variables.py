@@ -17,7 +17,7 @@ from pathlib import Path
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.files import FileError, read_bytes
 from aiperf_mpi.planning.finding import Finding
-from aiperf_mpi.printable import plain
+from aiperf_mpi.printable import counted, plain
 
 #: The flag by which XLA makes several devices of a host's cores, and JAX's variable for the same.
 HOST_DEVICES, CPU_DEVICES = "--xla_force_host_platform_device_count", "JAX_NUM_CPU_DEVICES"
@@ -131,7 +131,7 @@ def _devices(environ: Mapping[str, str], cores: int) -> Iterator[Finding]:
                 "fail", "JAX", f"{name}: {text[:80]!r} is not a number of devices", f"correct {name}"
             )
         if cores and text.isdecimal() and len(text) < 10 and int(text) > cores:
-            what = f"{name} makes {int(text)} devices of the {cores} core{'s' * (cores > 1)} of this process"
+            what = f"{name} makes {int(text)} devices of the {counted(cores, 'core')} of this process"
             yield Finding("warn", "JAX", what, f"unset {name}, or ask for as many cores")
 
 

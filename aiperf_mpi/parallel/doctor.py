@@ -15,7 +15,6 @@ from typing import NoReturn
 from aiperf_mpi.config import Config, ConfigError, from_toml
 from aiperf_mpi.ending import process
 from aiperf_mpi.launchers import local_rank
-from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.parallel import examination
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.allotment import find_resources
@@ -30,14 +29,16 @@ from aiperf_mpi.parallel.preflight import bind_devices
 from aiperf_mpi.parallel.shared.clock import measure_offset
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding, refusal
+from aiperf_mpi.planning.rank_resources import ranks_in_words
+from aiperf_mpi.printable import counted
 from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, output
 from aiperf_mpi.site.child import JAX_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
 from aiperf_mpi.site.text import Examination
 
 #: Seconds that ranks wait for one another, unless AIPERF_MPI_INIT_SECONDS says more; of many ranks some
-#: milliseconds each.
-INIT_SECONDS, RANK_SECONDS = 15.0, 0.02
+#: milliseconds each. A rank without MPI tells it before (`examination.refuse_job`).
+INIT_SECONDS, RANK_SECONDS = 17.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,13 @@ def _layout(ranks: Ranks) -> Finding:
     generators = [place.rank for place in ranks.places if place.rank and place.role != TRAINER]
     what = [f"rank 0 coordinates, {_some(trainers, 'train')}"]
     what.append(_some(generators, "generate") if generators else "trainers generate in a thread")
-    nodes, replicas = ranks.n_nodes, ranks.n_replicas
-    count = f"{nodes} node{'s' * (nodes > 1)}, {replicas} replica{'s' * (replicas > 1)}"
+    count = f"{counted(ranks.n_nodes, 'node')}, {counted(ranks.n_replicas, 'replica')}"
     return Finding("ok", "roles", f"{', '.join(what)}: {count}")
 
 
 def _some(ranks: Sequence[int], does: str) -> str:
     """Return ranks and what they do: "rank 1 trains", "ranks 2-3 train"."""
-    return f"rank {ranks[0]} {does}s" if len(ranks) == 1 else f"ranks {ranges(ranks, 24)} {does}"
+    return f"{ranks_in_words(ranks, 24)} {does}{'s' if len(ranks) == 1 else ''}"
 
 
 def _bind(part: Part) -> tuple[Finding, ...]:
@@ -263,7 +263,8 @@ def _seen_by_all(part: Part) -> tuple[Finding, ...]:
     world, seconds, claimed = part.world, examination.CHECK_SECONDS / 2, list[Path]()
 
     def claim() -> tuple[Finding, ...]:
-        path, tried = output.try_output(part.config, 1 if part.ranks is None else part.ranks.n_replicas)
+        with process.making:
+            path, tried = output.try_output(part.config, 1 if part.ranks is None else part.ranks.n_replicas)
         claimed.extend([path] if path is not None else [])
         return tried
 

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import end_job, leave
 from aiperf_mpi.environment.variables import judge_variables
 from aiperf_mpi.exits import EXIT_USAGE
+from aiperf_mpi.launchers import local_rank
 from aiperf_mpi.links.addresses import listed
 from aiperf_mpi.links.candidates import facts
 from aiperf_mpi.machine.inventory import packages
@@ -64,26 +66,22 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     `refused` is why MPI does not connect the ranks, where there is a launcher of another MPI.
     """
     host = socket.gethostname()
-    asked_jax, asked_mpi = Child(JAX_PROGRAM), Child(MPI_PROGRAM)
     trainers = config.parallel.trainers_per_node
     need = shared_memory.coordinator_bytes(config) + shared_memory.node_bytes(
         config, trainers, max(_RANKS_OF_NODE, trainers)
     )
     checks = host_checks(config, need) | {"data set": lambda: judge_data(config)} | job_checks(config)
-    checks["MPI"] = lambda: (refused,) if refused is not None else _library(asked_mpi)
     checks["network"] = lambda: judge_network(config)
     checks["output"] = lambda: _output(config)
     checks["program"] = lambda: judge_program(config)
     checks["variables"] = lambda: judge_environment(config, True)
     checks["memory"] = lambda: judge_host(config, host)
-    try:
-        found = bounded.findings(checks, CHECK_SECONDS)
-        found += judge_jax(config, asked_jax)
-        found += likeness.judge([(likeness.identity(), (0,))])
-    finally:
-        folders.remove_all()
-        asked_jax.end()
-        asked_mpi.end()
+    checks["versions"] = lambda: likeness.judge([(likeness.identity(), (0,))])
+    with ExitStack() as ends:
+        ends.callback(folders.remove_all)
+        jax, mpi = (ends.enter_context(Child(program)) for program in (JAX_PROGRAM, MPI_PROGRAM))
+        checks["MPI"] = lambda: (refused,) if refused is not None else _library(mpi)
+        found = bounded.findings(checks, CHECK_SECONDS) + judge_jax(config, jax)
     return Examination(
         merge([((0,), found)], [host]),
         ranks=0,
@@ -98,13 +96,14 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
 def refuse_job(request: Request, problem: str) -> NoReturn:
     """Show why MPI does not connect the ranks of a job, with the checks of one host, and end the job with 2.
 
-    One rank shows it. The others wait until it has ended the job; where it has no such problem, as MPI is
-    missing on some hosts alone, they tell their own. Slurm's srun ends no job when one rank leaves.
+    One rank shows it, after JAX_SECONDS at most. The others wait until it has ended the job; where it has no
+    such problem, as MPI is missing on some hosts alone, they tell their own, before it gives up the wait for
+    them in MPI_Init. Slurm's srun ends no job when one rank leaves: one rank of each host speaks there.
     """
     launcher = detect()
     if not launcher.speaks:
-        time.sleep(JAX_SECONDS + 1)
-        if launcher.name == "srun":
+        time.sleep(JAX_SECONDS)
+        if launcher.name == "srun" and local_rank():
             sys.exit(EXIT_USAGE)
         end_job(EXIT_USAGE, problem, f"rank {launcher.rank} on host {socket.gethostname()}")
     config = request.config or request.read()

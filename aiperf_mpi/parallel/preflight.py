@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.programs import cache_place
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import process
 from aiperf_mpi.environment.jax_variables import told_by_variable
@@ -26,7 +27,6 @@ from aiperf_mpi.parallel.launch.likeness import judge_ranks
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, step, together
-from aiperf_mpi.parallel.replica.scratch import cache_place
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.provenance import before_official, hiding
@@ -103,14 +103,29 @@ def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> tu
     Raises AgreedError where it cannot be made or belongs to another run, or where a rank does not see it.
     """
 
-    def make() -> str:
-        announce = writer.send_folder if writer is not None else lambda folder: None
-        with process.making:
-            return json.dumps(claim_output(config, ranks.n_replicas, uuid.uuid4().hex, announce).to_dict())
-
-    folder = RunFolder.from_dict(json.loads(share("output folder", make)))
+    text = share("output folder", lambda: json.dumps(make_output(config, ranks, writer).to_dict()))
+    folder = RunFolder.from_dict(json.loads(text))
     together("output folder on all hosts", lambda: check_seen(folder, ranks))
     return replace(config, run=replace(config.run, output=str(folder.path))), folder
+
+
+def make_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> RunFolder:
+    """Make the output folder, and tell the writer, which removes it at an end before the core time.
+
+    Raises ConfigError where it cannot be made, LaunchError where the process has ended meanwhile.
+    """
+
+    def announce(folder: RunFolder) -> None:
+        if process.cleaned:
+            # Another thread ends this process, and its clean-up came too soon for this folder. That thread
+            # alone speaks: this one waits in the next exchange.
+            folder.remove()
+            raise launcher.LaunchError
+        if writer is not None:
+            writer.send_folder(folder)
+
+    with process.making:
+        return claim_output(config, ranks.n_replicas, uuid.uuid4().hex, announce)
 
 
 def check_seen(folder: RunFolder, ranks: Ranks) -> None:

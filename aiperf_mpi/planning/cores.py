@@ -11,6 +11,7 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.machine.affinity import parse_ranges, ranges
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.rank_resources import RankResources, place
+from aiperf_mpi.printable import counted
 
 SUBJECT = "affinity"
 
@@ -54,8 +55,8 @@ def _fine(everyone: Sequence[RankResources]) -> Finding:
     if not told:
         return Finding("ok", SUBJECT, "this system does not tell the cores of a process")
     low, high = min(told), max(told)
-    each = f"{low}" if low == high else f"{low} to {high}"
-    return Finding("ok", SUBJECT, f"each rank may use {each} core{'s' * (high > 1)}")
+    each = counted(high, "core") if low == high else f"{low} to {counted(high, 'core')}"
+    return Finding("ok", SUBJECT, f"each rank may use {each}")
 
 
 def _shared(ranks: Sequence[RankResources], option: Remedy) -> _Fault:

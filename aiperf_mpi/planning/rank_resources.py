@@ -103,4 +103,9 @@ def place(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     names = list(dict.fromkeys(hosts))
     listed = ", ".join(names[:_MOST_HOSTS]) + (", ..." if len(names) > _MOST_HOSTS else "")
     where = names[0] if len(names) == 1 else f"{len(names)} hosts ({listed})"
-    return f"rank{'s' * (len(ranks) > 1)} {ranges(ranks, _MOST_CHARACTERS)} on {where}"
+    return f"{ranks_in_words(ranks, _MOST_CHARACTERS)} on {where}"
+
+
+def ranks_in_words(ranks: Sequence[int], most: int) -> str:
+    """Return ranks in words, as "rank 3" or "ranks 4-99"; `most` characters for their numbers."""
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks, most)}"

@@ -59,7 +59,7 @@ def judge_devices(
     by_choice = environ.get("JAX_PLATFORMS", "") == "cpu"
     if not files:
         if names:
-            text = f"the environment names {len(names)} devices, but the kernel shows none"
+            text = f"the environment names {counted(len(names), 'device')}, but the kernel shows none"
             return (
                 Finding(
                     "warn", subject, text, "ask for accelerators, or unset CUDA_VISIBLE_DEVICES and its like"
@@ -81,12 +81,19 @@ def judge_devices(
 
 
 def _closed(subject: str, files: Sequence[Path]) -> list[Finding]:
-    """Return a failure if this user may not open the device files."""
+    """Return a warning if this user may not open some of the device files, a failure without any device.
+
+    AMD's first file, /dev/kfd, is that of the driver, which all of its devices need.
+    """
     closed = [path for path in files if not os.access(path, os.R_OK | os.W_OK)]
     if not closed:
         return []
+    devices = [path for path in files if path.name != "kfd"] or files
+    none = set(devices) <= set(closed) or closed[0].name == "kfd"
+    more = f" and {counted(len(closed) - 1, 'other device file')}" if len(closed) > 1 else ""
+    text = f"{closed[0]}{more}: this user may not read and write it"
     remedy = "run in the group that owns it (video or render), or ask the batch system for devices"
-    return [Finding("fail", subject, f"{closed[0]}: this user may not read and write it", remedy)]
+    return [Finding("fail" if none else "warn", subject, text, remedy)]
 
 
 def _driver(subject: str, vendor: str, packages: Mapping[str, str], root: Path) -> list[Finding]:
@@ -130,7 +137,10 @@ def judge_jax(
         remedy = "install the extra cuda12, cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu"
         return (
             Finding(
-                "fail", subject, f"finds only {text}, but the host has {len(names)} accelerators", remedy
+                "fail",
+                subject,
+                f"finds only {text}, but the host has {counted(len(names), 'accelerator')}",
+                remedy,
             ),
         )
     return (Finding("ok", subject, f"finds {text}"),)

@@ -105,6 +105,14 @@ class Child:
             return told
         return {"error": _last_words(self._process.returncode, err.decode(errors="replace").splitlines())}
 
+    def __enter__(self) -> Child:
+        """Return this program, which ends with the `with` block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the process."""
+        self.end()
+
     def end(self) -> None:
         """Kill the process, if it still runs."""
         if self._process is not None and self._process.poll() is None:

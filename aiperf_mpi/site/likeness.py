@@ -10,10 +10,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 
-from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.machine.inventory import packages
 from aiperf_mpi.machine.source import files_sha256
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.rank_resources import ranks_in_words
 from aiperf_mpi.probe import NotKnown, probe
 
 #: Distributions that must be alike.
@@ -72,9 +72,6 @@ def judge(
 def _ways(ranks: Mapping[str, Sequence[int]]) -> str:
     """Return the different values with their ranks, the most frequent first."""
     ordered = sorted(ranks.items(), key=lambda item: -len(item[1]))
-    ways = [
-        f"{value or 'unknown'} on rank{'s' if len(own) > 1 else ''} {ranges(own, 24)}"
-        for value, own in ordered[:_MOST]
-    ]
+    ways = [f"{value or 'unknown'} on {ranks_in_words(own, 24)}" for value, own in ordered[:_MOST]]
     more = len(ordered) - _MOST
     return ", ".join(ways) + (f", and {more} more" if more > 0 else "")

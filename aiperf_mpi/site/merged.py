@@ -9,6 +9,8 @@ from typing import Any
 
 from aiperf_mpi.machine.affinity import ranges
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.rank_resources import ranks_in_words
+from aiperf_mpi.printable import counted
 
 #: Subjects in the order in which they are shown; others come after them.
 SUBJECTS = (
@@ -76,8 +78,8 @@ class Seen:
 
 def place(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     """Return ranks and their hosts in words: "rank 3 on n2", "ranks 4-99 on 24 hosts"."""
-    where = hosts[0] if len(hosts) == 1 else f"{len(hosts)} hosts"
-    return f"rank{'s' if len(ranks) > 1 else ''} {ranges(ranks, _MOST_RANKS)} on {where}"
+    where = hosts[0] if len(hosts) == 1 else counted(len(hosts), "host")
+    return f"{ranks_in_words(ranks, _MOST_RANKS)} on {where}"
 
 
 def merge(found: Iterable[tuple[Sequence[int], Sequence[Finding]]], hosts: Sequence[str]) -> tuple[Seen, ...]:

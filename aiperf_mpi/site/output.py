@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import tempfile
 import uuid
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
-from aiperf_mpi.config.paths import expanded, message
+from aiperf_mpi.config.paths import message
+from aiperf_mpi.config.programs import cache_place
 from aiperf_mpi.planning.finding import Finding, refusal
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.storage import claim_output, estimate_bytes
@@ -22,37 +23,63 @@ OUTPUT, SCRATCH = "output", "scratch"
 #: Beginning of the id under which the output folder is claimed for a try.
 _CLAIM = "doctor"
 
+#: Names of the files that the tries of all ranks write there.
+_TRIED = re.compile(r"(coordinator|rank-[0-9]+)(\.tmp)?")
+
+
+class _Late(Exception):
+    """A try was given up, and its folder given back, before the folder was made."""
+
 
 def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Finding, ...]]:
     """Claim the output folder and try it; return it for the tries of other ranks, and what was found.
 
-    The caller removes it (`folders.remove`); it is None where a run would be refused it.
+    The caller removes it (`folders.remove`); it is None where a run would be refused it. A try that goes on
+    after its folder was given back removes it itself.
     """
-    run_id = f"{_CLAIM}-{uuid.uuid4().hex}"
+    promised: list[Path] = []
+
+    def announce(folder: RunFolder) -> None:
+        if folder.path in promised and folder.path not in folders.undo:
+            give_back(folder)
+            raise _Late
+        promised.append(folder.path)
+        folders.undo[folder.path] = lambda: give_back(folder)
+
     try:
-        _promise(config, run_id)
-        claimed = claim_output(config, replicas, run_id)
-    except ConfigError as error:
+        claimed = claim_output(config, replicas, f"{_CLAIM}-{uuid.uuid4().hex}", announce)
+    except (ConfigError, _Late) as error:
+        for path in promised:
+            folders.undo.pop(path, None)
         return None, (refusal(OUTPUT, str(error)),)
-    path = claimed.path
-    folders.undo[path] = claimed.remove
+    try:
+        return claimed.path, _try_claimed(config, replicas, claimed.path)
+    finally:
+        if claimed.path not in folders.undo:
+            give_back(claimed)
+
+
+def give_back(folder: RunFolder) -> None:
+    """Remove the files that tries have in a folder that was claimed for them, and what the claim created."""
+    if not folder.lost():
+        with suppress(OSError):
+            for name in filter(_TRIED.fullmatch, os.listdir(folder.path)):
+                os.unlink(folder.path / name)
+    folder.remove()
+
+
+def _try_claimed(config: Config, replicas: int, path: Path) -> tuple[Finding, ...]:
+    """Write, sync, rename and lock in the output folder, and return what was found."""
     if wrong := folders.try_files(path, "coordinator"):
-        text, remedy = message("--output", path, wrong), "make room, or name another folder"
-        return path, (Finding("fail", OUTPUT, text, remedy),)
+        return (
+            Finding("fail", OUTPUT, message("--output", path, wrong), "make room, or name another folder"),
+        )
     need, free = folders.size(estimate_bytes(config, replicas)), folders.size(shutil.disk_usage(path).free)
     fine = Finding("ok", OUTPUT, f"{path}: written, synced, renamed; {free} free for at most {need}")
     if wrong := folders.try_lock(path):
         text = message("--output", path, f"{wrong}; a run does not need it, but other programs on it may")
-        return path, (fine, Finding("warn", OUTPUT, text, "prefer a file system with locks, if there is one"))
-    return path, (fine,)
-
-
-def _promise(config: Config, run_id: str) -> None:
-    """Have the output folder removed also where the process ends, or waits, in the middle of the claim."""
-    if config.run.output:
-        path = expanded("--output", config.run.output)
-        missing = tuple(one for one in (*reversed(path.parents), path) if not os.path.lexists(one))
-        folders.undo[path] = RunFolder(path, run_id, missing).remove
+        return (fine, Finding("warn", OUTPUT, text, "prefer a file system with locks, if there is one"))
+    return (fine,)
 
 
 def try_seen(folder: Path, rank: int) -> tuple[Finding, ...]:
@@ -66,18 +93,10 @@ def try_seen(folder: Path, rank: int) -> tuple[Finding, ...]:
     return ()
 
 
-def try_scratch(config: Config, environ: Mapping[str, str] = os.environ) -> tuple[Finding, ...]:
+def try_scratch(config: Config) -> tuple[Finding, ...]:
     """Try the folder for compiled programs of this host."""
-    setting, path = "parallel.cache", config.parallel.cache
-    if not path:
-        setting, path = "JAX_COMPILATION_CACHE_DIR", environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    if not path:
-        try:
-            setting, path = "TMPDIR", tempfile.gettempdir()
-        except OSError:
-            remedy = "set TMPDIR, or name a folder: --set parallel.cache=/path"
-            return (Finding("fail", SCRATCH, "no folder for temporary files can be written", remedy),)
     try:
-        return folders.judge_scratch(setting, expanded(setting, path))
+        setting, path, _ = cache_place(config.parallel.cache)
     except ConfigError as error:
         return (refusal(SCRATCH, str(error)),)
+    return folders.judge_scratch(setting, path)

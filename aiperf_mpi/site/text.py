@@ -9,7 +9,7 @@ from typing import Any
 
 from aiperf_mpi import __version__
 from aiperf_mpi.exits import EXIT_USAGE, EXIT_VALID
-from aiperf_mpi.printable import plain
+from aiperf_mpi.printable import counted, plain
 from aiperf_mpi.site.merged import Seen
 
 #: Colours of the levels, on a terminal.
@@ -93,18 +93,14 @@ def to_text(examination: Examination, width: int = 80, colour: bool = False) -> 
 def _title(examination: Examination) -> str:
     preset = f"preset {examination.preset}" if examination.preset else "no preset"
     hosts = examination.hosts
-    where = f"host {hosts[0]}" if len(hosts) == 1 else f"{len(hosts)} hosts"
-    ranks = f"{examination.ranks} ranks on " if examination.ranks else ""
+    where = f"host {hosts[0]}" if len(hosts) == 1 else counted(len(hosts), "host")
+    ranks = f"{counted(examination.ranks, 'rank')} on " if examination.ranks else ""
     return f"aiperf_mpi {__version__} doctor: {ranks}{where}, {preset}"
 
 
 def _conclusion(examination: Examination) -> str:
     failures, warnings = examination.count("fail"), examination.count("warn")
-    counted = f"{_some(failures, 'failure')}, {_some(warnings, 'warning')} in {examination.seconds:.1f} s"
+    total = f"{counted(failures, 'failure')}, {counted(warnings, 'warning')} in {examination.seconds:.1f} s"
     if failures:
-        return f"{counted}: a run would not start here as it is"
-    return f"{counted}: a run would start" if examination.ranks else f"{counted}: nothing here refuses a run"
-
-
-def _some(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
+        return f"{total}: a run would not start here as it is"
+    return f"{total}: a run would start" if examination.ranks else f"{total}: nothing here refuses a run"

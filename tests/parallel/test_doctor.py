@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from aiperf_mpi.launchers import LAUNCHER_PREFIXES
 from tests.helpers import launch
 from tests.helpers.namespaces import broken
 from tests.helpers.parallel.mpi import PROGRAMS, require, several_hosts
@@ -340,6 +341,64 @@ def test_a_signal_ends_the_job_and_leaves_nothing(mpich: str, dead_server: Path,
     lines = [line for line in done.stderr.splitlines() if line.startswith("aiperf_mpi: ")]
     assert len(lines) == 1 and lines[0].startswith("aiperf_mpi: rank 0 on host ") and "SIGTERM" in lines[0]
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_check_without_a_launcher(
+    number: signal.Signals, dead_server: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dead-server"
+    folder.mkdir()
+    command = [launch.python("mpich"), *DOCTOR, "--output", str(folder / "a" / "run")]
+    env = launch.variables("mpich", {"LD_PRELOAD": str(dead_server)})
+    started = subprocess.Popen(
+        [str(part) for part in command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(folder.glob("a/run/*")):
+        time.sleep(0.02)
+        assert started.poll() is None
+    begun = time.monotonic()
+    started.send_signal(number)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 128 + number and time.monotonic() - begun < 10
+    assert out == "" and err == f"aiperf_mpi: doctor: ended by {number.name}\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        # Two ranks of one host: the first one speaks.
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, False),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALRANKID": "1", "HYDI_CONTROL_FD": "7"}, True),
+    ],
+)
+def test_a_rank_without_mpi_waits_for_rank_0_and_speaks_before_it_gives_up(
+    environ: dict[str, str], told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiperf_mpi import ending
+    from aiperf_mpi.parallel import doctor, examination
+
+    waited, ends = list[float](), list[str]()
+
+    def end(code: int, text: str, where: str) -> None:
+        ends.append(f"{where}: {text}")
+        raise SystemExit(code)
+
+    for name in (name for name in os.environ if name.startswith(LAUNCHER_PREFIXES)):
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(examination.time, "sleep", waited.append)
+    monkeypatch.setattr(examination, "end_job", end)
+    request = examination.Request(0.0, None, lambda: pytest.fail("read"), lambda found: pytest.fail("shown"))
+    with pytest.raises(SystemExit, match="2"):
+        examination.refuse_job(request, "no MPI library")
+    assert len(ends) == told
+    # Rank 0 shows what it has found after JAX_SECONDS, and gives up MPI_Init after INIT_SECONDS.
+    spoken = waited[0] + ending._FIRST_SECONDS
+    assert examination.JAX_SECONDS + 2 < spoken and waited[0] + ending._MOST_SECONDS < doctor.INIT_SECONDS
 
 
 @pytest.mark.full

@@ -70,6 +70,36 @@ def test_devices_that_the_launcher_has_hidden(tmp_path: Path) -> None:
     assert found.level == "warn" and "none is given to this process" in found.text
 
 
+@pytest.mark.parametrize(
+    ("closed", "level", "words"),
+    [
+        (("nvidia1",), "warn", "/dev/nvidia1: this user"),
+        (("nvidia0", "nvidia1"), "warn", "/dev/nvidia0 and 1 other device file: this user"),
+        (("nvidia0", "nvidia1", "nvidia2"), "fail", "/dev/nvidia0 and 2 other device files: this user"),
+    ],
+)
+def test_device_files_that_are_closed(
+    closed: tuple[str, ...], level: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For root every file is open.
+    monkeypatch.setattr("os.access", lambda path, how: Path(path).name not in closed)
+    names = ("0", "1", "2")
+    (found,) = judge_devices(names, {"jax-cuda12-plugin": "0.6"}, {}, nvidia(tmp_path, 3))
+    assert (found.level, bool(found.remedy)) == (level, True) and words in found.text
+
+
+@pytest.mark.parametrize(("closed", "level"), [("kfd", "fail"), ("renderD128", "warn")])
+def test_device_files_of_amd_that_are_closed(
+    closed: str, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dev" / "dri").mkdir(parents=True)
+    for name in ("kfd", "dri/renderD128", "dri/renderD129"):
+        (tmp_path / "dev" / name).touch()
+    monkeypatch.setattr("os.access", lambda path, how: Path(path).name != closed)
+    found = judge_devices(("0", "1"), {"jax-rocm7-plugin": "0.6"}, {}, tmp_path)
+    assert [one.level for one in found] == [level] and closed in found[0].text
+
+
 def test_devices_that_are_not_wanted(tmp_path: Path) -> None:
     (found,) = judge_devices((), {}, {"JAX_PLATFORMS": "cpu"}, nvidia(tmp_path))
     assert found.level == "ok" and "not used" in found.text

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from aiperf_mpi.config import load
+from aiperf_mpi.config import Config, ConfigError, load
+from aiperf_mpi.config.programs import cache_place
+from aiperf_mpi.planning import storage
 from aiperf_mpi.site import folders, output
 from tests.helpers.launch import ROOT, variables
 from tests.helpers.namespaces import with_mounts
@@ -137,3 +141,60 @@ def test_a_lock_that_is_held_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_sizes_in_words(count: float, text: str) -> None:
     # 3e18 / 2^50 = 2664.53 PiB
     assert folders.size(count) == text
+
+
+def test_a_claim_that_is_late_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is made after its try was given up, and everything else given back."""
+    made, given_back = threading.Event(), threading.Event()
+
+    def slow(config: Config, replicas: int, path: Path) -> None:
+        made.set()
+        given_back.wait(10)
+
+    monkeypatch.setattr(storage, "_check_space", slow)
+    config = load("demo", output=str(tmp_path / "a" / "run"))
+    found: list[object] = []
+    claim = threading.Thread(target=lambda: found.append(output.try_output(config, 1)))
+    claim.start()
+    made.wait(10)
+    # A file of another host is there, which tries the folder at that moment.
+    (tmp_path / "a" / "run" / "rank-3").touch()
+    folders.remove_all()
+    assert list(tmp_path.iterdir()) == []
+    given_back.set()
+    claim.join(10)
+    assert found and list(tmp_path.iterdir()) == [] and not folders.undo
+
+
+def test_a_folder_that_is_made_after_it_was_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def late(path: Path, mode: int = 0o777) -> None:
+        folders.remove_all()
+        make(path, mode)
+
+    monkeypatch.setattr("os.mkdir", late)
+    made, (found,) = output.try_output(load("demo", output=str(tmp_path / "a" / "run")), 1)
+    assert made is None and found.level == "fail" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"), [("", "TMPDIR"), ("x", "parallel.cache"), (None, "JAX_COMPILATION")]
+)
+def test_the_scratch_folder_is_that_of_a_run(
+    setting: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if setting is None:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    sets = [f"parallel.cache={tmp_path / setting}"] if setting else []
+    (found,) = output.try_scratch(load("demo", sets=sets))
+    assert found.level == "ok" and found.text.startswith(name)
+    # A run refuses such a folder, and so does the check, by the same words.
+    (tmp_path / "file").touch()
+    config = load("demo", sets=[f"parallel.cache={tmp_path / 'file'}"])
+    with pytest.raises(ConfigError) as refused:
+        cache_place(config.parallel.cache)
+    assert str(output.try_scratch(config)[0]) == str(refused.value)

@@ -19,7 +19,7 @@ from functools import cache
 from types import TracebackType
 from typing import NoReturn
 
-from aiperf_mpi.ending import describe, end_job, leave, leave_alone, lines, process, take_end, write_error
+from aiperf_mpi.ending import describe, end_job, leave, leave_after, lines, process, take_end, write_error
 from aiperf_mpi.exits import EXIT_USAGE
 from aiperf_mpi.parallel.launch.launcher import LaunchError, check_library, check_size, detect
 from aiperf_mpi.parallel.launch.mpi import MPI
@@ -41,8 +41,9 @@ __all__ = ["MPI", "AgreedExit", "abort", "agreed_exit", "job", "raise_alike", "s
 #: Seconds that a rank with a LaunchError waits until the others have raised it too.
 _ALIKE_SECONDS = 5.0
 
-#: Seconds that Python and MPI have to end after all ranks have agreed on it.
-_EXIT_SECONDS = 5.0
+#: Seconds that Python and MPI have to end after all ranks have agreed on it, and that a rank with a
+#: LaunchError has in all, whatever its clean-up waits for.
+_EXIT_SECONDS, _LAST_SECONDS = 5.0, 12.0
 
 #: Most characters of a command line in a message.
 _SHOWN = 300
@@ -70,7 +71,8 @@ def initialise(held: tuple[int, str] | None = None, words: Sequence[str] = ()) -
     world = start_mpi()
     if held is not None and world.size == 1 and launcher.size in (None, 1):
         raise AgreedError(*held)  # a job script has a rank's variables too, though no launcher is used
-    check_size(launcher, library, world.size)
+    if world.size == 1:
+        check_size(launcher, library, world.size)
     if MPI.Query_thread() < MPI.THREAD_FUNNELED:
         raise LaunchError(
             f"{library} was built without support for threads (MPI_THREAD_FUNNELED); load an MPI that has "
@@ -87,6 +89,7 @@ def initialise(held: tuple[int, str] | None = None, words: Sequence[str] = ()) -
             f"rank {other} on host {line().hosts[other]} has the arguments '{theirs}', but rank 0 has "
             f"'{ours}': start all ranks with the same arguments"
         )
+    check_size(launcher, library, world.size)
     raise_alike(world, problem)
     return world
 
@@ -114,9 +117,17 @@ def job(held: tuple[int, str] | None = None, words: Sequence[str] = ()) -> Itera
     except AgreedExit:
         raise
     except LaunchError as error:
-        _end_alike(error)
+        # What all ranks agree on has the held error already.
+        alike = held is None or isinstance(error, AgreedError)
+        _end_alike(error if alike else AgreedError(*_joined(held, error)))
     except BaseException as error:
-        abort(error)
+        end_job(*_joined(held, error))
+
+
+def _joined(held: tuple[int, str] | None, error: BaseException) -> tuple[int, str]:
+    """Return exit code and text of an error, after those that this rank holds since before MPI."""
+    code, text = describe(error)
+    return (code, text) if held is None else (held[0], f"{held[1]}\n{text}")
 
 
 def _end_alike(error: LaunchError) -> NoReturn:
@@ -129,6 +140,7 @@ def _end_alike(error: LaunchError) -> NoReturn:
     if not MPI.Is_initialized() or (alone and detect().size not in (None, 1)):
         end_job(code, str(error), where=None if process.rank else "")
     take_end()
+    leave_after(_LAST_SECONDS, code)
     if MPI.COMM_WORLD.rank == 0:
         write_error(lines(str(error)))
     process.clean()
@@ -140,15 +152,8 @@ def _end_alike(error: LaunchError) -> NoReturn:
         if time.monotonic() > deadline:
             end_job(code, f"alone: {error}")
         time.sleep(LOOK_SECONDS)
-    _exit_by(code)
+    leave_after(_EXIT_SECONDS, code)  # a library may wait at the exit
     sys.exit(code)
-
-
-def _exit_by(code: int) -> None:
-    """End this process after `_EXIT_SECONDS` if it has not ended: a library may wait at the exit."""
-    late = threading.Timer(_EXIT_SECONDS, leave_alone, (code,))
-    late.daemon = True
-    late.start()
 
 
 @cache

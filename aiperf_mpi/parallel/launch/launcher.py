@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +90,16 @@ def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] =
 def check_room(ranks: int, folder: str = "/dev/shm") -> None:
     """Raise LaunchError where MPICH's own shared memory for `ranks` ranks of this host does not fit.
 
-    Its initialisation would end a rank by SIGBUS, or wait for ever. What MPICH has there now counts as free,
-    as other ranks of this job may have begun.
+    Its initialisation would end a rank by SIGBUS, or wait for ever. What other ranks of this job have taken
+    already counts as free: files of this user that are not older than the process that started this rank.
     """
     try:
-        stat = os.statvfs(folder)
+        stat, begun = os.statvfs(folder), _begun(os.getppid())
         with os.scandir(folder) as entries:
-            own = sum(entry.stat().st_blocks * 512 for entry in entries if entry.name.startswith("mpich"))
+            files = [entry.stat() for entry in entries if entry.name.startswith("mpich")]
     except OSError:
         return
+    own = sum(one.st_blocks * 512 for one in files if one.st_uid == os.geteuid() and one.st_mtime >= begun)
     free, need = stat.f_bavail * stat.f_frsize + own, (ranks + 1) * ROOM_BYTES
     if free < need:
         mib = -(-need // 2**20)
@@ -106,6 +108,16 @@ def check_room(ranks: int, folder: str = "/dev/shm") -> None:
             f"MiB for {counted(ranks, 'rank')} before the run takes its own; enlarge it (mount -o "
             f"remount,size={64 + mib}m {folder}; in a container: docker run --shm-size={64 + mib}m)"
         )
+
+
+def _begun(pid: int) -> float:
+    """Return when a process began, in seconds since 1970; infinity where the system does not tell it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return float("inf")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def check_size(launcher: Launcher, library: str, world_size: int) -> None:
@@ -126,7 +138,7 @@ def check_size(launcher: Launcher, library: str, world_size: int) -> None:
 
 
 def _wrong_launcher(launcher: Launcher, library: str) -> str:
-    count = "1 rank" if launcher.size == 1 else f"{launcher.size} ranks"
+    count = counted(launcher.size, "rank") if launcher.size is not None else "ranks"
     return (
         f"{launcher.name} started {count}, but to MPI each of them is alone: the launcher and Python's MPI "
         f"library ({library}) do not belong together. Type: {how_to_launch(library, launcher)}"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import because, message
-from aiperf_mpi.parallel.replica.scratch import REMEDY, cache_place, fresh, remove_orphans
+from aiperf_mpi.config.programs import REMEDY, cache_place
+from aiperf_mpi.parallel.replica.scratch import fresh, remove_orphans
 from aiperf_mpi.training.steps.compile import release_compilation_cache, use_compilation_cache
 
 

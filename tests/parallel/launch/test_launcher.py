@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 
+from aiperf_mpi.parallel.launch import launcher
 from aiperf_mpi.parallel.launch.launcher import (
     Launcher,
     LaunchError,
@@ -111,3 +117,28 @@ def test_mpiexec_that_starts_its_process_by_srun_is_mpiexec() -> None:
     both = {"SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "0", "PMI_FD": "5", "PMI_SIZE": "2"}
     assert detect({**both, "PMI_HOSTNAME": "n1", "MPI_LOCALRANKID": "0"}).name == "mpiexec (PMI)"
     assert detect({**both, "PMI_JOBID": "7.1"}).name == "srun"
+
+
+@pytest.mark.parametrize(
+    ("age", "owner", "refused"), [(0, 0, False), (86400 * 365, 0, True), (0, 1, True)], ids=str
+)
+def test_files_of_other_jobs_are_no_free_memory(
+    age: float, owner: int, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 512 blocks of 4 KiB are 2 MiB, of which 2 ranks need 3; there are 8 MiB of another rank, job or user.
+    file = tmp_path / "mpich_shm_1_0"
+    file.write_bytes(b"x" * 2**23)
+    os.utime(file, (time.time() - age, time.time() - age))
+    room = os.statvfs_result((4096, 4096, 4096, 512, 512, 10, 10, 10, 0, 255))
+    monkeypatch.setattr("os.statvfs", lambda folder: room)
+    user = os.geteuid() + owner
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    launcher.check_room(1, str(tmp_path))
+    words = "has 2 MiB free, but MPICH takes 3 MiB for 2 ranks"
+    with pytest.raises(LaunchError, match=words) if refused else nullcontext():
+        launcher.check_room(2, str(tmp_path))
+
+
+def test_a_process_began_after_its_parent_and_before_now() -> None:
+    assert launcher._begun(1) <= launcher._begun(os.getppid()) <= launcher._begun(os.getpid()) < time.time()
+    assert launcher._begun(2**30) == float("inf")
