@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 #: The subcommands that run as a job, if a launcher started it.
@@ -114,7 +115,7 @@ def run(words: Sequence[str]) -> int:
         try:
             from aiperf_mpi.parallel.launch.job import job
         except BaseException as error:
-            end_job(held[0], f"{held[1]}\n{describe(error)[1]}")
+            end_job(held[0], "\n".join(dict.fromkeys((held[1], describe(error)[1]))))
         with job(held, words):
             raise RuntimeError(held[1])
     return int(job_of_rank(words))
@@ -138,17 +139,22 @@ def _end_without_package(error: BaseException) -> NoReturn:
     names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
     rank = next((os.environ[name] for name in names if name in os.environ), "?")
     where = f"aiperf_mpi: rank {rank} on host {os.uname().nodename}: "
-    text = "".join(traceback.format_exception(error))
+    code, text = 5, "".join(traceback.format_exception(error))
     text += f"aiperf_mpi itself cannot be imported: {error!r}; all ranks end with exit code 5"
+    with suppress(Exception):
+        from aiperf_mpi import interpreter
+
+        if explained := interpreter.explain(error):
+            code, text = 2, explained
     os.write(2, "".join(f"{where}{line}\n" for line in text.splitlines()).encode(errors="replace"))
     try:
         launcher = int(os.environ["PMI_FD"])
         os.write(launcher, b"cmd=init pmi_version=1 pmi_subversion=1\n")
         os.read(launcher, 1000)
-        os.write(launcher, b"cmd=abort exitcode=5\n")
+        os.write(launcher, b"cmd=abort exitcode=%d\n" % code)
         time.sleep(3)
     finally:
-        os._exit(5)
+        os._exit(code)
 
 
 # -- other commands --------------------------------------------------------------------------------
@@ -156,7 +162,7 @@ def _end_without_package(error: BaseException) -> NoReturn:
 
 def command(words: Sequence[str]) -> int:
     """Run a subcommand that starts no job of its own, and return its exit code."""
-    from aiperf_mpi import ending
+    from aiperf_mpi import ending, interpreter
     from aiperf_mpi.commands.refusal import refuse
     from aiperf_mpi.descriptors import OutputLost
     from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_USAGE
@@ -178,8 +184,8 @@ def command(words: Sequence[str]) -> int:
         return refuse(error)
     except OutputLost as error:
         return EXIT_BROKEN_PIPE if error.closed_pipe else refuse(error)
-    except (MemoryError, OSError, ImportError, RuntimeError) as error:
-        if not (text := lack(error)):
+    except (MemoryError, OSError, ImportError, AttributeError, RuntimeError) as error:
+        if not (text := interpreter.explain(error) or lack(error)):
             raise
         return refuse(ValueError(text))
 

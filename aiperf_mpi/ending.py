@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
 
+from aiperf_mpi import interpreter
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_USAGE
 from aiperf_mpi.launchers import abort_by_launcher, rank_of
 from aiperf_mpi.printable import plain
@@ -115,9 +116,12 @@ process = Process()
 def describe(error: BaseException) -> tuple[int, str]:
     """Return the exit code of an error before the core time, and what is said of it.
 
-    A Refusal is one line; so is an error of the operating system that names a file. Any other error, and any
-    in the core time, is a traceback, and a last line with the step in which it happened.
+    A Refusal is one line; so is an error of the operating system that names a file, and one that a missing or
+    a hidden module has led to. Any other error, and any in the core time, is a traceback, and a last line
+    with the step in which it happened.
     """
+    if not process.core and (text := interpreter.explain(error)):
+        return EXIT_USAGE, text
     if isinstance(error, Refusal) and not process.core:
         return EXIT_USAGE, str(error)
     if not process.core and isinstance(error, OSError) and error.filename is not None and error.strerror:

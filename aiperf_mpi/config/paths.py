@@ -17,6 +17,7 @@ from pathlib import Path
 
 from aiperf_mpi.config.setting import ConfigError
 from aiperf_mpi.files import FileError, open_regular
+from aiperf_mpi.interpreter import explain
 from aiperf_mpi.printable import named, plain
 
 #: What a URL begins with, such as `gs://` and `file:///`; and a variable of a shell in a path.
@@ -185,7 +186,8 @@ def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator
         raise ConfigError(message(setting, path, reason, better)) from error
     except ImportError as error:
         reason = f"a Python package that reads it is missing or broken{_detail(error)}"
-        raise ConfigError(message(setting, path, reason, "install this program again")) from error
+        text, _, better = (explain(error) or f"{reason}; install this program again").rpartition("; ")
+        raise ConfigError(message(setting, path, text, better)) from error
     except Exception as error:
         reason = f"it is damaged, or of another format: {type(error).__name__}{_detail(error)}"
         raise ConfigError(message(setting, path, reason, remedy)) from error

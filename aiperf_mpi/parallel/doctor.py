@@ -31,7 +31,7 @@ from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding, refusal
 from aiperf_mpi.planning.rank_resources import ranks_in_words
 from aiperf_mpi.printable import counted
-from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, output
+from aiperf_mpi.site import accelerators, bounded, clocks, folders, likeness, modules, output
 from aiperf_mpi.site.child import JAX_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
 from aiperf_mpi.site.text import Examination
@@ -99,7 +99,10 @@ def prepare(request: examination.Request) -> Prepared:
     if jax is not None:
         process.cleanups.append(jax.end)
     process.step = "program"
-    program = {"program": lambda: examination.judge_program(request.config)} if launcher.speaks else {}
+    program = dict[str, bounded.Check]()
+    if launcher.speaks:
+        program["program"] = lambda: examination.judge_program(request.config)
+        program[modules.SUBJECT] = lambda: modules.judge(examination.CHECK_SECONDS - 1)
     return Prepared(request, jax, bounded.findings(program, examination.CHECK_SECONDS))
 
 

@@ -31,7 +31,7 @@ from aiperf_mpi.planning.provenance import before_official, hiding, provenance
 from aiperf_mpi.planning.rank_resources import own_resources
 from aiperf_mpi.planning.resources import judge as judge_resources
 from aiperf_mpi.planning.walltime import check_limit, remaining
-from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, official, output
+from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, modules, official, output
 from aiperf_mpi.site.child import JAX_PROGRAM, MPI_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
 from aiperf_mpi.site.text import Examination
@@ -74,6 +74,7 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     checks["network"] = lambda: judge_network(config)
     checks["output"] = lambda: _output(config)
     checks["program"] = lambda: judge_program(config)
+    checks[modules.SUBJECT] = lambda: modules.judge(CHECK_SECONDS - 1)
     checks["variables"] = lambda: judge_environment(config, True)
     checks["memory"] = lambda: judge_host(config, host)
     checks["versions"] = lambda: likeness.judge([(likeness.identity(), (0,))])

@@ -13,11 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
-from aiperf_mpi.lru import LruCache
 from aiperf_mpi.network.architecture import Base
 from aiperf_mpi.search.acquisition import Chain
 from aiperf_mpi.search.features import features, plan_of
 from aiperf_mpi.search.surrogate import Observations, Process, learn
+from aiperf_mpi.trials.lru import LruCache
 from aiperf_mpi.trials.record import RecordError
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView
 

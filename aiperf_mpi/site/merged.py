@@ -14,6 +14,7 @@ from aiperf_mpi.printable import counted
 
 #: Subjects in the order in which they are shown; others come after them.
 SUBJECTS = (
+    "Python",
     "MPI",
     "configuration",
     "roles",

@@ -29,7 +29,6 @@ PURE = (
     "test_docs.py",
     "test_jobscripts.py",
     "test_layering.py",
-    "test_lru.py",
     "test_phases.py",
     "test_streams.py",
 )

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from aiperf_mpi.lru import LruCache
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.shared.log_window import CLOSED, COMMITTED, OPEN, LogWindow
 from aiperf_mpi.parallel.shared.mirror import Mirror
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.lru import LruCache
 from aiperf_mpi.trials.record import RecordError
 
 #: Seconds that a writer may take between drawing a slot and committing it. It takes milliseconds. A rank that

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from aiperf_mpi.lru import LruCache
+from aiperf_mpi.trials.lru import LruCache
 
 
 def test_the_least_recently_used_entry_is_dropped() -> None:
