@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from aiperf_mpi.lru import LruCache
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.candidate import Candidate, own_morphs
 from aiperf_mpi.trials.log import HistoryLog
+from aiperf_mpi.trials.lru import LruCache
 from aiperf_mpi.trials.record import RecordError
 
 #: Finished trials needed before the surrogate is used, and before candidates can be stale.
