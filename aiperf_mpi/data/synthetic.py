@@ -14,7 +14,7 @@ import numpy as np
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.dataset import Dataset, moments
-from aiperf_mpi.machine.memory import available_bytes
+from aiperf_mpi.machine.limits import available_bytes
 
 #: Version of the recipe below; it is part of the hash.
 _RECIPE = "synthetic/1"

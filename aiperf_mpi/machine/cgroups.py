@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory limits of this process's control groups, at every level, in version 1 and version 2.
+"""The limits of this process's control groups on memory and processes: every level, version 1 and 2.
 
 Batch systems and containers set a limit on a group somewhere between a process and the root of the tree; the
 lowest limit of all levels holds. A group is named by its folder.
@@ -15,9 +15,13 @@ from pathlib import Path, PurePosixPath
 UNLIMITED = 2**60
 
 
+#: The controllers whose limits are read.
+MEMORY, PROCESSES = "memory", "pids"
+
+
 @dataclass(frozen=True, slots=True)
-class GroupMemory:
-    """The memory of one control group with a limit, in bytes.
+class Group:
+    """A control group with a limit on its memory, in bytes, or on its processes and threads.
 
     Attributes:
         name: its folder, or for a level that is hidden from this process, that of its innermost group.
@@ -31,7 +35,7 @@ class GroupMemory:
 
     @property
     def free(self) -> int:
-        """Bytes that the group may still use."""
+        """Bytes, or processes and threads, that the group may still use."""
         return max(0, self.limit - self.used)
 
 
@@ -44,45 +48,46 @@ class _Mount:
     point: str
 
 
-def groups_with_limit(root: Path = Path("/")) -> tuple[GroupMemory, ...]:
-    """Return the groups of this process that limit its memory, from the innermost out.
+def groups_with_limit(root: Path = Path("/"), controller: str = MEMORY) -> tuple[Group, ...]:
+    """Return the groups of this process that limit its memory (or PROCESSES), from the innermost out.
 
     Files of the system are read below `root`. What cannot be read counts as no limit.
     """
-    paths = _paths(_lines(root / "proc" / "self" / "cgroup"))
-    found: list[GroupMemory] = []
-    for mount in _mounts(_lines(root / "proc" / "self" / "mountinfo")):
+    paths = _paths(_lines(root / "proc" / "self" / "cgroup"), controller)
+    found: list[Group] = []
+    for mount in _mounts(_lines(root / "proc" / "self" / "mountinfo"), controller):
         if mount.version not in paths:
             continue
         levels = list(_levels(root, mount, paths[mount.version]))
-        found += filter(None, (_group(folder, mount.version, root) for folder in levels))
-        if mount.version == 1 and levels:
+        read = _group if controller == MEMORY else _processes
+        found += filter(None, (read(folder, mount.version, root) for folder in levels))
+        if mount.version == 1 and levels and controller == MEMORY:
             found += _hidden(levels[0], found, root)
     return tuple(found)
 
 
-def _paths(lines: list[str]) -> dict[int, str]:
-    """Return the path of this process's group by version: of the controller memory, or of version 2."""
+def _paths(lines: list[str], controller: str) -> dict[int, str]:
+    """Return the path of this process's group by version: of the controller, or of version 2."""
     paths: dict[int, str] = {}
     for line in lines:
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if hierarchy == "0" and not controllers:
             paths[2] = path
-        elif "memory" in controllers.split(","):
+        elif controller in controllers.split(","):
             paths[1] = path
     return paths
 
 
-def _mounts(lines: list[str]) -> Iterator[_Mount]:
-    """Yield the mounted trees that control memory, from the lines of mountinfo."""
+def _mounts(lines: list[str], controller: str) -> Iterator[_Mount]:
+    """Yield the mounted trees of a controller, from the lines of mountinfo."""
     for line in lines:
         fields, _, rest = line.partition(" - ")
         before, after = fields.split(" "), rest.split(" ")
         if len(before) < 5 or len(after) < 3:
             continue
         version = {"cgroup": 1, "cgroup2": 2}.get(after[0])
-        if version == 2 or (version == 1 and "memory" in after[2].split(",")):
+        if version == 2 or (version == 1 and controller in after[2].split(",")):
             yield _Mount(version, _plain(before[3]), _plain(before[4]))
 
 
@@ -112,7 +117,7 @@ def _levels(root: Path, mount: _Mount, path: str) -> Iterator[Path]:
         folder = folder.parent
 
 
-def _group(folder: Path, version: int, root: Path) -> GroupMemory | None:
+def _group(folder: Path, version: int, root: Path) -> Group | None:
     """Return the memory of one group, None if it has no limit."""
     names = ("memory.max", "memory.current") if version == 2 else _NAMES_1
     limit = _number(folder / names[0])
@@ -121,7 +126,15 @@ def _group(folder: Path, version: int, root: Path) -> GroupMemory | None:
     stat = _stat(folder)
     cached = [stat.get(f"{prefix}{kind}_file", 0) for prefix in (_PREFIX[version],) for kind in _CACHED]
     used = max(0, (_number(folder / names[1]) or 0) - sum(cached))
-    return GroupMemory(f"/{folder.relative_to(root)}", limit, used)
+    return Group(f"/{folder.relative_to(root)}", limit, used)
+
+
+def _processes(folder: Path, version: int, root: Path) -> Group | None:
+    """Return the processes and threads of one group, None if it has no limit; both versions are alike."""
+    limit = _number(folder / "pids.max")
+    if limit is None:
+        return None
+    return Group(f"/{folder.relative_to(root)}", limit, _number(folder / "pids.current") or 0)
 
 
 _NAMES_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -130,13 +143,13 @@ _NAMES_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 _PREFIX, _CACHED = {1: "total_", 2: ""}, ("active", "inactive")
 
 
-def _hidden(innermost: Path, found: list[GroupMemory], root: Path) -> Iterator[GroupMemory]:
+def _hidden(innermost: Path, found: list[Group], root: Path) -> Iterator[Group]:
     """Yield the limit of a level that no mount shows; version 1 tells the lowest of all levels."""
     stat = _stat(innermost)
     lowest = stat.get("hierarchical_memory_limit", UNLIMITED)
     if lowest < min([UNLIMITED, *(group.limit for group in found)]):
         used = sum(stat.get(f"total_{kind}", 0) for kind in ("rss", "shmem"))
-        yield GroupMemory(f"above /{innermost.relative_to(root)}", lowest, used)
+        yield Group(f"above /{innermost.relative_to(root)}", lowest, used)
 
 
 def _stat(folder: Path) -> dict[str, int]:

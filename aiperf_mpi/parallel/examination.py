@@ -24,11 +24,12 @@ from aiperf_mpi.machine.inventory import packages
 from aiperf_mpi.machine.source import source
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.launcher import detect, how_to_launch, more_cores
-from aiperf_mpi.parallel.launch.placement import TRAINER
+from aiperf_mpi.parallel.launch.placement import COORDINATOR, GENERATOR, TRAINER
 from aiperf_mpi.planning import shared_memory
 from aiperf_mpi.planning.finding import Finding, refusal
 from aiperf_mpi.planning.provenance import before_official, hiding, provenance
-from aiperf_mpi.planning.rank_resources import own_resources
+from aiperf_mpi.planning.rank_resources import RankResources, own_resources
+from aiperf_mpi.planning.resources import PROCESSES, judge_processes
 from aiperf_mpi.planning.resources import judge as judge_resources
 from aiperf_mpi.planning.walltime import check_limit, remaining
 from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, modules, official, output
@@ -41,6 +42,9 @@ CHECK_SECONDS, JAX_SECONDS = 6.0, 12.0
 
 #: Ranks of a node that are assumed without a launcher: a trainer and two generators.
 _RANKS_OF_NODE = 3
+
+#: Processes of a launcher on its host: MPICH's mpiexec and its proxy.
+_LAUNCHER_PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,25 @@ def judge_host(config: Config, host: str) -> tuple[Finding, ...]:
     windows = shared_memory.coordinator_bytes(config) + shared_memory.node_bytes(config, 1, _RANKS_OF_NODE)
     found = judge_resources([trainer], config, more_cores(detect(), ""), {host: windows})
     names = f"rank 0 on {host}"
-    return tuple(replace(one, text=one.text.replace(names, "a trainer on this host")) for one in found)
+    told = [replace(one, text=one.text.replace(names, "a trainer on this host")) for one in found]
+    return (*(one for one in told if one.subject != PROCESSES), *_judge_processes(config, trainer))
+
+
+def _judge_processes(config: Config, trainer: RankResources) -> tuple[Finding, ...]:
+    """Judge the limits on processes for a run on this host: a coordinator, its trainers, and generators."""
+    trainers = config.parallel.trainers_per_node
+    generators = max(0, _RANKS_OF_NODE - 1 - trainers)
+    roles = [COORDINATOR, *[TRAINER] * trainers, *[GENERATOR] * generators]
+    # The threads of this process end before a run begins.
+    ranks = [
+        replace(trainer, rank=rank, role=role, threads=0 if rank else trainer.threads)
+        for rank, role in enumerate(roles)
+    ]
+    found = judge_processes(ranks, config, begun=False, others=_LAUNCHER_PROCESSES)
+    names = f"ranks 0-{len(ranks) - 1} on {trainer.host}"
+    return tuple(
+        replace(one, text=one.text.replace(names, f"{len(ranks)} ranks on this host")) for one in found
+    )
 
 
 def judge_data(config: Config) -> tuple[Finding, ...]:

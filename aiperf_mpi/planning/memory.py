@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
-from aiperf_mpi.machine.memory import Level, levels
+from aiperf_mpi.machine.limits import Level, levels
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.planning.estimate import BYTES_PER_PARAMETER, activation_bytes
 from aiperf_mpi.planning.finding import Finding
@@ -38,7 +38,7 @@ _TIGHT = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The bytes that a rank needs in addition to what it has: at least, and as a rule."""
+    """What a rank needs, such as bytes in addition to what it has: at least, and as a rule."""
 
     least: float = 0.0
     as_a_rule: float = 0.0
@@ -71,16 +71,21 @@ def judge(
 
     `everyone` are all ranks, `windows` the bytes of the windows on each host.
     """
-    found = [_judge_limit(level, ranks, config, windows) for level, ranks in _limits(everyone)]
+    found = [_judge_limit(level, ranks, config, windows) for level, ranks in limits(everyone)]
     found = [one for one in found if one is not None and one.level != "ok"]
     return tuple(dict.fromkeys(found)) or (_fine(everyone),)  # type: ignore[arg-type]
 
 
-def _limits(everyone: Iterable[RankResources]) -> list[tuple[Level, list[RankResources]]]:
-    """Return each limit with its ranks: those of a host, or the one whose own limit it is."""
+def limits(
+    everyone: Iterable[RankResources], kind: str = "memory"
+) -> list[tuple[Level, list[RankResources]]]:
+    """Return each limit with its ranks: those of a host, or the one whose own limit it is.
+
+    `kind` is the attribute of RankResources that has the limits.
+    """
     found: dict[tuple[str, str, int], tuple[Level, list[RankResources]]] = {}
     for one in everyone:
-        for level in one.memory:
+        for level in getattr(one, kind):
             key = one.host, level.name, -1 if level.shared else one.rank
             known, ranks = found.get(key, (level, []))
             ranks.append(one)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rank may use of its host: cores, memory, and what the batch system says that the job was given."""
+"""What a rank may use of its host (cores, memory, processes, CPU time), and what its job was given there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiperf_mpi.machine.affinity import cpus_of_process, cpus_to_have, ranges, with_siblings
-from aiperf_mpi.machine.memory import Level, levels
+from aiperf_mpi.machine.limits import Level, cpu_levels, levels, process_levels, threads_now
 
 #: Variables with the cores of the job on this host: Slurm's, and PBS's for a job that says it is one.
 _CORES_OF_JOB = (("SLURM_CPUS_ON_NODE", "SLURM_JOB_ID"), ("NCPUS", "PBS_JOBID"))
@@ -33,6 +33,9 @@ class RankResources:
         memory: the limits on its memory.
         with_siblings: `cpus` and the other hardware threads of their cores, as ranges.
         core_threads: hardware threads of a core; Slurm may count a core as one CPU.
+        processes: the limits on processes and threads.
+        threads: that this rank has already.
+        seconds: the limit on its CPU seconds.
     """
 
     rank: int
@@ -49,15 +52,23 @@ class RankResources:
     memory: tuple[Level, ...] = ()
     with_siblings: str = ""
     core_threads: int = 1
+    processes: tuple[Level, ...] = ()
+    threads: int = 0
+    seconds: tuple[Level, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes for JSON."""
         return asdict(self)
 
 
+#: The attributes that are limits.
+_LEVELS = ("memory", "processes", "seconds")
+
+
 def from_dict(told: Mapping[str, Any]) -> RankResources:
     """Return what `to_dict` has told."""
-    return RankResources(**{**told, "memory": tuple(Level(**level) for level in told["memory"])})
+    levels_of = {name: tuple(Level(**one) for one in told[name]) for name in _LEVELS}
+    return RankResources(**{**told, **levels_of})
 
 
 def own_resources(
@@ -89,6 +100,9 @@ def own_resources(
         levels(),
         ranges(with_siblings(cpus)),
         len(with_siblings(to_have[:1])) or 1,
+        process_levels(),
+        threads_now(),
+        cpu_levels(),
     )
 
 

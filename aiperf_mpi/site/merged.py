@@ -23,6 +23,8 @@ SUBJECTS = (
     "variables",
     "affinity",
     "memory",
+    "processes",
+    "CPU time",
     "shared memory",
     "accelerators",
     "JAX",

@@ -11,7 +11,7 @@ import psutil
 
 from aiperf_mpi import __version__
 from aiperf_mpi.machine.inventory import environment, inventory, packages
-from aiperf_mpi.machine.memory import available_bytes
+from aiperf_mpi.machine.limits import available_bytes
 
 
 def test_it_is_json_and_nothing_is_blank() -> None:

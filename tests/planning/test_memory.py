@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from aiperf_mpi.config import Config, load
-from aiperf_mpi.machine.memory import HOST, Level
+from aiperf_mpi.machine.limits import HOST, Level
 from aiperf_mpi.planning.memory import image_bytes, judge, need_of
 from aiperf_mpi.planning.rank_resources import RankResources
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory that a process may use: made-up trees of control groups, a real group, and real limits."""
+"""What limits leave to a process: made-up trees of control groups, real groups, and real limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aiperf_mpi.machine.cgroups import groups_with_limit
-from aiperf_mpi.machine.memory import available_bytes, levels
+from aiperf_mpi.machine.cgroups import PROCESSES, groups_with_limit
+from aiperf_mpi.machine.limits import available_bytes, levels, threads_now
 
 GIB, NONE = 2**30, 9223372036854771712
 
@@ -119,7 +119,7 @@ def group() -> Iterator[Path]:
     outer.rmdir()
 
 
-READ = "from aiperf_mpi.machine.memory import available_bytes; print(available_bytes())"
+READ = "from aiperf_mpi.machine.limits import available_bytes; print(available_bytes())"
 
 
 def test_the_limit_of_an_outer_group_is_seen(group: Path) -> None:
@@ -144,3 +144,80 @@ def test_here_the_host_is_a_level() -> None:
     host = levels()[0]
     assert host.name == "the host" and 0 < host.free <= host.limit
     assert available_bytes() <= host.free
+
+
+# -- processes and threads, CPU time
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_processes_have_a_limit_at_every_level(tmp_path: Path, version: int) -> None:
+    files = {
+        "system.slice/unit.service/pids.max": "max\n",
+        "system.slice/unit.service/pids.current": "17\n",
+        "system.slice/pids.max": "30\n",
+        "system.slice/pids.current": "19\n",
+    }
+    cgroup, mounts = "0::/system.slice/unit.service\n", V2.format(top="/")
+    if version == 1:
+        cgroup = "8:pids:/system.slice/unit.service\n4:memory:/\n0::/\n"
+        mounts = V1.format(top="/").replace("memory", "pids")
+        files = {f"pids/{name}": text for name, text in files.items()}
+    groups = groups_with_limit(tree(tmp_path, cgroup, mounts, files), PROCESSES)
+    at = "/sys/fs/cgroup/pids/" if version == 1 else "/sys/fs/cgroup/"
+    assert [(one.name, one.limit, one.free) for one in groups] == [(f"{at}system.slice", 30, 11)]
+
+
+def told(what: str, before: str) -> str:
+    """Return what this expression of the module is in a process that a shell starts after `before`."""
+    code = f"from aiperf_mpi.machine.limits import *; print({what})"
+    command = f"{before} && exec {sys.executable} -c '{code}'"
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
+
+
+def test_a_real_limit_on_processes_is_seen() -> None:
+    group = Path(f"/sys/fs/cgroup/pids/aiperf_mpi-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text("40")
+    except OSError as error:
+        pytest.skip(f"no control group of processes can be made (version 1): {error.strerror}")
+    try:
+        seen = told(
+            "[(one.name, one.limit, one.free) for one in process_levels()]", f"echo $$ > {group}/cgroup.procs"
+        )
+    finally:
+        group.rmdir()
+    # The process itself, with the threads of its libraries.
+    name, limit, free = eval(seen)[0]
+    assert (name, limit) == (str(group), 40) and 20 <= free < 40
+
+
+def test_a_users_limit_on_processes_counts_its_threads() -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to become another user")
+    code = (
+        "import os, resource; from aiperf_mpi.machine.limits import *; os.setuid(54321); "
+        "resource.setrlimit(resource.RLIMIT_NPROC, (50, 50)); "
+        "print([(one.name, one.limit, one.free < 50) for one in process_levels()])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "('ulimit -u', 50, True)" in done.stdout, done.stderr
+
+
+def test_the_limit_on_cpu_seconds_is_seen() -> None:
+    seen = told("[(one.name, one.limit, one.free) for one in cpu_levels()]", "ulimit -t 50")
+    name, limit, free = eval(seen)[0]
+    assert (name, limit) == ("ulimit -t", 50) and 30 <= free <= 50
+    assert told("cpu_levels()", "true") == "()"
+
+
+def test_threads_of_own_processes_count() -> None:
+    before = threads_now()
+    child = subprocess.Popen(["sleep", "30"])
+    try:
+        assert threads_now() == before + 1
+    finally:
+        child.kill()
+        child.wait()
