@@ -17,7 +17,7 @@ from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import end_job, leave
 from aiperf_mpi.environment.variables import judge_variables
 from aiperf_mpi.exits import EXIT_USAGE
-from aiperf_mpi.launchers import local_rank
+from aiperf_mpi.launchers import local_rank, local_size
 from aiperf_mpi.links.addresses import listed
 from aiperf_mpi.links.candidates import facts
 from aiperf_mpi.machine.inventory import packages
@@ -74,7 +74,9 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     need = shared_memory.coordinator_bytes(config) + shared_memory.node_bytes(
         config, trainers, max(_RANKS_OF_NODE, trainers)
     )
-    checks = host_checks(config, need) | {"data set": lambda: judge_data(config)} | job_checks(config)
+    started_here = local_size()
+    ranks = started_here if started_here > 1 else max(_RANKS_OF_NODE, 1 + trainers)
+    checks = host_checks(config, need, ranks) | {"data set": lambda: judge_data(config)} | job_checks(config)
     checks["network"] = lambda: judge_network(config)
     checks["output"] = lambda: _output(config)
     checks["program"] = lambda: judge_program(config)
@@ -116,10 +118,13 @@ def refuse_job(request: Request, problem: str) -> NoReturn:
     leave(EXIT_USAGE)
 
 
-def host_checks(config: Config, need: int) -> dict[str, bounded.Check]:
-    """Return the checks that one process of each host makes; the windows need `need` bytes there."""
+def host_checks(config: Config, need: int, ranks: int = 0) -> dict[str, bounded.Check]:
+    """Return the checks that one process of each host makes; the windows need `need` bytes there.
+
+    `ranks` is the number of ranks of this host for a process without MPI, which then still takes its part.
+    """
     return {
-        "shared memory": lambda: (shared_memory.judge(need),),
+        "shared memory": lambda: (shared_memory.judge(need, ranks=ranks, begun=not ranks),),
         "accelerators": lambda: accelerators.judge_devices(local_devices(), packages()),
         "scratch": lambda: output.try_scratch(config),
     }
