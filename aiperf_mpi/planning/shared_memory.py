@@ -60,8 +60,12 @@ def judge(need: int, folder: str = FOLDER, *, ranks: int = 0, begun: bool = True
     own, mib = ranks + 1, -(-need // 2**20)
     free, used = stat.f_bavail * stat.f_frsize, (stat.f_blocks - stat.f_bfree) * stat.f_frsize
     if need + (0 if begun else own * 2**20) > free:
-        part = f"MPI takes {own} MiB for {counted(ranks, 'rank')}, and " if not begun else ""
-        text = f"{folder} has {free // 2**20} MiB free, but {part}the windows take {mib} MiB"
+        text = f"{folder} has {free // 2**20} MiB free, but the windows take {mib} MiB"
+        if not begun:
+            text = (
+                f"{folder} has {free // 2**20} MiB free, but MPI takes {own} MiB for "
+                f"{counted(ranks, 'rank')}, and the windows take {mib} MiB"
+            )
         # With what others have there, as much as the refusal before MPI's initialisation asks for.
         size = max(_ROOM_MIB, mib + _ROOM_MIB // 4) + own + max(0, used // 2**20 - own * begun)
         remedy = (
