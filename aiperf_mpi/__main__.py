@@ -141,6 +141,8 @@ def _end_without_package(error: BaseException) -> NoReturn:
     where = f"aiperf_mpi: rank {rank} on host {os.uname().nodename}: "
     code, text = 5, "".join(traceback.format_exception(error))
     text += f"aiperf_mpi itself cannot be imported: {error!r}; all ranks end with exit code 5"
+    if isinstance(error, KeyboardInterrupt):
+        text = "SIGINT while the program was imported: the run ends without a result"
     with suppress(Exception):
         from aiperf_mpi import interpreter
 
