@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -147,7 +148,7 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}: {shown(value)} is not a finite number")
     if isinstance(value, str) and not value.isprintable():
-        raise ConfigError(f"{key}: {shown(value)} has characters that cannot be printed")
+        raise ConfigError(f"{key}: {shown(value)} has characters that cannot be printed{of_locale(value)}")
 
     if meaning.choices and value not in meaning.choices:
         if len(meaning.choices) == 1:
@@ -161,6 +162,18 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
     if meaning.high is not None and value > meaning.high:
         raise ConfigError(f"{key}: {shown(value)} is too large, the most is {meaning.high:g}")
     return value
+
+
+def of_locale(text: str) -> str:
+    """Return the remedy, after "; ", for bytes of a text that UTF-8 can read but the locale cannot."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8" or not any("\udc80" <= letter <= "\udcff" for letter in text):
+        return ""
+    try:
+        text.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        return ""
+    return f"; this locale reads them as {encoding}: set PYTHONUTF8=1, or a UTF-8 locale (LC_ALL=C.UTF-8)"
 
 
 def shown(value: Any) -> str:

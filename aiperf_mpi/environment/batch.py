@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 
+from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.walltime import VARIABLES
 from aiperf_mpi.probe import NotKnown, probe
 
@@ -64,20 +65,45 @@ def left_by_qstat(text: str) -> int | None:
     return None if whole is None else whole - ((seconds(used[1]) if used else 0) or 0)
 
 
+def judge_job(environ: Mapping[str, str] = os.environ) -> tuple[Finding, ...]:
+    """Return a failure where SLURM_JOB_ID names a job that has ended, as in a shell that outlived its job.
+
+    MPICH's mpiexec then starts its processes by srun, which waits for the job.
+    """
+    job = environ.get("SLURM_JOB_ID", "")
+    if not job or job.startswith("-") or not shutil.which("squeue", path=environ.get("PATH")):
+        return ()
+    try:
+        done = _run(["squeue", "-h", "-j", job, "-o", "%T"], environ)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
+    # An ended job gives an empty answer, one that Slurm has forgotten this error; other errors say nothing.
+    if done.stdout.strip() or (done.returncode and "Invalid job id" not in done.stderr):
+        return ()
+    text = f"SLURM_JOB_ID={job[:80]}: Slurm has no such job now, and MPICH's mpiexec waits for it in srun"
+    remedy = "unset SLURM_JOB_ID SLURM_JOBID SLURM_NODELIST, or leave the shell of that job; or export "
+    return (Finding("fail", "batch system", text, f"{remedy}HYDRA_LAUNCHER=fork for ranks on this host"),)
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of the batch system for ANSWER_SECONDS at most."""
+    return subprocess.run(
+        command,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=ANSWER_SECONDS,
+    )
+
+
 def _answer(command: list[str], environ: Mapping[str, str]) -> str:
     """Return what a command prints; "" if it is missing, fails, or takes too long."""
     if shutil.which(command[0], path=environ.get("PATH")) is None or command[-1].startswith("-"):
         return ""
     try:
-        done = subprocess.run(
-            command,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_SECONDS,
-        )
+        done = _run(command, environ)
     except (OSError, subprocess.SubprocessError, ValueError):
         return ""
     return done.stdout if done.returncode == 0 else ""

@@ -54,7 +54,14 @@ def judge(
         text = (
             f"JAX_PLATFORMS={environ['JAX_PLATFORMS'][:80]} is not used: parallel.host_devices asks for CPUs"
         )
-        found.append(Finding("warn", "JAX", text, "--set parallel.host_devices=0, or unset JAX_PLATFORMS"))
+        found.append(
+            Finding(
+                "warn",
+                "JAX",
+                text,
+                "unset JAX_PLATFORMS; on a host with such devices, --set parallel.host_devices=0 uses them",
+            )
+        )
     for name, effect in _CHANGES.items():
         if environ.get(name, "").lower() not in _NO:
             text = f"{name}={environ[name][:80]}: {effect}"
@@ -143,26 +150,30 @@ def told_by_variable(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
     except ConfigError:
         raise
     except (AssertionError, RuntimeError, ValueError, OSError, ImportError, KeyError) as error:
-        raise ConfigError(_refusal(error, environ)) from error
+        raise ConfigError("; ".join(cannot_open(type(error).__name__, str(error), environ))) from error
 
 
-def _refusal(error: Exception, environ: Mapping[str, str]) -> str:
-    """Return the message for an error of JAX: variables, reason, what to do."""
-    text = " ".join(str(error).split())[:400]
+def cannot_open(kind: str, words: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """Return what an error of JAX means, by these variables, and what to do.
+
+    `kind` is the class of the error, "" where JAX has ended its process, and `words` are its text.
+    """
+    text = " ".join(words.split())[:400]
     platforms = environ.get("JAX_PLATFORMS") or environ.get("JAX_PLATFORM_NAME")
     named = [name for name in sorted(environ) if name.startswith("JAX_") and name.lower() in text.lower()]
     if named and "JAX_PLATFORMS" not in named:
         shown = ", ".join(f"{name}={environ[name][:80]}" for name in named)
-        return f"{shown}: JAX does not accept it: {text}; correct or unset it"
+        return f"{shown}: JAX does not accept it: {text}", "correct or unset it"
     if platforms:
         variable = "JAX_PLATFORMS" if environ.get("JAX_PLATFORMS") else "JAX_PLATFORM_NAME"
         reason = text or "its plugin finds no device"
         return (
-            f"{variable}={platforms[:80]}: JAX cannot open it on this host: {reason}; install the extra "
-            f"for it (cuda12, cuda13, rocm), ask for its devices, or unset {variable}; "
-            f"{variable}=cpu trains on the CPU"
+            f"{variable}={platforms[:80]}: JAX cannot open it on this host: {reason}",
+            f"install the extra for it (cuda12, cuda13, rocm), ask for its devices, or unset {variable}; "
+            f"{variable}=cpu trains on the CPU",
         )
     return (
-        f"JAX cannot open its devices: {type(error).__name__}: {text}; look at the driver and at the "
-        "variables of CUDA, ROCm and XLA, or set JAX_PLATFORMS=cpu to train on the CPU"
+        f"JAX cannot open its devices: {': '.join(filter(None, (kind, text)))}",
+        "look at the driver, at LD_LIBRARY_PATH and at the variables of CUDA, ROCm and XLA, or set "
+        "JAX_PLATFORMS=cpu to train on the CPU",
     )

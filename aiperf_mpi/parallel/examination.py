@@ -15,6 +15,7 @@ from typing import NoReturn
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import end_job, leave
+from aiperf_mpi.environment.batch import judge_job
 from aiperf_mpi.environment.variables import judge_variables
 from aiperf_mpi.exits import EXIT_USAGE
 from aiperf_mpi.launchers import local_rank, local_size
@@ -32,7 +33,17 @@ from aiperf_mpi.planning.rank_resources import RankResources, own_resources
 from aiperf_mpi.planning.resources import PROCESSES, judge_processes
 from aiperf_mpi.planning.resources import judge as judge_resources
 from aiperf_mpi.planning.walltime import check_limit, remaining
-from aiperf_mpi.site import accelerators, bounded, folders, library, likeness, modules, official, output
+from aiperf_mpi.site import (
+    accelerators,
+    bounded,
+    folders,
+    library,
+    likeness,
+    modules,
+    official,
+    output,
+    transports,
+)
 from aiperf_mpi.site.child import JAX_PROGRAM, MPI_PROGRAM, Child
 from aiperf_mpi.site.merged import merge
 from aiperf_mpi.site.text import Examination
@@ -81,7 +92,8 @@ def examine_alone(config: Config, started: float, refused: Finding | None = None
     checks["output"] = lambda: _output(config)
     checks["program"] = lambda: judge_program(config)
     checks[modules.SUBJECT] = lambda: modules.judge(CHECK_SECONDS - 1)
-    checks["variables"] = lambda: judge_environment(config, True)
+    checks["variables"] = lambda: (*judge_environment(config, True), *transports.judge())
+    checks["batch system"] = judge_job
     checks["memory"] = lambda: judge_host(config, host)
     checks["versions"] = lambda: likeness.judge([(likeness.identity(), (0,))])
     with ExitStack() as ends:
@@ -187,7 +199,7 @@ def judge_jax(config: Config, asked: Child) -> tuple[Finding, ...]:
     """Judge the devices that JAX finds; a run on emulated devices of the CPU does not look at others."""
     if config.parallel.host_devices:
         return (accelerators.of_cpu(config.parallel.host_devices),)
-    return accelerators.judge_jax(asked.answer(JAX_SECONDS), local_devices())
+    return accelerators.judge_jax(asked.answer(JAX_SECONDS), local_devices(asked.environ), asked.environ)
 
 
 def judge_environment(config: Config, trains: bool) -> tuple[Finding, ...]:

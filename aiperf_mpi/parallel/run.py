@@ -201,8 +201,10 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
     from aiperf_mpi.results.output.repair import without_result
     from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
+    # The cause of a drain was told when it began.
     for problem in status.errors:
-        tell(f"aiperf_mpi: {problem}")
+        if problem != end.cause:
+            tell(f"aiperf_mpi: {problem}")
     try:
         verdict = judged(status.result, run_id) if status.result else None
     except judge.NotAResult as error:
@@ -212,7 +214,7 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
         gone = lost(output, run_id, holds_file=(output / JOURNAL).is_file())
         left = f"no result of this run was written: {gone}" if gone else without_result(output)
         tell(f"aiperf_mpi: {left}")
-        lines, code = lines_without_result(end.name), EXIT_FAILURE
+        lines, code = lines_without_result(end.name, gone or next(iter(status.errors), "")), EXIT_FAILURE
     else:
         lines, code = verdict_lines(verdict), exit_code(verdict)
     try:

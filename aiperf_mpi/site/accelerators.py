@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiperf_mpi.environment.jax_variables import cannot_open
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.printable import counted
 from aiperf_mpi.site.child import not_known
@@ -120,18 +121,15 @@ def _driver(subject: str, vendor: str, packages: Mapping[str, str], root: Path) 
 def judge_jax(
     told: Mapping[str, Any], names: Sequence[str], environ: Mapping[str, str] = os.environ
 ) -> tuple[Finding, ...]:
-    """Judge what JAX finds in a process of its own; `told` is the answer of that process."""
+    """Judge what JAX finds in a process of its own; `told` is its answer, `environ` are its variables."""
     subject = "JAX"
     if unknown := not_known(subject, told):
         return (unknown,)
     if error := told.get("error"):
-        remedy = (
-            "look at JAX_PLATFORMS, XLA_FLAGS and LD_LIBRARY_PATH, and try: python -c 'import jax; "
-            "jax.devices()'"
-        )
-        asked = environ.get("JAX_PLATFORMS", "")
-        where = f" with JAX_PLATFORMS={asked}" if asked else ""
-        return (Finding("fail", subject, f"finds no devices{where}: {_one_line(error)}", remedy),)
+        kind, _, words = str(error).partition(": ")
+        named = ("", str(error)) if not kind.isidentifier() else (kind, words)
+        what, remedy = cannot_open(*named, environ)
+        return (Finding("fail", subject, what, remedy),)
     text = devices_of(told)
     if names and told.get("platform") == "cpu" and not environ.get("JAX_PLATFORMS"):
         remedy = "install the extra cuda12, cuda13 or rocm of this package, or set JAX_PLATFORMS=cpu"
@@ -144,10 +142,6 @@ def judge_jax(
             ),
         )
     return (Finding("ok", subject, f"finds {text}"),)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())[:400]
 
 
 def of_cpu(devices: int) -> Finding:

@@ -68,6 +68,8 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._error = ""
         self.told: dict[str, Any] = {}
+        # A rank changes its own variables by its role, after this.
+        self.environ = dict(environ)
         self._started = time.monotonic()
         try:
             self._process = subprocess.Popen(

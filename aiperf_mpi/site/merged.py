@@ -33,6 +33,7 @@ SUBJECTS = (
     "scratch",
     "data set",
     "clocks",
+    "batch system",
     "wall time",
     "official run",
 )

@@ -211,3 +211,12 @@ def test_every_failure_of_a_reading_library_is_a_refusal(tmp_path: Path) -> None
         said = refusal(read)
         assert said.startswith(f"data.path: {damaged}: ") and "; " in said
     assert "memory" in said
+
+
+def test_a_locale_without_utf_8_is_the_remedy(tmp_path: Path) -> None:
+    words = ["--output", f"{tmp_path}/l\u00e4ufe", "--check"]
+    environ = {**os.environ, "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aiperf_mpi", *words], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "set PYTHONUTF8=1, or a UTF-8 locale" in done.stderr

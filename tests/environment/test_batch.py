@@ -84,3 +84,22 @@ def test_a_real_slurm_refuses_what_does_not_fit(tmp_path: Path) -> None:
     assert code == 2, output
     assert "--time-limit 600 s" in output and "do not fit" in output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "level"),
+    [
+        ("echo RUNNING", ""),
+        ("exit 0", "fail"),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", "fail"),
+        ("echo 'Unable to contact slurm controller' >&2; exit 1", ""),
+    ],
+)
+def test_the_variable_of_a_job_that_has_ended(script: str, level: str, tmp_path: Path) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\n{script}\n")
+    squeue.chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    found = batch.judge_job({"SLURM_JOB_ID": "4711", "PATH": path})
+    assert [one.level for one in found] == [level] * bool(level)
+    assert batch.judge_job({"PATH": path}) == () == batch.judge_job({"SLURM_JOB_ID": "1", "PATH": "/none"})

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.environment.jax_variables import told_by_variable
 from aiperf_mpi.site.accelerators import driver_version, judge_devices, judge_jax
 from aiperf_mpi.site.child import Child
 
@@ -110,6 +112,14 @@ def test_amd_without_its_plugin(tmp_path: Path) -> None:
     (tmp_path / "dev" / "kfd").touch()
     (found,) = judge_devices(("0",), {"jax-cuda12-plugin": "1"}, {}, tmp_path)
     assert found.level == "fail" and "'aiperf_mpi[rocm]'" in found.remedy
+
+
+def test_an_error_of_jax_is_told_as_a_run_tells_it() -> None:
+    (found,) = judge_jax({"error": "AssertionError: "}, (), {"JAX_PLATFORMS": "cuda"})
+    with pytest.raises(ConfigError) as raised, told_by_variable({"JAX_PLATFORMS": "cuda"}):
+        raise AssertionError
+    assert found.level == "fail" and str(found) == str(raised.value)
+    assert "JAX_PLATFORMS=cuda: JAX cannot open it on this host: its plugin finds no device" in found.text
 
 
 # -- JAX's own view

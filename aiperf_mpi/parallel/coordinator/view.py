@@ -198,9 +198,12 @@ class View:
 def status_line(snapshot: ViewSnapshot) -> str:
     """Return the state of a run as one line."""
     left = _left(snapshot)
+    busy = f"{snapshot.busy} of {counted(snapshot.replicas, 'replica')} busy"
+    if snapshot.phase == "ending":
+        busy = "waits for validations and for compilations, which cannot be cancelled"
     return (
         f"{snapshot.phase}{f', {left}' if left else ''}, "
-        f"{snapshot.busy} of {counted(snapshot.replicas, 'replica')} busy, {_trials(snapshot)}, "
+        f"{busy}, {_trials(snapshot)}, "
         f"best error {_error(snapshot)}, {format_rate(snapshot.rate)}"
     )
 

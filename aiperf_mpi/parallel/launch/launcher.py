@@ -8,10 +8,11 @@ them MPI sees a single rank; the environment holds the number that the launcher 
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from aiperf_mpi.ending import Refusal
 from aiperf_mpi.launchers import LAUNCHERS, PMIX_RANK, local_size
 from aiperf_mpi.printable import counted
 
-#: The command at the end of every message.
-COMMAND = "python -m aiperf_mpi"
+#: Most characters of a command that a message shows whole.
+_MOST_COMMAND = 600
 
 
 #: Bytes of shared memory that MPICH writes in its initialisation, for each rank of a host and once (measured:
@@ -145,6 +146,20 @@ def _wrong_launcher(launcher: Launcher, library: str) -> str:
     )
 
 
+def command(words: Sequence[str] | None = None) -> str:
+    """Return the command of the run as a shell reads it: this Python, and the options of this process.
+
+    `words` are the arguments of the program. Of `doctor` the options of the run remain.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if words[:1] == ["doctor"]:
+        words = [word for word in words[1:] if word != "--json"]
+    text = shlex.join([sys.executable, "-m", "aiperf_mpi", *words])
+    if len(text) <= _MOST_COMMAND:
+        return text
+    return f"{shlex.join([sys.executable, '-m', 'aiperf_mpi'])} ... (with the same options)"
+
+
 def how_to_launch(
     library: str, launcher: Launcher | None = None, environ: Mapping[str, str] = os.environ
 ) -> str:
@@ -152,11 +167,11 @@ def how_to_launch(
     one."""
     size = launcher.size if launcher is not None and launcher.size and launcher.size > 1 else "N"
     if "SLURM_JOB_ID" in environ and library == "MPICH" and (launcher is None or launcher.name != "srun"):
-        return f"srun --mpi=pmi2 -n {size} {COMMAND}"
+        return f"srun --mpi=pmi2 -n {size} {command()}"
     own = Path(sys.executable).parent / "mpiexec"
     if own.exists():
-        return f"{own} -n {size} {COMMAND}"
-    return f"mpirun -n {size} {COMMAND}, with the mpirun of {library}"
+        return f"{own} -n {size} {command()}"
+    return f"mpirun -n {size} {command()}, with the mpirun of {library}"
 
 
 def more_cores(

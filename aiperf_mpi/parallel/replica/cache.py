@@ -7,6 +7,7 @@ import atexit
 import errno
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,12 @@ class Cache:
     ours: bool = False
 
     def close(self) -> None:
-        """Remove the folder if it is ours; a program that a thread still compiles is lost."""
+        """Remove the folder if it is ours; a program that a thread still compiles is lost.
+
+        JAX would print a warning of that, which nobody needs.
+        """
         if self.ours:
+            warnings.filterwarnings("ignore", message="Error (writing|reading) persistent compilation cache")
             release_compilation_cache()
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
-from aiperf_mpi.printable import PREFIX, counted
+from aiperf_mpi.printable import PREFIX, counted, plain
 from aiperf_mpi.results.judge.judge import Verdict
 
 #: Most reasons that the verdict's lines give in words; `report` and `verify` give all of them.
@@ -99,13 +99,17 @@ def rate_titles(verdict: Verdict) -> tuple[str, str]:
     )
 
 
-def lines_without_result(end: str) -> list[str]:
-    """Return the lines of a run without a result file: invalid, for reason V21 (no complete file)."""
+def lines_without_result(end: str, cause: str = "") -> list[str]:
+    """Return the lines of a run without a result file: invalid, for reason V21 (no complete file).
+
+    `cause` is why the file was not written, as far as it is known.
+    """
+    text = "no result file of this run was written"
     pairs = (
         ("status", "INVALID"),
         ("end", end),
         ("reasons", "V21"),
-        ("why", "no result file of this run was written"),
+        ("why", plain(f"{text}: {cause}") if cause else text),
     )
     return [f"{PREFIX} {key}: {value}" for key, value in pairs]
 

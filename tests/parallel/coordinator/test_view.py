@@ -64,7 +64,8 @@ def test_the_status_line_shows_the_whole_state() -> None:
     assert "best error -" in status_line(replace(SNAPSHOT, best_error=None))
     # After a drain the rest of the time limit is not left: the run ends.
     assert status_line(replace(SNAPSHOT, phase="ending", replicas=1, busy=0, trials=1, failed=0)) == (
-        "ending, 0 of 1 replica busy, 1 trial done, best error 0.0219, 1.23 GOPS"
+        "ending, waits for validations and for compilations, which cannot be cancelled, 1 trial done, best "
+        "error 0.0219, 1.23 GOPS"
     )
 
 

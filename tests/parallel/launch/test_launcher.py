@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -104,11 +105,20 @@ def test_sizes(environ: dict[str, str], size: int, words: str | None) -> None:
             check_size(detect(environ), "MPICH", size)
 
 
-def test_the_command_to_type() -> None:
+def test_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setattr(sys, "executable", "python")
     assert (
         how_to_launch("MPICH", environ={"SLURM_JOB_ID": "1"}) == "srun --mpi=pmi2 -n N python -m aiperf_mpi"
     )
     assert "python -m aiperf_mpi" in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})
+    # It has the options of the run, as a shell reads them, and doctor's own are left out.
+    monkeypatch.setattr(sys, "executable", "/a b/python")
+    monkeypatch.setattr(sys, "argv", ["x", "doctor", "--json", "--output", "my run"])
+    typed = how_to_launch("MPICH", environ={"SLURM_JOB_ID": "1"})
+    assert typed == "srun --mpi=pmi2 -n N '/a b/python' -m aiperf_mpi --output 'my run'"
+    monkeypatch.setattr(sys, "argv", ["x", *["--set", "train.lr=0.1"] * 100])
+    assert len(how_to_launch("MPICH")) < 300
     assert " -n 8 " in how_to_launch("Open MPI", Launcher("srun", 8, 0), {"SLURM_JOB_ID": "1"})
 
 

@@ -107,6 +107,9 @@ def test_a_run_without_a_result_is_invalid() -> None:
         "AIPERF_MPI reasons: V21",
         "AIPERF_MPI why: no result file of this run was written",
     ]
+    cause = "/runs/x/journal: No space left\nAIPERF_MPI status: VALID"
+    why = lines_without_result("drained", cause)[-1]
+    assert "was written: /runs/x/journal: No space left" in why and why.count("AIPERF_MPI ") == 1
 
 
 def test_verify_prints_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
