@@ -46,10 +46,18 @@ def levels(root: Path = Path("/")) -> tuple[Level, ...]:
 
     Files of control groups are read below `root`.
     """
-    memory = psutil.virtual_memory()
-    found = [Level(HOST, int(memory.total), int(memory.available))]
+    found = _of_host()
     found += [Level(group.name, group.limit, group.free) for group in groups_with_limit(root)]
     return (*found, *_own())
+
+
+def _of_host() -> list[Level]:
+    """Return the memory of the host; none where the system does not show it (a container without /proc)."""
+    try:
+        memory = psutil.virtual_memory()
+    except (OSError, ValueError, KeyError, RuntimeError, psutil.Error):
+        return []
+    return [Level(HOST, int(memory.total), int(memory.available))]
 
 
 def _own() -> list[Level]:
@@ -78,8 +86,8 @@ def _status() -> list[str]:
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Return the bytes left to this process, at the level that leaves the least."""
-    return min(level.free for level in levels(root))
+    """Return the bytes left to this process, at the level that leaves the least; 2^63 - 1 if none tells."""
+    return min((level.free for level in levels(root)), default=2**63 - 1)
 
 
 # -- processes and threads, CPU time ---------------------------------------------------------------

@@ -164,8 +164,11 @@ def _remedy(level: Level) -> str:
 
 def _fine(everyone: Sequence[RankResources]) -> Finding:
     least = min((level.free for one in everyone for level in one.memory), default=0)
-    if not least:
-        return Finding("ok", SUBJECT, "this system does not tell the memory of a process")
+    if not any(one.memory for one in everyone):
+        text = "the memory of this host is not known, as /proc/meminfo cannot be read: it is not compared"
+        return Finding(
+            "warn", SUBJECT, text, "mount /proc (mount -t proc proc /proc), or start a container with it"
+        )
     return Finding("ok", SUBJECT, f"{_size(least)} or more are free for the ranks of a host")
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import resource
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
@@ -15,6 +15,7 @@ from aiperf_mpi.config.paths import expanded, message, reading
 from aiperf_mpi.machine.monitor import stride
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.planning.folder import Announce, RunFolder, claim, claim_first, default_folders
+from aiperf_mpi.planning.shared_memory import coordinator_bytes, node_bytes
 
 #: Bytes for each parameter: the float32 value, and a share of the batch norms' moving averages (an upper
 #: bound).
@@ -32,6 +33,13 @@ _EPOCH_SECONDS = 0.5
 
 #: Files in addition to the weights: journal, results and summaries, each also under a temporary name.
 _FILES = 16
+
+#: Bytes of the largest file that an MPI library makes in /dev/shm (measured: Open MPI 16 MiB for each rank,
+#: MPICH 3 MiB for three), which counts for the limit on files too.
+_SEGMENT_BYTES = 16 * 2**20
+
+#: What to do about a limit on the size of files.
+FILE_REMEDY = "raise the limit, before the launcher and on each host: ulimit -f unlimited"
 
 #: Bytes kept free for logs and for other programs that write at the same time.
 _SPARE_BYTES = 64 * 2**20
@@ -123,14 +131,41 @@ def _check_space(config: Config, replicas: int, folder: Path) -> None:
         system = os.statvfs(folder)
     # Some file systems of networks report no sizes at all.
     if system.f_blocks and kinds.total > (free := system.f_bavail * system.f_frsize):
-        reason = f"the run may write {kinds.total / 2**30:.2f} GiB, but {free / 2**30:.2f} GiB are free"
-        remedy = "make room, name a folder on another file system, or lower result.keep_checkpoints or "
-        raise ConfigError(message("--output", folder, reason, f"{remedy}search.max_parameters"))
+        reason = f"the run may write {math.ceil(kinds.total / 2**20)} MiB, but {free // 2**20} MiB are free"
+        remedy = ", or ".join(
+            ["make room", "name a folder on another file system", *_less(config, replicas, free)]
+        )
+        raise ConfigError(message("--output", folder, reason, remedy))
     files = _FILES + replicas * checkpoint_files(config)
     if system.f_files and system.f_favail < files:
         reason = f"the run makes up to {files} files, but the file system takes {system.f_favail} more"
         raise ConfigError(message("--output", folder, reason, "remove files, or name another folder"))
-    largest, (limit, _) = max(kinds.rows + kinds.samples, 1), resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit not in (resource.RLIM_INFINITY, -1) and limit < largest:
-        reason = f"a file may have {largest} bytes, but the limit of this process is {limit}"
-        raise ConfigError(message("--output", folder, reason, "raise the limit: ulimit -f unlimited"))
+    if wrong := file_limit(config, replicas):
+        raise ConfigError(message("--output", folder, wrong, FILE_REMEDY))
+
+
+def _less(config: Config, replicas: int, free: int) -> list[str]:
+    """Return the settings that would make the run fit into `free` bytes."""
+    kept = replace(config, result=replace(config.result, keep_checkpoints=1))
+    smallest = resnet50(config.base).parameters
+    small = replace(config, search=replace(config.search, max_parameters=smallest))
+    fits = {
+        "lower result.keep_checkpoints": estimate_bytes(kept, replicas) <= free,
+        f"lower search.max_parameters (the initial network has {smallest})": estimate_bytes(small, replicas)
+        <= free,
+    }
+    return [remedy for remedy, helps in fits.items() if helps]
+
+
+def file_limit(config: Config, replicas: int) -> str:
+    """Return what is wrong with this process's limit on the size of a file (ulimit -f), or ""."""
+    kinds, limit = storage(config, replicas), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    weights = kinds.checkpoints // (replicas * checkpoint_files(config))
+    windows = coordinator_bytes(config) + node_bytes(config, 1, 1)
+    largest = max(kinds.rows + kinds.samples, weights, windows, _SEGMENT_BYTES)
+    if limit in (resource.RLIM_INFINITY, -1) or limit >= largest:
+        return ""
+    return (
+        f"a file of the run or of MPI may have {math.ceil(largest / 2**20)} MiB, but the limit of this "
+        f"process (ulimit -f) is {limit / 2**20:.1f} MiB"
+    )

@@ -19,6 +19,9 @@ _BYTES = 256 * 2**10
 #: Beginning of the names of the folders that a try makes.
 PREFIX = ".aiperf_mpi-doctor-"
 
+#: The capability to use files without their permission (CAP_DAC_OVERRIDE).
+_OVERRIDE = 1 << 1
+
 #: The folders that a try has made or claimed, and how each is given back.
 undo: dict[Path, Callable[[], object]] = {}
 
@@ -30,9 +33,21 @@ def nearest(path: Path) -> Path:
     return path
 
 
+def masked() -> bool:
+    """Return whether the umask takes this user's own permissions, and no capability gives them back."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return False
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    mask, able = int(told.get("Umask", "0"), 8), int(told.get("CapEff", "0"), 16)
+    return bool(mask & 0o700) and not able & _OVERRIDE
+
+
 def make(parent: Path) -> Path:
     """Make a folder of its own in `parent` for a try, and return it. Raises OSError."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    os.chmod(folder, 0o700)  # else a umask may keep its own user from removing what is in it
     undo[folder] = lambda: shutil.rmtree(folder, ignore_errors=True)
     return folder
 

@@ -15,7 +15,7 @@ from aiperf_mpi.config.paths import message
 from aiperf_mpi.config.programs import cache_place
 from aiperf_mpi.planning.finding import Finding, refusal
 from aiperf_mpi.planning.folder import RunFolder
-from aiperf_mpi.planning.storage import claim_output, estimate_bytes
+from aiperf_mpi.planning.storage import FILE_REMEDY, claim_output, estimate_bytes, file_limit
 from aiperf_mpi.site import folders
 
 OUTPUT, SCRATCH = "output", "scratch"
@@ -37,6 +37,8 @@ def try_output(config: Config, replicas: int) -> tuple[Path | None, tuple[Findin
     The caller removes it (`folders.remove`); it is None where a run would be refused it. A try that goes on
     after its folder was given back removes it itself.
     """
+    if wrong := _of_process(config):
+        return None, wrong
     promised: list[Path] = []
 
     def announce(folder: RunFolder) -> None:
@@ -95,8 +97,29 @@ def try_seen(folder: Path, rank: int) -> tuple[Finding, ...]:
 
 def try_scratch(config: Config) -> tuple[Finding, ...]:
     """Try the folder for compiled programs of this host."""
+    if wrong := _of_process(config):
+        return wrong
     try:
-        setting, path, _ = cache_place(config.parallel.cache)
+        setting, path, given = cache_place(config.parallel.cache)
     except ConfigError as error:
         return (refusal(SCRATCH, str(error)),)
-    return folders.judge_scratch(setting, path)
+    return (*(() if given else _ignored(path)), *folders.judge_scratch(setting, path))
+
+
+def _ignored(used: Path) -> tuple[Finding, ...]:
+    """Return a warning where Python does not use the folder that TMPDIR names, but `used`."""
+    told = os.environ.get("TMPDIR", "")
+    if not told or os.path.abspath(told) == os.path.abspath(used):
+        return ()
+    text = message("TMPDIR", told, f"does not exist or cannot be written, so {used} is used in its place")
+    return (Finding("warn", SCRATCH, text, "make this folder on each host, name another, or unset TMPDIR"),)
+
+
+def _of_process(config: Config) -> tuple[Finding, ...]:
+    """Return what is wrong with every folder, by the limit on files and the umask of this process."""
+    if wrong := file_limit(config, config.parallel.trainers_per_node):
+        return (Finding("fail", OUTPUT, wrong, FILE_REMEDY),)
+    if folders.masked():
+        text = "the umask of this process takes the permissions of its own user from files that it makes"
+        return (Finding("fail", OUTPUT, text, "umask 022, before the launcher and on each host"),)
+    return ()

@@ -221,3 +221,11 @@ def test_threads_of_own_processes_count() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_host_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/meminfo")
+
+    monkeypatch.setattr("psutil.virtual_memory", refuse)
+    assert levels(tmp_path) == () and available_bytes(tmp_path) > 2**60

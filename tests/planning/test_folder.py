@@ -286,7 +286,9 @@ def test_a_limit_of_the_size_of_files(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
-        with pytest.raises(ConfigError, match="limit of this process is 1048576; raise the limit: ulimit"):
+        with pytest.raises(
+            ConfigError, match=r"limit of this process \(ulimit -f\) is 1\.0 MiB; raise the limit.*ulimit -f"
+        ):
             claim_output(load("demo", output=str(tmp_path / "run")), 1, "mine")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -82,3 +82,8 @@ def test_an_accelerator_needs_addresses_without_limit() -> None:
 def test_a_network_on_cpus_counts() -> None:
     least = need_of(config(), rank(1)).least
     assert need_of(config(), replace(rank(1), on_cpu=True)).least > least
+
+
+def test_memory_that_is_not_known_is_a_warning_in_words() -> None:
+    (found,) = judge([replace(rank(1), memory=())], config(), {})
+    assert found.level == "warn" and "/proc/meminfo cannot be read" in found.text and "mount" in found.remedy

@@ -95,7 +95,7 @@ def test_only_our_own_folders_are_removed(tmp_path: Path) -> None:
         # 64 KiB cannot hold the 256 KiB of a try.
         ("size=64k", "true", "the run may write"),
         # 64 MiB hold a try, but not the 73 MiB of the demo.
-        ("size=64m", "true", "the run may write 0.07 GiB, but 0.06 GiB are free"),
+        ("size=64m", "true", "the run may write 74 MiB, but 63 MiB are free"),
         # One name is left, or two: for the folder, and for its owner file.
         ("size=200m,nr_inodes=2", "true", "no space is left"),
         ("size=200m,nr_inodes=3", "true", "makes up to"),
@@ -198,3 +198,50 @@ def test_the_scratch_folder_is_that_of_a_run(
     with pytest.raises(ConfigError) as refused:
         cache_place(config.parallel.cache)
     assert str(output.try_scratch(config)[0]) == str(refused.value)
+
+
+def test_a_tmpdir_that_python_passes_over_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = str(tmp_path / "job.4711")
+    monkeypatch.setenv("TMPDIR", gone)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    found = output.try_scratch(DEMO)
+    assert [one.level for one in found] == ["warn", "ok"]
+    assert gone in found[0].text and "unset TMPDIR" in found[0].remedy
+
+
+@pytest.mark.parametrize("before", ["ulimit -f 60", "ulimit -f 1500"])
+def test_a_limit_on_files_is_told_once(tmp_path: Path, before: str) -> None:
+    """MPI's files of 16 MiB count; both folders have the same finding, which is shown once."""
+    command = ["bash", "-c", f'{before} && exec "$@"', "bash", sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        [*command, str(tmp_path / "run")], env=variables("mpich"), cwd=ROOT, capture_output=True, text=True
+    )
+    first, second = json.loads(done.stdout)
+    assert first == second and first["level"] == "fail" and "ulimit -f unlimited" in first["remedy"]
+
+
+def test_a_umask_that_closes_own_files_is_told(tmp_path: Path) -> None:
+    drop = "-dac_override,-dac_read_search"
+    command = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        ["bash", "-c", 'umask 0777; exec "$@"', "bash", *command, str(tmp_path / "run")],
+        env=variables("mpich") | {"TMPDIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if "setpriv" in done.stderr:
+        pytest.skip(f"this user may not give up capabilities: {done.stderr[:80]}")
+    first, second = json.loads(done.stdout)
+    assert first == second and first["level"] == "fail" and first["remedy"].startswith("umask 022")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_settings_that_help_are_advised(tmp_path: Path) -> None:
+    """The demo's weights are small beside the 64 MiB for other programs; with many files they count."""
+    found, _ = on_mount("size=20m", tmp_path, tmp_path / "run")
+    assert "search." not in found["remedy"] and "result." not in found["remedy"]
+    sets = ("result.keep_checkpoints=1000", "search.max_parameters=1000000")
+    found, _ = on_mount("size=100m", tmp_path, tmp_path / "run", *sets)
+    assert "result.keep_checkpoints" in found["remedy"], found
