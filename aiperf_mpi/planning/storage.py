@@ -131,7 +131,8 @@ def _check_space(config: Config, replicas: int, folder: Path) -> None:
         system = os.statvfs(folder)
     # Some file systems of networks report no sizes at all.
     if system.f_blocks and kinds.total > (free := system.f_bavail * system.f_frsize):
-        reason = f"the run may write {math.ceil(kinds.total / 2**20)} MiB, but {free // 2**20} MiB are free"
+        need, left = _apart(kinds.total, free)
+        reason = f"the run may write {need}, but {left} are free"
         remedy = ", or ".join(
             ["make room", "name a folder on another file system", *_less(config, replicas, free)]
         )
@@ -142,6 +143,13 @@ def _check_space(config: Config, replicas: int, folder: Path) -> None:
         raise ConfigError(message("--output", folder, reason, "remove files, or name another folder"))
     if wrong := file_limit(config, replicas):
         raise ConfigError(message("--output", folder, wrong, FILE_REMEDY))
+
+
+def _apart(need: int, free: int) -> tuple[str, str]:
+    """Return two numbers of bytes in words, the first rounded up, the second down: they differ."""
+    if need < 10 * 2**30:
+        return f"{math.ceil(need / 2**20)} MiB", f"{free // 2**20} MiB"
+    return f"{math.ceil(need / 2**30 * 10) / 10:.1f} GiB", f"{free * 10 // 2**30 / 10:.1f} GiB"
 
 
 def _less(config: Config, replicas: int, free: int) -> list[str]:
