@@ -128,3 +128,11 @@ def test_help_and_check_need_no_mpi() -> None:
             [sys.executable, "-c", block, *words], capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_mpi_that_ends_the_process_in_its_initialisation(tmp_path: Path) -> None:
+    environ = {"UCX_TLS": "rc", "UCX_NET_DEVICES": "mlx5_0:1", "FI_PROVIDER": "verbs"}
+    words = ["-m", "aiperf_mpi", "--preset", "demo", "--output", tmp_path / "run"]
+    done = launch.mpirun(2, words, env=environ, timeout=60)
+    assert done.returncode and "MPI_Init has ended this process; unset or correct" in done.stderr, done.stderr
+    assert "UCX_NET_DEVICES, UCX_TLS" in done.stderr and "aiperf_mpi: rank " in done.stderr

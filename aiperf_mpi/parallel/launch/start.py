@@ -28,6 +28,7 @@ from aiperf_mpi.ending import (
     process,
     stay,
     take_end,
+    until_read,
     watch,
     write_error,
 )
@@ -48,6 +49,9 @@ DATA_VARIABLE, DATA_SECONDS = "AIPERF_MPI_DATA_SECONDS", 3600.0
 #: Seconds that rank 0 waits for the others after one of them has failed, and that a rank which has failed
 #: waits for rank 0, which may be in a collective call that this rank has left.
 _GRACE_SECONDS, _ALONE_SECONDS = 2.0, 3.5
+
+#: Beginnings of the variables by which a user chooses MPI's network.
+_NETWORK = ("UCX_", "FI_", "OMPI_MCA_", "PSM2_", "PSM3_", "MPIR_CVAR_")
 
 #: Seconds that the others wait longer than rank 0, which can name the rank that is missing.
 _LONGER_SECONDS = 20.0
@@ -120,7 +124,8 @@ def initialise_mpi() -> MPI.Intracomm:
             f"{INIT_VARIABLE}=SECONDS allows more",
         ):
             library, provided = ctypes.CDLL(MPI.__file__), ctypes.c_int()
-            error = library.MPI_Init_thread(None, None, MPI.THREAD_FUNNELED, ctypes.byref(provided))
+            with _told_if_it_exits():
+                error = library.MPI_Init_thread(None, None, MPI.THREAD_FUNNELED, ctypes.byref(provided))
         if error != MPI.SUCCESS:
             raise LaunchError(f"MPI_Init failed with error {error}; the MPI library's own lines say why")
 
@@ -131,6 +136,30 @@ def initialise_mpi() -> MPI.Intracomm:
     process.abort = MPI.COMM_WORLD.Abort
     line()
     return MPI.COMM_WORLD
+
+
+@contextmanager
+def _told_if_it_exits() -> Iterator[None]:
+    """Say on which rank MPI ends this process in the block: it calls C's `exit`, and no Python runs any more.
+
+    What is registered is removed after the block, as Python is gone at the end of a good run.
+    """
+    ended, key, libc = [True], ctypes.c_int(), ctypes.CDLL(None)
+    chosen = sorted(name for name in os.environ if name.startswith(_NETWORK))
+    remedy = f"unset or correct {', '.join(chosen)[:400]}" if chosen else "look at its lines above"
+
+    def tell(_: object) -> None:
+        if ended:
+            write_error(lines(f"MPI_Init has ended this process; {remedy}", process.where))
+            until_read(2)
+
+    told = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(tell)
+    libc["__cxa_atexit"](told, None, ctypes.byref(key))
+    try:
+        yield
+    finally:
+        ended.clear()
+        libc["__cxa_finalize"](ctypes.byref(key))
 
 
 @cache
