@@ -149,7 +149,10 @@ def test_one_rank_is_refused_with_the_right_command(mpi: str) -> None:
     done = run_ends(mpi, 1, "split")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = ours(done)
-    assert "needs at least 2" in line and f"{launch.launcher(mpi)} -n N python -m aiperf_mpi" in line
+    assert (
+        "needs at least 2" in line
+        and f"{launch.launcher(mpi)} -n N {launch.python(mpi)} -m aiperf_mpi" in line
+    )
 
 
 def test_missing_mpi_is_refused_with_the_remedy(mpi: str, tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_missing_launcher_is_refused_with_the_right_command(mpi: str) -> None:
     )
     assert done.returncode == 2
     (line,) = ours(done)
-    assert "needs at least 2" in line and "-n N python -m aiperf_mpi" in line
+    assert "needs at least 2" in line and f"-n N {launch.python(mpi)} -m aiperf_mpi" in line
 
 
 @pytest.mark.parametrize(("starter", "library"), [("openmpi", "mpich"), ("mpich", "openmpi")])
@@ -187,7 +190,7 @@ def test_the_launcher_of_another_mpi(starter: str, library: str) -> None:
     assert done.returncode == 2
     (line,) = ours(done)
     assert "started 3 ranks, but to MPI each of them is alone" in line
-    assert f"{launch.launcher(library)} -n 3 python -m aiperf_mpi" in line
+    assert f"{launch.launcher(library)} -n 3 {launch.python(library)} -m aiperf_mpi" in line
     assert "Traceback" not in done.stderr and "suspicious" not in done.stderr
 
 
