@@ -23,7 +23,8 @@ from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 PROCESSES, CPU_TIME = "processes", "CPU time"
 
 #: Threads that a rank starts after the checks by role: a number, and as many more for each core that it may
-#: use; surely, and as a rule (measured with 1, 2, 16 and 64 cores: a trainer 13, 22, 102 and 310).
+#: use; surely, and as a rule (measured on CPUs: a trainer 13 with 1 core, 22 with 2; if told of 16 and 64
+#: cores that were not there, it had 121 and 377 in all).
 _TRAINER, _GENERATOR, _COORDINATOR = (Need(8, 14), Need(4, 6)), (Need(0, 1), Need(0, 1)), (Need(1, 4), Need())
 
 #: Threads of a rank before the checks in addition to those of OpenBLAS, the most that this has, and the
