@@ -156,7 +156,7 @@ def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) ->
     """Do rank 0's part, from the start of the result to the verdict; return its exit code."""
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
-    with step("first record of the history"):
+    with step("first record of the history", alone=True):
         commit_initial(context)
     together("result files", lambda: open_files(writer, header, config))
     context = start(context)

@@ -196,10 +196,16 @@ def together(step: str, function: Callable[[], T], seconds: float | None = None)
 
 
 @contextmanager
-def step(name: str) -> Iterator[None]:
-    """Name a step that is collective in itself, for messages, and bound it. An error in it is of one rank."""
+def step(name: str, alone: bool = False) -> Iterator[None]:
+    """Name a step that is collective in itself, for messages, and bound it. An error in it is of one rank.
+
+    All ranks begin it together, so that rank 0 can name one that does not come, and the others rank 0; a step
+    that one rank does `alone` begins at once.
+    """
     process.step = name
     seconds = seconds_of(INIT_VARIABLE, INIT_SECONDS)
+    if not alone:
+        exchange(name, Outcome(), seconds)
     remedy = "look for a rank or a host that is stopped, or a file system that does not answer"
     with watch.bound(f"is in the step {name!r}", seconds, remedy, EXIT_FAILURE):
         yield
