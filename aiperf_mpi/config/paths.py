@@ -82,7 +82,7 @@ def expanded(setting: str, path: str | os.PathLike[str], *, stored: bool = True)
         raise ConfigError(f"{setting}: the path is empty; write a path")
     if "\0" in text or (stored and not text.isprintable()):
         reason = "has characters that cannot be printed or are not UTF-8"
-        raise ConfigError(message(setting, text, reason, of_locale(text)[2:] or "name a path without them"))
+        raise ConfigError(message(setting, text, reason, of_locale(text) or "name a path without them"))
     if _URL.match(text):
         reason = "is a URL, but this program reads and writes files only"
         raise ConfigError(message(setting, text, reason, "name a path of a mounted file system"))

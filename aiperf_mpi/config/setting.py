@@ -148,7 +148,8 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}: {shown(value)} is not a finite number")
     if isinstance(value, str) and not value.isprintable():
-        raise ConfigError(f"{key}: {shown(value)} has characters that cannot be printed{of_locale(value)}")
+        more = f"; {remedy}" if (remedy := of_locale(value)) else ""
+        raise ConfigError(f"{key}: {shown(value)} has characters that cannot be printed{more}")
 
     if meaning.choices and value not in meaning.choices:
         if len(meaning.choices) == 1:
@@ -165,7 +166,7 @@ def checked(key: str, value: Any, kind: Any, meaning: Meaning) -> Any:
 
 
 def of_locale(text: str) -> str:
-    """Return the remedy, after "; ", for bytes of a text that UTF-8 can read but the locale cannot."""
+    """Return the remedy for bytes of a text that UTF-8 can read but the locale cannot."""
     encoding = sys.getfilesystemencoding()
     if encoding == "utf-8" or not any("\udc80" <= letter <= "\udcff" for letter in text):
         return ""
@@ -173,7 +174,7 @@ def of_locale(text: str) -> str:
         text.encode(errors="surrogateescape").decode()
     except UnicodeError:
         return ""
-    return f"; this locale reads them as {encoding}: set PYTHONUTF8=1, or a UTF-8 locale (LC_ALL=C.UTF-8)"
+    return f"this locale reads them as {encoding}: set PYTHONUTF8=1, or a UTF-8 locale (LC_ALL=C.UTF-8)"
 
 
 def shown(value: Any) -> str:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,9 @@ def _git(folder: Path, deadline: float, *arguments: str) -> str:
         out, err = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
-        try:
+        # It may hang in a file system, or its children hold the pipes: it is left then.
+        with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=_KILL_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass  # it hangs in a file system, or its children hold the pipes; leave it
         raise GitError(f"git {arguments[0]} took over {_GIT_SECONDS:g} s in {folder}") from None
     if process.returncode:
         text = next(iter(err.decode(errors="replace").strip().splitlines()), "")[:200]

@@ -62,7 +62,7 @@ def test_a_lost_answer_is_no_success(setup: str, reason: str, result: Path) -> N
 
 def test_an_answer_without_a_reader_is_no_success_and_no_message(result: Path) -> None:
     for words in (["--help"], ["verify", result], ["flops", "--analytical", "--json"]):
-        # The shell's child has a pipe that nobody reads.
+        # The shell's child has a pipe without a reader.
         done = after("exec > >(:); sleep 0.2", *PROGRAM, *words)
         assert done.returncode == 141 and not done.stderr, done.stderr
 

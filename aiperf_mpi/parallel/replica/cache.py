@@ -34,7 +34,7 @@ class Cache:
     def close(self) -> None:
         """Remove the folder if it is ours; a program that a thread still compiles is lost.
 
-        JAX would print a warning of that, which nobody needs.
+        JAX would print a warning of that, which leads to nothing.
         """
         if self.ours:
             warnings.filterwarnings("ignore", message="Error (writing|reading) persistent compilation cache")
