@@ -43,6 +43,7 @@ ROOMS = {
     "training.model": "jax",
     "environment": "",
     "planning": "",
+    "packing": "",
     "data": "",
     "trials": "",
     "config": "",

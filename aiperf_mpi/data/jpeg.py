@@ -8,6 +8,7 @@ give the same pixels. All functions here may run in several threads: the librari
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,8 +36,19 @@ _FACTORS = (8, 4, 2)
 _ORDINARY = ("Gray", "YCbCr", "RGB")
 
 
+#: Warnings of libjpeg about an odd encoder, not about content that is lost.
+_HARMLESS = re.compile(
+    r"extraneous bytes before marker|Invalid SOS parameters|Unknown Adobe color transform|"
+    r"Inconsistent progression sequence|Unrecognized component IDs"
+)
+
+
 class PictureError(ValueError):
     """A picture cannot be decoded; the text says why, without the picture's name."""
+
+
+class UnusualError(PictureError):
+    """A JPEG file that only the packer takes, by Pillow: of another colour space, or of an odd encoder."""
 
 
 def versions() -> dict[str, str]:
@@ -50,7 +62,7 @@ def decode(data: bytes | memoryview, at_least: int = 0) -> np.ndarray:
 
     With `at_least`, a larger picture is decoded at 1/2, 1/4 or 1/8 of its size, as long as its short side
     then has that many pixels. A grey picture has three equal colours. Raises PictureError for a damaged or
-    truncated file, for one that is not an ordinary JPEG (such as CMYK), and for more than MOST_PIXELS.
+    truncated file and for more than MOST_PIXELS, and UnusualError for what is not an ordinary JPEG.
     """
     decoder = with_pillow if simplejpeg is None else with_simplejpeg
     return decoder(data, at_least)
@@ -69,7 +81,8 @@ def with_simplejpeg(data: bytes | memoryview, at_least: int = 0) -> np.ndarray:
     except PictureError:
         raise
     except (ValueError, TypeError) as error:
-        raise PictureError(_reason(error)) from None
+        kind = UnusualError if _HARMLESS.search(str(error)) else PictureError
+        raise kind(_reason(error)) from None
     return pixels
 
 
@@ -89,14 +102,14 @@ def opened(data: bytes | memoryview, formats: tuple[str, ...] | None = None) -> 
     def open_it() -> Image.Image:
         return Image.open(io.BytesIO(data), formats=formats)
 
-    picture = _of_pillow(open_it)
+    picture = of_pillow(open_it)
     check_size(picture.width, picture.height)
     return picture
 
 
 def pixels_of(picture: Image.Image) -> np.ndarray:
     """Return the pixels of an open picture, uint8 [height, width, 3] in RGB. Raises PictureError."""
-    return _of_pillow(lambda: np.asarray(picture.convert("RGB")))
+    return of_pillow(lambda: np.asarray(picture.convert("RGB")))
 
 
 def check_size(width: int, height: int) -> None:
@@ -110,15 +123,17 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
 
     The filter is bilinear with antialiasing. A picture that is such a square already comes back as it is.
     """
-    height, width = pixels.shape[:2]
-    if height == width == side:
+    if pixels.shape[:2] == (side, side):
         return pixels
-    short = min(height, width)
-    left, top = (width - short) / 2, (height - short) / 2
-    square = Image.fromarray(pixels).resize(
-        (side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short)
-    )
-    return np.asarray(square)
+    return fit_picture(Image.fromarray(pixels), side)
+
+
+def fit_picture(picture: Image.Image, side: int) -> np.ndarray:
+    """Return a picture of Pillow, in RGB, as a square, see :func:`fit`."""
+    short = min(picture.width, picture.height)
+    left, top = (picture.width - short) / 2, (picture.height - short) / 2
+    box = (left, top, left + short, top + short)
+    return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -140,10 +155,10 @@ def _factor(height: int, width: int, at_least: int) -> int:
 
 def _check_colours(colours: str) -> None:
     if colours not in _ORDINARY:
-        raise PictureError(f"a JPEG of the colour space {colours}, not RGB or grey")
+        raise UnusualError(f"a JPEG of the colour space {colours}, not RGB or grey")
 
 
-def _of_pillow(function: Callable[[], T]) -> T:
+def of_pillow(function: Callable[[], T]) -> T:
     """Return what a function of Pillow returns; all its errors become a PictureError."""
     try:
         return function()

@@ -26,7 +26,7 @@ def picture() -> np.ndarray:
 def file_of(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
     """Return pixels as a JPEG file by Pillow, at high quality."""
     file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **{"quality": 95} | options)  # type: ignore[arg-type]
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **{"quality": 95} | options)
     return file.getvalue()
 
 
@@ -76,8 +76,16 @@ def test_scaled_decoding_keeps_the_short_side_large_enough(
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_cmyk_is_refused_by_name(picture: np.ndarray, decoder: Callable[[bytes], np.ndarray]) -> None:
-    with pytest.raises(jpeg.PictureError, match="CMYK"):
+    with pytest.raises(jpeg.UnusualError, match="CMYK"):
         decoder(file_of(picture, "CMYK"))
+
+
+def test_a_warning_without_loss_is_unusual_not_damage(picture: np.ndarray) -> None:
+    # The bytes after the first marker belong to nothing; libjpeg passes over them with a warning.
+    data = file_of(picture)
+    place = data.index(b"\xff\xdb")
+    with pytest.raises(jpeg.UnusualError, match="extraneous bytes"):
+        jpeg.with_simplejpeg(data[:place] + bytes(5) + data[place:])
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One picture of a source to what a shard stores of it: a square of pixels, or a JPEG file.
+
+Every picture becomes upright (by EXIF), RGB and 8 bits a colour. Transparency is left out, of an animation
+the first picture is taken, and CMYK becomes RGB without a colour profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from aiperf_mpi.data import jpeg
+from aiperf_mpi.data.jpeg import PictureError, UnusualError
+from aiperf_mpi.data.manifest import RAW
+
+#: Formats that are read, by Pillow's names. Others start other programs, or read more than one file.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+
+_JPEG, _EXIF, _ORIENTATION = b"\xff\xd8", b"Exif\0\0", 0x0112
+
+#: A JPEG file is stored as it is if its long side is at most this number of sides.
+_MOST_LONG = 4
+
+#: Larger than the square by this factor, a JPEG file is decoded at 1/2, 1/4 or 1/8.
+_SCALED = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """What a shard stores of a picture, and what the manifest's mean and deviation need of it.
+
+    Attributes:
+        data: its bytes: pixels, or a JPEG file.
+        histogram: of the fitted pixels: how often each value comes in red, green and blue, int64 [3, 256].
+    """
+
+    data: bytes
+    histogram: np.ndarray
+
+
+def pack(data: bytes, side: int, encoding: str, measured: bool) -> Packed:
+    """Return what a shard stores of a picture's file. Raises PictureError if it cannot be decoded.
+
+    Only `measured` pictures have a histogram; that of another one is zero.
+    """
+    square, own = square_of(data, side)
+    stored = square.tobytes() if encoding == RAW else data if own else jpeg.encode(square)
+    return Packed(stored, histogram_of(square) if measured else np.zeros((3, 256), np.int64))
+
+
+def histogram_of(square: np.ndarray) -> np.ndarray:
+    """Return how often each value comes in each colour, int64 [3, 256]."""
+    return np.array(Image.fromarray(square).histogram(), np.int64).reshape(3, 256)
+
+
+def square_of(data: bytes, side: int) -> tuple[np.ndarray, bool]:
+    """Return a picture's file as an upright square, uint8 [side, side, 3].
+
+    Return also whether the loader makes the same of the file itself, which then needs no second encoding: an
+    ordinary JPEG, upright, whose short side is at most `side`, with fewer bytes than the pixels.
+    """
+    if not data.startswith(_JPEG):
+        return _by_pillow(data, side), False
+    try:
+        pixels = jpeg.decode(data, _SCALED * side)
+    except UnusualError:
+        return _by_pillow(data, side), False
+    orientation = _orientation(jpeg.opened(data, ("JPEG",))) if _EXIF in data else 1
+    short, long = sorted(pixels.shape[:2])
+    own = orientation == 1 and short <= side and long <= _MOST_LONG * side and len(data) < 3 * side**2
+    return upright(jpeg.fit(pixels, side), orientation), own
+
+
+def upright(square: np.ndarray, orientation: int) -> np.ndarray:
+    """Return a square turned and mirrored as its EXIF orientation (1 to 8) says."""
+    if orientation >= 5:
+        square = square.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        square = square[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        square = square[::-1]
+    return np.ascontiguousarray(square)
+
+
+def _by_pillow(data: bytes, side: int) -> np.ndarray:
+    """Return a picture of any of the formats as an upright square. Raises PictureError."""
+    with jpeg.opened(data, _FORMATS) as picture:
+        # Pillow turns a TIFF file itself when it decodes it.
+        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
+        rgb = jpeg.of_pillow(lambda: _rgb(picture))
+        return upright(jpeg.fit_picture(rgb, side), orientation)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB; of 16 bits a colour, the upper 8 are kept. Raises PictureError."""
+    if picture.mode == "F":
+        raise PictureError("has floating-point values")
+    if not picture.mode.startswith("I"):
+        return picture.convert("RGB")
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() >= 1 << 16:
+        raise PictureError("has values of more than 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation of an open picture, 1 where it says none or cannot be read."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # A damaged EXIF block says nothing, and the picture is whole without it.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+__all__ = ["Packed", "PictureError", "histogram_of", "pack", "square_of", "upright"]
