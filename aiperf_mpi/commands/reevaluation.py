@@ -104,7 +104,7 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
     )
     evaluator = Evaluator(device_sharding(devices), step)
     error = validation_error(evaluator, checkpoint.variables, val_batches(dataset, 1, batch))
-    return Repetition(trial, error, stated, len(dataset.val_labels))
+    return Repetition(trial, error, stated, len(dataset.val.labels))
 
 
 def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:

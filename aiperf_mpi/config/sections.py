@@ -28,6 +28,9 @@ from aiperf_mpi.paper import (
 
 _INT64 = 2**63 - 1
 
+#: Most threads of a trainer that prepare images: Table 4, Parallel transformation.
+MOST_WORKERS = 48
+
 #: The longest core phase in seconds: thirty years; the numbers of its ticks and epochs fit into integers.
 _LONGEST = 1e9
 
@@ -75,13 +78,15 @@ class Data:
         True, "crop and flip training images at random", rule=DEFAULT, source="authors' code"
     )
     workers: int = setting(
-        48,
-        "threads that prepare images",
-        low=1,
-        high=4096,
-        rule=DEFAULT,
-        source=f"{TABLE_4}, Parallel transformation",
+        0,
+        "threads of a trainer that prepare images; 0: one for each core that it may use, at most 48",
+        low=0,
+        high=MOST_WORKERS,
     )
+
+    def threads(self, cores: int) -> int:
+        """Return the threads of a trainer that prepare images, where it may use so many cores."""
+        return self.workers or max(1, min(cores, MOST_WORKERS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.paths import existing_folder, expanded, message, readable_file, reading
-from aiperf_mpi.data.dataset import Dataset, moments
+from aiperf_mpi.data.dataset import Dataset, in_memory
 from aiperf_mpi.files import read_bytes
 
 FOLDER = "cifar-10-batches-bin"
@@ -81,10 +81,10 @@ def load(config: Config) -> Dataset:
         images.append(records[:, 1:].reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1))
 
     train, val = config.data.train_images, config.data.val_images
-    parts = (
-        np.concatenate(images[:-1])[:train],
-        np.concatenate(labels[:-1])[:train],
-        np.ascontiguousarray(images[-1][:val]),
-        labels[-1][:val],
+    return in_memory(
+        "cifar10",
+        (np.concatenate(images[:-1])[:train], np.concatenate(labels[:-1])[:train]),
+        (np.ascontiguousarray(images[-1][:val]), labels[-1][:val]),
+        _CLASSES,
+        digest.hexdigest(),
     )
-    return Dataset("cifar10", *parts, _CLASSES, digest.hexdigest(), *moments(parts[0]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
-from aiperf_mpi.data.dataset import Dataset, content_sha256, moments
+from aiperf_mpi.data.dataset import Dataset, content_sha256, in_memory
 
 #: scikit-learn's digits have grey values from 0 to 16.
 _WHITE = 16
@@ -27,10 +27,13 @@ def load(config: Config) -> Dataset:
     labels = bunch.target.astype(np.int32)
     images = enlarge(bunch.images * (255 / _WHITE), data.image_size, data.channels)
 
-    val = validation_split(labels, DATASETS["digits"].images[1])
-    train_rows, val_rows = np.flatnonzero(~val)[: data.train_images], np.flatnonzero(val)[: data.val_images]
-    parts = (images[train_rows], labels[train_rows], images[val_rows], labels[val_rows])
-    return Dataset("digits", *parts, data.classes, content_sha256(*parts), *moments(parts[0]))
+    chosen = validation_split(labels, DATASETS["digits"].images[1])
+    train_rows, val_rows = (
+        np.flatnonzero(~chosen)[: data.train_images],
+        np.flatnonzero(chosen)[: data.val_images],
+    )
+    train, val = (images[train_rows], labels[train_rows]), (images[val_rows], labels[val_rows])
+    return in_memory("digits", train, val, data.classes, content_sha256(*train, *val))
 
 
 def validation_split(labels: np.ndarray, count: int) -> np.ndarray:

@@ -196,7 +196,7 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
 
         found = gather_resources(config, ranks.replica, ranks.team)
         data = found.dataset
-        images = len(data.train_labels), len(data.val_labels)
+        images = len(data.train.labels), len(data.val.labels)
         return found, Facts(found.device, len(found.devices), data.sha256, *images)
 
     # Ranks without data wait for those that load it, without taking a core from them.

@@ -20,8 +20,11 @@ Remedy = Callable[[int], str]
 
 
 def threads(config: Config, role: str) -> int:
-    """Return the threads of a rank that compute at the same time: the step, and those that prepare images."""
-    return 1 + config.data.workers if role == "trainer" else 1
+    """Return the threads of a rank that compute at the same time: the step, and those that prepare images.
+
+    Without `data.workers`, they are as many as its cores, and one is the least.
+    """
+    return 1 + max(1, config.data.workers) if role == "trainer" else 1
 
 
 def judge(everyone: Sequence[RankResources], config: Config, option: Remedy) -> tuple[Finding, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.config.sections import MOST_WORKERS
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.planning.machine import Machine, check_machine, devices_of_replica, replicas, steps
@@ -226,12 +227,13 @@ def _cores(config: Config, machine: Machine) -> Number:
     """Count the threads of a node that compute at the same time."""
     trainers, workers = config.parallel.trainers_per_node, config.data.workers
     generators = machine.ranks_per_node - trainers
+    threads = f"{workers} threads" if workers else f"1 thread or more, at most {MOST_WORKERS},"
     return Number(
         "cores",
         "cores of a node",
-        trainers * (1 + workers) + generators,
+        trainers * (1 + max(1, workers)) + generators,
         "cores",
-        f"for each of {counted(trainers, 'trainer')} the step and {workers} threads that prepare images "
+        f"for each of {counted(trainers, 'trainer')} the step and {threads} that prepare images "
         f"(data.workers), and one for each of {counted(generators, 'generator')}; with fewer it runs, slower",
     )
 

@@ -77,7 +77,7 @@ def _new_threads(rank: RankResources, config: Config, begun: bool) -> Need:
         before = (1 + coordinates) * (_BEFORE + _blas(own)) - coordinates
     # With an accelerator, XLA may leave out its threads for the CPU.
     least = once.least + (each.least * used if rank.on_cpu else 0)
-    workers = config.data.workers if trains else 0
+    workers = config.data.threads(own) if trains else 0
     return Need(before + least, before + once.as_a_rule + each.as_a_rule * used + workers)
 
 

@@ -242,7 +242,10 @@ def test_the_rows_of_table_4_are_the_defaults() -> None:
     assert (config.model.width, config.model.blocks) == (64, (3, 4, 6, 3))  # ResNet-50
     assert (config.model.initial_weight, config.train.batch_per_device) == ("he", 448)
     assert (config.train.lr, config.train.momentum, config.train.epochs) == (0.1, 0.9, 60)
-    assert (config.data.workers, config.result.max_error, config.hpo.from_round) == (48, 0.30, 4)
+    assert (config.result.max_error, config.hpo.from_round) == (0.30, 4)
+    # As many threads as the trainer has cores, and at most those of Table 4, Parallel transformation.
+    assert [config.data.threads(cores) for cores in (1, 8, 48, 192)] == [1, 8, 48, 48]
+    assert load("imagenet", sets=["data.workers=3"]).data.threads(8) == 3
     assert config.run.tick == 0.1 * 3600
     assert len(config.base.blocks) == 4 and config.base.width == 64
 
@@ -260,7 +263,6 @@ TABLE_4_ROWS = [
     ("train.lr=0.2", DEFAULT, "Learning rate"),
     ("train.label_smoothing=0.0", DEFAULT, "Loss function"),
     ("train.epochs=90", DEFAULT, "Maximum epoch"),
-    ("data.workers=8", DEFAULT, "Parallel transformation"),
     ("result.max_error=0.35", FIXED, "Maximum error"),
 ]
 

@@ -37,26 +37,26 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarra
 def test_every_pixel_and_label_arrives(published: tuple[Path, np.ndarray]) -> None:
     folder, records = published
     dataset = open_dataset(config(folder))
-    assert dataset.train_images.shape == (50_000, 32, 32, 3) and dataset.val_images.shape == (
+    assert dataset.train.images.shape == (50_000, 32, 32, 3) and dataset.val.images.shape == (
         10_000,
         32,
         32,
         3,
     )
-    np.testing.assert_array_equal(dataset.train_labels, records[:50_000, 0])
-    np.testing.assert_array_equal(dataset.val_labels, records[50_000:, 0])
+    np.testing.assert_array_equal(dataset.train.labels, records[:50_000, 0])
+    np.testing.assert_array_equal(dataset.val.labels, records[50_000:, 0])
 
     # Byte 1 + 1024 c + 32 y + x of a record is the pixel at row y, column x, colour c.
     for image, y, x, c in ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (49_999, 31, 30, 2), (20_000, 7, 9, 1)):
-        assert dataset.train_images[image, y, x, c] == records[image, 1 + 1024 * c + 32 * y + x]
-    assert dataset.val_images[5, 3, 4, 2] == records[50_005, 1 + 2048 + 96 + 4]
+        assert dataset.train.images[image, y, x, c] == records[image, 1 + 1024 * c + 32 * y + x]
+    assert dataset.val.images[5, 3, 4, 2] == records[50_005, 1 + 2048 + 96 + 4]
 
 
 def test_the_folder_above_and_fewer_images_do_as_well(published: tuple[Path, np.ndarray]) -> None:
     folder, records = published
     dataset = open_dataset(config(folder.parent, "data.train_images=1000", "data.val_images=10"))
-    np.testing.assert_array_equal(dataset.train_labels, records[:1000, 0])
-    assert len(dataset.val_labels) == 10
+    np.testing.assert_array_equal(dataset.train.labels, records[:1000, 0])
+    assert len(dataset.val.labels) == 10
     check_dataset(config(folder))
 
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 
 from aiperf_mpi.config import load
 from aiperf_mpi.data.catalogue import open_dataset
-from aiperf_mpi.data.dataset import Dataset, content_sha256, moments
+from aiperf_mpi.data.dataset import ArrayImages, Dataset, content_sha256, moments
 from aiperf_mpi.data.digits import enlarge, validation_split
 
 
@@ -19,8 +19,8 @@ def digits() -> Dataset:
 
 
 def test_shapes_and_types(digits: Dataset) -> None:
-    assert digits.train_images.shape == (1437, 32, 32, 1) and digits.val_images.shape == (360, 32, 32, 1)
-    assert digits.train_images.dtype == np.uint8 and digits.train_labels.dtype == np.int32
+    assert digits.train.images.shape == (1437, 32, 32, 1) and digits.val.images.shape == (360, 32, 32, 1)
+    assert digits.train.images.dtype == np.uint8 and digits.train.labels.dtype == np.int32
     assert digits.classes == 10
 
 
@@ -47,8 +47,8 @@ def test_images_are_those_of_scikit_learn() -> None:
     dataset = open_dataset(config)
     bunch = sklearn_digits()
     mask = validation_split(bunch.target.astype(np.int32), 360)
-    np.testing.assert_array_equal(dataset.val_images[..., 0], np.rint(bunch.images[mask] * 255 / 16))
-    np.testing.assert_array_equal(dataset.train_labels, bunch.target[~mask])
+    np.testing.assert_array_equal(dataset.val.images[..., 0], np.rint(bunch.images[mask] * 255 / 16))
+    np.testing.assert_array_equal(dataset.train.labels, bunch.target[~mask])
 
 
 def test_enlarging_keeps_a_flat_image_and_a_gradient() -> None:
@@ -68,37 +68,39 @@ def test_fewer_images_and_three_channels() -> None:
     dataset = open_dataset(
         load("demo", sets=["data.train_images=200", "data.val_images=50", "data.channels=3"])
     )
-    assert dataset.train_images.shape == (200, 32, 32, 3) and len(dataset.val_labels) == 50
-    np.testing.assert_array_equal(dataset.train_images[..., 0], dataset.train_images[..., 2])
-    assert set(dataset.train_labels.tolist()) == set(range(10))
+    assert dataset.train.images.shape == (200, 32, 32, 3) and len(dataset.val.labels) == 50
+    np.testing.assert_array_equal(dataset.train.images[..., 0], dataset.train.images[..., 2])
+    assert set(dataset.train.labels.tolist()) == set(range(10))
 
 
 # -- what every data set promises ------------------------------------------------------------------
 
 
 def test_a_wrong_dtype_shape_or_label_is_refused(digits: Dataset) -> None:
-    good = dict(
-        name="x",
-        train_images=digits.train_images,
-        train_labels=digits.train_labels,
-        val_images=digits.val_images,
-        val_labels=digits.val_labels,
-        classes=10,
-        sha256="",
-        mean=(0.5,),
-        deviation=(1.0,),
-    )
-    Dataset(**good)
-    for change, part in (
-        ({"train_images": digits.train_images.astype(np.float32)}, "float32"),
-        ({"val_labels": digits.val_labels.astype(np.int64)}, "int64"),
-        ({"val_labels": digits.val_labels[:-1]}, "labels"),
-        ({"train_images": digits.train_images[..., 0]}, "training images"),
-        ({"classes": 9}, "outside of 0..8"),
-        ({"val_images": digits.val_images[:, ::2]}, "differ in shape"),
+    images, labels = digits.train.images, digits.train.labels
+    for wrong, part in (
+        ((images.astype(np.float32), labels), "float32"),
+        ((images, labels.astype(np.int64)), "int64"),
+        ((images, labels[:-1]), "labels"),
+        ((images[..., 0], labels), "images are uint8 .*, not uint8"),
+        ((images[:0], labels[:0]), "labels"),
     ):
         with pytest.raises(ValueError, match=part):
-            Dataset(**{**good, **change})
+            ArrayImages(*wrong)
+
+    val = digits.val
+    Dataset("x", digits.train, val, 10, "", (0.5,), (1.0,))
+    with pytest.raises(ValueError, match="a training label is outside of 0..8"):
+        Dataset("x", digits.train, val, 9, "", (0.5,), (1.0,))
+    with pytest.raises(ValueError, match="differ in shape"):
+        Dataset("x", digits.train, ArrayImages(val.images[:, ::2], val.labels), 10, "", (0.5,), (1.0,))
+
+
+def test_a_place_outside_of_the_images_is_refused(digits: Dataset) -> None:
+    out = np.empty((1, 32, 32, 1), np.uint8)
+    for place in (-1, 1437):
+        with pytest.raises(IndexError, match="outside of the 1437 images"):
+            digits.train.read(np.array([place]), out)
 
 
 def test_the_hash_follows_content_type_and_shape() -> None:

@@ -25,30 +25,30 @@ def small(*sets: str, seed: int = 1) -> Config:
 
 def test_shapes_types_and_even_classes() -> None:
     dataset = open_dataset(small())
-    assert dataset.train_images.shape == (600, 24, 24, 2) and dataset.val_images.shape == (100, 24, 24, 2)
-    assert dataset.train_images.dtype == np.uint8 and dataset.train_labels.dtype == np.int32
+    assert dataset.train.images.shape == (600, 24, 24, 2) and dataset.val.images.shape == (100, 24, 24, 2)
+    assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32
 
     # 600 = 7 * 85 + 5: five classes have 86 images, two have 85.
-    assert sorted(np.bincount(dataset.train_labels)) == [85, 85, 86, 86, 86, 86, 86]
+    assert sorted(np.bincount(dataset.train.labels)) == [85, 85, 86, 86, 86, 86, 86]
 
 
 def test_the_seed_decides() -> None:
     def parts(dataset: Dataset) -> list[bytes]:
-        return [array.tobytes() for array in (dataset.train_images, dataset.val_images, dataset.train_labels)]
+        return [array.tobytes() for array in (dataset.train.images, dataset.val.images, dataset.train.labels)]
 
     first, again, other = open_dataset(small()), open_dataset(small()), open_dataset(small(seed=2))
     assert parts(first) == parts(again) and first.sha256 == again.sha256
     assert first.sha256 != other.sha256
     assert all(a != b for a, b in zip(parts(first), parts(other), strict=True))
-    assert first.train_images[:100].tobytes() != first.val_images.tobytes()
+    assert first.train.images[:100].tobytes() != first.val.images.tobytes()
 
 
 def test_a_class_can_be_recognised_by_its_images() -> None:
     """The nearest mean of the training images of a class finds the class of every validation image."""
     dataset = open_dataset(small())
-    means = np.stack([dataset.train_images[dataset.train_labels == label].mean(axis=0) for label in range(7)])
-    distances = ((dataset.val_images[:, None] - means[None]) ** 2).sum(axis=(2, 3, 4))
-    np.testing.assert_array_equal(distances.argmin(axis=1), dataset.val_labels)
+    means = np.stack([dataset.train.images[dataset.train.labels == label].mean(axis=0) for label in range(7)])
+    distances = ((dataset.val.images[:, None] - means[None]) ** 2).sum(axis=(2, 3, 4))
+    np.testing.assert_array_equal(distances.argmin(axis=1), dataset.val.labels)
 
 
 def test_images_that_do_not_fit_into_memory_are_refused() -> None:

@@ -155,5 +155,7 @@ def validate_again(context: Context, resources: Resources, best: Best, trial_id:
         raise FailedElsewhere("another trainer of the replica could not load it")
     with context.timer("validate"):
         batch = compiled.settings.batch_per_device
-        batches = val_batches(resources.dataset, len(resources.devices), batch, resources.mine)
+        batches = val_batches(
+            resources.dataset, len(resources.devices), batch, resources.mine, resources.reader
+        )
         return validation_error(compiled, checkpoint.variables, batches)

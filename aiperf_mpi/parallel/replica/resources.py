@@ -11,6 +11,7 @@ import jax
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
 from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.data.loader import Reader
 from aiperf_mpi.environment.jax_variables import told_by_variable
 from aiperf_mpi.parallel.launch.binding import local_devices
 from aiperf_mpi.parallel.launch.mpi import MPI
@@ -28,12 +29,14 @@ class Resources:
         devices: of the replica, including those of its other processes.
         memory: bytes that a step may use on each device; None: unknown.
         dataset: training and validation images.
+        reader: threads that read the images of all trials.
         cache: of compiled programs.
     """
 
     devices: tuple[jax.Device, ...]
     memory: int | None
     dataset: Dataset
+    reader: Reader
     cache: Cache
 
     @property
@@ -78,11 +81,14 @@ def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = 
     if config.hpo.enabled:
         batches["hpo.batches"] = max(config.hpo.batches)
     for key, batch in batches.items():
-        images, least = len(dataset.train_labels), batch * len(devices)
+        images, least = len(dataset.train.labels), batch * len(devices)
         if images < least:
             raise ConfigError(
                 f"{key}: {counted(batch, 'image')} on each of {counted(len(devices), 'device')} make batches "
                 f"of {least}, more than the {counted(images, 'training image')}: an epoch would have no "
                 "whole batch"
             )
-    return Resources(devices, memory, dataset, open_cache(config.parallel.cache, replica))
+    # A CPU device keeps using the host's memory of a batch.
+    reuse = all(device.platform != "cpu" for device in devices)
+    reader = Reader(config.data.threads(len(os.sched_getaffinity(0))), reuse)
+    return Resources(devices, memory, dataset, reader, open_cache(config.parallel.cache, replica))

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.network.architecture import Architecture
@@ -93,7 +91,7 @@ def start_weights(
         return StartWeights(initial_weights(config, candidate.architecture, candidate.seed))
     architecture, rng = parent_of(candidate), stream(INIT, candidate.seed)
     variables = inherited_variables(architecture, parent, candidate.own_morphs, rng)
-    images = np.asarray(dataset.val_images[:COMPARED_IMAGES])
+    images = dataset.val_sample(COMPARED_IMAGES)
     return StartWeights(
         variables,
         function_difference(

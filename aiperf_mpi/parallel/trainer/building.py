@@ -4,9 +4,7 @@ and its batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -64,15 +62,16 @@ def build_training(
     state: TrainerState, candidate: Candidate, compiled: Compiled, weights: StartWeights
 ) -> Training:
     """Return the training of a compiled candidate, with its start weights on the devices."""
-    context, dataset = state.context, state.resources.dataset
-    config, devices, mine = context.config, len(state.resources.devices), state.resources.mine
+    context, resources = state.context, state.resources
+    dataset, reader, mine = resources.dataset, resources.reader, resources.mine
+    config, devices = context.config, len(resources.devices)
     initial = compiled.start(weights.variables, stream(AUGMENT, candidate.seed))
     batch, limits = candidate.batch_per_device, budget(candidate.round, config.train)
     return Training(
         compiled,
         initial,
-        partial(_epoch_batches, dataset, candidate.seed, devices, batch, mine),
-        partial(val_batches, dataset, devices, batch, mine),
+        lambda epoch: train_batches(dataset, candidate.seed, epoch, devices, batch, mine, reader),
+        lambda: val_batches(dataset, devices, batch, mine, reader),
         FitSettings(
             epochs_max=limits.epochs_max,
             patience=limits.patience,
@@ -87,12 +86,6 @@ def build_training(
         fault=training_fault(config.fault, candidate, state.team.rank),
         agree=state.team.agree if state.team.size > 1 else alone,
     )
-
-
-def _epoch_batches(
-    dataset: Dataset, seed: int, devices: int, batch: int, mine: slice, epoch: int
-) -> Iterator[Any]:
-    return train_batches(dataset, seed, epoch, devices, batch, mine)
 
 
 def _rate(config: Config, epoch: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.data.loader import Reader
 from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
@@ -17,7 +18,7 @@ from aiperf_mpi.parallel.trainer.state import TrainerState
 def one_device(dataset: Dataset | None = None) -> Resources:
     """Return the resources of a replica with this process's first device, and without a cache of its own."""
     unused: Any = None
-    return Resources(tuple(jax.devices()[:1]), None, dataset or unused, unused)
+    return Resources(tuple(jax.devices()[:1]), None, dataset or unused, Reader(1), unused)
 
 
 def fake_trainer(context: Context, **overrides: Any) -> TrainerState:

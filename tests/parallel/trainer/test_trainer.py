@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.data.dataset import ArrayImages, Dataset
+from aiperf_mpi.data.loader import Reader
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.parallel.replica.best import Best, validate_best
 from aiperf_mpi.parallel.replica.team import Team
@@ -32,6 +33,7 @@ from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_ba
 
 COMPILED = compiled_tiny()
 IMAGES, LABELS = (x[0] for x in random_batch(TINY, 1, 12))
+PICTURES = ArrayImages(IMAGES, LABELS)
 
 
 class Following(Team):
@@ -115,7 +117,8 @@ class Ended:
         self.sent: list[Any] = messages.rows
         self.context = fake_context(config=config, messages=messages, workers=Alone())
         self.resources: Any = SimpleNamespace(
-            dataset=Dataset("test", IMAGES, LABELS, IMAGES, LABELS, 3, "0", (0.5,), (0.5,)),
+            dataset=Dataset("test", PICTURES, PICTURES, 3, "0", (0.5,), (0.5,)),
+            reader=Reader(1),
             devices=COMPILED.devices,
             mine=slice(0, 1),
         )
