@@ -44,6 +44,7 @@ ROOMS = {
     "environment": "",
     "planning": "",
     "packing": "",
+    "packing.sources": "",
     "data": "",
     "trials": "",
     "config": "",

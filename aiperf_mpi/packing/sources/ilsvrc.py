@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of ILSVRC2012, the data set of the benchmark: how it is recognised, and when it is whole.
+
+Counts: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge (2015), and the read-me file of
+the development kit. Checksums: the download page of ImageNet, and the table of torchvision.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from aiperf_mpi.data.manifest import TRAIN, VAL
+from aiperf_mpi.paper import IMAGENET_IMAGES
+
+NAME = "ILSVRC2012"
+
+#: A class is a synset of WordNet: a noun and its offset.
+SYNSET = re.compile(r"n[0-9]{8}")
+
+#: Number of classes; the first and the last of them.
+CLASSES, FIRST, LAST = 1000, "n01440764", "n15075141"
+
+#: Least and most pictures of a class, for each split.
+OF_A_CLASS = {TRAIN: (732, 1300), VAL: (50, 50)}
+
+#: The published archives, and their MD5.
+MD5 = {
+    "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+    "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
+    "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+}
+
+#: Classes that are named as an example.
+_NAMED = 3
+
+
+def is_ilsvrc(classes: Sequence[str]) -> bool:
+    """Whether these are the classes of ILSVRC2012, as far as their number, form and range tell."""
+    return (
+        len(classes) == CLASSES
+        and (classes[0], classes[-1]) == (FIRST, LAST)
+        and all(map(SYNSET.fullmatch, classes))
+    )
+
+
+def missing(classes: Sequence[str], labels: Mapping[str, np.ndarray]) -> tuple[int, str]:
+    """Return how many pictures a copy of ILSVRC2012 lacks or has too many, and where, in words.
+
+    Arguments:
+        labels: label of each picture, for each split.
+    """
+    number, words = 0, []
+    for split, whole in zip((TRAIN, VAL), IMAGENET_IMAGES, strict=True):
+        count, counts = len(labels[split]), np.bincount(labels[split], minlength=len(classes))
+        least, most = OF_A_CLASS[split]
+        odd = [
+            (name, int(its)) for name, its in zip(classes, counts, strict=True) if not least <= its <= most
+        ]
+        beyond = sum(max(least - its, its - most) for _, its in odd)
+        number += max(abs(whole - count), beyond)
+        if count != whole:
+            words.append(f"{split} has {count} pictures instead of {whole}")
+        if odd:
+            classes_of = "1 class" if len(odd) == 1 else f"{len(odd)} classes"
+            words.append(f"{classes_of} of {split}: {', '.join(_named(odd, least, most))}")
+    return number, "; ".join(words)
+
+
+def _named(odd: Sequence[tuple[str, int]], least: int, most: int) -> Iterator[str]:
+    """Yield some classes with their number of pictures, and what it should be."""
+    yield from (f"{name} has {its}" for name, its in odd[:_NAMED])
+    if len(odd) > _NAMED:
+        yield "..."
+    yield f"instead of {least}" + (f" to {most}" if most > least else "")
