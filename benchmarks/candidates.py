@@ -34,7 +34,7 @@ from aiperf_mpi.phases import PHASES  # noqa: E402
 from aiperf_mpi.results.output import journal  # noqa: E402
 from aiperf_mpi.trials.record import DONE, OUTCOME, STOPPED  # noqa: E402
 from benchmarks import pages  # noqa: E402
-from benchmarks.tables import described, machine, write  # noqa: E402
+from benchmarks.tables import described, machine, out_folder, write  # noqa: E402
 
 RANKS, EPOCHS = 3, 3
 
@@ -232,7 +232,7 @@ def main() -> int:
     parser.add_argument("--preset", choices=SETTINGS, default="cpu")
     parser.add_argument("--candidates", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=560.0, help="limit, start and end included")
-    parser.add_argument("--out", type=Path, help="folder for candidates.md and .json")
+    parser.add_argument("--out", type=out_folder, help="folder for candidates.md and .json")
     given = parser.parse_args()
     place = machine()
     row = measure(given.preset, given.candidates, given.seconds)

@@ -39,7 +39,7 @@ from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E
 from aiperf_mpi.training.steps.devices import AXIS  # noqa: E402
 from aiperf_mpi.training.steps.dispatch import SHARD_MAP, over_devices  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings, initial_state, train_step  # noqa: E402
-from benchmarks.tables import described, machine, markdown, write  # noqa: E402
+from benchmarks.tables import described, machine, markdown, out_folder, write  # noqa: E402
 
 #: The topology of ResNet-50, narrow: tracing costs what it costs at full width.
 BASE, SETTINGS = Base(image_size=32, channels=1, classes=10, width=4), StepSettings(32)
@@ -174,7 +174,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A thread that traces, against jax.export on another rank.")
     parser.add_argument("--repeat", type=int, default=5, help="networks (default 5)")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each loop of steps (default 8)")
-    parser.add_argument("--out", type=Path, help="folder for compile_ahead.md and compile_ahead.json")
+    parser.add_argument("--out", type=out_folder, help="folder for compile_ahead.md and compile_ahead.json")
     given = parser.parse_args()
     place = machine()
     medians = measure(given.repeat, given.seconds)

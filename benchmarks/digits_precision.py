@@ -40,7 +40,7 @@ from aiperf_mpi.training.model.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
 from aiperf_mpi.trials.budget import learning_rate  # noqa: E402
-from benchmarks.tables import described, machine, markdown, write  # noqa: E402
+from benchmarks.tables import described, machine, markdown, out_folder, write  # noqa: E402
 
 PRECISIONS = ("float32", "bfloat16")
 BATCH, RATE = 32, 0.1
@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument(
         "--every-rounding", action="store_true", help="no rounding to bfloat16 may be left out"
     )
-    parser.add_argument("--out", type=Path, help="folder for digits_precision.md and .json")
+    parser.add_argument("--out", type=out_folder, help="folder for digits_precision.md and .json")
     given = parser.parse_args()
 
     preset, place = config.load("demo"), machine()

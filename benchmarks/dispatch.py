@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import markdown, write  # noqa: E402
+from benchmarks.tables import markdown, out_folder, write  # noqa: E402
 
 #: Arrays of the parameters of a ResNet-50: 53 convolutions, 53 batch norms of two, and a dense layer of two.
 ARRAYS = 161
@@ -76,7 +76,7 @@ def main() -> None:
     """Run two processes, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--calls", type=int, default=60)
-    parser.add_argument("--out", type=Path, help="folder for dispatch.md and dispatch.json")
+    parser.add_argument("--out", type=out_folder, help="folder for dispatch.md and dispatch.json")
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     given = parser.parse_args()

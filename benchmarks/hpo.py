@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 
 from aiperf_mpi.search.hpo import make_hpo  # noqa: E402
-from benchmarks.tables import described, machine, markdown, write  # noqa: E402
+from benchmarks.tables import described, machine, markdown, out_folder, write  # noqa: E402
 from tests.helpers.search.cell_landscape import GAP, CellLandscape, Study  # noqa: E402
 
 METHODS = ("random", "grid", "tpe", "bayesian")
@@ -65,7 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Optimisers of hyperparameters, compared.")
     parser.add_argument("--seeds", type=int, default=20, help="landscapes (default 20)")
     parser.add_argument("--first", type=int, default=0, help="number of the first landscape (default 0)")
-    parser.add_argument("--out", type=Path, help="folder for hpo.md and hpo.json")
+    parser.add_argument("--out", type=out_folder, help="folder for hpo.md and hpo.json")
     arguments = parser.parse_args()
 
     cases = [(noise, architectures) for architectures in (0.0, 1.0) for noise in NOISES]

@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 
 from aiperf_mpi.results.output import journal  # noqa: E402
 from aiperf_mpi.trials.record import DONE, OUTCOME, STOPPED  # noqa: E402
-from benchmarks.tables import markdown, write  # noqa: E402
+from benchmarks.tables import markdown, out_folder, write  # noqa: E402
 
 METHODS = ("bayesian", "evolution", "random")
 
@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--out", type=Path, help="folder for search_digits.md and .json")
+    parser.add_argument("--out", type=out_folder, help="folder for search_digits.md and .json")
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ from scipy.stats import spearmanr  # noqa: E402
 from aiperf_mpi.search.features import features, plan_of  # noqa: E402
 from aiperf_mpi.search.nas import Search, make_search  # noqa: E402
 from aiperf_mpi.search.surrogate import Observations, learn  # noqa: E402
-from benchmarks.tables import goals, markdown, write  # noqa: E402
+from benchmarks.tables import goals, markdown, out_folder, write  # noqa: E402
 from tests.helpers.search.bottleneck import Bottleneck  # noqa: E402
 from tests.helpers.search.landscape import SMALL, Landscape, error_of, population, run_search  # noqa: E402
 
@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--noise", type=float, default=0.3, help="in standard deviations of the population")
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--out", type=Path, help="folder for search_learning.md and .json")
+    parser.add_argument("--out", type=out_folder, help="folder for search_learning.md and .json")
     given = parser.parse_args()
     rows = study(given.seeds, given.evaluations, given.noise, given.workers)
     table, met = summary(rows, given.evaluations)

@@ -38,7 +38,7 @@ from aiperf_mpi.trials import record as rec  # noqa: E402
 from aiperf_mpi.trials.candidate import Candidate  # noqa: E402
 from aiperf_mpi.trials.record import RECORD_DTYPE, SUMMARY_DTYPE  # noqa: E402
 from aiperf_mpi.trials.view import ArchitectureCache, HistoryView  # noqa: E402
-from benchmarks.tables import goals, markdown, write  # noqa: E402
+from benchmarks.tables import goals, markdown, out_folder, write  # noqa: E402
 
 #: Seconds of the authors' code for one proposal with 4 trials in its history, and what is wanted here by
 #: length.
@@ -163,7 +163,7 @@ def main() -> int:
         "--lengths", type=int, nargs="+", default=[10, 100, 1_000, 10_000, 100_000, 1_000_000]
     )
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="folder for search_speed.md and .json")
+    parser.add_argument("--out", type=out_folder, help="folder for search_speed.md and .json")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:

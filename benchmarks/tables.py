@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.machine.inventory import cpu, packages, source
 
 #: Environment variables that change how fast a step is.
@@ -97,6 +100,15 @@ def described(facts: dict[str, Any]) -> str:
         + flags
         + "."
     )
+
+
+def out_folder(text: str, option: str = "--out") -> Path:
+    """Return the folder of an option, absolute; argparse tells what is wrong with it before anything is
+    measured."""
+    try:
+        return expanded(option, text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def write(folder: Path | None, name: str, text: str, data: Any, quiet: bool = False) -> None:

@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import pages  # noqa: E402
 from benchmarks.levers import FLAGS, levers  # noqa: E402
 from benchmarks.shape import PRESETS, Shape  # noqa: E402
-from benchmarks.tables import described, machine, write  # noqa: E402
+from benchmarks.tables import described, machine, out_folder, write  # noqa: E402
 
 #: Parts that run by default, and parts with an option of their own.
 USUAL = ("throughput", "morphs", "mapped", "fed", "compilation", "beside", "peer")
@@ -175,6 +175,11 @@ RUNNERS: dict[str, Callable[[Session], None]] = {
 }
 
 
+def cache_folder(text: str) -> str:
+    """Return the folder of `--cache`, absolute, as the text that a shape has in JSON."""
+    return str(out_folder(text, "--cache"))
+
+
 def arguments() -> argparse.Namespace:
     """Parse the command line; options without a value take that of the preset."""
     parser = argparse.ArgumentParser(description="How fast a training step is, and what it is made of.")
@@ -195,7 +200,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fed-images", type=int, help="images of the data set that is read")
     parser.add_argument("--peers", nargs="+", choices=("eager", "compiled", "autotuned"))
     parser.add_argument("--peer-python", help="the Python that has PyTorch (default: this one)")
-    parser.add_argument("--cache", help="folder of the compilation cache (default: one for this run)")
+    parser.add_argument(
+        "--cache", type=cache_folder, help="compilation cache (default: a folder of this run)"
+    )
     parser.add_argument("--candidates", type=int, default=5, help="of --run (default 5)")
     parser.add_argument(
         "--run-seconds", type=float, default=560.0, help="limit of --run, start and end included"
@@ -204,7 +211,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=36_000.0, help="most seconds of it all")
     parser.add_argument("--name", default="training", help="of the files in --out (default training)")
     parser.add_argument("--title", default="The training step", help="of the page")
-    parser.add_argument("--out", type=Path, help="folder for NAME.md and NAME.json (default: print only)")
+    parser.add_argument("--out", type=out_folder, help="folder for NAME.md and .json (default: print only)")
     return parser.parse_args()
 
 

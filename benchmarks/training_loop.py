@@ -35,7 +35,7 @@ from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E
 from aiperf_mpi.training.steps.devices import DeviceBatch, place  # noqa: E402
 from aiperf_mpi.training.steps.dispatch import PMAP, SHARD_MAP  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
-from benchmarks.tables import described, machine, markdown, write  # noqa: E402
+from benchmarks.tables import described, machine, markdown, out_folder, write  # noqa: E402
 
 #: The digits' network at a width and a batch at which a step takes 40 ms and more on two cores.
 BASE, BATCH = Base(image_size=32, channels=1, classes=10, width=8), 64
@@ -191,7 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What the training loop and pmap cost, on one device.")
     parser.add_argument("--pairs", type=int, default=40, help="pairs of each comparison (default 40)")
     parser.add_argument("--steps", type=int, default=20, help="steps of each side of a pair (default 20)")
-    parser.add_argument("--out", type=Path, help="folder for training_loop.md and training_loop.json")
+    parser.add_argument("--out", type=out_folder, help="folder for training_loop.md and training_loop.json")
     given = parser.parse_args()
     place = machine()
     rows = measure(given.pairs, given.steps)

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from aiperf_mpi.config.paths import expanded
 from tests.helpers import quick
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before JAX is imported, and inherited by every process that a test starts: compiling is most of the tests'
 # time.
-os.environ.setdefault("AIPERF_MPI_CACHE", str(ROOT / ".cache"))
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["AIPERF_MPI_CACHE"]) / "jax"))
+_cache = expanded("AIPERF_MPI_CACHE", os.environ.get("AIPERF_MPI_CACHE") or ROOT / ".cache")
+os.environ["AIPERF_MPI_CACHE"] = str(_cache)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # Two tests run at a time on as few as two cores: threads of linear algebra that wait for each other would

@@ -8,6 +8,8 @@ from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.commands.report import write_page
+from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import replaced
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
 
 
@@ -30,14 +32,15 @@ def compare_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.report.compare import compare_files
 
     try:
+        files = [replaced("FILE", name) for name in arguments.files]
         if arguments.html is not None:
             from aiperf_mpi.results.report.html import html_comparison
 
             def page() -> tuple[str, int]:
-                text, valid = html_comparison(arguments.files)
+                text, valid = html_comparison(files)
                 return text, EXIT_VALID if valid else EXIT_INVALID
 
-            return write_page(page, arguments.html, arguments.files)
-        return compare_files(arguments.files, as_json=arguments.json)
-    except NotAResult as error:
+            return write_page(page, arguments.html, files)
+        return compare_files(files, as_json=arguments.json)
+    except (ConfigError, NotAResult) as error:
         return refuse(error)

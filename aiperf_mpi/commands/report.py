@@ -11,7 +11,7 @@ from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.config import ConfigError
-from aiperf_mpi.config.paths import expanded
+from aiperf_mpi.config.paths import expanded, replaced
 from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_VALID
 from aiperf_mpi.files import not_regular, system_reason
@@ -34,22 +34,22 @@ def report_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.judge.judge import NotAResult
 
     try:
+        files = [replaced("FILE", name) for name in (arguments.file, *arguments.others)]
         if arguments.html is not None:
             from aiperf_mpi.results.report.html import html_report
 
-            files = (arguments.file, *arguments.others)
             return write_page(lambda: (html_report(*files), EXIT_VALID), arguments.html, files)
         from aiperf_mpi.results.report.text import text_report
 
         # Read every file before the first line is printed.
         comparison = ""
-        if arguments.others:
+        if len(files) > 1:
             from aiperf_mpi.results.report.compare import compare, entry, to_text
 
-            entries = [entry(path) for path in (arguments.file, *arguments.others)]
+            entries = [entry(path) for path in files]
             comparison = f"\n{to_text(compare(entries))}"
-        print(f"{text_report(arguments.file)}{comparison}", end="")
-    except NotAResult as error:
+        print(f"{text_report(files[0])}{comparison}", end="")
+    except (ConfigError, NotAResult) as error:
         return refuse(error)
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.paths import expanded, replaced
 from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_INVALID
 from aiperf_mpi.printable import counted, named
@@ -63,8 +64,9 @@ def verify_command(arguments: argparse.Namespace) -> int:
     from aiperf_mpi.results.judge.judge import NotAResult
     from aiperf_mpi.results.output.repair import RepairError, repair
 
-    file = arguments.file
     try:
+        file: Path | str = replaced("FILE", arguments.file)
+        data = str(expanded("--data", arguments.data)) if arguments.data else ""
         if arguments.reevaluate:
             check_memory()
         if arguments.repair:
@@ -74,7 +76,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
         code = verify_file(file, as_json=arguments.json)
     except (ConfigError, NotAResult, RepairError) as error:
         return refuse(error)
-    return max(code, verify_again(Path(file), arguments.data)) if arguments.reevaluate else code
+    return max(code, verify_again(Path(file), data)) if arguments.reevaluate else code
 
 
 def check_memory() -> None:

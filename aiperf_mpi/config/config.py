@@ -281,7 +281,7 @@ def _build(assignments: Iterable[tuple[str, str, Any]]) -> Config:
 
 
 def _with_whole_paths(config: Config) -> Config:
-    """Return the configuration with every path absolute and `~` expanded. Raises ConfigError.
+    """Return the configuration with whole paths, `~` and variables replaced. Raises ConfigError.
 
     One rank does it for all: another rank may have another working directory or home folder.
     """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Paths that a user gives: expand them, make them absolute, and say in one line what is wrong with one.
 
-Every path setting goes through :func:`expanded`. Every error of the system, and every failure of a library
-that reads, becomes a ConfigError `setting: path: reason; what to do`.
+Every path of a user goes through :func:`expanded`, or :func:`replaced` where it is shown as it was written.
+Every error of the system, and every failure of a library that reads, becomes a ConfigError `setting: path:
+reason; what to do`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,14 @@ from aiperf_mpi.files import FileError, open_regular
 from aiperf_mpi.interpreter import explain
 from aiperf_mpi.printable import named, plain
 
-#: What a URL begins with, such as `gs://` and `file:///`; and a variable of a shell in a path.
-_URL, _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://"), re.compile(r"\$\{?[A-Za-z_]\w*")
+#: What a URL begins with, such as `gs://` and `file:///`.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+#: A variable in a path: `$NAME` or `${NAME}`; in the second form, whatever is in the braces.
+_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}?|([A-Za-z_]\w*))", re.ASCII)
+
+#: The name of a variable.
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 #: Reason and remedy for each error of the system that users meet; without a remedy, the caller's holds.
 _REASONS: dict[int, tuple[str, str]] = {
@@ -68,25 +75,27 @@ def message(setting: str, path: str | os.PathLike[str], reason: str, remedy: str
 
 
 def expanded(setting: str, path: str | os.PathLike[str], *, stored: bool = True) -> Path:
-    """Return a path that a user gave, absolute and with `~` and `~user` replaced by the home folder.
+    """Return a path that a user gave, absolute, with `~` and variables replaced as by :func:`replaced`.
 
     Arguments:
         setting: name of the setting or option in the message.
         stored: whether the result stores the path; a stored one has printable characters only.
 
-    Raises ConfigError for a URL, for a name that no file can have, and where the home folder or the working
-    directory is unknown.
+    Raises ConfigError for a URL, for a name that no file can have, for a variable without a value, and where
+    the home folder or the working directory is unknown.
     """
     text = os.fspath(path)
     if not text:
         raise ConfigError(f"{setting}: the path is empty; write a path")
-    if "\0" in text or (stored and not text.isprintable()):
-        reason = "has characters that cannot be printed or are not UTF-8"
-        raise ConfigError(message(setting, text, reason, of_locale(text) or "name a path without them"))
-    if _URL.match(text):
-        reason = "is a URL, but this program reads and writes files only"
-        raise ConfigError(message(setting, text, reason, "name a path of a mounted file system"))
-    place = _from_home(setting, text) if text.startswith("~") else Path(text)
+    # What stands for a variable is checked like what was written.
+    for part in (text, text := replaced(setting, text)):
+        if "\0" in part or (stored and not part.isprintable()):
+            reason = "has characters that cannot be printed or are not UTF-8"
+            raise ConfigError(message(setting, part, reason, of_locale(part) or "name a path without them"))
+        if _URL.match(part):
+            reason = "is a URL, but this program reads and writes files only"
+            raise ConfigError(message(setting, part, reason, "name a path of a mounted file system"))
+    place = Path(text)
     if place.is_absolute():
         return place
     try:
@@ -96,6 +105,50 @@ def expanded(setting: str, path: str | os.PathLike[str], *, stored: bool = True)
         raise ConfigError(
             message(setting, text, reason, "write the whole path, from /, or change the directory")
         ) from None
+
+
+def replaced(setting: str, text: str) -> str:
+    """Return a path with variables (`$NAME`, `${NAME}`) and then `~`, `~user` replaced by their values.
+
+    A path that exists as it is written stays as it is, but for `~`. So does a variable without a value in the
+    name of a file or folder that exists, and a `$` that no name follows. There is no way to write a new name
+    with a variable in it. A path that is replaced once more stays the same. Raises ConfigError for any other
+    variable that has no value, and for a home folder that is unknown.
+    """
+    if "\0" in text:
+        return text
+    if "$" in text and not _exists(text):
+        text = _VARIABLE.sub(lambda found: _value(setting, found), text)
+    return os.fspath(_from_home(setting, text)) if text.startswith("~") else text
+
+
+def _value(setting: str, found: re.Match[str]) -> str:
+    """Return what stands for a variable in a path. Raises ConfigError if it has no value."""
+    whole, text = found.string, found[0]
+    name = found[2] or found[1]
+    wrong = not _NAME.fullmatch(name) or (found[2] is None and not text.endswith("}"))
+    if not wrong and (value := os.environ.get(name)):
+        return value
+    # The name of the file or folder that has the variable in it.
+    end = whole.find("/", found.start())
+    if _exists(whole if end < 0 else whole[:end]):
+        return text
+    if wrong:
+        reason, remedy = f"{named(text)} is not the form of a variable", "write ${NAME}, or the value"
+    else:
+        reason = f"the variable ${name} in it is not set"
+        if name in os.environ:
+            reason = f"the variable ${name} in it is empty"
+        remedy = f"export {name}, or write its value"
+    raise ConfigError(message(setting, whole, reason, remedy))
+
+
+def _exists(text: str) -> bool:
+    """Return whether a file, folder or link has the name `text`, with `~` replaced where it can be."""
+    try:
+        return os.path.lexists(os.path.expanduser(text))
+    except (OSError, ValueError):
+        return False
 
 
 def _from_home(setting: str, text: str) -> Path:
@@ -151,8 +204,6 @@ def _absent(path: Path, remedy: str, created: bool) -> tuple[str, str]:
             return reason, "mend the link, or name another place"
     if created:
         return "the file system creates nothing here", remedy
-    if unexpanded_variable(path):
-        return "does not exist: a variable in a path is not expanded", "write its value"
     return "does not exist", remedy
 
 
@@ -222,10 +273,6 @@ def creatable_folder(setting: str, path: Path, remedy: str) -> Path:
 
     Nothing is created: the nearest folder that exists tells.
     """
-    if variable := unexpanded_variable(path):
-        raise ConfigError(
-            message(setting, path, f"the variable {variable} in it is not expanded", "write its value")
-        )
     for place in (path, *path.parents):
         try:
             mode = os.stat(place).st_mode
@@ -256,11 +303,3 @@ def readable_file(setting: str, path: Path, remedy: str) -> int:
 def kind(mode: int) -> str:
     """Return what a file's mode says that it is, such as "a folder"."""
     return next((name for test, name in _KINDS if test(mode)), "of an unknown kind")
-
-
-def unexpanded_variable(path: Path) -> str:
-    """Return the variable of a shell (`$SCRATCH`) in that part of a path which does not exist, or ""."""
-    for part in (*reversed(path.parents), path):
-        if (found := _VARIABLE.search(part.name)) and not os.path.lexists(part):
-            return found[0]
-    return ""

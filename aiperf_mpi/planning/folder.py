@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.config import ConfigError
-from aiperf_mpi.config.paths import because, existing_folder, message, unexpanded_variable
+from aiperf_mpi.config.paths import because, existing_folder, message
 from aiperf_mpi.files import FileError, read_bytes
 from aiperf_mpi.printable import plain
 
@@ -146,9 +146,6 @@ def claim(folder: Path, run_id: str, announce: Announce = _nothing) -> RunFolder
     process can remove it after a kill of this one. Raises ConfigError, and then leaves nothing, if the folder
     has content or another owner, or cannot be created or written.
     """
-    if variable := unexpanded_variable(folder):
-        reason = f"the variable {variable} in it is not expanded"
-        raise ConfigError(message(_OPTION, folder, reason, "write its value"))
     missing = tuple(path for path in (*reversed(folder.parents), folder) if not os.path.lexists(path))
     announce(RunFolder(folder, run_id, missing))
     made: list[Path] = []

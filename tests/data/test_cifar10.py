@@ -122,7 +122,7 @@ def test_places_that_are_not_a_readable_folder_of_files(
         assert part in refusal(tmp_path)
     assert "a file, not a folder" in refusal(published[0] / "data_batch_1.bin")
     assert "a device, not a folder" in refusal(Path("/dev/zero"))
-    assert "a variable in a path is not expanded" in refusal(Path("$SCRATCH/cifar"))
+    assert "the variable $NOWHERE_1 in it is not set" in refusal(Path("$NOWHERE_1/cifar"))
 
 
 def test_a_file_that_shrinks_while_it_is_read(

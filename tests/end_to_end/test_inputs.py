@@ -102,7 +102,7 @@ CASES: dict[str, tuple[list[str], Callable[[Path], object] | None, str]] = {
     "a mark in the configuration": (["--config", "x"], marked, "--config x: train.lr: 7000000000.0 is too"),
     "a FIFO as data": (["--set", "data.path=x"], fifo, "data.path: {x}: a FIFO, not a folder"),
     "a URL as data": (["--set", "data.path=s3://b/x"], None, "data.path: s3://b/x: is a URL"),
-    "a variable as output": (["--output", "$SCRATCH/x"], None, "the variable $SCRATCH in it is not expanded"),
+    "a variable as output": (["--output", "$NOWHERE_1/x"], None, "the variable $NOWHERE_1 in it is not set"),
     "a FIFO as output": (["--output", "x"], fifo, "--output {x}: a FIFO, not a folder"),
     "a loop as output": (["--output", "x"], lambda path: path.symlink_to(path), "links form a loop"),
     "a device as cache": (["--set", "parallel.cache=/dev/null"], None, "parallel.cache: /dev/null: "),

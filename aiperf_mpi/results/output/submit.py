@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import ConfigError
-from aiperf_mpi.config.paths import expanded
+from aiperf_mpi.config.paths import expanded, replaced
 from aiperf_mpi.descriptors import OutputLost, guard, tell
 from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_INVALID, EXIT_USAGE, EXIT_VALID
 from aiperf_mpi.files import FileError, lack, open_regular, read_text
@@ -197,18 +197,18 @@ def submit(argv: Sequence[str] | None) -> int:
     parser.add_argument(
         "folders",
         nargs="+",
-        type=Path,
         metavar="FOLDER",
         help=f"output folder of a run; {rules.REPETITIONS} of them for an official submission",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.tar.gz", help="new archive")
+    parser.add_argument("--output", required=True, metavar="FILE.tar.gz", help="new archive")
     arguments = parser.parse_args(argv)
-    output = arguments.output
+    output = Path(arguments.output)
     try:
-        output = expanded("--output", output, stored=False)
+        folders = [Path(replaced("FOLDER", name)) for name in arguments.folders]
+        output = expanded("--output", arguments.output, stored=False)
         if os.path.lexists(output):
             raise FileExistsError(17, "exists already; choose another --output", str(output))
-        description = packed(arguments.folders, output)
+        description = packed(folders, output)
     except Refused as error:
         _say(*str(error).splitlines())
         return EXIT_INVALID

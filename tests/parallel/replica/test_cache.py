@@ -69,7 +69,7 @@ def test_an_impossible_folder_is_refused_with_its_setting(
         (str(tmp_path / "file"), "a file, not a folder; name a folder on the node"),
         ("/proc/x", "/proc/x: the file system creates nothing here; name a folder on the node"),
         ("gs://bucket/x", "gs://bucket/x: is a URL"),
-        ("$SCRATCH/x", "the variable $SCRATCH in it is not expanded"),
+        ("$NOWHERE_1/x", "the variable $NOWHERE_1 in it is not set"),
         ("~nobody-of-this-name/x", "there is no user nobody-of-this-name"),
         (str(tmp_path / ("n" * 300)), "the name is longer"),
     ):
