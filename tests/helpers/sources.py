@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import struct
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
@@ -213,3 +215,34 @@ FORMS: dict[str, Callable[[Path, Sequence[Sample]], Path]] = {
     "cls-loc": as_cls_loc,
     "tfrecords": as_tfrecords,
 }
+
+
+#: What `hostile_members` adds to a class of training pictures, and a part of the reason for its rejection.
+HOSTILE = {
+    "loop.JPEG": "loop",
+    "dangling.JPEG": "no such file",
+    "fifo.JPEG": "FIFO",
+    "socket.JPEG": "socket",
+    "folder.JPEG": "folder with the name of a picture",
+    "above": "a folder above it",
+    "Thumbs.db": "not a picture",
+    "notes.txt": "not a picture",
+}
+
+
+def hostile_members(folder: Path) -> None:
+    """Add members to the folder of a class that cannot be pictures, and two hidden ones."""
+    (folder / "loop.JPEG").symlink_to("loop.JPEG")
+    (folder / "dangling.JPEG").symlink_to("nowhere.JPEG")
+    os.mkfifo(folder / "fifo.JPEG")
+    with socket.socket(socket.AF_UNIX) as one:
+        # The path of a socket has at most 107 bytes.
+        here = os.open(folder, os.O_RDONLY)
+        one.bind(f"/proc/self/fd/{here}/socket.JPEG")
+        os.close(here)
+    write(folder / "folder.JPEG" / "inside.JPEG", jpeg(1))
+    (folder / "above").symlink_to("..", target_is_directory=True)
+    write(folder / "Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(100))
+    write(folder / "notes.txt", b"these are pictures of fish\n")
+    write(folder / ".DS_Store", b"\0\0\0\1Bud1")
+    write(folder / "._hidden.JPEG", jpeg(2))

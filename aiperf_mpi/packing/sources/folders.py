@@ -108,14 +108,14 @@ def _is_flat(folder: Path) -> bool:
 def _flat(root: bytes) -> tuple[list[Member], Found]:
     """Return the pictures of a flat folder, without their classes, and what was rejected or hidden."""
     found = Found(FolderReader(root, flat=True))
-    members = [Member(name) for name in _pictures(VAL, root, root, found)]
+    members = [Member(name) for name in _pictures(VAL, root, found, _root(root))]
     return members, found
 
 
 def classes_in(split: str, root: bytes) -> Found:
     """Return the pictures in the folders of the classes in `root`. Raises ConfigError for a closed folder."""
     found = Found(FolderReader(root))
-    classes = []
+    classes, top = [], _root(root)
     for entry in _entries(root):
         kind, reason = _kind(entry)
         if is_hidden(entry.name):
@@ -128,7 +128,7 @@ def classes_in(split: str, root: bytes) -> Found:
 
     def of_class(name: bytes) -> tuple[list[Member], Found]:
         its = Found(found.reader)
-        return [Member(member) for member in _pictures(split, root, os.path.join(root, name), its)], its
+        return [Member(member) for member in _pictures(split, os.path.join(root, name), its, top)], its
 
     with pool() as threads:
         for members, its in threads.map(of_class, classes):
@@ -145,12 +145,12 @@ class _Folder(NamedTuple):
     above: frozenset[tuple[int, int]]
 
 
-def _pictures(split: str, root: bytes, folder: bytes, found: Found) -> Iterator[bytes]:
+def _pictures(split: str, folder: bytes, found: Found, root: _Folder) -> Iterator[bytes]:
     """Yield the names below `root` of the pictures in `folder` and in its folders.
 
     What is not a picture, and what is hidden, is put down in `found`.
     """
-    waiting = [_Folder(folder, frozenset([_identity(folder)]))]
+    waiting = [_Folder(folder, root.above | {_identity(folder)})]
     while waiting:
         current = waiting.pop()
         for entry in _entries(current.path):
@@ -166,11 +166,17 @@ def _pictures(split: str, root: bytes, folder: bytes, found: Found) -> Iterator[
                 reason = "is a symbolic link to a folder above it"
             if kind == "file" and not may_be_picture(entry.name, lambda path=entry.path: _beginning(path)):  # type: ignore[misc]
                 reason = NO_PICTURE
-            name = entry.path[len(root) + 1 :]
+            name = entry.path[len(root.path) + 1 :]
             if reason:
                 found.rejected.append(Rejected(split, readable(name), reason))
             else:
                 yield name
+
+
+def _root(path: bytes) -> _Folder:
+    """Return the folder of a split, with what is above it: a link of its members may lead there too."""
+    parents = map(os.fsencode, Path(os.fsdecode(path)).resolve().parents)
+    return _Folder(path, frozenset(map(_identity, [path, *parents])))
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
