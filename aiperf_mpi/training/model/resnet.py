@@ -13,7 +13,15 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture, Layer
 from aiperf_mpi.opcount.forms import STEMS
-from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Fused, Tail, fusions
+from aiperf_mpi.training.model.layers import (
+    NORM_EPSILON,
+    NORM_MOMENTUM,
+    UNUSED,
+    BatchNorm,
+    Fused,
+    Tail,
+    fusions,
+)
 from aiperf_mpi.training.model.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 
 #: The activation precisions of a network; parameters, statistics and logits are float32 in all.
@@ -95,6 +103,7 @@ class Network(nn.Module):
                     ((before, layer.kernel - 1 - before),) * 2,
                     use_bias=False,
                     dtype=self.dtype,
+                    kernel_init=UNUSED,
                     name=name,
                 )(x)
             case "batch_norm":
@@ -117,7 +126,7 @@ class Network(nn.Module):
             case "global_pool":
                 return jnp.mean(x, (1, 2), dtype=jnp.float32)
             case "dense":
-                return nn.Dense(filters, dtype=jnp.float32, name=name)(x)
+                return nn.Dense(filters, dtype=jnp.float32, kernel_init=UNUSED, name=name)(x)
             case "softmax":
                 return x
             case other:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from aiperf_mpi.opcount.forms import STEMS
+from aiperf_mpi.training.model.layers import UNUSED
 
 #: Forms of the first convolution: on pixels, or on blocks of pixels.
 PLAIN, SPACE_TO_DEPTH = STEMS
@@ -42,9 +43,7 @@ class BlockConv(nn.Module):
         (_, height, width, channels), size = x.shape, self.kernel
         if height % 2 or width % 2:
             raise ValueError(f"an image of {height}x{width} pixels has no blocks of 2x2: use the plain stem")
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (size, size, channels, self.filters), jnp.float32
-        )
+        kernel = self.param("kernel", UNUSED, (size, size, channels, self.filters), jnp.float32)
 
         # Pad the kernel with zeros before and after, so that it begins and ends at block boundaries.
         before = (size - 1) // 2
