@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from aiperf_mpi.config import ConfigError
 from aiperf_mpi.packing.sources import crc32c
 
 #: Synsets of ILSVRC2012, and ids that the devkit might give them: not in their order.
@@ -246,3 +248,19 @@ def hostile_members(folder: Path) -> None:
     write(folder / "notes.txt", b"these are pictures of fish\n")
     write(folder / ".DS_Store", b"\0\0\0\1Bud1")
     write(folder / "._hidden.JPEG", jpeg(2))
+
+
+def refusal_within_bounds(action: Callable[[], object], most: int = 32 << 20) -> str:
+    """Return the refusal of an action, "" if it is not refused; it may take `most` bytes of memory."""
+    refusal = ""
+    tracemalloc.start()
+    try:
+        action()
+    except ConfigError as refused:
+        refusal = str(refused)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < most, f"{peak >> 20} MiB"
+    assert refusal.isprintable()
+    return refusal
