@@ -120,7 +120,7 @@ def test_places_that_are_not_a_readable_folder_of_files(
         third.unlink(missing_ok=True) if not third.is_dir() else third.rmdir()
         make(third)  # type: ignore[operator]
         assert part in refusal(tmp_path)
-    assert "a file, not a folder" in refusal(published[0] / "data_batch_1.bin")
+    assert "a file, but not an archive of CIFAR-10 (tar.gz)" in refusal(published[0] / "data_batch_1.bin")
     assert "a device, not a folder" in refusal(Path("/dev/zero"))
     assert "the variable $NOWHERE_1 in it is not set" in refusal(Path("$NOWHERE_1/cifar"))
 
