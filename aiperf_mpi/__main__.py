@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: parse the arguments and call one subcommand, which imports what it needs.
 
-`python -m aiperf_mpi` alone means `run`. Only `run`, and `doctor` under a launcher, touch MPI. Exit codes: 0
-valid, 2 usage, 3 finished but invalid, 4 drained, 5 failure. Only the standard library is imported at the
-top: any other import may fail on one rank of a job, and is then told to all.
+`python -m aiperf_mpi` alone means `run`. Only `run`, and `doctor` and `pack` under a launcher, touch MPI.
+Exit codes: 0 valid, 2 usage, 3 finished but invalid, 4 drained, 5 failure. Only the standard library is
+imported at the top: any other import may fail on one rank of a job, and is then told to all.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 #: The subcommands that run as a job, if a launcher started it.
-LAUNCHED = ("run", "doctor")
+LAUNCHED = ("run", "doctor", "pack")
 
-SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate", "doctor")
+SUBCOMMANDS = ("run", "report", "verify", "compare", "flops", "estimate", "doctor", "pack")
 
 
 class UsageError(ValueError):
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     from aiperf_mpi.commands.doctor import add_doctor
     from aiperf_mpi.commands.estimate import add_estimate
     from aiperf_mpi.commands.flops import add_flops
+    from aiperf_mpi.commands.pack import add_pack
     from aiperf_mpi.commands.report import add_report
     from aiperf_mpi.commands.run import add_run
     from aiperf_mpi.commands.verify import add_verify
@@ -61,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"aiperf_mpi {__version__}")
     commands = top.add_subparsers(dest="command", metavar="{" + ",".join(SUBCOMMANDS) + "}")
 
-    for add in (add_run, add_report, add_verify, add_compare, add_flops, add_estimate, add_doctor):
+    every = (add_run, add_report, add_verify, add_compare, add_flops, add_estimate, add_doctor, add_pack)
+    for add in every:
         add(commands)
     return top
 
@@ -78,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         _end_without_package(error)
     try:
-        return command(words) if first == "doctor" and not starts_several() else run(words)
+        alone = first in ("doctor", "pack") and not starts_several()
+        return command(words) if alone else run(words)
     except Exception as error:
         ending.end_job(*ending.describe(error))
 
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the benchmark or `doctor` on this rank; return the exit code of `--check` or of a refusal.
+    """Run the benchmark, `doctor` or `pack` on this rank; return the exit code of `--check` or of a refusal.
 
     Whatever fails here before MPI's initialisation is held, and told after it: a rank that left alone would
     leave the others in it for ever.
