@@ -64,5 +64,5 @@ def levers(batches: tuple[int, ...], precision: str, width: int) -> list[Lever]:
             f"width {width - max(1, width // 16)}: channels no multiples of 64",
             network={"width": width - max(1, width // 16)},
         ),
-        Lever("images not augmented", {"augment": False}),
+        Lever("images not augmented", {"augmentation": "none"}),
     ]

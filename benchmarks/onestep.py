@@ -39,7 +39,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def settings_of(shape: Shape, **changes: Any) -> StepSettings:
     """Return the step's settings with `changes`; raises ValueError for an unknown field."""
     plain = StepSettings(
-        shape.batches[0], shape.precision, augment=shape.augment, mean=MEAN, deviation=DEVIATION
+        shape.batches[0], shape.precision, augmentation=shape.augmentation, mean=MEAN, deviation=DEVIATION
     )
     if missing := set(changes) - {item.name for item in fields(plain)}:
         raise ValueError(f"this version's step has no setting {', '.join(sorted(missing))}")

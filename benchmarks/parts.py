@@ -351,7 +351,7 @@ def plain_step(shape: Shape, name: str) -> Iterator[Row]:
 
 def peer(shape: Shape) -> Iterator[Row]:
     """Yield this step without augmentation, and PyTorch's step in each of its ways, in turn."""
-    step = Step(shape.network, settings_of(shape, augment=False))
+    step = Step(shape.network, settings_of(shape, augmentation="none"))
     losses = [float(step.run(step.images, step.labels).loss) / shape.batches[0] for _ in range(3)]
     form = {
         "batch": shape.batches[0],

@@ -18,7 +18,7 @@ class Shape:
     Attributes:
         image, width, classes, blocks: of the network (`architecture.Base`), with 3 channels.
         batches: images of a step; the first one is used where only one is.
-        precision, augment: as in `StepSettings`.
+        precision, augmentation: as in `StepSettings`.
         steps: of a window; repeats: windows.
         matrix: rows of the matrices whose product is measured; copy_mib: MiB of the array that is copied.
         fed_images: images of the made-up data set that a loader reads.
@@ -33,7 +33,7 @@ class Shape:
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     batches: tuple[int, ...] = (256, 512)
     precision: str = "bfloat16"
-    augment: bool = True
+    augmentation: str = "cifar"
     steps: int = 20
     repeats: int = 6
     matrix: int = 8192

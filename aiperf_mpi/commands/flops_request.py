@@ -33,14 +33,15 @@ class Request:
         architecture: the network.
         images: training and validation images of an epoch.
         batch: images of the traced step.
-        precision, augment, stem: settings of the traced step.
+        precision, augmentation, stored_size, stem: settings of the traced step.
     """
 
     architecture: Architecture
     images: tuple[int, int]
     batch: int
     precision: str
-    augment: bool
+    augmentation: str
+    stored_size: int
     stem: str
 
     @property
@@ -58,7 +59,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
 
     # The network comes from a file, from a preset, or is the paper's.
     architecture, images = resnet50(), IMAGENET_IMAGES
-    precision, augment, stem = "float32", False, "plain"
+    precision, augmentation, stored, stem = "float32", "none", 0, "plain"
     if arguments.arch is not None:
         architecture = read_architecture(arguments.arch)
     elif arguments.preset is not None:
@@ -67,14 +68,17 @@ def read_request(arguments: argparse.Namespace) -> Request:
         config = load(arguments.preset)
         architecture = Architecture(config.base)
         images = config.data.train_images, config.data.val_images
-        precision, augment, stem = config.train.precision, config.data.augment, config.train.stem
+        precision, stem = config.train.precision, config.train.stem
+        augmentation, stored = config.data.augmentation_form, config.data.stored_size
 
     # --image-size and --classes apply to any network: morphs do not depend on them.
     given = {"image_size": arguments.image_size, "classes": arguments.classes}
     changes = {name: value for name, value in given.items() if value is not None}
     if changes:
         architecture = Architecture(replace(architecture.base, **changes), architecture.morphs)
-    return Request(architecture, images, arguments.batch, precision, augment, stem)
+    if architecture.base.image_size > stored:
+        stored = 0
+    return Request(architecture, images, arguments.batch, precision, augmentation, stored, stem)
 
 
 def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
@@ -88,7 +92,13 @@ def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
     from aiperf_mpi.training.steps.step import StepSettings
 
     # Tracing makes almost no garbage, but a tenth of its time would go into collecting it.
-    settings = StepSettings(request.batch, request.precision, augment=request.augment, stem=request.stem)
+    settings = StepSettings(
+        request.batch,
+        request.precision,
+        augmentation=request.augmentation,
+        stored_size=request.stored_size,
+        stem=request.stem,
+    )
     gc.disable()
     try:
         analysis = analyse(request.architecture, settings)

@@ -97,7 +97,12 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
     # One device is enough, and the batch size does not change the prediction for an image.
     devices, batch = jax.local_devices()[:1], config.train.batch_per_device
     settings = StepSettings(
-        batch, config.train.precision, stem=config.train.stem, mean=dataset.mean, deviation=dataset.deviation
+        batch,
+        config.train.precision,
+        stored_size=config.data.stored_side,
+        stem=config.train.stem,
+        mean=dataset.mean,
+        deviation=dataset.deviation,
     )
     step = over_devices(
         eval_step(checkpoint.architecture, settings), devices, in_axes=(0,) * 5, out_axes=None

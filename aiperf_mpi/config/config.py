@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.config.earlier import earlier_rules, translated
+from aiperf_mpi.config.fault import Fault
 from aiperf_mpi.config.paths import expanded
-from aiperf_mpi.config.sections import Data, Fault, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
+from aiperf_mpi.config.sections import Data, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
 from aiperf_mpi.config.setting import (
     DEFAULT,
     FIXED,
@@ -163,21 +165,29 @@ def load(
 def from_toml(text: str, origin: str = "configuration") -> Config:
     """Return the configuration that :meth:`Config.to_toml` wrote; no preset is read.
 
-    `origin` names the text in messages. Raises ConfigError if the text is not a configuration.
+    Settings of version 0.1 become those of today, see :mod:`aiperf_mpi.config.earlier`. `origin` names the
+    text in messages. Raises ConfigError if the text is not a configuration.
     """
     try:
         tables = parse(text)
     except TomlError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    return _build(_assignments(tables, origin))
+    return _build(translated(_assignments(tables, origin)))
 
 
-def classify(config: Config) -> tuple[str, str, tuple[Departure, ...]]:
-    """Return class (`official` or `trial`), division (`closed` or `open`) and departures from the rules."""
+def classify(config: Config, stored: str = "") -> tuple[str, str, tuple[Departure, ...]]:
+    """Return class (`official` or `trial`), division (`closed` or `open`) and departures from the rules.
+
+    `stored` is the text of the configuration if it comes from a result, to which its version's rules apply.
+    """
+    earlier = earlier_rules(parse(stored)) if stored else {}
+    ruled = (
+        earlier.get(key, (key, _get(config, key), meaning.rule)) for key, (_, meaning) in settings().items()
+    )
     departures = tuple(
-        Departure(key, value, meaning.rule)
-        for key, (_, meaning) in settings().items()
-        if meaning.rule is not None and (value := _get(config, key)) != meaning.rule.expected
+        Departure(key, value, rule)
+        for key, value, rule in ruled
+        if rule is not None and value != rule.expected
     )
     kinds = {departure.rule.kind for departure in departures}
     official = OFFICIAL_RUNS and FIXED not in kinds and config.run.time_limit >= OFFICIAL_SECONDS
@@ -359,12 +369,18 @@ def _check_data(data: Data) -> None:
         ("classes", data.classes, limits.classes),
         ("channels", data.channels, limits.channels),
         ("image_size", data.image_size, limits.sizes),
+        ("stored_size", data.stored_side, (data.image_size,) if limits.in_memory else ()),
     ):
         if allowed and value not in allowed:
             choices = " or ".join(str(choice) for choice in allowed)
             raise ConfigError(
                 f"data.{key}: {value} does not fit data.name = {data.name!r}, which needs {choices}"
             )
+    if data.stored_side < data.image_size:
+        raise ConfigError(
+            f"data.stored_size: {data.stored_size} is less than data.image_size = {data.image_size}: devices "
+            "crop the stored images, and do not enlarge them"
+        )
     for key, most in zip(("train_images", "val_images"), limits.images, strict=False):
         if (value := getattr(data, key)) > most:
             raise ConfigError(

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 from aiperf_mpi.paper import IMAGENET_IMAGES
 
+#: Choices of `data.augmentation`: as the data set needs it, or one form for any data set; see
+#: `training.model.augmentation.augment`.
+AUTO, AUGMENTATIONS = "auto", ("resized_crop", "crop", "cifar", "none")
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetLimits:
@@ -20,7 +24,8 @@ class DatasetLimits:
     Attributes:
         images: number of its training and of its validation images; a run may use fewer of each.
         classes, channels, sizes: allowed values of `data.classes`, `data.channels` and `data.image_size`.
-        in_memory: whether each trainer holds all images in memory.
+        in_memory: whether each trainer holds all images in memory, in the network's size.
+        augmentation: what `data.augmentation = "auto"` means, one of AUGMENTATIONS.
     """
 
     images: tuple[int, ...] = ()
@@ -28,12 +33,17 @@ class DatasetLimits:
     channels: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     in_memory: bool = True
+    augmentation: str = "none"
 
 
 #: Every data set by its name, which is also the name of its module in aiperf_mpi/data.
 DATASETS: Mapping[str, DatasetLimits] = {
     "digits": DatasetLimits(images=(1_437, 360), classes=(10,), channels=(1, 3)),
     "synthetic": DatasetLimits(),
-    "cifar10": DatasetLimits(images=(50_000, 10_000), classes=(10,), channels=(3,), sizes=(32,)),
-    "imagenet": DatasetLimits(images=IMAGENET_IMAGES, classes=(1000,), channels=(3,), in_memory=False),
+    "cifar10": DatasetLimits(
+        images=(50_000, 10_000), classes=(10,), channels=(3,), sizes=(32,), augmentation="cifar"
+    ),
+    "imagenet": DatasetLimits(
+        images=IMAGENET_IMAGES, classes=(1000,), channels=(3,), in_memory=False, augmentation="resized_crop"
+    ),
 }

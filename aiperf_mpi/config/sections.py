@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.config.datasets import AUGMENTATIONS, AUTO, DATASETS
 from aiperf_mpi.config.setting import DEFAULT, FIXED, SECTION_4_5, TABLE_4, setting
 from aiperf_mpi.network.architecture import MAX_KERNEL, OPS
 from aiperf_mpi.opcount.forms import STEMS
@@ -74,8 +74,15 @@ class Data:
     val_images: int = setting(
         IMAGENET_IMAGES[1], "images of the validation set", low=1, high=2**40, rule=FIXED, source=SECTION_4_5
     )
-    augment: bool = setting(
-        True, "crop and flip training images at random", rule=DEFAULT, source="authors' code"
+    stored_size: int = setting(
+        0, "height and width of the stored images, which are cropped; 0: image_size", low=0, high=4096
+    )
+    augmentation: str = setting(
+        AUTO,
+        "how training images are cropped and mirrored at random; auto: as the data set needs it",
+        choices=(AUTO, *AUGMENTATIONS),
+        rule=DEFAULT,
+        source="docs/augmentation.md",
     )
     workers: int = setting(
         0,
@@ -87,6 +94,16 @@ class Data:
     def threads(self, cores: int) -> int:
         """Return the threads of a trainer that prepare images, where it may use so many cores."""
         return self.workers or max(1, min(cores, MOST_WORKERS))
+
+    @property
+    def stored_side(self) -> int:
+        """Height and width of the images that arrive on a device."""
+        return self.stored_size or self.image_size
+
+    @property
+    def augmentation_form(self) -> str:
+        """The augmentation, one of AUGMENTATIONS: what `auto` means for this data set."""
+        return DATASETS[self.name].augmentation if self.augmentation == AUTO else self.augmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,34 +372,3 @@ class Monitor:
     seconds: float = setting(
         30.0, "seconds between two samples of use and power on a node; 0: none", low=0, high=60
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Faults injected on purpose, to show their effect; the result records them like every setting."""
-
-    raise_in_round: int = setting(
-        0, "a trial of this round raises; 0: none", low=0, rule=FIXED, source="no injected fault"
-    )
-    raise_replica: int = setting(0, "replica of the trial that raises", low=0)
-    raise_trainer: int = setting(0, "trainer of the replica that raises", low=0)
-    disturb_in_round: int = setting(
-        0,
-        "one bit is changed on a device in a trial of this round; 0: none",
-        low=0,
-        rule=FIXED,
-        source="no injected fault",
-    )
-    disturb_replica: int = setting(0, "replica of the trial whose bit is changed", low=0)
-    nan_in_round: int = setting(
-        0, "a trial of this round becomes NaN; 0: none", low=0, rule=FIXED, source="no injected fault"
-    )
-    nan_replica: int = setting(0, "replica of the trial that becomes NaN", low=0)
-    tamper_in_round: int = setting(
-        0, "a record of this round is altered; 0: none", low=0, rule=FIXED, source="no injected fault"
-    )
-    tamper_replica: int = setting(0, "replica whose record is altered", low=0)
-    untimed_sleep_seconds: float = setting(
-        0.0, "sleep outside of every phase", low=0, high=3600, rule=FIXED, source="no injected fault"
-    )
-    untimed_sleep_rank: int = setting(0, "rank that sleeps", low=0)

@@ -109,7 +109,9 @@ def nearest(key: str, known: Iterable[str]) -> str:
         other = candidate.rpartition(".")[2]
         if other == "".join(part[:1] for part in name.split("_")):
             return 3.0
-        start = len(os.path.commonprefix([name, other])) / max(1, len(name))
+        # If the name is a word of the other, an equal first letter says nothing more.
+        word = name in other.split("_")
+        start = 0.0 if word else len(os.path.commonprefix([name, other])) / max(1, len(name))
         return (
             difflib.SequenceMatcher(None, key, candidate).ratio()
             + difflib.SequenceMatcher(None, name, other).ratio()

@@ -22,6 +22,10 @@ TRIAL_METHODS = " ".join(METHOD_VERSIONS.values())
 XLA_BAND = 0.001
 
 #: Additional difference for a step with augmentation, in operations per image and per step. It comes from
-#: random numbers, whose rounds a backend either unrolls or loops over. Measured on CPUs: 145 and 300, and
-#: about five times as many if unrolled.
+#: random numbers alone, whose rounds a backend unrolls, loops over or hides in a call; pixels and positions
+#: count exactly. A block of the generator has 119 operations. An image takes one block for its key and five
+#: for its numbers, of which the model counts 1 + 3: 476 operations. XLA counts between none (a call) and six
+#: blocks with their counters (some 750): the difference is 476 at most. The key of a step adds a block.
+#: Measured on CPUs, for all forms, sizes and batches: 254 and 110. (Version 0.1 drew for a batch at once:
+#: 145 and 300 on CPUs, some 725 if unrolled.)
 XLA_RANDOM_IMAGE, XLA_RANDOM_STEP = 1024, 4096

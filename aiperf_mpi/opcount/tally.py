@@ -12,9 +12,9 @@ from aiperf_mpi.opcount.analytical import FORWARD, KINDS, MATRIX_KINDS, MATRIX_R
 #: gradients are not distinguished, and everything that belongs to no pass.
 BACKWARD, STEP = "backward", "step"
 
-#: Kinds in addition to those of layers: the optimiser, the collectives, and the rest (normalisation of
-#: images, metrics, biases).
-UPDATE, ALL_REDUCE, OTHER = "update", "all_reduce", "other"
+#: Kinds in addition to those of layers: the optimiser, the collectives, the random crops of training images,
+#: and the rest (normalisation of images, metrics, biases). The last three are never credited.
+UPDATE, ALL_REDUCE, AUGMENTATION, OTHER = "update", "all_reduce", "augmentation", "other"
 
 #: A class of operations: the kind, and the part of the step.
 Class = tuple[str, str]

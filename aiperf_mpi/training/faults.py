@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from aiperf_mpi.config.sections import Fault
+from aiperf_mpi.config.fault import Fault
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.trials.candidate import Candidate
 

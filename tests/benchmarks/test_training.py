@@ -279,7 +279,7 @@ def test_every_part_runs_on_a_cpu(root: Path, tmp_path: Path) -> None:
     ]
     for item in fields(Shape):
         value = getattr(TINY, item.name)
-        if item.name not in ("augment", "cache", "peer_python"):
+        if item.name not in ("augmentation", "cache", "peer_python"):
             words += [
                 f"--{item.name.replace('_', '-')}",
                 *map(str, value if isinstance(value, tuple) else (value,)),

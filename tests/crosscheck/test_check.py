@@ -20,7 +20,7 @@ from aiperf_mpi.crosscheck.trace import trace_eval, trace_train, train_arguments
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import count, matrix_operations, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, executed_difference
-from aiperf_mpi.opcount.tally import STEP, UPDATE
+from aiperf_mpi.opcount.tally import AUGMENTATION, STEP, UPDATE
 from aiperf_mpi.search.cells import Choice
 from aiperf_mpi.search.hpo import tune
 from aiperf_mpi.search.nas import Proposal
@@ -71,7 +71,9 @@ def test_resnet50_by_hand() -> None:
 
 
 def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
-    train = trace_train(resnet50(), StepSettings(448, "bfloat16", augment=True), 8).count()
+    train = trace_train(
+        resnet50(), StepSettings(448, "bfloat16", augmentation="resized_crop", stored_size=256), 8
+    ).count()
     evaluate = trace_eval(resnet50(), StepSettings(448), 8).count()
     assert compare(resnet50(), 448, train, evaluate) == ()
     # Per step, not per image: momentum's MAC and the step's for each of 25,557,032 parameters; 4 *
@@ -88,7 +90,7 @@ def test_resnet50_on_eight_devices_with_a_batch_of_448() -> None:
     "settings",
     [
         StepSettings(12, accumulate=4),
-        StepSettings(12, augment=True, accumulate=12),
+        StepSettings(12, augmentation="cifar", accumulate=12),
         StepSettings(12, "float16", accumulate=2),
     ],
 )
@@ -98,6 +100,23 @@ def test_accumulation_and_scaling_of_the_loss_add_no_operations(settings: StepSe
     child = SMALL.apply(Morph("skip", 1, 6))
     assert differences(child, settings, 2) == ()
     assert trace_train(child, settings, 2).count()["all_reduce", "step"] == child.parameters + 3
+
+
+@pytest.mark.parametrize("form", ["resized_crop", "crop", "cifar", "none"])
+def test_augmentation_is_counted_apart_and_has_no_matrix_products(form: str) -> None:
+    plain = trace_train(SMALL, SETTINGS, 2).count()
+    for stored in (32, 40):
+        settings = StepSettings(4, augmentation=form, stored_size=stored)
+        assert differences(SMALL, settings, 2) == ()
+
+        # Nothing but the augmentation differs from the step without one. It depends on the size of the
+        # result alone: a mirrored crop selects each pixel, an interpolation is 3 times 4 operations for each,
+        # and one for the scale. Positions and random numbers take some hundred operations for each image.
+        classes = dict(trace_train(SMALL, settings, 2).count().classes)
+        own = classes.pop((AUGMENTATION, STEP), 0)
+        pixels = {"none": 0, "crop": 1, "cifar": 1, "resized_crop": 13}[form] * 4 * 32 * 32 * 3
+        more = 0 if form == "none" else 4 * 1500
+        assert classes == plain.classes and pixels <= own <= pixels + more
 
 
 @pytest.mark.parametrize("fused", [True, False])

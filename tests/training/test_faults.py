@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from aiperf_mpi.config.sections import Fault
+from aiperf_mpi.config.fault import Fault
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.faults import Tampering, TrainingFault, sleep_untimed, training_fault

@@ -23,7 +23,7 @@ def checks_of(context: Context) -> Check:
     from aiperf_mpi.training.model.resnet import check_shapes
     from aiperf_mpi.training.steps.step import StepSettings
 
-    train, augment, devices = context.config.train, context.config.data.augment, context.n_devices
+    data, train, devices = context.config.data, context.config.train, context.n_devices
 
     def check(candidate: Candidate) -> str:
         batch = candidate.batch_per_device
@@ -32,7 +32,8 @@ def checks_of(context: Context) -> Check:
             train.precision,
             train.momentum,
             train.label_smoothing,
-            augment,
+            data.augmentation_form,
+            data.stored_side,
             stem=train.stem,
             synchronised=train.sync_statistics,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augment and normalise images on the devices, inside a step."""
+"""Bring stored images to the network's size, and normalise them: on the devices, inside a step."""
 
 from __future__ import annotations
 
@@ -9,33 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-#: Pixels of padding on each side of an image before a random crop (He et al., 2016, section 4.2).
-CROP_PADDING = 4
 
+def centre(images: jax.Array, size: int) -> jax.Array:
+    """Return the central `size` x `size` pixels of the images [B, S, S, C], S >= size.
 
-def augment(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Return random crops of the images [B, H, W, C], in the same shape and dtype.
-
-    Each image is padded by CROP_PADDING zeros on all sides before the crop. Half of the crops are mirrored.
+    If the border has an odd width, its wider part is at the right and at the bottom.
     """
-    count, height, width, channels = images.shape
-    shift_key, mirror_key = jax.random.split(key)
-    shifts = jax.random.randint(shift_key, (count, 2), 0, 2 * CROP_PADDING + 1)
-    border = (CROP_PADDING, CROP_PADDING)
-    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
-
-    def crop(image: jax.Array, shift: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (shift[0], shift[1], 0), (height, width, channels))
-
-    crops = jax.vmap(crop)(padded, shifts)
-    mirrored = jax.random.bernoulli(mirror_key, shape=(count, 1, 1, 1))
-    return jnp.where(mirrored, crops[:, :, ::-1], crops)
+    edge = (images.shape[1] - size) // 2
+    return images[:, edge : edge + size, edge : edge + size]
 
 
 def normalise(images: jax.Array, mean: Sequence[float], deviation: Sequence[float]) -> jax.Array:
-    """Return images uint8 [B, H, W, C] as float32: scaled to 0..1, minus `mean`, divided by `deviation`.
+    """Return images [B, H, W, C] of values 0 to 255 as float32, with a mean of 0 and a deviation of 1.
 
-    `mean` and `deviation` have one value per channel, or one for all.
+    The values are scaled to 0..1, less `mean`, divided by `deviation`. Both have one value per channel, or
+    one for all.
     """
     offset, scale = np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
     return (images.astype(jnp.float32) / 255 - offset) / scale

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture, Morph
-from aiperf_mpi.training.model.images import normalise
+from aiperf_mpi.training.model.images import centre, normalise
 from aiperf_mpi.training.model.initial import Variables
 from aiperf_mpi.training.model.resnet import NORM_EPSILON, Tree, expected_shapes, module_name, network
 
@@ -81,12 +81,12 @@ def function_difference(
     few shapes that no earlier network had are compiled, once in a process.
 
     Arguments:
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, S, S, C], of which the centre is taken.
         mean, deviation: see `StepSettings`.
     """
     # By default an accelerator multiplies float32 with fewer bits, which would add differences.
     with jax.default_matmul_precision("highest"):
-        inputs = normalise(jnp.asarray(images), mean, deviation)
+        inputs = normalise(centre(jnp.asarray(images), parent.base.image_size), mean, deviation)
         outputs = [
             np.asarray(network(architecture).apply(variables, inputs, train=False), np.float64)
             for architecture, variables in ((parent, parent_variables), (child, child_variables))

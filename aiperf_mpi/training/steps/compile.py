@@ -262,7 +262,7 @@ def _argument_shapes(
     def on_devices(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, *np.shape(x)), x.dtype)
 
-    images = jax.ShapeDtypeStruct((count, batch, base.image_size, base.image_size, base.channels), np.uint8)
+    images = jax.ShapeDtypeStruct((count, batch, *settings.image_shape(base)), np.uint8)
     labels = jax.ShapeDtypeStruct((count, batch), np.int32)
     valid = jax.ShapeDtypeStruct((count, batch), np.bool_)
     return jax.tree.map(on_devices, state), (images, labels, valid)

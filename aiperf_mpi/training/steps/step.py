@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.model.images import augment, normalise
+from aiperf_mpi.network.architecture import Architecture, Base
+from aiperf_mpi.training.model.augmentation import NONE, augment
+from aiperf_mpi.training.model.images import centre, normalise
 from aiperf_mpi.training.model.resnet import Network, network
 from aiperf_mpi.training.model.stem import PLAIN
 from aiperf_mpi.training.steps.devices import AXIS
@@ -36,7 +37,9 @@ class StepSettings:
         precision: precision of the activations, one of `resnet.PRECISIONS`.
         momentum: momentum of stochastic gradient descent.
         label_smoothing: share of the target that is spread over all classes, in training only.
-        augment: whether training crops and mirrors images at random.
+        augmentation: how training crops and mirrors images at random, one of the forms of `augment`.
+        stored_size: height and width of the images that arrive on the device; 0: those of the network.
+            Evaluation takes the centre.
         fused: whether batch norms are fused with the layers after them, see `resnet.Network`.
         stem: form in which the first convolution is computed, one of `opcount.forms.STEMS`.
         synchronised: whether batch norms use the statistics of the images on all devices; by default each
@@ -49,7 +52,8 @@ class StepSettings:
     precision: str = "float32"
     momentum: float = 0.9
     label_smoothing: float = 0.1
-    augment: bool = False
+    augmentation: str = NONE
+    stored_size: int = 0
     fused: bool = True
     stem: str = PLAIN
     synchronised: bool = False
@@ -67,6 +71,15 @@ class StepSettings:
     def micro_batch(self) -> int:
         """Number of images that a device processes at a time."""
         return self.batch_per_device // self.accumulate
+
+    def image_shape(self, base: Base) -> tuple[int, int, int]:
+        """Return height, width and channels of the images that arrive on the device."""
+        side = self.stored_size or base.image_size
+        if side < base.image_size:
+            raise ValueError(
+                f"stored images of {side} pixels are smaller than the network's {base.image_size}"
+            )
+        return side, side, base.channels
 
 
 #: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): the first scale, and the number of steps
@@ -151,13 +164,12 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
     """
     axis = AXIS if settings.synchronised else None
     model = network(architecture, settings.precision, settings.fused, settings.stem, axis)
-    classes = architecture.base.classes
 
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array, learning_rate: jax.Array
     ) -> tuple[TrainState, Metrics]:
         # Sum over the micro-batches, then average over them and over the devices.
-        micro = partial(_gradients, model, classes, settings, state)
+        micro = partial(_gradients, model, architecture.base, settings, state)
         like = (state.params, state.batch_stats, _no_images())
         gradients, batch_stats, metrics = _in_parts(settings.accumulate, micro, like, images, labels)
         if settings.accumulate > 1:
@@ -176,7 +188,7 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
 
 def _gradients(
     model: Network,
-    classes: int,
+    base: Base,
     settings: StepSettings,
     state: TrainState,
     place: jax.Array,
@@ -184,10 +196,13 @@ def _gradients(
     labels: jax.Array,
 ) -> tuple[Any, Any, Metrics]:
     """Return the (scaled) gradients, the running statistics and the metrics of one micro-batch."""
-    if settings.augment:
-        images = augment(images, _step_key(state, place))
+    if settings.augmentation == NONE:
+        images = centre(images, base.image_size)
+    else:
+        numbers = place * settings.micro_batch + jnp.arange(settings.micro_batch)
+        images = augment(images, _step_key(state), numbers, settings.augmentation, base.image_size)
     inputs = normalise(images, settings.mean, settings.deviation)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), settings.label_smoothing)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, base.classes), settings.label_smoothing)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -240,6 +255,7 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
         params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array
     ) -> Metrics:
         def micro(_: jax.Array, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
+            images = centre(images, architecture.base.image_size)
             inputs = normalise(images, settings.mean, settings.deviation)
             logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -298,7 +314,6 @@ def _next_scale(scale: LossScale, finite: jax.Array) -> LossScale:
     return LossScale(factor, jnp.where(finite & ~grows, scale.steps + 1, 0))
 
 
-def _step_key(state: TrainState, place: jax.Array) -> jax.Array:
-    """Return the random key of a micro-batch, from the trial's key, the step and its index `place`."""
-    key = jax.random.wrap_key_data(state.key, impl="threefry2x32")
-    return jax.random.fold_in(jax.random.fold_in(key, state.step), place)
+def _step_key(state: TrainState) -> jax.Array:
+    """Return the random key of a step, the same on all devices, from the trial's key."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)

@@ -153,12 +153,14 @@ def main() -> None:
     four = [compiled.evaluate(state.params, state.batch_stats, images, labels, valid) for _ in range(40)]
 
     # The same on the last one of them: all images of a step as one batch, and as four micro-batches.
-    whole, accumulated, synchronised = (
+    whole, accumulated, synchronised, cropped, cropped_alone = (
         compile_steps(resnet50(TINY), settings, chosen)
         for settings, chosen in (
             (StepSettings(DEVICES * BATCH), devices[3:]),
             (StepSettings(DEVICES * BATCH, accumulate=DEVICES), devices[3:]),
             (StepSettings(BATCH, synchronised=True), devices),
+            (StepSettings(BATCH, augmentation="resized_crop"), devices),
+            (StepSettings(DEVICES * BATCH, accumulate=DEVICES, augmentation="resized_crop"), devices[3:]),
         )
     )
     sharded = compile_steps(resnet50(TINY), StepSettings(BATCH), devices, SHARD_MAP)
@@ -188,6 +190,7 @@ def main() -> None:
                 "one": evaluated(whole, placed),
                 "accumulated": compared(compiled, accumulated),
                 "synchronised": compared(synchronised, whole),
+                "augmented": compared(cropped, cropped_alone),
                 "shard_map": compared(sharded, compiled),
                 "forms": [sharded.form, compiled.form],
                 "disturbed": [disturbed(compiled, at) for at in (None, (0, 0), (1, 1))],

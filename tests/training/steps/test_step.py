@@ -130,7 +130,7 @@ def test_the_validation_loss_is_the_plain_cross_entropy(tiny):
 
 
 def test_augmentation_repeats_from_the_seed_and_differs_between_steps():
-    compiled = compiled_tiny(augment=True)
+    compiled = compiled_tiny(augmentation="cifar")
     images, labels = random_batch(TINY, 1, 4, seed=2)
 
     def losses(seed: int) -> list[float]:

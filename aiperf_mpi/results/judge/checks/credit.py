@@ -54,7 +54,8 @@ def three_methods(e: Evidence) -> Iterator[str]:
     counted |= ((jaxpr > 0) | (xla > 0) | (model > 0)) & ~np.isin(e.status, (REJECTED, DROPPED))
     yield from rows_where("trials", counted & (jaxpr != expected), "jaxpr_ops is not what the tables count")
     estimated, apart = xla > 0, np.abs(model.astype(float) - xla.astype(float))
-    random = XLA_RANDOM_IMAGE * batch.astype(float) + XLA_RANDOM_STEP if e.config.data.augment else 0.0
+    augmented = e.config.data.augmentation_form != "none"
+    random = XLA_RANDOM_IMAGE * batch.astype(float) + XLA_RANDOM_STEP if augmented else 0.0
     yield from rows_where(
         "trials", estimated & (apart > XLA_BAND * xla + random), "xla_ops and xla_model_ops differ"
     )

@@ -220,7 +220,7 @@ def seeds(e: Evidence) -> Iterator[str]:
 def configuration(e: Evidence) -> Iterator[str]:
     """The attributes agree with the configuration that was run."""
     config, text = e.config, e.result.documents["config/resolved_toml"]
-    cls, division, departures = classify(config)
+    cls, division, departures = classify(config, text)
     base = (
         e.architectures[0].base
         if e.architectures and not isinstance(e.architectures[0], str)
