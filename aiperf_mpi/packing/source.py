@@ -21,6 +21,7 @@ from aiperf_mpi.files import open_regular
 from aiperf_mpi.packing.sources import archives, folders, ilsvrc, tfrecords
 from aiperf_mpi.packing.sources.form import SETTING, Form
 from aiperf_mpi.packing.sources.pictures import Picture, Pictures, SourceError, in_order
+from aiperf_mpi.printable import counted, named
 
 __all__ = ["Picture", "Source", "SourceError", "open_source", "check_whole", "check_md5"]
 
@@ -85,15 +86,11 @@ def check_whole(path: Path, source: Source, most: int = 0) -> None:
     labels = {split: source.pictures[split].labels for split in SPLITS}
     number, words = ilsvrc.missing(source.classes, labels)
     if number > most:
-        listed = f"; {len(source.rejected)} members cannot be pictures" if source.rejected else ""
-        raise ConfigError(
-            message(
-                SETTING,
-                path,
-                f"is not the whole of ILSVRC2012: {words}{listed}",
-                f"complete it, or pass --max-rejected {number + len(source.rejected)} to pack what there is",
-            )
-        )
+        if source.rejected:
+            words += f"; {_first(source.rejected)}"
+        allowed = max(number, len(source.rejected))
+        remedy = f"complete it, or pass --max-rejected {allowed} to pack what there is"
+        raise ConfigError(message(SETTING, path, f"is not the whole of ILSVRC2012: {words}", remedy))
 
 
 def check_md5(source: Source, read: Callable[[int], None] = lambda count: None) -> dict[str, str]:
@@ -130,7 +127,8 @@ def _source(path: Path, form: Form) -> Source:
         members, twice = in_order(split, found.members)
         rejected += sorted([*found.rejected, *twice], key=lambda one: (one.name, one.reason))
         if not members:
-            reason = f"has no pictures for {split}{_first(rejected, split)}"
+            its = [one for one in rejected if one.split == split]
+            reason = f"has no pictures for {split}" + (f": {_first(its)}" if its else "")
             raise ConfigError(message(SETTING, path, reason, _REMEDY))
         pictures[split] = Pictures(split, members, labels, found.reader)
         # The members of one split go before those of the other come: they take some 300 MB.
@@ -166,12 +164,10 @@ def _notes(classes: Sequence[str], pictures: Mapping[str, Pictures], hidden: int
     return notes
 
 
-def _first(rejected: Sequence[Rejected], split: str) -> str:
-    """Return how many members of a split were rejected, and the first of them, or ""."""
-    its = [one for one in rejected if one.split == split]
-    if not its:
-        return ""
-    return f": {len(its)} rejected, the first: {its[0].name} {its[0].reason}"
+def _first(rejected: Sequence[Rejected]) -> str:
+    """Return how many members were rejected, and the first of them with its reason."""
+    count = counted(len(rejected), "member")
+    return f"{count} rejected, the first: {named(rejected[0].name)} {rejected[0].reason}"
 
 
 def _content(path: Path) -> str:
@@ -179,4 +175,6 @@ def _content(path: Path) -> str:
     names = sorted(os.listdir(path))
     if not names:
         return "nothing"
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(map(named, names[:_NAMED])) + (
+        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    )

@@ -179,5 +179,5 @@ def test_a_validation_picture_without_a_label_is_rejected(tmp_path: Path) -> Non
 def test_a_split_without_pictures_says_the_first_reason(tmp_path: Path) -> None:
     sources.as_cls_loc(tmp_path, sources.samples())
     (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nother,n01440764 1 2 3 4\n")
-    with pytest.raises(ConfigError, match="has no pictures for val: 8 rejected, the first: ILSVRC2012_val_0"):
+    with pytest.raises(ConfigError, match="for val: 8 members rejected, the first: ILSVRC2012_val_0"):
         open_source(tmp_path)

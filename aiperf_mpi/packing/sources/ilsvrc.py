@@ -8,7 +8,7 @@ the development kit. Checksums: the download page of ImageNet, and the table of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -65,13 +65,13 @@ def missing(classes: Sequence[str], labels: Mapping[str, np.ndarray]) -> tuple[i
             words.append(f"{split} has {count} pictures instead of {whole}")
         if odd:
             classes_of = "1 class" if len(odd) == 1 else f"{len(odd)} classes"
-            words.append(f"{classes_of} of {split}: {', '.join(_named(odd, least, most))}")
+            words.append(f"{classes_of} of {split}: {_named(odd, least, most)}")
     return number, "; ".join(words)
 
 
-def _named(odd: Sequence[tuple[str, int]], least: int, most: int) -> Iterator[str]:
-    """Yield some classes with their number of pictures, and what it should be."""
-    yield from (f"{name} has {its}" for name, its in odd[:_NAMED])
-    if len(odd) > _NAMED:
-        yield "..."
-    yield f"instead of {least}" + (f" to {most}" if most > least else "")
+def _named(odd: Sequence[tuple[str, int]], least: int, most: int) -> str:
+    """Return some classes with their number of pictures, and what it should be."""
+    some = ", ".join(f"{name} has {its}" for name, its in odd[:_NAMED]) + (
+        ", ..." if len(odd) > _NAMED else ""
+    )
+    return f"{some} instead of {least}" + (f" to {most}" if most > least else "")
