@@ -125,7 +125,9 @@ class Packer:
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pack")
         try:
             records = self._find(pool, tasks)
-            return records | self._write_all(pool, [task for task in tasks if task.file not in records])
+            records |= self._write_all(pool, [task for task in tasks if task.file not in records])
+            self._tick(self.progress)
+            return records
         finally:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
