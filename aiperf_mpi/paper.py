@@ -25,3 +25,4 @@ FROM_ROUND = 4
 
 #: ImageNet's images for training and validation (section 4.5 of the paper).
 IMAGENET_IMAGES = (1_281_167, 50_000)
+IMAGENET_CLASSES = 1000

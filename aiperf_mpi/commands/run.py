@@ -61,8 +61,9 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn
 def read(arguments: argparse.Namespace) -> Config:
     """Return the configuration that the arguments ask for. Raises ConfigError."""
     from aiperf_mpi.config import load
+    from aiperf_mpi.data.catalogue import resolved
 
-    return load(
+    config = load(
         arguments.preset,
         arguments.config,
         arguments.sets,
@@ -72,3 +73,4 @@ def read(arguments: argparse.Namespace) -> Config:
         view=arguments.view,
         ranks_per_node=arguments.ranks_per_node,
     )
+    return resolved(config)

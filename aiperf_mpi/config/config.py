@@ -175,6 +175,16 @@ def from_toml(text: str, origin: str = "configuration") -> Config:
     return _build(translated(_assignments(tables, origin)))
 
 
+def with_data(config: Config, changes: Mapping[str, int]) -> Config:
+    """Return the configuration with other settings of section `data`.
+
+    Raises ConfigError where they contradict others.
+    """
+    changed = replace(config, data=replace(config.data, **changes))  # type: ignore[arg-type]
+    _check_together(changed)
+    return changed
+
+
 def classify(config: Config, stored: str = "") -> tuple[str, str, tuple[Departure, ...]]:
     """Return class (`official` or `trial`), division (`closed` or `open`) and departures from the rules.
 

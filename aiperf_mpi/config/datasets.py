@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiperf_mpi.paper import IMAGENET_IMAGES
+from aiperf_mpi.paper import IMAGENET_CLASSES, IMAGENET_IMAGES
 
 #: Choices of `data.augmentation`: as the data set needs it, or one form for any data set; see
 #: `training.model.augmentation.augment`.
@@ -25,6 +25,7 @@ class DatasetLimits:
         images: number of its training and of its validation images; a run may use fewer of each.
         classes, channels, sizes: allowed values of `data.classes`, `data.channels` and `data.image_size`.
         in_memory: whether each trainer holds all images in memory, in the network's size.
+        packed: whether it is a folder that `pack` has made, whose manifest decides some settings.
         augmentation: what `data.augmentation = "auto"` means, one of AUGMENTATIONS.
     """
 
@@ -33,6 +34,7 @@ class DatasetLimits:
     channels: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     in_memory: bool = True
+    packed: bool = False
     augmentation: str = "none"
 
 
@@ -44,6 +46,12 @@ DATASETS: Mapping[str, DatasetLimits] = {
         images=(50_000, 10_000), classes=(10,), channels=(3,), sizes=(32,), augmentation="cifar"
     ),
     "imagenet": DatasetLimits(
-        images=IMAGENET_IMAGES, classes=(1000,), channels=(3,), in_memory=False, augmentation="resized_crop"
+        images=IMAGENET_IMAGES,
+        classes=(IMAGENET_CLASSES,),
+        channels=(3,),
+        in_memory=False,
+        packed=True,
+        augmentation="resized_crop",
     ),
+    "images": DatasetLimits(channels=(3,), in_memory=False, packed=True, augmentation="resized_crop"),
 }

@@ -91,14 +91,14 @@ class Data:
         high=MOST_WORKERS,
     )
 
-    def threads(self, cores: int) -> int:
-        """Return the threads of a trainer that prepare images, where it may use so many cores."""
-        return self.workers or max(1, min(cores, MOST_WORKERS))
-
     @property
     def stored_side(self) -> int:
         """Height and width of the images that arrive on a device."""
         return self.stored_size or self.image_size
+
+    def threads(self, cores: int) -> int:
+        """Return the threads of a trainer that prepare images, where it may use so many cores."""
+        return self.workers or max(1, min(cores, MOST_WORKERS))
 
     @property
     def augmentation_form(self) -> str:

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.config.config import with_data
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.paths import reading
 from aiperf_mpi.data.dataset import Dataset
 
@@ -44,6 +46,18 @@ def open_dataset(config: Config) -> Dataset:
     """
     with _refused(config):
         return _module(config.data.name).load(config)
+
+
+def resolved(config: Config) -> Config:
+    """Return the configuration with the settings of section `data` that a packed set's manifest decides.
+
+    One rank does it for all, before the run. Raises ConfigError where the manifest cannot be read, or where
+    other settings contradict it.
+    """
+    if not config.data.path or not DATASETS[config.data.name].packed:
+        return config
+    with _refused(config):
+        return with_data(config, import_module(f"aiperf_mpi.data.{config.data.name}").resolve(config))
 
 
 @contextmanager

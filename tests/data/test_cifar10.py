@@ -172,11 +172,3 @@ def test_a_disk_that_cannot_be_read(published: tuple[Path, np.ndarray], tmp_path
         assert f"data.path: {disk}/" in said and "input/output error; check the storage" in said
     finally:
         run("umount", disk)
-
-
-def test_imagenet_resolves_and_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    for sets, path in (([], ""), ([f"data.path='{tmp_path}'"], f" (data.path: {tmp_path})")):
-        for act in (check_dataset, open_dataset):
-            with pytest.raises(ConfigError, match="data.name = 'imagenet'") as caught:
-                act(load("imagenet", sets=sets))
-            assert f"cannot read ImageNet{path}; --preset imagenet-synthetic" in str(caught.value)

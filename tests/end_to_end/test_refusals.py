@@ -42,7 +42,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "missing data": (["--preset", "cifar10", "--set", "data.path='nowhere'"], ["nowhere"]),
     "imagenet": (
         ["--preset", "imagenet", "--set", "data.path='.'"],
-        ["this version cannot read ImageNet", "imagenet-synthetic"],
+        ["manifest.json: does not exist", "python -m aiperf_mpi pack"],
     ),
     "unknown command": (["verfy", "x"], ["unknown command 'verfy'; did you mean verify?"]),
     "output in use": (["--preset", "demo", "--output", "."], ["--output", "not empty"]),
