@@ -23,6 +23,7 @@ REQUIRED = (
     "optax",
     "scipy",
     "h5py",
+    "PIL",
     "sklearn",
     "skopt",
     "rich",

@@ -17,7 +17,7 @@ from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import reading
 
 #: Distributions whose module has another name.
-MODULES = {"scikit-learn": "sklearn", "scikit-optimize": "skopt"}
+MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "scikit-optimize": "skopt"}
 
 
 def started(root: Path, *words: str, cwd: Path | None = None, before: str = "") -> tuple[int, str]:
