@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.files import FileError
 from aiperf_mpi.packing.source import SourceError, open_source
 from aiperf_mpi.packing.sources.pictures import MOST_BYTES
 from tests.helpers import sources
@@ -113,7 +114,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="^has more than 134217728 bytes, the most that is read$"):
         pictures["a_huge.JPEG"].read()
     (folder / "a_gone.JPEG").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match="there is no such file"):
         pictures["a_gone.JPEG"].read()
 
 

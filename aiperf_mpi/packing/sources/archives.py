@@ -62,7 +62,7 @@ class ArchiveReader:
         self.files = files
 
     def read(self, member: bytes, place: Sequence[int]) -> bytes:
-        """Return the bytes of a member. Raises SourceError or OSError."""
+        """Return the bytes of a member. Raises SourceError, FileError, OSError."""
         file, offset, size = place
         if not size:
             raise SourceError(EMPTY)

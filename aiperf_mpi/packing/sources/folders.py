@@ -50,7 +50,7 @@ class FolderReader:
     flat: bool = False
 
     def read(self, member: bytes, place: Sequence[int]) -> bytes:
-        """Return the bytes of a member. Raises SourceError or OSError."""
+        """Return the bytes of a member. Raises SourceError or FileError."""
         return read_file(os.path.join(self.root, member.partition(b"/")[2] if self.flat else member))
 
 

@@ -42,7 +42,8 @@ TWICE = "is the second member of this name"
 class SourceError(ValueError):
     """A picture cannot be read, and it is its own fault: it is rejected. The text is the reason.
 
-    An error of the host or of its file server stays an OSError: the picture may be read another time.
+    An error of the host or of its file server is a FileError or an OSError: the picture may be read another
+    time.
     """
 
 
@@ -54,7 +55,7 @@ class Picture:
         split: `train` or `val`.
         name: class and file, such as `n01440764/n01440764_10026.JPEG`; printable, unique in its split.
         label: position of its class in the classes of the source.
-        read: return its bytes; any thread may call it. Raises SourceError or OSError.
+        read: return its bytes; any thread may call it. Raises SourceError, FileError or OSError.
     """
 
     split: str
@@ -67,7 +68,10 @@ class Reader(Protocol):
     """What reads the pictures of a split."""
 
     def read(self, member: bytes, place: Sequence[int]) -> bytes:
-        """Return the bytes of a member; `place` is what the form keeps of it. Raises SourceError, OSError."""
+        """Return the bytes of a member; `place` is what the form keeps of it.
+
+        Raises SourceError, FileError and OSError.
+        """
 
 
 class Member(NamedTuple):
@@ -121,12 +125,12 @@ def is_hidden(name: bytes) -> bool:
 
 
 def read_file(path: bytes | Path) -> bytes:
-    """Return the bytes of a picture's file. Raises SourceError, or OSError where the host is at fault."""
+    """Return the bytes of a picture's file. Raises SourceError, or FileError where the host is at fault."""
     try:
         content = read_bytes(os.fsdecode(path), MOST_BYTES)
     except FileError as error:
         if error.errno and error.errno not in _OF_THE_FILE:
-            raise OSError(error.errno, error.reason, os.fsdecode(path)) from error
+            raise
         raise SourceError(error.reason.partition(";")[0]) from None
     if not content:
         raise SourceError(EMPTY)
