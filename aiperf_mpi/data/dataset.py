@@ -33,8 +33,11 @@ class Images(Protocol):
     @property
     def dtype(self) -> np.dtype: ...
 
-    def read(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Write the images at `places` (int64 [n]) to `out` [n, *shape]; several threads may do so."""
+    def read(self, places: np.ndarray, out: np.ndarray) -> int:
+        """Write the images at `places` (int64 [n]) to `out` [n, *shape]; several threads may do so.
+
+        Return the number of bytes that were read from files.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +70,13 @@ class ArrayImages:
         """The type of a pixel."""
         return self.images.dtype
 
-    def read(self, places: np.ndarray, out: np.ndarray) -> None:
+    def read(self, places: np.ndarray, out: np.ndarray) -> int:
         """Copy the images at `places` to `out`. Raises IndexError for a place outside of the set."""
         # Without `clip`, numpy copies twice; it would hide a wrong place, however.
         if len(places) and not 0 <= places.min() <= places.max() < len(self.labels):
             raise IndexError(f"a place is outside of the {len(self.labels)} images")
         np.take(self.images, places, axis=0, out=out, mode="clip")
+        return 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ The order depends only on the trial's seed and the epoch, so that a trial can be
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,12 +100,17 @@ class Reader:
         workers: number of threads.
         reuse: whether the arrays of a batch are written again once the next one is asked for. It saves the
             kernel from clearing new memory for each batch. A CPU device keeps using the host's memory.
+
+    Attributes:
+        bytes_read: bytes read from files for the batches that were handed over.
     """
 
     workers: int
     reuse: bool = False
     _pool: ThreadPoolExecutor = field(init=False, repr=False)
+    bytes_read: int = field(default=0, init=False)
     _free: list[np.ndarray] = field(default_factory=list, repr=False)
+    _counting: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
@@ -143,8 +149,7 @@ class Reader:
         batch, places = Batch(array, labels, rows.valid), rows.places.ravel()[:count]
         parts = min(2 * self.workers, count, flat[:count].nbytes // _PART_BYTES)
         if parts < 2 and flat.nbytes < _PART_BYTES:
-            images.read(places, flat[:count])
-            return _Begun(batch, ())
+            return _Begun(batch, (), images.read(places, flat[:count]))
         cuts = np.linspace(0, count, max(1, parts) + 1).astype(int)
         futures = [
             self._pool.submit(images.read, places[begin:end], flat[begin:end])
@@ -154,9 +159,11 @@ class Reader:
 
     def _finish(self, begun: deque[_Begun]) -> Iterator[Batch]:
         """Yield the oldest batch once it is read; take its array back after its use."""
-        for future in begun[0].futures:
-            future.result()
+        read = begun[0].read + sum(future.result() for future in begun[0].futures)
         batch = begun.popleft().batch
+        # Batches of training and of validation may be read at the same time.
+        with self._counting:
+            self.bytes_read += read
         try:
             yield batch
         finally:
@@ -175,10 +182,11 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A batch that is being read, and the threads' parts of it."""
+    """A batch that is being read, the threads' parts of it, and bytes that were read without a thread."""
 
     batch: Batch
-    futures: tuple[Future[None], ...]
+    futures: tuple[Future[int], ...]
+    read: int = 0
 
     def cancel(self) -> None:
         """Return once no thread reads it any more."""

@@ -75,12 +75,13 @@ class PackedImages:
         """The type of a pixel."""
         return np.dtype(np.uint8)
 
-    def read(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Read the pictures at `places` into `out`. Raises DataError."""
+    def read(self, places: np.ndarray, out: np.ndarray) -> int:
+        """Read the pictures at `places` into `out`; return the bytes that were read. Raises DataError."""
         if len(places) and not 0 <= places.min() <= places.max() < self.count:
             raise IndexError(f"a place is outside of the {self.count} images")
         numbers = np.searchsorted(self._first, places, side="right") - 1
         within = places - self._first[numbers]
+        total = 0
         for number, place, pixels in zip(numbers.tolist(), within.tolist(), out, strict=True):
             shard = self.shards[number]
             try:
@@ -90,6 +91,8 @@ class PackedImages:
                     shard.read(place, memoryview(pixels).cast("B"))
             except FileError as error:
                 raise DataError(f"host {platform.node()}: {error}") from None
+            total += shard.size(place)
+        return total
 
     def close(self) -> None:
         """Close the shards."""

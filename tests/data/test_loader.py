@@ -113,7 +113,7 @@ class Marked:
         self.threads: set[str] = set()
         self.reading = 0
 
-    def read(self, places: np.ndarray, out: np.ndarray) -> None:
+    def read(self, places: np.ndarray, out: np.ndarray) -> int:
         self.reading += 1
         self.threads.add(threading.current_thread().name)
         time.sleep(self.delay)
@@ -121,6 +121,7 @@ class Marked:
             raise OSError("shard 7 cannot be read")
         out[:] = places[:, None, None, None]
         self.reading -= 1
+        return out.nbytes
 
 
 def marked(images: Marked) -> Dataset:
@@ -161,9 +162,9 @@ def test_only_the_devices_of_this_process_are_read() -> None:
     read = np.zeros(64, int)
     original = images.read
 
-    def counted(places: np.ndarray, out: np.ndarray) -> None:
+    def counted(places: np.ndarray, out: np.ndarray) -> int:
         np.add.at(read, places, 1)
-        original(places, out)
+        return original(places, out)
 
     images.read = counted  # type: ignore[method-assign]
     with closing(Reader(1)) as reader:
@@ -176,6 +177,25 @@ def test_only_the_devices_of_this_process_are_read() -> None:
     whole = [b.labels for b in train_batches(marked(images), 3, 1, 4, 4)]
     for step, (first, second) in enumerate(zip(*halves, strict=True)):
         np.testing.assert_array_equal(np.concatenate([first, second]), whole[step])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_bytes_read_from_files_are_counted(workers: int) -> None:
+    images = Marked(50)
+    with closing(Reader(workers)) as reader:
+        # 50 pictures of the validation, and 4 batches of 2 x 6 in training; padding is not read.
+        for _ in val_batches(marked(images), 2, 7, reader=reader):
+            pass
+        assert reader.bytes_read == 50 * SIDE * SIDE * 3
+        for _ in train_batches(marked(images), 7, 0, 2, 6, reader=reader):
+            pass
+        assert reader.bytes_read == (50 + 48) * SIDE * SIDE * 3
+
+
+def test_images_in_memory_are_not_read_from_files() -> None:
+    with closing(Reader(2)) as reader:
+        assert len(list(val_batches(numbered(1, 40), 1, 10, reader=reader))) == 4
+        assert reader.bytes_read == 0
 
 
 def test_an_error_of_a_thread_reaches_the_reader_of_the_batch() -> None:

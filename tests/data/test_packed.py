@@ -70,7 +70,10 @@ def test_each_picture_arrives_with_its_label(packed: tuple[Path, Manifest]) -> N
         out = np.empty((len(images.labels), *images.shape), np.uint8)
         # In another order than that of the shards.
         places = np.random.default_rng(1).permutation(len(images.labels))
-        images.read(places, out)
+        assert isinstance(images, PackedImages)
+        sizes = [shard.size(place) for shard in images.shards for place in range(len(shard.labels))]
+        assert images.read(places, out) == sum(sizes)
+        assert images.read(places[:5], out[:5]) == sum(sizes[place] for place in places[:5])
         assert [number_of(picture) for picture in out] == (places + first).tolist()
         np.testing.assert_array_equal(images.labels, np.arange(first, first + len(images.labels)))
     close(dataset)
