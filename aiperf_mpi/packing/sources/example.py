@@ -110,8 +110,11 @@ class Example:
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
         """Return a varint (7 bits in each byte, the lowest first), and where the next thing begins."""
-        data = self._window(position, min(end, position + 10))
-        value = 0
+        at = position - self._begin
+        # Most numbers are short, and read already.
+        if position < end and 0 <= at < len(self._buffer) and (byte := self._buffer[at]) < 0x80:
+            return byte, position + 1
+        data, value = self._window(position, min(end, position + 10)), 0
         for index, byte in enumerate(data):
             value |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:

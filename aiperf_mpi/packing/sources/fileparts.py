@@ -8,8 +8,7 @@ import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiperf_mpi.files import FileError, not_regular, open_regular
@@ -64,29 +63,27 @@ class FileParts:
     def read(self, file: int, offset: int, count: int) -> bytes:
         """Return `count` bytes of a file, fewer at its end. Raises FileError and OSError."""
         parts, wanted = [], min(count, max(self._sizes[file] - offset, 0))
-        with self._descriptor(file) as descriptor:
-            while wanted and (part := os.pread(descriptor, wanted, offset)):
+        opened = self._take(file)
+        try:
+            while wanted and (part := os.pread(opened.file.fileno(), wanted, offset)):
                 parts.append(part)
                 offset, wanted = offset + len(part), wanted - len(part)
+        finally:
+            with self._lock:
+                opened.readers -= 1
         if wanted:
-            raise FileError(self._paths[file], "became shorter while it was read")
+            raise FileError(self._paths[file], "became shorter while it was read; do not change the source")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    @contextmanager
-    def _descriptor(self, file: int) -> Iterator[int]:
-        """Give the descriptor of a file, which stays open meanwhile. Raises FileError."""
+    def _take(self, file: int) -> _Open:
+        """Return an open file, which stays open while it has readers. Raises FileError."""
         with self._lock:
             if file not in self._open:
                 self._close_idle()
                 self._open[file] = _Open(open_regular(self._paths[file]))
             self._open.move_to_end(file)
-            opened = self._open[file]
-            opened.readers += 1
-        try:
-            yield opened.file.fileno()
-        finally:
-            with self._lock:
-                opened.readers -= 1
+            self._open[file].readers += 1
+            return self._open[file]
 
     def _close_idle(self) -> None:
         """Close files that no thread reads, those read longest ago first, to keep one fewer than allowed."""
