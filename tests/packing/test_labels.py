@@ -80,6 +80,20 @@ def test_files_of_labels(name: str, text: str, tmp_path: Path) -> None:
     assert label_names(open_source(tmp_path)) == TRUE
 
 
+@pytest.mark.parametrize("devkit", [True, False])
+def test_labels_among_the_pictures_are_not_rejected(devkit: bool, tmp_path: Path) -> None:
+    sources.as_cls_loc(tmp_path, sources.samples())
+    val = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "val"
+    if devkit:
+        for name, content in sources.devkit_files(ORDERED, sources.IDS).items():
+            sources.write(val / name, content)
+    else:
+        (tmp_path / "LOC_val_solution.csv").rename(val / "LOC_val_solution.csv")
+    sources.write(val / "notes.txt", b"x")
+    source = open_source(tmp_path)
+    assert label_names(source) == TRUE and [one.name for one in source.rejected] == ["notes.txt"]
+
+
 def test_a_missing_picture_does_not_shift_the_labels_of_the_others(tmp_path: Path) -> None:
     made = sources.samples()
     missing = sources.of_split(made, "val")[2]

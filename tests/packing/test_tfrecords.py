@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -233,3 +235,13 @@ def test_changed_bytes_are_refused_rejected_or_found_when_read(data: st.DataObje
         # No changed picture is taken, and at most the changed one is lost.
         assert set(kept) <= {one.data for one in made if one.split == "train"}
         assert refusal or len(kept) >= 7
+
+
+def test_without_the_package_a_table_computes_checksums() -> None:
+    program = (
+        "import sys; sys.modules['google_crc32c'] = None\n"
+        "from aiperf_mpi.packing.sources import crc32c\n"
+        "print(crc32c.FAST, crc32c.masked(b'123456789'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", str(crc32c.masked(b"123456789"))], done.stderr

@@ -117,7 +117,7 @@ def find(path: Path) -> Form | None:
     labels = find_labels([path])
     train = _train(files)
     members, val = _val(files)
-    labels.applied(members, val, val.reader)
+    labels.applied(members, val)
     archives = [path / _TRAIN, path / _VAL]
     if labels.path.name in ilsvrc.MD5:
         archives.append(labels.path)

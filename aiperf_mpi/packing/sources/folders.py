@@ -80,7 +80,9 @@ def _tree(name: str, root: Path, beside: Sequence[Path]) -> Form | None:
     splits = {TRAIN: classes_in(TRAIN, os.fsencode(train))}
     if _is_flat(val):
         labels = find_labels([val, *beside])
-        splits[VAL] = labels.applied(*_flat(os.fsencode(val)), FolderReader(os.fsencode(val), flat=True))
+        members, found = _flat(os.fsencode(val))
+        found.rejected = [one for one in found.rejected if not labels.is_of(val, one.name)]
+        splits[VAL] = labels.applied(members, found)
         description["labels of val"] = labels.file
     else:
         splits[VAL] = classes_in(VAL, os.fsencode(val))

@@ -25,7 +25,7 @@ from aiperf_mpi.config.paths import message, reading
 from aiperf_mpi.data.manifest import VAL, Rejected
 from aiperf_mpi.files import read_bytes, read_text
 from aiperf_mpi.packing.sources.form import SETTING
-from aiperf_mpi.packing.sources.pictures import Found, Member, Reader, readable
+from aiperf_mpi.packing.sources.pictures import Found, Member, readable
 
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 _DEVKIT_ARCHIVE = re.compile(r"ILSVRC2012_devkit.*\.(tar\.gz|tgz|tar)", re.IGNORECASE)
@@ -62,7 +62,11 @@ class Labels:
     by_name: Mapping[str, str]
     in_order: Sequence[str] = ()
 
-    def applied(self, members: Sequence[Member], found: Found, reader: Reader) -> Found:
+    def is_of(self, folder: Path, name: str) -> bool:
+        """Whether a file of a folder has the labels, or goes with that file, and so is not a picture."""
+        return self.path.parent == folder and name in (self.path.name, _META)
+
+    def applied(self, members: Sequence[Member], found: Found) -> Found:
         """Return `found` with `members`, named `class/file`. Raises ConfigError if the labels do not fit."""
         numbers = self._positions(members)
         for position, member in zip(numbers, members, strict=True):
@@ -74,7 +78,6 @@ class Labels:
             else:
                 reason = f"has no label in {self.file}"
                 found.rejected.append(Rejected(VAL, readable(member.name), reason))
-        found.reader = reader
         return found
 
     def _class(self, position: int, base: bytes) -> str:
