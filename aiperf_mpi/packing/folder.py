@@ -230,6 +230,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         "listing": "another list of pictures or classes",
         "pictures": "another number of pictures",
         "shard_images": "shard-images",
+        "standin": "another mark by a file STANDIN",
     }
     found = []
     for key in sorted(set(before) | set(now), key=lambda key: (key == "listing", key)):
@@ -239,7 +240,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if isinstance(one, dict) and isinstance(other, dict):
             changed = [name for name in sorted(set(one) | set(other)) if one.get(name) != other.get(name)]
             found += [f"{key} {name} {one.get(name)}, now {other.get(name)}" for name in changed]
-        elif key == "listing":
+        elif key in ("listing", "standin"):
             found.append(words[key])
         else:
             found.append(f"--{words.get(key, key)} {one}, now {other}")

@@ -22,6 +22,7 @@ from aiperf_mpi.printable import counted, named, plain
 
 #: Name of ImageNet's set in the manifest, and its rejected pictures where the command says no number.
 ILSVRC, ILSVRC_REJECTED = "ILSVRC2012", 0
+STANDIN_NAME = f"{ILSVRC} stand-in"
 
 #: Defaults, and the limits of the manifest.
 SIDE, LEAST_SIDE, MOST_SIDE = 256, 8, 4096
@@ -182,7 +183,8 @@ def _plan(request: Request, source: Source) -> Plan:
     if len(source.classes) < 2:
         reason = f"has {counted(len(source.classes), 'class')}, but a set needs two or more"
         raise ConfigError(message("SRC", request.source, reason, "name the folder above the classes"))
-    default = ILSVRC if source.is_ilsvrc else plain(request.source.resolve().name)[:MOST_NAME] or "images"
+    ilsvrc = STANDIN_NAME if source.standin else ILSVRC
+    default = ilsvrc if source.is_ilsvrc else plain(request.source.resolve().name)[:MOST_NAME] or "images"
     return Plan(
         name=request.name or default,
         encoding=request.encoding,
@@ -191,6 +193,7 @@ def _plan(request: Request, source: Source) -> Plan:
         pictures={split: len(source.pictures[split]) for split in SPLITS},
         listing=listing_of(source.classes, source.pictures),
         versions=versions(),
+        standin=source.standin,
     )
 
 
@@ -200,6 +203,7 @@ def _check_finished(folder: Folder, manifest: Manifest, plan: Plan) -> None:
         "name": manifest.name,
         "encoding": manifest.encoding,
         "side": manifest.side,
+        "standin": manifest.standin,
         **{key: manifest.source.get(key) for key in ("listing", "shard_images")},
     }
     now = {**plan.to_dict(), "shard_images": str(plan.shard_images)}
@@ -264,6 +268,7 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], rejected: Seque
             "shard_images": str(plan.shard_images),
         },
         versions=plan.versions,
+        standin=plan.standin,
     )
 
 

@@ -34,6 +34,7 @@ class Plan:
         pictures: number of the source's pictures of each split.
         listing: SHA-256 over the classes and the names and labels of all pictures of the source.
         versions: versions of the libraries that decode and write, and of the format.
+        standin: as in the manifest.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Plan:
     pictures: Mapping[str, int]
     listing: str
     versions: Mapping[str, str]
+    standin: bool = False
 
     @property
     def layout(self) -> Layout:

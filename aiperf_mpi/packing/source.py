@@ -33,6 +33,10 @@ _REMEDY = (
     "val/ with a folder for each class; or ILSVRC/Data/CLS-LOC; or train-00000-of-01024 and its like"
 )
 
+#: A file of this name in a source says that its pictures are made up, with the counts of another set.
+STANDIN = "STANDIN"
+_MARKED = f"the file {STANDIN} says that these pictures are made up: a run on them is always a trial"
+
 #: Names that a message or a note lists.
 _NAMED = 5
 
@@ -50,6 +54,7 @@ class Source:
         rejected: members that cannot be pictures, with the reason.
         description: what the manifest says of the source; no path of this host.
         is_ilsvrc: whether the classes are those of ILSVRC2012.
+        standin: whether the source is marked by a file STANDIN.
         notes: what a person should know before the packing begins.
         files: the archives of the form `archives`.
     """
@@ -60,6 +65,7 @@ class Source:
     rejected: tuple[Rejected, ...]
     description: Mapping[str, str]
     is_ilsvrc: bool
+    standin: bool = False
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -134,6 +140,7 @@ def _source(path: Path, form: Form) -> Source:
         # The members of one split go before those of the other come: they take some 300 MB.
         found.members.clear()
     hidden = sum(found.hidden for found in form.splits.values())
+    standin = os.path.lexists(path / STANDIN)
     description = {**form.description, **({"hidden files left out": str(hidden)} if hidden else {})}
     return Source(
         form=form.name,
@@ -142,7 +149,8 @@ def _source(path: Path, form: Form) -> Source:
         rejected=tuple(rejected),
         description=description,
         is_ilsvrc=ilsvrc.is_ilsvrc(classes),
-        notes=(*form.notes, *_notes(classes, pictures, hidden)),
+        standin=standin,
+        notes=(*form.notes, *([_MARKED] if standin else []), *_notes(classes, pictures, hidden)),
         files=form.files,
     )
 
