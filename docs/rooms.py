@@ -42,6 +42,7 @@ ROOMS = {
     "training.steps": "jax",
     "training.model": "jax",
     "environment": "",
+    "planning.estimate": "",
     "planning": "",
     "packing": "",
     "packing.sources": "",

@@ -37,6 +37,13 @@ def add_estimate(commands: Any) -> None:
         metavar="X",
         help="images per second at which a device trains the initial network",
     )
+    estimate.add_argument(
+        "--staging-rate",
+        type=float,
+        default=1e9,
+        metavar="X",
+        help="bytes per second at which a node copies the data set (default 1e9)",
+    )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
     estimate.set_defaults(handler=estimate_command)
 
@@ -44,9 +51,9 @@ def add_estimate(commands: Any) -> None:
 def estimate_command(arguments: argparse.Namespace) -> int:
     """Print memory, time, operations, score, node-hours and storage of a run; needs neither MPI nor JAX."""
     from aiperf_mpi.config import ConfigError, load
-    from aiperf_mpi.planning.estimate import estimate
-    from aiperf_mpi.planning.machine import read_machine
-    from aiperf_mpi.planning.text import to_object, to_text
+    from aiperf_mpi.planning.estimate.estimate import estimate
+    from aiperf_mpi.planning.estimate.machine import read_machine
+    from aiperf_mpi.planning.estimate.text import to_object, to_text
 
     try:
         config = load(arguments.preset, arguments.config, arguments.sets, time_limit=arguments.time_limit)
@@ -57,6 +64,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
             arguments.ranks_per_node,
             arguments.ops_per_device,
             arguments.images_per_second,
+            arguments.staging_rate,
         )
         numbers = estimate(config, machine)
     except ConfigError as error:

@@ -7,6 +7,7 @@ the images, the smallest network, the windows, and the libraries.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.machine.limits import Level, levels
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.planning.estimate import BYTES_PER_PARAMETER, activation_bytes
 from aiperf_mpi.planning.finding import Finding
 from aiperf_mpi.planning.rank_resources import RankResources, place
 
@@ -34,6 +34,12 @@ _TRACING, _TRACING_PER_CORE = 1.6e9, 40e6
 
 #: Part of what is free that a run may need before a warning.
 _TIGHT = 0.8
+
+#: Bytes of a parameter on a device: its value, momentum and gradient in float32.
+BYTES_PER_PARAMETER = 12
+
+#: Bytes of an activation by precision.
+ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,20 @@ def image_bytes(config: Config) -> int:
     if not DATASETS[data.name].in_memory:
         return 0
     return (data.train_images + data.val_images) * data.image_size**2 * data.channels
+
+
+def activation_bytes(config: Config) -> int:
+    """Return the bytes that a training step keeps of one image for its backward pass.
+
+    These are the input and the outputs of convolutions, ReLUs and poolings, in the precision of the
+    activations; batch norms keep nothing else of an image.
+    """
+    kinds = ("conv", "relu", "max_pool", "global_pool")
+    kept = sum(
+        math.prod(layer.out_shape) for layer in Architecture(config.base).layers() if layer.kind in kinds
+    )
+    image = config.data.image_size**2 * config.data.channels
+    return (kept + image) * ACTIVATION_BYTES[config.train.precision]
 
 
 def judge(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Morph
-from aiperf_mpi.planning.estimate import records
+from aiperf_mpi.planning.estimate.estimate import records
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import judge_file

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.planning.estimate import records
+from aiperf_mpi.planning.estimate.estimate import records
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import judge_file

@@ -14,8 +14,9 @@ import pytest
 
 from aiperf_mpi.config import ConfigError, load
 from aiperf_mpi.network.architecture import Base, resnet50
-from aiperf_mpi.planning.estimate import activation_bytes, estimate, records, trials
-from aiperf_mpi.planning.machine import Machine, read_machine
+from aiperf_mpi.planning.estimate.estimate import estimate, records, trials
+from aiperf_mpi.planning.estimate.machine import Machine, read_machine
+from aiperf_mpi.planning.memory import activation_bytes
 from aiperf_mpi.trials.footprint import replacements
 
 COMMAND = [sys.executable, "-m", "aiperf_mpi", "estimate"]
@@ -233,14 +234,17 @@ def test_json_has_every_number_with_its_unit_and_assumption() -> None:
         "devices_per_node": 8,
         "ranks_per_node": 3,
         "ops_per_device": 1e14,
+        "staging_rate": 1e9,
     }
     assert {number["name"]: number["value"] for number in values["numbers"]}["history window"] == 38_797_376
     assert all(number["unit"] and len(number["assumption"]) > 20 for number in values["numbers"])
     assert {number["group"] for number in values["numbers"]} == {
         "operations",
         "time",
+        "gate",
         "score",
         "cores",
+        "data",
         "memory",
         "storage",
     }
@@ -281,6 +285,8 @@ def test_it_takes_under_a_second_without_mpi_and_jax() -> None:
         ("--nodes 2 --ops-per-device nan", "must be a positive number"),
         ("--nodes 2 --ops-per-device 1e308", "must be a positive number from 1 up to 1e+21"),
         ("--nodes 2 --images-per-second -5", "must be a positive number"),
+        ("--nodes 2 --staging-rate 0", "--staging-rate 0: must be a positive number of bytes per second"),
+        ("--nodes 2 --set data.path=/nowhere", "data.path: /nowhere/manifest.json: does not exist; name the"),
         ("--nodes 2 --ops-per-device 1 --images-per-second 1", "not allowed with argument"),
         ("--nodes 2 --preset imagnet", "did you mean 'imagenet'?"),
         ("--nodes 2 --set train.bath=1", "train.batch"),

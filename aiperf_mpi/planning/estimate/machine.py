@@ -18,18 +18,26 @@ LEAST_OPS, MOST_OPS = 1.0, 1e21
 MOST_NODES, MOST_OF_A_NODE = 10_000_000, 100_000
 
 
+#: The rate in bytes/s at which a node copies the data set unless a person says another one: 8 Gbit/s.
+STAGING_RATE = 1e9
+
+#: The lowest and highest such rate that is accepted.
+LEAST_STAGING, MOST_STAGING = 1.0, 1e15
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A machine as a person describes it.
 
     `ops_per_device` is the rate (op/s) at which a device trains, counted by the paper's tables; None if it is
-    not known.
+    not known. `staging_rate` is the rate (bytes/s) at which a node copies the data set.
     """
 
     nodes: int
     devices_per_node: int = 1
     ranks_per_node: int = 3
     ops_per_device: float | None = None
+    staging_rate: float = STAGING_RATE
 
 
 def check_machine(config: Config, machine: Machine) -> None:
@@ -48,6 +56,11 @@ def check_machine(config: Config, machine: Machine) -> None:
         raise ConfigError(
             f"the rate of a device is {rate:g} op/s, but must be a positive number from {LEAST_OPS:g} up to "
             f"{MOST_OPS:g}"
+        )
+    if not LEAST_STAGING <= machine.staging_rate <= MOST_STAGING:
+        raise ConfigError(
+            f"--staging-rate {machine.staging_rate:g}: must be a positive number of bytes per second from "
+            f"{LEAST_STAGING:g} up to {MOST_STAGING:g}"
         )
     trainers = config.parallel.trainers_per_node
     if machine.ranks_per_node < trainers:
@@ -95,6 +108,7 @@ def read_machine(
     ranks_per_node: int,
     ops_per_device: float | None = None,
     images_per_second: float | None = None,
+    staging_rate: float = STAGING_RATE,
 ) -> Machine:
     """Return the machine that a command line describes.
 
@@ -103,4 +117,4 @@ def read_machine(
     """
     if images_per_second is not None:
         ops_per_device = images_per_second * operations(Architecture(config.base))[0]
-    return Machine(nodes, devices_per_node, ranks_per_node, ops_per_device)
+    return Machine(nodes, devices_per_node, ranks_per_node, ops_per_device, staging_rate)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.sections import MOST_WORKERS
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
-from aiperf_mpi.planning.machine import Machine, check_machine, devices_of_replica, replicas, steps
+from aiperf_mpi.planning.estimate.feed import feed_numbers
+from aiperf_mpi.planning.estimate.gate import gate_numbers
+from aiperf_mpi.planning.estimate.machine import Machine, check_machine, devices_of_replica, replicas, steps
+from aiperf_mpi.planning.estimate.number import Number
+from aiperf_mpi.planning.memory import BYTES_PER_PARAMETER, activation_bytes
 from aiperf_mpi.planning.storage import storage
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted
@@ -40,28 +43,11 @@ TRAINING_PART = (0.8, 1.0)
 #: devices.
 START_SECONDS = 300.0
 
-#: Bytes of a parameter on a device: its value, momentum and gradient in float32.
-BYTES_PER_PARAMETER = 12
-
-#: Bytes of an activation by precision.
-ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """One estimated number: a single value or a range, its unit, and its assumption."""
-
-    group: str
-    name: str
-    value: int | float | tuple[float, float]
-    unit: str
-    assumption: str
-
 
 def estimate(config: Config, machine: Machine) -> list[Number]:
-    """Return all numbers, in groups: operations, time, score, memory, storage.
+    """Return all numbers, in groups: operations, time, gate, score, cores, data, memory, storage.
 
-    Raises ConfigError if the configuration cannot run on the machine.
+    Raises ConfigError if the configuration cannot run on the machine, or a packed data set cannot be read.
     """
     check_machine(config, machine)
     rate = machine.ops_per_device
@@ -69,8 +55,10 @@ def estimate(config: Config, machine: Machine) -> list[Number]:
         *_operations(config, machine),
         *(() if rate is None else _time(config, machine, rate)),
         *_node_hours(config, machine),
+        *gate_numbers(config, machine, epoch_seconds(config, machine), START_SECONDS, TRAINING_PART[0]),
         *(() if rate is None else _score(config, machine, rate)),
         _cores(config, machine),
+        *feed_numbers(config, machine),
         *_memory(config, machine),
         *_storage(config, machine),
     ]
@@ -87,7 +75,14 @@ def epoch_operations(config: Config, machine: Machine) -> int:
     return train * images + val * config.data.val_images
 
 
-def trials(config: Config, epoch_seconds: float, seconds: float, earliest: bool) -> int:
+def epoch_seconds(config: Config, machine: Machine) -> float | None:
+    """Return the seconds of an epoch with its validation, or None if the rate of a device is not known."""
+    if (rate := machine.ops_per_device) is None:
+        return None
+    return epoch_operations(config, machine) / (rate * devices_of_replica(config, machine))
+
+
+def trials(config: Config, epoch_time: float, seconds: float, earliest: bool) -> int:
     """Return the number of whole trials of a replica in `seconds`, one for each round from 1.
 
     A trial has all epochs of its round, or, if `earliest`, as few as its patience allows.
@@ -99,10 +94,10 @@ def trials(config: Config, epoch_seconds: float, seconds: float, earliest: bool)
         following = budget(round_number + 1, config.train)
         if round_number >= len(config.train.round_epochs) and following == limits:
             # All later rounds are the same.
-            return done + int(left / (epochs * epoch_seconds))
-        if left < epochs * epoch_seconds:
+            return done + int(left / (epochs * epoch_time))
+        if left < epochs * epoch_time:
             return done
-        done, left, round_number = done + 1, left - epochs * epoch_seconds, round_number + 1
+        done, left, round_number = done + 1, left - epochs * epoch_time, round_number + 1
 
 
 def records(config: Config, replicas: int, trials: int) -> tuple[int, int]:
@@ -239,20 +234,6 @@ def _cores(config: Config, machine: Machine) -> Number:
 
 
 # -- memory and storage ----------------------------------------------------------------------------
-
-
-def activation_bytes(config: Config) -> int:
-    """Return the bytes that a training step keeps of one image for its backward pass.
-
-    These are the input and the outputs of convolutions, ReLUs and poolings, in the precision of the
-    activations; batch norms keep nothing else of an image.
-    """
-    kinds = ("conv", "relu", "max_pool", "global_pool")
-    kept = sum(
-        math.prod(layer.out_shape) for layer in Architecture(config.base).layers() if layer.kind in kinds
-    )
-    image = config.data.image_size**2 * config.data.channels
-    return (kept + image) * ACTIVATION_BYTES[config.train.precision]
 
 
 def _memory(config: Config, machine: Machine) -> Iterator[Number]:

@@ -11,8 +11,8 @@ from textwrap import wrap
 from typing import Any
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.planning.estimate import Number
-from aiperf_mpi.planning.machine import Machine
+from aiperf_mpi.planning.estimate.machine import Machine
+from aiperf_mpi.planning.estimate.number import Number
 
 #: Decimal prefixes by the power of ten, and binary ones by the power of 1024.
 _DECIMAL, _BINARY = ("", "k", "M", "G", "T", "P", "E", "Z"), ("byte", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -53,10 +53,12 @@ def _shown(number: Number) -> str:
 
 def _scaled(value: float, unit: str) -> str:
     """Format a number with its unit, with a decimal or binary prefix if the unit takes one."""
-    if unit == "byte":
+    if unit.startswith("byte"):
         power = min(int(math.log(value, 1024)), len(_BINARY) - 1) if value >= 1 else 0
-        return f"{value / 1024**power:.4g} {_BINARY[power]}"
+        return f"{value / 1024**power:.4g} {_BINARY[power]}{unit.removeprefix('byte')}"
     if unit not in ("op", "op/s"):
-        return f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}"
+        if isinstance(value, int):
+            return f"{value:,} {unit}"
+        return f"{value:,.1f} {unit}" if value >= 10 else f"{value:.3g} {unit}"
     power = min(int(math.log10(value) // 3), len(_DECIMAL) - 1) if value >= 1 else 0
     return f"{value / 1000**power:.6g} {_DECIMAL[power]}{unit}"
