@@ -42,6 +42,10 @@ WORDS: dict[str, list[str]] = {
     "run cache": ["run", "--check", "--set", "parallel.cache=PLACE/programs"],
     "doctor output": ["doctor", "--preset", "demo", "--output", "PLACE/new"],
     "doctor config": ["doctor", "--config", "PLACE/c.toml"],
+    "pack source": ["pack", "PLACE/pictures", "OTHER/packed"],
+    "pack target": ["pack", "RUN", "PLACE/result.h5"],
+    "pack info": ["pack", "--info", "PLACE/packed"],
+    "pack verify": ["pack", "--verify", "PLACE/packed"],
     "submit": ["submit", "PLACE", "--output", "OTHER/a.tar.gz"],
     "submit output": ["submit", "RUN", "--output", "PLACE/a.tar.gz"],
 }
