@@ -26,10 +26,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from aiperf_mpi.config import config  # noqa: E402
 from aiperf_mpi.crosscheck.check import check_operations  # noqa: E402
 from aiperf_mpi.crosscheck.trace import train_arguments  # noqa: E402
-from aiperf_mpi.data.catalogue import open_dataset  # noqa: E402
+from aiperf_mpi.data.dataset import in_memory  # noqa: E402
 from aiperf_mpi.data.loader import train_batches  # noqa: E402
 from aiperf_mpi.network.architecture import Architecture  # noqa: E402
 from aiperf_mpi.opcount.analytical import operations  # noqa: E402
@@ -154,21 +153,12 @@ def fed(shape: Shape) -> Iterator[Row]:
 
     def measure() -> Row:
         batch = shape.batches[0]
-        data = open_dataset(
-            config.load(
-                "imagenet-synthetic",
-                sets=[
-                    f"data.image_size={shape.image}",
-                    f"data.classes={shape.classes}",
-                    f"data.train_images={shape.fed_images}",
-                    f"data.val_images={batch}",
-                    f"train.batch_per_device={batch}",
-                    f"hpo.batches=[{batch}]",
-                    f"model.width={shape.width}",
-                    f"model.blocks={list(shape.blocks)}",
-                ],
-            )
+        rng, form = np.random.default_rng(0), (shape.image, shape.image, 3)
+        train, val = (
+            (rng.integers(0, 256, (count, *form), np.uint8), rng.integers(0, shape.classes, count, np.int32))
+            for count in (shape.fed_images, batch)
         )
+        data = in_memory("random", train, val, shape.classes, "")
         step = Step(shape.network, settings_of(shape))
 
         def batches() -> Iterator[Any]:

@@ -23,9 +23,10 @@ from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge.checks.official import reload_slack
 from aiperf_mpi.results.output.package import CHECKPOINTS, best_checkpoint
 from aiperf_mpi.training.checkpoint import Checkpoint, load_checkpoint
+from aiperf_mpi.training.settings import settings_of
 from aiperf_mpi.training.steps.devices import device_sharding
 from aiperf_mpi.training.steps.dispatch import over_devices
-from aiperf_mpi.training.steps.step import StepSettings, eval_step
+from aiperf_mpi.training.steps.step import eval_step
 from aiperf_mpi.training.validation import validation_error
 
 
@@ -96,14 +97,7 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
 
     # One device is enough, and the batch size does not change the prediction for an image.
     devices, batch = jax.local_devices()[:1], config.train.batch_per_device
-    settings = StepSettings(
-        batch,
-        config.train.precision,
-        stored_size=config.data.stored_side,
-        stem=config.train.stem,
-        mean=dataset.mean,
-        deviation=dataset.deviation,
-    )
+    settings = settings_of(config, batch, dataset.mean, dataset.deviation)
     step = over_devices(
         eval_step(checkpoint.architecture, settings), devices, in_axes=(0,) * 5, out_axes=None
     )

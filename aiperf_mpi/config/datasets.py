@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from aiperf_mpi.paper import IMAGENET_CLASSES, IMAGENET_IMAGES
 
+#: Bytes of an image's label, which is an int32.
+LABEL_BYTES = 4
+
 #: Choices of `data.augmentation`: as the data set needs it, or one form for any data set; see
 #: `training.model.augmentation.augment`.
 AUTO, AUGMENTATIONS = "auto", ("resized_crop", "crop", "cifar", "none")
@@ -26,6 +29,7 @@ class DatasetLimits:
         classes, channels, sizes: allowed values of `data.classes`, `data.channels` and `data.image_size`.
         in_memory: whether each trainer holds all images in memory, in the network's size.
         packed: whether it is a folder that `pack` has made, whose manifest decides some settings.
+        made: whether a step makes the images, so that each trainer holds their labels alone.
         augmentation: what `data.augmentation = "auto"` means, one of AUGMENTATIONS.
     """
 
@@ -35,13 +39,15 @@ class DatasetLimits:
     sizes: tuple[int, ...] = ()
     in_memory: bool = True
     packed: bool = False
+    made: bool = False
     augmentation: str = "none"
 
 
 #: Every data set by its name, which is also the name of its module in aiperf_mpi/data.
 DATASETS: Mapping[str, DatasetLimits] = {
     "digits": DatasetLimits(images=(1_437, 360), classes=(10,), channels=(1, 3)),
-    "synthetic": DatasetLimits(),
+    # Half of the numbers of 32 bits are for training, half for validation.
+    "synthetic": DatasetLimits(images=(2**31, 2**31), in_memory=False, made=True),
     "cifar10": DatasetLimits(
         images=(50_000, 10_000), classes=(10,), channels=(3,), sizes=(32,), augmentation="cifar"
     ),

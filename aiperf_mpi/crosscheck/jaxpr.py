@@ -24,7 +24,17 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from aiperf_mpi.crosscheck.primitives import COLLECTIVES, RULES, CountError, Rule, unknown, where
 from aiperf_mpi.opcount.analytical import FORWARD, INPUT_GRADIENT, MATRIX_KINDS, WEIGHT_GRADIENT
-from aiperf_mpi.opcount.tally import ALL_REDUCE, AUGMENTATION, BACKWARD, OTHER, STEP, UPDATE, Class, Tally
+from aiperf_mpi.opcount.tally import (
+    ALL_REDUCE,
+    AUGMENTATION,
+    BACKWARD,
+    MADE_IMAGES,
+    OTHER,
+    STEP,
+    UPDATE,
+    Class,
+    Tally,
+)
 
 #: Marks of a program's inputs; a value has the marks of all inputs on which it depends.
 PARAMETERS, IMAGES, LABELS, MOMENTA, RATE = 1, 2, 4, 8, 16
@@ -184,7 +194,7 @@ class _Walk:
                 # Outside of layers only the loss is differentiated: log-softmax and cross entropy.
                 kind = "softmax" if "jvp" in names and "softmax" in self._scopes.values() else OTHER
             role = BACKWARD if "transpose" in names else FORWARD
-            self._places[scope] = kind, (STEP if kind in (AUGMENTATION, OTHER) else role)
+            self._places[scope] = kind, (STEP if kind in (AUGMENTATION, MADE_IMAGES, OTHER) else role)
         return self._places[scope]
 
     # -- equations with inner jaxprs

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr
 
 from aiperf_mpi.crosscheck import jaxpr
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.opcount.tally import AUGMENTATION, Tally
+from aiperf_mpi.opcount.tally import AUGMENTATION, MADE_IMAGES, Tally
 from aiperf_mpi.training.model.resnet import expected_shapes, module_name
 from aiperf_mpi.training.steps import step as steps
 from aiperf_mpi.training.steps.devices import AXIS
@@ -89,9 +89,10 @@ def eval_arguments(architecture: Architecture, settings: StepSettings) -> Argume
 
 
 def scopes(architecture: Architecture) -> dict[str, str]:
-    """Return the kind of each layer by the layer's scope in the Flax network, and that of augmentation."""
+    """Return the kind of each layer by the layer's scope in the Flax network, and of what makes them."""
     return {module_name(layer.name): layer.kind for layer in architecture.layers()} | {
-        AUGMENTATION: AUGMENTATION
+        AUGMENTATION: AUGMENTATION,
+        MADE_IMAGES: MADE_IMAGES,
     }
 
 
@@ -108,7 +109,8 @@ def _shapes(architecture: Architecture, settings: StepSettings) -> tuple[steps.T
     )
     state = steps.initial_state(variables, settings, np.random.default_rng(0))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), state)
-    images = jax.ShapeDtypeStruct((batch, *settings.image_shape(base)), np.uint8)
+    image = settings.arriving(base)
+    images = jax.ShapeDtypeStruct((batch, *image.shape), image.dtype)
     labels, valid = jax.ShapeDtypeStruct((batch,), np.int32), jax.ShapeDtypeStruct((batch,), np.bool_)
     return state, images, labels, valid
 

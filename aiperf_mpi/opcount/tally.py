@@ -13,8 +13,14 @@ from aiperf_mpi.opcount.analytical import FORWARD, KINDS, MATRIX_KINDS, MATRIX_R
 BACKWARD, STEP = "backward", "step"
 
 #: Kinds in addition to those of layers: the optimiser, the collectives, the random crops of training images,
-#: and the rest (normalisation of images, metrics, biases). The last three are never credited.
-UPDATE, ALL_REDUCE, AUGMENTATION, OTHER = "update", "all_reduce", "augmentation", "other"
+#: made-up images, and the rest (normalisation of images, metrics, biases). Only the first is credited.
+UPDATE, ALL_REDUCE, AUGMENTATION, MADE_IMAGES, OTHER = (
+    "update",
+    "all_reduce",
+    "augmentation",
+    "made_images",
+    "other",
+)
 
 #: A class of operations: the kind, and the part of the step.
 Class = tuple[str, str]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.config.datasets import DATASETS, LABEL_BYTES
 from aiperf_mpi.machine.limits import Level, levels
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.planning.finding import Finding
@@ -63,9 +63,14 @@ def need_of(config: Config, rank: RankResources) -> Need:
 
 
 def image_bytes(config: Config) -> int:
-    """Return the bytes of images that each trainer holds in memory; 0 for a set that is read as needed."""
-    data = config.data
-    if not DATASETS[data.name].in_memory:
+    """Return the bytes that each trainer holds in memory for its images; 0 for a set that is read as needed.
+
+    Of images that a step makes they are the labels.
+    """
+    data, limits = config.data, DATASETS[config.data.name]
+    if limits.made:
+        return (data.train_images + data.val_images) * LABEL_BYTES
+    if not limits.in_memory:
         return 0
     return (data.train_images + data.val_images) * data.image_size**2 * data.channels
 

@@ -17,10 +17,11 @@ import pytest
 from aiperf_mpi.crosscheck.check import Difference, check_operations, compare, differences
 from aiperf_mpi.crosscheck.jaxpr import MOMENTA, PARAMETERS
 from aiperf_mpi.crosscheck.trace import trace_eval, trace_train, train_arguments
+from aiperf_mpi.data.synthetic import MadeImages
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import count, matrix_operations, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS, executed_difference
-from aiperf_mpi.opcount.tally import AUGMENTATION, STEP, UPDATE
+from aiperf_mpi.opcount.tally import AUGMENTATION, MADE_IMAGES, STEP, UPDATE
 from aiperf_mpi.search.cells import Choice
 from aiperf_mpi.search.hpo import tune
 from aiperf_mpi.search.nas import Proposal
@@ -117,6 +118,20 @@ def test_augmentation_is_counted_apart_and_has_no_matrix_products(form: str) -> 
         pixels = {"none": 0, "crop": 1, "cifar": 1, "resized_crop": 13}[form] * 4 * 32 * 32 * 3
         more = 0 if form == "none" else 4 * 1500
         assert classes == plain.classes and pixels <= own <= pixels + more
+
+
+def test_made_images_are_counted_apart_and_no_product_depends_on_labels() -> None:
+    plain = trace_train(SMALL, SETTINGS, 2).count()
+    settings = replace(SETTINGS, made=MadeImages(1), stored_size=40, augmentation="crop")
+    assert differences(SMALL, settings, 2) == ()
+
+    # Each pixel takes a sum, 8 steps of a hash, a shift and the sum with the pattern: 11. The places take a
+    # product each, once for all images; the patterns have 64 cells of 3 channels.
+    classes = dict(trace_train(SMALL, settings, 2).count().classes)
+    own = classes.pop((MADE_IMAGES, STEP))
+    pixels, places, patterns = 11 * 4 * 40 * 40 * 3, 40 * 40 * 3, 4 * 10 * 64 * 3 + 64 * 3
+    assert pixels + places + patterns <= own <= pixels + places + patterns + 200
+    assert classes.pop((AUGMENTATION, STEP)) > 0 and classes == plain.classes
 
 
 @pytest.mark.parametrize("fused", [True, False])

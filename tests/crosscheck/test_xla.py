@@ -10,14 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import lax
 
 from aiperf_mpi.crosscheck.jaxpr import count
+from aiperf_mpi.crosscheck.primitives import THREEFRY
 from aiperf_mpi.crosscheck.xla import XLA_RULES, Agreement, analyse, estimate, valid_taps
+from aiperf_mpi.data.synthetic import MadeImages
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.network.morphism import random_chain
-from aiperf_mpi.opcount import XLA_BAND
+from aiperf_mpi.opcount import XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
 from aiperf_mpi.opcount.analytical import matrix_operations
+from aiperf_mpi.training.model.augmentation import DRAWS, augment
+from aiperf_mpi.training.model.images import make
 from aiperf_mpi.training.steps.step import StepSettings
 
 
@@ -96,6 +102,43 @@ def test_the_model_is_within_the_band_on_resnet50() -> None:
     assert agreement.agrees and agreement.deviation is not None
     # Measured: 2.3e-5 too much, of 2.23e10.
     assert abs(agreement.deviation) < XLA_BAND / 10
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(["resized_crop", "crop", "cifar"]),
+    st.integers(8, 64),
+    st.integers(0, 40),
+    st.integers(1, 300),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_images_differ_by_their_random_numbers_alone(
+    form: str, size: int, border: int, batch: int, channels: int, made: bool
+) -> None:
+    """The allowance of the judge holds for every form, size and batch, without the band."""
+    side = size + border
+
+    def step(images: jax.Array, key: jax.Array, number: jax.Array) -> jax.Array:
+        if made:
+            images = make(images, MadeImages(1), (side, side, channels), 10)
+        key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), number)
+        return augment(images, key, jnp.arange(batch), form, size)
+
+    images = ((batch,), np.uint32) if made else ((batch, side, side, channels), np.uint8)
+    arrays = [jax.ShapeDtypeStruct(*form) for form in (images, ((2,), np.uint32), ((), np.int32))]
+    modelled = count(jax.make_jaxpr(step)(*arrays), rules=XLA_RULES, loops_once=True)
+    estimated = estimate(jax.jit(step).lower(*arrays))
+    assert estimated is not None and not any(modelled.matrix().values())
+    assert abs(modelled.total - estimated) <= XLA_RANDOM_IMAGE * batch + XLA_RANDOM_STEP
+
+
+def test_the_allowance_covers_rounds_that_are_unrolled_or_hidden() -> None:
+    # An image draws 5 numbers from its own key. The model counts a block for the key and one for two numbers;
+    # XLA counts none (a call), or one for the key and for each number, with a counter of a few operations.
+    modelled, unrolled = (1 + 3) * THREEFRY, (1 + 5) * (THREEFRY + 8)
+    assert max(modelled, unrolled - modelled) <= XLA_RANDOM_IMAGE / 2 and DRAWS == 5
+    assert 2 * THREEFRY < XLA_RANDOM_STEP
 
 
 def test_an_estimate_that_does_not_exist() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -22,8 +23,8 @@ from aiperf_mpi.results.output import journal
 from aiperf_mpi.streams import AUGMENT, INIT, stream
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.model.initial import initial_variables
+from aiperf_mpi.training.settings import settings_of
 from aiperf_mpi.training.steps.compile import compile_steps
-from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.budget import learning_rate
 from aiperf_mpi.trials.candidate import Candidate
 from tests.helpers import launch
@@ -72,7 +73,7 @@ def alone(ended: runs.Ended) -> list[tuple[float, float, float]]:
     config = configuration.from_toml(run.header.config_toml)
     candidate = Candidate.from_record(runs.trained(run)[0], Architecture(config.base), 0)
     dataset, batch = open_dataset(config), 2 * candidate.batch_per_device
-    settings = StepSettings(batch, accumulate=2, mean=dataset.mean, deviation=dataset.deviation)
+    settings = replace(settings_of(config, batch, dataset.mean, dataset.deviation), accumulate=2)
     compiled = compile_steps(candidate.architecture, settings, jax.devices()[:1])
     variables = initial_variables(
         candidate.architecture, stream(INIT, candidate.seed), config.model.zero_gamma

@@ -167,8 +167,7 @@ def test_a_small_shared_memory(mpi: str) -> None:
 
 
 def test_a_control_group_that_limits_memory_and_a_small_shared_memory(mpich: str) -> None:
-    # The images of the preset take 18,432 x 224 x 224 x 3 bytes, 2.6 GiB, of which 1.2 GiB are allowed; its
-    # windows take 45 MiB.
+    # The labels of 700,050,000 images take 2.6 GiB, of which 1.2 GiB are allowed; the windows take 45 MiB.
     group = Path("/sys/fs/cgroup/memory/aiperf_mpi-doctor")
     try:
         group.mkdir()
@@ -181,7 +180,7 @@ def test_a_control_group_that_limits_memory_and_a_small_shared_memory(mpich: str
         told = Told(
             broken(
                 (*SMALL, enter),
-                [*command, "--preset", "imagenet-synthetic"],
+                [*command, "--preset", "imagenet-synthetic", "--set", "data.train_images=700000000"],
                 launch.variables(mpich, PATIENT),
             )
         )

@@ -16,8 +16,8 @@ GIB = 2**30
 GROUP = "/sys/fs/cgroup/job_7"
 
 
-def config(images: int = 2**20) -> Config:
-    """Make a run on made-up images: 2^20 of 32 x 32 x 1 bytes are 1 GiB; no validation image to speak of."""
+def config(images: int = 2**28) -> Config:
+    """Make a run on made-up images: the labels of 2^28 are 1 GiB; no validation image to speak of."""
     size = ["data.image_size=32", "data.channels=1", "data.val_images=1", "data.name=synthetic"]
     return load("demo", (), [*size, f"data.train_images={images - 1}"])
 

@@ -21,22 +21,12 @@ def checks_of(context: Context) -> Check:
     """
     from aiperf_mpi.crosscheck.check import check_operations
     from aiperf_mpi.training.model.resnet import check_shapes
-    from aiperf_mpi.training.steps.step import StepSettings
+    from aiperf_mpi.training.settings import settings_of
 
-    data, train, devices = context.config.data, context.config.train, context.n_devices
+    config, devices = context.config, context.n_devices
 
     def check(candidate: Candidate) -> str:
-        batch = candidate.batch_per_device
-        settings = StepSettings(
-            batch,
-            train.precision,
-            train.momentum,
-            train.label_smoothing,
-            data.augmentation_form,
-            data.stored_side,
-            stem=train.stem,
-            synchronised=train.sync_statistics,
-        )
+        settings = settings_of(config, candidate.batch_per_device)
         try:
             check_shapes(candidate.architecture)
         except Exception as error:

@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.dataset import Dataset
+from aiperf_mpi.data.synthetic import made_images, pixels
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.streams import INIT, stream
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
@@ -91,13 +94,21 @@ def start_weights(
         return StartWeights(initial_weights(config, candidate.architecture, candidate.seed))
     architecture, rng = parent_of(candidate), stream(INIT, candidate.seed)
     variables = inherited_variables(architecture, parent, candidate.own_morphs, rng)
-    images = dataset.val_sample(COMPARED_IMAGES)
+    images = _compared_images(config, dataset)
     return StartWeights(
         variables,
         function_difference(
             architecture, parent, candidate.architecture, variables, images, dataset.mean, dataset.deviation
         ),
     )
+
+
+def _compared_images(config: Config, dataset: Dataset) -> np.ndarray:
+    """Return the images on which a child is compared with its parent, uint8 [N, S, S, C]."""
+    images, data = dataset.val_sample(COMPARED_IMAGES), config.data
+    if (made := made_images(config)) is None:
+        return images
+    return pixels(images, made, (data.stored_side, data.stored_side, data.channels), data.classes)
 
 
 def initial_weights(config: Config, architecture: Architecture, seed: int) -> Variables:

@@ -20,6 +20,7 @@ from aiperf_mpi.streams import AUGMENT, stream
 from aiperf_mpi.training.faults import training_fault
 from aiperf_mpi.training.fit import FitSettings, Training
 from aiperf_mpi.training.lockstep import alone
+from aiperf_mpi.training.settings import settings_of
 from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.budget import budget, learning_rate
@@ -94,15 +95,4 @@ def _rate(config: Config, epoch: int) -> float:
 
 def step_settings(config: Config, candidate: Candidate, dataset: Dataset) -> StepSettings:
     """Return the settings that the compiled steps of a candidate depend on."""
-    return StepSettings(
-        batch_per_device=candidate.batch_per_device,
-        precision=config.train.precision,
-        momentum=config.train.momentum,
-        label_smoothing=config.train.label_smoothing,
-        augmentation=config.data.augmentation_form,
-        stored_size=config.data.stored_side,
-        synchronised=config.train.sync_statistics,
-        stem=config.train.stem,
-        mean=dataset.mean,
-        deviation=dataset.deviation,
-    )
+    return settings_of(config, candidate.batch_per_device, dataset.mean, dataset.deviation)

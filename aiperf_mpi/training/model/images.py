@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring stored images to the network's size, and normalise them: on the devices, inside a step."""
+"""Make images, take their centre and normalise them: on the devices, inside a step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from aiperf_mpi.data.synthetic import MadeImages, pixels
+from aiperf_mpi.opcount.tally import MADE_IMAGES
+
+
+def make(numbers: jax.Array, made: MadeImages, shape: tuple[int, int, int], classes: int) -> jax.Array:
+    """Return the images uint8 [B, *shape] of the data set `synthetic` that have the numbers uint32 [B].
+
+    They do not depend on the labels that arrive with them, as a forward pass must not. The operations count
+    as those of made-up images, see `opcount.tally`; they are never credited.
+    """
+    with jax.named_scope(MADE_IMAGES):
+        return pixels(numbers, made, shape, classes, jnp)
 
 
 def centre(images: jax.Array, size: int) -> jax.Array:

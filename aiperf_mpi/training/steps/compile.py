@@ -46,8 +46,8 @@ class Compiled:
         devices: all devices of the replica, also those of its other processes.
         form: how the steps are dispatched to the devices, see :mod:`dispatch`.
         train: (state, images, labels, learning rate) -> (state, metrics). The call consumes the given state.
-            The images are uint8 [D, B, H, W, C], the labels int32 [D, B]. The rate comes from `scalar`. The
-            metrics have no device axis.
+            The images are [D, B, ...], see `StepSettings.arriving`, the labels int32 [D, B]. The rate comes
+            from `scalar`. The metrics have no device axis.
         evaluate: (params, batch_stats, images, labels, valid) -> metrics, `valid` bool [D, B].
         average: batch_stats -> batch_stats averaged over the devices. The call consumes its argument.
         agree: (params, batch_stats) -> `digest.Agreement`, computed on the devices; None for a single device.
@@ -262,7 +262,8 @@ def _argument_shapes(
     def on_devices(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, *np.shape(x)), x.dtype)
 
-    images = jax.ShapeDtypeStruct((count, batch, *settings.image_shape(base)), np.uint8)
+    image = settings.arriving(base)
+    images = jax.ShapeDtypeStruct((count, batch, *image.shape), image.dtype)
     labels = jax.ShapeDtypeStruct((count, batch), np.int32)
     valid = jax.ShapeDtypeStruct((count, batch), np.bool_)
     return jax.tree.map(on_devices, state), (images, labels, valid)

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from aiperf_mpi.data.synthetic import MadeImages
 from aiperf_mpi.network.architecture import Architecture, Base
+from aiperf_mpi.opcount.tally import AUGMENTATION
 from aiperf_mpi.training.model.augmentation import NONE, augment
-from aiperf_mpi.training.model.images import centre, normalise
+from aiperf_mpi.training.model.images import centre, make, normalise
 from aiperf_mpi.training.model.resnet import Network, network
 from aiperf_mpi.training.model.stem import PLAIN
 from aiperf_mpi.training.steps.devices import AXIS
@@ -40,6 +42,7 @@ class StepSettings:
         augmentation: how training crops and mirrors images at random, one of the forms of `augment`.
         stored_size: height and width of the images that arrive on the device; 0: those of the network.
             Evaluation takes the centre.
+        made: the images that the step makes from the numbers that arrive; None if their pixels arrive.
         fused: whether batch norms are fused with the layers after them, see `resnet.Network`.
         stem: form in which the first convolution is computed, one of `opcount.forms.STEMS`.
         synchronised: whether batch norms use the statistics of the images on all devices; by default each
@@ -54,6 +57,7 @@ class StepSettings:
     label_smoothing: float = 0.1
     augmentation: str = NONE
     stored_size: int = 0
+    made: MadeImages | None = None
     fused: bool = True
     stem: str = PLAIN
     synchronised: bool = False
@@ -72,14 +76,24 @@ class StepSettings:
         """Number of images that a device processes at a time."""
         return self.batch_per_device // self.accumulate
 
+    def arriving(self, base: Base) -> jax.ShapeDtypeStruct:
+        """Return the form of an image as it arrives on the device: pixels uint8, or its number uint32 []."""
+        if self.made is not None:
+            return jax.ShapeDtypeStruct((), np.uint32)
+        return jax.ShapeDtypeStruct(self.image_shape(base), np.uint8)
+
     def image_shape(self, base: Base) -> tuple[int, int, int]:
-        """Return height, width and channels of the images that arrive on the device."""
+        """Return height, width and channels of the images that are cropped for the network."""
         side = self.stored_size or base.image_size
         if side < base.image_size:
-            raise ValueError(
-                f"stored images of {side} pixels are smaller than the network's {base.image_size}"
-            )
+            raise ValueError(f"stored images of {side} pixels are smaller than the {base.image_size} needed")
         return side, side, base.channels
+
+    def pixels(self, base: Base, images: jax.Array) -> jax.Array:
+        """Return the images uint8 [B, S, S, C] of what arrived on the device."""
+        if self.made is None:
+            return images
+        return make(images, self.made, self.image_shape(base), base.classes)
 
 
 #: Dynamic loss scaling (Micikevicius et al., 2018, section 3.2): the first scale, and the number of steps
@@ -151,9 +165,10 @@ def initial_state(variables: Any, settings: StepSettings, rng: np.random.Generat
 def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
     """Return the training step of an architecture, as a function of one device.
 
-    The step maps (state, images uint8 [B, H, W, C], labels int32 [B], learning rate []) to (state, metrics).
-    It averages gradients over micro-batches and devices. The loss is the cross entropy with label smoothing.
-    All images count as valid, as training leaves out an incomplete last batch.
+    The step maps (state, images [B, ...], labels int32 [B], learning rate []) to (state, metrics). The images
+    are those of `StepSettings.arriving`. The step averages gradients over micro-batches and devices. The loss
+    is the cross entropy with label smoothing. All images count as valid, as training leaves out an incomplete
+    last batch.
 
     Each micro-batch updates the running statistics from their values before the step, and the mean of the
     results is kept. So one device that accumulates n micro-batches has the statistics of n devices after
@@ -196,11 +211,14 @@ def _gradients(
     labels: jax.Array,
 ) -> tuple[Any, Any, Metrics]:
     """Return the (scaled) gradients, the running statistics and the metrics of one micro-batch."""
+    images = settings.pixels(base, images)
     if settings.augmentation == NONE:
         images = centre(images, base.image_size)
     else:
-        numbers = place * settings.micro_batch + jnp.arange(settings.micro_batch)
-        images = augment(images, _step_key(state), numbers, settings.augmentation, base.image_size)
+        with jax.named_scope(AUGMENTATION):
+            numbers = place * settings.micro_batch + jnp.arange(settings.micro_batch)
+            key = _step_key(state)
+        images = augment(images, key, numbers, settings.augmentation, base.image_size)
     inputs = normalise(images, settings.mean, settings.deviation)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, base.classes), settings.label_smoothing)
 
@@ -255,7 +273,7 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
         params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array
     ) -> Metrics:
         def micro(_: jax.Array, images: jax.Array, labels: jax.Array, valid: jax.Array) -> Metrics:
-            images = centre(images, architecture.base.image_size)
+            images = centre(settings.pixels(architecture.base, images), architecture.base.image_size)
             inputs = normalise(images, settings.mean, settings.deviation)
             logits: Any = model.apply({"params": params, "batch_stats": batch_stats}, inputs, train=False)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

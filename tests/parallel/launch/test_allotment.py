@@ -92,8 +92,8 @@ def group() -> Iterator[Path]:
     outer.rmdir()
 
 
-#: Made-up images of 1 GiB: 2^20 of 32 x 32 x 1.
-GIBIBYTE = ("data.name=synthetic", "data.image_size=32", "data.channels=1", "data.train_images=1048576")
+#: Made-up images with labels of 1 GiB: 2^28 of 4 bytes.
+GIBIBYTE = ("data.name=synthetic", "data.image_size=32", "data.channels=1", "data.train_images=268435456")
 
 
 @pytest.mark.mpi
