@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiperf_mpi.config.setting import DEFAULT, TABLE_4, ConfigError, Rule, shown
+from aiperf_mpi.config.setting import DEFAULT, TABLE_4, ConfigError, Meaning, Rule, checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,10 @@ def translated(assignments: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[st
         if (item := renamed.get(key)) is None:
             yield origin, key, value
             continue
-        if not isinstance(value, bool):
-            raise ConfigError(f"{origin}: {key}: {shown(value)} is not true or false")
-        yield origin, item.now, item.values[value]
+        try:
+            yield origin, item.now, item.values[checked(key, value, bool, Meaning(""))]
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from None
 
 
 def earlier_rules(tables: Mapping[str, Any]) -> dict[str, tuple[str, Any, Rule]]:

@@ -334,3 +334,45 @@ def test_a_space_to_depth_stem_needs_an_even_image_size() -> None:
     assert load("demo", sets=["train.stem='space_to_depth'"]).train.stem == "space_to_depth"
     with pytest.raises(ConfigError, match="train.stem: space_to_depth needs .* data.image_size is 33"):
         load("demo", sets=["train.stem='space_to_depth'", "data.image_size=33"])
+
+
+# -- configurations of version 0.1 -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stored", "form"), [("true", "cifar"), ("false", "none")])
+def test_an_earlier_configuration_keeps_its_meaning_and_its_rules(stored: str, form: str) -> None:
+    text = f"[data]\naugment = {stored}\nworkers = 48\n"
+    config = from_toml(text)
+    assert config.data.augmentation == form and config.data.workers == 48
+    departures = [str(departure) for departure in classify(config, text)[2]]
+    expected = "data.augment = false (default: true; authors' code)"
+    assert departures == ([expected] if stored == "false" else [])
+
+    # Today's rules know neither the setting nor its rule.
+    assert [d.key for d in classify(config)[2]] == ["data.augmentation"]
+
+
+def test_an_earlier_setting_is_read_from_stored_configurations_alone() -> None:
+    with pytest.raises(ConfigError, match="data.augment is not a setting; did you mean data.augmentation?"):
+        load("demo", sets=["data.augment=false"])
+    with pytest.raises(ConfigError, match="result: data.augment: 1 is an integer, but must be true or false"):
+        from_toml("[data]\naugment = 1\n", "result")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("imagenet", "resized_crop"), ("cifar10", "cifar"), ("demo", "none")]
+)
+def test_each_data_set_has_its_augmentation(name: str, form: str) -> None:
+    assert load(name).data.augmentation_form == form
+    assert load(name, sets=["data.augmentation=crop"]).data.augmentation_form == "crop"
+
+
+def test_stored_images_are_as_large_as_the_networks_or_larger() -> None:
+    assert load("imagenet").data.stored_side == 224
+    assert load("imagenet", sets=["data.stored_size=256"]).data.stored_side == 256
+    with pytest.raises(ConfigError, match="data.stored_size: 192 is less than data.image_size = 224"):
+        load("imagenet", sets=["data.stored_size=192"])
+    with pytest.raises(
+        ConfigError, match="data.stored_size: 40 does not fit data.name = 'cifar10', which needs 32"
+    ):
+        load("cifar10", sets=["data.stored_size=40"])
