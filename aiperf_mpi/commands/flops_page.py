@@ -11,6 +11,7 @@ from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer, operations, update_operations
 from aiperf_mpi.opcount.forms import FORMS
 from aiperf_mpi.opcount.table import Row, describe, footnotes, is_the_papers, table_3, table_a1
+from aiperf_mpi.opcount.tally import AUGMENTATION, MADE_IMAGES
 from aiperf_mpi.paper import IMAGENET_IMAGES
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ class Page:
             f"update: {stated:,} per step by the tables; {update:,} in the step, where momentum and batch "
             f"norms make it {update_operations(architecture):,}"
         )
+        for kind in (AUGMENTATION, MADE_IMAGES):
+            if images := sum(analysis.executed.passes(kind)):
+                self._print(f"{kind}: {images:,} per step in no table, never credited")
         self._print(f"other: {other:,} per step in no table: normalised images, metrics, biases, collectives")
         for name in request.forms:
             self._print(f"form {name}: {FORMS[name].reason}; the plain form is credited")
