@@ -40,6 +40,9 @@ def add_doctor(commands: Any) -> None:
     doctor.add_argument(
         "--ranks-per-node", type=int, metavar="K", help="split ranks 1, 2, ... into nodes of K ranks"
     )
+    doctor.add_argument(
+        "--stage", metavar="FOLDER", help="folder of each node to which packed pictures are copied first"
+    )
     doctor.add_argument("--json", action="store_true", help="print one JSON object (docs/doctor.md)")
     doctor.set_defaults(handler=doctor_command, prepare=prepare)
 
@@ -94,6 +97,7 @@ def read(arguments: argparse.Namespace) -> Config:
         arguments.sets,
         time_limit=arguments.time_limit,
         output=arguments.output,
+        stage=arguments.stage,
         ranks_per_node=arguments.ranks_per_node,
     )
 

@@ -26,6 +26,9 @@ def add_run(commands: Any) -> None:
     run.add_argument(
         "--ranks-per-node", type=int, metavar="K", help="split ranks 1, 2, ... into nodes of K ranks"
     )
+    run.add_argument(
+        "--stage", metavar="FOLDER", help="folder of each node to which packed pictures are copied first"
+    )
     run.add_argument("--view", choices=("auto", "live", "plain"), help="what rank 0 shows on standard error")
     run.add_argument("--check", action="store_true", help="check the configuration, print it, and stop")
     run.set_defaults(handler=check_command, prepare=prepare)
@@ -70,6 +73,7 @@ def read(arguments: argparse.Namespace) -> Config:
         seed=arguments.seed,
         time_limit=arguments.time_limit,
         output=arguments.output,
+        stage=arguments.stage,
         view=arguments.view,
         ranks_per_node=arguments.ranks_per_node,
     )

@@ -109,6 +109,7 @@ FLAGS = {
     "seed": "run.seed",
     "time_limit": "run.time_limit",
     "output": "run.output",
+    "stage": "data.stage",
     "view": "run.view",
     "ranks_per_node": "parallel.ranks_per_node",
 }
@@ -313,7 +314,7 @@ def _with_whole_paths(config: Config) -> Config:
     return replace(
         config,
         run=replace(config.run, output=whole("run.output")),
-        data=replace(config.data, path=whole("data.path")),
+        data=replace(config.data, path=whole("data.path"), stage=whole("data.stage")),
         parallel=replace(config.parallel, cache=whole("parallel.cache")),
     )
 

@@ -91,6 +91,11 @@ class Data:
         high=MOST_WORKERS,
     )
 
+    stage: str = setting(
+        "", "folder of each node to which packed pictures are copied before the core time; empty: none"
+    )
+    check_hashes: bool = setting(True, "check the hashes of packed pictures before the core time")
+
     @property
     def stored_side(self) -> int:
         """Height and width of the images that arrive on a device."""

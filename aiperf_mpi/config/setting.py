@@ -109,9 +109,9 @@ def nearest(key: str, known: Iterable[str]) -> str:
         other = candidate.rpartition(".")[2]
         if other == "".join(part[:1] for part in name.split("_")):
             return 3.0
-        # If the name is a word of the other, an equal first letter says nothing more.
-        word = name in other.split("_")
-        start = 0.0 if word else len(os.path.commonprefix([name, other])) / max(1, len(name))
+        # A name that is a word of the other, such as `size` of `image_size`, is as near as its beginning.
+        common = name if name in other.split("_") else os.path.commonprefix([name, other])
+        start = len(common) / max(1, len(name))
         return (
             difflib.SequenceMatcher(None, key, candidate).ratio()
             + difflib.SequenceMatcher(None, name, other).ratio()

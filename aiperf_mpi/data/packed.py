@@ -183,7 +183,7 @@ def _open_split(folder: Path, manifest: Manifest, split: str, count: int) -> Pac
     """Open the shards of a split that hold its first `count` pictures. Raises ConfigError."""
     with ExitStack() as opened:
         shards = []
-        for shard in _needed(manifest.splits[split], count):
+        for shard in needed(manifest.splits[split], count):
             with reading(SETTING, folder / shard.file, _AGAIN):
                 shards.append(open_shard(folder, shard, manifest))
             opened.callback(shards[-1].close)
@@ -191,7 +191,7 @@ def _open_split(folder: Path, manifest: Manifest, split: str, count: int) -> Pac
     return PackedImages(shards, manifest.side, manifest.encoding, count)
 
 
-def _needed(shards: Iterable[Shard], count: int) -> list[Shard]:
+def needed(shards: Iterable[Shard], count: int) -> list[Shard]:
     """Return the first shards, which hold `count` pictures."""
     needed, images = list[Shard](), 0
     for shard in shards:

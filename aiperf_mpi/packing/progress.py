@@ -28,6 +28,7 @@ class ProgressView:
         doing, unit: what is done and with what, such as `packing` and `pictures`.
         total: number of things in all.
         scale: things of a unit, such as 1e9 for bytes that are shown in GB.
+        bar: whether a bar is shown; None: on a terminal.
         environ, clock: the environment, and seconds that never go back.
     """
 
@@ -39,6 +40,7 @@ class ProgressView:
         total: int,
         scale: float = 1.0,
         *,
+        bar: bool | None = None,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,9 +50,10 @@ class ProgressView:
         self._line = clock()
         self._bar: Bar | None = None
         self._task = TaskID(0)
-        if is_terminal(stream, environ):
+        if is_terminal(stream, environ) if bar is None else bar:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._bar = Bar(*columns, console=Console(file=stream), transient=True, refresh_per_second=4)
+            console = Console(file=stream, force_terminal=bar)
+            self._bar = Bar(*columns, console=console, transient=True, refresh_per_second=4)
             self._task = self._bar.add_task(doing, total=total, text="")
             self._bar.start()
 

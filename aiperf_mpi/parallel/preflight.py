@@ -27,6 +27,7 @@ from aiperf_mpi.parallel.launch.likeness import judge_ranks
 from aiperf_mpi.parallel.launch.placement import TRAINER
 from aiperf_mpi.parallel.launch.ranks import Ranks
 from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, seconds_of, share, step, together
+from aiperf_mpi.parallel.staging import NOT_STAGED, Staged
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.provenance import before_official, hiding
@@ -42,13 +43,24 @@ SEEN_SECONDS, _LOOK_SECONDS = 5.0, 0.1
 
 @dataclass(frozen=True)
 class Facts:
-    """A trainer's devices and images, which all trainers must have alike."""
+    """A trainer's devices and images, which all trainers must have alike; and what their staging has taken.
+
+    Attributes:
+        device, n_devices: kind and number of a trainer's devices.
+        dataset_sha256, train_images, val_images: its images.
+        staging_seconds, hash_seconds: of the node that took longest to copy packed pictures, and to check
+            their hashes where they are not copied.
+        staged_bytes: written by all nodes.
+    """
 
     device: str = ""
     n_devices: int = 0
     dataset_sha256: str = ""
     train_images: int = 0
     val_images: int = 0
+    staging_seconds: float = 0.0
+    hash_seconds: float = 0.0
+    staged_bytes: int = 0
 
 
 def check_all(
@@ -180,9 +192,9 @@ def bind_devices(config: Config, ranks: Ranks) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in bound for name in names))
 
 
-def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
+def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) -> tuple[Any, Facts]:
     """Return this trainer's devices and images (None on other ranks), and what all trainers have in common.
-    Collective.
+    Collective. The images are read from the copy on this node if they are `staged`.
 
     Raises AgreedError on all ranks where a trainer has no data, or too few for a batch on all of its devices.
     Raises it also where a trainer has other devices or images than the first one.
@@ -194,10 +206,18 @@ def open_resources(config: Config, ranks: Ranks) -> tuple[Any, Facts]:
         with told_by_variable():
             from aiperf_mpi.parallel.replica.resources import gather_resources
 
-        found = gather_resources(config, ranks.replica, ranks.team)
+        found = gather_resources(staged.read_by(config), ranks.replica, ranks.team)
         data = found.dataset
-        images = len(data.train.labels), len(data.val.labels)
-        return found, Facts(found.device, len(found.devices), data.sha256, *images)
+        return found, Facts(
+            found.device,
+            len(found.devices),
+            data.sha256,
+            len(data.train.labels),
+            len(data.val.labels),
+            staged.seconds,
+            staged.hash_seconds,
+            staged.bytes,
+        )
 
     # Ranks without data wait for those that load it, without taking a core from them.
     resources, facts = together("data and devices", gather, seconds_of(DATA_VARIABLE, DATA_SECONDS))

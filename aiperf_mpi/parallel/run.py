@@ -33,6 +33,7 @@ from aiperf_mpi.parallel.prepared import Prepared, prepare
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
+from aiperf_mpi.parallel.staging import stage_pictures
 from aiperf_mpi.planning.folder import lost
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted, named, plain
@@ -89,7 +90,8 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
         with step("survey of the nodes"):
             survey = survey_nodes(config, ranks, names)
         with timer("data"):
-            resources, facts = open_resources(config, ranks)
+            staged = stage_pictures(config, ranks)
+            resources, facts = open_resources(config, ranks, staged)
         with step("windows"):
             windows = open_windows(config, ranks)
             clock = start_core_clock(ranks)
