@@ -154,7 +154,7 @@ def _has_size(path: Path, size: int) -> bool:
 def _sweep(folder: Path) -> None:
     """Remove the temporary files that no run writes any more."""
     for path in folder.glob(f".*{_PART}"):
-        with suppress(OSError), _claimed(path) as descriptor:
+        with suppress(OSError), claimed(path) as descriptor:
             if descriptor is not None:
                 os.unlink(path)
 
@@ -169,7 +169,7 @@ def _held(folder: Path) -> int:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[int | None]:
+def claimed(path: Path) -> Iterator[int | None]:
     """Open and lock a temporary file for writing; None where another run has it, or has just renamed it.
 
     Raises OSError.
@@ -270,7 +270,7 @@ class Work:
         part = target / f".{shard.file}{_PART}"
         with writing(part):
             os.makedirs(target, exist_ok=True)
-            with _claimed(part) as descriptor:
+            with claimed(part) as descriptor:
                 if descriptor is not None:
                     self._replace(source, target / shard.file, shard, part, descriptor)
                 return descriptor is not None
@@ -370,7 +370,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     part = folder / f".{FILE}{_PART}"
     written = False
     while not written:
-        with writing(part), _claimed(part) as descriptor:
+        with writing(part), claimed(part) as descriptor:
             if descriptor is not None:
                 os.ftruncate(descriptor, 0)
                 _write(descriptor, memoryview(text.encode()))

@@ -213,7 +213,7 @@ def test_a_thread_waits_for_the_run_that_copies(source: Path, monkeypatch: pytes
     wanted = planned(source)
     assert wanted.target is not None
     wanted.target.mkdir(parents=True)
-    with staging._claimed(wanted.target / ".train-00002.h5.part") as descriptor:
+    with staging.claimed(wanted.target / ".train-00002.h5.part") as descriptor:
         assert descriptor is not None
         check_room(wanted)  # removes no file of a run that is under way
         work = Work(wanted, 2)
