@@ -125,15 +125,17 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
     """
     if pixels.shape[:2] == (side, side):
         return pixels
-    return fit_picture(Image.fromarray(pixels), side)
+    return np.asarray(fit_picture(Image.fromarray(pixels), side))
 
 
-def fit_picture(picture: Image.Image, side: int) -> np.ndarray:
+def fit_picture(picture: Image.Image, side: int) -> Image.Image:
     """Return a picture of Pillow, in RGB, as a square, see :func:`fit`."""
+    if picture.size == (side, side):
+        return picture
     short = min(picture.width, picture.height)
     left, top = (picture.width - short) / 2, (picture.height - short) / 2
     box = (left, top, left + short, top + short)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    return picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
 def encode(pixels: np.ndarray) -> bytes:

@@ -27,6 +27,19 @@ _MOST_LONG = 4
 #: Larger than the square by this factor, a JPEG file is decoded at 1/2, 1/4 or 1/8.
 _SCALED = 2
 
+#: How a picture is turned upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_NO_HISTOGRAM = np.zeros((3, 256), np.int64)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
@@ -47,17 +60,16 @@ def pack(data: bytes, side: int, encoding: str, measured: bool) -> Packed:
     Only `measured` pictures have a histogram; that of another one is zero.
     """
     square, own = square_of(data, side)
-    stored = square.tobytes() if encoding == RAW else data if own else jpeg.encode(square)
-    return Packed(stored, histogram_of(square) if measured else np.zeros((3, 256), np.int64))
+    if encoding == RAW:
+        stored = square.tobytes()
+    else:
+        stored = data if own else jpeg.encode(np.asarray(square))
+    counts = np.array(square.histogram(), np.int64).reshape(3, 256) if measured else _NO_HISTOGRAM
+    return Packed(stored, counts)
 
 
-def histogram_of(square: np.ndarray) -> np.ndarray:
-    """Return how often each value comes in each colour, int64 [3, 256]."""
-    return np.array(Image.fromarray(square).histogram(), np.int64).reshape(3, 256)
-
-
-def square_of(data: bytes, side: int) -> tuple[np.ndarray, bool]:
-    """Return a picture's file as an upright square, uint8 [side, side, 3].
+def square_of(data: bytes, side: int) -> tuple[Image.Image, bool]:
+    """Return a picture's file as an upright square of `side` x `side` pixels in RGB.
 
     Return also whether the loader makes the same of the file itself, which then needs no second encoding: an
     ordinary JPEG, upright, whose short side is at most `side`, with fewer bytes than the pixels.
@@ -71,21 +83,15 @@ def square_of(data: bytes, side: int) -> tuple[np.ndarray, bool]:
     orientation = _orientation(jpeg.opened(data, ("JPEG",))) if _EXIF in data else 1
     short, long = sorted(pixels.shape[:2])
     own = orientation == 1 and short <= side and long <= _MOST_LONG * side and len(data) < 3 * side**2
-    return upright(jpeg.fit(pixels, side), orientation), own
+    return upright(jpeg.fit_picture(Image.fromarray(pixels), side), orientation), own
 
 
-def upright(square: np.ndarray, orientation: int) -> np.ndarray:
+def upright(square: Image.Image, orientation: int) -> Image.Image:
     """Return a square turned and mirrored as its EXIF orientation (1 to 8) says."""
-    if orientation >= 5:
-        square = square.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        square = square[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        square = square[::-1]
-    return np.ascontiguousarray(square)
+    return square.transpose(_TURNS[orientation]) if orientation in _TURNS else square
 
 
-def _by_pillow(data: bytes, side: int) -> np.ndarray:
+def _by_pillow(data: bytes, side: int) -> Image.Image:
     """Return a picture of any of the formats as an upright square. Raises PictureError."""
     with jpeg.opened(data, _FORMATS) as picture:
         # Pillow turns a TIFF file itself when it decodes it.
@@ -116,4 +122,4 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-__all__ = ["Packed", "PictureError", "histogram_of", "pack", "square_of", "upright"]
+__all__ = ["Packed", "PictureError", "pack", "square_of", "upright"]

@@ -124,7 +124,8 @@ def test_every_picture_keeps_its_label_and_content(few: Path, tmp_path: Path, en
         for path in files:
             label, data = found[f"{path.parent.name}/{path.name}"]
             assert manifest.classes[label] == path.parent.name
-            square, own = picture.square_of(path.read_bytes(), SIDE)
+            fitted, own = picture.square_of(path.read_bytes(), SIDE)
+            square = np.asarray(fitted)
             expected = square.tobytes() if encoding == RAW else jpeg.encode(square)
             assert data == (path.read_bytes() if own and encoding == JPEG else expected)
 
@@ -399,7 +400,9 @@ def test_picture_that_vanishes_ends_the_packing_with_its_name(few: Path, tmp_pat
     prepared = job.prepare(request(source, tmp_path / "set"), _QUIET)
     gone = source / "train" / made[9].label / made[9].file
     gone.unlink()
-    with pytest.raises(ConfigError, match=f"{gone.name}: does not exist; check the source, and run the same"):
+    with pytest.raises(
+        ConfigError, match=f"{gone.name}: there is no such file; check the source, and run the same"
+    ):
         pack_part(prepared, 2, lambda progress: None)
     prepared.release()
 
