@@ -31,6 +31,9 @@ SPLITS = (TRAIN, VAL)
 #: Largest manifest that is read, in bytes. ImageNet's has 0.1 MB; a rejected picture takes some 100 bytes.
 _MOST_BYTES = 256 << 20
 
+#: Key of a result's record, and how many rejected pictures it lists at most.
+REJECTED_COUNT, _RECORDED_REJECTED = "rejected_count", 20
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -105,11 +108,24 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of the file; the same content gives the same bytes."""
+        return json.dumps(self._document(), indent=1) + "\n"
+
+    def to_record(self) -> str:
+        """Return the manifest as a result stores it: on one line, with the number of rejected pictures.
+
+        Only the first of these are in it, as there may be millions.
+        """
+        document = self._document() | {REJECTED_COUNT: len(self.rejected)}
+        document["rejected"] = document["rejected"][:_RECORDED_REJECTED]
+        return json.dumps(document, separators=(",", ":"))
+
+    def _document(self) -> dict[str, Any]:
+        """Return the manifest as a JSON object, in the order of the file."""
         splits = {
             split: {"images": self.images(split), "shards": [asdict(shard) for shard in self.splits[split]]}
             for split in SPLITS
         }
-        document = {
+        return {
             "format": FORMAT,
             "version": VERSION,
             "name": self.name,
@@ -125,7 +141,6 @@ class Manifest:
             "versions": dict(self.versions),
             "content_sha256": self.sha256,
         }
-        return json.dumps(document, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -138,13 +153,26 @@ def read_manifest(folder: Path) -> Manifest:
             raise
         raise FileError(path, f"is not JSON ({str(error)[:100]}); pack the set again") from None
     try:
-        return _manifest(document)
+        return manifest_of(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"lacks the key {error}" if isinstance(error, KeyError) else str(error)
         raise FileError(path, f"{problem[:200]}; pack the set again, or use the program that did") from None
 
 
-def _manifest(document: Any) -> Manifest:
+def from_record(text: str) -> tuple[Manifest, int]:
+    """Return the manifest that a result stores, and how many pictures were rejected.
+
+    Raises ValueError, KeyError, TypeError, AttributeError or RecursionError for another text.
+    """
+    document = json.loads(text)
+    manifest = manifest_of(document)
+    count = document[REJECTED_COUNT]
+    if not isinstance(count, int) or not 0 <= len(manifest.rejected) <= count:
+        raise ValueError(f"{REJECTED_COUNT} is {str(count)[:40]}, fewer than are listed")
+    return manifest, count
+
+
+def manifest_of(document: Any) -> Manifest:
     """Return the manifest of a document. Raises ValueError, KeyError or TypeError for another form."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError("is not the manifest of a packed data set")
@@ -168,6 +196,9 @@ def _manifest(document: Any) -> Manifest:
     )
     if problem := _problem(manifest):
         raise ValueError(problem)
+    for split in SPLITS:
+        if (stated := document["splits"][split]["images"]) != (count := manifest.images(split)):
+            raise ValueError(f"says {stated} pictures of {split}, but its shards have {count}")
     if document["content_sha256"] != manifest.sha256:
         raise ValueError("content_sha256 is not the hash of the content: the file was changed by hand")
     return manifest

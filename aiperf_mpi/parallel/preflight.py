@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
@@ -48,6 +48,7 @@ class Facts:
     Attributes:
         device, n_devices: kind and number of a trainer's devices.
         dataset_sha256, train_images, val_images: its images.
+        manifest: JSON text of the manifest of a packed data set.
         staging_seconds, hash_seconds: of the node that took longest to copy packed pictures, and to check
             their hashes where they are not copied.
         staged_bytes: written by all nodes.
@@ -58,6 +59,7 @@ class Facts:
     dataset_sha256: str = ""
     train_images: int = 0
     val_images: int = 0
+    manifest: str = field(default="{}", repr=False)
     staging_seconds: float = 0.0
     hash_seconds: float = 0.0
     staged_bytes: int = 0
@@ -214,6 +216,7 @@ def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) ->
             data.sha256,
             len(data.train.labels),
             len(data.val.labels),
+            data.manifest.to_record() if data.manifest else "{}",
             staged.seconds,
             staged.hash_seconds,
             staged.bytes,

@@ -17,13 +17,16 @@ from aiperf_mpi.results.file.rows import MESSAGE_KINDS, RANK_ROW, ROW_MESSAGES, 
 from aiperf_mpi.trials.footprint import queue_bytes
 
 
-def send_rank_row(context: Context, device: str, uuids: str) -> None:
+def send_rank_row(context: Context, device: str, uuids: str, bytes_read: int = 0) -> None:
     """Send rank 0 the row of this rank, which is its last message."""
-    context.windows.messages.send(Kind.RANK, rank_row(context, device, uuids)[0])
+    context.windows.messages.send(Kind.RANK, rank_row(context, device, uuids, bytes_read)[0])
 
 
-def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
-    """Return the row of this rank (RANK_ROW): its place, seconds by phase up to now, messages and traffic."""
+def rank_row(context: Context, device: str, uuids: str, bytes_read: int = 0) -> np.ndarray:
+    """Return the row of this rank (RANK_ROW): its place, seconds by phase up to now, messages and traffic.
+
+    `bytes_read` is what it read from the files of the data set until core stop.
+    """
     ranks, windows, timer = context.ranks, context.windows, context.timer
     messages, history, claims = windows.messages, windows.history, windows.claims
     cpus = listed(probe("the process's CPUs", cpus_of_process))
@@ -66,6 +69,7 @@ def rank_row(context: Context, device: str, uuids: str) -> np.ndarray:
         clock_offset=context.clock.offset.seconds,
         clock_uncertainty=context.clock.offset.uncertainty,
         wall_seconds=wall,
+        bytes_read=bytes_read,
         phase_seconds=[seconds[phase] for phase in PHASES],
         messages_sent=[sent[kind] for kind in MESSAGE_KINDS],
         messages_received=[received[kind] for kind in MESSAGE_KINDS],

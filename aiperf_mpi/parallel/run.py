@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiperf_mpi import __version__
-from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.descriptors import OutputLost, tell
 from aiperf_mpi.ending import watch
 from aiperf_mpi.exits import EXIT_FAILURE, EXIT_VALID
@@ -38,6 +38,7 @@ from aiperf_mpi.planning.folder import lost
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted, named, plain
 from aiperf_mpi.probe import NotKnown, probe
+from aiperf_mpi.results.evidence.reading import classified, packed_set
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.training.faults import sleep_untimed
@@ -115,7 +116,7 @@ def header_of(
 ) -> RunHeader:
     """Return the header of the result: what applies to the run as a whole. On rank 0."""
     config, ranks = context.config, context.ranks
-    cls, division, departures = classify(config)
+    cls, division, departures = classified(config, packed_set(facts.manifest))
     return RunHeader(
         run_id=run_id,
         seed=config.run.seed,
@@ -135,6 +136,10 @@ def header_of(
         precision=config.train.precision,
         dataset=config.data.name,
         dataset_sha256=facts.dataset_sha256,
+        manifest=facts.manifest,
+        staging_seconds=facts.staging_seconds,
+        staged_bytes=facts.staged_bytes,
+        hash_seconds=facts.hash_seconds,
         config_toml=config.to_toml(),
         config_sha256=config.sha256,
         argv=tuple(argv),
@@ -247,7 +252,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
 
     Return whether the process may exit, as no compilation runs in it any more.
     """
-    clean, trains = True, context.ranks.role == TRAINER
+    clean, trains, bytes_read = True, context.ranks.role == TRAINER, 0
     together("result files", lambda: None)
     context = start(context)
     monitor = start_monitor(context, survey.probe)
@@ -258,6 +263,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
         from aiperf_mpi.parallel.trainer import trainer
 
         trained = trainer.train(context, resources)
+        bytes_read = resources.reader.bytes_read
         if monitor is not None:
             monitor.finish()
         whole = reached_limit(context)
@@ -272,7 +278,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
         if reached_limit(context):
             with context.timer("idle"):
                 owns_best(context.ranks)
-    send_rank_row(context, facts.device if trains else "", survey.uuids)
+    send_rank_row(context, facts.device if trains else "", survey.uuids, bytes_read)
     context.windows.close()
     if trains:
         from aiperf_mpi.parallel.replica import cluster

@@ -14,9 +14,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from aiperf_mpi.__main__ import main
+from aiperf_mpi.results.file import resultfile
+from aiperf_mpi.results.file.schema import SCHEMA_VERSION
+from tests.helpers.results.changes import changed
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 RESULT, JOURNAL = DATA / "result-0.1.h5", DATA / "result-0.1.journal.jsonl"
@@ -81,7 +85,33 @@ def test_the_journal_is_repaired_as_before(
     code = main(["verify", str(tmp_path), "--repair"])
     capsys.readouterr()
     repaired = verdict_of(tmp_path / "result.repaired.h5", capsys) | {"exit_repair": code}
-    assert without_words(repaired) == without_words(EXPECTED[name])
+    expected = json.loads(json.dumps(EXPECTED[name]))
+    # The new file has today's schema, so that its content has another hash.
+    with h5py.File(tmp_path / "result.repaired.h5") as file:
+        assert file.attrs["schema_version"] == SCHEMA_VERSION != "1.0"
+        seal_of(expected)["measured"] = resultfile.content_hash(file)
+    assert without_words(repaired) == without_words(expected)
+
+
+def seal_of(verdict: dict[str, Any]) -> dict[str, Any]:
+    """The finding on the hash of a file's content."""
+    return next(finding for finding in verdict["json"]["findings"] if finding["id"] == "V21")
+
+
+def test_the_result_has_no_item_of_a_later_schema() -> None:
+    with h5py.File(RESULT) as file:
+        assert file.attrs["schema_version"] == "1.0" and "data" not in file
+        assert not {"bytes_read"} & set(file["ranks"]) and "staged_bytes" not in file.attrs
+    result = resultfile.read(RESULT)
+    assert result.problems == [] and result.documents["data/manifest_json"] == "{}"
+    assert result.tables["ranks"]["bytes_read"].tolist() == [0] * len(result.tables["ranks"]["rank"])
+
+
+@pytest.mark.parametrize("version", ["1.1", "9.9"])
+def test_the_result_under_another_version_lacks_items(version: str, tmp_path: Path) -> None:
+    verdict = changed(RESULT, tmp_path, lambda file: file.attrs.create("schema_version", version))
+    texts = [reason.text for reason in verdict.reasons if reason.id == "I01"]
+    assert not verdict.valid and any("bytes_read" in text for text in texts)
 
 
 def test_what_is_compared_holds_numbers() -> None:

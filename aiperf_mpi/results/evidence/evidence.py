@@ -19,6 +19,7 @@ from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.opcount.analytical import matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
 from aiperf_mpi.results.evidence.ceiling import Ceiling, ceiling
+from aiperf_mpi.results.evidence.reading import PackedSet, packed_set
 from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.attributes import best_validation, energy_of
 from aiperf_mpi.results.file.resultfile import Result
@@ -83,6 +84,11 @@ class Evidence:
     def config(self) -> Config:
         """The configuration that was run."""
         return _config(self.result.documents["config/resolved_toml"])
+
+    @cached_property
+    def packed(self) -> PackedSet | None:
+        """The packed data set of the run; None if its data set is not packed."""
+        return packed_set(self.result.documents["data/manifest_json"])
 
     @cached_property
     def status(self) -> np.ndarray:
@@ -228,11 +234,8 @@ class Evidence:
     @cached_property
     def energy(self) -> tuple[float, str]:
         """Energy of the core time in J, NaN if it is unknown, and its level in words."""
-        core_seconds, inventory = (
-            self.attribute("core_seconds"),
-            self.result.documents["system/inventory_json"],
-        )
-        return energy_of(self.table("samples"), self.table("ranks"), core_seconds, inventory)
+        seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
+        return energy_of(self.table("samples"), self.table("ranks"), seconds, inventory)
 
     @cached_property
     def ceiling(self) -> Ceiling:

@@ -30,6 +30,9 @@ _OF_HEADER = (
     "dataset_sha256",
     "train_images",
     "val_images",
+    "staging_seconds",
+    "staged_bytes",
+    "hash_seconds",
     "n_ranks",
     "n_nodes",
     "n_replicas",
@@ -166,6 +169,7 @@ def documents(header: RunHeader) -> dict[str, str]:
         "config/argv": json.dumps(list(header.argv)),
         "config/env_json": json.dumps(dict(header.environment or {})),
         "config/departures_json": json.dumps(list(header.departures)),
+        "data/manifest_json": header.manifest,
         "system/inventory_json": json.dumps(header.inventory or {}),
         "system/packages_json": json.dumps(dict(header.packages or {})),
     }

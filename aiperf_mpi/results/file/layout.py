@@ -18,7 +18,8 @@ import numpy as np
 from h5py import h5a, h5ds, h5t
 
 from aiperf_mpi.hdf5 import MOST_ATTRIBUTE, STRING, Allowance, attribute_value, own, wrong_storage
-from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Table
+from aiperf_mpi.results.file.schema import DTYPES, Column, Table
+from aiperf_mpi.results.file.versions import Schema
 
 #: Attributes with which HDF5 attaches dimension scales; they hold object references, so their bytes may
 #: differ.
@@ -40,11 +41,11 @@ _MAX_NAMES = 3
 _MOST_ITEMS, _MOST_ATTRIBUTES = 1000, 200
 
 
-def foreign(file: h5py.File) -> Iterator[str]:
-    """Yield a problem for each item that is not in the schema, and for each link to another place."""
+def foreign(file: h5py.File, schema: Schema) -> Iterator[str]:
+    """Yield a problem for each item that is not in the file's schema, and for each link to another place."""
     if file.userblock_size:
         yield f"the file begins with {file.userblock_size} bytes that are not HDF5"
-    for path, expected in _members().items():
+    for path, expected in _members(schema).items():
         if path and not isinstance(file.get(path, getlink=True), h5py.HardLink):
             continue
         group = file[path or "/"]
@@ -62,14 +63,16 @@ def foreign(file: h5py.File) -> Iterator[str]:
     if (count := h5a.get_num_attrs(file.id)) > _MOST_ATTRIBUTES:
         yield f"the root has {count} attributes"
         return
-    yield from _unknown(_attribute_names(file), [a.name for a in ATTRIBUTES], "the root has an attribute")
+    yield from _unknown(
+        _attribute_names(file), [a.name for a in schema.attributes], "the root has an attribute"
+    )
 
 
-def _members() -> dict[str, list[str]]:
+def _members(schema: Schema) -> dict[str, list[str]]:
     """Return the names that each group must have, by its path."""
-    members: dict[str, list[str]] = {"": [*TABLES]}
-    members |= {table.name: [*table.names, table.scale] for table in TABLES.values()}
-    for path in DOCUMENTS:
+    members: dict[str, list[str]] = {"": [*schema.tables]}
+    members |= {table.name: [*table.names, table.scale] for table in schema.tables.values()}
+    for path in schema.documents:
         group, _, name = path.partition("/")
         members.setdefault(group, []).append(name)
         members[""].append(group)

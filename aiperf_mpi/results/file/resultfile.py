@@ -28,6 +28,7 @@ from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file import layout
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Columns, Table
 from aiperf_mpi.results.file.tables import Tables
+from aiperf_mpi.results.file.versions import complete, schema_of
 
 #: Attributes of the root group that the content hash leaves out: it covers all the rest.
 _UNHASHED = ("complete", "content_sha256")
@@ -238,23 +239,24 @@ def _signature_at(descriptor: int, place: int) -> bool:
 
 
 def load(file: h5py.File) -> Result:
-    """Return the content of an open file; an item that does not have the schema's form is not read."""
+    """Return the content of an open file; an item that does not have its schema's form is not read."""
     result = Result()
+    schema = schema_of(_version(file))
     in_memory = file.driver == "core"
     allowance = Allowance(math.inf if in_memory else os.stat(file.filename).st_size)
     try:
-        result.problems.extend(layout.foreign(file))
+        result.problems.extend(layout.foreign(file, schema))
     except _DAMAGE as error:
         result.problems.append(f"the names in the file cannot be read: {_first_line(error)}")
-    for name, table in TABLES.items():
+    for name, table in schema.tables.items():
         result.tables[name] = _load_table(file, table, allowance, result.problems)
-    for attribute in ATTRIBUTES:
+    for attribute in schema.attributes:
         _load_attribute(file, attribute, result)
-    for path in DOCUMENTS:
+    for path, about in schema.documents.items():
         try:
             document = hdf5.own(file, path)
             problem = layout.wrong_dataset(document, "str", 0, allowance)
-            if problem or (problem := layout.wrong_description(document, DOCUMENTS[path], "")):
+            if problem or (problem := layout.wrong_description(document, about, "")):
                 result.problems.append(f"/{path} {problem}")
                 continue
             result.documents[path] = document.asstr()[()]
@@ -267,7 +269,17 @@ def load(file: h5py.File) -> Result:
             digest = content_hash(file)
         except _DAMAGE as error:
             result.problems.append(f"content cannot be hashed: {_first_line(error)}")
+    complete(schema, result.tables, result.attributes, result.documents)
     return Result(result.tables, result.attributes, result.documents, result.problems, digest)
+
+
+def _version(file: h5py.File) -> object:
+    """Return the version of a file's schema as it is stored; None if it cannot be read."""
+    try:
+        name = "schema_version"
+        return file.attrs[name] if hdf5.is_small_attribute(file, name) else None
+    except _DAMAGE:
+        return None
 
 
 def _load_table(file: h5py.File, table: Table, allowance: Allowance, problems: list[str]) -> Columns:

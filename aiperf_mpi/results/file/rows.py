@@ -106,6 +106,7 @@ RANK_ROW = np.dtype(
         ("clock_offset", "<f8"),
         ("clock_uncertainty", "<f8"),
         ("wall_seconds", "<f8"),
+        ("bytes_read", "<i8"),
         ("phase_seconds", "<f8", (len(PHASES),)),
         ("messages_sent", "<i8", (len(MESSAGE_KINDS),)),
         ("messages_received", "<i8", (len(MESSAGE_KINDS),)),
@@ -164,7 +165,8 @@ class RunHeader:
     """The description of a run before its core time starts (the journal's first event; times in s).
 
     `base` is the JSON of the initial architecture, from which all others are replayed; `train_images` and
-    `val_images` are the sizes of the sets in use; `inventory` and `packages` are JSON objects.
+    `val_images` are the sizes of the sets in use; `inventory` and `packages` are JSON objects. `manifest` is
+    the JSON text of a packed set's manifest.
     """
 
     run_id: str
@@ -185,6 +187,10 @@ class RunHeader:
     precision: str = "float32"
     dataset: str = ""
     dataset_sha256: str = ""
+    manifest: str = "{}"
+    staging_seconds: float = 0.0
+    staged_bytes: int = 0
+    hash_seconds: float = 0.0
     config_toml: str = ""
     config_sha256: str = ""
     argv: tuple[str, ...] = ()

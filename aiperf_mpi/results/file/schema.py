@@ -14,7 +14,7 @@ import numpy as np
 from aiperf_mpi.phases import PHASES
 
 SCHEMA = "aiperf_mpi.result"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 #: How a run ended: `running` and `killed` are only in files that were never completed.
 ENDS = ("running", "time_limit", "drained", "killed")
@@ -182,6 +182,7 @@ RANKS = Table(
         clock_offset  f8  s  its clock minus rank 0's at the start of the run
         clock_uncertainty  f8  s  bound of the error of that difference
         wall_seconds  f8  s  wall time of the rank
+        bytes_read    i8  byte  read from the files of the data set for batches, up to core stop
     """)
     + tuple(Column(f"seconds_{phase}", "f8", "s", f"time in phase {phase}") for phase in PHASES),
     unchecked={
@@ -192,6 +193,7 @@ RANKS = Table(
         "numa": "a place",
         "clock_offset": "the rank's times are corrected by it before they are sent; must be finite (V12)",
         "clock_uncertainty": "bound from above (V12)",
+        "bytes_read": "a measure of input; of raw pictures it is bound by the images that were used (I22)",
         **{
             f"seconds_{phase}": "a share of the rank's wall time; only the sum of all phases is bound (V13)"
             for phase in PHASES
@@ -259,6 +261,7 @@ DOCUMENTS = {
     "config/argv": "the command line, a JSON list",
     "config/env_json": "the environment variables that matter, a JSON object",
     "config/departures_json": "where the configuration departs from the rules, a JSON list",
+    "data/manifest_json": "the manifest of a packed data set, a JSON object (empty: the set is not packed)",
     "system/inventory_json": "the machine, a JSON object",
     "system/packages_json": "versions of the packages, a JSON object",
 }
@@ -297,7 +300,10 @@ ATTRIBUTES = _columns("""
     seed                u8  -     seed of the run
     precision           str -     floating-point type of the matrix operands
     dataset             str -     name of the data set
-    dataset_sha256      str -     hash of the data set's manifest
+    dataset_sha256      str -     hash of the data set's content
+    staging_seconds     f8  s     copying the data set to the nodes, longest of all nodes (0: not done)
+    staged_bytes        i8  byte  copied to all nodes together
+    hash_seconds        f8  s     checking the data set's hashes, longest of all nodes (0: not done)
     train_images        i8  image  images of the training set
     val_images          i8  image  images of the validation set
     base_json           str -     the initial architecture
@@ -324,6 +330,7 @@ UNCHECKED_ATTRIBUTES = {
     "end_cause": "text",
     "error_final": "bound in official runs (V03); evaluating the checkpoint again shows it",
     "total_seconds": "bound by the core time from below (V02)",
-    "dataset_sha256": "a hash of data that are not in the file; its form is checked in official runs (V15)",
+    "dataset_sha256": "a hash of data that are not in the file; of a packed set it must be that of its manifest "
+    "(I21), and its form is checked in official runs (V15)",
     "journal_complete": "describes the journal, which is not in the file",
 }

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi import __version__
-from aiperf_mpi.config import classify
 from aiperf_mpi.machine.energy import NOT_MEASURED
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence import samples
 from aiperf_mpi.results.evidence.ceiling import UNKNOWN
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.reading import classified_of
 from aiperf_mpi.results.file.apart import read_apart
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, read
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
@@ -257,11 +257,7 @@ def _finding(rule: Rule, measured: str, problems: tuple[str, ...]) -> Finding:
 
 def _class(evidence: Evidence) -> tuple[str, str]:
     """Return class and division by the stored configuration; trial and open if it cannot be read."""
-    try:
-        cls, division, _ = classify(evidence.config)
-    except (KeyError, ValueError):
-        return "trial", "open"
-    return cls, division
+    return _value(lambda: classified_of(evidence)[:2], ("trial", "open"))
 
 
 def _value(compute: Callable[[], Any], default: Any) -> Any:

@@ -47,7 +47,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_columns_are_those_of_the_schema_with_units_and_scales(path: Path) -> None:
     with h5py.File(path) as file:
-        assert set(file) == {*TABLES, "config", "system"}
+        assert set(file) == {*TABLES, "config", "data", "system"}
         for name, table in TABLES.items():
             group = file[name]
             assert list(group) == [*dict.fromkeys((table.scale, *table.names))], (

@@ -188,7 +188,7 @@ def test_an_official_run_must_pass_what_a_trial_need_not(
     result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No configuration of this version is official, so the class is set here; everything else is the judge's.
-    monkeypatch.setattr(judge, "classify", lambda config: ("official", "closed", ()))
+    monkeypatch.setattr(judge, "_class", lambda evidence: ("official", "closed"))
     verdict = judge.judge_content(result)
     assert not verdict.valid and math.isnan(verdict.score_ops) and verdict.unscored_rate_ops == verdict.rate
     assert {"I16", "V15", "V18", "V19"} == set(verdict.reason_ids)

@@ -3,6 +3,7 @@
 
 from aiperf_mpi.results.judge.checks import (
     credit,
+    data,
     identity,
     official,
     peak,
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "Rule",
     "credit",
+    "data",
     "identity",
     "official",
     "peak",

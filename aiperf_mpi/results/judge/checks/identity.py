@@ -13,11 +13,12 @@ from datetime import datetime
 
 import numpy as np
 
-from aiperf_mpi.config import classify
 from aiperf_mpi.network.architecture import DEFAULT_KERNEL
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.reading import classified_of
 from aiperf_mpi.results.file.rows import DROPPED, FIRST_EPOCH, REJECTED, STATUS
-from aiperf_mpi.results.file.schema import ENDS, SCHEMA, SCHEMA_VERSION, TABLES
+from aiperf_mpi.results.file.schema import ENDS, SCHEMA, TABLES
+from aiperf_mpi.results.file.versions import SCHEMAS
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.streams import trial_seed
 from aiperf_mpi.trials.candidate import candidate_key
@@ -30,7 +31,7 @@ RUN_ID = "[A-Za-z0-9_-]{1,64}"
 
 @check(
     "I01",
-    "every column, attribute and document of schema 1.0, with its type and length",
+    "every column, attribute and document of the file's schema, with its type and length",
     why="A tool that reads the file must find what the schema promises.",
 )
 def layout(e: Evidence) -> Iterator[str]:
@@ -38,8 +39,8 @@ def layout(e: Evidence) -> Iterator[str]:
     yield from e.result.problems
     if (schema := e.attribute("schema")) != SCHEMA:
         yield f"attribute schema is {short(schema)!r}, not {SCHEMA!r}"
-    if (version := e.attribute("schema_version")) != SCHEMA_VERSION:
-        yield f"attribute schema_version is {short(version)!r}, but this program judges {SCHEMA_VERSION!r}"
+    if (version := e.attribute("schema_version")) not in SCHEMAS:
+        yield f"attribute schema_version is {short(version)!r}, but this program judges {', '.join(SCHEMAS)}"
     for name, attribute in (("trials", "n_trials"), ("epochs", "n_epochs")):
         rows = len(e.column(name, TABLES[name].names[0]))
         if rows != e.attribute(attribute):
@@ -220,7 +221,7 @@ def seeds(e: Evidence) -> Iterator[str]:
 def configuration(e: Evidence) -> Iterator[str]:
     """The attributes agree with the configuration that was run."""
     config, text = e.config, e.result.documents["config/resolved_toml"]
-    cls, division, departures = classify(config, text)
+    cls, division, departures = classified_of(e)
     base = (
         e.architectures[0].base
         if e.architectures and not isinstance(e.architectures[0], str)
