@@ -16,7 +16,8 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("generators", "proposals"), [(4, 100), pytest.param(32, 2000, marks=pytest.mark.full)]
+    ("generators", "proposals"),
+    [(4, 50), *(pytest.param(*case, marks=pytest.mark.full) for case in ((4, 100), (32, 2000)))],
 )
 def test_no_duplicates(
     generators: int, proposals: int, mpich: str, run_program: Callable[..., Reports]
@@ -44,11 +45,14 @@ def test_no_duplicates(
 
 
 @pytest.mark.mpi
-def test_the_same_proposal_among_any_number_of_ranks(mpich: str, run_program: Callable[..., Reports]) -> None:
+@pytest.mark.parametrize("numbers", [(2, 5), pytest.param((2, 3, 4, 7), marks=pytest.mark.full)], ids=str)
+def test_the_same_proposal_among_any_number_of_ranks(
+    numbers: tuple[int, ...], mpich: str, run_program: Callable[..., Reports]
+) -> None:
     found = [
-        run_program(mpich, ranks, "generator/same_proposal", 40, env=ONE_THREAD)[-1] for ranks in (2, 4, 7)
+        run_program(mpich, ranks, "generator/same_proposal", 40, env=ONE_THREAD)[-1] for ranks in numbers
     ]
-    assert found[0] == found[1] == found[2]
+    assert all(one == found[0] for one in found)
 
     # With or without memory it is the same; further attempts and shorter histories give others.
     assert found[0]["kept"] == found[0]["fresh"] and len({*found[0]["kept"], *found[0]["early"]}) == 5

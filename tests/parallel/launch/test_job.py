@@ -74,21 +74,16 @@ NODES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("mpi", "ranks", "per_node", "trainers"),
-    under_both(
-        (2, 0, 1),
-        (3, 0, 1),
-        (4, 0, 2),
-        (4, 2, 1),
-        (7, 0, 1),
-        (7, 2, 2),
-        (7, 3, 2),
-        (7, 4, 3),
-        openmpi=[(2, 0, 1), (7, 3, 2)],
-    ),
-    indirect=["mpi"],
-)
+#: Ranks, ranks per node and trainers per node. Some under either MPI in every run of the tests: one node and
+#: several, a generator on each node, on one and on none, one trainer and several. The others with --full.
+SPLITS = [
+    pytest.param(mpi, *case, marks=() if case in sample else pytest.mark.full)
+    for mpi, sample in {"mpich": ((4, 0, 2), (4, 2, 1), (7, 4, 3)), "openmpi": ((2, 0, 1), (7, 3, 2))}.items()
+    for case in ((2, 0, 1), (3, 0, 1), (4, 0, 2), (4, 2, 1), (7, 0, 1), (7, 2, 2), (7, 3, 2), (7, 4, 3))
+]
+
+
+@pytest.mark.parametrize(("mpi", "ranks", "per_node", "trainers"), SPLITS, indirect=["mpi"])
 def test_split(
     mpi: str, ranks: int, per_node: int, trainers: int, run_program: Callable[..., Reports]
 ) -> None:

@@ -23,11 +23,12 @@ def assert_whole(reports: Reports, appends: int) -> None:
 
 
 @pytest.mark.mpi
-def test_twenty_storms_of_four_ranks_lose_and_tear_nothing(
-    mpi: str, run_program: Callable[..., Reports]
+@pytest.mark.parametrize("storms", [8, pytest.param(20, marks=pytest.mark.full)])
+def test_storms_of_four_ranks_lose_and_tear_nothing(
+    mpi: str, storms: int, run_program: Callable[..., Reports]
 ) -> None:
-    reports = run_program(mpi, 4, "shared/append_storm", 20, 200, 0, "mirror")
-    assert len(reports[0]["runs"]) == 20
+    reports = run_program(mpi, 4, "shared/append_storm", storms, 200, 0, "mirror")
+    assert len(reports[0]["runs"]) == storms
     assert_whole(reports, 200)
 
 
@@ -45,7 +46,7 @@ def test_storm_of_few_ranks(mpi: str, ranks: int, run_program: Callable[..., Rep
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.full), 4])
 def test_a_busy_target_delays_no_rank(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     # Rank 0 computes for 3 s without entering MPI. 100 appends take milliseconds; waiting for it would take 3
     # s.
@@ -67,7 +68,7 @@ def test_a_node_fetches_each_summary_once(mpi: str, run_program: Callable[..., R
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.full), 4])
 def test_storm_across_a_network(
     mpich: str, network: str, ranks: int, run_program: Callable[..., Reports]
 ) -> None:

@@ -60,11 +60,11 @@ def test_200_random_chains_in_float64():
     assert min(kinds.count("norm"), kinds.count("conv"), strided, even, ties) >= 40 and dense >= 10
 
 
-@pytest.mark.parametrize("part", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(5)])
+@pytest.mark.parametrize("part", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(8)])
 def test_200_random_chains_in_the_flax_network(part):
-    """Measure 40 chains, or all with --full, as the benchmark does before it trains a child."""
+    """Measure 25 chains, or all with --full, as the benchmark does before it trains a child."""
     differences = []
-    for number in range(part * CHAINS // 5, (part + 1) * CHAINS // 5):
+    for number in range(part * CHAINS // 8, (part + 1) * CHAINS // 8):
         parent, own, rng = random_family(number)
         variables = random_variables(parent, rng)
         inherited = inherited_variables(parent, variables, own, rng)
