@@ -31,7 +31,7 @@ from aiperf_mpi.results.file.tables import Tables
 from aiperf_mpi.results.file.versions import complete, schema_of
 
 #: Attributes of the root group that the content hash leaves out: it covers all the rest.
-_UNHASHED = ("complete", "content_sha256")
+UNHASHED = ("complete", "content_sha256")
 
 #: Memory is added to a file under construction in steps of this many bytes.
 _BLOCK = 1 << 20
@@ -149,7 +149,7 @@ def content_hash(file: h5py.File) -> str:
         item = file[path]
         opened = [h5a.open(item.id, index=index) for index in range(h5a.get_num_attrs(item.id))]
         for name, attribute in sorted(((a.name.decode(), a) for a in opened), key=itemgetter(0)):
-            if name not in layout.SCALE_ATTRIBUTES and not (path == "/" and name in _UNHASHED):
+            if name not in layout.SCALE_ATTRIBUTES and not (path == "/" and name in UNHASHED):
                 _digest(digest, f"{path}@{name}", hdf5.attribute_value(attribute))
         if isinstance(item, h5py.Dataset):
             _digest(digest, path, np.asarray(item[()]))

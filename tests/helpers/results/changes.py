@@ -37,6 +37,17 @@ def changed(
     return judge(copy)
 
 
+def breaks_seal(path: Path, folder: Path, change: Callable[[h5py.File], object]) -> bool:
+    """Whether a change to a copy changes its content hash."""
+    copy = folder / "unsealed.h5"
+    shutil.copy(path, copy)
+    with h5py.File(copy, "r+") as file:
+        sealed = resultfile.content_hash(file)
+        assert sealed == file.attrs["content_sha256"]
+        change(file)
+        return resultfile.content_hash(file) != sealed
+
+
 def altered(file: h5py.File, table: str, column: str, row: int = 2) -> None:
     """Change one value to another one of its type."""
     dataset = file[table][column]

@@ -12,7 +12,7 @@ import pytest
 
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, TABLES
-from tests.helpers.results.changes import ATTRIBUTE_FINDS, FINDS, altered, changed
+from tests.helpers.results.changes import ATTRIBUTE_FINDS, FINDS, altered, breaks_seal, changed
 
 # Each test writes and judges a whole file.
 pytestmark = pytest.mark.slow
@@ -45,7 +45,11 @@ def test_a_changed_attribute_or_document_is_found(path: Path, tmp_path: Path, na
             new = 1 - value if value.dtype == np.uint8 else value + 1
         resultfile.set_attributes(file, {name: new})
 
-    assert "V21" in changed(path, tmp_path, change, rehash=False).reason_ids
+    # A change breaks the content hash; the judge finds that (test_corruption.py), and what no hash has.
+    if name not in resultfile.UNHASHED:
+        assert breaks_seal(path, tmp_path, change)
+    else:
+        assert "V21" in changed(path, tmp_path, change, rehash=False).reason_ids
     if name == "content_sha256":
         return
     verdict, expected = changed(path, tmp_path, change), ATTRIBUTE_FINDS.get(name)
@@ -53,35 +57,45 @@ def test_a_changed_attribute_or_document_is_found(path: Path, tmp_path: Path, na
     assert expected is None or expected in verdict.reason_ids
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+#: Columns of times, rates and shares, and what finds a number in them that is none.
+NUMBERS = (
+    ("trials", "t_start", "V04 V12"),
+    ("trials", "t_end", "V04 V12"),
+    ("trials", "best_error", "I10"),
+    ("trials", "lr", "I13"),
+    ("trials", "ops_f64", "V05"),
+    ("trials", "ops_credited_f64", "V05"),
+    ("epochs", "t_start", "V04 V12"),
+    ("epochs", "t_end", "V04 V12"),
+    ("epochs", "lr", "I13"),
+    ("epochs", "val_error", "I09 I10"),
+    ("score_series", "t", "I08"),
+    ("score_series", "rate", "I08"),
+    ("ranks", "wall_seconds", "V13"),
+    ("ranks", "seconds_train", "V13"),
+    ("ranks", "clock_uncertainty", "V12"),
+    ("samples", "t", "I17"),
+    ("samples", "cpu_percent", "I17"),
+    ("samples", "memory_bytes", "I17"),
+    ("samples", "power_watts", "I17"),
+    ("samples", "energy_joules", "I17"),
+    ("samples", "sample_seconds", "I17"),
+)
+
+#: Numbers that are none, or none that a table may hold: one for each column, all with --full.
+NO_NUMBERS = (math.nan, math.inf, -1.0)
+
+
 @pytest.mark.parametrize(
-    ("table", "column", "finds"),
+    ("table", "column", "finds", "value"),
     [
-        ("trials", "t_start", "V04 V12"),
-        ("trials", "t_end", "V04 V12"),
-        ("trials", "best_error", "I10"),
-        ("trials", "lr", "I13"),
-        ("trials", "ops_f64", "V05"),
-        ("trials", "ops_credited_f64", "V05"),
-        ("epochs", "t_start", "V04 V12"),
-        ("epochs", "t_end", "V04 V12"),
-        ("epochs", "lr", "I13"),
-        ("epochs", "val_error", "I09 I10"),
-        ("score_series", "t", "I08"),
-        ("score_series", "rate", "I08"),
-        ("ranks", "wall_seconds", "V13"),
-        ("ranks", "seconds_train", "V13"),
-        ("ranks", "clock_uncertainty", "V12"),
-        ("samples", "t", "I17"),
-        ("samples", "cpu_percent", "I17"),
-        ("samples", "memory_bytes", "I17"),
-        ("samples", "power_watts", "I17"),
-        ("samples", "energy_joules", "I17"),
-        ("samples", "sample_seconds", "I17"),
+        pytest.param(*case, value, marks=() if place == number % 3 else pytest.mark.full)
+        for number, case in enumerate(NUMBERS)
+        for place, value in enumerate(NO_NUMBERS)
     ],
 )
 def test_no_number_that_is_none_passes(
-    path: Path, tmp_path: Path, table: str, column: str, value: float, finds: str
+    path: Path, tmp_path: Path, table: str, column: str, finds: str, value: float
 ) -> None:
     def change(file: h5py.File) -> None:
         file[table][column][2] = value
