@@ -25,3 +25,11 @@ def ended(mpi: str, tmp_path_factory: pytest.TempPathFactory) -> runs.Ended:
     machine."""
     folder = tmp_path_factory.mktemp(mpi) / "run"
     return runs.run(4, folder, seconds=runs.SECONDS, mpi=mpi)
+
+
+@pytest.fixture
+def read(ended: runs.Ended, mpi: str, request: pytest.FixtureRequest) -> runs.Ended:
+    """The run, for tests of programs that read its files without MPI: that of MPICH, or both with --full."""
+    if mpi != "mpich" and not request.config.getoption("--full"):
+        pytest.skip("a long set: run it with --full")
+    return ended

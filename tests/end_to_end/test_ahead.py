@@ -35,6 +35,7 @@ def test_the_next_candidate_waits_ready(tmp_path: Path) -> None:
         4,
         tmp_path / "run",
         sets,
+        env=runs.COMPILER,
         timeout=500,
     )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()

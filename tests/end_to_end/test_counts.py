@@ -24,7 +24,7 @@ def test_tampered_count_is_rejected(tmp_path: Path) -> None:
     refilled."""
     ended = runs.run_until(
         lambda run: any(record["round"] >= 2 for record in runs.trained(run).values()),
-        4,
+        3,
         tmp_path / "run",
         ("fault.tamper_in_round=2",),
     )
@@ -51,7 +51,7 @@ def test_tampered_count_is_rejected(tmp_path: Path) -> None:
 def test_one_more_product_in_the_step_stops_the_run(tmp_path: Path) -> None:
     """What is counted is the step that is trained: with one matrix product more in it, no candidate is
     trained, and the run ends before the node-hours are gone."""
-    words = runs.arguments(tmp_path / "run", seconds=300)
+    words = runs.arguments(tmp_path / "run", ("model.blocks=[1]",), seconds=300)
     done = launch.mpirun(3, [PRODUCT, *words[2:]], timeout=200)
     ended = runs.Ended(done.returncode, done.stdout, done.stderr, tmp_path / "run")
     assert ended.code == 4, ended.text()

@@ -33,7 +33,7 @@ def test_failing_trials_cost_only_themselves(tmp_path: Path) -> None:
     sets = ("fault.raise_in_round=2", "fault.nan_in_round=3", "parallel.compile_ahead='on'")
     ended = runs.run_until(
         lambda run: any(record["round"] >= 4 for record in runs.trained(run).values()),
-        4,
+        3,
         tmp_path / "run",
         sets,
     )
@@ -79,7 +79,7 @@ def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
     folder = tmp_path / "run"
-    job = runs.start(4, folder, seconds=600, mpi=mpi)
+    job = runs.start(3, folder, seconds=600, mpi=mpi)
     _wait_for_epochs(folder, 2)
     sent = time.monotonic()
     job.send_signal(number)
@@ -99,7 +99,7 @@ def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
 
 def test_history_full_drains(tmp_path: Path) -> None:
     sets = ("parallel.history_capacity=16", "parallel.compile_ahead='on'")
-    ended = runs.run(4, tmp_path / "run", sets, seconds=120)
+    ended = runs.run(3, tmp_path / "run", sets, seconds=180, timeout=250)
     assert ended.code == 4, ended.text()
     assert ended.lines["end"] == "drained" and ended.lines["status"] == "VALID"
     with h5py.File(ended.result) as file:
@@ -114,7 +114,7 @@ def test_kill_at_a_random_moment(moment: int, tmp_path: Path) -> None:
     opens."""
     rng = random.Random(f"moment {moment}")
     folder = tmp_path / "run"
-    job = runs.start(4, folder, seconds=600)
+    job = runs.start(3, folder, seconds=600)
     _wait_for_epochs(folder, 1)
     time.sleep(rng.uniform(0, 15))
 
@@ -146,7 +146,7 @@ def test_file_size_limit_in_mid_run(tmp_path: Path) -> None:
     """A journal that may not grow any more ends the run in order, and stays whole."""
     folder = tmp_path / "run"
     # No partial result is rebuilt meanwhile: it would meet the limit before the journal does.
-    job = runs.start(4, folder, ("result.partial_seconds=3600",), seconds=600)
+    job = runs.start(3, folder, ("result.partial_seconds=3600",), seconds=600)
     _wait_for_epochs(folder, 1)
 
     # The limit falls on the writer alone, a little above what it has written.

@@ -54,7 +54,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 def test_bad_input(name: str, tmp_path: Path) -> None:
     words, expected = CASES[name]
     (tmp_path / "broken.toml").write_text("[run\nseed = 1")
-    done = launch.mpirun(3, ["-m", "aiperf_mpi", *words], cwd=tmp_path, timeout=90)
+    done = launch.mpirun(2, ["-m", "aiperf_mpi", *words], cwd=tmp_path, timeout=90)
     refused(done, *expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml"], (
         "a refused run left something in the folder"

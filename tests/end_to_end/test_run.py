@@ -38,17 +38,17 @@ def test_everything_that_speaks_of_the_run_says_the_same(ended: Ended) -> None:
     assert assert_all_agree(ended.result, out=ended.out, code=ended.code).valid
 
 
-def test_the_best_model_is_validated_again_by_anybody(ended: Ended, tmp_path: Path) -> None:
+def test_the_best_model_is_validated_again_by_anybody(read: Ended, tmp_path: Path) -> None:
     """`verify --reevaluate`: the checkpoint gives the stated error; another checkpoint does not pass for
     it."""
-    done = command("verify", "--reevaluate", ended.result)
+    done = command("verify", "--reevaluate", read.result)
     assert done.returncode == 0 and "V03 repeated passed" in done.stderr, done.stderr
 
     # Weights that somebody changed, saved with a digest that fits: the error is another one, or the trial is.
-    shutil.copy(ended.result, tmp_path / "result.h5")
-    with h5py.File(ended.result) as file:
+    shutil.copy(read.result, tmp_path / "result.h5")
+    with h5py.File(read.result) as file:
         trial = int(file.attrs["error_final_trial"])
-    saved = load_checkpoint(ended.folder / "checkpoints" / f"{trial}.h5")
+    saved = load_checkpoint(read.folder / "checkpoints" / f"{trial}.h5")
     worse = {
         "params": {
             name: {k: -v for k, v in leaf.items()} for name, leaf in saved.variables["params"].items()
@@ -174,23 +174,23 @@ def test_best_model_is_validated_again(ended: Ended) -> None:
     assert (ended.folder / "checkpoints" / f"{trial}.h5").is_file()
 
 
-def test_readers_of_site_tooling(ended: Ended) -> None:
+def test_readers_of_site_tooling(read: Ended) -> None:
     import pandas
     import xarray
 
-    with h5py.File(ended.result) as file:
+    with h5py.File(read.result) as file:
         frame = pandas.DataFrame({k: v[...] for k, v in file["epochs"].items()})
     assert len(frame) and frame["train_samples"].sum() > 0
-    with xarray.open_dataset(ended.result, group="trials") as data:
-        assert data.sizes["trial"] == len(ended.table("trials")["trial_id"])
+    with xarray.open_dataset(read.result, group="trials") as data:
+        assert data.sizes["trial"] == len(read.table("trials")["trial_id"])
     if shutil.which("h5dump"):
-        dump = subprocess.run(["h5dump", "-H", ended.result], capture_output=True, text=True, timeout=60)
+        dump = subprocess.run(["h5dump", "-H", read.result], capture_output=True, text=True, timeout=60)
         assert dump.returncode == 0 and "score_series" in dump.stdout
 
 
-def test_report_and_verify_read_the_file_alone(ended: Ended, tmp_path: Path) -> None:
+def test_report_and_verify_read_the_file_alone(read: Ended, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere.h5"
-    shutil.copy(ended.result, moved)
+    shutil.copy(read.result, moved)
     command = [sys.executable, "-m", "aiperf_mpi"]
     verify = subprocess.run([*command, "verify", moved], capture_output=True, text=True, timeout=60)
     report = subprocess.run([*command, "report", moved], capture_output=True, text=True, timeout=60)

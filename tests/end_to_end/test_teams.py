@@ -201,7 +201,7 @@ def test_a_team_makes_its_next_candidate_ready_ahead(mpi: str, tmp_path: Path) -
         tmp_path / "run",
         AHEAD,
         mpi=mpi,
-        env=QUICK,
+        env=QUICK | runs.COMPILER,
         timeout=550,
     )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
