@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aiperf_mpi.parallel.coordinator.progress import LOST_IN_A_ROW
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
 
@@ -48,13 +49,14 @@ def test_tampered_count_is_rejected(tmp_path: Path) -> None:
     assert "rejected" in shown and str(counted) in shown, shown
 
 
-def test_one_more_product_in_the_step_stops_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [16, pytest.param(LOST_IN_A_ROW, marks=pytest.mark.full)])
+def test_one_more_product_in_the_step_stops_the_run(limit: int, tmp_path: Path) -> None:
     """What is counted is the step that is trained: with one matrix product more in it, no candidate is
     trained, and the run ends before the node-hours are gone."""
     words = runs.arguments(tmp_path / "run", ("model.blocks=[1]",), seconds=300)
-    done = launch.mpirun(3, [PRODUCT, *words[2:]], timeout=200)
+    done = launch.mpirun(3, [PRODUCT, *words[2:]], env={"LOST_IN_A_ROW": str(limit)}, timeout=200)
     ended = runs.Ended(done.returncode, done.stdout, done.stderr, tmp_path / "run")
     assert ended.code == 4, ended.text()
     assert "in a row were rejected" in ended.err and "by the tables" in ended.err
     trials = ended.table("trials")
-    assert np.sum(trials["train_samples"]) == 0 and np.sum(trials["status"] == "rejected") >= 64
+    assert np.sum(trials["train_samples"]) == 0 and np.sum(trials["status"] == "rejected") >= limit
