@@ -12,7 +12,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import interval, scaling
 from aiperf_mpi.results.report.interval import Estimate, Interval
+from aiperf_mpi.results.report.reading import compared
 from aiperf_mpi.results.report.verdict import error_text, known, rate_pairs, rate_text, status, verdict_object
 
 #: Attributes that must be equal for the rates of runs to measure the same work.
@@ -48,8 +49,9 @@ class Entry:
 
     Attributes:
         rate: the rate with its error; NaN for an invalid run.
-        alike: the attributes ALIKE by name.
+        alike: the attributes ALIKE by name, and the packed set if there is one.
         repeats: equal for runs that are repetitions of each other (see `repeats`).
+        data: the packed set and how it was read, see `report.reading.compared`; empty for other data sets.
     """
 
     path: str
@@ -59,6 +61,7 @@ class Entry:
     alike: dict[str, Any]
     repeats: str
     seed: int
+    data: dict[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,18 @@ def entry(path: Path | str) -> Entry:
 def entry_of(path: str, e: Evidence, verdict: Verdict) -> Entry:
     """Return the entry of a judged result."""
     alike = {name: e.result.attributes.get(name) for name in ALIKE}
+    # Schemas with the same first number differ in what they record, not in what is measured.
+    alike["schema_version"] = str(alike["schema_version"]).partition(".")[0]
     seed, run_id = int(e.result.attributes.get("seed", -1)), str(e.result.attributes.get("run_id", ""))
     if not verdict.valid or not verdict.rate > 0:
         return Entry(path, run_id, verdict, Estimate(math.nan), alike, "", seed)
-    epochs = e.table("epochs")
+    epochs, data = e.table("epochs"), compared(e)
+    alike["packed set"] = data.get("set", "")
     credited = np.array([float(ops) for ops in e.epoch_credited])
     rate = interval.within_run(
         verdict.rate, epochs["t_start"], epochs["t_end"], credited, verdict.core_seconds
     )
-    return Entry(path, run_id, verdict, rate, alike, repeats(e), seed)
+    return Entry(path, run_id, verdict, rate, alike, repeats(e), seed, data)
 
 
 def repeats(e: Evidence) -> str:
@@ -125,7 +131,7 @@ def repeats(e: Evidence) -> str:
     config: Config = replace(
         given,
         run=replace(given.run, seed=0, output="", view="auto"),
-        data=replace(given.data, path=""),
+        data=replace(given.data, path="", stage=""),
         parallel=replace(given.parallel, cache=""),
     )
     sizes = [
@@ -198,8 +204,8 @@ def _notes(entries: Sequence[Entry], valid: Sequence[Entry]) -> Iterator[str]:
             )
         elif math.isnan(item.rate.rate):
             yield f"{named(item.path)} has no rate: nothing was trained"
-    for name in ALIKE:
-        values = list(dict.fromkeys(str(item.alike[name]) for item in valid))
+    for name in (*ALIKE, "packed set"):
+        values = list(dict.fromkeys(str(item.alike.get(name, "")) for item in valid))
         if len(values) > 1:
             shown = ", ".join(values) if max(map(len, values)) < 40 else f"{len(values)} different ones"
             yield plain(
@@ -263,7 +269,7 @@ def _runs_table(comparison: Comparison) -> Table:
     table = _table(*heads, "what", "value", "ratio (95 %)", left=4)
     for number, (item, against) in enumerate(zip(comparison.entries, comparison.ratios, strict=True), 1):
         verdict = item.verdict
-        rates = [*rate_pairs(verdict), *_rates_in_other_units(verdict)]
+        rates = [*rate_pairs(verdict), *_rates_in_other_units(verdict), *_data_pairs(item)]
         table.add_row(
             str(number),
             status(verdict),
@@ -329,6 +335,14 @@ def _rates_in_other_units(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield "MFU", f"{verdict.mfu:.2%}"
 
 
+def _data_pairs(item: Entry) -> Iterator[tuple[str, str]]:
+    """Yield how a packed set was read: encoding, rate of a node, and the share of waiting for it."""
+    if item.data:
+        yield "pictures", str(item.data["encoding"])
+        yield "read, a node", f"{float(item.data['bytes_per_second_node']) / 1e6:,.3f} MB/s"
+        yield "waiting for data", f"{float(item.data['data_share']):.2%}"
+
+
 # -- JSON ------------------------------------------------------------------------------------------
 
 
@@ -340,6 +354,7 @@ def to_json(comparison: Comparison) -> str:
             **verdict_object(item.verdict, findings=False),
             "rate_interval": asdict(item.rate.interval) | {"origin": item.rate.origin},
             "ratio": asdict(against),
+            **({"data": item.data} if item.data else {}),
         }
         for item, against in zip(comparison.entries, comparison.ratios, strict=True)
     ]

@@ -40,6 +40,7 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Operations by three methods", "", "Operations by three methods"),
     ("Best known hyperparameters", "", "Best known hyperparameters"),
     ("Time by kind", "Time by kind", "Time by kind (s)"),
+    ("Data", "", "Data"),
     ("Time between candidates", "", "Between candidates (s)"),
     ("Places and clocks of ranks", "", "Places and clocks of ranks"),
     ("Power and energy", "Power", "Energy"),

@@ -22,7 +22,7 @@ from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
-from aiperf_mpi.results.report import details, utilisation
+from aiperf_mpi.results.report import details, reading, utilisation
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.hyperparameters import hyperparameters
@@ -268,6 +268,7 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Time by kind (s)": _ranks,
     "Between candidates (s)": _between,
     "Messages": _messages,
+    "Data": reading.data,
     "Utilisation": utilisation.utilisation,
     "Places and clocks of ranks": utilisation.places,
     "Energy": details.energy,
