@@ -88,10 +88,14 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], int]:
 
 
 def read(arguments: argparse.Namespace) -> Config:
-    """Return the configuration that a run with these arguments has. Raises ConfigError."""
-    from aiperf_mpi.config import load
+    """Return the configuration that a run with these arguments has. Raises ConfigError.
 
-    return load(
+    A packed data set that cannot be read decides nothing: the check of the data set says why.
+    """
+    from aiperf_mpi.config import ConfigError, load
+    from aiperf_mpi.data.catalogue import resolved
+
+    config = load(
         arguments.preset,
         arguments.config,
         arguments.sets,
@@ -100,6 +104,10 @@ def read(arguments: argparse.Namespace) -> Config:
         stage=arguments.stage,
         ranks_per_node=arguments.ranks_per_node,
     )
+    try:
+        return resolved(config)
+    except ConfigError:
+        return config
 
 
 def show(found: Examination, as_json: bool) -> None:

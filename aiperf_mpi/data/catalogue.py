@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Protocol, cast
 
-from aiperf_mpi.config import Config
+from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.config import with_data
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.paths import reading
@@ -54,7 +54,13 @@ def resolved(config: Config) -> Config:
     One rank does it for all, before the run. Raises ConfigError where the manifest cannot be read, or where
     other settings contradict it.
     """
-    if not config.data.path or not DATASETS[config.data.name].packed:
+    packed = DATASETS[config.data.name].packed
+    if config.data.stage and not packed:
+        raise ConfigError(
+            f"data.stage: data.name = {config.data.name!r} is not read from packed pictures, so nothing is "
+            "copied; leave --stage out"
+        )
+    if not config.data.path or not packed:
         return config
     with _refused(config):
         return with_data(config, import_module(f"aiperf_mpi.data.{config.data.name}").resolve(config))

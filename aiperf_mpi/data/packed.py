@@ -6,11 +6,9 @@ The data sets `imagenet` and `images` are such folders; :mod:`aiperf_mpi.packing
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +31,6 @@ _AGAIN = "copy it again, or pack the set again"
 
 #: Channels of a packed picture.
 CHANNELS = 3
-
-_CHUNK = 8 << 20
 
 
 class DataError(RuntimeError):
@@ -200,34 +196,3 @@ def needed(shards: Iterable[Shard], count: int) -> list[Shard]:
         needed.append(shard)
         images += shard.images
     return needed
-
-
-# -- hashes ----------------------------------------------------------------------------------------
-
-
-def wrong_hashes(folder: Path, shards: Sequence[Shard], threads: int) -> list[str]:
-    """Return a line for each shard whose content has another hash than the manifest says.
-
-    Raises FileError where one cannot be read.
-    """
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        hashes = pool.map(lambda shard: file_sha256(folder / shard.file), shards)
-        return [
-            f"{folder / shard.file}: has another content than the manifest says (SHA-256 {digest[:16]}..., "
-            f"not {shard.sha256[:16]}...); copy it again, or pack the set again"
-            for shard, digest in zip(shards, hashes, strict=True)
-            if digest != shard.sha256
-        ]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a regular file, in hexadecimal digits. Raises FileError."""
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        buffer = bytearray(_CHUNK)
-        try:
-            while count := file.readinto(buffer):
-                digest.update(memoryview(buffer)[:count])
-        except OSError as error:
-            raise FileError(path, error.strerror or str(error), error.errno or 0) from None
-    return digest.hexdigest()

@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.paths import creatable_folder, message, reading
 from aiperf_mpi.data.manifest import FILE, TRAIN, VAL, Manifest, Shard
-from aiperf_mpi.data.packed import needed
+from aiperf_mpi.data.packed import manifest_of, needed
 from aiperf_mpi.files import FileError, open_regular, read_text
 from aiperf_mpi.machine.filesystems import file_systems
 from aiperf_mpi.machine.limits import available_bytes
@@ -75,6 +75,11 @@ class Staging:
         """Bytes of the shards."""
         return sum(shard.bytes for shard in self.shards)
 
+    def lacking(self) -> list[Shard]:
+        """Return the shards of which the copy has no file of the right size."""
+        folder = self.target
+        return [one for one in self.shards if folder and not _has_size(folder / one.file, one.bytes)]
+
 
 def copy_folder(stage: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Return the folder below `stage` that has the copy of a packed set."""
@@ -84,6 +89,15 @@ def copy_folder(stage: str | os.PathLike[str], manifest: Manifest) -> Path:
 def needed_shards(manifest: Manifest, train: int, val: int) -> list[Shard]:
     """Return the shards that hold the first so many training and validation pictures."""
     return [*needed(manifest.splits[TRAIN], train), *needed(manifest.splits[VAL], val)]
+
+
+def plan(config: Config, node: int = 0, nodes: int = 1) -> Staging:
+    """Return what a node copies, or checks where `data.stage` is empty. Raises ConfigError."""
+    source, manifest = manifest_of(config)
+    shards = needed_shards(manifest, config.data.train_images, config.data.val_images)
+    if not config.data.stage:
+        return Staging(source, None, manifest, part_of(shards, node, nodes))
+    return Staging(source, copy_folder(config.data.stage, manifest), manifest, order_of(shards, node, nodes))
 
 
 def order_of(shards: Sequence[Shard], node: int, nodes: int) -> tuple[Shard, ...]:
@@ -105,13 +119,11 @@ def check_room(staging: Staging) -> None:
 
     Nothing is made. Temporary files of a run that was killed are removed.
     """
-    folder = staging.target
-    assert folder is not None
-    lacking = [shard for shard in staging.shards if not _has_size(folder / shard.file, shard.bytes)]
-    if not lacking:
+    folder, lacking = staging.target, staging.lacking()
+    if folder is None or not lacking:
         return
     _sweep(folder)
-    with writing(folder):
+    with reading(SETTING, folder, REMEDY):
         system = os.statvfs(next(place for place in (folder, *folder.parents) if os.path.exists(place)))
     if system.f_flag & os.ST_RDONLY:
         raise ConfigError(message(SETTING, folder, "the file system is read-only", REMEDY))
@@ -184,13 +196,6 @@ def claimed(path: Path) -> Iterator[int | None]:
         yield descriptor if mine else None
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the system at writing `path` into a ConfigError."""
-    with reading(SETTING, path, REMEDY):
-        yield
 
 
 # -- the work --------------------------------------------------------------------------------------
@@ -268,7 +273,7 @@ class Work:
         if self._is_whole(target / shard.file, shard):
             return True
         part = target / f".{shard.file}{_PART}"
-        with writing(part):
+        with reading(SETTING, part, REMEDY):
             os.makedirs(target, exist_ok=True)
             with claimed(part) as descriptor:
                 if descriptor is not None:
@@ -370,7 +375,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     part = folder / f".{FILE}{_PART}"
     written = False
     while not written:
-        with writing(part), claimed(part) as descriptor:
+        with reading(SETTING, part, REMEDY), claimed(part) as descriptor:
             if descriptor is not None:
                 os.ftruncate(descriptor, 0)
                 _write(descriptor, memoryview(text.encode()))

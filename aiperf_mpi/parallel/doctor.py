@@ -216,7 +216,8 @@ def _local(part: Part) -> tuple[Finding, ...]:
     if part.first:
         checks |= examination.host_checks(config, _windows(part))
         if not part.host_trains:
-            del checks["accelerators"], checks["scratch"]
+            for subject in ("accelerators", "scratch", "staging"):
+                del checks[subject]
     if part.trains or (part.ranks is None and part.first):
         checks["data set"] = lambda: examination.judge_data(config)
     checks["variables"] = lambda: examination.judge_environment(config, part.trains)

@@ -42,6 +42,7 @@ from aiperf_mpi.site import (
     modules,
     official,
     output,
+    staging,
     transports,
 )
 from aiperf_mpi.site.child import JAX_PROGRAM, MPI_PROGRAM, Child
@@ -139,6 +140,7 @@ def host_checks(config: Config, need: int, ranks: int = 0) -> dict[str, bounded.
         "shared memory": lambda: (shared_memory.judge(need, ranks=ranks, begun=not ranks),),
         "accelerators": lambda: accelerators.judge_devices(local_devices(), packages()),
         "scratch": lambda: output.try_scratch(config),
+        staging.SUBJECT: lambda: staging.judge(config),
     }
 
 

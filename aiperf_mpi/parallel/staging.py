@@ -20,17 +20,7 @@ import numpy as np
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
-from aiperf_mpi.data.packed import manifest_of
-from aiperf_mpi.data.staging import (
-    Staging,
-    Stopped,
-    Work,
-    check_room,
-    copy_folder,
-    needed_shards,
-    order_of,
-    part_of,
-)
+from aiperf_mpi.data.staging import Staging, Stopped, Work, check_room, plan
 from aiperf_mpi.ending import describe, end_job, process
 from aiperf_mpi.exits import EXIT_FAILURE
 from aiperf_mpi.packing.progress import ProgressView
@@ -101,7 +91,7 @@ def stage_pictures(config: Config, ranks: Ranks) -> Staged:
         return NOT_STAGED
     step = STAGING if data.stage else HASHES
     trains, works = ranks.role == TRAINER, ranks.rank in stagers(ranks)
-    planned = together(f"plan: {step}", lambda: plan(config, ranks, works) if trains else None)
+    planned = together(f"plan: {step}", lambda: _prepare(config, ranks, works) if trains else None)
 
     begun, outcome, copied = time.monotonic(), Outcome(), 0
     process.step = step
@@ -131,18 +121,9 @@ def stagers(ranks: Ranks) -> list[int]:
     return [first[node] for node in sorted(first)]
 
 
-def plan(config: Config, ranks: Ranks, works: bool) -> Staging:
-    """Return what the first trainer of this node copies or checks.
-
-    Look at the room for it if this rank `works`. Raises ConfigError.
-    """
-    source, manifest = manifest_of(config)
-    shards = needed_shards(manifest, config.data.train_images, config.data.val_images)
-    node, nodes = ranks.node_index, ranks.n_nodes
-    if not config.data.stage:
-        return Staging(source, None, manifest, part_of(shards, node, nodes))
-    target = copy_folder(config.data.stage, manifest)
-    planned = Staging(source, target, manifest, order_of(shards, node, nodes))
+def _prepare(config: Config, ranks: Ranks, works: bool) -> Staging:
+    """Return the plan of this node; look at the room for it if this rank `works`. Raises ConfigError."""
+    planned = plan(config, ranks.node_index, ranks.n_nodes)
     if works:
         check_room(planned)
     return planned

@@ -32,6 +32,7 @@ SUBJECTS = (
     "output",
     "scratch",
     "data set",
+    "staging",
     "clocks",
     "batch system",
     "wall time",

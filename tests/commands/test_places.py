@@ -39,6 +39,7 @@ WORDS: dict[str, list[str]] = {
     "run config": ["run", "--check", "--config", "PLACE/c.toml"],
     "run output": ["run", "--check", "--output", "PLACE/new"],
     "run data": ["run", "--check", "--set", "data.path=PLACE/data"],
+    "run stage": ["run", "--check", "--stage", "PLACE/new"],
     "run cache": ["run", "--check", "--set", "parallel.cache=PLACE/programs"],
     "doctor output": ["doctor", "--preset", "demo", "--output", "PLACE/new"],
     "doctor config": ["doctor", "--config", "PLACE/c.toml"],
