@@ -193,7 +193,6 @@ RANKS = Table(
         "numa": "a place",
         "clock_offset": "the rank's times are corrected by it before they are sent; must be finite (V12)",
         "clock_uncertainty": "bound from above (V12)",
-        "bytes_read": "a measure of input; of raw pictures it is bound by the images that were used (I22)",
         **{
             f"seconds_{phase}": "a share of the rank's wall time; only the sum of all phases is bound (V13)"
             for phase in PHASES
