@@ -68,15 +68,36 @@ def decode(data: bytes | memoryview, at_least: int = 0) -> np.ndarray:
     return decoder(data, at_least)
 
 
-def with_simplejpeg(data: bytes | memoryview, at_least: int = 0) -> np.ndarray:
-    """Decode by simplejpeg, see :func:`decode`. Every warning of the library is an error."""
+def decode_square(data: bytes | memoryview, out: np.ndarray) -> None:
+    """Decode a JPEG file into a square, uint8 [side, side, 3], and fit it where it has another size.
+
+    What has that size already is decoded in place: new memory for its pixels would cost as much as a fifth
+    of the decoding. Raises as :func:`decode`; `out` has anything then.
+    """
+    side = len(out)
+    pixels = decode(data, side) if simplejpeg is None else with_simplejpeg(data, side, out)
+    if not np.may_share_memory(pixels, out):
+        out[...] = fit(pixels, side)
+
+
+def with_simplejpeg(data: bytes | memoryview, at_least: int = 0, out: np.ndarray | None = None) -> np.ndarray:
+    """Decode by simplejpeg, see :func:`decode`. Every warning of the library is an error.
+
+    The pixels are in `out` if they have its size exactly, and `at_least` does not reduce them.
+    """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         check_size(width, height)
         _check_colours(colours)
         factor = _factor(height, width, at_least)
+        fits = factor == 1 and out is not None and out.shape == (height, width, 3) and out.flags.c_contiguous
         pixels: np.ndarray = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
+            data,
+            "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+            min_factor=factor,
+            buffer=out if fits else None,
         )
     except PictureError:
         raise

@@ -18,7 +18,7 @@ import numpy as np
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.paths import existing_folder, expanded, message, reading
 from aiperf_mpi.data.dataset import Dataset
-from aiperf_mpi.data.jpeg import PictureError, decode, fit
+from aiperf_mpi.data.jpeg import PictureError, decode_square
 from aiperf_mpi.data.manifest import FILE, JPEG, TRAIN, VAL, Manifest, Shard, read_manifest
 from aiperf_mpi.data.shard import OpenShard, open_shard
 from aiperf_mpi.files import FileError, open_regular
@@ -82,7 +82,7 @@ class PackedImages:
             shard = self.shards[number]
             try:
                 if self.encoding == JPEG:
-                    pixels[...] = _decoded(shard, place, self.side)
+                    _decode(shard, place, pixels)
                 else:
                     shard.read(place, memoryview(pixels).cast("B"))
             except FileError as error:
@@ -96,12 +96,12 @@ class PackedImages:
             shard.close()
 
 
-def _decoded(shard: OpenShard, place: int, side: int) -> np.ndarray:
-    """Return a picture of a shard of JPEG files, as a square. Raises FileError."""
+def _decode(shard: OpenShard, place: int, pixels: np.ndarray) -> None:
+    """Read a picture of a shard of JPEG files as a square into `pixels`. Raises FileError."""
     data = bytearray(shard.size(place))
     shard.read(place, memoryview(data))
     try:
-        return fit(decode(memoryview(data), side), side)
+        decode_square(memoryview(data), pixels)
     except PictureError as error:
         where = f"picture {place} at offset {shard.offset + int(shard.starts[place])}"
         raise FileError(shard.path, f"{where}: {error}; copy the shard again") from None

@@ -156,6 +156,32 @@ def test_fit_leaves_a_square_of_the_right_side_alone(picture: np.ndarray) -> Non
     assert jpeg.fit(square, 256) is square
 
 
+@pytest.mark.parametrize("library", ["simplejpeg", "Pillow alone"])
+@pytest.mark.parametrize("size", [(64, 64), (64, 80), (20, 20), (300, 200)])
+def test_square_is_decoded_into_its_place(
+    picture: np.ndarray, library: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library == "Pillow alone":
+        monkeypatch.setattr(jpeg, "simplejpeg", None)
+    data = file_of(picture[: size[0], : size[1]])
+    # Its neighbours in the batch stay as they are.
+    batch = np.full((3, 64, 64, 3), 7, np.uint8)
+    jpeg.decode_square(data, batch[1])
+    assert np.array_equal(batch[1], jpeg.fit(jpeg.decode(data, 64), 64))
+    assert (batch[[0, 2]] == 7).all()
+
+    # What is not one piece of memory cannot be decoded in place.
+    wide = np.full((64, 128, 3), 7, np.uint8)
+    jpeg.decode_square(data, wide[:, :64])
+    assert np.array_equal(wide[:, :64], batch[1]) and (wide[:, 64:] == 7).all()
+
+
+def test_damaged_square_is_an_error(picture: np.ndarray) -> None:
+    data = file_of(picture[:64, :64])
+    with pytest.raises(jpeg.PictureError, match="Premature end"):
+        jpeg.decode_square(data[: len(data) * 9 // 10], np.empty((64, 64, 3), np.uint8))
+
+
 def test_encoded_picture_is_close_and_of_the_stated_size(picture: np.ndarray) -> None:
     square = jpeg.fit(picture, 256)
     data = jpeg.encode(square)
