@@ -6,7 +6,10 @@ This needs the result file, the checkpoint and the data set. It runs on any devi
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ from jax.sharding import NamedSharding
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.data.catalogue import open_dataset
-from aiperf_mpi.data.loader import val_batches
+from aiperf_mpi.data.loader import Reader, val_batches
+from aiperf_mpi.data.manifest import VAL, Manifest
+from aiperf_mpi.data.packed import DataError, needed
+from aiperf_mpi.data.staging import Staging, Work
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.resultfile import Result
@@ -28,6 +34,9 @@ from aiperf_mpi.training.steps.devices import device_sharding
 from aiperf_mpi.training.steps.dispatch import over_devices
 from aiperf_mpi.training.steps.step import eval_step
 from aiperf_mpi.training.validation import validation_error
+
+#: Seconds between two looks at the threads that hash shards.
+_LOOK_SECONDS = 0.02
 
 
 class ReevaluationError(ValueError):
@@ -95,6 +104,10 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
             f"{str(expected)[:16]}...: the images differ"
         )
 
+    threads = config.data.threads(len(os.sched_getaffinity(0)))
+    if dataset.manifest is not None:
+        _check_pictures(Path(config.data.path), dataset.manifest, config.data.val_images, threads)
+
     # One device is enough, and the batch size does not change the prediction for an image.
     devices, batch = jax.local_devices()[:1], config.train.batch_per_device
     settings = settings_of(config, batch, dataset.mean, dataset.deviation)
@@ -102,8 +115,27 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
         eval_step(checkpoint.architecture, settings), devices, in_axes=(0,) * 5, out_axes=None
     )
     evaluator = Evaluator(device_sharding(devices), step)
-    error = validation_error(evaluator, checkpoint.variables, val_batches(dataset, 1, batch))
+    try:
+        with closing(Reader(threads)) as reader:
+            batches = val_batches(dataset, 1, batch, reader=reader)
+            error = validation_error(evaluator, checkpoint.variables, batches)
+    except DataError as problem:
+        raise ReevaluationError(str(problem)) from None
     return Repetition(trial, error, stated, len(dataset.val.labels))
+
+
+def _check_pictures(folder: Path, manifest: Manifest, count: int, threads: int) -> None:
+    """Raise ReevaluationError unless the shards of the first `count` validation pictures have their hashes.
+
+    The hash of a packed set is made of what its manifest says, not of the shards that are here.
+    """
+    work = Work(Staging(folder, None, manifest, tuple(needed(manifest.splits[VAL], count))), threads)
+    while not work.ended():
+        time.sleep(_LOOK_SECONDS)
+    try:
+        work.conclude()
+    except ConfigError as problem:
+        raise ReevaluationError(str(problem)) from None
 
 
 def _checkpoint(evidence: Evidence, folder: Path, trial: int) -> Checkpoint:

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.data.manifest import JPEG, RAW
+from aiperf_mpi.data.manifest import JPEG, RAW, from_record
 from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.trials.record import DONE, FAILED
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
 from tests.helpers.packed import write_packed
+from tests.helpers.results.agreement import command
 
 #: Pictures of four classes that are larger than the network's input, in shards of 64.
 SIDE, TRAIN, VAL, CLASSES = 24, 256, 60, 4
@@ -59,6 +61,45 @@ def test_a_run_trains_on_crops_of_packed_pictures(tmp_path: Path, encoding: str)
     assert set(epochs["val_samples"][whole]) == {VAL}
     # Four brightnesses are learned in a few steps, from crops as well.
     assert float(run.lines["best_error"]) < 0.5, run.text()
+
+    check_what_was_read(run, encoding)
+    check_validated_again(run, tmp_path)
+
+
+def check_what_was_read(run: runs.Ended, encoding: str) -> None:
+    """The result has the manifest, and the bytes of the pictures that the trainer read."""
+    result = judge_file(run.result)[0]
+    manifest, rejected = from_record(result.documents["data/manifest_json"])
+    assert (manifest.encoding, manifest.side, rejected) == (encoding, SIDE, 0)
+    assert result.attributes["dataset_sha256"] == manifest.sha256
+    ranks, epochs = result.tables["ranks"], result.tables["epochs"]
+    trains = ranks["role"] == "trainer"
+    assert set(ranks["bytes_read"][~trains]) == {0}
+    images = int((epochs["train_samples"] + epochs["val_samples"]).sum())
+    size = manifest.bytes / (TRAIN + VAL) if encoding == JPEG else SIDE * SIDE * 3
+    # Batches are read ahead, at most one epoch of each trial.
+    ahead = (TRAIN + VAL) * (len(result.tables["trials"]["trial_id"]) + 1)
+    read = int(ranks["bytes_read"].sum())
+    # A shard of JPEG files also has names and labels.
+    assert (0.5 if encoding == JPEG else 1.0) * images * size <= read <= (images + ahead) * size
+    assert "MB/s in the core time" in command("report", run.result).stdout
+
+
+def check_validated_again(run: runs.Ended, folder: Path) -> None:
+    """`verify --reevaluate` finds the set where --data says, and not one that has another picture."""
+    (folder / "set").rename(folder / "elsewhere")
+    done = command("verify", "--reevaluate", run.result)
+    assert done.returncode == 2 and "--data" in done.stderr, done.stderr
+    done = command("verify", "--reevaluate", run.result, "--data", folder / "elsewhere")
+    assert done.returncode == 0 and "V03 repeated passed" in done.stderr, done.stderr
+    shard = folder / "elsewhere" / "val-00000.h5"
+    content = bytearray(shard.read_bytes())
+    # In the middle of the pictures.
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    done = command("verify", "--reevaluate", run.result, "--data", folder / "elsewhere")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{shard}: has another content" in done.stderr
 
 
 def test_a_shard_that_is_cut_fails_trials_by_its_name(tmp_path: Path) -> None:
