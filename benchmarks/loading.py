@@ -16,28 +16,24 @@ one counts. The peers (`loading_peers.py`) run after ours, in processes of anoth
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import h5py  # noqa: E402
 import numpy as np  # noqa: E402
-import simplejpeg  # noqa: E402
-from PIL import Image  # noqa: E402
 
 from aiperf_mpi.config.config import load as load_config  # noqa: E402
 from aiperf_mpi.data.catalogue import open_dataset, resolved  # noqa: E402
@@ -47,16 +43,24 @@ from aiperf_mpi.data.manifest import JPEG, RAW  # noqa: E402
 from aiperf_mpi.data.packed import PackedImages  # noqa: E402
 from aiperf_mpi.packing import job  # noqa: E402
 from aiperf_mpi.packing.work import Packer  # noqa: E402
-from benchmarks.photographs import write_tree  # noqa: E402
+from benchmarks.bare import (  # noqa: E402
+    SIDE,
+    Preadv,
+    as_tar,
+    by_threads,
+    decode_and_resize,
+    decode_into,
+    decode_only,
+    fancy,
+)
+from benchmarks.photographs import photograph, write_tree  # noqa: E402
 from benchmarks.tables import described, goals, machine, markdown, number, out_folder, write  # noqa: E402
 
-SIDE, BATCH = 256, 256
+#: The batch is that of the benchmark.
+BATCH = 448
 
 #: Epochs of a measurement of raw loading, which is fast; batches that fancy indexing gets, which is slow.
 RAW_EPOCHS, FANCY_BATCHES = 4, 2
-
-#: Parts of the work that a thread takes at a time.
-CHUNK = 8
 
 #: Seconds that the peers may take.
 PEER_SECONDS = 240
@@ -91,15 +95,6 @@ def ratio(row: Row, bare: Row, key: str = "seconds") -> float:
     return median(theirs / ours for ours, theirs in zip(row[key], bare[key], strict=True))
 
 
-def by_threads(work: Callable[[Sequence[Any]], object], items: Sequence[Any], threads: int) -> int:
-    """Do the work on all items, CHUNK at a time; return their number."""
-    parts = [items[begin : begin + CHUNK] for begin in range(0, len(items), CHUNK)]
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, parts):
-            pass
-    return len(items)
-
-
 # -- contenders ------------------------------------------------------------------------------------
 
 
@@ -118,23 +113,6 @@ def pack(source: Path, folder: Path, encoding: str, threads: int) -> int:
     return sum(prepared.plan.pictures.values())
 
 
-def decode_and_resize(files: Sequence[bytes]) -> None:
-    """Do to files what packing must do at least."""
-    for data in files:
-        pixels = simplejpeg.decode_jpeg(data, "RGB")
-        height, width = pixels.shape[:2]
-        short = min(height, width)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
-
-
-def decode_only(files: Sequence[bytes]) -> None:
-    """Decode files, and drop the pixels."""
-    for data in files:
-        simplejpeg.decode_jpeg(data, "RGB")
-
-
 def load(dataset: Dataset, reader: Reader, epochs: int) -> int:
     """Read the batches of some epochs through the loader; return the number of pictures."""
     done = 0
@@ -149,60 +127,6 @@ def places_of(dataset: Dataset, epochs: int) -> Iterator[np.ndarray]:
     for epoch in range(epochs):
         for rows in train_rows(dataset, 1, epoch, 1, BATCH):
             yield rows.places.ravel()
-
-
-class Preadv:
-    """Reads the same pictures of raw shards as the loader, by preadv alone."""
-
-    def __init__(self, images: PackedImages, threads: int) -> None:
-        self._images, self._threads = images, threads
-        sizes = [len(shard.labels) for shard in images.shards]
-        self._first = np.cumsum([0, *sizes])
-        self._array = np.empty((BATCH, *images.shape), np.uint8)
-        self._rows = [memoryview(one).cast("B") for one in self._array]
-
-    def read(self, places: Sequence[tuple[int, int, int]]) -> None:
-        """Read pictures: row of the array, descriptor, offset in the file."""
-        for row, descriptor, offset in places:
-            assert os.preadv(descriptor, [self._rows[row]], offset) == SIDE * SIDE * 3
-
-    def epochs(self, dataset: Dataset, epochs: int) -> int:
-        """Read the batches of some epochs, each whole before the next one; return the number of pictures."""
-        done = 0
-        with ThreadPoolExecutor(self._threads) as pool:
-            for places in places_of(dataset, epochs):
-                work = self._work(places)
-                if self._threads == 1:
-                    self.read(work)
-                else:
-                    list(pool.map(self.read, [work[part :: self._threads] for part in range(self._threads)]))
-                done += len(places)
-        return done
-
-    def _work(self, places: np.ndarray) -> list[tuple[int, int, int]]:
-        numbers = np.searchsorted(self._first, places, side="right") - 1
-        shards = self._images.shards
-        return [
-            (
-                row,
-                shards[one].descriptor,
-                shards[one].offset + int(place - self._first[one]) * SIDE * SIDE * 3,
-            )
-            for row, (one, place) in enumerate(zip(numbers.tolist(), places.tolist(), strict=True))
-        ]
-
-
-def fancy(dataset: Dataset, folder: Path) -> int:
-    """Read some batches by h5py's fancy indexing, the places of each shard in their order."""
-    images, done = dataset.train, 0
-    assert isinstance(images, PackedImages)
-    first = np.cumsum([0, *(len(shard.labels) for shard in images.shards)])
-    for _, places in zip(range(FANCY_BATCHES), places_of(dataset, 1), strict=False):
-        numbers = np.searchsorted(first, places, side="right") - 1
-        for one in np.unique(numbers):
-            with h5py.File(images.shards[one].path) as file:
-                done += len(file["images"][np.sort(places[numbers == one] - first[one])])
-    return done
 
 
 # -- groups ----------------------------------------------------------------------------------------
@@ -238,12 +162,13 @@ def raw_loading(folder: Path, threads: int, repeats: int) -> dict[str, Row]:
     """Compare raw loading with bare reads and with fancy indexing."""
     with opened(folder, threads) as (dataset, reader):
         assert isinstance(dataset.train, PackedImages)
-        alone, threaded = Preadv(dataset.train, 1), Preadv(dataset.train, threads)
+        images = dataset.train
+        alone, threaded = Preadv(images, BATCH, 1), Preadv(images, BATCH, threads)
         return in_turn(
             {
-                "bare preadv, one thread": lambda: alone.epochs(dataset, RAW_EPOCHS),
-                "bare preadv, all threads": lambda: threaded.epochs(dataset, RAW_EPOCHS),
-                "h5py, fancy indexing": lambda: fancy(dataset, folder),
+                "bare preadv, one thread": lambda: alone.read_all(places_of(dataset, RAW_EPOCHS)),
+                "bare preadv, all threads": lambda: threaded.read_all(places_of(dataset, RAW_EPOCHS)),
+                "h5py, fancy indexing": lambda: fancy(images, islice(places_of(dataset, 1), FANCY_BATCHES)),
                 "loading, raw": lambda: load(dataset, reader, RAW_EPOCHS),
             },
             repeats,
@@ -255,7 +180,7 @@ def jpeg_loading(folder: Path, threads: int, repeats: int) -> dict[str, Row]:
     with opened(folder, threads) as (dataset, reader):
         images = dataset.train
         assert isinstance(images, PackedImages)
-        files = []
+        files, array = [], np.zeros((BATCH, *images.shape), np.uint8)
         for shard in images.shards:
             for place in range(len(shard.labels)):
                 data = bytearray(shard.size(place))
@@ -264,6 +189,9 @@ def jpeg_loading(folder: Path, threads: int, repeats: int) -> dict[str, Row]:
         return in_turn(
             {
                 "bare decode": lambda: by_threads(decode_only, files, threads),
+                "bare decode into a batch": lambda: by_threads(
+                    partial(decode_into, array), list(enumerate(files)), threads
+                ),
                 "loading, jpeg": lambda: load(dataset, reader, 1),
             },
             repeats,
@@ -287,22 +215,6 @@ def peers(python: Path | None, tree: Path, packed: Path, threads: int, repeats: 
         except subprocess.TimeoutExpired:
             rows[name] = {"failed": f"took more than {PEER_SECONDS} s"}
     return rows
-
-
-def as_tar(packed: Path) -> Path:
-    """Return a tar of the training pictures of a packed set and their labels, next to the set."""
-    path, count = packed.with_suffix(".tar"), 0
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for shard in sorted(packed.glob("train-*.h5")):
-            with h5py.File(shard) as file:
-                data, ends, labels = file["jpeg"][...].tobytes(), file["offsets"][...], file["labels"][...]
-            for begin, end, label in zip(ends[:-1].tolist(), ends[1:].tolist(), labels.tolist(), strict=True):
-                for name, content in (("jpg", data[begin:end]), ("cls", str(label).encode())):
-                    info = tarfile.TarInfo(f"{count:06d}.{name}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
-                count += 1
-    return path
 
 
 def measure(work: Path, pictures: int, repeats: int, python: Path | None) -> dict[str, dict[str, Row]]:
@@ -358,7 +270,8 @@ def page(place: Row, rows: dict[str, dict[str, Row]], pictures: int) -> str:
         [
             "# Packing and loading",
             described(place),
-            f"{pictures} photographs for training, batches of {BATCH}, side {SIDE}, a thread for each core.",
+            f"{pictures} photographs for training, {mean_bytes(pictures) / 1e3:.0f} kB on average, "
+            f"batches of {BATCH}, side {SIDE}, a thread for each core.",
             markdown(["", "pictures/s", "processor, ms a picture"], lines),
             markdown(
                 ["ratio of speeds, median", "elapsed", "processor"],
@@ -371,10 +284,16 @@ def page(place: Row, rows: dict[str, dict[str, Row]], pictures: int) -> str:
     )
 
 
+def mean_bytes(pictures: int) -> float:
+    """Return the mean size of some of the photographs."""
+    some = range(min(pictures, 100))
+    return sum(len(photograph(number_of)) for number_of in some) / len(some)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description="Packing and loading against the libraries and peers.")
-    parser.add_argument("--pictures", type=int, default=1536, help="training pictures (default 1536)")
+    parser.add_argument("--pictures", type=int, default=1792, help="training pictures (default 1792)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--peer-python", type=Path, help="a Python that has torchvision and DALI")
     parser.add_argument("--out", type=out_folder, help="folder for loading.md and loading.json")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SIDE, BATCH = 256, 256
+SIDE, BATCH = 256, 448
 
 
 def torchvision(tree: Path, threads: int) -> Callable[[], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aiperf_mpi.data.manifest import JPEG, RAW
+from aiperf_mpi.data import jpeg
+from aiperf_mpi.data.manifest import JPEG, RAW, read_manifest
+from aiperf_mpi.data.packed import PackedImages
+from aiperf_mpi.data.shard import open_shard
 from benchmarks import loading
+from benchmarks.bare import SIDE, Preadv, as_tar, decode_into, fancy
 from benchmarks.photographs import originals, photograph, write_tree
 
 
@@ -58,14 +63,36 @@ def test_contenders_read_the_same_pictures(sets: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(loading, "BATCH", 5)
     with loading.opened(sets / RAW, 2) as (dataset, reader):
         batches = list(loading.train_rows(dataset, 1, 0, 1, 5))
+        images = dataset.train
+        assert isinstance(images, PackedImages)
         whole = np.empty((20, *dataset.train.shape), np.uint8)
         dataset.train.read(np.arange(20), whole)
         for threads in (1, 2):
-            bare = loading.Preadv(dataset.train, threads)  # type: ignore[arg-type]
-            assert bare.epochs(dataset, 1) == loading.load(dataset, reader, 1) == 20
+            bare = Preadv(images, 5, threads)
+            assert bare.read_all(loading.places_of(dataset, 1)) == loading.load(dataset, reader, 1) == 20
             # What it read last is the last batch of the epoch.
             assert np.array_equal(bare._array, whole[batches[-1].places.ravel()])
-        assert loading.fancy(dataset, sets / RAW) == 5 * loading.FANCY_BATCHES
+        assert fancy(images, loading.places_of(dataset, 1)) == 20
+
+
+def test_files_go_to_their_places_in_a_batch() -> None:
+    files = [jpeg.encode(jpeg.fit(jpeg.decode(photograph(number)), SIDE)) for number in range(3)]
+    array = np.zeros((2, SIDE, SIDE, 3), np.uint8)
+    decode_into(array, list(enumerate(files)))
+    # The third is at the place of the first.
+    assert np.array_equal(array, [jpeg.decode(files[2]), jpeg.decode(files[1])])
+
+
+def test_a_tar_has_the_packed_files_and_their_labels(sets: Path) -> None:
+    manifest = read_manifest(sets / JPEG)
+    with tarfile.open(as_tar(sets / JPEG)) as tar:
+        names = [member.name for member in tar]
+        content = {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+    assert names == [f"{number:06d}.{ending}" for number in range(20) for ending in ("jpg", "cls")]
+    shard = open_shard(sets / JPEG, manifest.splits["train"][0], manifest)
+    assert [int(content[name]) for name in names[1::2]] == shard.labels.tolist()
+    assert [len(content[name]) for name in names[::2]] == np.diff(shard.starts).tolist()
+    shard.close()
 
 
 @pytest.mark.full
