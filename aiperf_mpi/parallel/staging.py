@@ -40,14 +40,14 @@ from aiperf_mpi.parallel.launch.start import (
 )
 from aiperf_mpi.printable import counted
 
-#: Tags of the counts that go to rank 0, and of its word that another rank has failed.
-_COUNTS, _STOP = 1, 2
+#: Tags of the counts that go to rank 0, and of its word that all have ended or one has failed.
+_COUNTS, _WORD = 1, 2
 
 #: States of a rank in its counts.
 _AT_WORK, _FINISHED, _FAILED = range(3)
 
-#: Seconds between two messages of a rank, and between two looks.
-_SEND_SECONDS, _LOOK_SECONDS = 0.5, 0.01
+#: Seconds between two messages of a rank, between two looks, and in which all stop after one has failed.
+_SEND_SECONDS, _LOOK_SECONDS, _STOP_SECONDS = 0.5, 0.01, 1.5
 
 #: Names of the two steps, as they are shown.
 STAGING, HASHES = "staging", "hashes of the pictures"
@@ -143,13 +143,14 @@ def _do(ranks: Ranks, work: Work) -> Outcome:
     They are stopped where another rank has failed, and at the end of the process.
     """
     process.cleanups.append(work.stop)
+    word = ranks.world.Irecv([bytearray(), 0, MPI.BYTE], 0, _WORD)
     request: MPI.Request | None = None
     sent = float("-inf")
     while not work.ended():
         now = time.monotonic()
         if now - sent >= _SEND_SECONDS and (request is None or request.Test()):
             sent, request = now, _send(ranks, work, _AT_WORK)
-        if ranks.world.Iprobe(0, _STOP):
+        if word.Test():
             work.stop()
         time.sleep(_LOOK_SECONDS)
     outcome = Outcome()
@@ -163,6 +164,8 @@ def _do(ranks: Ranks, work: Work) -> Outcome:
     if request is not None:
         wait(request)
     wait(_send(ranks, work, _FAILED if outcome.code else _FINISHED))
+    # No message may be under way at the end of a job: MPI's end would wait for its receiver.
+    wait(word)
     with suppress(ValueError):
         process.cleanups.remove(work.stop)
     return outcome
@@ -191,30 +194,39 @@ class _Nodes:
         self._counts = dict[int, tuple[int, int, int]]()
         self._stagers = stagers(ranks)
         self._view: ProgressView | None = None
-        self._stops: list[MPI.Request] = []
 
     def wait(self) -> None:
-        """Wait until all have ended, or one has failed, whose error is exchanged next; end the job where none
-        makes progress."""
+        """Wait until all have ended, which is soon after one has failed; each gets a word of that.
+
+        End the job where none makes progress.
+        """
         begun = moved = time.monotonic()
-        patience = _patience()
+        patience, words, last = _patience(), list[MPI.Request](), float("inf")
         try:
-            while self._at_work() and not self._failed():
+            while self._at_work():
                 if self._take():
                     moved = time.monotonic()
                     self._show()
+                if self._failed() and not words:
+                    words, last = self._send_words(), time.monotonic() + _STOP_SECONDS
+                if time.monotonic() > last:
+                    return  # the error is exchanged next, and ends the ranks that are late
                 if (idle := time.monotonic() - moved) > patience:
                     self._give_up(idle)
                 time.sleep(_LOOK_SECONDS)
-            if self._failed():
-                self._stops = [
-                    self._ranks.world.Isend([b"", 0, MPI.BYTE], rank, _STOP) for rank in self._at_work()
-                ]
-            elif self._view is not None:
+            for word in words or self._send_words():
+                wait(word)
+            if self._view is not None and not self._failed():
                 self._view.say(self._summary(time.monotonic() - begun))
         finally:
             if self._view is not None:
                 self._view.close()
+                with suppress(ValueError):
+                    process.cleanups.remove(self._view.close)
+
+    def _send_words(self) -> list[MPI.Request]:
+        """Begin to send a word to each."""
+        return [self._ranks.world.Isend([b"", 0, MPI.BYTE], rank, _WORD) for rank in self._stagers]
 
     def _take(self) -> bool:
         """Take the counts that have come; return whether any has changed."""
@@ -241,6 +253,8 @@ class _Nodes:
         if self._view is None:
             unit, scale = _unit(total)
             self._view = ProgressView(sys.stderr, self._step, unit, total, scale, bar=self._bar)
+            # A bar hides the cursor of the terminal.
+            process.cleanups.append(self._view.close)
         self._view.update(done)
 
     def _summary(self, seconds: float) -> str:

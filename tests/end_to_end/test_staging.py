@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,15 +55,21 @@ def words(source: Path, *more: str) -> list[str]:
 
 
 def start(
-    source: Path, program: Sequence[str | Path], *more: str, mpi: str = "mpich", mounts: Sequence[str] = ()
+    source: Path,
+    program: Sequence[str | Path],
+    *more: str,
+    mpi: str = "mpich",
+    mounts: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Start a job after the shell's `mounts`, which only its last rank sees."""
+    variables = runs.QUICK_COMPILER | {"FAULT_FOLDER": str(source.parent)} | dict(env or {})
     command = [launch.python(mpi), *program, *words(source, *more)]
     last = with_mounts(mounts, command) if mounts else command
     job = [launch.launcher(mpi), "-n", str(RANKS - 1), *command, ":", "-n", "1", *last]
     return subprocess.Popen(
         [str(word) for word in job],
-        env=launch.variables(mpi, runs.QUICK_COMPILER | {"FAULT_FOLDER": str(source.parent)}),
+        env=launch.variables(mpi, variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -276,3 +282,41 @@ def test_signals_and_a_killed_job_and_its_next_run(source: Path) -> None:
                 path.unlink()
     reach(source, "--stage", str(stage), "--output", str(source.parent / "out" / "other"))
     assert content(copy) == content(source)
+
+
+def test_a_staging_without_progress_ends(source: Path) -> None:
+    """Another run holds a shard for ever, as one that is stopped: the job names the ranks that wait."""
+    stage, copy = source.parent / "stage", copy_of(source)
+    copy.mkdir(parents=True)
+    with claimed(copy / ".val-00001.h5.part") as descriptor:
+        assert descriptor is not None
+        job = start(
+            source,
+            ["-m", "aiperf_mpi"],
+            "--view",
+            "live",
+            "--stage",
+            str(stage),
+            env={"AIPERF_MPI_DATA_SECONDS": "5"},
+        )
+        done = launch.finish(job, 120)
+    assert done.returncode == 5 and not os.listdir(source.parent / "out"), done.stderr
+    wait = (
+        f"the step 'staging' has made no progress for 5 s on rank 1 on {HOST}, rank 2 on {HOST}; look at its"
+    )
+    assert wait in done.stderr, done.stderr
+    # The live view has shown a bar with the bytes of both nodes, without those of the shard that lacks.
+    total, last = read_manifest(source).bytes, (source / "val-00001.h5").stat().st_size
+    assert f"{2 * (total - last) / 1e6:.2f} of {2 * total / 1e6:.2f} MB" in done.stderr, done.stderr
+
+
+def test_a_fault_ends_the_nodes_that_are_at_work(source: Path) -> None:
+    """Each node waits for a shard that another run copies when a node finds a wrong one."""
+    stage, copy = source.parent / "stage", copy_of(source)
+    copy.mkdir(parents=True)
+    spoil(source / "train-00003.h5")
+    with claimed(copy / ".train-00000.h5.part") as descriptor:
+        assert descriptor is not None
+        said = refused(source, "--stage", str(stage))
+    assert f"data.path: {source}/train-00003.h5: has another content than the manifest says" in said
+    assert [path.name for path in copy.glob(".*")] == [".train-00000.h5.part"]
