@@ -37,6 +37,9 @@ TAKERS = {
     "refuse": 1,
 }
 
+#: Functions that return a message, or nothing: what has led to an error of Python.
+EXPLAINING = ("_without_own", "_foreign")
+
 #: Rooms that speak only after the start, or for other commands than a run.
 ELSEWHERE = (
     "crosscheck",
@@ -159,6 +162,10 @@ def _of(tree: ast.Module, module: Module) -> Iterator[tuple[int, str]]:
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         inside |= {node: function for node in ast.walk(function)}
     for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in EXPLAINING:
+            for text in Reader(module, None)._returned(node):
+                if letters(text) >= LETTERS:
+                    yield node.lineno, plain(text)
         if not isinstance(node, ast.Call):
             continue
         name = getattr(node.func, "id", getattr(node.func, "attr", ""))

@@ -18,6 +18,7 @@ from aiperf_mpi.data.catalogue import check_dataset
 from aiperf_mpi.ending import process
 from aiperf_mpi.environment.jax_variables import told_by_variable
 from aiperf_mpi.environment.variables import judge_variables
+from aiperf_mpi.interpreter import check_versions as unfit_package
 from aiperf_mpi.parallel.launch import launcher
 from aiperf_mpi.parallel.launch.allotment import judge_resources
 from aiperf_mpi.parallel.launch.binding import host_share, local_devices, role_environment
@@ -94,6 +95,8 @@ def check_versions(ranks: Ranks) -> None:
 
 def check_rank(config: Config, ranks: Ranks, job_end: float | None = None) -> None:
     """Check what this rank's role needs. Raises ConfigError or LaunchError."""
+    if problem := unfit_package():
+        raise launcher.LaunchError(problem)
     if ranks.rank == 0:
         if problem := check_limit(config.run.time_limit, told=job_end):
             raise ConfigError(problem)

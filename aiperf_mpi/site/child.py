@@ -80,7 +80,8 @@ class Child:
                 env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))},
             )
         except OSError as error:
-            self._error = f"the process does not start: {error.strerror}"
+            what = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            self._error = f"the process does not start: {what}{error.strerror}"
 
     def answer(self, seconds: float) -> dict[str, Any]:
         """Return what the program printed, or {"error": reason}; end it `seconds` after its start.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judge the modules of this Python: those that it lacks, and files of the user that hide one of them."""
+"""Judge the modules of this Python: those that it lacks, those of other versions, and files that hide one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-from aiperf_mpi.interpreter import hidden, hides, install, lacks, missing
+from aiperf_mpi.interpreter import hidden, hides, install, lacks, missing, unfit, unsuited
 from aiperf_mpi.planning.finding import Finding, Level
 from aiperf_mpi.site.child import Child
 
@@ -43,6 +43,7 @@ def judge(seconds: float) -> tuple[Finding, ...]:
     if files:
         level: Level = "fail" if _fails(seconds) else "warn"
         found += [Finding(level, SUBJECT, hides(one), one.remedy) for one in files]
+    found += [Finding("fail", SUBJECT, unsuited(one), one.remedy) for one in unfit()]
     fine = f"{sys.executable}, Python {platform.python_version()}, has all modules of this program"
     return tuple(found) or (Finding("ok", SUBJECT, fine),)
 
