@@ -27,6 +27,11 @@ _SUBJECT = "shared memory"
 _ROOM_MIB, _LEAST_BYTES = 64, 2 * 2**20
 
 
+def mounting(folder: str = FOLDER) -> str:
+    """Return what mounts shared memory on a host that has none."""
+    return f"mkdir -p {folder} && mount -t tmpfs -o mode=1777 tmpfs {folder}"
+
+
 def coordinator_bytes(config: Config) -> int:
     """Return the bytes of the windows on rank 0's host: history and claims."""
     capacity = config.parallel.history_capacity
@@ -51,7 +56,8 @@ def judge(need: int, folder: str = FOLDER, *, ranks: int = 0, begun: bool = True
         begun: whether MPI has taken its own part already.
     """
     if not os.path.isdir(folder):
-        return Finding("ok", _SUBJECT, f"this system has no {folder}: the MPI library chooses another place")
+        text = f"this system has no {folder}: MPICH does not start several ranks on such a host"
+        return Finding("warn", _SUBJECT, text, f"mount it: {mounting(folder)}")
     try:
         stat = os.statvfs(folder)
     except OSError as error:
@@ -75,6 +81,9 @@ def judge(need: int, folder: str = FOLDER, *, ranks: int = 0, begun: bool = True
         if free - (0 if begun else own * 2**20) > _LEAST_BYTES:
             remedy += ", or choose a smaller --set parallel.history_capacity="
         return Finding("fail", _SUBJECT, text, remedy)
+    if stat.f_flag & os.ST_RDONLY:
+        remedy = f"mount it for writing (mount -o remount,rw {folder})"
+        return Finding("fail", _SUBJECT, f"{folder} is mounted read-only", remedy)
     if not os.access(folder, os.W_OK | os.X_OK):
         remedy = f"give {folder} the mode 1777 (chmod 1777 {folder})"
         return Finding("fail", _SUBJECT, f"{folder}: this user may not write there", remedy)

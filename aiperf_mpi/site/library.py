@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -68,5 +69,8 @@ def judge(told: Mapping[str, Any], command: str, path: tuple[str, str]) -> tuple
         return (Finding("fail", SUBJECT, text, f"add that of {library} to PATH"),)
     if vendor and vendor != told["vendor"]:
         text = f"the library is {library}, but {launcher} is that of {vendor}"
+        if "libmpi" in (preloaded := os.environ.get("LD_PRELOAD", "")):
+            why = f"LD_PRELOAD={preloaded} loads {library}, but {launcher} is that of {vendor}"
+            return (Finding("fail", SUBJECT, why, "unset LD_PRELOAD"),)
         return (Finding("warn", SUBJECT, text, f"start the run by: {command}"),)
     return (Finding("ok", SUBJECT, f"{library}; start the run by: {command}"),)

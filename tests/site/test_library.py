@@ -37,6 +37,15 @@ def test_the_launcher_of_another_mpi_in_the_path() -> None:
     assert found.remedy == "start the run by: /venv/bin/mpiexec -n N x"
 
 
+def test_a_library_that_the_environment_preloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The command to type would be that of the same launcher, which does not help.
+    monkeypatch.setenv("LD_PRELOAD", "/opt/mpi/libmpi.so.40")
+    told = {"vendor": "Open MPI", "version": "5.0.11"}
+    (found,) = judge(told, "/venv/bin/mpiexec -n N x", ("/venv/bin/mpiexec", "MPICH"))
+    assert found.level == "fail" and found.remedy == "unset LD_PRELOAD"
+    assert "LD_PRELOAD=/opt/mpi/libmpi.so.40 loads Open MPI 5.0.11, but" in found.text
+
+
 def test_no_library() -> None:
     (found,) = judge({"error": "ImportError: libmpi.so.12:\ncannot open"}, "", ("", ""))
     assert found.level == "fail" and "libmpi.so.12: cannot open" in found.text and "[mpich]" in found.remedy

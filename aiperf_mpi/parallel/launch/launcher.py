@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiperf_mpi.ending import Refusal
 from aiperf_mpi.launchers import LAUNCHERS, PMIX_RANK, local_size
+from aiperf_mpi.planning.shared_memory import mounting
 from aiperf_mpi.printable import counted
 
 #: Most characters of a command that a message shows whole.
@@ -83,7 +84,7 @@ def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] =
     )
     foreign |= library == "Open MPI" and _by_hydra(environ) and "OMPI_COMM_WORLD_SIZE" not in environ
     if foreign:
-        raise LaunchError(_wrong_launcher(launcher, library))
+        raise LaunchError(_wrong_launcher(launcher, library, environ))
     if library == "MPICH" and "MPIR_CVAR_NOLOCAL" not in environ:
         check_room(local_size(environ))
 
@@ -91,15 +92,26 @@ def check_library(launcher: Launcher, library: str, environ: Mapping[str, str] =
 def check_room(ranks: int, folder: str = "/dev/shm") -> None:
     """Raise LaunchError where MPICH's own shared memory for `ranks` ranks of this host does not fit.
 
-    Its initialisation would end a rank by SIGBUS, or wait for ever. What other ranks of this job have taken
-    already counts as free: files of this user that are not older than the process that started this rank.
+    Its initialisation would end a rank by SIGBUS, wait for ever, or abort. What other ranks of this
+    job have taken already counts as free: files of this user that are not older than
+    the process that started this rank.
     """
+    if ranks > 1 and not os.path.isdir(folder):
+        raise LaunchError(
+            f"host {socket.gethostname()}: there is no {folder}, in which MPICH keeps the shared memory of "
+            f"{ranks} ranks; mount it: {mounting(folder)}"
+        )
     try:
         stat, begun = os.statvfs(folder), _begun(os.getppid())
         with os.scandir(folder) as entries:
             files = [entry.stat() for entry in entries if entry.name.startswith("mpich")]
     except OSError:
         return
+    if ranks > 1 and stat.f_flag & os.ST_RDONLY:
+        raise LaunchError(
+            f"host {socket.gethostname()}: {folder} is mounted read-only, but MPICH keeps the shared memory "
+            f"of {ranks} ranks there; mount it for writing (mount -o remount,rw {folder})"
+        )
     own = sum(one.st_blocks * 512 for one in files if one.st_uid == os.geteuid() and one.st_mtime >= begun)
     free, need = stat.f_bavail * stat.f_frsize + own, (ranks + 1) * ROOM_BYTES
     if free < need:
@@ -138,12 +150,25 @@ def check_size(launcher: Launcher, library: str, world_size: int) -> None:
         )
 
 
-def _wrong_launcher(launcher: Launcher, library: str) -> str:
+def _wrong_launcher(launcher: Launcher, library: str, environ: Mapping[str, str] = os.environ) -> str:
     count = counted(launcher.size, "rank") if launcher.size is not None else "ranks"
     return (
         f"{launcher.name} started {count}, but to MPI each of them is alone: the launcher and Python's MPI "
-        f"library ({library}) do not belong together. Type: {how_to_launch(library, launcher)}"
+        f"library ({library}) do not belong together. {_other_causes(launcher, environ)}Type: "
+        f"{how_to_launch(library, launcher)}"
     )
+
+
+def _other_causes(launcher: Launcher, environ: Mapping[str, str]) -> str:
+    """Return what else makes them differ: a preloaded library, or variables that another job has left."""
+    preloaded = environ.get("LD_PRELOAD", "")
+    if "libmpi" in preloaded:
+        return f"LD_PRELOAD={preloaded} loads an MPI library: unset it. "
+    names = next(([size, rank] for name, size, rank in LAUNCHERS if name == launcher.name), [])
+    if left := [name for name in (*names, PMIX_RANK) if name in environ]:
+        unset = f"unset {' '.join(left)}"
+        return f"If {launcher.name} did not start this process, another job has left variables: {unset}. "
+    return ""
 
 
 def command(words: Sequence[str] | None = None) -> str:

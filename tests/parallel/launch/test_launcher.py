@@ -21,6 +21,7 @@ from aiperf_mpi.parallel.launch.launcher import (
     detect,
     how_to_launch,
 )
+from aiperf_mpi.planning import shared_memory
 
 #: The variables that each launcher sets, from real environments, shortened.
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2", "PMI_FD": "9", "HYDI_CONTROL_FD": "7", "MPI_LOCALRANKID": "2"}
@@ -156,3 +157,33 @@ def test_a_process_began_after_its_parent_and_before_now() -> None:
     begun = [launcher._begun(pid) for pid in (1, os.getppid(), os.getpid())]
     assert all(parent < child + tick for parent, child in itertools.pairwise([*begun, time.time()])), begun
     assert launcher._begun(2**30) == float("inf")
+
+
+def test_variables_of_another_job_are_named() -> None:
+    # Typing the command again does not help where a login shell has them: mpiexec passes them on.
+    left = {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "3", "PMIX_RANK": "3"}
+    for environ in (left, {**HYDRA, **left}):
+        with pytest.raises(LaunchError) as raised:
+            check_library(detect(environ), "MPICH", environ)
+        assert "unset OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK PMIX_RANK" in str(raised.value)
+
+
+def test_a_preloaded_library_is_named() -> None:
+    environ = {**HYDRA, "LD_PRELOAD": "/opt/mpi/lib/libmpi.so.40"}
+    with pytest.raises(
+        LaunchError, match=r"LD_PRELOAD=/opt/mpi/lib/libmpi.so.40 loads an MPI library: unset"
+    ):
+        check_library(detect(environ), "Open MPI", environ)
+
+
+def test_shared_memory_that_is_missing_or_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = tmp_path / "shm"
+    launcher.check_room(1, str(lacking))
+    with pytest.raises(LaunchError, match=f"there is no {lacking}.*; mount it: mkdir -p {lacking} && mount"):
+        launcher.check_room(2, str(lacking))
+    room = os.statvfs_result((4096, 4096, 2**20, 2**20, 2**20, 10, 10, 10, os.ST_RDONLY, 255))
+    monkeypatch.setattr("os.statvfs", lambda folder: room)
+    with pytest.raises(LaunchError, match="is mounted read-only.*remount,rw"):
+        launcher.check_room(2, str(tmp_path))
+    assert shared_memory.judge(1, str(tmp_path)).text.endswith("is mounted read-only")
+    assert "mode=1777" in shared_memory.judge(1, str(lacking)).remedy
