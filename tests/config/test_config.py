@@ -216,7 +216,7 @@ def test_every_value_is_read_back(value: object) -> None:
 @given(
     st.integers(0, 2**63 - 1),
     st.floats(1, 1e9),
-    st.text().filter(lambda text: text.isprintable() and "~" not in text and "://" not in text),
+    st.text().filter(lambda text: text.isprintable() and not {"~", "$"} & set(text) and "://" not in text),
     st.lists(st.sampled_from(OPS), min_size=1),
 )
 def test_every_configuration_is_read_back(seed: int, limit: float, output: str, morphs: list[str]) -> None:
