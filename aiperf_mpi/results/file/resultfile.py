@@ -24,7 +24,7 @@ from h5py import h5a
 from aiperf_mpi import hdf5
 from aiperf_mpi.files import FileError, credible_size, open_regular
 from aiperf_mpi.hdf5 import Allowance
-from aiperf_mpi.printable import named, plain
+from aiperf_mpi.printable import named
 from aiperf_mpi.results.file import layout
 from aiperf_mpi.results.file.schema import ATTRIBUTES, DOCUMENTS, DTYPES, TABLES, Column, Columns, Table
 from aiperf_mpi.results.file.tables import Tables
@@ -174,6 +174,13 @@ def _digest(digest: Any, name: str, value: np.ndarray) -> None:
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
+#: What to do with a file that is not whole.
+_COPY_AGAIN = (
+    "copy it again when its run has ended; if the run's own file is so too, `verify --repair FOLDER` makes "
+    "another"
+)
+
+
 def read(path: Path | str) -> Result:
     """Return the content of a result file, read in this process. Raises NotAResult (see `open_file`)."""
     with open_file(path) as file:
@@ -190,8 +197,8 @@ def open_file(path: Path | str) -> h5py.File:
     try:
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        reason = plain(str(error).splitlines()[0]) if str(error) else type(error).__name__
-        raise NotAResult(f"{named(path)}: not a result: HDF5 cannot open it ({reason[:200]})") from None
+        reason = hdf5.reason(error)[:200]
+        raise NotAResult(f"{named(path)}: not a result: {reason}; {_COPY_AGAIN}") from None
     try:
         rows = any(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in TABLES)
     except _DAMAGE:
@@ -217,6 +224,8 @@ def _inspect(path: Path | str) -> None:
             name = named(Path(path) / "result.h5")
             raise NotAResult(f"{error.path}: a folder; name the result file in it, such as {name}") from None
         raise NotAResult(str(error)) from None
+    if not size:
+        raise NotAResult(f"{named(path)}: not a result: it is empty; {_COPY_AGAIN}")
     if not signed:
         raise NotAResult(f"{named(path)}: not a result: it does not have the signature of an HDF5 file")
     if size > MOST_BYTES:

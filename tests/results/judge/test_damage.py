@@ -100,3 +100,18 @@ def test_random_bytes_are_no_result(tmp_path: Path) -> None:
     with pytest.raises(NotAResult) as caught:
         judge(tmp_path / "file")
     assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
+
+
+def test_a_copy_that_is_not_whole_is_told_to_be_made_again(path: Path, tmp_path: Path) -> None:
+    whole, cut = path.read_bytes(), tmp_path / "cut.h5"
+    # A copy may end anywhere; within the first bytes HDF5's own words say nothing of it.
+    for size, words in (
+        (0, "it is empty"),
+        (8, "HDF5 cannot read it"),
+        (len(whole) - 1, "it is truncated: "),
+    ):
+        cut.write_bytes(whole[:size])
+        with pytest.raises(
+            NotAResult, match=f"not a result: {words}.*; copy it again when its run has ended"
+        ):
+            judge(cut)
