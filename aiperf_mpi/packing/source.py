@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import existing_folder, message, reading
-from aiperf_mpi.data.manifest import SPLITS, Rejected
+from aiperf_mpi.data.manifest import FILE, SPLITS, Rejected
 from aiperf_mpi.files import open_regular
 from aiperf_mpi.packing.sources import archives, folders, ilsvrc, tfrecords
 from aiperf_mpi.packing.sources.form import SETTING, Form
@@ -80,6 +80,9 @@ def open_source(path: Path) -> Source:
         for find in _FORMS:
             if form := find(path):
                 return _source(path, form)
+        if (path / FILE).exists():
+            better = f"train with --set data.path={named(path)}, or name the source of another packing"
+            raise ConfigError(message(SETTING, path, "is a packed set already", better))
         raise ConfigError(
             message(SETTING, path, f"has no pictures in a known form: it has {_content(path)}", _REMEDY)
         )

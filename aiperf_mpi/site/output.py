@@ -111,7 +111,9 @@ def _ignored(used: Path) -> tuple[Finding, ...]:
     told = os.environ.get("TMPDIR", "")
     if not told or os.path.abspath(told) == os.path.abspath(used):
         return ()
-    text = message("TMPDIR", told, f"does not exist or cannot be written, so {used} is used in its place")
+    text = message(
+        "TMPDIR", told, f"does not exist, is full or cannot be written, so {used} is used in its place"
+    )
     return (Finding("warn", SCRATCH, text, "make this folder on each host, name another, or unset TMPDIR"),)
 
 

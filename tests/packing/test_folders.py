@@ -38,6 +38,15 @@ def test_a_half_is_refused(kept: str, tmp_path: Path) -> None:
         open_source(sources.as_folders(tmp_path, made))
 
 
+def test_a_packed_set_is_no_source(tmp_path: Path) -> None:
+    for name in ("manifest.json", "train-00000.h5"):
+        sources.write(tmp_path / name, b"")
+    with pytest.raises(
+        ConfigError, match=f"is a packed set already; train with --set data.path={tmp_path}, or"
+    ):
+        open_source(tmp_path)
+
+
 def test_an_empty_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="it has nothing; name the folder"):
         open_source(tmp_path)
