@@ -188,6 +188,8 @@ def run(parts: Parts, given: argparse.Namespace) -> None:
         f"data.path={parts.folder / 'packed'}",
         f"train.batch_per_device={given.batch}",
         "parallel.host_devices=1",
+        # Processors multiply in this precision, whatever is asked for (V10).
+        "train.precision=float32",
         "monitor.seconds=5",
         *(["data.name=images"] if given.scale != 1 else []),
         *given.set,

@@ -62,7 +62,7 @@ def dali(path: Path, threads: int) -> Callable[[], int]:
 
     def epoch() -> int:
         done = 0
-        while done < count - BATCH:
+        while done < max(count - BATCH, 1):
             images, _ = pipe.run()
             done += len(images)
         return done
