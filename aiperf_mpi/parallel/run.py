@@ -271,6 +271,8 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
             best.validate_best(context, resources, trained.state.best)
         clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
         resources.cache.close()
+        if not whole:
+            wait_for_last_step(context)
     else:
         from aiperf_mpi.parallel.generator import generator
 
@@ -278,6 +280,8 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
         if reached_limit(context):
             with context.timer("idle"):
                 owns_best(context.ranks)
+        else:
+            wait_for_last_step(context)
     send_rank_row(context, facts.device if trains else "", survey.uuids, bytes_read)
     context.windows.close()
     if trains:
@@ -326,6 +330,19 @@ def reached_limit(context: Context) -> bool:
     while (stop := messages.stop_requested()) is None:
         context.pause(context.config.parallel.poll_seconds)
     return stop.reason is Reason.LIMIT
+
+
+def wait_for_last_step(context: Context) -> None:
+    """Wait in a drain until all other ranks but 0 have ended their work; tell rank 0 that this one has.
+
+    The core time of a drained run lasts to its last step, so the time of every rank does.
+    """
+    workers = context.ranks.workers
+    if workers is None:
+        raise RuntimeError("rank 0 has no step to wait for")
+    context.windows.messages.send(Kind.RANK, b"")
+    with context.timer("idle"):
+        wait(workers.Ibarrier())
 
 
 def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,33 @@ def test_few_ranks(ranks: int, roles: list[str], tmp_path: Path) -> None:
     assert list(ended.table("ranks")["role"]) == roles
     trials = ended.table("trials")
     assert np.sum(trials["train_samples"] > 0) >= 2, trials
+
+
+@pytest.mark.full
+def test_the_time_of_all_ranks_lasts_to_the_last_step_of_a_drain(tmp_path: Path) -> None:
+    """Steps under way when the run is to drain still count. The generator has nothing to do meanwhile."""
+    sets = [
+        "data.image_size=128",
+        "data.train_images=4096",
+        "train.batch_per_device=64",
+        "hpo.enabled=false",
+        "train.in_flight_steps=64",
+    ]
+    seen = list[float]()
+
+    def in_the_second_epoch(run: Run) -> bool:
+        """Give the second epoch the time to dispatch its steps."""
+        if len(run.epochs):
+            seen.append(time.monotonic())
+        return bool(seen) and seen[-1] - seen[0] > 5
+
+    ended = runs.run_until(in_the_second_epoch, 3, tmp_path / "run", sets)
+    assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
+    wall, core = ended.table("ranks")["wall_seconds"], float(ended.lines["core_seconds"])
+    assert (wall[1:] > core).all()
+
+    # A rank that had no work at the end was idle.
+    assert ended.table("ranks")["seconds_idle"][2] > 0
 
 
 @pytest.mark.parametrize(

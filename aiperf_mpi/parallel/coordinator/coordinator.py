@@ -102,7 +102,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View)
                 windows.messages.stop(reason, stopped_at)
                 view.log(cause or "the time limit is reached")
         elif now - stopped_at > FAREWELL_SECONDS:
-            missing = sorted(set(range(1, ranks.size)) - progress.farewells)
+            missing = sorted(set(range(1, ranks.size)) - progress.finished)
             raise RanksMissing(
                 f"ranks {missing[:16]} have not ended {FAREWELL_SECONDS:g} s after the run's end"
             )
@@ -165,8 +165,11 @@ def take_row(message: Message, writer: WriterClient, progress: Progress, view: V
         case Kind.SAMPLE:
             writer.send_sample(message.data)
         case _:
-            writer.send_rank(message.data)
-            progress.farewells.add(message.source)
+            # In a drain, a rank without work says so before it waits for the others.
+            progress.finished.add(message.source)
+            if message.data:
+                writer.send_rank(message.data)
+                progress.farewells.add(message.source)
 
 
 def utc_now() -> str:
