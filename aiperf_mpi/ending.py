@@ -269,7 +269,7 @@ class Wait:
     notice: float
     limit: float
     text: str
-    remedy: str
+    remedy: str | Callable[[], str]
     code: int
 
 
@@ -327,7 +327,9 @@ class Watch:
             os.write(self._writer, b"\0")
 
     @contextmanager
-    def bound(self, text: str, seconds: float, remedy: str, code: int = EXIT_USAGE) -> Iterator[None]:
+    def bound(
+        self, text: str, seconds: float, remedy: str | Callable[[], str], code: int = EXIT_USAGE
+    ) -> Iterator[None]:
         """End the job if the block takes longer than `seconds`; rank 0 says after NOTICE_SECONDS that it
         waits."""
         now, before = time.monotonic(), self._wait
@@ -371,7 +373,8 @@ class Watch:
         now = time.monotonic()
         if now >= wait.limit:
             if self._takes(lambda: self._wait is wait):
-                end_job(wait.code, f"{wait.text} for {now - wait.since:.0f} s; {wait.remedy}")
+                remedy = wait.remedy if isinstance(wait.remedy, str) else wait.remedy()
+                end_job(wait.code, f"{wait.text} for {now - wait.since:.0f} s; {remedy}")
         elif now >= wait.notice:
             left = wait.limit - now
             write_error(

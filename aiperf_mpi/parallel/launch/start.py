@@ -76,11 +76,12 @@ class Outcome:
 
 @dataclass
 class _Line:
-    """The communicator of the steps, how many there were, and the host of each rank, as far as known."""
+    """The communicator of the steps, their number, and each rank's host and process, as far as known."""
 
     comm: MPI.Intracomm
     steps: int = 0
     hosts: dict[int, str] = field(default_factory=dict)
+    processes: dict[int, int] = field(default_factory=dict)
 
 
 def wait(request: MPI.Request) -> None:
@@ -183,9 +184,8 @@ def together(step: str, function: Callable[[], T], seconds: float | None = None)
     """
     process.step, result = step, None
     seconds = seconds or seconds_of(INIT_VARIABLE, INIT_SECONDS)
-    remedy = "look for a rank or a host that is stopped, or a file system that does not answer"
     try:
-        with watch.bound(f"is in the step {step!r}", seconds + 2 * _LONGER_SECONDS, remedy, EXIT_FAILURE):
+        with watch.bound(f"is in the step {step!r}", seconds + 2 * _LONGER_SECONDS, _remedy, EXIT_FAILURE):
             result, outcome = function(), Outcome()
     except AgreedError:
         raise
@@ -206,9 +206,34 @@ def step(name: str, alone: bool = False) -> Iterator[None]:
     seconds = seconds_of(INIT_VARIABLE, INIT_SECONDS)
     if not alone:
         exchange(name, Outcome(), seconds)
-    remedy = "look for a rank or a host that is stopped, or a file system that does not answer"
-    with watch.bound(f"is in the step {name!r}", seconds, remedy, EXIT_FAILURE):
+    with watch.bound(f"is in the step {name!r}", seconds, _remedy, EXIT_FAILURE):
         yield
+
+
+def _remedy() -> str:
+    """Return what to do about a collective step that does not end: name the stopped ranks of this host.
+
+    No call of MPI can tell them, as the main thread is in one. Other hosts cannot be seen.
+    """
+    here = line()
+    found = [rank for rank in sorted(here.processes) if here.hosts[rank] == process.host]
+    found = [rank for rank in found if _is_stopped(here.processes[rank])]
+    if found:
+        numbers = ", ".join(str(here.processes[rank]) for rank in found)
+        return f"stopped: {names_of(found, here.hosts)}; kill -CONT {numbers} lets it go on, or end the job"
+    return "look for a rank or a host that is stopped, or a file system that does not answer"
+
+
+def _is_stopped(number: int) -> bool:
+    """Whether a process of this host runs the same program and is stopped, as far as the system tells."""
+    try:
+        # In another name space of processes, the number may be that of another program.
+        same = os.readlink(f"/proc/{number}/exe") == os.readlink("/proc/self/exe")
+        with open(f"/proc/{number}/stat", encoding="utf-8", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return same and state in "Tt"
 
 
 def share(step: str, function: Callable[[], str]) -> str:
@@ -251,7 +276,7 @@ def exchange(
 
 def _report(here: _Line, outcome: Outcome, seconds: float) -> tuple[int, str]:
     """Send this rank's outcome to rank 0; return the code and the text of all."""
-    data = json.dumps([process.host, outcome.code, outcome.text, outcome.value]).encode()
+    data = json.dumps([process.host, os.getpid(), outcome.code, outcome.text, outcome.value]).encode()
     sent = here.comm.Isend([data, len(data), MPI.BYTE], 0, here.steps % 1000)
     head = array("q", [0, 0])
     request = here.comm.Ibcast([head, 2, MPI.INT64_T], 0)
@@ -299,9 +324,10 @@ def _collect(here: _Line, step: str, mine: Outcome, seconds: float) -> dict[int,
             size = status.Get_count(MPI.BYTE)
             data = bytearray(size)
             here.comm.Recv([data, size, MPI.BYTE], status.Get_source(), status.Get_tag())
-            here.hosts[status.Get_source()], *rest = json.loads(bytes(data))
-            outcomes[status.Get_source()] = Outcome(*rest)
-            if outcomes[status.Get_source()].code and failed_at is None:
+            rank = status.Get_source()
+            here.hosts[rank], here.processes[rank], *rest = json.loads(bytes(data))
+            outcomes[rank] = Outcome(*rest)
+            if outcomes[rank].code and failed_at is None:
                 failed_at = time.monotonic()
         now = time.monotonic()
         if failed_at is not None and now - failed_at > _GRACE_SECONDS and len(outcomes) < here.comm.size:

@@ -284,6 +284,14 @@ def test_an_error_of_all_ranks_is_printed_once(mpi: str) -> None:
     assert ours(done) == ["aiperf_mpi: rank 1 lacks something"]
 
 
+def test_a_rank_that_stops_in_a_collective_call_is_named(mpi: str) -> None:
+    """Rank 0 cannot ask it by MPI, but the system shows processes of its host that are stopped."""
+    done = run_ends(mpi, 3, "stopped", env={"AIPERF_MPI_INIT_SECONDS": "3"})
+    assert done.returncode == 5
+    (line,) = [line for line in ours(done) if "is in the step 'windows'" in line]
+    assert "rank 0 on host" in line and "stopped: rank 2 on" in line and "kill -CONT" in line
+
+
 def test_a_launch_error_of_one_rank_hangs_no_rank(mpi: str) -> None:
     done = run_ends(mpi, 3, "alone")
     assert done.returncode == 2

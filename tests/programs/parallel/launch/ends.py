@@ -8,12 +8,16 @@ import sys
 import threading
 import time
 
+from aiperf_mpi.ending import watch
 from aiperf_mpi.parallel.launch import job
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.launcher import LaunchError
 from aiperf_mpi.parallel.launch.ranks import check_shared_memory, split
+from aiperf_mpi.parallel.launch.start import step
 
 how = sys.argv[1]
+if how == "stopped":
+    watch.start()
 
 
 def die():
@@ -63,5 +67,11 @@ with job.job() as world:
     elif how == "split":
         split(world, host=sys.argv[2] if len(sys.argv) > 2 else None)
         job.agreed_exit(world, 0)
+    elif how == "stopped":
+        # The last rank stops inside a collective call, in which the others wait.
+        with step("windows"):
+            if last:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            world.Barrier()
     elif how == "sleep":
         time.sleep(60)
