@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import time
+import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -278,8 +279,8 @@ def _report(here: _Line, outcome: Outcome, seconds: float) -> tuple[int, str]:
     """Send this rank's outcome to rank 0; return the code and the text of all."""
     data = json.dumps([process.host, os.getpid(), outcome.code, outcome.text, outcome.value]).encode()
     sent = here.comm.Isend([data, len(data), MPI.BYTE], 0, here.steps % 1000)
-    head = array("q", [0, 0])
-    request = here.comm.Ibcast([head, 2, MPI.INT64_T], 0)
+    head = array("q", [0] * 4)
+    request = here.comm.Ibcast([head, 4, MPI.INT64_T], 0)
     limit = time.monotonic() + (_ALONE_SECONDS if outcome.code else seconds + _LONGER_SECONDS)
     while not request.Test():
         sent.Test()
@@ -293,7 +294,9 @@ def _report(here: _Line, outcome: Outcome, seconds: float) -> tuple[int, str]:
             )
         time.sleep(LOOK_SECONDS)
     wait(sent)
-    code, size = head
+    code, size, number, host = head
+    if host == _host_number():
+        here.hosts[0], here.processes[0] = process.host, number
     if not size:
         return code, ""
     body = bytearray(size)
@@ -302,12 +305,17 @@ def _report(here: _Line, outcome: Outcome, seconds: float) -> tuple[int, str]:
 
 
 def _tell(here: _Line, code: int, text: str) -> None:
-    """Send the code and the text of all from rank 0 to the other ranks."""
+    """Send the code and the text of all from rank 0 to the other ranks, and its process and host."""
     body = text.encode()
-    head = array("q", [code, len(body)])
-    wait(here.comm.Ibcast([head, 2, MPI.INT64_T], 0))
+    head = array("q", [code, len(body), os.getpid(), _host_number()])
+    wait(here.comm.Ibcast([head, 4, MPI.INT64_T], 0))
     if body:
         wait(here.comm.Ibcast([body, len(body), MPI.BYTE], 0))
+
+
+def _host_number() -> int:
+    """Return a number that differs between hosts."""
+    return zlib.crc32(process.host.encode(errors="replace"))
 
 
 def _collect(here: _Line, step: str, mine: Outcome, seconds: float) -> dict[int, Outcome]:
