@@ -5,7 +5,7 @@
 
 FOLDER gets `source/` (TFRecords, 2.4 GB), `packed/` (2.4 GB), `run/` (a result) and `parts.json`, what was
 measured. A part that is there is not done again, and a packing that was killed goes on: the same command
-ends what an earlier one began. With --scale 0.01 all of it takes a few minutes, and the set is no ImageNet.
+ends what an earlier one began. With --scale 0.01 all of it takes a few minutes, and the set is not ImageNet.
 
 The pictures are 64 x 64 pixels, so pack stores them as they are. The parts:
 1. source: the records are written.

@@ -87,7 +87,7 @@ def expanded(setting: str, path: str | os.PathLike[str], *, stored: bool = True)
     text = os.fspath(path)
     if not text:
         raise ConfigError(f"{setting}: the path is empty; write a path")
-    # What stands for a variable is checked like what was written.
+    # The value of a variable is checked like what was written.
     for part in (text, text := replaced(setting, text)):
         if "\0" in part or (stored and not part.isprintable()):
             reason = "has characters that cannot be printed or are not UTF-8"
@@ -123,7 +123,7 @@ def replaced(setting: str, text: str) -> str:
 
 
 def _value(setting: str, found: re.Match[str]) -> str:
-    """Return what stands for a variable in a path. Raises ConfigError if it has no value."""
+    """Return the value of a variable in a path. Raises ConfigError if it has no value."""
     whole, text = found.string, found[0]
     name = found[2] or found[1]
     wrong = not _NAME.fullmatch(name) or (found[2] is None and not text.endswith("}"))

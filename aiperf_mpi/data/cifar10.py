@@ -259,7 +259,7 @@ class _PlainUnpickler(pickle.Unpickler):
     """Reads pickles of plain values and arrays, without calling anything that the content names."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name. Raises UnpicklingError for any other than those of an array."""
+        """Return the object of a name. Raises UnpicklingError for any other than those of an array."""
         if (module, name) not in _FOLLOWED:
             raise pickle.UnpicklingError(f"it names {plain(f'{module}.{name}')[:80]}, which is not allowed")
         return _FOLLOWED[module, name]
