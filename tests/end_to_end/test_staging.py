@@ -268,12 +268,14 @@ def test_signals_and_a_killed_job_and_its_next_run(source: Path) -> None:
             while len(list(copy.glob("*.h5"))) < 6 and job.poll() is None and time.monotonic() < limit:
                 time.sleep(0.1)
             assert len(list(copy.glob("*.h5"))) == 6 and job.poll() is None
-            sent = time.monotonic()
+            sent, running = time.monotonic(), launch.processes(job)
             if number == signal.SIGTERM:
                 job.send_signal(number)
             else:
                 launch.kill(job)
             done = launch.finish(job, 60)
+            # A rank that outlived the launcher would copy the shard when this lock is released.
+            launch.wait_for_end(running)
             assert time.monotonic() - sent < 10, done.stderr
         if number == signal.SIGTERM:
             assert "SIGTERM before the core time, in the step 'staging'" in done.stderr

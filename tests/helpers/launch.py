@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,13 +89,49 @@ def finish(job: subprocess.Popen[str], timeout: float = 120) -> subprocess.Compl
     return subprocess.CompletedProcess(job.args, job.returncode, out, err)
 
 
-def kill(job: subprocess.Popen[str]) -> None:
-    """SIGKILL for the launcher and every rank of its process group; nothing happens if they are gone
-    already."""
+def processes(job: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the launcher, its proxies and its ranks, as long as the launcher lives.
+
+    MPICH starts its proxies and each rank in a session of its own: no process group has them all.
+    """
     try:
-        os.killpg(job.pid, signal.SIGKILL)
-    except ProcessLookupError:
+        launcher = psutil.Process(job.pid)
+        return [launcher, *launcher.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def wait_for_end(running: Sequence[psutil.Process], timeout: float = 20) -> None:
+    """Wait until processes have ended, as a rank may outlive its launcher. Raises AssertionError."""
+    limit = time.monotonic() + timeout
+    while alive := [process for process in running if _runs(process)]:
+        assert time.monotonic() < limit, f"still there after {timeout} s: {alive}"
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; a zombie, which its new parent does not look after, has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill(job: subprocess.Popen[str]) -> None:
+    """End the launcher, its proxies and every rank by SIGKILL; nothing happens if the launcher has ended.
+
+    Raises AssertionError where one of them stays.
+    """
+    if job.poll() is not None:
         return
+    running = processes(job)
+    for process in running:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    job.wait()
+    wait_for_end(running)
 
 
 def mpirun(

@@ -315,9 +315,24 @@ def test_importing_starts_nothing(mpi: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_killed_launcher_leaves_no_rank(tmp_path: Path) -> None:
+    # MPICH's launcher alone is killed in the middle of a run: its proxies end the ranks. Those of Open MPI
+    # stay, as their daemon is the launcher itself.
+    job = launch.start(3, [ENDS, "sleep"])
+    time.sleep(2.0)
+    running = launch.processes(job)
+    assert len(running) == 5
+    job.kill()
+    assert launch.finish(job, 20).returncode != 0
+    launch.wait_for_end(running)
+
+
 def test_killed_from_outside_leaves_no_rank(mpi: str, tmp_path: Path) -> None:
-    # The launcher's process group is killed in the middle of a run; no process of it may stay.
+    # The launcher and all below it are killed; no process may stay.
     job = launch.start(3, [ENDS, "sleep"], mpi=mpi)
     time.sleep(2.0)
+    running = launch.processes(job)
+    assert len(running) >= 4
     launch.kill(job)
     assert launch.finish(job, 20).returncode != 0
+    launch.wait_for_end(running, 5)
