@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from aiperf_mpi.config.paths import expanded
-from tests.helpers import quick
+from tests.helpers import compiler, quick
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,6 +20,9 @@ _cache = expanded("AIPERF_MPI_CACHE", os.environ.get("AIPERF_MPI_CACHE") or ROOT
 os.environ["AIPERF_MPI_CACHE"] = str(_cache)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# The steps of the tests may be slow.
+os.environ.setdefault("XLA_FLAGS", compiler.QUICK)
 
 # Two tests run at a time on as few as two cores: threads of linear algebra that wait for each other would
 # take both.

@@ -17,7 +17,7 @@ import numpy as np
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.trials.record import PROPOSED
-from tests.helpers import launch
+from tests.helpers import compiler, launch
 
 #: Networks of 7 units on images of 16 x 16 pixels; two or three epochs of eight steps.
 TINY = (
@@ -48,14 +48,11 @@ TINY = (
     "monitor.seconds=2",
 )
 
-#: Flags with which XLA compiles a network in half of the time, for steps that may be slow.
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-#: With one flag more it takes half of that again; the steps of all of these runs are compiled so.
-QUICK_COMPILER = {"XLA_FLAGS": f"{FLAGS} --xla_cpu_use_fusion_emitters=false"}
+#: The steps of all of these runs are compiled so, wherever they are started from.
+QUICK_COMPILER = {"XLA_FLAGS": compiler.QUICK}
 
 #: For runs that compare a time with that of a compilation: it must not be as short as possible.
-COMPILER = {"XLA_FLAGS": FLAGS}
+COMPILER = {"XLA_FLAGS": compiler.FLAGS}
 
 #: Core time of a run in which several trials end, on a machine that has compiled nothing yet and has other
 #: work.
