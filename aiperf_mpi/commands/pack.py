@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal
+
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import expanded
@@ -117,7 +119,7 @@ def finish(conclusion: Conclusion) -> int:
         f"{counted(manifest.images(split), 'picture')} for {split}" for split in manifest.splits
     )
     rejected = counted(len(conclusion.rejected), "picture")
-    print(f"packed {manifest.name}: {counts}, {manifest.bytes / (1 << 30):.2f} GiB, {rejected} rejected")
+    print(f"packed {manifest.name}: {counts}, {decimal(manifest.bytes)}, {rejected} rejected")
     return 0
 
 

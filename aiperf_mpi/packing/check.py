@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import existing_folder, message
 from aiperf_mpi.data.manifest import FILE, SPLITS, Manifest, Shard, read_manifest
@@ -20,8 +22,6 @@ from aiperf_mpi.printable import counted, named
 
 #: Rejected pictures that are shown, and letters of a hash that are.
 _SHOWN, _LETTERS = 20, 16
-
-_GIB = 1 << 30
 
 
 def manifest_of(folder: Path) -> Manifest:
@@ -95,9 +95,9 @@ def describe(folder: Path, manifest: Manifest) -> Iterator[str]:
     yield f"classes: {len(manifest.classes)}, {manifest.classes[0]} to {manifest.classes[-1]}"
     for split in SPLITS:
         shards = manifest.splits[split]
-        size = sum(shard.bytes for shard in shards) / _GIB
+        size = decimal(sum(shard.bytes for shard in shards))
         images = manifest.images(split)
-        yield f"{split}: {counted(images, 'picture')} in {counted(len(shards), 'shard')}, {size:.2f} GiB"
+        yield f"{split}: {counted(images, 'picture')} in {counted(len(shards), 'shard')}, {size}"
     yield "mean: " + ", ".join(f"{value:.4f}" for value in manifest.mean)
     yield "deviation: " + ", ".join(f"{value:.4f}" for value in manifest.deviation)
     for key, value in manifest.source.items():

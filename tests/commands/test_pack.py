@@ -95,7 +95,9 @@ def same(one: Path, other: Path) -> bool:
 def test_packing_is_told_in_one_line_and_is_sound(source: Path, whole: Path) -> None:
     again = pack(source, whole, *OPTIONS)
     assert again.returncode == 0 and "is packed already" in again.stderr
-    assert again.stdout.startswith("packed set: 400 pictures for train, 40 pictures for val, 0.01 GiB, 0 ")
+    size = sum(path.stat().st_size for path in whole.glob("*.h5")) / 1e6
+    said = f"packed set: 400 pictures for train, 40 pictures for val, {size:.1f} MB, 0 "
+    assert again.stdout.startswith(said), again.stdout
     checked = pack("--verify", whole)
     assert (checked.returncode, checked.stdout) == (0, "verified set: all 28 are right\n")
     described = pack("--info", whole)

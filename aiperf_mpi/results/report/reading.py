@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from rich.console import RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -73,18 +74,16 @@ def _packed(manifest: Manifest, rejected: int) -> Iterator[tuple[str, str]]:
     )
     counts = " + ".join(f"{manifest.images(split):,}" for split in SPLITS)
     shards = sum(len(manifest.splits[split]) for split in SPLITS)
-    yield "shards", f"{counts} pictures in {counted(shards, 'shard')}, {manifest.bytes / 1e9:.3f} GB"
+    yield "shards", f"{counts} pictures in {counted(shards, 'shard')}, {decimal(manifest.bytes)}"
     yield "not in the set", counted(rejected, "picture")
-    yield "source", ", ".join(f"{key} {value}" for key, value in manifest.source.items()) or "not known"
+    yield "source", "; ".join(f"{key}: {value}" for key, value in manifest.source.items()) or "not known"
 
 
 def _prepared(e: Evidence) -> Iterator[tuple[str, str]]:
     """Yield what was done with a packed set before the core time."""
     seconds, copied = e.attribute("staging_seconds"), e.attribute("staged_bytes")
-    staged = (
-        f"{copied / 1e9:.3f} GB over all nodes, in {seconds:.1f} s on the slowest" if seconds > 0 else "no"
-    )
-    yield "copied to the nodes", staged
+    copy = f"{decimal(int(copied))} over all nodes, in {seconds:.1f} s on the slowest"
+    yield "copied to the nodes", copy if seconds > 0 else "no"
     hashed = e.attribute("hash_seconds")
     yield (
         "hashes checked",
@@ -115,9 +114,9 @@ def _nodes(found: Reading, verdict: Verdict) -> Iterator[RenderableType]:
     if len(order) > MAX_NODES:
         yield Text(f"  the {MAX_NODES} nodes of {len(order)} that read least")
         order = np.argsort(found.rates, kind="stable")[:MAX_NODES]
-    table = columns_of("node", "read (GB)", "MB/s")
+    table = columns_of("node", "read", "MB/s")
     for place in order.tolist():
         rate = float(found.rates[place])
-        total = rate * verdict.core_seconds / 1e9
-        table.add_row(str(found.nodes[place]), f"{total:.3f}", f"{rate / 1e6:,.3f}")
+        total = decimal(round(rate * verdict.core_seconds))
+        table.add_row(str(found.nodes[place]), total, f"{rate / 1e6:,.3f}")
     yield table

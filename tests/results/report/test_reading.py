@@ -26,9 +26,9 @@ def test_a_packed_set_is_described_with_its_staging(tmp_path: Path) -> None:
     for part in (
         "data set images images 1,437 to train, 360 to validate packed set pictures",
         "pictures raw, 40 x 40, 10 classes",
-        "1,437 + 360 pictures in 3 shards, 0.009 GB not in the set 2 pictures source form folders",
+        "1,437 + 360 pictures in 3 shards, 8.6 MB not in the set 2 pictures source form: folders",
         f"hash of the content {example_manifest().sha256}",
-        "copied to the nodes 0.017 GB over all nodes, in 1.5 s on the slowest hashes checked in 0.5 s",
+        "copied to the nodes 17.3 MB over all nodes, in 1.5 s on the slowest hashes checked in 0.5 s",
     ):
         assert part in text, text
 
@@ -47,7 +47,7 @@ def test_the_rates_of_the_nodes_are_shown(tmp_path: Path) -> None:
         f"{rates} {least + 1:.3f} on node 1)" in text
         and "waiting for data 10.00% of the trainers' time" in text
     ), text
-    assert f"node read (GB) MB/s 0 {least * 8.5e-3:.3f} {least:.3f} 1" in text
+    assert f"node read MB/s 0 {least * 8.5:.1f} MB {least:.3f} 1" in text
 
 
 def test_images_in_memory_are_not_read(tmp_path: Path) -> None:
