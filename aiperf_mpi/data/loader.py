@@ -109,8 +109,9 @@ class Reader:
     reuse: bool = False
     _pool: ThreadPoolExecutor = field(init=False, repr=False)
     bytes_read: int = field(default=0, init=False)
-    _free: list[np.ndarray] = field(default_factory=list, repr=False)
-    _counting: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _free: list[np.ndarray] = field(default_factory=list, init=False, repr=False)
+    #: Batches of training and of validation, and of the next trial, may be read at the same time.
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
@@ -161,8 +162,7 @@ class Reader:
         """Yield the oldest batch once it is read; take its array back after its use."""
         read = begun[0].read + sum(future.result() for future in begun[0].futures)
         batch = begun.popleft().batch
-        # Batches of training and of validation may be read at the same time.
-        with self._counting:
+        with self._lock:
             self.bytes_read += read
         try:
             yield batch
@@ -171,13 +171,14 @@ class Reader:
 
     def _take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an array of this form; the free ones of another form are forgotten."""
-        if self._free and (self._free[0].shape != shape or self._free[0].dtype != dtype):
-            self._free.clear()
-        return self._free.pop() if self._free else np.empty(shape, dtype)
+        with self._lock:
+            self._free = [array for array in self._free if (array.shape, array.dtype) == (shape, dtype)]
+            return self._free.pop() if self._free else np.empty(shape, dtype)
 
     def _give_back(self, array: np.ndarray) -> None:
         if self.reuse:
-            self._free.append(array)
+            with self._lock:
+                self._free.append(array)
 
 
 @dataclass(frozen=True, slots=True)
