@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.data.loader import val_batches
+from aiperf_mpi.data.loader import Batch, val_batches
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Resources
@@ -158,4 +159,24 @@ def validate_again(context: Context, resources: Resources, best: Best, trial_id:
         batches = val_batches(
             resources.dataset, len(resources.devices), batch, resources.mine, resources.reader
         )
-        return validation_error(compiled, checkpoint.variables, batches)
+        return validation_error(compiled, checkpoint.variables, read_together(team, batches))
+
+
+def read_together(team: Team, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield each batch once all trainers of the replica have theirs. Collective; all have as many.
+
+    An error of `batches` on one trainer is raised on all of them: the devices of the others would wait for
+    its part of the step.
+    """
+    own = iter(batches)
+    while True:
+        try:
+            batch = next(own, None)
+        except Exception:
+            team.agree(BROKEN)
+            raise
+        if team.agree(GO) != GO:
+            raise FailedElsewhere("another trainer of the replica could not read the images")
+        if batch is None:
+            return
+        yield batch

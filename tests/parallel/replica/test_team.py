@@ -84,6 +84,18 @@ def test_two_trainers_prepare_alike_whatever_fails_on_one(
     assert rejections == [[], [f"aiperf_mpi: rank 1 on here: trial 6 is rejected: {own[1]}"]]
 
 
+@pytest.mark.parametrize("library", ["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
+def test_two_trainers_stop_at_the_batch_that_one_cannot_read(
+    library: str, run_program: Callable[..., list[dict[str, Any]]]
+) -> None:
+    """In the last validation, the devices of one would wait for the other's part of the batch."""
+    first, second = (report["ends"] for report in run_program(library, 2, "replica/reads"))
+    own = "OSError: a shard cannot be read"
+    other = "FailedElsewhere: another trainer of the replica could not read the images"
+    assert first == [[[0, 1, 2], ""], [[0], own], [[0], other]]
+    assert second == [[[0, 1, 2], ""], [[0], other], [[0], own]]
+
+
 def test_a_clusters_port_is_held_until_its_service_binds_it() -> None:
     with held_port() as port, held_port() as other:
         # Another program cannot bind it, on either family or on one address, and gets another free port.
