@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aiperf_mpi.config.sections import MOST_WORKERS
 from aiperf_mpi.config.setting import DEFAULT, TABLE_4, ConfigError, Meaning, Rule, checked
 
 
@@ -43,13 +44,22 @@ EARLIER = (
 )
 
 
+#: Most threads in version 0.1, where nothing read their number.
+_MOST_WORKERS = 4096
+
+
 def translated(assignments: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, str, Any]]:
     """Yield the values (origin, key, value) of a stored configuration under the keys of today.
 
-    Raises ConfigError for an earlier setting with a value that it never had.
+    More threads than today's most become that number. Raises ConfigError for an earlier setting with a value
+    that it never had.
     """
+    given = list(assignments)
+    earlier = any(key == EARLIER[0].key for _, key, _ in given)
     renamed = {item.key: item for item in EARLIER if item.values}
-    for origin, key, value in assignments:
+    for origin, key, value in given:
+        if earlier and key == "data.workers" and type(value) is int and value <= _MOST_WORKERS:
+            value = min(value, MOST_WORKERS)
         if (item := renamed.get(key)) is None:
             yield origin, key, value
             continue

@@ -352,6 +352,16 @@ def test_an_earlier_configuration_keeps_its_meaning_and_its_rules(stored: str, f
     assert [d.key for d in classify(config)[2]] == ["data.augmentation"]
 
 
+def test_an_earlier_number_of_threads_above_todays_most_is_read() -> None:
+    text = "[data]\naugment = true\nworkers = 64\n"
+    config = from_toml(text)
+    assert config.data.workers == 48
+    assert [d.key for d in classify(config, text)[2]] == ["data.workers"]
+    for wrong in ("[data]\nworkers = 64\n", "[data]\naugment = true\nworkers = 4097\n"):
+        with pytest.raises(ConfigError, match="data.workers"):
+            from_toml(wrong)
+
+
 def test_an_earlier_setting_is_read_from_stored_configurations_alone() -> None:
     with pytest.raises(ConfigError, match="data.augment is not a setting; did you mean data.augmentation?"):
         load("demo", sets=["data.augment=false"])
