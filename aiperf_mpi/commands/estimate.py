@@ -51,12 +51,15 @@ def add_estimate(commands: Any) -> None:
 def estimate_command(arguments: argparse.Namespace) -> int:
     """Print memory, time, operations, score, node-hours and storage of a run; needs neither MPI nor JAX."""
     from aiperf_mpi.config import ConfigError, load
+    from aiperf_mpi.data.catalogue import resolved
     from aiperf_mpi.planning.estimate.estimate import estimate
     from aiperf_mpi.planning.estimate.machine import read_machine
     from aiperf_mpi.planning.estimate.text import to_object, to_text
 
     try:
-        config = load(arguments.preset, arguments.config, arguments.sets, time_limit=arguments.time_limit)
+        config = resolved(
+            load(arguments.preset, arguments.config, arguments.sets, time_limit=arguments.time_limit)
+        )
         machine = read_machine(
             config,
             arguments.nodes,

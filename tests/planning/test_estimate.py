@@ -286,7 +286,7 @@ def test_it_takes_under_a_second_without_mpi_and_jax() -> None:
         ("--nodes 2 --ops-per-device 1e308", "must be a positive number from 1 up to 1e+21"),
         ("--nodes 2 --images-per-second -5", "must be a positive number"),
         ("--nodes 2 --staging-rate 0", "--staging-rate 0: must be a positive number of bytes per second"),
-        ("--nodes 2 --set data.path=/nowhere", "data.path: /nowhere/manifest.json: does not exist; name the"),
+        ("--nodes 2 --set data.path=/nowhere", "data.path: /nowhere: does not exist; name the"),
         ("--nodes 2 --ops-per-device 1 --images-per-second 1", "not allowed with argument"),
         ("--nodes 2 --preset imagnet", "did you mean 'imagenet'?"),
         ("--nodes 2 --set train.bath=1", "train.batch"),

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from aiperf_mpi.__main__ import main
 from aiperf_mpi.config import ConfigError, load
 from aiperf_mpi.data.manifest import FILE, Manifest, Shard
 from aiperf_mpi.planning.estimate.estimate import estimate
 from aiperf_mpi.planning.estimate.machine import Machine
 from aiperf_mpi.planning.estimate.number import Number
+from tests.helpers.packed import numbered_set
 
 #: Two nodes of 4 devices that train 1000 images of ResNet-50 a second.
 MACHINE = Machine(2, 4, 3, 1000.0 * 23_053_458_315)
@@ -84,3 +87,16 @@ def test_a_folder_without_a_readable_manifest_is_refused(tmp_path: Path) -> None
         with pytest.raises(ConfigError, match="manifest.json") as caught:
             numbers(MACHINE, f"data.path='{tmp_path}'")
         assert str(caught.value).startswith(f"data.path: {tmp_path}/{FILE}: ") and part in str(caught.value)
+
+
+def test_the_manifest_decides_the_counts_as_in_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of `images` all pictures are used, as `run` does, and not as many as ImageNet has."""
+    total = numbered_set(tmp_path, 70, 30).bytes
+    sets = ("data.name='images'", f"data.path='{tmp_path}'", "data.image_size=32", "hpo.enabled=false")
+    words = [word for one in (*sets, "train.batch_per_device=10") for word in ("--set", one)]
+    assert main(["estimate", "--nodes", "1", "--json", *words]) == 0
+    found = {number["name"]: number for number in json.loads(capsys.readouterr().out)["numbers"]}
+    assert found["read by a replica in an epoch"]["value"] == total
+    assert "70 images in whole batches of 10" in found["an epoch"]["assumption"]

@@ -222,7 +222,7 @@ def _cores(config: Config, machine: Machine) -> Number:
     """Count the threads of a node that compute at the same time."""
     trainers, workers = config.parallel.trainers_per_node, config.data.workers
     generators = machine.ranks_per_node - trainers
-    threads = f"{workers} threads" if workers else f"1 thread or more, at most {MOST_WORKERS},"
+    threads = counted(workers, "thread") if workers else f"1 thread or more, at most {MOST_WORKERS},"
     return Number(
         "cores",
         "cores of a node",

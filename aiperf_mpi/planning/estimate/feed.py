@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.paths import reading
 from aiperf_mpi.data.manifest import RAW, TRAIN, VAL, read_manifest
 from aiperf_mpi.network.architecture import Architecture
@@ -15,9 +16,6 @@ from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.planning.estimate.machine import Machine, devices_of_replica, steps
 from aiperf_mpi.planning.estimate.number import Number
 from aiperf_mpi.printable import counted
-
-#: Data sets that are read from a folder that `pack` has written.
-PACKED = ("imagenet", "images")
 
 #: The form of a set that is not there: that of `pack` by default.
 DEFAULT_SIDE = 256
@@ -50,7 +48,7 @@ def read_packed(config: Config) -> Packed | None:
     None for a data set of another form. Raises ConfigError for a folder without a readable manifest.
     """
     data = config.data
-    if data.name not in PACKED:
+    if not DATASETS[data.name].packed:
         return None
     if not data.path:
         images = data.train_images, data.val_images
