@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -234,8 +235,13 @@ def _problem(manifest: Manifest) -> str:
         return f"the side {manifest.side} is not within 8 and 4096"
     if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
         return f"{len(manifest.classes)} classes: they must be two or more, each once"
-    if len(manifest.mean) != 3 or len(manifest.deviation) != 3 or min(manifest.deviation, default=0) <= 0:
+    if len(manifest.mean) != 3 or len(manifest.deviation) != 3 or not _usable(manifest):
         return "mean and deviation are not three numbers each, the deviation above 0"
     if len(set(names)) != len(names):
         return "a shard is named twice"
     return next((f"{split} has no shard" for split in SPLITS if not manifest.splits[split]), "")
+
+
+def _usable(manifest: Manifest) -> bool:
+    """Whether pixels can be normalised by mean and deviation: one that is not finite makes every loss NaN."""
+    return all(map(math.isfinite, (*manifest.mean, *manifest.deviation))) and min(manifest.deviation) > 0

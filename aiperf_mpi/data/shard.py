@@ -57,11 +57,11 @@ class OpenShard:
             try:
                 count = os.preadv(self.descriptor, [buffer[done:]], position + done)
             except OSError as error:
-                raise FileError(
-                    self.path, f"offset {position + done}: {error.strerror}", error.errno or 0
-                ) from None
+                reason = f"offset {position + done}: {error.strerror}; look at its file system"
+                raise FileError(self.path, reason, error.errno or 0) from None
             if not count:
-                raise FileError(self.path, f"offset {position + done}: the file ends here, too early")
+                reason = f"offset {position + done}: the file ends here, too early; copy it again"
+                raise FileError(self.path, reason)
             done += count
 
     def close(self) -> None:
@@ -81,7 +81,8 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
         descriptor = os.dup(raw.fileno())
     try:
         try:
-            with h5py.File(path, "r") as file:
+            # Nothing writes to a shard, and many file systems have no locks.
+            with h5py.File(path, "r", locking=False) as file:
                 offset, starts, labels = _layout(path, file, shard, manifest)
         except OSError as error:
             raise FileError(path, f"is not HDF5 ({str(error)[:100]}); copy it again") from None

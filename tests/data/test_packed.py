@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -232,6 +233,9 @@ def test_the_check_before_the_run_finds_what_lacks(packed: tuple[Path, Manifest]
         ({"encoding": "png"}, "the encoding 'png' is not one of raw, jpeg"),
         ({"splits": {}}, "lacks the key 'train'"),
         ({"mean": [1]}, "mean and deviation are not three numbers"),
+        ({"mean": [0.5, float("nan"), 0.5]}, "mean and deviation are not three numbers"),
+        ({"deviation": [0.5, float("nan"), 0.5]}, "mean and deviation are not three numbers"),
+        ({"deviation": [0.5, 0, 0.5]}, "mean and deviation are not three numbers"),
         ({"classes": ["a\nAIPERF_MPI status: VALID", "b"]}, "is not a printable text"),
         (
             {
@@ -293,6 +297,13 @@ def test_imagenet_is_all_of_imagenet(packed: tuple[Path, Manifest]) -> None:
         check_dataset(resolved(load("imagenet", sets=[f"data.path='{packed[0]}'", "data.image_size=32"])))
 
 
+def test_shards_are_opened_without_locks(packed: tuple[Path, Manifest]) -> None:
+    """File systems of clusters may have none, and thousands of trainers would ask for them at once."""
+    with open(packed[0] / "train-00000.h5", "rb") as shard:
+        fcntl.flock(shard, fcntl.LOCK_EX)
+        close(opened(packed[0]))
+
+
 # -- faults that show while a run reads ---------------------------------------------------------------
 
 
@@ -304,6 +315,7 @@ def test_a_shard_that_shrinks_while_it_is_used(packed: tuple[Path, Manifest], tm
         list(val_batches(dataset, 1, 10, reader=reader))
     said = str(caught.value)
     assert os.uname().nodename in said and str(tmp_path / "val-00001.h5") in said and "offset" in said
+    assert said.endswith("the file ends here, too early; copy it again")
     close(dataset)
 
 
