@@ -52,7 +52,9 @@ def data(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     if packed is not None:
         for name, value in _prepared(e):
             table.add_row(f"  {name}", value)
-    table.add_row("  read by each node", rates_text(found, verdict))
+    in_memory = packed is None and not found.bytes
+    read = "nothing: the images are in memory, or made on the devices" if in_memory else None
+    table.add_row("  read by each node", read or rates_text(found, verdict))
     share = (
         "not known"
         if math.isnan(found.data_share)
@@ -93,8 +95,6 @@ def _prepared(e: Evidence) -> Iterator[tuple[str, str]]:
 
 def rates_text(found: Reading, verdict: Verdict) -> str:
     """Return the rates at which the nodes read: their mean, the least and the largest."""
-    if not found.bytes:
-        return "nothing: the images are in memory, or made on the devices"
     if not len(found.nodes) or not verdict.core_seconds > 0:
         return "not known"
     rates = found.rates / 1e6

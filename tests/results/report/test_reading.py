@@ -55,6 +55,13 @@ def test_images_in_memory_are_not_read(tmp_path: Path) -> None:
     assert "data set digits" in text and "read by each node nothing: the images are in memory" in text
 
 
+def test_packed_pictures_that_were_not_read_are_not_in_memory(tmp_path: Path) -> None:
+    example = packed_run(example_manifest(JPEG))
+    example.ranks["bytes_read"] = 0
+    text = section(example, tmp_path)
+    assert "read by each node 0.000 MB/s" in text and "in memory" not in text
+
+
 def test_a_standin_is_named(tmp_path: Path) -> None:
     example = packed_run(example_manifest(standin=True, name="ILSVRC2012"))
     assert "packed set ILSVRC2012, a stand-in with made-up pictures" in section(example, tmp_path)
