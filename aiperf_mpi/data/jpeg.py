@@ -35,12 +35,14 @@ _FACTORS = (8, 4, 2)
 #: Colour spaces of a JPEG that become RGB without a profile.
 _ORDINARY = ("Gray", "YCbCr", "RGB")
 
-
 #: Warnings of libjpeg about an odd encoder, not about content that is lost.
 _HARMLESS = re.compile(
     r"extraneous bytes before marker|Invalid SOS parameters|Unknown Adobe color transform|"
     r"Inconsistent progression sequence|Unrecognized component IDs"
 )
+
+#: An object as Python shows it, with its place in memory, which differs in every process.
+_OBJECT = re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>")
 
 
 class PictureError(ValueError):
@@ -192,6 +194,6 @@ def of_pillow(function: Callable[[], T]) -> T:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of a library's error."""
-    lines = str(error).strip().splitlines()
+    """Return the first line of a library's error, the same in every process: manifests have it."""
+    lines = _OBJECT.sub("", str(error)).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

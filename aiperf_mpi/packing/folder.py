@@ -167,14 +167,11 @@ class Folder:
         return self.work / task.file
 
     def record_of(self, task: Task) -> Record | None:
-        """Return the record of a shard if it is finished, without a rejected picture, and as it was written.
-
-        A rejected picture may have been mended meanwhile, so its shard is made again.
-        """
+        """Return the record of a shard if it is finished and as it was written."""
         try:
             record = _record(json.loads(read_bytes(self._record_path(task), _MOST_BYTES)))
-            if record.rejected or record.shard is None:
-                return None
+            if record.shard is None:
+                return record
             with open_regular(self.path / task.file) as file:
                 same = hash_of(file.fileno()) == (record.shard.sha256, record.shard.bytes)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
@@ -196,7 +193,10 @@ class Folder:
         """Write the manifest, and remove all that only the packing needs. Raises ConfigError."""
         path = self.path / FILE
         with writing(path):
-            hdf5.write(path, manifest.to_json().encode())
+            # A kill leaves the unfinished file where it is removed by the next packing.
+            hdf5.write(self.work / FILE, manifest.to_json().encode())
+            os.replace(self.work / FILE, path)
+            sync_folder(self.path)
         self.remove_work()
 
     def remove_work(self) -> None:

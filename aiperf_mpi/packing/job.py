@@ -123,8 +123,9 @@ def prepare(request: Request, say: Callable[[str], None]) -> Prepared:
         if finished is not None:
             _check_finished(folder, finished, plan)
         else:
-            folder.check_plan(plan)
+            # What is refused for its size leaves no plan: other options may follow.
             _check_space(folder, plan)
+            folder.check_plan(plan)
             if request.md5:
                 say(f"reads {counted(len(source.files), 'archive')} for the MD5")
                 source = _with_md5(source)
@@ -175,7 +176,7 @@ def default_workers() -> int:
     """Return the number of threads for this process: its cores, or its share of them under a launcher."""
     cores = len(cpus_of_process()) or os.cpu_count() or 1
     bound = cores < len(cpus_to_have())
-    return max(1, cores if bound else cores // local_size())
+    return min(max(1, cores if bound else cores // local_size()), MOST_WORKERS)
 
 
 def _plan(request: Request, source: Source) -> Plan:

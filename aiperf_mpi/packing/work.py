@@ -33,9 +33,9 @@ from aiperf_mpi.printable import plain
 
 T = TypeVar("T")
 
-#: Pictures that a thread takes at a time, and how many such parts for each thread wait to be decoded or
-#: written: with 16 threads and 256 pixels 75 MB.
-_PART, _WAITING = 8, 3
+#: Most pictures that a thread takes at a time, and most bytes of them if that is fewer; and how many such
+#: parts for each thread wait to be decoded or written: with 16 threads and 256 pixels 75 MB.
+_PART, _PART_BYTES, _WAITING = 8, 2 << 20, 3
 
 #: Shards that may be synced, hashed and renamed while the next one is written.
 _ENDING = 2
@@ -71,9 +71,13 @@ class Progress:
 Tick = Callable[[Progress], None]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shard:
-    """A shard that is being written, and the sums over its pictures."""
+    """A shard that is being written, and the sums over its pictures.
+
+    Threads remove their shards from one list at the same time. A comparison of contents would run Python code
+    there, during which another thread may shift the list.
+    """
 
     task: Task
     writer: ShardWriter
@@ -138,13 +142,14 @@ class Packer:
 
     def _find(self, pool: ThreadPoolExecutor, tasks: Sequence[Task]) -> dict[str, Record]:
         """Return the records of the shards that an earlier packing has finished."""
-        looks = [(task, pool.submit(self._folder.record_of, task)) for task in tasks]
+        looks = [(task, pool.submit(self._record_of, task)) for task in tasks]
         records = {}
         for task, look in looks:
             if (record := self._result(look)) is not None:
                 records[task.file] = record
                 self.progress.done += len(task.positions)
                 self.progress.kept += len(task.positions)
+                self.progress.rejected += len(record.rejected)
         return records
 
     def _write_all(self, pool: ThreadPoolExecutor, tasks: Sequence[Task]) -> dict[str, Record]:
@@ -152,7 +157,7 @@ class Packer:
         records: dict[str, Record] = {}
         ending: deque[tuple[Task, Future[Record]]] = deque()
         waiting: deque[tuple[_Part, Future[list[_Outcome]]]] = deque()
-        parts, shard = _parts(tasks), None
+        parts, shard = _parts(tasks, self._layout), None
         while True:
             for part in islice(parts, max(0, _WAITING * self._workers - len(waiting))):
                 waiting.append((part, pool.submit(self._decode, part)))
@@ -192,6 +197,18 @@ class Packer:
         self.progress.done += len(outcomes)
 
     # -- threads -------------------------------------------------------------------------------------
+
+    def _record_of(self, task: Task) -> Record | None:
+        """Return the record of a finished shard, unless one of its rejected pictures was mended meanwhile."""
+        record = self._folder.record_of(task)
+        if record is None or not record.rejected:
+            return record
+        before = {one.name: one.reason for one in record.rejected}
+        pictures = self._pictures[task.split]
+        positions = tuple(one for one in task.positions if pictures[one].name in before)
+        outcomes = self._decode(_Part(task, positions))
+        now = {picture.name: plain(outcome) for picture, outcome in outcomes if isinstance(outcome, str)}
+        return record if now == before else None
 
     def _decode(self, part: _Part) -> list[_Outcome]:
         """Read and decode some pictures. Raises ConfigError where the source itself cannot be read."""
@@ -247,8 +264,9 @@ class Packer:
             self._tick(self.progress)
 
 
-def _parts(tasks: Sequence[Task]) -> Iterator[_Part]:
+def _parts(tasks: Sequence[Task], layout: Layout) -> Iterator[_Part]:
     """Yield the pictures of all shards in order, some at a time."""
+    most = max(1, min(_PART, _PART_BYTES // layout.picture_bytes))
     for task in tasks:
-        for begin in range(0, len(task.positions), _PART):
-            yield _Part(task, task.positions[begin : begin + _PART])
+        for begin in range(0, len(task.positions), most):
+            yield _Part(task, task.positions[begin : begin + most])

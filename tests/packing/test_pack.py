@@ -6,6 +6,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +22,12 @@ from aiperf_mpi.data.manifest import ENCODINGS, JPEG, RAW, Manifest, read_manife
 from aiperf_mpi.packing import job, picture, work
 from aiperf_mpi.packing.check import problems
 from aiperf_mpi.packing.folder import Folder, Record
+from aiperf_mpi.packing.plan import Task
+from aiperf_mpi.packing.shard import Layout, ShardWriter
 from aiperf_mpi.packing.work import Packer, Progress
 from tests.helpers import pictures as photos
 from tests.helpers import sources
+from tests.helpers.launch import ROOT
 from tests.helpers.sources import Sample
 
 SIDE = 32
@@ -165,6 +171,46 @@ def test_threads_and_parts_change_no_byte(few: Path, tmp_path: Path, encoding: s
     assert content(tmp_path / "one") == content(tmp_path / "many") == content(tmp_path / "parts")
 
 
+def test_rejected_pictures_change_no_byte_of_the_manifest(tmp_path: Path) -> None:
+    odd, _ = photos.hostile()
+    source = sources.as_folders(tmp_path / "source", photos.samples(30, 8, 60) + odd)
+    for folder in ("one", "other"):
+        pack(request(source, tmp_path / folder, name="set"))
+    manifest = (tmp_path / "one" / "manifest.json").read_text()
+    assert manifest == (tmp_path / "other" / "manifest.json").read_text() and " at 0x" not in manifest
+
+
+def test_shards_are_told_apart_without_a_look_at_their_content(tmp_path: Path) -> None:
+    # Threads that end two shards at the same moment each remove their own from one list.
+    task, writer = Task("train", 0, (1, 2)), ShardWriter(tmp_path / "one", "train", 0, Layout(RAW, SIDE))
+    writer.close()
+    one, other = work._Shard(task, writer, 2), work._Shard(task, writer, 2)
+    shards = [one, other]
+    shards.remove(other)
+    assert len(shards) == 1 and shards[0] is one
+
+
+def test_a_kill_before_the_manifest_has_its_name_leaves_no_file(few: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    program = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from tests.packing.test_pack import pack, request\n"
+        "rename = os.replace\n"
+        "def kill(source, target):\n"
+        "    if str(target).endswith('manifest.json'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(source, target)\n"
+        "os.replace = kill\n"
+        f"pack(request(Path({str(few)!r}), Path({str(folder)!r}), name='set'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL and not (folder / "manifest.json").exists()
+    for name in ("one", "set"):
+        pack(request(few, tmp_path / name, name="set"))
+    assert content(tmp_path / "one") == content(folder)
+
+
 class Interrupted(Exception):
     """Ends a packing in the middle."""
 
@@ -188,6 +234,36 @@ def test_interrupted_packing_goes_on_to_the_same_bytes(
         assert not [name for name in left if name.endswith(".h5")], "unfinished files are removed"
     pack(request(few, tmp_path / "set", name="set"), lambda progress: kept.append(progress.kept))
     assert max(kept) > 0, "finished shards are kept"
+    assert content(tmp_path / "one") == content(tmp_path / "set")
+
+
+def test_interrupted_packing_keeps_shards_that_lack_rejected_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "TICK_SECONDS", 0.0)
+    source = sources.as_folders(tmp_path / "source", photos.samples(90, 20, 90))
+    prepared = job.prepare(request(source, tmp_path / "one", name="set"), _QUIET)
+    prepared.release()
+    # Each shard lacks a picture, and one shard all of them.
+    tasks, pictures = prepared.plan.tasks()[:5], prepared.source.pictures["train"]
+    broken = [source / "train" / pictures[task.positions[3]].name for task in tasks]
+    broken += [source / "train" / pictures[position].name for position in tasks[1].positions]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    pack(request(source, tmp_path / "one", name="set"))
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 70:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pack(request(source, tmp_path / "set", workers=1, name="set"), stop)
+    states: list[tuple[int, int]] = []
+    pack(
+        request(source, tmp_path / "set", name="set"),
+        lambda progress: states.append((progress.kept, progress.rejected)),
+    )
+    assert states[-1][0] >= 40 and states[-1][1] == 24
     assert content(tmp_path / "one") == content(tmp_path / "set")
 
 
@@ -415,6 +491,9 @@ def test_set_that_does_not_fit_is_refused_before(
     monkeypatch.setattr("os.statvfs", lambda path: full)
     with pytest.raises(ConfigError, match=r"needs 5\.16 GiB, but 1\.00 GiB are free"):
         pack(request(few, tmp_path / "set", side=4096))
+    # What the message advises is not refused by what the first attempt has left.
+    assert not (tmp_path / "set").exists()
+    assert pack(request(few, tmp_path / "set")).manifest is not None
 
 
 def test_manifest_of_a_folder_that_is_not_one(tmp_path: Path) -> None:
