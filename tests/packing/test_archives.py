@@ -106,6 +106,20 @@ def test_members_that_are_not_pictures_are_listed(tmp_path: Path) -> None:
     assert source.description["hidden files left out"] == "2"
 
 
+def test_hidden_folders_are_left_out_and_the_folder_itself_is_not_counted(tmp_path: Path) -> None:
+    # As `tar cf x.tar .` writes them.
+    members = [
+        (info("./", tarfile.DIRTYPE), b""),
+        (info("./a.JPEG"), b"a"),
+        (info("./.thumbs", tarfile.DIRTYPE), b""),
+        (info("./.thumbs/a.JPEG"), b"small"),
+    ]
+    source = open_source(with_train(tmp_path, *members))
+    pictures = [one.read() for one in source.pictures["train"] if one.label == 0]
+    assert pictures == [b"a"] and source.rejected == ()
+    assert source.description["hidden files left out"] == "2"
+
+
 def test_strange_members_of_the_archive_of_archives(tmp_path: Path) -> None:
     sources.as_archives(tmp_path, sources.samples())
     inner = sources.tar_of([("a.JPEG", b"a")])

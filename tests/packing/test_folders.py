@@ -127,6 +127,19 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         pictures["a_gone.JPEG"].read()
 
 
+@pytest.mark.parametrize("form", ["cls-loc", "folders"])
+def test_a_folder_with_the_name_of_a_picture_is_no_class(form: str, tmp_path: Path) -> None:
+    sources.FORMS[form](tmp_path, sources.samples())
+    root = tmp_path / ("ILSVRC/Data/CLS-LOC" if form == "cls-loc" else "")
+    for split in ("train", "val"):
+        sources.write(root / split / "folder.JPEG" / "inside.JPEG", sources.jpeg(1))
+    source = open_source(tmp_path)
+    assert source.classes == SYNSETS and len(source.pictures["val"]) == 8
+    assert [(one.split, one.name, one.reason) for one in source.rejected] == [
+        (split, "folder.JPEG", "is a folder with the name of a picture") for split in ("train", "val")
+    ]
+
+
 @contextmanager
 def ordinary_user() -> Iterator[None]:
     """Give up root's rights for a while, if the tests have them."""
@@ -172,8 +185,8 @@ def test_classes_of_one_split_alone_are_said(tmp_path: Path) -> None:
 
 def test_cls_loc_is_found_from_each_of_its_folders(tmp_path: Path) -> None:
     sources.as_cls_loc(tmp_path, sources.samples())
-    for place in ("", "ILSVRC/..", "ILSVRC/Data/CLS-LOC"):
-        source = open_source((tmp_path / place).resolve())
+    for place in ("", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"):
+        source = open_source(tmp_path / place)
         assert source.form == "cls-loc" and len(source.pictures["val"]) == 8
         assert source.description["labels of val"] == "LOC_val_solution.csv"
 

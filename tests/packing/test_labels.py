@@ -94,6 +94,20 @@ def test_labels_among_the_pictures_are_not_rejected(devkit: bool, tmp_path: Path
     assert label_names(source) == TRUE and [one.name for one in source.rejected] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("place", ["", "ILSVRC/Data/CLS-LOC/val"])
+def test_the_name_of_a_file_of_labels_is_made_printable(place: str, tmp_path: Path) -> None:
+    # As a program in Latin-1 would write it.
+    sources.as_cls_loc(tmp_path, sources.samples())
+    (tmp_path / "LOC_val_solution.csv").rename(tmp_path / place / "val \udce9.csv")
+    extra = tmp_path / "ILSVRC/Data/CLS-LOC/val" / "ILSVRC2012_val_00000009.JPEG"
+    sources.write(extra, sources.jpeg(1))
+    source = open_source(tmp_path)
+    assert label_names(source) == TRUE and source.description["labels of val"] == "val \\udce9.csv"
+    assert [(one.name, one.reason) for one in source.rejected] == [
+        (extra.name, "has no label in val \\udce9.csv")
+    ]
+
+
 def test_a_missing_picture_does_not_shift_the_labels_of_the_others(tmp_path: Path) -> None:
     made = sources.samples()
     missing = sources.of_split(made, "val")[2]

@@ -85,6 +85,18 @@ def test_records_without_synsets_have_their_numbers_as_classes(packed: bool, tmp
     ]
 
 
+def test_records_without_numbers_have_their_synsets_as_classes(tmp_path: Path) -> None:
+    features = {"image/filename": b"a.JPEG", "image/encoded": b"\xff\xd8\xff"}
+    records = [record(example({**features, "image/class/synset": name.encode()})) for name in SYNSETS[::-1]]
+    for name in (FIRST, "validation-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"".join(records))
+    source = open_source(tmp_path)
+    assert source.classes == SYNSETS
+    assert [(one.name, one.label) for one in source.pictures["val"]] == [
+        (f"{name}/a.JPEG", label) for label, name in enumerate(SYNSETS)
+    ]
+
+
 def test_files_in_folders_of_the_splits(tmp_path: Path) -> None:
     sources.as_tfrecords(tmp_path / "flat", sources.samples())
     for file in (tmp_path / "flat").iterdir():

@@ -132,7 +132,7 @@ def _train(files: FileParts) -> Found:
     classes: list[tuple[bytes, _Entry]] = []
     for entry in _entries(files, 0, 0, files.size(0)):
         base = entry.name.rpartition(b"/")[2]
-        if is_hidden(base):
+        if any(map(is_hidden, entry.name.split(b"/"))):
             found.hidden += 1
         elif entry.type in tarfile.REGULAR_TYPES and base.lower().endswith(b".tar"):
             classes.append((base[:-4], entry))
@@ -170,7 +170,7 @@ def _val(files: FileParts) -> tuple[list[Member], Found]:
 def _note(split: str, files: FileParts, file: int, entry: _Entry, name: bytes, found: Found) -> None:
     """Put a member of an archive down as a picture, a hidden file, or as rejected."""
     base = name.rpartition(b"/")[2]
-    if is_hidden(base):
+    if any(map(is_hidden, name.split(b"/"))):
         found.hidden += 1
         return
     if entry.type == tarfile.DIRTYPE and not _PICTURE.fullmatch(base):

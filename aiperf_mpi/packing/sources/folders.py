@@ -35,8 +35,10 @@ _NAMES = {
     VAL: ("val", "validation", "valid", "ilsvrc2012_img_val", "test"),
 }
 
-#: Where the layout CLS-LOC has its pictures, below the folder that is named.
+#: Where the layout CLS-LOC has its pictures, below the folder that is named; and the folders above the
+#: pictures, one of which has their labels.
 _CLS_LOC = (Path("ILSVRC/Data/CLS-LOC"), Path("Data/CLS-LOC"), Path("CLS-LOC"))
+_CLS_LOC_DEPTH = 3
 
 OUTSIDE = "is not in the folder of a class"
 _REMEDY = "get permission for it, or remove it from the source"
@@ -61,17 +63,17 @@ def find(path: Path) -> Form | None:
 
 def find_cls_loc(path: Path) -> Form | None:
     """Return the pictures of the layout CLS-LOC in `path`, or None. Raises ConfigError, OSError."""
-    for root in (path / place for place in _CLS_LOC):
-        if root.is_dir():
-            above = [folder for folder in root.parents if folder == path or path in folder.parents]
-            return _tree("cls-loc", root, [root, *above])
-    if path.name == _CLS_LOC[-1].name:
-        return _tree("cls-loc", path, [path, *path.parents[:3]])
+    for root in (*(path / place for place in _CLS_LOC), path):
+        if root.name == _CLS_LOC[-1].name and root.is_dir():
+            return _tree("cls-loc", root, [root, *root.parents[:_CLS_LOC_DEPTH]])
     return None
 
 
-def _tree(name: str, root: Path, beside: Sequence[Path]) -> Form | None:
-    """Return the pictures of train/ and val/ in `root`; labels of a flat val/ are looked for in `beside`."""
+def _tree(name: str, root: Path, label_folders: Sequence[Path]) -> Form | None:
+    """Return the pictures of train/ and val/ in `root`, or None.
+
+    The labels of a flat val/ are in it or in one of `label_folders`, the first that has some.
+    """
     places = {split: _folder_of(split, root) for split in _NAMES}
     train, val = places[TRAIN], places[VAL]
     if train is None or val is None:
@@ -79,7 +81,7 @@ def _tree(name: str, root: Path, beside: Sequence[Path]) -> Form | None:
     description = {"train": train.name, "val": val.name}
     splits = {TRAIN: classes_in(TRAIN, os.fsencode(train))}
     if _is_flat(val):
-        labels = find_labels([val, *beside])
+        labels = find_labels([val, *label_folders])
         members, found = _flat(os.fsencode(val))
         found.rejected = [one for one in found.rejected if not labels.is_of(val, one.name)]
         splits[VAL] = labels.applied(members, found)
@@ -103,8 +105,8 @@ def _folder_of(split: str, root: Path) -> Path | None:
 def _is_flat(folder: Path) -> bool:
     """Whether a folder has files, and no folders that may be classes."""
     with os.scandir(os.fsencode(folder)) as entries:
-        kinds = {_kind(entry)[0] for entry in entries if not is_hidden(entry.name)}
-    return "folder" not in kinds and "file" in kinds
+        kinds = {_kind(entry) for entry in entries if not is_hidden(entry.name)}
+    return ("folder", "") not in kinds and ("file", "") in kinds
 
 
 def _flat(root: bytes) -> tuple[list[Member], Found]:
@@ -122,7 +124,7 @@ def classes_in(split: str, root: bytes) -> Found:
         kind, reason = _kind(entry)
         if is_hidden(entry.name):
             found.hidden += 1
-        elif kind == "folder":
+        elif kind == "folder" and not reason:
             classes.append(entry.name)
             found.classes.add(readable(entry.name))
         else:

@@ -51,20 +51,23 @@ class Labels:
     """Classes of validation pictures.
 
     Attributes:
-        file: name of the file that has them.
-        path: the file, for messages.
+        path: the file that has them.
         by_name: class of a picture, by the name of its file without the ending; or
         in_order: the classes in the order of the pictures' names, of ILSVRC's by their numbers.
     """
 
-    file: str
     path: Path
     by_name: Mapping[str, str]
     in_order: Sequence[str] = ()
 
+    @property
+    def file(self) -> str:
+        """Name of the file, printable."""
+        return readable(os.fsencode(self.path.name))
+
     def is_of(self, folder: Path, name: str) -> bool:
         """Whether a file of a folder has the labels, or goes with that file, and so is not a picture."""
-        return self.path.parent == folder and name in (self.path.name, _META)
+        return self.path.parent == folder and name in (self.file, _META)
 
     def applied(self, members: Sequence[Member], found: Found) -> Found:
         """Return `found` with `members`, named `class/file`. Raises ConfigError if the labels do not fit."""
@@ -168,7 +171,7 @@ def _of_ids(path: Path, meta: bytes, truth: bytes) -> Labels:
     if unknown := sorted(set(ids) - set(synsets)):
         reason = f"has the id {unknown[0]}, for which {_META} has no synset"
         raise ConfigError(message(SETTING, path, reason, "download the devkit again"))
-    return Labels(path.name, path, {}, tuple(synsets[one] for one in ids))
+    return Labels(path, {}, tuple(synsets[one] for one in ids))
 
 
 def _label_file(path: Path) -> Labels:
@@ -193,7 +196,7 @@ def _label_file(path: Path) -> Labels:
             in_order.append(label)
     if not by_name and not in_order:
         raise ConfigError(message(SETTING, path, "has no labels", _WANTED))
-    return Labels(path.name, path, by_name, tuple(in_order))
+    return Labels(path, by_name, tuple(in_order))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, str]]:

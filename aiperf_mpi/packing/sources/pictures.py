@@ -120,8 +120,11 @@ def may_be_picture(name: bytes, beginning: Callable[[], bytes]) -> bool:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Whether a file's name begins with a dot: macOS and editors leave such files."""
-    return name.startswith(b".")
+    """Whether the name of a file or folder begins with a dot: macOS and editors leave such files.
+
+    `.` and `..` are not names, but archives have them in their paths.
+    """
+    return name.startswith(b".") and name not in (b".", b"..")
 
 
 def read_file(path: bytes | Path) -> bytes:

@@ -133,11 +133,11 @@ def _split(split: str, files: FileParts, numbers: Sequence[int], labels: dict[by
     with pool() as threads:
         for file, (its, seen) in zip(numbers, threads.map(of_file, numbers), strict=True):
             found.members += its.members
+            found.classes |= its.classes
             found.rejected += its.rejected
             found.hidden += its.hidden
             for name, label in seen.items():
                 _agree(files.path(file), name, label, labels)
-    found.classes |= {readable(name) for name in labels}
     return found
 
 
