@@ -181,7 +181,7 @@ def _paths(arguments: argparse.Namespace, *names: str) -> list[Path]:
     if len(arguments.paths) != len(names):
         wanted = " ".join(names)
         raise ConfigError(
-            f"pack: it takes {wanted}, but {counted(len(arguments.paths), 'path')} is given; see pack --help"
+            f"pack: it takes {wanted}, not {counted(len(arguments.paths), 'path')}; see pack --help"
         )
     return [expanded(name, path, stored=False) for name, path in zip(names, arguments.paths, strict=True)]
 

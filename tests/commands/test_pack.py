@@ -118,10 +118,10 @@ def test_packing_needs_no_mpi(source: Path, whole: Path, tmp_path: Path) -> None
 
 
 WORDS: list[tuple[Sequence[str], str]] = [
-    ((), "pack: it takes SRC DST, but 0 paths is given"),
-    (("a",), "pack: it takes SRC DST, but 1 path is given"),
-    (("--verify",), "pack: it takes DST"),
-    (("--info", "a", "b"), "pack: it takes DST"),
+    ((), "pack: it takes SRC DST, not 0 paths"),
+    (("a",), "pack: it takes SRC DST, not 1 path"),
+    (("--verify",), "pack: it takes DST, not 0 paths"),
+    (("--info", "a", "b"), "pack: it takes DST, not 2 paths; see pack --help"),
     (("a", "b", "--side", "x"), "invalid int value"),
     (("a", "b", "--side", "5000"), "--side 5000: it must be within 8 and 4096"),
     (("a", "b", "--encoding", "png"), "--encoding png: it must be raw or jpeg"),
