@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -81,15 +80,6 @@ def test_the_same_pictures_give_the_same_bytes_at_another_time_and_place(
     (tmp_path / "folder").mkdir()
     second = write(tmp_path / "folder" / "other-name.h5", encoding, files)
     assert first is not None and second is not None and first.sha256 == second.sha256
-
-
-def test_reader_asks_for_no_lock(tmp_path: Path) -> None:
-    # Parallel file systems may have no locks; here another process has the only one.
-    shard = write(tmp_path / "shard.h5", RAW, pictures(RAW, 2))
-    assert shard is not None
-    with open(tmp_path / "shard.h5", "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        open_shard(tmp_path, shard, manifest(RAW, shard)).close()
 
 
 def test_shard_without_a_picture_is_none(tmp_path: Path) -> None:
