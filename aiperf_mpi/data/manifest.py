@@ -155,7 +155,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise FileError(path, f"is not JSON ({str(error)[:100]}); pack the set again") from None
     try:
         return manifest_of(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"lacks the key {error}" if isinstance(error, KeyError) else str(error)
         raise FileError(path, f"{problem[:200]}; pack the set again, or use the program that did") from None
 
@@ -163,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
 def from_record(text: str) -> tuple[Manifest, int]:
     """Return the manifest that a result stores, and how many pictures were rejected.
 
-    Raises ValueError, KeyError, TypeError, AttributeError or RecursionError for another text.
+    Raises ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError for another text.
     """
     document = json.loads(text)
     manifest = manifest_of(document)
@@ -174,7 +174,7 @@ def from_record(text: str) -> tuple[Manifest, int]:
 
 
 def manifest_of(document: Any) -> Manifest:
-    """Return the manifest of a document. Raises ValueError, KeyError or TypeError for another form."""
+    """Return the manifest of a document. Raises what `from_record` does for another form."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError("is not the manifest of a packed data set")
     if not isinstance(version := document["version"], int) or version > VERSION:

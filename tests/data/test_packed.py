@@ -246,6 +246,7 @@ def test_the_check_before_the_run_finds_what_lacks(packed: tuple[Path, Manifest]
             "../x",
         ),
         ({"rejected": 7}, "pack the set again"),
+        ({"side": float("inf")}, "pack the set again"),
     ],
 )
 def test_a_manifest_that_is_not_one(

@@ -31,7 +31,7 @@ class PackedSet:
 def packed_set(text: str) -> PackedSet | None:
     """Return the packed set of a result's document, None for `{}`: the data set is not packed.
 
-    Raises ValueError, KeyError, TypeError, AttributeError or RecursionError for another text.
+    Raises ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError for another text.
     """
     if json.loads(text) == {}:
         return None
