@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,6 +22,9 @@ except ImportError:
     simplejpeg = None
 
 T = TypeVar("T")
+
+# Pillow warns without the name of the picture, and a site may have told Python to raise every warning.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 #: Most pixels of a picture: the largest of ImageNet has 61 million. A decoder takes some 8 bytes for each.
 MOST_PIXELS = 80 << 20

@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TextIO
 
 from rich.console import Console
@@ -75,8 +76,10 @@ class ProgressView:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             return
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        # The work does not end because its log cannot be written.
+        with suppress(OSError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
     def close(self) -> None:
         """Remove the bar; closing twice is allowed."""

@@ -177,6 +177,17 @@ def test_manifest_that_was_changed_is_refused(whole: Path, tmp_path: Path) -> No
     assert done.returncode == 2 and "changed by hand" in done.stderr
 
 
+def test_a_warning_of_pillow_is_neither_printed_nor_an_error(tmp_path: Path) -> None:
+    made = photos.samples(12, 4, 60)
+    source = sources.as_folders(tmp_path / "source", made)
+    odd = photos.photographs()[0].resize((60, 40)).convert("P")
+    odd.save(source / "train" / made[0].label / "odd.png", transparency=bytes(range(200)))
+    words = [sys.executable, "-W", "error", *command(source, tmp_path / "set")[1:]]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("packed source: 13 pictures for train")
+    assert done.stderr == f"aiperf_mpi: looks at {source}\n"
+
+
 # -- ends in the middle ----------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 from aiperf_mpi.packing.progress import ProgressView, duration
 
@@ -56,6 +57,18 @@ def test_terminal_gets_a_bar_and_lines_above_it() -> None:
     view.close()
     text = stream.getvalue()
     assert "a note\\x1b[2J" in text and "20 of 50 pictures" in text
+
+
+def test_log_that_cannot_be_written_ends_nothing() -> None:
+    clock = Clock()
+    with open("/dev/full", "w", buffering=1) as full:
+        view = ProgressView(full, "packing", "pictures", 50, environ={}, clock=clock)
+        clock.now += 31
+        view.update(20)
+        view.say("a note")
+        # Python writes at its end what it has kept.
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), full.fileno())
 
 
 def test_launched_rank_writes_plain_lines_even_to_a_terminal() -> None:
