@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from aiperf_mpi.printable import named
+from aiperf_mpi.printable import named, plain
 
 #: What a path may name in place of a regular file, by the test of its mode.
 _KINDS = (
@@ -62,7 +62,8 @@ class FileError(ValueError):
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str, number: int = 0, folder: bool = False):
-        self.path, self.reason, self.errno, self.folder = named(path), reason, number, folder
+        # The reason may have words of the file itself.
+        self.path, self.reason, self.errno, self.folder = named(path), plain(reason), number, folder
         super().__init__(f"{self.path}: {reason}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,10 @@ SPLITS = (TRAIN, VAL)
 
 #: Largest manifest that is read, in bytes. ImageNet's has 0.1 MB; a rejected picture takes some 100 bytes.
 _MOST_BYTES = 256 << 20
+
+#: Smallest deviation of a colour: that of one value in all of ImageNet is larger, and 32-bit arithmetic
+#: divides by it.
+LEAST_DEVIATION = 1e-9
 
 #: Key of a result's record, and how many rejected pictures it lists at most.
 REJECTED_COUNT, _RECORDED_REJECTED = "rejected_count", 20
@@ -177,16 +180,19 @@ def manifest_of(document: Any) -> Manifest:
     """Return the manifest of a document. Raises what `from_record` does for another form."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError("is not the manifest of a packed data set")
-    if not isinstance(version := document["version"], int) or version > VERSION:
+    if (version := _whole(document["version"])) > VERSION:
         raise ValueError(f"has version {version}, but this program reads versions up to {VERSION}")
     manifest = Manifest(
         name=_text(document["name"]),
         encoding=_text(document["encoding"]),
-        side=int(document["side"]),
-        classes=tuple(_text(name) for name in document["classes"]),
-        splits={split: tuple(_shard(one) for one in document["splits"][split]["shards"]) for split in SPLITS},
-        mean=tuple(float(value) for value in document["mean"]),
-        deviation=tuple(float(value) for value in document["deviation"]),
+        side=_whole(document["side"]),
+        classes=tuple(_text(name) for name in _list(document["classes"])),
+        splits={
+            split: tuple(_shard(one) for one in _list(document["splits"][split]["shards"]))
+            for split in SPLITS
+        },
+        mean=tuple(_real(value) for value in _list(document["mean"])),
+        deviation=tuple(_real(value) for value in _list(document["deviation"])),
         rejected=tuple(
             Rejected(_text(one["split"]), _text(one["name"]), _text(one["reason"]))
             for one in document["rejected"]
@@ -198,7 +204,7 @@ def manifest_of(document: Any) -> Manifest:
     if problem := _problem(manifest):
         raise ValueError(problem)
     for split in SPLITS:
-        if (stated := document["splits"][split]["images"]) != (count := manifest.images(split)):
+        if (stated := _whole(document["splits"][split]["images"])) != (count := manifest.images(split)):
             raise ValueError(f"says {stated} pictures of {split}, but its shards have {count}")
     if document["content_sha256"] != manifest.sha256:
         raise ValueError("content_sha256 is not the hash of the content: the file was changed by hand")
@@ -212,10 +218,34 @@ def _text(value: Any) -> str:
     return value
 
 
+def _list(value: Any) -> list[Any]:
+    """Return a value that must be a list. Raises TypeError."""
+    if not isinstance(value, list):
+        raise TypeError(f"{str(value)[:40]} is not a list")
+    return value
+
+
+def _whole(value: Any) -> int:
+    """Return a value that must be a whole number of 63 bits, as counts and sizes are. Raises TypeError."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise TypeError(f"{str(value)[:40]} is not a whole number from 0 to {(1 << 63) - 1}")
+    return value
+
+
+def _real(value: Any) -> float:
+    """Return a value that must be a number from 0 to 1, as the moments of colours are. Raises TypeError."""
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise TypeError(f"{str(value)[:40]} is not a number from 0 to 1")
+    return float(value)
+
+
 def _shard(document: Any) -> Shard:
     """Return a shard of the manifest. Raises ValueError, KeyError or TypeError."""
     shard = Shard(
-        _text(document["file"]), int(document["images"]), int(document["bytes"]), _text(document["sha256"])
+        _text(document["file"]),
+        _whole(document["images"]),
+        _whole(document["bytes"]),
+        _text(document["sha256"]),
     )
     if not _SHARD_NAME.fullmatch(shard.file):
         raise ValueError(f"{shard.file!r} is not the name of a shard in the folder")
@@ -235,13 +265,8 @@ def _problem(manifest: Manifest) -> str:
         return f"the side {manifest.side} is not within 8 and 4096"
     if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
         return f"{len(manifest.classes)} classes: they must be two or more, each once"
-    if len(manifest.mean) != 3 or len(manifest.deviation) != 3 or not _usable(manifest):
-        return "mean and deviation are not three numbers each, the deviation above 0"
+    if len(manifest.mean) != 3 or len(manifest.deviation) != 3 or min(manifest.deviation) < LEAST_DEVIATION:
+        return f"mean and deviation are not three numbers each, the deviation {LEAST_DEVIATION} or more"
     if len(set(names)) != len(names):
         return "a shard is named twice"
     return next((f"{split} has no shard" for split in SPLITS if not manifest.splits[split]), "")
-
-
-def _usable(manifest: Manifest) -> bool:
-    """Whether pixels can be normalised by mean and deviation: one that is not finite makes every loss NaN."""
-    return all(map(math.isfinite, (*manifest.mean, *manifest.deviation))) and min(manifest.deviation) > 0

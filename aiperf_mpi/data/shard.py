@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from aiperf_mpi import hdf5
 from aiperf_mpi.data.manifest import JPEG, RAW, VERSION, Manifest, Shard
 from aiperf_mpi.files import FileError, open_regular
 
@@ -112,7 +113,7 @@ def _layout(
         raise refuse(f"has version {file.attrs['version']}, but this program reads versions up to {VERSION}")
 
     count, side = shard.images, manifest.side
-    labels = _array(refuse, file[LABELS], np.int32, (count,))[...]
+    labels = _array(refuse, file, LABELS, np.int32, (count,))[...]
     if len(wrong := np.flatnonzero((labels < 0) | (labels >= len(manifest.classes)))):
         place = int(wrong[0])
         raise refuse(
@@ -120,30 +121,38 @@ def _layout(
             f"{len(manifest.classes) - 1}"
         )
     if manifest.encoding == RAW:
-        pixels = _array(refuse, file[IMAGES], np.uint8, (count, side, side, 3))
+        pixels = _array(refuse, file, IMAGES, np.uint8, (count, side, side, 3))
         starts = np.arange(count + 1, dtype=np.int64) * (side * side * 3)
         return _offset(refuse, pixels, shard), starts, labels
     assert manifest.encoding == JPEG
-    files = _array(refuse, file[FILES], np.uint8, None)
-    starts = _array(refuse, file[OFFSETS], np.uint64, (count + 1,))[...].astype(np.int64)
-    if starts[0] or starts[-1] != files.size or (np.diff(starts) <= 0).any():
+    files = _array(refuse, file, FILES, np.uint8, None)
+    starts = _array(refuse, file, OFFSETS, np.uint64, (count + 1,))[...]
+    if starts[0] or starts[-1] != files.size or (starts[1:] <= starts[:-1]).any():
         raise refuse("has a table of offsets that does not rise from 0 to the size of the array")
-    return _offset(refuse, files, shard), starts, labels
+    return _offset(refuse, files, shard), starts.astype(np.int64), labels
 
 
-def _array(refuse: Any, array: Any, dtype: Any, shape: tuple[int, ...] | None) -> h5py.Dataset:
-    """Return a dataset if it has this type and shape; None allows any length."""
+def _array(
+    refuse: Any, file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...] | None
+) -> h5py.Dataset:
+    """Return a dataset of the file itself if it has this type and shape; None allows any length.
+
+    A link or a dataset that leads to another file would be read from there, or be waited for without end.
+    """
+    array = hdf5.own(file, name)
     if not isinstance(array, h5py.Dataset) or array.dtype != np.dtype(dtype):
-        raise refuse(f"{getattr(array, 'name', '')} is not an array of {np.dtype(dtype).name}")
+        raise refuse(f"{array.name} is not an array of {np.dtype(dtype).name}")
     if array.shape != (shape or array.shape[:1]):
         raise refuse(f"{array.name} has the shape {array.shape}, not {shape or 'of a list'}")
+    if problem := hdf5.wrong_storage(array, array.dtype.itemsize):
+        raise refuse(f"{array.name} {problem}")
     return array
 
 
 def _offset(refuse: Any, array: h5py.Dataset, shard: Shard) -> int:
     """Return where a contiguous array begins in its file, in bytes."""
     offset = array.id.get_offset()
-    if offset is None or array.chunks is not None or array.compression is not None:
+    if offset is None:
         raise refuse(f"{array.name} is not one contiguous array")
     if offset + array.nbytes > shard.bytes:
         raise refuse(f"{array.name} ends after the end of the file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +24,8 @@ from aiperf_mpi.data.dataset import Dataset
 from aiperf_mpi.data.loader import Reader, train_batches, val_batches
 from aiperf_mpi.data.manifest import FILE, JPEG, RAW, Manifest, read_manifest
 from aiperf_mpi.data.packed import DataError, PackedImages
+from aiperf_mpi.data.shard import open_shard
+from aiperf_mpi.files import FileError
 from tests.helpers.packed import number_of, numbered_set, rewrite
 
 TRAIN, VAL, SIDE = 70, 30, 32
@@ -170,6 +173,22 @@ def compressed(path: Path) -> None:
         file.create_dataset(name, data=content, chunks=True)
 
 
+def external(path: Path) -> None:
+    """Make the labels a link to a file that has no content yet."""
+    os.mkfifo(path.with_name("fifo"))
+    with h5py.File(path, "r+") as file:
+        del file["labels"]
+        file["labels"] = h5py.ExternalLink(str(path.with_name("fifo")), "/labels")
+
+
+def from_elsewhere(path: Path) -> None:
+    """Have the labels read from another file."""
+    with h5py.File(path, "r+") as file:
+        count = len(file["labels"])
+        del file["labels"]
+        file.create_dataset("labels", (count,), np.int32, external=[(os.devnull, 0, 4 * count)])
+
+
 @pytest.mark.parametrize(
     ("act", "part"),
     [
@@ -181,7 +200,10 @@ def compressed(path: Path) -> None:
         (change(side=64), f"has side 64, but the manifest says {SIDE}"),
         (change(encoding="png"), "has encoding png, but the manifest says"),
         (change(version=2), "has version 2, but this program reads versions up to 1"),
-        (compressed, "is not one contiguous array"),
+        (compressed, "is stored in pieces or elsewhere"),
+        (change(encoding="x\n\x1b[2J"), r"has encoding x\n\x1b[2J, but the manifest says"),
+        (external, "/labels is not an object of this file"),
+        (from_elsewhere, "/labels is stored in pieces or elsewhere"),
         (lambda path: (path.unlink(), os.mkfifo(path)), "a FIFO"),
         (lambda path: (path.unlink(), path.mkdir()), "a folder"),
     ],
@@ -203,6 +225,15 @@ def test_a_broken_shard_is_named(
         open_dataset(resolved(config(tmp_path)))
     said = str(caught.value)
     assert said.startswith("data.path: ") and str(shard) in said and part in said and said.isprintable()
+
+
+def test_offsets_that_rise_only_modulo_the_width_of_a_number(tmp_path: Path) -> None:
+    manifest = numbered_set(tmp_path, TRAIN, VAL, SIDE, JPEG)
+    with h5py.File(tmp_path / "train-00000.h5", "r+") as file:
+        file["offsets"][1:4] = np.array([2**63 - 1, 2**63, 2**64 - 1], np.uint64)
+        file["offsets"][4:-1] = np.arange(1, len(file["offsets"]) - 4, dtype=np.uint64)
+    with pytest.raises(FileError, match="does not rise from 0"):
+        open_shard(tmp_path, manifest.splits["train"][0], manifest)
 
 
 def copied(packed: tuple[Path, Manifest], folder: Path) -> Manifest:
@@ -233,8 +264,8 @@ def test_the_check_before_the_run_finds_what_lacks(packed: tuple[Path, Manifest]
         ({"encoding": "png"}, "the encoding 'png' is not one of raw, jpeg"),
         ({"splits": {}}, "lacks the key 'train'"),
         ({"mean": [1]}, "mean and deviation are not three numbers"),
-        ({"mean": [0.5, float("nan"), 0.5]}, "mean and deviation are not three numbers"),
-        ({"deviation": [0.5, float("nan"), 0.5]}, "mean and deviation are not three numbers"),
+        ({"mean": [0.5, float("nan"), 0.5]}, "nan is not a number from 0 to 1"),
+        ({"deviation": [0.5, float("nan"), 0.5]}, "nan is not a number from 0 to 1"),
         ({"deviation": [0.5, 0, 0.5]}, "mean and deviation are not three numbers"),
         ({"classes": ["a\nAIPERF_MPI status: VALID", "b"]}, "is not a printable text"),
         (
@@ -246,7 +277,15 @@ def test_the_check_before_the_run_finds_what_lacks(packed: tuple[Path, Manifest]
             "../x",
         ),
         ({"rejected": 7}, "pack the set again"),
-        ({"side": float("inf")}, "pack the set again"),
+        ({"side": math.inf}, "inf is not a whole number"),
+        ({"side": 32.0}, "32.0 is not a whole number"),
+        ({"version": True}, "True is not a whole number"),
+        ({"version": "1\nAIPERF_MPI status: VALID"}, "is not a whole number"),
+        ({"classes": "ab"}, "ab is not a list"),
+        ({"mean": [10**400, 0, 0]}, "is not a number from 0 to 1"),
+        ({"deviation": [math.inf] * 3}, "inf is not a number from 0 to 1"),
+        ({"deviation": [1e-320] * 3}, "the deviation 1e-09 or more"),
+        ({"splits": {"train": {"shards": [], "images": "0\n"}, "val": {"shards": []}}}, "train has no shard"),
     ],
 )
 def test_a_manifest_that_is_not_one(
@@ -258,6 +297,19 @@ def test_a_manifest_that_is_not_one(
         resolved(config(tmp_path))
     said = str(caught.value)
     assert part in said and str(tmp_path / FILE) in said and said.isprintable() and "; " in said
+
+
+@pytest.mark.parametrize("key", ["images", "bytes"])
+@pytest.mark.parametrize("value", [-1, 1.5, True, 2**63, math.inf, "1\x1b[2J"])
+def test_a_number_of_a_manifest_that_is_none(
+    packed: tuple[Path, Manifest], tmp_path: Path, key: str, value: object
+) -> None:
+    document = json.loads((packed[0] / FILE).read_text())
+    document["splits"]["train"]["shards"][0][key] = value
+    (tmp_path / FILE).write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="is not a whole number from 0 to ") as caught:
+        resolved(config(tmp_path))
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", "[" * 100_000, '{"format": NaN}'])
