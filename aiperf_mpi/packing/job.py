@@ -110,6 +110,7 @@ class Conclusion:
 def prepare(request: Request, say: Callable[[str], None]) -> Prepared:
     """Look at the source and take the folder; `say` gets what a person should know. Raises ConfigError."""
     request.check()
+    _check_apart(request)
     folder = Folder(request.folder)
     release = folder.claim()
     try:
@@ -177,6 +178,14 @@ def default_workers() -> int:
     cores = len(cpus_of_process()) or os.cpu_count() or 1
     bound = cores < len(cpus_to_have())
     return min(max(1, cores if bound else cores // local_size()), MOST_WORKERS)
+
+
+def _check_apart(request: Request) -> None:
+    """Raise ConfigError for a folder among the pictures of the source, which would be taken for a class."""
+    folder, source = request.folder.resolve(), request.source.resolve()
+    if source in folder.parents[1:]:
+        reason = f"is in a folder of the source {named(request.source)}"
+        raise ConfigError(message(SETTING, request.folder, reason, "name a folder that is not in the source"))
 
 
 def _plan(request: Request, source: Source) -> Plan:
