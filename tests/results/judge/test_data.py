@@ -151,6 +151,13 @@ def test_raw_pictures_that_were_not_read_are_found(packed: Path, tmp_path: Path)
     assert any(reason.id == "I22" and "replica 0 read" in reason.text for reason in reasons)
 
 
+def test_jpeg_files_that_were_not_read_are_found(tmp_path: Path) -> None:
+    example = packed_run(example_manifest(JPEG))
+    example.ranks["bytes_read"][1] = 0
+    reasons = judge.judge(written(example, tmp_path)).reasons
+    assert [reason.id for reason in reasons] == ["I22"] and "replica 0 read 0 bytes" in reasons[0].text
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
