@@ -65,8 +65,8 @@ def _sizes(e: Evidence, found: Manifest) -> Iterator[str]:
 
 @check(
     "I22",
-    f"trainers alone read, at least the bytes of all images used (JPEG: {_LEAST_JPEG} each); copies of the set "
-    "itself",
+    f"trainers alone read, at least the bytes of all images used (JPEG: {_LEAST_JPEG} each); copies of the "
+    "set itself",
     why="Images that were not read were not trained.",
 )
 def read(e: Evidence) -> Iterator[str]:
