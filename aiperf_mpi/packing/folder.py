@@ -132,6 +132,8 @@ class Folder:
                 hdf5.write(path, text.encode())
         try:
             before = json.loads(read_bytes(path, _MOST_BYTES))
+            if not isinstance(before, dict):
+                raise ValueError("it is not a plan")
         except ValueError as error:
             reason = f"cannot be read ({plain(str(error))[:200]})"
             raise ConfigError(message(SETTING, path, reason, f"remove {named(self.path)}")) from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -115,8 +114,6 @@ class Packer:
     def __init__(
         self, pictures: Mapping[str, Pictures], folder: Folder, layout: Layout, workers: int, tick: Tick
     ) -> None:
-        # Pillow warns, on several lines, of damaged EXIF blocks and the like, which are not read.
-        warnings.filterwarnings("ignore", module="PIL")
         self._pictures, self._folder, self._layout = pictures, folder, layout
         self._workers, self._tick, self._ticked = workers, tick, 0.0
         self.progress, self._stop = Progress(), threading.Event()

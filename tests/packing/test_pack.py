@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -316,17 +315,6 @@ def test_more_rejected_than_allowed_finish_after_they_are_mended(tmp_path: Path)
     assert content(tmp_path / "whole") == content(tmp_path / "set")
 
 
-def test_libraries_do_not_warn_of_odd_pictures(tmp_path: Path) -> None:
-    """The lines of Pillow's warnings would break the bar, and say nothing that the manifest does not."""
-    odd = photos.saved(photos.photographs()[0].resize((40, 30)), "PNG", "P", transparency=b"\0\x80\xff")
-    made = [*photos.samples(20, 5, 20), Sample("train", sources.SYNSETS[0], "odd.png", odd)]
-    source = sources.as_folders(tmp_path / "source", made)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        pack(request(source, tmp_path / "packed"))
-    assert not told
-
-
 def test_rejected_pictures_may_be_allowed(tmp_path: Path) -> None:
     made = photos.samples(60, 20, 90)
     source = sources.as_folders(tmp_path / "source", made)
@@ -444,6 +432,15 @@ def test_folder_with_other_content_is_refused(few: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="is neither empty nor a packed set; name a new folder"):
         pack(request(few, tmp_path))
     assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '"x"', "{", ""])
+def test_plan_that_is_none_is_refused(few: Path, tmp_path: Path, text: str) -> None:
+    work = tmp_path / ".packing"
+    work.mkdir()
+    (work / "plan.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"plan.json: cannot be read .*; remove "):
+        pack(request(few, tmp_path))
 
 
 def test_folder_among_the_pictures_is_refused(few: Path, tmp_path: Path) -> None:
