@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from aiperf_mpi.launchers import local_size
 from aiperf_mpi.machine.affinity import cpus_of_process, cpus_to_have
 from aiperf_mpi.packing.folder import SETTING, Folder, Record, differences
 from aiperf_mpi.packing.plan import Plan, listing_of, versions
+from aiperf_mpi.packing.progress import ProgressView
 from aiperf_mpi.packing.source import Source, check_md5, check_whole, open_source
 from aiperf_mpi.printable import counted, named, plain
 
@@ -241,9 +243,19 @@ def _check_space(folder: Folder, plan: Plan) -> None:
 
 def _with_md5(source: Source) -> Source:
     """Return a source whose description has the MD5 of its archives. Raises ConfigError for a wrong one."""
-    from dataclasses import replace
+    total, done = sum(path.stat().st_size for path in source.files), 0
+    view = ProgressView(sys.stderr, "computing the MD5", "GB", total, 1e9)
 
-    return replace(source, description={**source.description, **check_md5(source)})
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        view.update(done)
+
+    try:
+        sums = check_md5(source, count)
+    finally:
+        view.close()
+    return replace(source, description={**source.description, **sums})
 
 
 def _manifest(prepared: Prepared, records: Mapping[str, Record], rejected: Sequence[Rejected]) -> Manifest:

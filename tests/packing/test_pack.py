@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import signal
@@ -20,10 +22,12 @@ from aiperf_mpi.config import ConfigError
 from aiperf_mpi.data import jpeg
 from aiperf_mpi.data.manifest import ENCODINGS, JPEG, RAW, Manifest, read_manifest
 from aiperf_mpi.packing import job, picture, work
+from aiperf_mpi.packing import progress as progress_view
 from aiperf_mpi.packing.check import problems
 from aiperf_mpi.packing.folder import Folder, Record
 from aiperf_mpi.packing.plan import Task
 from aiperf_mpi.packing.shard import Layout, ShardWriter
+from aiperf_mpi.packing.sources import ilsvrc
 from aiperf_mpi.packing.work import Packer, Progress
 from tests.helpers import pictures as photos
 from tests.helpers import sources
@@ -143,6 +147,24 @@ def test_mean_and_deviation_are_exact(few: Path, tmp_path: Path) -> None:
     pixels = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.float64) / 255
     assert manifest.mean == pytest.approx(pixels.mean(axis=0), abs=1e-12)
     assert manifest.deviation == pytest.approx(pixels.std(axis=0), abs=1e-12)
+
+
+def test_md5_of_the_archives_is_compared_and_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = sources.as_archives(tmp_path / "source", photos.samples(40, 8, 60))
+    with pytest.raises(ConfigError, match=r"img_train.tar: has the MD5 .* instead of the published"):
+        pack(request(source, tmp_path / "set", md5=True))
+    sums = {name: hashlib.md5((source / name).read_bytes()).hexdigest() for name in ilsvrc.MD5}
+    for name, its in sums.items():
+        monkeypatch.setitem(ilsvrc.MD5, name, its)
+    monkeypatch.setattr(progress_view, "LINE_SECONDS", 0.0)
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    pack(request(source, tmp_path / "set", md5=True))
+    noted = read_manifest(tmp_path / "set").source
+    assert {key: noted[key] for key in noted if key.startswith("md5 of")} == {
+        f"md5 of {name}": its for name, its in sums.items()
+    }
+    assert "computing the MD5: 0.00 of 0.00 GB" in stream.getvalue()
 
 
 def test_shards_are_alike(many: tuple[list[Sample], dict[str, str]], tmp_path: Path) -> None:
