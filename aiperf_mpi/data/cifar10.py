@@ -42,8 +42,8 @@ ARCHIVES = {"c32a1d4ab5d03f1284b67883e8d87530": BINARY, "c58f30108f718f92721af3b
 #: Names of the archives as they are published.
 ARCHIVE_NAMES = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 
-#: MD5 of the Python version's batches, as torchvision states them (torchvision/datasets/cifar.py). Nobody has
-#: published those of the binary version's.
+#: MD5 of the Python version's batches, as torchvision states them (torchvision/datasets/cifar.py). Those of
+#: the binary version's are not published.
 PYTHON_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data set `imagenet`: ImageNet (ILSVRC 2012), packed; the data set of an official run.
 
-Its counts and its classes are checked. Nobody can compare pixels, which differ between decoders: the hash
-of the content says only whether two runs had the same pictures.
+Its counts and its classes are checked. Pixels differ between decoders, so they cannot be compared with those
+of a reference: the hash of the content says only whether two runs had the same pictures.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) ->
         with told_by_variable():
             from aiperf_mpi.parallel.replica.resources import gather_resources
 
-        found = gather_resources(staged.read_by(config), ranks.replica, ranks.team)
+        found = gather_resources(staged.node_config(config), ranks.replica, ranks.team)
         data = found.dataset
         return found, Facts(
             found.device,

@@ -69,7 +69,7 @@ class Staged:
     bytes: int = 0
     hash_seconds: float = 0.0
 
-    def read_by(self, config: Config) -> Config:
+    def node_config(self, config: Config) -> Config:
         """Return the configuration with the folder that this node reads; the result stores the other one."""
         if self.folder is None:
             return config

@@ -4,7 +4,7 @@
 No run of this recipe is published epoch by epoch, so the range comes from runs of other schedules, and is
 wide (docs/training.md, "The time to the 30 % gate"). Two things decide when ResNet-50 passes 70 % top-1:
 
-- Noise. A high learning rate keeps the error up; it falls when the rate does. Rates are told for 256 images:
+- Noise. A high learning rate keeps the error up; it falls when the rate does. Rates are given for 256 images:
   a batch of B images with the rate lr has the rate 256 lr / B.
 - Learning. The rate, summed over epochs, must have been enough. This recipe does not raise the rate with the
   number of devices, so a replica of many devices learns little in an epoch.
@@ -26,7 +26,7 @@ from aiperf_mpi.trials.budget import budget, learning_rate
 #: The error for which the sources below were read.
 GATE = 0.3
 
-#: Images for which rates are told.
+#: Images for which rates are given.
 IMAGES = 256
 
 #: The rate at which a run is at 70 % at the earliest: that of ResNet-50 v1 (label smoothing, batch 1024, lr
