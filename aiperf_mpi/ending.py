@@ -283,6 +283,7 @@ class Watch:
     def __init__(self) -> None:
         self.signal = ""
         self._starting = self._deferring = False
+        self._tell: Callable[[int], object] | None = None
         self._wait: Wait | None = None
         self._reader = self._writer = -1
         self._before: dict[signal.Signals, Any] = {}
@@ -303,16 +304,20 @@ class Watch:
         with process.lock:
             self._deferring = True
 
-    def core_time(self) -> None:
-        """End the watch: from now on a signal is only noted, and an end leaves what the run has written.
+    def core_time(self, tell: Callable[[int], object] | None = None) -> None:
+        """End the watch: a signal is noted, its number passed to `tell`; an end leaves what was written.
 
-        Wait for ever where this process ends already: its core time does not start then.
+        Wait for ever where this process ends already: its core time does not start then. A signal handler
+        calls `tell`, once; of a signal that has come since `defer` this function does.
         """
         with process.lock:
             process.core, process.step = True, "core time"
             process.cleanups.clear()
             self._deferring = True
         self._end()
+        self._tell = tell
+        if tell and self.signal:
+            tell(signal.Signals[self.signal])
 
     def stop(self) -> None:
         """End the watch of a process that starts no job, and take the handlers from before it."""
@@ -341,7 +346,10 @@ class Watch:
             self._wait = before
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = self.signal or signal.Signals(number).name
+        if not self.signal:
+            self.signal = signal.Signals(number).name
+            if self._tell:
+                self._tell(number)
 
     def _run(self) -> None:
         """Look at signals and at the wait until the core time starts."""

@@ -300,7 +300,7 @@ def start(context: Context) -> Context:
             watch.defer()
         wait(context.ranks.world.Ibarrier())
         clock = start_core_clock(context.ranks)
-    watch.core_time()
+    watch.core_time(context.windows.messages.ask_to_drain if context.ranks.rank else None)
     return replace(context, clock=clock)
 
 

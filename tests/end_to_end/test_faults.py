@@ -21,7 +21,7 @@ from aiperf_mpi.results.judge.judge import judge
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.repair import repair
 from tests.helpers import launch
-from tests.helpers.end_to_end import runs
+from tests.helpers.end_to_end import runs, starts
 from tests.helpers.results.agreement import assert_all_agree
 
 pytestmark = pytest.mark.mpi
@@ -95,6 +95,23 @@ def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
         assert math.isnan(file.attrs["error_final"]), "nothing is validated again after a drain"
         assert number.name in file.attrs["end_cause"]
         assert file.attrs["core_seconds"] < 600
+
+
+@pytest.mark.parametrize(
+    ("mpi", "rank", "number"),
+    [("mpich", 1, signal.SIGTERM), pytest.param("openmpi", 2, signal.SIGUSR1, marks=pytest.mark.full)],
+)
+def test_a_signal_to_another_rank_drains(mpi: str, rank: int, number: signal.Signals, tmp_path: Path) -> None:
+    """A trainer or a generator alone gets a signal in the core time: the run ends as by one to all ranks."""
+    folder = tmp_path / "run"
+    job = runs.start(3, folder, seconds=600, mpi=mpi)
+    _wait_for_epochs(folder, 1)
+    starts.process_of(job, rank).send_signal(number)
+    ended = runs.finish(job, folder, timeout=60)
+    assert ended.code == 4 and ended.lines["end"] == "drained", ended.text()
+    assert judge(ended.result).valid
+    with h5py.File(ended.result) as file:
+        assert file.attrs["end_cause"] == f"signal {number.name} to rank {rank} asked the run to drain"
 
 
 def test_history_full_drains(tmp_path: Path) -> None:

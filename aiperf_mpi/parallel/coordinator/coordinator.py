@@ -121,6 +121,8 @@ def why_end(context: Context, writer: WriterClient, drain: Watch, progress: Prog
     errors = writer.status().errors
     if drain.signal:
         return Reason.DRAIN, f"signal {drain.signal} asked the run to drain"
+    if asked := context.windows.messages.asked:
+        return Reason.DRAIN, f"signal {asked.signal} to rank {asked.rank} asked the run to drain"
     if errors:
         return Reason.DRAIN, errors[0]
     if context.windows.history.reserved >= drain_threshold(context):

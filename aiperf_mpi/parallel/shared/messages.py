@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows to rank 0 and stop messages from it: the only module with point-to-point calls.
+"""Rows to rank 0, and stop messages to and from it: the only module with point-to-point calls.
 
 A row is a fixed-width record of `results/file/rows.py` and is sent as bytes; the tag is its kind.
 Candidates and history are never sent this way, as the counts by kind show in every result file.
@@ -8,6 +8,7 @@ Candidates and history are never sent this way, as the counts by kind show in ev
 from __future__ import annotations
 
 import queue
+import signal
 import struct
 import time
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ MAX_OUTSTANDING = 256
 class Kind(IntEnum):
     """The content of a message, in the order of `rows.ROW_MESSAGES`: a row to rank 0, or STOP.
 
-    STOP is rank 0's message that the run ends. A rejected candidate is a row of kind TRIAL. FINAL is the last
-    validation of the best weights, SAMPLE a measurement of a node's monitor.
+    STOP is rank 0's message that the run ends, or another rank's that it got a signal. A rejected candidate
+    is a row of kind TRIAL. FINAL is the last validation of the best weights, SAMPLE a measurement of a node's
+    monitor.
     """
 
     EPOCH = 0
@@ -45,7 +47,7 @@ class Reason(IntEnum):
     DRAIN = 3
 
 
-_STOP = struct.Struct("<qd")
+_STOP, _SIGNAL = struct.Struct("<qd"), struct.Struct("<q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,14 @@ class Stop:
     t: float
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A signal to a rank other than 0, which asks the run to drain."""
+
+    rank: int
+    signal: str
+
+
 class MessageError(RuntimeError):
     """A message that no rank of this program should send."""
 
@@ -79,6 +89,7 @@ class Messages:
     Attributes:
         sent, received: messages by kind (int64[len(Kind)]).
         sent_bytes, received_bytes: their payloads' bytes by kind (int64[len(Kind)]).
+        asked: on rank 0, the first signal that another rank got in the core time.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -89,11 +100,16 @@ class Messages:
         self._outstanding: list[MPI.Request] = []
         self._buffers: list[bytes] = []
         self._stop: Stop | None = None
+        self.asked: Asked | None = None
         self._posted: queue.SimpleQueue[tuple[Kind, bytes]] = queue.SimpleQueue()
 
     def post(self, kind: Kind, row: bytes | np.void) -> None:
         """Leave a row, from any thread; the main thread sends it to rank 0 first in its next call."""
         self._posted.put((kind, row if isinstance(row, bytes) else row.tobytes()))
+
+    def ask_to_drain(self, number: int) -> None:
+        """Tell rank 0 of a signal to this rank, from any thread or signal handler, as `post` does."""
+        self._posted.put((Kind.STOP, _SIGNAL.pack(number)))
 
     def send(self, kind: Kind, row: bytes | np.void) -> None:
         """Send a row to rank 0; returns before it arrives."""
@@ -116,9 +132,11 @@ class Messages:
         status = MPI.Status()
         while len(messages) < most and self._comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
             message = self._receive(status)
-            if message.kind is Kind.STOP:
-                raise MessageError(f"rank {message.source} sent a stop message to rank 0")
-            messages.append(message)
+            if message.kind is not Kind.STOP:
+                messages.append(message)
+            elif self.asked is None:
+                number = _SIGNAL.unpack(message.data)[0]
+                self.asked = Asked(message.source, signal.Signals(number).name)
         return messages
 
     def stop(self, reason: Reason, t: float) -> None:

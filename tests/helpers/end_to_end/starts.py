@@ -150,6 +150,12 @@ def ranks_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
     return [one for one in found if "-m" in one.cmdline() and "aiperf_mpi" in one.cmdline()]
 
 
+def process_of(job: subprocess.Popen[str], rank: int) -> psutil.Process:
+    """Return the process of a rank. Raises StopIteration where it does not run yet."""
+    names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
+    return next(one for one in ranks_of(job) if str(rank) in (one.environ().get(name) for name in names))
+
+
 def launcher_of(job: subprocess.Popen[str]) -> psutil.Process:
     """Return the launcher's process, which a shell may have started."""
     found = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
@@ -160,12 +166,6 @@ def signalled(mpi: str, folder: Path, number: signal.Signals, delay: float, rank
     """Return how a start ends with a signal after `delay` s, to the launcher or to one rank alone."""
     job = begin(mpi, folder, ["-m", "aiperf_mpi"])
     time.sleep(delay)
-    if rank is None:
-        target = launcher_of(job)
-    else:
-        names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
-        target = next(
-            one for one in ranks_of(job) if str(rank) in (one.environ().get(name) for name in names)
-        )
+    target = launcher_of(job) if rank is None else process_of(job, rank)
     target.send_signal(number)
     return end(job, folder, time.time())

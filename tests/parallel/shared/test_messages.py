@@ -24,6 +24,8 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
     zero, *others = run_program(mpi, ranks, "shared/messages_flow", ROWS)
     n = len(others)
     assert zero["order"] and zero["empty"]
+    # A signal to another rank is no row.
+    assert zero["asked"][0] in range(1, n + 1) and zero["asked"][1] == "SIGTERM"
 
     # Of limit, drain and full, in this order, the highest holds: full comes too late to count.
     assert zero["own"] == ["DRAIN", 13.0]
@@ -49,10 +51,10 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
             1,
             1,
             3,
-            0,
+            1,
         ]
         assert [report["sent_bytes"][k] for k in (epoch, trial, rank, final)] == [600 * 216, 300 * 216, 8, 0]
         assert (report["waiting"], report["left"], report["sent_bytes"][sample]) == (0, 2, 48)
         assert report["received"][stop] == 2 and report["received_bytes"][stop] == 32
-    assert zero["received"] == [600 * n, 300 * n, n, n, 3 * n, 0]
+    assert zero["received"] == [600 * n, 300 * n, n, n, 3 * n, n]
     assert zero["sent"] == [0, 0, 0, 0, 0, 2 * n] and zero["sent_bytes"][stop] == 32 * n

@@ -3,6 +3,7 @@
 each
 rank."""
 
+import signal
 import struct
 import sys
 import threading
@@ -43,6 +44,7 @@ with job.job() as world:
         ends.stop_requested()
         values["left"] = int(ends.sent[Kind.SAMPLE])
         ends.post(Kind.SAMPLE, bytes(16))
+        ends.ask_to_drain(signal.SIGTERM)
         ends.send(Kind.RANK, bytes(8))
         with pytest.raises(MessageError):
             ends.send(Kind.STOP, b"")
@@ -75,6 +77,7 @@ with job.job() as world:
             [m.kind.name for m in final if m.source == source][-1] for source in range(1, world.size)
         ]
         values["empty"] = ends.poll() == []
+        values["asked"] = [ends.asked.rank, ends.asked.signal]
     wait(world.Ibarrier())
 
     # A message with a foreign tag is an error, not a row.
