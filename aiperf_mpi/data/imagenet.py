@@ -29,7 +29,7 @@ def resolve(config: Config) -> dict[str, int]:
 def check(config: Config) -> None:
     """Check that the folder holds all of ImageNet, without reading pictures. Raises ConfigError."""
     folder, manifest = _manifest(config)
-    check_shards(folder, manifest)
+    check_shards(config, folder, manifest)
 
 
 def load(config: Config) -> Dataset:

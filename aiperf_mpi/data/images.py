@@ -24,7 +24,7 @@ def check(config: Config) -> None:
     """Check that manifest and shards are there, without reading pictures. Raises ConfigError."""
     folder, manifest = manifest_of(config)
     check_fits(config, folder, manifest)
-    check_shards(folder, manifest)
+    check_shards(config, folder, manifest)
 
 
 def load(config: Config) -> Dataset:

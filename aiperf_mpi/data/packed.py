@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ SETTING = "data.path"
 REMEDY = "name the folder that `python -m aiperf_mpi pack SOURCE FOLDER` has made"
 
 _AGAIN = "copy it again, or pack the set again"
+
+#: Files that a trainer may have open besides its shards: libraries, devices and connections.
+_OTHER_FILES = 64
 
 #: Channels of a packed picture.
 CHANNELS = 3
@@ -152,8 +156,19 @@ def check_fits(config: Config, folder: Path, manifest: Manifest) -> None:
             )
 
 
-def check_shards(folder: Path, manifest: Manifest) -> None:
-    """Check that each shard exists, may be read and has its size. Raises ConfigError."""
+def check_shards(config: Config, folder: Path, manifest: Manifest) -> None:
+    """Check that each shard exists, may be read and has its size, and that those that the run needs can be
+    open at the same time. Raises ConfigError.
+    """
+    used = len(needed_shards(manifest, config.data.train_images, config.data.val_images))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit not in (resource.RLIM_INFINITY, -1) and used + _OTHER_FILES > limit:
+        reason = (
+            f"the run keeps {counted(used, 'shard')} open and may need {_OTHER_FILES} other files, but a "
+            f"process may open {limit}"
+        )
+        remedy = f"raise the limit: ulimit -n {used + _OTHER_FILES}, or pack with a larger --shard-images"
+        raise ConfigError(message(SETTING, folder, reason, remedy))
     for shard in (one for shards in manifest.splits.values() for one in shards):
         path = folder / shard.file
         with reading(SETTING, path, _AGAIN), open_regular(path) as file:
@@ -185,6 +200,11 @@ def _open_split(folder: Path, manifest: Manifest, split: str, count: int) -> Pac
             opened.callback(shards[-1].close)
         opened.pop_all()
     return PackedImages(shards, manifest.side, manifest.encoding, count)
+
+
+def needed_shards(manifest: Manifest, train: int, val: int) -> list[Shard]:
+    """Return the shards that hold the first so many training and validation pictures."""
+    return [*needed(manifest.splits[TRAIN], train), *needed(manifest.splits[VAL], val)]
 
 
 def needed(shards: Iterable[Shard], count: int) -> list[Shard]:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.paths import creatable_folder, message, reading
-from aiperf_mpi.data.manifest import FILE, TRAIN, VAL, Manifest, Shard
-from aiperf_mpi.data.packed import manifest_of, needed
+from aiperf_mpi.data.manifest import FILE, Manifest, Shard
+from aiperf_mpi.data.packed import manifest_of, needed_shards
 from aiperf_mpi.files import FileError, open_regular, read_text
 from aiperf_mpi.machine.filesystems import file_systems
 from aiperf_mpi.machine.limits import available_bytes
@@ -84,11 +84,6 @@ class Staging:
 def copy_folder(stage: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Return the folder below `stage` that has the copy of a packed set."""
     return Path(stage) / manifest.sha256[:_DIGITS]
-
-
-def needed_shards(manifest: Manifest, train: int, val: int) -> list[Shard]:
-    """Return the shards that hold the first so many training and validation pictures."""
-    return [*needed(manifest.splits[TRAIN], train), *needed(manifest.splits[VAL], val)]
 
 
 def plan(config: Config, node: int = 0, nodes: int = 1) -> Staging:

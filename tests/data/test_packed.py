@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import resource
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -252,6 +253,20 @@ def test_the_check_before_the_run_finds_what_lacks(packed: tuple[Path, Manifest]
     (tmp_path / "val-00001.h5").unlink()
     with pytest.raises(ConfigError, match=r"val-00001.h5: .*does not exist"):
         check_dataset(wanted)
+
+
+def test_more_shards_than_files_that_may_be_open_are_refused_before_staging(
+    packed: tuple[Path, Manifest],
+) -> None:
+    few = resolved(config(packed[0], "data.train_images=16", "data.val_images=16"))
+    wanted, before = resolved(config(packed[0])), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (66, before[1]))
+    try:
+        check_dataset(few)
+        with pytest.raises(ConfigError, match="keeps 7 shards open .* may open 66; .*: ulimit -n 71, or"):
+            check_dataset(wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize(
