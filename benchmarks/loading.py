@@ -59,6 +59,9 @@ from benchmarks.tables import described, goals, machine, markdown, number, out_f
 #: The batch is that of the benchmark.
 BATCH = 448
 
+#: Pictures of a shard: as for ImageNet there are several, and while one is hashed the next one is written.
+SHARD_IMAGES = 256
+
 #: Epochs of a measurement of raw loading, which is fast; batches that fancy indexing gets, which is slow.
 RAW_EPOCHS, FANCY_BATCHES = 4, 2
 
@@ -101,7 +104,7 @@ def ratio(row: Row, bare: Row, key: str = "seconds") -> float:
 def pack(source: Path, folder: Path, encoding: str, threads: int) -> int:
     """Pack a tree as the command does; return the number of pictures."""
     shutil.rmtree(folder, ignore_errors=True)
-    request = job.Request(source, folder, encoding, SIDE, workers=threads)
+    request = job.Request(source, folder, encoding, SIDE, SHARD_IMAGES, threads)
     prepared = job.prepare(request, lambda line: None)
     try:
         layout, pictures = prepared.plan.layout, prepared.source.pictures
