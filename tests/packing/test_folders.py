@@ -191,6 +191,18 @@ def test_cls_loc_is_found_from_each_of_its_folders(tmp_path: Path) -> None:
         assert source.description["labels of val"] == "LOC_val_solution.csv"
 
 
+@pytest.mark.parametrize("place", ["", "Data", "ILSVRC/Data"])
+def test_labels_above_the_layout_are_of_something_else(place: str, tmp_path: Path) -> None:
+    sources.as_cls_loc(tmp_path / "made", sources.samples())
+    root = tmp_path / "data" / place / "CLS-LOC"
+    root.parent.mkdir(parents=True)
+    (tmp_path / "made/ILSVRC/Data/CLS-LOC").rename(root)
+    (tmp_path / "made/LOC_val_solution.csv").rename(tmp_path / "val.csv")
+    for folder in (tmp_path / "data", root):
+        with pytest.raises(ConfigError, match="has validation pictures, but no labels for them"):
+            open_source(folder)
+
+
 def test_a_validation_picture_without_a_label_is_rejected(tmp_path: Path) -> None:
     sources.as_cls_loc(tmp_path, sources.samples())
     sources.write(tmp_path / "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000009.JPEG", sources.jpeg(1))

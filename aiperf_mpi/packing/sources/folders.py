@@ -35,10 +35,8 @@ _NAMES = {
     VAL: ("val", "validation", "valid", "ilsvrc2012_img_val", "test"),
 }
 
-#: Where the layout CLS-LOC has its pictures, below the folder that is named; and the folders above the
-#: pictures, one of which has their labels.
+#: Where the layout CLS-LOC has its pictures, below the folder that has all of it.
 _CLS_LOC = (Path("ILSVRC/Data/CLS-LOC"), Path("Data/CLS-LOC"), Path("CLS-LOC"))
-_CLS_LOC_DEPTH = 3
 
 OUTSIDE = "is not in the folder of a class"
 _REMEDY = "get permission for it, or remove it from the source"
@@ -62,10 +60,14 @@ def find(path: Path) -> Form | None:
 
 
 def find_cls_loc(path: Path) -> Form | None:
-    """Return the pictures of the layout CLS-LOC in `path`, or None. Raises ConfigError, OSError."""
+    """Return the pictures of the layout CLS-LOC in `path`, one of its folders, or None.
+
+    Its labels may be in each folder of the layout, and in none above it. Raises ConfigError, OSError.
+    """
     for root in (*(path / place for place in _CLS_LOC), path):
-        if root.name == _CLS_LOC[-1].name and root.is_dir():
-            return _tree("cls-loc", root, [root, *root.parents[:_CLS_LOC_DEPTH]])
+        place = next((place for place in _CLS_LOC if root.match(str(place))), None)
+        if place is not None and root.is_dir():
+            return _tree("cls-loc", root, [root, *root.parents[: len(place.parts)]])
     return None
 
 
