@@ -104,6 +104,11 @@ def reevaluate(result: Result, folder: Path, data_path: str = "") -> Repetition:
             f"{str(expected)[:16]}...: the images differ"
         )
 
+    packed = evidence.packed
+    if packed and (dataset.mean, dataset.deviation) != (packed.manifest.mean, packed.manifest.deviation):
+        raise ReevaluationError(
+            "the manifest here has another mean or deviation than that of the run: one was changed by hand"
+        )
     threads = config.data.threads(len(os.sched_getaffinity(0)))
     if dataset.manifest is not None:
         _check_pictures(Path(config.data.path), dataset.manifest, config.data.val_images, threads)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiperf_mpi.data.manifest import JPEG, RAW, from_record
+from aiperf_mpi.data.manifest import JPEG, RAW, from_record, read_manifest
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import judge_file
 from aiperf_mpi.trials.record import DONE, FAILED
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
-from tests.helpers.packed import write_packed
+from tests.helpers.packed import rewrite, write_packed
 from tests.helpers.results.agreement import command
 
 #: Pictures of four classes that are larger than the network's input, in shards of 64.
@@ -92,6 +92,14 @@ def check_validated_again(run: runs.Ended, folder: Path) -> None:
     assert done.returncode == 2 and "--data" in done.stderr, done.stderr
     done = command("verify", "--reevaluate", run.result, "--data", folder / "elsewhere")
     assert done.returncode == 0 and "V03 repeated passed" in done.stderr, done.stderr
+
+    # The hash of the content does not have the moments, by which the pictures are normalised.
+    manifest = read_manifest(folder / "elsewhere")
+    rewrite(folder / "elsewhere", manifest, mean=(0.25, 0.5, 0.5))
+    done = command("verify", "--reevaluate", run.result, "--data", folder / "elsewhere")
+    assert done.returncode == 2 and "another mean or deviation" in done.stderr, done.stderr
+    rewrite(folder / "elsewhere", manifest)
+
     shard = folder / "elsewhere" / "val-00000.h5"
     content = bytearray(shard.read_bytes())
     # In the middle of the pictures.
