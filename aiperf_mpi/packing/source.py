@@ -171,7 +171,7 @@ def _notes(classes: Sequence[str], pictures: Mapping[str, Pictures], hidden: int
     if synsets == len(classes) and synsets > ilsvrc.CLASSES // 2 and not ilsvrc.is_ilsvrc(classes):
         notes.append(f"these are {synsets} classes of WordNet, but not the 1000 of ILSVRC2012")
     if hidden:
-        notes.append(f"{hidden} hidden files or folders (their names begin with a dot) are left out")
+        notes.append(f"{counted(hidden, 'hidden member')} left out, by a name that begins with a dot")
     return notes
 
 

@@ -70,7 +70,7 @@ def test_members_that_are_not_pictures_are_listed(tmp_path: Path) -> None:
     # No reason has a path of this host: the manifest is the same wherever it is made.
     assert not any("/" in one.reason for one in source.rejected)
     assert len(source.pictures["train"]) == 12 and source.description["hidden files left out"] == "2"
-    assert any("2 hidden files" in note for note in source.notes)
+    assert any("2 hidden members left out" in note for note in source.notes)
 
 
 def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
