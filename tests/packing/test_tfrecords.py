@@ -115,6 +115,27 @@ def test_a_class_with_two_labels_is_refused(tmp_path: Path) -> None:
         open_source(one_file(tmp_path, *records))
 
 
+def test_labels_that_contradict_the_synsets_are_refused(tmp_path: Path) -> None:
+    def of(number: int, **synset: bytes) -> bytes:
+        named = {f"image/class/{key}": value for key, value in synset.items()}
+        return record(example({**named, "image/class/label": number, "image/encoded": b"\xff\xd8\xff"}))
+
+    for records, words in (
+        ((of(1, synset=b"n1"), of(2, synset=b"n1")), "n1 has the label 2, but 1 before"),
+        ((of(1, synset=b"n1"), of(1, synset=b"n2")), "n2 has the label 1, as n1 has"),
+        ((of(1, synset=b"n1"), of(1), of(2, synset=b"n2")), "000001 has the label 1, as n1 has"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{FIRST}: record at byte \d+: {words}; make the files again"):
+            open_source(one_file(tmp_path, *records))
+
+
+def test_a_file_beyond_the_number_of_files_is_refused(tmp_path: Path) -> None:
+    sources.as_tfrecords(tmp_path, sources.samples())
+    (tmp_path / "train-00003-of-00003").write_bytes((tmp_path / "train-00000-of-00003").read_bytes())
+    with pytest.raises(ConfigError, match="has the file train-00003-of-00003, whose number is not below 3"):
+        open_source(tmp_path)
+
+
 def test_records_that_cannot_be_pictures_are_listed(tmp_path: Path) -> None:
     good = sources.example_of(Sample("train", SYNSETS[0], "good.JPEG", b"good"), 1)
     label = {"image/class/label": 1, "image/class/synset": SYNSETS[0].encode()}

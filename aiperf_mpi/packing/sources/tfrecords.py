@@ -13,8 +13,8 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import message, reading
@@ -75,11 +75,29 @@ class RecordReader:
         return record[begin : begin + count]
 
 
-class _Label(NamedTuple):
-    """The label of a class in the records, and the record that first had it."""
+@dataclass(slots=True)
+class _Labels:
+    """Label of each class in the records, and class of each label."""
 
-    number: int
-    where: str
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    names: dict[int, bytes] = field(default_factory=dict)
+
+    def agree(self, path: Path, name: bytes, number: int, where: str) -> None:
+        """Raise ConfigError if a class has another label than before, or a label another class."""
+        label, same = self.numbers.setdefault(name, number), self.names.setdefault(number, name)
+        reason = ""
+        if label != number:
+            reason = f"{where}: {readable(name)} has the label {number}, but {label} before"
+        elif same != name:
+            reason = f"{where}: {readable(name)} has the label {number}, as {readable(same)} has"
+        if reason:
+            raise ConfigError(
+                message(SETTING, path, reason, "make the files again, with one list of synsets")
+            )
+
+
+#: Label of a class in a file, and the record that first had it.
+_Seen = dict[tuple[bytes, int], str]
 
 
 def find(path: Path) -> Form | None:
@@ -89,7 +107,7 @@ def find(path: Path) -> Form | None:
         return None
     files = FileParts([file for split in _FOLDERS for file in paths[split]])
     first, splits = 0, {}
-    labels: dict[bytes, _Label] = {}
+    labels = _Labels()
     for split, its in paths.items():
         splits[split] = _split(split, files, range(first, first + len(its)), labels)
         first += len(its)
@@ -112,19 +130,23 @@ def _files_of(split: str, path: Path) -> list[Path]:
             reason = f"has files of several sets: {its[0][0]}, {its[-1][0]}"
             raise ConfigError(message(SETTING, folder, reason, "leave the files of one set there"))
         count = int(its[0][3])
-        if lacking := sorted(set(range(count)) - {int(match[2]) for match in its}):
+        there = {int(match[2]) for match in its}
+        if max(there) >= count:
+            reason = f"has the file {its[-1][0]}, whose number is not below {count}"
+            raise ConfigError(message(SETTING, folder, reason, "leave the files of one set there"))
+        if lacking := sorted(set(range(count)) - there):
             reason = f"lacks {len(lacking)} of {count} files for {split}: number {lacking[0]} is the first"
             raise ConfigError(message(SETTING, folder, reason, "copy all files of the set"))
         return [folder / match[0] for match in its]
     return []
 
 
-def _split(split: str, files: FileParts, numbers: Sequence[int], labels: dict[bytes, _Label]) -> Found:
+def _split(split: str, files: FileParts, numbers: Sequence[int], labels: _Labels) -> Found:
     """Return the pictures of some files. Raises ConfigError for damaged files and labels that differ."""
     found = Found(RecordReader(files))
 
-    def of_file(file: int) -> tuple[Found, dict[bytes, _Label]]:
-        its, seen = Found(found.reader), dict[bytes, _Label]()
+    def of_file(file: int) -> tuple[Found, _Seen]:
+        its, seen = Found(found.reader), _Seen()
         with reading(SETTING, files.path(file), _DAMAGED):
             for index, (offset, size) in enumerate(_records(files, file)):
                 _note(split, files, file, index, offset, size, its, seen)
@@ -136,17 +158,9 @@ def _split(split: str, files: FileParts, numbers: Sequence[int], labels: dict[by
             found.classes |= its.classes
             found.rejected += its.rejected
             found.hidden += its.hidden
-            for name, label in seen.items():
-                _agree(files.path(file), name, label, labels)
+            for (name, number), where in seen.items():
+                labels.agree(files.path(file), name, number, where)
     return found
-
-
-def _agree(path: Path, name: bytes, label: _Label, labels: dict[bytes, _Label]) -> None:
-    """Raise ConfigError if a class has another label than in the records before."""
-    before = labels.setdefault(name, label)
-    if before.number != label.number:
-        reason = f"{label.where}: {readable(name)} has the label {label.number}, but {before.number} before"
-        raise ConfigError(message(SETTING, path, reason, "make the files again, with one list of synsets"))
 
 
 def _records(files: FileParts, file: int) -> Iterator[tuple[int, int]]:
@@ -172,16 +186,9 @@ def _records(files: FileParts, file: int) -> Iterator[tuple[int, int]]:
 
 
 def _note(
-    split: str,
-    files: FileParts,
-    file: int,
-    index: int,
-    offset: int,
-    size: int,
-    found: Found,
-    labels: dict[bytes, _Label],
+    split: str, files: FileParts, file: int, index: int, offset: int, size: int, found: Found, seen: _Seen
 ) -> None:
-    """Put a record down as a picture, or as rejected; and the label of its class in `labels`."""
+    """Put a record down as a picture, or as rejected; and the label of its class in `seen`."""
     where = f"record at byte {offset - _HEAD.size}"
 
     def reject(name: str, reason: str) -> None:
@@ -212,5 +219,5 @@ def _note(
     else:
         found.members.append(Member(name, (file, offset, size, begin, end - begin)))
         if number is not None:
-            labels.setdefault(synset, _Label(number, where))
+            seen.setdefault((synset, number), where)
         found.classes.add(readable(synset))
