@@ -63,6 +63,11 @@ def versions() -> dict[str, str]:
     return pillow if simplejpeg is None else {"simplejpeg": simplejpeg.__version__, **pillow}
 
 
+def sees_warnings() -> bool:
+    """Whether `decode` rejects a file of which libjpeg warns. Pillow takes it, and simplejpeg does not."""
+    return simplejpeg is not None
+
+
 def decode(data: bytes | memoryview, at_least: int = 0) -> np.ndarray:
     """Return the pixels of a JPEG file, uint8 [height, width, 3] in RGB, as they are stored.
 

@@ -72,7 +72,8 @@ def square_of(data: bytes, side: int) -> tuple[Image.Image, bool]:
     """Return a picture's file as an upright square of `side` x `side` pixels in RGB.
 
     Return also whether the loader makes the same of the file itself, which then needs no second encoding: an
-    ordinary JPEG, upright, whose short side is at most `side`, with fewer bytes than the pixels.
+    ordinary JPEG, upright, whose short side is at most `side`, with fewer bytes than the pixels. Pillow alone
+    cannot tell what is ordinary, and the hosts of a run may have simplejpeg.
     """
     if not data.startswith(_JPEG):
         return _by_pillow(data, side), False
@@ -82,7 +83,8 @@ def square_of(data: bytes, side: int) -> tuple[Image.Image, bool]:
         return _by_pillow(data, side), False
     orientation = _orientation(jpeg.opened(data, ("JPEG",))) if _EXIF in data else 1
     short, long = sorted(pixels.shape[:2])
-    own = orientation == 1 and short <= side and long <= _MOST_LONG * side and len(data) < 3 * side**2
+    small = short <= side and long <= _MOST_LONG * side and len(data) < 3 * side**2
+    own = jpeg.sees_warnings() and orientation == 1 and small
     return upright(jpeg.fit_picture(Image.fromarray(pixels), side), orientation), own
 
 

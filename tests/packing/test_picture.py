@@ -176,6 +176,20 @@ def test_other_jpeg_is_fitted_and_encoded_once(photo: Image.Image, make: object)
     assert not packed.histogram.any()
 
 
+@pytest.mark.parametrize("kind", ["whole", "gap", "extraneous"])
+def test_what_pillow_alone_packs_is_read_by_simplejpeg(
+    photo: Image.Image, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host that packs may lack simplejpeg, and Pillow does not tell that libjpeg warns of a file."""
+    data = file_of(photo)
+    place = data.index(b"\xff\xdb")
+    odd = {"gap": data[: len(data) // 2] + data[-2:], "extraneous": data[:place] + bytes(3) + data[place:]}
+    with monkeypatch.context() as patch:
+        patch.setattr(jpeg, "simplejpeg", None)
+        stored = packing.pack(odd.get(kind, data), 256, JPEG, True).data
+    jpeg.decode_square(stored, np.empty((256, 256, 3), np.uint8))
+
+
 def test_raw_picture_is_its_pixels(photo: Image.Image) -> None:
     packed = packing.pack(file_of(photo), SIDE, RAW, True)
     pixels = np.frombuffer(packed.data, np.uint8).reshape(SIDE, SIDE, 3)
