@@ -117,7 +117,7 @@ def failing(module: str, name: str, original):
 def spoil_end(module) -> None:
     """End the job at the core time, as an end before it does."""
 
-    def reached(watch) -> None:
+    def reached(watch, *told: object) -> None:
         (FOLDER / f"seen.{RANK}.json").write_text(json.dumps(seen))
         if RANK == "0":
             time.sleep(0.5)
