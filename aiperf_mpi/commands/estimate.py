@@ -29,6 +29,12 @@ def add_estimate(commands: Any) -> None:
         metavar="K",
         help="trainers and generators of a node (default 3)",
     )
+    estimate.add_argument(
+        "--device",
+        default="",
+        metavar="NAME",
+        help="name of an accelerator, as its driver gives it, or cpu (for train.precision = auto)",
+    )
     rate = estimate.add_mutually_exclusive_group()
     rate.add_argument("--ops-per-device", type=float, metavar="X", help="op/s at which a device trains")
     rate.add_argument(
@@ -68,6 +74,7 @@ def estimate_command(arguments: argparse.Namespace) -> int:
             arguments.ops_per_device,
             arguments.images_per_second,
             arguments.staging_rate,
+            arguments.device,
         )
         numbers = estimate(config, machine)
     except ConfigError as error:

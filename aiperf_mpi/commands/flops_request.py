@@ -64,11 +64,13 @@ def read_request(arguments: argparse.Namespace) -> Request:
         architecture = read_architecture(arguments.arch)
     elif arguments.preset is not None:
         from aiperf_mpi.config import load
+        from aiperf_mpi.planning.precision import precisions
 
         config = load(arguments.preset)
         architecture = Architecture(config.base)
         images = config.data.train_images, config.data.val_images
-        precision, stem = config.train.precision, config.train.stem
+        # The step is traced on the CPU.
+        precision, stem = precisions(config, "cpu")[0], config.train.stem
         augmentation, stored = config.data.augmentation_form, config.data.stored_size
 
     # --image-size and --classes apply to any network: morphs do not depend on them.

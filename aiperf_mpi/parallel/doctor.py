@@ -304,8 +304,11 @@ def _jax_alike(part: Part, asked: Child | None) -> tuple[Finding, ...]:
     if emulated := part.config.parallel.host_devices:
         return (accelerators.of_cpu(emulated),) if part.world.rank == 0 else ()
     told = asked.told if asked is not None and part.host_trains else {}
-    devices = {"devices": accelerators.devices_of(told)} if told.get("kinds") else None
-    different = kinds(part.world, devices)
+    devices = {
+        "devices": accelerators.devices_of(told),
+        accelerators.AUTOMATIC: accelerators.precision_of(told),
+    }
+    different = kinds(part.world, devices if told.get("kinds") else None)
     return likeness.judge(different, "JAX") if different else ()
 
 

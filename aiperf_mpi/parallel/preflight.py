@@ -31,6 +31,7 @@ from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, second
 from aiperf_mpi.parallel.staging import NOT_STAGED, Staged
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
+from aiperf_mpi.planning.precision import choose_for
 from aiperf_mpi.planning.provenance import before_official, hiding
 from aiperf_mpi.planning.storage import claim_output
 from aiperf_mpi.planning.walltime import check_limit
@@ -53,6 +54,7 @@ class Facts:
         staging_seconds, hash_seconds: of the node that took longest to copy packed pictures, and to check
             their hashes where they are not copied.
         staged_bytes: written by all nodes.
+        precision, why_precision: of the activations, and why it is this one.
     """
 
     device: str = ""
@@ -64,6 +66,8 @@ class Facts:
     staging_seconds: float = 0.0
     hash_seconds: float = 0.0
     staged_bytes: int = 0
+    precision: str = ""
+    why_precision: str = field(default="", repr=False)
 
 
 def check_all(
@@ -212,7 +216,7 @@ def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) ->
             from aiperf_mpi.parallel.replica.resources import gather_resources
 
         found = gather_resources(staged.node_config(config), ranks.replica, ranks.team)
-        data = found.dataset
+        data, chosen = found.dataset, choose_for(config, found.described)
         return found, Facts(
             found.device,
             len(found.devices),
@@ -223,6 +227,8 @@ def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) ->
             staged.seconds,
             staged.hash_seconds,
             staged.bytes,
+            chosen.precision,
+            chosen.why,
         )
 
     # Ranks without data wait for those that load it, without taking a core from them.

@@ -35,6 +35,7 @@ from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best,
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.parallel.staging import stage_pictures
 from aiperf_mpi.planning.folder import lost
+from aiperf_mpi.planning.precision import PRECISION, with_precision
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted, named, plain
 from aiperf_mpi.probe import NotKnown, probe
@@ -93,6 +94,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
         with timer("data"):
             staged = stage_pictures(config, ranks)
             resources, facts = open_resources(config, ranks, staged)
+        config = with_precision(config, facts.precision)
         with step("windows"):
             windows = open_windows(config, ranks)
             clock = start_core_clock(ranks)
@@ -100,6 +102,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
 
         if prepared.writer is not None:
             machine = prepared.machine | survey.inventory | {"findings": findings}
+            machine |= {PRECISION: facts.why_precision}
             header = header_of(context, facts, folder.run_id, words, machine)
             code = coordinate_run(context, prepared.writer, header)
             clean = True
@@ -170,7 +173,8 @@ def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) ->
     writer.send_start(utc_now())
     view.log(
         f"core time starts: {counted(header.n_replicas, 'replica')}, "
-        f"{counted(header.n_devices, 'device')}, {config.run.time_limit:g} s"
+        f"{counted(header.n_devices, 'device')}, {config.run.time_limit:g} s, {header.precision} "
+        f"({(header.inventory or {}).get(PRECISION)})"
     )
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
     end = coordinate(context, writer, watch, view)

@@ -17,6 +17,7 @@ from aiperf_mpi.config.datasets import DATASETS, LABEL_BYTES
 from aiperf_mpi.machine.limits import Level, levels
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.precision import precisions
 from aiperf_mpi.planning.rank_resources import RankResources, place
 
 SUBJECT = "memory"
@@ -58,7 +59,8 @@ def need_of(config: Config, rank: RankResources) -> Need:
         return Need()
     images = image_bytes(config)
     network = Architecture(config.base).parameters * BYTES_PER_PARAMETER if rank.on_cpu else 0
-    batch = config.train.batch_per_device * activation_bytes(config) if rank.on_cpu else 0
+    kept = activation_bytes(config, precisions(config, "cpu")[0]) if rank.on_cpu else 0
+    batch = config.train.batch_per_device * kept
     return Need(images + network + _LIBRARIES, images + network + batch + _LIBRARIES_AS_A_RULE)
 
 
@@ -75,10 +77,10 @@ def image_bytes(config: Config) -> int:
     return (data.train_images + data.val_images) * data.image_size**2 * data.channels
 
 
-def activation_bytes(config: Config) -> int:
+def activation_bytes(config: Config, precision: str) -> int:
     """Return the bytes that a training step keeps of one image for its backward pass.
 
-    These are the input and the outputs of convolutions, ReLUs and poolings, in the precision of the
+    These are the input and the outputs of convolutions, ReLUs and poolings, in the `precision` of the
     activations; batch norms keep nothing else of an image.
     """
     kinds = ("conv", "relu", "max_pool", "global_pool")
@@ -86,7 +88,7 @@ def activation_bytes(config: Config) -> int:
         math.prod(layer.out_shape) for layer in Architecture(config.base).layers() if layer.kind in kinds
     )
     image = config.data.image_size**2 * config.data.channels
-    return (kept + image) * ACTIVATION_BYTES[config.train.precision]
+    return (kept + image) * ACTIVATION_BYTES[precision]
 
 
 def judge(

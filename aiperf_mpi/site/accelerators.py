@@ -11,6 +11,7 @@ from typing import Any
 
 from aiperf_mpi.environment.jax_variables import cannot_open
 from aiperf_mpi.planning.finding import Finding
+from aiperf_mpi.planning.precision import choose
 from aiperf_mpi.printable import counted
 from aiperf_mpi.site.child import not_known
 
@@ -20,6 +21,9 @@ PLUGINS = {
     "jax-cuda13-plugin": ("cuda13", "NVIDIA", 580),
     "jax-rocm7-plugin": ("rocm", "AMD", 0),
 }
+
+#: What a finding about JAX says of the precision.
+AUTOMATIC = "train.precision auto"
 
 _NVIDIA_VERSION = Path("proc/driver/nvidia/version")
 
@@ -141,14 +145,22 @@ def judge_jax(
                 remedy,
             ),
         )
-    return (Finding("ok", subject, f"finds {text}"),)
+    return (Finding("ok", subject, f"finds {text}; {AUTOMATIC} is {precision_of(told)}"),)
 
 
 def of_cpu(devices: int) -> Finding:
     """Return that trainers compute on so many devices of the CPU, whatever JAX finds by itself."""
     return Finding(
-        "ok", "JAX", f"{counted(devices, 'device')} of the CPU on a node, by parallel.host_devices"
+        "ok",
+        "JAX",
+        f"{counted(devices, 'device')} of the CPU on a node, by parallel.host_devices; {AUTOMATIC} is "
+        f"{choose('cpu').precision}",
     )
+
+
+def precision_of(told: Mapping[str, Any]) -> str:
+    """Return what `train.precision = "auto"` becomes on the devices that JAX finds."""
+    return choose(str(told.get("platform", "")), str(told.get("capability", ""))).precision
 
 
 def devices_of(told: Mapping[str, Any]) -> str:

@@ -40,7 +40,11 @@ os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 try:
     import jax
     devices = jax.local_devices()
-    told = {"platform": devices[0].platform, "kinds": [device.device_kind for device in devices]}
+    told = {
+        "platform": devices[0].platform,
+        "kinds": [device.device_kind for device in devices],
+        "capability": str(getattr(devices[0], "compute_capability", "")),
+    }
 except BaseException as error:
     told = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(told), flush=True)

@@ -15,6 +15,7 @@ import pytest
 from aiperf_mpi.config import Config, ConfigError, load
 from aiperf_mpi.data import cifar10
 from aiperf_mpi.data.catalogue import check_dataset, open_dataset
+from tests.helpers.cifar import write_batches
 
 
 def config(path: Path | str, *sets: str) -> Config:
@@ -26,12 +27,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarra
     """Files in the layout of https://www.cs.toronto.edu/~kriz/cifar.html, of random pixels; all of their
     records."""
     folder = tmp_path_factory.mktemp("cifar") / cifar10.FOLDER
-    folder.mkdir()
-    records = np.random.default_rng(0).integers(0, 256, (60_000, 3073), dtype=np.uint8)
-    records[:, 0] %= 10
-    for number, name in enumerate([*cifar10.TRAIN_FILES, cifar10.VAL_FILE]):
-        (folder / name).write_bytes(records[number * 10_000 : (number + 1) * 10_000].tobytes())
-    return folder, records
+    return folder, write_batches(folder)
 
 
 def test_every_pixel_and_label_arrives(published: tuple[Path, np.ndarray]) -> None:

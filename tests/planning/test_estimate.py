@@ -8,6 +8,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,16 +161,38 @@ def test_device_memory_is_weights_and_kept_activations() -> None:
     # Convolutions 10,587,136, ReLUs 9,081,856, pools 200,704 + 2,048 and the input 150,528 values of 2 bytes
     # an image; 25,557,032 parameters of 12 bytes.
     each = 2 * (10_587_136 + 9_081_856 + 200_704 + 2_048 + 150_528)
-    assert activation_bytes(load("imagenet")) == each == 40_044_544
-    assert numbers()["a device"] == (25_557_032 * 12 + 448 * each, 25_557_032 * 12 + 512 * each)
+    assert activation_bytes(load("imagenet"), "bfloat16") == each == 40_044_544
+    h200 = numbers(replace(MACHINE, device="NVIDIA H200"))
+    assert h200["a device"] == (25_557_032 * 12 + 448 * each, 25_557_032 * 12 + 512 * each)
+
+
+def test_the_precision_of_a_described_device_is_that_of_a_run_on_it() -> None:
+    weights, small, large = 25_557_032 * 12, 448 * 40_044_544, 512 * 40_044_544
+    expected = {
+        "Tesla V100-SXM2-32GB": (weights + small, weights + large, "in float16"),
+        "NVIDIA A100-SXM4-80GB": (weights + small, weights + large, "in bfloat16"),
+        "cpu": (weights + 2 * small, weights + 2 * large, "in float32"),
+        "Tesla P100": (weights + small, weights + 2 * large, "is not known of --device 'Tesla P100'"),
+        "": (
+            weights + small,
+            weights + 2 * large,
+            "train.precision = auto depends on the device, see --device",
+        ),
+    }
+    for name, (low, high, words) in expected.items():
+        found = {n.name: n for n in estimate(load("imagenet"), replace(MACHINE, device=name))}["a device"]
+        assert found.value == (low, high) and words in found.assumption, name
+
+    # The configuration decides where it says a precision, and CPUs train where they are emulated devices.
+    for sets, words in (("train.precision=float16", "in float16"), ("parallel.host_devices=1", "in float32")):
+        config = load("imagenet", sets=(sets,))
+        found = {n.name: n for n in estimate(config, replace(MACHINE, device="NVIDIA H200"))}["a device"]
+        assert words in found.assumption and "depends on" not in found.assumption
 
 
 @pytest.mark.full
 def test_half_precision_of_either_kind_takes_half() -> None:
-    each = [
-        activation_bytes(load("demo", sets=[f'train.precision="{name}"']))
-        for name in ("float32", "bfloat16", "float16")
-    ]
+    each = [activation_bytes(load("demo"), name) for name in ("float32", "bfloat16", "float16")]
     assert each[0] == 2 * each[1] == 2 * each[2]
 
 
@@ -208,7 +231,7 @@ def test_kept_activations_match_the_real_backward_pass(precision: str) -> None:
         "model.width=16",
         "model.blocks=[2,2,2]",
     )
-    estimated = activation_bytes(load("imagenet", sets=(*sets, f"train.precision='{precision}'")))
+    estimated = activation_bytes(load("imagenet", sets=sets), precision)
     assert kept(2) - kept(1) == pytest.approx(estimated, rel=0.03)
 
 
@@ -235,6 +258,7 @@ def test_json_has_every_number_with_its_unit_and_assumption() -> None:
         "ranks_per_node": 3,
         "ops_per_device": 1e14,
         "staging_rate": 1e9,
+        "device": "",
     }
     assert {number["name"]: number["value"] for number in values["numbers"]}["history window"] == 38_797_376
     assert all(number["unit"] and len(number["assumption"]) > 20 for number in values["numbers"])

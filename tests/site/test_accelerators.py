@@ -125,9 +125,19 @@ def test_an_error_of_jax_is_told_as_a_run_tells_it() -> None:
 # -- JAX's own view
 
 
+def test_what_auto_becomes_on_the_devices_that_jax_finds() -> None:
+    for name, capability, precision in (
+        ("NVIDIA H200", "9.0", "bfloat16"),
+        ("Tesla V100-SXM2-16GB", "7.0", "float16"),
+        ("Tesla P100-PCIE-16GB", "6.0", "float32"),
+    ):
+        (found,) = judge_jax({"platform": "gpu", "kinds": [name], "capability": capability}, ("0",), {})
+        assert found.level == "ok" and found.text.endswith(f"train.precision auto is {precision}")
+
+
 def test_jax_on_cpus_beside_accelerators() -> None:
     told = {"platform": "cpu", "kinds": ["cpu"]}
-    assert judge_jax(told, (), {})[0].level == "ok"
+    assert str(judge_jax(told, (), {})[0]).endswith("finds 1 x cpu; train.precision auto is float32")
     assert judge_jax(told, ("0",), {"JAX_PLATFORMS": "cpu"})[0].level == "ok"
     (found,) = judge_jax(told, ("0", "1"), {})
     assert found.level == "fail" and "finds only 1 x cpu, but the host has 2 accelerators" in found.text

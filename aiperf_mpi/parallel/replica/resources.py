@@ -51,6 +51,13 @@ class Resources:
         own = self.devices[self.mine]
         return f"{len(own)} x {own[0].device_kind}"
 
+    @property
+    def described(self) -> tuple[tuple[str, str], ...]:
+        """Platform and compute capability of each of `devices`, as JAX tells them ("": none)."""
+        return tuple(
+            (device.platform, str(getattr(device, "compute_capability", ""))) for device in self.devices
+        )
+
 
 def gather_resources(config: Config, replica: int, team: MPI.Intracomm | None = None) -> Resources:
     """Find the devices and open the data of a trainer of this replica, before the core time starts.

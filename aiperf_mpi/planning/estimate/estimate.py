@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from aiperf_mpi.config import Config
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.sections import MOST_WORKERS
+from aiperf_mpi.config.setting import shown
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.planning.estimate.feed import feed_numbers
@@ -20,6 +21,7 @@ from aiperf_mpi.planning.estimate.gate import gate_numbers
 from aiperf_mpi.planning.estimate.machine import Machine, check_machine, devices_of_replica, replicas, steps
 from aiperf_mpi.planning.estimate.number import Number
 from aiperf_mpi.planning.memory import BYTES_PER_PARAMETER, activation_bytes
+from aiperf_mpi.planning.precision import precisions
 from aiperf_mpi.planning.storage import storage
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted
@@ -241,7 +243,7 @@ def _memory(config: Config, machine: Machine) -> Iterator[Number]:
     yield from _window_memory(config, machine)
     if DATASETS[config.data.name].in_memory:
         yield _image_memory(config)
-    yield from _device_memory(config)
+    yield from _device_memory(config, machine)
 
 
 def _window_memory(config: Config, machine: Machine) -> Iterator[Number]:
@@ -287,13 +289,14 @@ def _image_memory(config: Config) -> Number:
     )
 
 
-def _device_memory(config: Config) -> Iterator[Number]:
+def _device_memory(config: Config, machine: Machine) -> Iterator[Number]:
     """Estimate the least memory of a device: weights, and what the backward pass keeps."""
+    kinds = precisions(config, machine.device)
     parameters = Architecture(config.base).parameters
     batches = [config.train.batch_per_device, *(config.hpo.batches if config.hpo.enabled else ())]
     need = [
-        parameters * BYTES_PER_PARAMETER + batch * activation_bytes(config)
-        for batch in (batches[0], max(batches))
+        parameters * BYTES_PER_PARAMETER + batch * activation_bytes(config, precision)
+        for batch, precision in ((batches[0], kinds[0]), (max(batches), kinds[-1]))
     ]
     yield Number(
         "memory",
@@ -301,8 +304,9 @@ def _device_memory(config: Config) -> Iterator[Number]:
         (float(need[0]), float(need[1])),
         "byte",
         f"at least, without work space: {parameters} parameters with momentum and gradient, and what the "
-        f"backward pass keeps of {counted(batches[0], 'image')} ({max(batches)}, the largest batch that may "
-        f"be chosen); a step that does not fit runs in parts",
+        f"backward pass keeps of {counted(batches[0], 'image')} in {kinds[0]} ({max(batches)}, the largest "
+        f"batch that may be chosen, in {kinds[-1]}); {_why(config, machine)}a step that does not fit runs in "
+        "parts",
     )
     largest = config.search.max_parameters * BYTES_PER_PARAMETER
     yield Number(
@@ -312,6 +316,14 @@ def _device_memory(config: Config) -> Iterator[Number]:
         "byte",
         f"search.max_parameters {config.search.max_parameters}, with momentum and gradient",
     )
+
+
+def _why(config: Config, machine: Machine) -> str:
+    """Return why there are two precisions, as the beginning of a sentence; "" if there is one."""
+    if len(precisions(config, machine.device)) == 1:
+        return ""
+    unknown = f"which is not known of --device {shown(machine.device)}" if machine.device else "see --device"
+    return f"train.precision = auto depends on the device, {unknown}; "
 
 
 def _storage(config: Config, machine: Machine) -> Iterator[Number]:

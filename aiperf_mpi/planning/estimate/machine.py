@@ -30,7 +30,8 @@ class Machine:
     """A machine as a person describes it.
 
     `ops_per_device` is the rate (op/s) at which a device trains, counted by the paper's tables; None if it is
-    not known. `staging_rate` is the rate (bytes/s) at which a node copies the data set.
+    not known. `staging_rate` is the rate (bytes/s) at which a node copies the data set. `device` is the name
+    that the driver gives to a device, "" if it is not known.
     """
 
     nodes: int
@@ -38,6 +39,7 @@ class Machine:
     ranks_per_node: int = 3
     ops_per_device: float | None = None
     staging_rate: float = STAGING_RATE
+    device: str = ""
 
 
 def check_machine(config: Config, machine: Machine) -> None:
@@ -109,6 +111,7 @@ def read_machine(
     ops_per_device: float | None = None,
     images_per_second: float | None = None,
     staging_rate: float = STAGING_RATE,
+    device: str = "",
 ) -> Machine:
     """Return the machine that a command line describes.
 
@@ -117,4 +120,4 @@ def read_machine(
     """
     if images_per_second is not None:
         ops_per_device = images_per_second * operations(Architecture(config.base))[0]
-    return Machine(nodes, devices_per_node, ranks_per_node, ops_per_device, staging_rate)
+    return Machine(nodes, devices_per_node, ranks_per_node, ops_per_device, staging_rate, device)

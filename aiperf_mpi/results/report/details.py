@@ -15,6 +15,7 @@ from rich.text import Text
 from aiperf_mpi.network.architecture import POOL, Architecture
 from aiperf_mpi.opcount import METHOD_VERSIONS
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
+from aiperf_mpi.planning.precision import PRECISION
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
@@ -201,6 +202,13 @@ def energy(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         table.add_row("  operations per joule (op/s per W)", f"{verdict.ops_per_watt:.6e}")
     table.add_row("  level of the measurement", verdict.energy_level)
     yield table
+
+
+def reason_of(e: Evidence) -> str:
+    """Return why a run has its precision, in brackets; "" where an earlier version recorded no reason."""
+    inventory = json.loads(e.result.documents["system/inventory_json"])
+    why = inventory.get(PRECISION, "") if isinstance(inventory, dict) else ""
+    return f" ({plain(str(why))[:MAX_WARNING]})" if why else ""
 
 
 def warnings_of(e: Evidence) -> list[str]:

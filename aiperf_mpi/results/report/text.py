@@ -92,7 +92,7 @@ def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     )
     for name in names:
         if (value := e.result.attributes.get(name, "")) != "":
-            table.add_row(f"  {name}", str(value))
+            table.add_row(f"  {name}", f"{value}{details.reason_of(e) if name == 'precision' else ''}")
     table.add_row("  total_ops", str(verdict.total_ops))
     for warning in details.warnings_of(e):
         table.add_row("  warning before the start", warning)

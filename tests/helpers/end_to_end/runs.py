@@ -34,7 +34,6 @@ TINY = (
     "train.batch_per_device=32",
     "train.epochs=4",
     "train.round_epochs=[2,3]",
-    "train.precision='float32'",
     "search.max_morphs=2",
     "search.max_units=12",
     "search.max_parameters=20000",

@@ -112,6 +112,7 @@ def example_run(
         "run.tick=2.0",
         f"train.batch_per_device={BATCH}",
         f"train.round_epochs=[{epochs_each}]",
+        "train.precision=float32",
     )
     config = load("demo", sets=(*own, *sets), seed=seed)
     cls, division, departures = classify(config)

@@ -72,6 +72,7 @@ def faster(example: Example, factor: float) -> None:
             f"run.tick={tick!r}",
             f"train.batch_per_device={BATCH}",
             "train.round_epochs=[3]",
+            "train.precision=float32",
             "model.width=64",
             "data.image_size=448",
             "search.max_parameters=1000000000",
