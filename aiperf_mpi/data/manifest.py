@@ -101,8 +101,14 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of the content: encoding, side, classes and the hashes of the shards, in order."""
+        """Hash of what a run sees: encoding, side, classes, moments, and the hashes of the shards, in order.
+
+        Whether the set is a stand-in is in it as well: the hash is that of made-up pictures, or it is not.
+        """
         content = {
+            "standin": self.standin,
+            "mean": list(self.mean),
+            "deviation": list(self.deviation),
             "encoding": self.encoding,
             "side": self.side,
             "classes": list(self.classes),
