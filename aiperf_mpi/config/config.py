@@ -2,8 +2,8 @@
 """The configuration of a run: frozen dataclasses, filled from defaults, a preset, files, flags and `--set`.
 
 Later sources win: default < preset < files (in order) < flags < `--set`. The settings themselves, and what
-the paper's rules say of them, are in :mod:`aiperf_mpi.config.sections`; :func:`classify` compares a
-configuration with the rules.
+the paper's rules say of them, are in :mod:`aiperf_mpi.config.sections`; :mod:`aiperf_mpi.config.classes`
+compares a configuration with the rules.
 """
 
 from __future__ import annotations
@@ -18,33 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.config.datasets import DATASETS
-from aiperf_mpi.config.earlier import earlier_rules, translated
+from aiperf_mpi.config.declared import Declared, check_declared, check_unknown
+from aiperf_mpi.config.earlier import translated
 from aiperf_mpi.config.fault import Fault
 from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.config.sections import Data, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
-from aiperf_mpi.config.setting import (
-    DEFAULT,
-    FIXED,
-    ConfigError,
-    Meaning,
-    Rule,
-    checked,
-    nearest,
-    shown,
-    toml_value,
-)
+from aiperf_mpi.config.setting import ConfigError, Meaning, checked, nearest, shown, toml_value
 from aiperf_mpi.config.toml import TomlError, parse, read
 from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.printable import counted, named
 
-__all__ = ["Config", "ConfigError", "Departure", "classify", "from_toml", "load", "preset_names"]
-
-#: Whether a run can be official. Every run is a trial until the judge has all checks of an official run.
-OFFICIAL_RUNS = False
-
-#: Shortest core phase of an official run in seconds (the authors' README, section 2: at least an hour).
-OFFICIAL_SECONDS = 3600.0
-
+__all__ = ["Config", "ConfigError", "from_toml", "load", "preset_names"]
 
 #: Most names that a message lists as choices.
 MOST_CHOICES = 12
@@ -63,6 +47,7 @@ class Config:
     parallel: Parallel = field(default_factory=Parallel)
     result: Result = field(default_factory=Result)
     monitor: Monitor = field(default_factory=Monitor)
+    declared: Declared = field(default_factory=Declared)
     fault: Fault = field(default_factory=Fault)
 
     @property
@@ -85,19 +70,6 @@ class Config:
     def sha256(self) -> str:
         """SHA-256 of :meth:`to_toml`, in hexadecimal digits."""
         return hashlib.sha256(self.to_toml().encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """A setting whose value is not the one that its rule requires."""
-
-    key: str
-    value: Any
-    rule: Rule
-
-    def __str__(self) -> str:
-        expected = toml_value(self.rule.expected)
-        return f"{self.key} = {toml_value(self.value)} ({self.rule.kind}: {expected}; {self.rule.source})"
 
 
 _SECTIONS: Mapping[str, type] = {
@@ -160,7 +132,9 @@ def load(
             assignments.append((f"--{flag.replace('_', '-')}", FLAGS[flag], value))
     assignments += [_parse_set(text) for text in sets]
     assignments.append(("--preset", "run.preset", chosen))
-    return _with_whole_paths(_build(assignments))
+    config = _with_whole_paths(_build(assignments))
+    check_unknown(config.declared)
+    return config
 
 
 def from_toml(text: str, origin: str = "configuration") -> Config:
@@ -186,29 +160,10 @@ def with_data(config: Config, changes: Mapping[str, int]) -> Config:
     return changed
 
 
-def classify(config: Config, stored: str = "") -> tuple[str, str, tuple[Departure, ...]]:
-    """Return class (`official` or `trial`), division (`closed` or `open`) and departures from the rules.
-
-    `stored` is the text of the configuration if it comes from a result, to which its version's rules apply.
-    """
-    earlier = earlier_rules(parse(stored)) if stored else {}
-    ruled = (
-        earlier.get(key, (key, _get(config, key), meaning.rule)) for key, (_, meaning) in settings().items()
-    )
-    departures = tuple(
-        Departure(key, value, rule)
-        for key, value, rule in ruled
-        if rule is not None and value != rule.expected
-    )
-    kinds = {departure.rule.kind for departure in departures}
-    official = OFFICIAL_RUNS and FIXED not in kinds and config.run.time_limit >= OFFICIAL_SECONDS
-    return ("official" if official else "trial", "open" if DEFAULT in kinds else "closed", departures)
-
-
 # -- reading the sources ---------------------------------------------------------------------------
 
 
-def _get(config: Config, key: str) -> Any:
+def value_of(config: Config, key: str) -> Any:
     """Return the value of a setting by its key."""
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
@@ -308,7 +263,7 @@ def _with_whole_paths(config: Config) -> Config:
     """
 
     def whole(key: str) -> str:
-        text = _get(config, key)
+        text = value_of(config, key)
         return str(expanded(key, text)) if text else ""
 
     return replace(
@@ -323,6 +278,7 @@ def _check_together(config: Config) -> None:
     """Raise ConfigError if settings contradict one another."""
     data, train, search = config.data, config.train, config.search
     _check_data(data)
+    check_declared(config.declared, train.precision)
     if train.batch_per_device > data.train_images:
         raise ConfigError(
             f"train.batch_per_device: {train.batch_per_device} is more than data.train_images = "

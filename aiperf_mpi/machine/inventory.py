@@ -63,6 +63,9 @@ _SYSTEM = Path("/sys/devices/system")
 
 _NOT_SHOWN = "not shown by the kernel"
 
+#: Features of processors in /proc/cpuinfo, and the bits of their vectors.
+_VECTORS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "asimd": 128}
+
 
 def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Describe rank 0's host and the program as one dictionary that JSON can hold."""
@@ -81,7 +84,7 @@ def inventory(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """Describe the processor: model, architecture, sockets, cores, threads, NUMA nodes and clock.
+    """Describe the processor: model, architecture, sockets, cores, threads, NUMA nodes, vectors and clock.
 
     `usable` is the number of threads that this process may use.
     """
@@ -96,6 +99,7 @@ def cpu() -> dict[str, Any]:
         "numa_nodes": probe("the NUMA nodes", _numa_nodes) or _NOT_SHOWN,
         "governor": probe("the governor", _read, governor),
         "max_mhz": probe("the clock", _mhz),
+        "vector_bits": probe("the width of vectors", vector_bits) or _NOT_SHOWN,
     }
 
 
@@ -158,6 +162,16 @@ def _model() -> str:
     return names[0].strip() if names else platform.processor() or _NOT_SHOWN
 
 
+def vector_bits(root: Path = Path("/")) -> int:
+    """Return the bits of the widest vectors that the processor announces below `root`; 0 for none."""
+    info = (root / "proc/cpuinfo").read_text(errors="replace")
+    announced = re.search(r"^(?:flags|Features)\s*:(.*)$", info, re.MULTILINE)
+    features = set(announced[1].split()) if announced else set[str]()
+    if "sve" in features:
+        return 8 * int((root / "proc/sys/abi/sve_default_vector_length").read_text())
+    return max((bits for feature, bits in _VECTORS.items() if feature in features), default=0)
+
+
 def _usable() -> int | None:
     """Count the threads that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
@@ -180,9 +194,14 @@ def _numa_nodes() -> int:
 
 
 def _mhz() -> float | str:
-    """Return the highest clock of the processor in MHz, or the reason if it is not known."""
+    """Return the highest clock of the processor in MHz, or the reason if it is not known.
+
+    Without a range, as in virtual machines, it is the present clock to 10 MHz: it does not change there, and
+    equal nodes remain equal.
+    """
     known = psutil.cpu_freq()
-    return known.max if known is not None and known.max else "not reported by the kernel"
+    clock = (known.max or round(known.current, -1)) if known is not None else 0.0
+    return clock or "not reported by the kernel"
 
 
 def _read(path: Path) -> str:

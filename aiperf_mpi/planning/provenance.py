@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiperf_mpi.config import Config, classify
-from aiperf_mpi.config.config import OFFICIAL_SECONDS
+from aiperf_mpi.config.classes import OFFICIAL_SECONDS
 from aiperf_mpi.config.setting import FIXED
 from aiperf_mpi.planning.finding import Finding
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from aiperf_mpi.config import Config, classify
-from aiperf_mpi.config.config import OFFICIAL_RUNS, OFFICIAL_SECONDS
+from aiperf_mpi.config.classes import OFFICIAL_RUNS, OFFICIAL_SECONDS
 from aiperf_mpi.config.setting import FIXED
 from aiperf_mpi.planning.finding import Finding
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiperf_mpi.config import Config, ConfigError, classify, from_toml, load, preset_names
-from aiperf_mpi.config import config as configuration
+from aiperf_mpi.config import Config, ConfigError, classes, classify, from_toml, load, preset_names
 from aiperf_mpi.config.config import settings
 from aiperf_mpi.config.setting import DEFAULT, FIXED, nearest, toml_value
 from aiperf_mpi.network.architecture import OPS
@@ -231,6 +230,57 @@ def test_the_hash_follows_every_setting() -> None:
     assert load("demo").sha256 != load("demo", sets=["train.lr=0.11"]).sha256
 
 
+# -- a declared peak -------------------------------------------------------------------------------
+
+DECLARED = {
+    "device": "New 1",
+    "peak_ops": "4e14",
+    "form": "card",
+    "source": "New 1 datasheet, 2027",
+    "vouched_by": "A. Person, Site",
+}
+
+
+def declared(**changes: str) -> Config:
+    """Return the configuration of a run in bfloat16 with a declared peak."""
+    sets = [f"declared.{name}={value}" for name, value in (DECLARED | changes).items() if value]
+    return load("imagenet", sets=["train.precision=bfloat16", *sets])
+
+
+def test_a_peak_can_be_declared() -> None:
+    config = declared()
+    assert (config.declared.device, config.declared.peak_ops) == ("New 1", 4e14)
+    assert from_toml(config.to_toml()) == config
+    assert declared(peak_ops="2.5e15", form="module").declared.peak_ops == 2.5e15
+
+
+@pytest.mark.parametrize("missing", ["device", "peak_ops", "source", "vouched_by"])
+def test_a_peak_is_declared_as_a_whole(missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"declared.{missing} is missing: a declared peak has device, "):
+        declared(**{missing: ""})
+
+
+@pytest.mark.parametrize(
+    ("form", "peak", "most"), [("card", "8.4e14", "8.3550e"), ("module", "2.6e15", "2.5166e")]
+)
+def test_a_declared_peak_is_not_above_all_known_devices_of_its_form(form: str, peak: str, most: str) -> None:
+    with pytest.raises(ConfigError, match=rf"declared.peak_ops: .* more than the {most}.* known {form}"):
+        declared(form=form, peak_ops=peak)
+
+
+def test_a_declared_peak_is_that_of_one_precision() -> None:
+    stated = [f"declared.{name}={value}" for name, value in DECLARED.items()]
+    with pytest.raises(ConfigError, match="train.precision: auto, but a declared peak is that of one precis"):
+        load("imagenet", sets=stated)
+
+
+def test_a_device_of_the_table_is_not_declared() -> None:
+    with pytest.raises(ConfigError, match="declared.device: 'NVIDIA H200' has a peak in .*peaks.py"):
+        declared(device="NVIDIA H200")
+    # In a stored configuration: the table may have it since.
+    assert from_toml(declared().to_toml().replace("New 1", "NVIDIA H200")).declared.device == "NVIDIA H200"
+
+
 # -- the rules -------------------------------------------------------------------------------------
 
 
@@ -285,7 +335,7 @@ def test_no_run_is_official_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Once runs can be official, a departure from a fixed row still makes a trial, one from a default does
     # not.
-    monkeypatch.setattr(configuration, "OFFICIAL_RUNS", True)
+    monkeypatch.setattr(classes, "OFFICIAL_RUNS", True)
     assert classify(load("imagenet"))[0] == "official" and not classify(load("imagenet"))[2]
     other = classify(load("imagenet", sets=["hpo.method=random", "search.method=random"]))
     assert other[0] == "trial" and {departure.key for departure in other[2]} == {

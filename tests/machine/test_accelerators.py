@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aiperf_mpi.machine.accelerators import DeviceReading, NvidiaDevices, open_accelerators, open_nvidia
-from aiperf_mpi.machine.peaks import PEAKS, peak_of, peak_rates
+from aiperf_mpi.machine.peaks import CARD, MODULE, PEAKS, fastest, peak_of, peak_rates, processor_ops
 
 
 class NVMLError(Exception):
@@ -257,3 +257,34 @@ def test_the_peak_of_a_precision_is_its_matrix_units_peak() -> None:
     assert peak is not None
     rates = {name: peak.matrix_ops(name) for name in ("float16", "bfloat16", "float32", "float64")}
     assert rates == {"float16": 312e12, "bfloat16": 312e12, "float32": 156e12, "float64": 156e12}
+
+
+def test_the_fastest_known_device_of_a_form() -> None:
+    assert fastest(CARD, "bfloat16") == fastest(CARD, "float16") == 835.5e12
+    assert fastest(MODULE, "bfloat16") == 2516.6e12
+    assert fastest(CARD, "float32") == 417.5e12 and fastest(MODULE, "float64") == 1250e12
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "expected"),
+    [
+        ({}, "float32", 64 * 2.5e9 * 8 * 4),
+        ({}, "float64", 64 * 2.5e9 * 4 * 4),
+        ({"vector_bits": 512}, "bfloat16", 64 * 2.5e9 * 16 * 4),
+        # Without a range of clocks: that of the model's name.
+        ({"max_mhz": "not reported", "model": "Xeon E5-2680 v3 @ 2.50GHz"}, "float32", 64 * 2.5e9 * 8 * 4),
+        ({"max_mhz": "not reported", "model": "AMD EPYC"}, "float32", math.nan),
+        ({"vector_bits": "not shown"}, "float32", math.nan),
+        ({"vector_bits": 0}, "float32", math.nan),
+        ({"cores": None}, "float32", math.nan),
+        ({"max_mhz": 1e308}, "float32", math.nan),
+        ({"cores": -1}, "float32", math.nan),
+        ({"cores": math.inf}, "float32", math.nan),
+    ],
+)
+def test_the_peak_of_processors_is_what_they_announce(
+    changes: dict[str, Any], precision: str, expected: float
+) -> None:
+    processor = {"cores": 64, "max_mhz": 2500.0, "vector_bits": 256, "model": "AMD EPYC"} | changes
+    assert processor_ops(processor, precision) == pytest.approx(expected, nan_ok=True)
+    assert math.isnan(processor_ops(None, precision)) and math.isnan(processor_ops([], precision))

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import os
 from importlib import metadata
+from pathlib import Path
 
 import psutil
+import pytest
 
 from aiperf_mpi import __version__
-from aiperf_mpi.machine.inventory import environment, inventory, packages
+from aiperf_mpi.machine.inventory import environment, inventory, packages, vector_bits
 from aiperf_mpi.machine.limits import available_bytes
 
 
@@ -58,3 +60,21 @@ def test_secrets_stay_out_and_settings_of_launchers_come_in() -> None:
 def test_available_memory_is_real() -> None:
     assert 0 < available_bytes() <= psutil.virtual_memory().total
     assert os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "bits"),
+    [
+        ("flags\t\t: fpu sse2 avx avx2 fma avx512f\n", 512),
+        ("flags\t\t: fpu sse2 avx avx2 fma\n", 256),
+        ("flags\t\t: fpu sse2\n", 128),
+        ("Features\t: fp asimd\n", 128),
+        ("Features\t: fp asimd sve\n", 512),
+        ("cpu\t\t: POWER9\n", 0),
+    ],
+)
+def test_vectors_are_as_wide_as_the_processor_announces(cpuinfo: str, bits: int, tmp_path: Path) -> None:
+    (tmp_path / "proc/sys/abi").mkdir(parents=True)
+    (tmp_path / "proc/sys/abi/sve_default_vector_length").write_text("64\n")
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}")
+    assert vector_bits(tmp_path) == bits

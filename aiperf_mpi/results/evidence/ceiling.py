@@ -6,13 +6,15 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from aiperf_mpi.machine.peaks import Peak, peak_of
+from aiperf_mpi.config.declared import Declared
+from aiperf_mpi.machine.peaks import FORMS, fastest, peak_of, processor_ops
 from aiperf_mpi.results.file.schema import Columns
 
 #: JAX's name of a CPU device.
@@ -26,25 +28,43 @@ _DRIVEN = re.compile(r"([1-9]\d{0,4}) x (.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Peak rates in op/s of the devices of each replica at the run's precision (f8 [replicas]).
+    """Peak rates in op/s of the devices of each replica at the run's precision.
 
-    NaN if a rate is not known; no replicas if no trainer reported its devices. `source` names the documents
-    of the rates, or why none is known; `disagreements` are ranks with devices in /ranks and in the inventory
-    that have different rates.
+    Attributes:
+        peaks: f8 [replicas], NaN if a device's rate is not known; empty if no trainer reported its devices.
+        bounds: f8 [replicas], what no rate may exceed, NaN for none. It is the peak, but none for processors,
+            which announce it themselves, and that of the fastest known device for an unknown accelerator.
+        source: the documents of the peaks, or why none is known.
+        official: all devices are in the table of peaks or declared.
+        declared: the declaration, if a device has its peak from it, else "".
+        disagreements: ranks with devices in /ranks and in the inventory that have different rates.
     """
 
-    replicas: np.ndarray
+    peaks: np.ndarray
+    bounds: np.ndarray
     source: str
+    official: bool
+    declared: str = ""
     disagreements: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
         """The peak rate of all devices in op/s, NaN unless all rates are known."""
-        return float(self.replicas.sum()) if len(self.replicas) else float("nan")
+        return float(self.peaks.sum()) if len(self.peaks) else float("nan")
 
 
 #: The peak rates of a run without devices in its rows.
-UNKNOWN = Ceiling(np.zeros(0), "no peak known: its rows do not say its devices")
+UNKNOWN = Ceiling(np.zeros(0), np.zeros(0), "no peak known: its rows do not say its devices", False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    """Peak and bound of one device in op/s, NaN for none; `official` if an official run may have it."""
+
+    peak: float
+    bound: float
+    source: str = "no peak known"
+    official: bool = False
 
 
 def driven(text: str) -> tuple[int, str]:
@@ -58,20 +78,23 @@ def driven(text: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_replicas: int) -> Ceiling:
+def ceiling(
+    ranks: Columns, inventory: Mapping[str, Any], precision: str, n_replicas: int, declared: Declared
+) -> Ceiling:
     """Return the peak rates of the devices of each replica.
 
     Arguments:
         ranks: the columns of /ranks.
-        inventory: the run's inventory, with the accelerators of each node in `nodes`.
+        inventory: the run's inventory, with processors and accelerators of each node in `nodes`.
         precision: type of the matrix operands in the compiled programs.
         n_replicas: number of replicas of the run.
+        declared: the declared peak of the run's configuration.
 
     Raises ValueError if the trainers do not belong to these replicas, or a device text cannot be read.
 
-    A device is looked up in the table of peaks by the name that JAX gave it. One that is not in the table has
-    the highest rate that the inventory states for its node. Stated rates of devices in the table are ignored:
-    a number in the file proves nothing.
+    A device is looked up in the table of peaks by the name that JAX gave it, then by the names that the
+    inventory gives the accelerators of its node, then in the declaration. Rates that the inventory states are
+    ignored: a number in the file proves nothing.
     """
     role, replicas = ranks["role"].astype(str), ranks["replica"]
     trainers = np.flatnonzero(role == "trainer")
@@ -79,66 +102,102 @@ def ceiling(ranks: Columns, inventory: Mapping[str, Any], precision: str, n_repl
         return UNKNOWN
     if not np.array_equal(np.unique(replicas[trainers]), np.arange(min(n_replicas, len(trainers) + 1))):
         raise ValueError(f"/ranks/replica does not have the {n_replicas} replicas")
-    nodes = ranks["node"].tolist()
-    of_node = _accelerators(inventory, sorted(set(nodes)))
-    rates, sources, disagreements = np.zeros(n_replicas), [], []
+    nodes, hosts = ranks["node"].tolist(), Counter(ranks["hostname"][trainers].tolist())
+    entries = _entries(inventory, sorted(set(nodes)))
+    peaks, bounds = np.zeros(n_replicas), np.zeros(n_replicas)
+    sources, disagreements, rates = [], [], []
     for rank in trainers.tolist():
         count, kind = driven(str(ranks["device"][rank]))
-        stated = of_node.get(nodes[rank], {})
-        peak, disagrees = _peak(kind, stated, precision)
-        if disagrees:
-            names = ", ".join(sorted(stated))
+        entry = entries.get(nodes[rank], {})
+        names = _names(entry)
+        if _disagrees(kind, names):
             disagreements.append(
-                f"rank {rank} drives {kind!r}, but the inventory gives node {nodes[rank]} {names!r}"
+                f"rank {rank} drives {kind!r}, but the inventory gives node {nodes[rank]} "
+                f"{', '.join(sorted(names))!r}"
             )
-        rates[replicas[rank]] += math.nan if peak is None else count * peak.matrix_ops(precision)
-        sources.append(f"{kind}: {'no peak known' if peak is None else peak.source}")
-    return Ceiling(rates, "; ".join(dict.fromkeys(sources)), tuple(disagreements))
+        rate = _rate(kind, names, declared, precision)
+        if kind == CPU and not rate.official:
+            # The trainers of a host share its processors, whatever number of devices they are cut into.
+            count = 1
+            rate = _processors(entry.get("cpu"), precision, hosts[ranks["hostname"][rank]])
+        peaks[replicas[rank]] += count * rate.peak
+        bounds[replicas[rank]] += count * rate.bound
+        sources.append(f"{kind}: {rate.source}")
+        rates.append(rate)
+    return Ceiling(
+        peaks,
+        bounds,
+        "; ".join(dict.fromkeys(sources)),
+        all(rate.official for rate in rates),
+        _words(declared) if any(rate.source == _words(declared) for rate in rates) else "",
+        tuple(disagreements),
+    )
 
 
-def _peak(kind: str, stated: Mapping[str, Peak | None], precision: str) -> tuple[Peak | None, bool]:
-    """Return the peak rates of a device on a node with these accelerators, and whether the two disagree."""
-    peak, others = peak_of(kind), list(stated.values())
-    known = [other for other in others if other is not None]
-    if kind == CPU:
-        # The inventory has no accelerators of a node that trains on CPUs.
-        return None, bool(others)
+def _rate(kind: str, names: list[str], declared: Declared, precision: str) -> _Rate:
+    """Return the rate of a device that JAX calls `kind`, on a node with accelerators of these names."""
+    known = [peak for name in names if (peak := peak_of(name)) is not None]
+    peak = peak_of(kind)
+    if peak is None and kind != CPU and known and len(known) == len(names):
+        peak = max(known, key=lambda other: other.matrix_ops(precision))
     if peak is not None:
-        return peak, bool(others) and len(known) == len(others) and peak not in known
-    if not known or len(known) < len(others):
-        return None, False
-    return max(known, key=lambda other: other.matrix_ops(precision)), False
+        ops = peak.matrix_ops(precision)
+        return _Rate(ops, ops, peak.source, official=True)
+    if kind == declared.device:
+        return _Rate(declared.peak_ops, declared.peak_ops, _words(declared), official=True)
+    return _Rate(math.nan, math.nan if kind == CPU else max(fastest(form, precision) for form in FORMS))
 
 
-def _accelerators(inventory: Mapping[str, Any], nodes: list[int]) -> dict[int, dict[str, Peak | None]]:
-    """Return the accelerators of each of `nodes` (ascending) by name: peak rates of the table, else stated.
+def _words(declared: Declared) -> str:
+    """Return a declaration in words."""
+    return (
+        f"declared, not in the table: {declared.peak_ops:.4e} op/s of a {declared.form} by "
+        f"{declared.source}; {declared.vouched_by} vouches for it"
+    )
+
+
+def _processors(processor: Any, precision: str, trainers: int) -> _Rate:
+    """Return the rate of a trainer's share of its host's processors, which `trainers` trainers share."""
+    ops = processor_ops(processor, precision)
+    if math.isnan(ops):
+        return _Rate(math.nan, math.nan)
+    return _Rate(
+        ops / trainers,
+        math.nan,
+        f"{processor['cores']} cores, vectors of {processor['vector_bits']} bits and the clock that the host "
+        "announces",
+    )
+
+
+def _disagrees(kind: str, names: list[str]) -> bool:
+    """Return whether a device cannot be one of a node's accelerators, all of which the table knows.
+
+    The inventory has no accelerators of a node that trains on CPUs.
+    """
+    if kind == CPU:
+        return bool(names)
+    peak, others = peak_of(kind), [peak_of(name) for name in names]
+    return peak is not None and bool(others) and None not in others and peak not in others
+
+
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of the accelerators of an inventory's entry, each once."""
+    devices = entry.get("accelerators")
+    return list(dict.fromkeys(str(one["name"]) for one in devices)) if isinstance(devices, list) else []
+
+
+def _entries(inventory: Mapping[str, Any], nodes: list[int]) -> dict[int, Mapping[str, Any]]:
+    """Return the inventory's entry of each of `nodes` (ascending).
 
     Raises ValueError if entries of the inventory share nodes: the work would be their product.
     """
-    of_node: dict[int, dict[str, Peak | None]] = {}
+    of_node: dict[int, Mapping[str, Any]] = {}
     named = 0
     for entry in inventory.get("nodes", ()):
-        devices = entry.get("accelerators")
-        if not isinstance(devices, list):
-            continue
-        peaks = dict(_named(devices))
-        for word in str(entry.get("nodes", "")).split(","):
+        for word in filter(None, str(entry.get("nodes", "")).split(",")):
             first, _, last = word.partition("-")
             own = nodes[bisect_left(nodes, int(first)) : bisect_right(nodes, int(last or first))]
             if (named := named + len(own)) > len(nodes):
                 raise ValueError("/system/inventory_json names a node more than once")
-            of_node |= dict.fromkeys(own, peaks)
+            of_node |= dict.fromkeys(own, entry)
     return of_node
-
-
-def _named(devices: list[Mapping[str, Any]]) -> Iterator[tuple[str, Peak | None]]:
-    """Yield name and peak rates of each accelerator of an inventory's node."""
-    for device in devices:
-        name, stated = str(device["name"]), device.get("peak")
-        peak = peak_of(name)
-        if peak is None and isinstance(stated, dict):
-            values = {field.name: stated.get(field.name, math.nan) for field in fields(Peak)}
-            numbers = [value for key, value in values.items() if key != "source"]
-            known = all(isinstance(number, int | float) and 0 < number < math.inf for number in numbers)
-            peak = Peak(**values) if known else None
-        yield name, peak

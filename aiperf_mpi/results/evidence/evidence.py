@@ -69,8 +69,7 @@ class Evidence:
         return {column: self.column(name, column) for column in TABLES[name].names}
 
     def lineage(self, trial: int) -> list[int]:
-        """Return a trial and its ancestors, the oldest first, as far as parents have lower ids than
-        children."""
+        """Return a trial and its ancestors, oldest first, while parents have lower ids than children."""
         parents = self.column("trials", "parent_id")
         line: list[int] = []
         while trial in self.index and (not line or trial < line[-1]):
@@ -241,7 +240,8 @@ class Evidence:
     def ceiling(self) -> Ceiling:
         """Peak rates of the devices of each replica at the run's precision, and their source."""
         inventory, ranks = json.loads(self.result.documents["system/inventory_json"]), self.table("ranks")
-        return ceiling(ranks, inventory, self.attribute("precision"), self.attribute("n_replicas"))
+        precision, n_replicas = self.attribute("precision"), self.attribute("n_replicas")
+        return ceiling(ranks, inventory, precision, n_replicas, self.config.declared)
 
 
 def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int, int]:

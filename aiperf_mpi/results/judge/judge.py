@@ -76,7 +76,8 @@ class Finding:
 class Verdict:
     """The verdict on a result. Rates are in op/s, times in s, errors are fractions; NaN or 0 without a value.
 
-    `cls` is official or trial, `division` closed or open. `utilisation` has the means of columns of /samples.
+    `cls` is official or trial, `division` closed or open. `peak_declared` has the words of a declared peak
+    that counts, else "". `utilisation` has the means of columns of /samples.
     `rate` is credited operations over core seconds, whatever the verdict: only `score_ops` and
     `score_regulated` are scores, and NaN unless the result is valid and official.
     """
@@ -103,6 +104,7 @@ class Verdict:
     devices: int
     peak_ops: float
     peak_source: str
+    peak_declared: str
     utilisation: dict[str, float]
     energy_joules: float
     energy_level: str
@@ -231,6 +233,7 @@ def judge_content(result: Result) -> Verdict:
         devices=facts.get("n_devices", 0),
         peak_ops=peak.total,
         peak_source=plain(peak.source),
+        peak_declared=plain(peak.declared),
         utilisation=used,
         energy_joules=energy,
         energy_level=plain(level),

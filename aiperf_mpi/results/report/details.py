@@ -181,7 +181,7 @@ def efficiency(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
         )
         return
     epochs = e.table("epochs")
-    peaks = e.ceiling.replicas[e.column("trials", "replica")[e.of_trial]]
+    peaks = e.ceiling.peaks[e.column("trials", "replica")[e.of_trial]]
     possible = float((peaks * (epochs["t_end"] - epochs["t_start"])).sum())
     while_training = f"; {sum(e.epoch_ops) / possible:.2%} while epochs ran" if possible > 0 else ""
     yield Text(

@@ -46,7 +46,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """Return the verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
 
     Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run
-    has `trial_rate_ops`, an invalid run `unscored_rate_ops`, `reasons`, and `why` in words.
+    has `trial_rate_ops`, an invalid run `unscored_rate_ops`, `reasons`, and `why` in words. `peak` is there
+    if the peak of its devices is declared.
     """
     return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
 
@@ -65,6 +66,8 @@ def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield "best_error", error_text(verdict.best_error)
     yield "error_final", error_text(verdict.error_final)
     yield from rate_pairs(verdict)
+    if verdict.peak_declared:
+        yield "peak", verdict.peak_declared
     if not verdict.valid:
         yield "reasons", ",".join(verdict.reason_ids)
         yield "why", why(verdict)
@@ -151,7 +154,8 @@ def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]
         "mfu",
         "ops_per_watt",
     )
-    left_out = ("rate", "regulated") if findings else ("rate", "regulated", "findings")
+    left_out = {"rate", "regulated"} | (set() if findings else {"findings"})
+    left_out |= set() if verdict.peak_declared else {"peak_declared"}
     data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
     data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}
     return data | {key: getattr(verdict, key) for key in rates}

@@ -21,7 +21,7 @@ from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.checks import CHECKS, Outcome
 from aiperf_mpi.results.report import compare, html, text
 from aiperf_mpi.results.report.text import text_report
-from aiperf_mpi.results.report.verdict import verdict_json
+from aiperf_mpi.results.report.verdict import verdict_json, verdict_lines
 from tests.helpers.results.changes import written
 from tests.helpers.results.example_run import BATCH, Example, example_run
 
@@ -31,14 +31,15 @@ A100 = "NVIDIA A100-SXM4-40GB"
 PEAK = 156e12
 
 
-def accelerated() -> Example:
+def accelerated(*sets: str) -> Example:
     """Return the example on two nodes of two accelerators, with networks of the size of ResNet-50 on 448
-    pixels.
+    pixels, and further settings.
 
     The 1408 images of an epoch and their validation take 1.39e14 operations in a second, with the morphs of
     its children up to 1.78e14, of the 3.12e14 that a replica's devices can do.
     """
-    example = example_run(sets=("model.width=64", "data.image_size=448", "search.max_parameters=1000000000"))
+    large = ("model.width=64", "data.image_size=448", "search.max_parameters=1000000000")
+    example = example_run(sets=(*large, *sets))
     example.header = dataclasses.replace(example.header, inventory=nodes(A100, peak_rates(A100)))
     for rank in np.flatnonzero(example.ranks["role"] == b"trainer"):
         node = example.ranks["node"][rank]
@@ -185,23 +186,100 @@ def test_a_peak_is_that_of_the_precision(result: Result) -> None:
     assert checked(new, "V10").problems == ()
 
 
-def test_a_number_in_the_file_raises_no_peak(result: Result) -> None:
-    # A stated peak of a device in the table is ignored; that of another device bounds the rate.
-    stated = {
-        "matrix16_ops": 4e13,
-        "matrix32_ops": 1e13,
-        "float32_ops": 1e13,
-        "memory_bytes_per_second": 1e12,
-        "source": "a leaflet",
-    }
-    known = checked(result, "V10", nodes(A100, stated | {"matrix32_ops": 1e18}))
-    assert known.problems == () and "6.2400e+14 op/s" in known.measured
+@pytest.mark.parametrize("name", [A100, "New 1"])
+def test_a_rate_that_the_inventory_states_counts_nothing(name: str, result: Result) -> None:
+    stated = dict.fromkeys(("matrix16_ops", "matrix32_ops", "float32_ops", "memory_bytes_per_second"), 1e30)
+    outcomes = [
+        checked(result, "V10", nodes(name, peak), device={1: f"2 x {name}", 3: f"2 x {name}"})
+        for peak in (stated | {"source": "a leaflet"}, "unknown: no entry", {"source": "a leaflet"}, None)
+    ]
+    words = "6.2400e+14 op/s" if name == A100 else "New 1: no peak known"
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert outcomes[0].problems == () and words in outcomes[0].measured
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(0.04, True), (0.05, False)])
+def test_an_unknown_accelerator_is_not_faster_than_all_known(
+    seconds: float, found: bool, result: Result
+) -> None:
+    # The fastest multiplies float32 at 1.25e15 op/s: 1.442e14 operations take two of them 0.0577 s, of which
+    # 0.01 s are the clock's. A processor announces its own rate, which bounds nothing.
+    epochs = dict(result.tables["epochs"])
+    epochs["t_end"] = np.where(
+        np.arange(len(epochs["t_end"])) == 4, epochs["t_start"] + seconds, epochs["t_end"]
+    )
+    new = Result(result.tables | {"epochs": epochs}, result.attributes, result.documents)
+    outcome = checked(new, "V10", nodes("New 1", None), device={1: "2 x New 1", 3: "2 x New 1"})
+    assert [text.partition(":")[0] for text in outcome.problems] == ["/epochs row 4"] * found
+    assert checked(new, "V10", {}, device={1: "2 x cpu", 3: "2 x cpu"}).problems == ()
+
+
+def declaring(result: Result, **changes: object) -> Result:
+    """Return the result of a run that declared the peak of New 1."""
+    stated = {"device": "New 1", "peak_ops": 1e14, "source": "New 1 datasheet", "vouched_by": "A. Person"}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in (stated | changes).items()]
+    text = result.documents["config/resolved_toml"]
+    before, _, after = text.partition("[declared]\n")
+    declared = f"{before}[declared]\n" + "\n".join(lines) + "\n\n" + after[after.index("[fault]") :]
+    return Result(result.tables, result.attributes, result.documents | {"config/resolved_toml": declared})
+
+
+def test_a_declared_peak_bounds_the_rate_and_may_be_that_of_an_official_run(result: Result) -> None:
     new = {1: "2 x New 1", 3: "2 x New 1"}
-    bound = checked(result, "V10", nodes("New 1", stated), device=new)
-    assert "4.0000e+13 op/s" in bound.measured and len(bound.problems) == 3
-    for peak in ("unknown: no entry", stated | {"matrix32_ops": "1e13"}, {"source": "a leaflet"}, None):
-        unknown = checked(result, "V10", nodes("New 1", peak), device=new)
-        assert unknown.problems == () and "New 1: no peak known" in unknown.measured
+    slow = checked(declaring(result), "V10", nodes("New 1", None), device=new)
+    assert "4.0000e+14 op/s, declared" in slow.measured and slow.problems == ()
+    fast = checked(declaring(result, peak_ops=1e13), "V10", nodes("New 1", None), device=new)
+    assert "4.0000e+13 op/s, declared" in fast.measured and len(fast.problems) == 3
+    official = {"class": "official"}
+    assert checked(declaring(result), "V10", nodes("New 1", None), official, device=new).problems == ()
+    other = {1: "2 x New 2", 3: "2 x New 2"}
+    undeclared = checked(declaring(result), "V10", nodes("New 2", None), official, device=other)
+    assert "or a declared one" in undeclared.problems[0]
+    # The table counts where it knows the device.
+    known = checked(declaring(result, device=A100), "V10")
+    assert "6.2400e+14 op/s" in known.measured and "declared" not in known.measured
+
+
+@pytest.mark.parametrize(("peak", "form"), [(1e30, "module"), (1.26e15, "module"), (4.2e14, "card")])
+def test_no_declared_peak_is_above_the_fastest_known_device_of_its_form(
+    peak: float, form: str, result: Result
+) -> None:
+    forged = declaring(result, peak_ops=peak, form=form)
+    (problem,) = checked(
+        forged, "V10", nodes("New 1", None), device={1: "2 x New 1", 3: "2 x New 1"}
+    ).problems
+    assert (
+        problem.startswith("cannot be checked: /config/resolved_toml: ") or "declared.peak_ops: " in problem
+    )
+
+
+def test_verdict_and_report_say_that_a_peak_is_declared(tmp_path: Path) -> None:
+    declared = {"device": "New 1", "peak_ops": "1e14", "source": "New 1 datasheet", "vouched_by": "A. Person"}
+    example = accelerated(*(f"declared.{name}={value}" for name, value in declared.items()))
+    example.header = dataclasses.replace(example.header, inventory=nodes("New 1", peak_rates("New 1")))
+    for rank in np.flatnonzero(example.ranks["role"] == b"trainer"):
+        example.ranks["device"][rank] = b"2 x New 1"
+    verdict = judged(example, tmp_path)
+    words = (
+        "declared, not in the table: 1.0000e+14 op/s of a module by New 1 datasheet; A. Person vouches for it"
+    )
+    assert verdict.valid and verdict.peak_ops == 4e14 and verdict.peak_source == f"New 1: {words}"
+    assert f"AIPERF_MPI peak: {words}" in verdict_lines(verdict)
+    assert words in " ".join(text_report(tmp_path / "result.h5").split())
+
+
+def test_processors_have_a_peak_for_the_utilisation_alone(result: Result) -> None:
+    # 4 cores x 2 GHz x 16 lanes x 4, which the two trainers of a host share; each has two devices of it.
+    processor = {"cores": 4, "max_mhz": 2000.0, "vector_bits": 512}
+    inventory = {"nodes": [{"nodes": "0-1", "accelerators": "there is none", "cpu": processor}]}
+    cpu = {1: "2 x cpu", 3: "2 x cpu"}
+    alone = checked(result, "V10", inventory, device=cpu)
+    shared = checked(result, "V10", inventory, device=cpu, hostname={1: "n0", 3: "n0"})
+    assert "of 1.0240e+12 op/s" in alone.measured and "of 5.1200e+11 op/s" in shared.measured
+    # The rate of this run is far above both.
+    assert alone.problems == shared.problems == ()
+    official = checked(result, "V10", inventory, {"class": "official"}, device=cpu)
+    assert "machine/peaks.py" in official.problems[0]
 
 
 @pytest.mark.parametrize("kind", ["NVIDIA B200", "cpu"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aiperf_mpi import hdf5
-from aiperf_mpi.config.config import OFFICIAL_SECONDS
+from aiperf_mpi.config.classes import OFFICIAL_SECONDS
 from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.file.schema import TABLES
