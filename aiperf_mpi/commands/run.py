@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiperf_mpi.commands.options import add_configuration_options
@@ -50,15 +53,47 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn
 
     Return the function that runs the benchmark, which takes the command line.
     """
-    from aiperf_mpi.ending import process
+    from aiperf_mpi.ending import Refusal, process
 
     process.step = "configuration"
+    if not (arguments.preset or arguments.config or arguments.sets):
+        # All ranks refuse it alike, as no file decides it, and rank 0 speaks for all.
+        raise Refusal(choices())
     config = None if process.rank else read(arguments)
     process.step = "imports"
     from aiperf_mpi.parallel.run import prepare as prepare_rank
     from aiperf_mpi.parallel.run import run
 
     return partial(run, prepare_rank(config, lambda: read(arguments)))
+
+
+def choices() -> str:
+    """Return the three runs from which to choose, each with its command for this Python.
+
+    Beyond the commands it fits on a terminal of 80 columns and 24 lines.
+    """
+    own = Path(sys.executable).parent / "mpiexec"
+    launch = shlex.quote(str(own)) if own.exists() else "mpirun"
+    program = f"{shlex.quote(sys.executable)} -m aiperf_mpi"
+    return f"""nothing to run yet: the benchmark trains on ImageNet, which no
+option names. There are three runs to choose from.
+
+A first run needs this program alone: handwritten digits on any
+two cores, in three minutes.
+  {launch} -n 4 {program} --preset demo
+
+A synthetic run needs accelerators, but no data: ImageNet's network
+and counts, pictures that the devices make. It takes an hour and
+measures the machine; its rate is not a score.
+  {launch} -n N {program} --preset imagenet-synthetic
+
+An official run needs ImageNet (ILSVRC 2012), which `pack SRC DST`
+has packed (244 GiB, or some 27 GB as JPEG), accelerators of a known
+peak, a validation error of at most 30 %, and 12 hours.
+  {launch} -n N {program} --preset imagenet --set data.path=DST
+
+N is 3 for each node. The word `doctor` before the options checks
+the job first; README.md says more."""
 
 
 def read(arguments: argparse.Namespace) -> Config:

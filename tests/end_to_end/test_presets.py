@@ -15,6 +15,8 @@ from tests.helpers.cifar import write_batches
 from tests.helpers.end_to_end import runs
 from tests.helpers.results.agreement import command
 
+pytestmark = pytest.mark.mpi
+
 #: Seconds in which a trial of the smallest network ends.
 SECONDS = 12
 

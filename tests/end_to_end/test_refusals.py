@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from aiperf_mpi.__main__ import parser
+from aiperf_mpi.config import load
+from aiperf_mpi.config.config import preset_names
+from aiperf_mpi.paper import IMAGENET_IMAGES
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
 
@@ -100,6 +104,38 @@ def test_too_little_space(tmp_path: Path) -> None:
 def test_one_rank_says_how_to_launch(tmp_path: Path) -> None:
     done = launch.mpirun(1, runs.arguments(tmp_path / "run"), timeout=60)
     refused(done, "1 rank", "mpiexec")
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 3])
+def test_a_command_that_chooses_no_run_says_which_there_are(ranks: int, tmp_path: Path) -> None:
+    """Without ImageNet, with a launcher and without: one screen, by one rank, with a command for each run."""
+    command = ["-m", "aiperf_mpi", "--seed", "3"]
+    if ranks:
+        done = launch.mpirun(ranks, command, cwd=tmp_path, timeout=60)
+    else:
+        done = subprocess.run(
+            [sys.executable, *command],
+            env=launch.variables("mpich"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    lines = [line.removeprefix("aiperf_mpi: ") for line in done.stderr.splitlines()]
+    assert done.returncode == 2 and not done.stdout and not list(tmp_path.iterdir()), done
+    assert done.stderr.count("nothing to run yet") == 1 and "rank 0" not in done.stderr, done.stderr
+    assert len(lines) <= 20 and all(len(line) <= 68 for line in lines if "mpiexec" not in line), lines
+
+    # Each command begins a run: a parser takes it, and its preset is one.
+    commands = [line.split(" -m aiperf_mpi ")[1] for line in lines if " -m aiperf_mpi " in line]
+    given = [parser().parse_args(["run", *words.split()]) for words in commands]
+    assert [one.preset for one in given] == ["demo", "imagenet-synthetic", "imagenet"]
+    assert set(preset_names()) >= {one.preset for one in given} and given[2].sets == ["data.path=DST"]
+
+    # What is said of time and data follows from the presets and the packed form.
+    limits = [load(one.preset).run.time_limit for one in given]
+    assert limits[0] < 180 and limits[1:] == [3600, 12 * 3600]
+    assert "244 GiB" in done.stderr and round(sum(IMAGENET_IMAGES) * 256 * 256 * 3 / 2**30) == 244
 
 
 def test_without_a_launcher(tmp_path: Path) -> None:
