@@ -56,17 +56,18 @@ def pack_job(request: job.Request, finish: Callable[[job.Conclusion], int], word
         together("folder on all hosts", lambda: None if done else _check(Folder(request.folder), plan))
         watch.defer()
         process.step = "packing"
+        code = 0
         try:
             records = {} if done else _pack(world, request, plan, pictures)
+            if prepared is not None:
+                conclusion = job.already(prepared) if done else job.conclude(prepared, records)
+                code = finish(conclusion)
+                prepared.release()
+            _wait_for_all(world)
         except _Signalled:
             number = signal.Signals[watch.signal]
             text = f"{watch.signal}: the packing ends; run the same command again: it goes on"
             end_job(128 + number, text, where="")
-        code = 0
-        if prepared is not None:
-            conclusion = job.already(prepared) if done else job.conclude(prepared, records)
-            code = finish(conclusion)
-            prepared.release()
         agreed_exit(world, code)
 
 
@@ -114,6 +115,15 @@ def _pack(
         tick(packer.progress)
         time.sleep(LOOK_SECONDS)
     return others.records
+
+
+def _wait_for_all(world: MPI.Intracomm) -> None:
+    """Wait until all ranks are here, as rank 0 is after it has written the manifest. Raises _Signalled."""
+    ended = world.Ibarrier()
+    while not ended.Test():
+        if watch.signal:
+            raise _Signalled
+        time.sleep(LOOK_SECONDS)
 
 
 class _Others:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.helpers import launch, sources
 from tests.helpers import pictures as photos
+from tests.helpers.end_to_end import starts
 from tests.helpers.namespaces import broken
 from tests.helpers.parallel.mpi import require, several_hosts
 
@@ -373,3 +374,21 @@ def test_signal_to_the_launcher_ends_all_ranks(
     assert done.returncode == 128 + number, done.stderr
     assert done.stderr.count(f"{number.name}: the packing ends; {AGAIN}") == 1
     assert launch.mpirun(2, words).returncode == 0 and same(whole, tmp_path / "set")
+
+
+@pytest.mark.mpi
+def test_signal_ends_ranks_that_wait_for_a_stopped_one(source: Path, whole: Path, tmp_path: Path) -> None:
+    require("mpich")
+    folder = tmp_path / "set"
+    words = ["-m", "aiperf_mpi", "pack", str(source), str(folder), *OPTIONS, "--workers", "1"]
+    job = launch.start(2, words)
+    wait_for_shards(folder, job)
+    starts.process_of(job, 0).suspend()
+    # Rank 1 has every second of 28 shards, and waits for rank 0 after them.
+    wait_for_shards(folder, job, 14)
+    time.sleep(1)
+    sent = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    done = launch.finish(job, 60)
+    assert time.monotonic() - sent < 10 and done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert launch.mpirun(2, words).returncode == 0 and same(whole, folder)
