@@ -168,6 +168,10 @@ def _from_home(setting: str, text: str) -> Path:
     raise ConfigError(message(setting, text, reason, "write the whole path, from /"))
 
 
+#: Errors of a rename onto a folder.
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
+
+
 def because(
     error: OSError, path: str | os.PathLike[str], remedy: str = "check the path", *, created: bool = False
 ) -> tuple[str, str]:
@@ -224,7 +228,9 @@ def reading(setting: str, path: str | os.PathLike[str], remedy: str) -> Iterator
         why = because(OSError(error.errno, ""), path, remedy) if error.errno else own
         raise ConfigError(message(setting, error.path, *why)) from error
     except OSError as error:
-        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
+        # A file cannot replace what has the second name.
+        name = error.filename2 if error.errno in _IN_THE_WAY and error.filename2 else error.filename
+        where = os.fsdecode(name) if isinstance(name, str | bytes) else path
         why = because(error, where, remedy)
         if not error.errno:
             from aiperf_mpi import hdf5

@@ -257,6 +257,15 @@ def test_a_folder_that_cannot_be_made(source: Path) -> None:
     assert (source.parent / "stage").read_text() == ""
 
 
+def test_a_folder_in_the_place_of_a_shard_is_named(source: Path) -> None:
+    staging = planned(source)
+    assert staging.target is not None
+    (staging.target / "train-00000.h5").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"/train-00000\.h5: is a folder, not a file") as error:
+        stage(source)
+    assert ".part" not in str(error.value)
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="a file system in memory is needed")
 def test_a_folder_in_memory_counts_as_memory(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = planned(source)
