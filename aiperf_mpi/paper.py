@@ -26,3 +26,6 @@ FROM_ROUND = 4
 #: ImageNet's images for training and validation (section 4.5 of the paper).
 IMAGENET_IMAGES = (1_281_167, 50_000)
 IMAGENET_CLASSES = 1000
+
+#: Shortest core phase of an official run in seconds (the authors' README, section 2: at least an hour).
+OFFICIAL_SECONDS = 3600.0

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiperf_mpi.config.sections import MOST_WORKERS
-from aiperf_mpi.config.setting import DEFAULT, TABLE_4, ConfigError, Meaning, Rule, checked
+from aiperf_mpi.config.setting import DEFAULT, FIXED, TABLE_4, ConfigError, Meaning, Rule, checked
+from aiperf_mpi.paper import KERNELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,13 @@ class EarlierSetting:
 
     Attributes:
         key: its key, and `now` that of today.
-        rule: the rule that applied to it.
+        rule: the rule that applied to it, None for none.
         values: its values -> what they mean today; empty if they mean the same.
     """
 
     key: str
     now: str
-    rule: Rule
+    rule: Rule | None
     values: Mapping[Any, Any]
 
 
@@ -41,6 +42,13 @@ EARLIER = (
     EarlierSetting(
         "data.workers", "data.workers", Rule(DEFAULT, 48, f"{TABLE_4}, Parallel transformation"), {}
     ),
+    EarlierSetting("run.time_limit", "run.time_limit", None, {}),
+    EarlierSetting(
+        "train.batch_per_device", "train.batch_per_device", Rule(DEFAULT, 448, f"{TABLE_4}, Batch size"), {}
+    ),
+    EarlierSetting("hpo.method", "hpo.method", Rule(FIXED, "bayesian", f"{TABLE_4}, HPO method"), {}),
+    EarlierSetting("hpo.kernels", "hpo.kernels", Rule(DEFAULT, KERNELS, "authors' code"), {}),
+    EarlierSetting("hpo.batches", "hpo.batches", None, {}),
 )
 
 
@@ -69,7 +77,7 @@ def translated(assignments: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[st
             raise ConfigError(f"{origin}: {error}") from None
 
 
-def earlier_rules(tables: Mapping[str, Any]) -> dict[str, tuple[str, Any, Rule]]:
+def earlier_rules(tables: Mapping[str, Any]) -> dict[str, tuple[str, Any, Rule | None]]:
     """Return (key, value, rule) as of version 0.1 by today's key, for the tables of a stored configuration.
 
     It is empty if a later version stored them.
@@ -86,4 +94,5 @@ def _value(tables: Mapping[str, Any], key: str) -> Any:
     """Return the value of a key (`section.name`), None if there is none."""
     section, _, name = key.partition(".")
     table = tables.get(section)
-    return table.get(name) if isinstance(table, dict) else None
+    value = table.get(name) if isinstance(table, dict) else None
+    return tuple(value) if isinstance(value, list) else value

@@ -19,6 +19,7 @@ from aiperf_mpi.paper import (
     IMAGENET_IMAGES,
     KERNELS,
     MIN_DELTA,
+    OFFICIAL_SECONDS,
     PATIENCE_BASE,
     PATIENCE_MAX,
     PATIENCE_STEP,
@@ -41,7 +42,15 @@ class Run:
 
     preset: str = setting("", "name of the preset below the other sources; empty for the defaults alone")
     seed: int = setting(2021, "seed of every random stream", low=0, high=_INT64)
-    time_limit: float = setting(3600.0, "length of the core phase in seconds", low=1, high=_LONGEST)
+    time_limit: float = setting(
+        OFFICIAL_SECONDS,
+        "length of the core phase in seconds",
+        low=1,
+        high=_LONGEST,
+        rule=FIXED,
+        source="authors' README, section 2",
+        least=True,
+    )
     output: str = setting(
         "", "new folder of the result, on a file system that every rank can reach; empty: named by the time"
     )
@@ -147,14 +156,8 @@ class Model:
 class Train:
     """Training of a candidate: SGD with momentum, linear decay, categorical cross entropy."""
 
-    batch_per_device: int = setting(
-        448,
-        "images of one step on one device",
-        low=1,
-        high=2**20,
-        rule=DEFAULT,
-        source=f"{TABLE_4}, Batch size",
-    )
+    #: No rule: Table 4 has 448 as a default, and HPO tunes it (section 4.5).
+    batch_per_device: int = setting(448, "images of one step on one device", low=1, high=2**20)
     lr: float = setting(
         0.1, "initial learning rate", low=1e-12, high=1e3, rule=DEFAULT, source=f"{TABLE_4}, Learning rate"
     )
@@ -241,7 +244,6 @@ class Search:
         choices=("bayesian", "evolution", "random"),
         rule=FIXED,
         source="section 4.1, NAS method",
-        expected="bayesian",
     )
     morphs: tuple[str, ...] = setting(
         OPS, "morph operations that may be used", choices=OPS, rule=FIXED, source=f"{TABLE_4}, NAS method"
@@ -286,7 +288,7 @@ class Hpo:
         choices=("bayesian", "tpe", "grid", "random"),
         rule=FIXED,
         source=f"{TABLE_4}, HPO method",
-        expected="bayesian",
+        others=("tpe",),
     )
     from_round: int = setting(
         FROM_ROUND,
@@ -301,11 +303,16 @@ class Hpo:
         "kernel sizes for inserted convolutions",
         low=1,
         high=MAX_KERNEL,
-        rule=DEFAULT,
-        source="authors' code",
+        rule=FIXED,
+        source=f"{SECTION_4_5}, search space",
     )
     batches: tuple[int, ...] = setting(
-        BATCHES, "batch sizes per device that may be chosen", low=1, high=2**20
+        BATCHES,
+        "batch sizes per device that may be chosen",
+        low=1,
+        high=2**20,
+        rule=FIXED,
+        source=f"{SECTION_4_5}, search space",
     )
 
 

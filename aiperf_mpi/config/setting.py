@@ -47,11 +47,31 @@ class ConfigError(Refusal, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The benchmark's rule for a setting: `kind` is fixed or default, `expected` is the value it requires."""
+    """The benchmark's rule for a setting.
+
+    Attributes:
+        kind: fixed or default.
+        expected: the value that it requires.
+        source: its place.
+        others: values that it allows as well.
+        least: whether larger values than `expected` are allowed as well.
+    """
 
     kind: str
     expected: Any
     source: str
+    others: tuple[Any, ...] = ()
+    least: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Return whether a value of the setting keeps the rule."""
+        return value in (self.expected, *self.others) or (self.least and value >= self.expected)
+
+    @property
+    def words(self) -> str:
+        """The values that it allows, as TOML text."""
+        values = " or ".join(map(toml_value, (self.expected, *self.others)))
+        return f"at least {values}" if self.least else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +94,15 @@ def setting(
     choices: Iterable[Any] = (),
     rule: str = "",
     source: str = "",
-    expected: Any = None,
+    others: tuple[Any, ...] = (),
+    least: bool = False,
 ) -> Any:
     """Return a dataclass field with its :class:`Meaning` in the metadata.
 
-    `rule` is FIXED, DEFAULT or empty; `expected` is the value that the rule requires (by default the field's
-    default), `source` the place of the rule. Bounds and choices apply to each element of a tuple.
+    `rule` is FIXED, DEFAULT or empty; the rule requires the field's default, or as `others` and `least` of
+    :class:`Rule` say; `source` is its place. Bounds and choices apply to each element of a tuple.
     """
-    marked = Rule(rule, default if expected is None else expected, source) if rule else None
+    marked = Rule(rule, default, source, others, least) if rule else None
     return field(default=default, metadata={"meaning": Meaning(text, low, high, tuple(choices), marked)})
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiperf_mpi.config import Config, classify
-from aiperf_mpi.config.classes import OFFICIAL_SECONDS
 from aiperf_mpi.config.setting import FIXED
 from aiperf_mpi.planning.finding import Finding
 
@@ -62,7 +61,7 @@ def before_official(config: Config, source: Mapping[str, Any] | None) -> list[Fi
     """
     departures = classify(config)[2]
     fixed = any(departure.rule.kind == FIXED for departure in departures)
-    if source is None or fixed or config.run.time_limit < OFFICIAL_SECONDS:
+    if source is None or fixed:
         return []
     return [provenance(source)]
 

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from aiperf_mpi.config.config import settings
 from aiperf_mpi.results.file.schema import ATTRIBUTES, TABLES, Column
-from aiperf_mpi.results.judge.rules import LEFT_OUT, RULES, UNCHECKED
+from aiperf_mpi.results.judge.rules import LEFT_OUT, RULES, TABLE_4_ROWS, UNCHECKED
 
 PAGES = ("docs/rules.md", "docs/result-format.md")
 
@@ -39,6 +41,22 @@ def _tables() -> dict[str, str]:
         "left-out": _reasons("Check", LEFT_OUT),
         "unchecked": _reasons("Name", {f"`{name}`": why for name, why in UNCHECKED.items()}),
         "attributes": _columns(ATTRIBUTES),
+        "table-4": _table(
+            ("Row", "Table 4", "Settings", "Note"),
+            (
+                (row, value, ", ".join(f"`{key}`" for key in keys) or "none", why or "-")
+                for row, (value, keys, why) in TABLE_4_ROWS.items()
+            ),
+        ),
+        "rules": _table(
+            ("Setting", "Rule", "Value", "Source"),
+            (
+                (f"`{key}`", rule.kind, rule.words, rule.source)
+                for key, (_, meaning) in settings().items()
+                if (rule := meaning.rule) is not None
+            ),
+        ),
+        "free": _list(key for key, (_, meaning) in settings().items() if meaning.rule is None),
     }
     for table in TABLES.values():
         about = f"{table.description[0].upper()}{table.description[1:]}; dimension scale `{table.scale}`."
@@ -50,6 +68,12 @@ def _columns(columns: Iterable[Column]) -> str:
     """Return the table of columns or attributes."""
     rows = ((c.name, c.dtype, c.units or "-", c.description) for c in columns)
     return _table(("Name", "Type", "Unit", "Meaning"), rows)
+
+
+def _list(keys: Iterable[str]) -> str:
+    """Return the keys of settings as lines of text."""
+    words = ", ".join(f"`{key}`" for key in keys)
+    return textwrap.fill(words, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _reasons(head: str, reasons: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aiperf_mpi.config.classes import OFFICIAL_SECONDS
+from aiperf_mpi.paper import OFFICIAL_SECONDS
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.score import regulated
 from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
