@@ -46,5 +46,11 @@ def test_a_preset_in_small_ends_valid_on_a_cpu(preset: str, tmp_path: Path) -> N
     assert 'precision = "float32"' in stored and f'preset = "{preset}"' in stored
     assert why.startswith("auto: XLA widens")
     assert f"float32 ({why})" in ended.err
+    page = tmp_path / "report.html"
+    assert command("report", ended.result, "--html", page).returncode == 0
     report = command("report", ended.result)
     assert report.returncode == 0 and "float32 (auto: XLA widens" in report.stdout, report.stdout
+
+    # The error of made-up pictures regulates no rate.
+    told = (report.stdout, page.read_text(encoding="utf-8"))
+    assert all(("regulated" in text) == (preset == "cifar10") for text in told), report.stdout

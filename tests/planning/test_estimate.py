@@ -157,6 +157,14 @@ def test_without_a_rate_there_is_neither_time_nor_score() -> None:
     assert "rate of the machine" not in known and "trials of a replica" not in known
 
 
+def test_made_up_pictures_have_a_rate_and_no_regulated_one() -> None:
+    made, real = (
+        {n.name for n in estimate(load(name), MACHINE) if n.group == "score"}
+        for name in ("imagenet-synthetic", "imagenet")
+    )
+    assert made == {"rate of the machine"} and real - made == {"regulated at an error of 0.3"}
+
+
 def test_device_memory_is_weights_and_kept_activations() -> None:
     # Convolutions 10,587,136, ReLUs 9,081,856, pools 200,704 + 2,048 and the input 150,528 values of 2 bytes
     # an image; 25,557,032 parameters of 12 bytes.

@@ -16,7 +16,7 @@ from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.report import plots
 from aiperf_mpi.results.report.plots import BLUE, GREEN, ORANGE, PAPER, SEQUENCE
 from aiperf_mpi.results.report.scaling import Scaling
-from aiperf_mpi.results.report.verdict import rate_text, rate_titles
+from aiperf_mpi.results.report.verdict import has_regulated, rate_text, rate_titles
 
 #: Most ranks with a bar each; for more ranks, the mean of each role is shown.
 MAX_RANKS = 48
@@ -30,13 +30,16 @@ class NothingToShow(ValueError):
 
 
 def score_over_time(e: Evidence, verdict: Verdict) -> str:
-    """Draw rate and regulated rate at each sample, recomputed from the rows (Figure 4 of the paper)."""
-    series, titles = e.series, rate_titles(verdict)
+    """Draw rate and regulated rate at each sample, recomputed from the rows (Figure 4 of the paper).
+
+    The regulated rate is left out for pictures that the program has made up.
+    """
+    series, titles = e.series, rate_titles(verdict)[: 2 if has_regulated(e) else 1]
     if not series:
         raise NothingToShow("The run has no core time, so there is no rate.")
     t = np.array([sample.t for sample in series])
-    figure, axes = plots.new_figure(2)
-    for axis, column, name, colour in zip(axes, ("rate", "regulated"), titles, (BLUE, ORANGE), strict=True):
+    figure, axes = plots.new_figure(len(titles))
+    for axis, column, name, colour in zip(axes, ("rate", "regulated"), titles, (BLUE, ORANGE), strict=False):
         values = np.array([getattr(sample, column) for sample in series])
         plots.line(axis, t, values, colour)
         axis.set_ylabel(f"{name}\n(op/s)")
@@ -44,7 +47,8 @@ def score_over_time(e: Evidence, verdict: Verdict) -> str:
         plots.from_zero(axis)
     axes[-1].set_xlabel("time since core start (s)")
     last = series[-1]
-    regulated = f", {titles[1]} {rate_text(last.regulated)}" if math.isfinite(last.regulated) else ""
+    shown = len(titles) > 1 and math.isfinite(last.regulated)
+    regulated = f", {titles[1]} {rate_text(last.regulated)}" if shown else ""
     about = f"At core stop, after {last.t:.1f} s: {titles[0]} {rate_text(last.rate)}{regulated}."
     return plots.svg(figure, "score", f"{titles[0].capitalize()} over time", about)
 

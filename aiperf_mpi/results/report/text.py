@@ -26,7 +26,7 @@ from aiperf_mpi.results.report import details, reading, utilisation
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.hyperparameters import hyperparameters
-from aiperf_mpi.results.report.verdict import rate_titles, reason_lines, verdict_lines
+from aiperf_mpi.results.report.verdict import has_regulated, rate_titles, reason_lines, verdict_lines
 
 #: Most rows of a table; longer tables are thinned or cut, with a line that says so.
 MAX_ROWS = 40
@@ -102,7 +102,8 @@ def _run(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
 def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """Show the rate over time, recomputed from the rows: stored numbers of a file may be wrong."""
     rate, regulated = rate_titles(verdict)
-    table = columns_of("t (s)", "operations", f"{rate} (op/s)", "best error", f"{regulated} (op/s)")
+    more = (f"{regulated} (op/s)",) if has_regulated(e) else ()
+    table = columns_of("t (s)", "operations", f"{rate} (op/s)", "best error", *more)
     for row in _thinned(len(e.series)):
         sample = e.series[row]
         table.add_row(
@@ -110,7 +111,7 @@ def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
             f"{sample.ops:.6e}",
             f"{sample.rate:.6e}",
             _error(sample.best_error),
-            "-" if math.isnan(sample.regulated) else f"{sample.regulated:.6e}",
+            *("-" if math.isnan(sample.regulated) else f"{sample.regulated:.6e}" for _ in more),
         )
     yield table
     if verdict.valid:

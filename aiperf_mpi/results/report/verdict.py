@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
 from aiperf_mpi.printable import PREFIX, counted, plain
+from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
 
 #: Most reasons that the verdict's lines give in words; `report` and `verify` give all of them.
@@ -100,6 +102,12 @@ def rate_titles(verdict: Verdict) -> tuple[str, str]:
     return (
         ("score", "regulated score") if verdict.cls == "official" else ("trial rate", "regulated trial rate")
     )
+
+
+def has_regulated(e: Evidence) -> bool:
+    """Return whether a text may show the regulated rate: not for pictures that the program has made up."""
+    limits = DATASETS.get(str(e.attribute("dataset")))
+    return limits is None or not limits.made
 
 
 def lines_without_result(end: str, cause: str = "") -> list[str]:
