@@ -17,7 +17,7 @@ from aiperf_mpi.data.manifest import ENCODINGS, FILE, RAW, SPLITS, Manifest, Rej
 from aiperf_mpi.launchers import local_size
 from aiperf_mpi.machine.affinity import cpus_of_process, cpus_to_have
 from aiperf_mpi.packing.folder import SETTING, Folder, Record, differences
-from aiperf_mpi.packing.plan import Plan, listing_of, versions
+from aiperf_mpi.packing.plan import MEASURED, Plan, listing_of, versions
 from aiperf_mpi.packing.progress import ProgressView
 from aiperf_mpi.packing.source import Source, check_md5, check_whole, open_source
 from aiperf_mpi.printable import counted, named, plain
@@ -270,6 +270,9 @@ def _manifest(prepared: Prepared, records: Mapping[str, Record], rejected: Seque
         if not shards:
             reason = f"has no picture for {split} that can be decoded; the first: {_first(rejected, split)}"
             raise ConfigError(message(SETTING, prepared.folder.path, reason, "check the source"))
+    if not any(record.pixels for record in records.values()):
+        reason = f"has no picture that can be decoded among the first {MEASURED} of its order, for the mean"
+        raise ConfigError(message(SETTING, prepared.folder.path, reason, "check the source"))
     mean, deviation = moments(list(records.values()))
     if min(deviation) == 0:
         reason = "has training pictures that all have one colour, from which nothing can be learned"

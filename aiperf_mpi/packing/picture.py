@@ -21,6 +21,9 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 _JPEG, _EXIF, _ORIENTATION = b"\xff\xd8", b"Exif\0\0", 0x0112
 
+#: Markers after which the pixels of a JPEG file begin, or the file ends.
+_PIXELS = (b"\xff\xda", b"\xff\xd9")
+
 #: A JPEG file is stored as it is if its long side is at most this number of sides.
 _MOST_LONG = 4
 
@@ -81,7 +84,7 @@ def square_of(data: bytes, side: int) -> tuple[Image.Image, bool]:
         pixels = jpeg.decode(data, _SCALED * side)
     except UnusualError:
         return _by_pillow(data, side), False
-    orientation = _orientation(jpeg.opened(data, ("JPEG",))) if _EXIF in data else 1
+    orientation = _orientation(jpeg.opened(data, ("JPEG",))) if _has_exif(data) else 1
     short, long = sorted(pixels.shape[:2])
     small = short <= side and long <= _MOST_LONG * side and len(data) < 3 * side**2
     own = jpeg.sees_warnings() and orientation == 1 and small
@@ -91,6 +94,21 @@ def square_of(data: bytes, side: int) -> tuple[Image.Image, bool]:
 def upright(square: Image.Image, orientation: int) -> Image.Image:
     """Return a square turned and mirrored as its EXIF orientation (1 to 8) says."""
     return square.transpose(_TURNS[orientation]) if orientation in _TURNS else square
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether a JPEG file that can be decoded has an EXIF block among the segments before its pixels."""
+    at, marker = 2, data[2:4]
+    while marker[:1] == b"\xff" and marker not in _PIXELS:
+        if marker == b"\xff\xff":
+            at += 1
+        elif data[at + 4 : at + 10] == _EXIF:
+            return True
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        marker = data[at : at + 2]
+    # Bytes between two segments, which decoders skip: look everywhere.
+    return marker not in _PIXELS and _EXIF in data
 
 
 def _by_pillow(data: bytes, side: int) -> Image.Image:

@@ -16,12 +16,16 @@ import h5py
 import numpy as np
 
 from aiperf_mpi.data import jpeg
-from aiperf_mpi.data.manifest import SPLITS, VERSION
+from aiperf_mpi.data.manifest import SPLITS, TRAIN, VERSION
 from aiperf_mpi.packing.shard import Layout
 from aiperf_mpi.packing.sources.pictures import Pictures
 
 #: Seed of the order of the pictures. Sorted by class, a shard would hold few classes.
 _SEED = 2012
+
+#: Training pictures, the first in this order, of which the manifest has mean and deviation: a sample of this
+#: size leaves an error of some 0.001 of the mean, and the histogram of a picture takes 4 % of packing it.
+MEASURED = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,12 @@ class Plan:
     def tasks(self) -> list[Task]:
         """Return the shards to write, those of the training pictures first."""
         return [
-            Task(split, index, tuple(positions.tolist()))
+            Task(
+                split,
+                index,
+                tuple(positions.tolist()),
+                split == TRAIN and index * self.shard_images < MEASURED,
+            )
             for split in SPLITS
             for index, positions in enumerate(_cut(self.pictures[split], self.shard_images))
         ]
@@ -66,11 +75,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One shard: its split, its number, and the positions of its pictures in the source."""
+    """One shard: its split, its number, and the positions of its pictures in the source.
+
+    Of a `measured` shard the pictures count for mean and deviation.
+    """
 
     split: str
     index: int
     positions: tuple[int, ...]
+    measured: bool = False
 
     @property
     def file(self) -> str:

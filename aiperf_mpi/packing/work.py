@@ -21,7 +21,7 @@ import numpy as np
 
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.paths import because, message
-from aiperf_mpi.data.manifest import TRAIN, Rejected
+from aiperf_mpi.data.manifest import Rejected
 from aiperf_mpi.files import FileError
 from aiperf_mpi.packing.folder import Folder, Record, writing
 from aiperf_mpi.packing.picture import Packed, PictureError, pack
@@ -127,14 +127,17 @@ class Packer:
         """
         self.progress.pictures = sum(len(task.positions) for task in tasks)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pack")
+        # Threads of its own: one that waits for the disk must not keep a core from decoding.
+        ends = ThreadPoolExecutor(_ENDING + 1, thread_name_prefix="end")
         try:
             records = self._find(pool, tasks)
-            records |= self._write_all(pool, [task for task in tasks if task.file not in records])
+            records |= self._write_all(pool, ends, [task for task in tasks if task.file not in records])
             self._tick(self.progress)
             return records
         finally:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            ends.shutdown(wait=True, cancel_futures=True)
             for shard in self._open:
                 shard.writer.close()
                 with suppress(OSError):
@@ -152,7 +155,9 @@ class Packer:
                 self.progress.rejected += len(record.rejected)
         return records
 
-    def _write_all(self, pool: ThreadPoolExecutor, tasks: Sequence[Task]) -> dict[str, Record]:
+    def _write_all(
+        self, pool: ThreadPoolExecutor, ends: ThreadPoolExecutor, tasks: Sequence[Task]
+    ) -> dict[str, Record]:
         """Write shards one after the other, while threads decode what comes next."""
         records: dict[str, Record] = {}
         ending: deque[tuple[Task, Future[Record]]] = deque()
@@ -168,7 +173,7 @@ class Packer:
             shard = shard or self._begin(part.task)
             self._write(shard, outcomes)
             if shard.left == 0:
-                ending.append((shard.task, pool.submit(self._end, shard)))
+                ending.append((shard.task, ends.submit(self._end, shard)))
                 shard = None
             while len(ending) > _ENDING:
                 task, ended = ending.popleft()
@@ -219,7 +224,7 @@ class Packer:
             picture = self._pictures[split][position]
             outcome: Packed | str
             try:
-                outcome = pack(picture.read(), self._layout.side, self._layout.encoding, split == TRAIN)
+                outcome = pack(picture.read(), self._layout.side, self._layout.encoding, part.task.measured)
             except (SourceError, PictureError) as error:
                 outcome = str(error)
             except FileError as error:

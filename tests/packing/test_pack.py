@@ -17,6 +17,7 @@ from aiperf_mpi.data.manifest import ENCODINGS, JPEG, RAW, read_manifest
 from aiperf_mpi.packing import job, picture
 from aiperf_mpi.packing import progress as progress_view
 from aiperf_mpi.packing.check import problems
+from aiperf_mpi.packing.plan import Plan
 from aiperf_mpi.packing.sources import ilsvrc
 from tests.helpers import pictures as photos
 from tests.helpers import sources
@@ -81,6 +82,15 @@ def test_mean_and_deviation_are_exact(few: Path, tmp_path: Path) -> None:
     pixels = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.float64) / 255
     assert manifest.mean == pytest.approx(pixels.mean(axis=0), abs=1e-12)
     assert manifest.deviation == pytest.approx(pixels.std(axis=0), abs=1e-12)
+
+
+def test_of_many_pictures_a_sample_has_mean_and_deviation() -> None:
+    plan = Plan("set", RAW, SIDE, 5000, {"train": 32_000, "val": 9_000}, "", {})
+    # Shards of 5,000 pictures: the fourth has the 16,384th.
+    measured = [(task.split, task.index) for task in plan.tasks() if task.measured]
+    assert measured == [("train", 0), ("train", 1), ("train", 2), ("train", 3)]
+    # The pictures of a shard are drawn from all.
+    assert max(plan.tasks()[0].positions) > 30_000
 
 
 def test_md5_of_the_archives_is_compared_and_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,18 @@ def test_orientation_without_meaning_is_upright(photo: Image.Image, orientation:
     assert np.array_equal(square(file_of(photo, exif=exif)), square(file_of(photo)))
 
 
+def test_exif_is_found_among_segments_and_not_in_pixels(photo: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file_of(photo, exif=exif)
+    upright, turned = square(file_of(photo)), square(data)
+    # A comment that has the marker of pixels, and two bytes that fill, before the block of EXIF.
+    comment = b"\xff\xfe" + (2 + 4).to_bytes(2, "big") + b"\xff\xda??"
+    assert np.array_equal(square(data[:2] + comment + b"\xff\xff" + data[2:]), turned)
+    # The letters of EXIF behind the end of the file are none.
+    assert np.array_equal(square(file_of(photo) + data[data.index(b"Exif") :]), upright)
+
+
 def test_damaged_exif_is_left_aside(photo: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
