@@ -54,8 +54,7 @@ _END_SECONDS = 6.0
 
 
 class Refusal(Exception):
-    """What cannot run as it was asked for: the text says what is wrong, where, and what to do. Exit code
-    2."""
+    """What cannot run as asked for: the text says what is wrong, where, and what to do. Exit code 2."""
 
 
 @dataclass
@@ -354,6 +353,7 @@ class Watch:
     def _run(self) -> None:
         """Look at signals and at the wait until the core time starts."""
         while self._starting:
+            looked = time.monotonic()
             readable, _, _ = select.select([self._reader], [], [], 0.5)
             numbers = [number for number in os.read(self._reader, 512) if number] if readable else []
             if numbers and self._takes(lambda: self._starting and not self._deferring):
@@ -365,6 +365,9 @@ class Watch:
                     patience=_patience(name),
                 )
             if (wait := self._wait) is not None:
+                # A process that was stopped, or had no core, has not waited for others meanwhile.
+                lost = max(0.0, time.monotonic() - looked - 1.0)
+                wait.notice, wait.limit = wait.notice + lost, wait.limit + lost
                 self._look(wait)
 
     def _takes(self, still: Callable[[], bool]) -> bool:
@@ -384,16 +387,13 @@ class Watch:
                 remedy = wait.remedy if isinstance(wait.remedy, str) else wait.remedy()
                 end_job(wait.code, f"{wait.text} for {now - wait.since:.0f} s; {remedy}")
         elif now >= wait.notice:
-            left = wait.limit - now
-            write_error(
-                lines(f"{wait.text} for {now - wait.since:.0f} s; ends in {left:.0f} s", process.where)
-            )
+            text = f"{wait.text} for {now - wait.since:.0f} s; ends in {wait.limit - now:.0f} s"
+            write_error(lines(text, process.where))
             wait.notice = wait.since + 2 * (wait.notice - wait.since)
 
 
 def _patience(name: str) -> float:
-    """Return the seconds before a signal is told: Open MPI's launcher sends TERM to all ranks when one has
-    ended, and kills them soon after it."""
+    """Return the seconds before a signal is told: KILL follows Open MPI's TERM to the ranks that are left."""
     return _KILL_SECONDS if name == "SIGTERM" and "OMPI_COMM_WORLD_RANK" in os.environ else 0.0
 
 

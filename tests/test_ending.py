@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -141,6 +142,26 @@ def test_a_wait_is_bounded() -> None:
     env = {**os.environ, "PYTHONPATH": str(launch.ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "waits for nothing for 1 s; do this" in done.stderr
+
+
+def test_the_time_in_which_a_process_is_stopped_is_no_wait() -> None:
+    script = (
+        "import time; from aiperf_mpi.ending import watch\n"
+        "watch.start()\n"
+        "with watch.bound('waits for nothing', 3.0, 'do this'):\n"
+        "    print('waits', flush=True)\n"
+        "    before = time.process_time()\n"
+        "    while time.process_time() - before < 1: pass\n"
+        "print('went on')\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(launch.ROOT)}
+    job = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None and job.stdout.readline() == "waits\n"
+    job.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    job.send_signal(signal.SIGCONT)
+    out, _ = job.communicate(timeout=60)
+    assert (job.returncode, out) == (0, "went on\n")
 
 
 # -- an end that meets an obstacle

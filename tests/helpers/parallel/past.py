@@ -25,6 +25,7 @@ SMALL = (
     "search.max_units=60",
     "search.max_parameters=1000000",
     "train.batch_per_device=32",
+    "train.precision=float32",
     "hpo.batches=[16,32]",
 )
 
