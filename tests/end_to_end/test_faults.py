@@ -72,7 +72,12 @@ def test_time_that_nobody_accounts_for_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mpi", "number"), [("mpich", signal.SIGUSR1), ("mpich", signal.SIGINT), ("openmpi", signal.SIGUSR1)]
+    ("mpi", "number"),
+    [
+        ("mpich", signal.SIGUSR1),
+        pytest.param("mpich", signal.SIGINT, marks=pytest.mark.full),
+        ("openmpi", signal.SIGUSR1),
+    ],
 )
 def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
     """A signal to the launcher: partial work is recorded, the file judged, exit 4 within 30 s."""
@@ -124,7 +129,7 @@ def test_history_full_drains(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", [pytest.param(i, marks=[pytest.mark.full] if i > 1 else []) for i in range(10)]
+    "moment", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(10)]
 )
 def test_kill_at_a_random_moment(moment: int, tmp_path: Path) -> None:
     """SIGKILL of launcher, ranks and writer: the journal has all that ended 2 s before, the partial file

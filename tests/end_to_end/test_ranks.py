@@ -17,7 +17,11 @@ pytestmark = pytest.mark.mpi
 
 
 @pytest.mark.parametrize(
-    ("ranks", "roles"), [(2, ["coordinator", "trainer"]), (3, ["coordinator", "trainer", "generator"])]
+    ("ranks", "roles"),
+    [
+        (2, ["coordinator", "trainer"]),
+        pytest.param(3, ["coordinator", "trainer", "generator"], marks=pytest.mark.full),
+    ],
 )
 def test_few_ranks(ranks: int, roles: list[str], tmp_path: Path) -> None:
     """With two ranks the trainer makes its own candidates, in a thread."""
@@ -59,7 +63,7 @@ def test_the_time_of_all_ranks_lasts_to_the_last_step_of_a_drain(tmp_path: Path)
     ("mpi", "per_node", "replicas"),
     [
         ("mpich", 2, 3),
-        ("openmpi", 3, 2),
+        pytest.param("openmpi", 3, 2, marks=pytest.mark.full),
         pytest.param("mpich", 3, 2, marks=pytest.mark.full),
         pytest.param("openmpi", 2, 3, marks=pytest.mark.full),
     ],
