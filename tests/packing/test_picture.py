@@ -98,7 +98,7 @@ def test_exif_is_found_among_segments_and_not_in_pixels(photo: Image.Image) -> N
     # A comment that has the marker of pixels, and two bytes that fill, before the block of EXIF.
     comment = b"\xff\xfe" + (2 + 4).to_bytes(2, "big") + b"\xff\xda??"
     assert np.array_equal(square(data[:2] + comment + b"\xff\xff" + data[2:]), turned)
-    # The letters of EXIF behind the end of the file are none.
+    # The letters of EXIF after the end of the file do not count.
     assert np.array_equal(square(file_of(photo) + data[data.index(b"Exif") :]), upright)
 
 
