@@ -281,9 +281,11 @@ def _report(here: _Line, outcome: Outcome, seconds: float) -> tuple[int, str]:
     sent = here.comm.Isend([data, len(data), MPI.BYTE], 0, here.steps % 1000)
     head = array("q", [0] * 4)
     request = here.comm.Ibcast([head, 4, MPI.INT64_T], 0)
-    limit = time.monotonic() + (_ALONE_SECONDS if outcome.code else seconds + _LONGER_SECONDS)
+    looked = time.monotonic()
+    limit = looked + (_ALONE_SECONDS if outcome.code else seconds + _LONGER_SECONDS)
     while not request.Test():
         sent.Test()
+        limit, looked = limit + time_lost(looked), time.monotonic()
         if time.monotonic() > limit:
             if outcome.code:
                 end_job(outcome.code, outcome.text)
@@ -302,6 +304,11 @@ def _report(here: _Line, outcome: Outcome, seconds: float) -> tuple[int, str]:
     body = bytearray(size)
     wait(here.comm.Ibcast([body, size, MPI.BYTE], 0))
     return code, body.decode()
+
+
+def time_lost(looked: float) -> float:
+    """Return the seconds since `looked`, less one for a turn: a process that was stopped has not waited."""
+    return max(0.0, time.monotonic() - looked - 1.0)
 
 
 def _tell(here: _Line, code: int, text: str) -> None:
@@ -325,7 +332,7 @@ def _collect(here: _Line, step: str, mine: Outcome, seconds: float) -> dict[int,
     rank has failed.
     """
     outcomes, status = {0: mine}, MPI.Status()
-    begun = time.monotonic()
+    begun = looked = time.monotonic()
     notice, failed_at = NOTICE_SECONDS, begun if mine.code else None
     while len(outcomes) < here.comm.size:
         while here.comm.Iprobe(MPI.ANY_SOURCE, here.steps % 1000, status):
@@ -337,7 +344,8 @@ def _collect(here: _Line, step: str, mine: Outcome, seconds: float) -> dict[int,
             outcomes[rank] = Outcome(*rest)
             if outcomes[rank].code and failed_at is None:
                 failed_at = time.monotonic()
-        now = time.monotonic()
+        begun, now = begun + time_lost(looked), time.monotonic()
+        looked = now
         if failed_at is not None and now - failed_at > _GRACE_SECONDS and len(outcomes) < here.comm.size:
             code, text = _judge(outcomes, here)
             take_end()

@@ -293,6 +293,12 @@ def test_a_rank_that_stops_in_a_collective_call_is_named(mpi: str, rank: int) ->
     assert found and all(f"stopped: rank {rank} on" in line and "kill -CONT" in line for line in found)
 
 
+def test_the_time_in_which_rank_0_is_stopped_is_no_wait(mpi: str) -> None:
+    # It may wait for 6 s, and the last rank comes after 7 s; for 5 s of them rank 0 was stopped.
+    done = run_ends(mpi, 3, "resumed", env={"AIPERF_MPI_INIT_SECONDS": "6"})
+    assert done.returncode == 0 and not ours(done), done.stderr
+
+
 def test_a_launch_error_of_one_rank_hangs_no_rank(mpi: str) -> None:
     done = run_ends(mpi, 3, "alone")
     assert done.returncode == 2

@@ -73,5 +73,14 @@ with job.job() as world:
             if world.rank == int(sys.argv[2]):
                 os.kill(os.getpid(), signal.SIGSTOP)
             world.Barrier()
+    elif how == "resumed":
+        # Rank 0 waits for the last one, and is stopped meanwhile.
+        if world.rank == 0:
+            stop = f"sleep 0.5; kill -STOP {os.getpid()}; sleep 5; kill -CONT {os.getpid()}"
+            subprocess.Popen(["sh", "-c", stop], start_new_session=True)
+        if last:
+            time.sleep(7)
+        with step("windows"):
+            job.agreed_exit(world, 0)
     elif how == "sleep":
         time.sleep(60)
