@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiperf_mpi.launchers import RANK_VARIABLES
+from aiperf_mpi.opcount.rates import ops_text
 from aiperf_mpi.printable import counted, plain
 
 MODES = ("auto", "live", "plain")
@@ -204,20 +205,8 @@ def status_line(snapshot: ViewSnapshot) -> str:
     return (
         f"{snapshot.phase}{f', {left}' if left else ''}, "
         f"{busy}, {_trials(snapshot)}, "
-        f"best error {_error(snapshot)}, {format_rate(snapshot.rate)}"
+        f"best error {_error(snapshot)}, {ops_text(snapshot.rate)}"
     )
-
-
-def format_rate(rate: float) -> str:
-    """Format operations per second with a decimal prefix, for example 56.1 TOPS."""
-    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if rate >= factor:
-            return (
-                f"{rate / factor:.3g} {prefix}OPS"
-                if rate < 999.5 * factor
-                else f"{rate / factor:.0f} {prefix}OPS"
-            )
-    return f"{rate:.3g} OPS"
 
 
 def format_time(seconds: float) -> str:
@@ -256,7 +245,7 @@ def _picture(snapshot: ViewSnapshot | None, events: tuple[str, ...]) -> Group:
             ("replicas busy", f"{snapshot.busy} of {snapshot.replicas}"),
             ("trials", _trials(snapshot)),
             ("best error", _error(snapshot)),
-            ("operations", f"{format_rate(snapshot.rate)} since the start"),
+            ("operations", f"{ops_text(snapshot.rate)} since the start"),
         ):
             numbers.add_row(Text(name, style="dim"), Text(value))
         parts += [bar, numbers]

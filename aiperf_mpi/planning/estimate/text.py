@@ -11,11 +11,12 @@ from textwrap import wrap
 from typing import Any
 
 from aiperf_mpi.config import Config
+from aiperf_mpi.opcount.rates import prefixed
 from aiperf_mpi.planning.estimate.machine import Machine
 from aiperf_mpi.planning.estimate.number import Number
 
-#: Decimal prefixes by the power of ten, and binary ones by the power of 1024.
-_DECIMAL, _BINARY = ("", "k", "M", "G", "T", "P", "E", "Z"), ("byte", "KiB", "MiB", "GiB", "TiB", "PiB")
+#: Binary prefixes by the power of 1024.
+_BINARY = ("byte", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def to_object(config: Config, machine: Machine, numbers: Sequence[Number]) -> dict[str, Any]:
@@ -60,5 +61,4 @@ def _scaled(value: float, unit: str) -> str:
         if isinstance(value, int):
             return f"{value:,} {unit}"
         return f"{value:,.1f} {unit}" if value >= 10 else f"{value:.3g} {unit}"
-    power = min(int(math.log10(value) // 3), len(_DECIMAL) - 1) if value >= 1 else 0
-    return f"{value / 1000**power:.6g} {_DECIMAL[power]}{unit}"
+    return f"{prefixed(value, 6)}{unit}"

@@ -25,6 +25,7 @@ from aiperf_mpi.config.paths import expanded, replaced
 from aiperf_mpi.descriptors import OutputLost, guard, tell
 from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_INVALID, EXIT_USAGE, EXIT_VALID
 from aiperf_mpi.files import FileError, lack, open_regular, read_text
+from aiperf_mpi.opcount.rates import rate_text
 from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.resultfile import Result
@@ -32,7 +33,7 @@ from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.judge.judge import NotAResult, Verdict
 from aiperf_mpi.results.output import package
 from aiperf_mpi.results.report.compare import repeats
-from aiperf_mpi.results.report.verdict import rate_pairs, rate_text, reason_lines, verdict_json
+from aiperf_mpi.results.report.verdict import rate_pairs, reason_lines, verdict_json
 
 #: Endings of the logs in a run's folder, and the name of the configuration, which comes from the result.
 LOGS, CONFIG = (".log", ".out", ".err"), "config.toml"

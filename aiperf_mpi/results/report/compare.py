@@ -23,13 +23,14 @@ from rich.text import Text
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
+from aiperf_mpi.opcount.rates import ops_text, rate_text
 from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import interval, scaling
 from aiperf_mpi.results.report.interval import Estimate, Interval
 from aiperf_mpi.results.report.reading import compared
-from aiperf_mpi.results.report.verdict import error_text, known, rate_pairs, rate_text, status, verdict_object
+from aiperf_mpi.results.report.verdict import error_text, known, rate_pairs, status, verdict_object
 
 #: Attributes that must be equal for the rates of runs to measure the same work.
 ALIKE = (
@@ -251,7 +252,7 @@ def parts(comparison: Comparison) -> Iterator[RenderableType]:
         yield Text("\nWeak scaling (rate against devices)")
         yield _scaling_table(comparison.scaling)
         exponent = interval_text(comparison.scaling.exponent)
-        yield Text(f"  rate = {comparison.scaling.constant:.3e} op/s x devices^{exponent}")
+        yield Text(f"  rate = {ops_text(comparison.scaling.constant)} x devices^{exponent}")
 
     yield Text("")
     for note in comparison.notes:
@@ -328,7 +329,9 @@ def interval_text(value: Interval, digits: int = 3) -> str:
 
 
 def _rates_in_other_units(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """Yield the rate of a valid run as images of ResNet-50 per second and as a share of the peak."""
+    """Yield the rate of a run with a prefix; of a valid one also as images of ResNet-50 per second, and as a
+    share of the peak."""
+    yield "rate", ops_text(verdict.rate)
     if not math.isnan(verdict.resnet50_images):
         yield "ResNet-50", f"{verdict.resnet50_images:,.3g} images/s"
     if not math.isnan(verdict.mfu):

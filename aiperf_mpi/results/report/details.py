@@ -15,6 +15,7 @@ from rich.text import Text
 from aiperf_mpi.network.architecture import POOL, Architecture
 from aiperf_mpi.opcount import METHOD_VERSIONS
 from aiperf_mpi.opcount.analytical import KINDS, count, count_layer
+from aiperf_mpi.opcount.rates import rate_text
 from aiperf_mpi.planning.precision import PRECISION
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
@@ -186,7 +187,7 @@ def efficiency(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     while_training = f"; {sum(e.epoch_ops) / possible:.2%} while epochs ran" if possible > 0 else ""
     yield Text(
         f"  MFU: credited operations are {verdict.mfu:.2%} of what the devices can do in the core "
-        f"time{while_training}. Their peak at {e.attribute('precision')} is {verdict.peak_ops:.4e} op/s "
+        f"time{while_training}. Their peak at {e.attribute('precision')} is {rate_text(verdict.peak_ops)} "
         f"({verdict.peak_source})."
     )
 

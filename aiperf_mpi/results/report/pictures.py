@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.collections import LineCollection
 
+from aiperf_mpi.opcount.rates import PREFIXES, power_of, rate_text
 from aiperf_mpi.results.evidence import samples
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.file.rows import PHASES
@@ -16,7 +17,7 @@ from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.report import plots
 from aiperf_mpi.results.report.plots import BLUE, GREEN, ORANGE, PAPER, SEQUENCE
 from aiperf_mpi.results.report.scaling import Scaling
-from aiperf_mpi.results.report.verdict import has_regulated, rate_text, rate_titles
+from aiperf_mpi.results.report.verdict import has_regulated, rate_titles
 
 #: Most ranks with a bar each; for more ranks, the mean of each role is shown.
 MAX_RANKS = 48
@@ -41,8 +42,9 @@ def score_over_time(e: Evidence, verdict: Verdict) -> str:
     figure, axes = plots.new_figure(len(titles))
     for axis, column, name, colour in zip(axes, ("rate", "regulated"), titles, (BLUE, ORANGE), strict=False):
         values = np.array([getattr(sample, column) for sample in series])
-        plots.line(axis, t, values, colour)
-        axis.set_ylabel(f"{name}\n(op/s)")
+        power = power_of(float(np.nanmax(values, initial=0.0)))
+        plots.line(axis, t, values / 1000.0**power, colour)
+        axis.set_ylabel(f"{name}\n({PREFIXES[power]}OPS)")
         axis.set_xlim(0, 1.01 * t[-1])
         plots.from_zero(axis)
     axes[-1].set_xlabel("time since core start (s)")

@@ -17,14 +17,15 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from aiperf_mpi.opcount.rates import ops_text
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.gaps import gaps
 from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import details, reading, utilisation
 from aiperf_mpi.results.report.details import columns_of
-from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.hyperparameters import hyperparameters
 from aiperf_mpi.results.report.verdict import has_regulated, rate_titles, reason_lines, verdict_lines
 
@@ -103,13 +104,14 @@ def _series(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     """Show the rate over time, recomputed from the rows: stored numbers of a file may be wrong."""
     rate, regulated = rate_titles(verdict)
     more = (f"{regulated} (op/s)",) if has_regulated(e) else ()
-    table = columns_of("t (s)", "operations", f"{rate} (op/s)", "best error", *more)
+    table = columns_of("t (s)", "operations", f"{rate} (op/s)", "", "best error", *more)
     for row in _thinned(len(e.series)):
         sample = e.series[row]
         table.add_row(
             _time(sample.t),
             f"{sample.ops:.6e}",
             f"{sample.rate:.6e}",
+            ops_text(sample.rate),
             _error(sample.best_error),
             *("-" if math.isnan(sample.regulated) else f"{sample.regulated:.6e}" for _ in more),
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.exits import EXIT_DRAINED, EXIT_INVALID, EXIT_VALID
+from aiperf_mpi.opcount.rates import exact_text, ops_text
 from aiperf_mpi.printable import PREFIX, counted, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.judge import Verdict
@@ -34,11 +35,6 @@ def status(verdict: Verdict) -> str:
     return "VALID" if verdict.valid else "INVALID"
 
 
-def rate_text(rate: float) -> str:
-    """Return a rate with its unit, op/s."""
-    return f"{rate:.6e} op/s"
-
-
 def error_text(error: float) -> str:
     """Return an error as a fraction; `nan` if there is none."""
     return "nan" if math.isnan(error) else f"{error:.6f}"
@@ -48,8 +44,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """Return the verdict as `AIPERF_MPI key: value` lines, each key once, its status first.
 
     Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run
-    has `trial_rate_ops`, an invalid run `unscored_rate_ops`, `reasons`, and `why` in words. `peak` is there
-    if the peak of its devices is declared.
+    has `trial_rate_ops`, an invalid run `unscored_rate_ops`, `reasons`, and `why` in words. `rate` is the
+    same number with a decimal prefix. `peak` is there if the peak of its devices is declared.
     """
     return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
 
@@ -68,6 +64,7 @@ def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield "best_error", error_text(verdict.best_error)
     yield "error_final", error_text(verdict.error_final)
     yield from rate_pairs(verdict)
+    yield "rate", ops_text(verdict.rate)
     if verdict.peak_declared:
         yield "peak", verdict.peak_declared
     if not verdict.valid:
@@ -86,13 +83,13 @@ def why(verdict: Verdict) -> str:
 def rate_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     """Yield the run's rate under the names that its verdict allows."""
     if not verdict.valid:
-        yield "unscored_rate_ops", rate_text(verdict.unscored_rate_ops)
+        yield "unscored_rate_ops", exact_text(verdict.unscored_rate_ops)
     elif verdict.cls == "official":
-        yield "score_ops", rate_text(verdict.score_ops)
+        yield "score_ops", exact_text(verdict.score_ops)
         if not math.isnan(verdict.score_regulated):
-            yield "score_regulated", rate_text(verdict.score_regulated)
+            yield "score_regulated", exact_text(verdict.score_regulated)
     else:
-        yield "trial_rate_ops", rate_text(verdict.trial_rate_ops)
+        yield "trial_rate_ops", exact_text(verdict.trial_rate_ops)
 
 
 def rate_titles(verdict: Verdict) -> tuple[str, str]:
@@ -126,8 +123,13 @@ def lines_without_result(end: str, cause: str = "") -> list[str]:
 
 
 def reason_lines(verdict: Verdict) -> list[str]:
-    """Return one line for each reason why a result is invalid."""
-    return [f"{reason.id}: {reason.text}" for reason in verdict.reasons]
+    """Return one line for each reason why a result is invalid, each rule in words at its first problem."""
+    rules = {finding.id: finding.about for finding in verdict.findings}
+    lines = []
+    for reason in verdict.reasons:
+        rule = rules.pop(reason.id, "")
+        lines.append(f"{reason.id}: {reason.text}{f'. The rule: {rule}' if rule else ''}")
+    return lines
 
 
 # -- verify ----------------------------------------------------------------------------------------

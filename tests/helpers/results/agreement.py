@@ -18,6 +18,7 @@ import jsonschema
 import pytest
 
 from aiperf_mpi.__main__ import main
+from aiperf_mpi.opcount.rates import exact_text
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.judge.judge import Verdict
 from aiperf_mpi.results.output import package
@@ -113,7 +114,7 @@ def _attributes_agree(file: Path, verdict: Verdict, pairs: dict[str, str], data:
         if data[name] is None:
             assert math.isnan(stored[name]) and pairs.get(name, "nan op/s") == "nan op/s"
         else:
-            assert data[name] == stored[name] and pairs[name] == f"{stored[name]:.6e} op/s"
+            assert data[name] == stored[name] and pairs[name] == exact_text(stored[name])
     for name in ("best_error", "error_final", "core_seconds"):
         value = math.nan if data[name] is None else data[name]
         assert float(pairs[name]) == pytest.approx(value, abs=5e-4, nan_ok=True)

@@ -127,7 +127,10 @@ def test_an_official_submission_is_three_runs_with_the_declared_seeds(run: Path)
     # Scores of 1, 3 and 2 op/s by the declared seeds: the median is 2.
     runs = [replace(trial, cls="official", rate=rate) for rate in (1.0, 3.0, 2.0)]
     results = [replace(result, attributes=result.attributes | {"seed": seed}) for seed in rules.SEEDS]
-    assert _together(runs, results) == "an official submission, open, median score_ops: 2.000000e+00 op/s"
+    assert (
+        _together(runs, results)
+        == "an official submission, open, median score_ops: 2.000000e+00 op/s (2 OPS)"
+    )
     other = dict(results[1].documents)
     other["config/resolved_toml"] = with_another_rate(other["config/resolved_toml"])
     changed = [results[0], replace(results[1], documents=other), results[2]]

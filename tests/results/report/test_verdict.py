@@ -18,6 +18,7 @@ import pytest
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.commands.verify import verify_file
+from aiperf_mpi.opcount.rates import exact_text, ops_text
 from aiperf_mpi.results.file import resultfile
 from aiperf_mpi.results.file.rows import FAILED, new_row
 from aiperf_mpi.results.judge.judge import NotAResult, Reason, Verdict, judge
@@ -66,7 +67,8 @@ def test_lines_of_a_valid_trial(valid: Verdict) -> None:
         "trials_done": "4",
         "best_error": "0.175000",
         "error_final": "0.175000",
-        "trial_rate_ops": f"{valid.rate:.6e} op/s",
+        "trial_rate_ops": exact_text(valid.rate),
+        "rate": ops_text(valid.rate),
     }
 
 
@@ -76,7 +78,7 @@ def test_lines_of_an_invalid_run_have_reasons_and_no_score(invalid: Verdict) -> 
         assert facts["status"] == "INVALID" and facts["reasons"] == "V05,V13"
         # The first problem of each reason.
         assert facts["why"] == "a; b"
-        assert facts["unscored_rate_ops"] == f"{invalid.rate:.6e} op/s"
+        assert facts["unscored_rate_ops"] == exact_text(invalid.rate)
         assert not {"score_ops", "score_regulated", "trial_rate_ops"} & set(facts)
 
 
@@ -84,8 +86,8 @@ def test_lines_of_a_valid_official_run_alone_have_a_score(valid: Verdict) -> Non
     # No run is official yet, but the lines for one exist.
     official = dataclasses.replace(valid, cls="official")
     facts = pairs(official)
-    assert facts["score_ops"] == f"{valid.rate:.6e} op/s"
-    assert facts["score_regulated"] == f"{valid.regulated:.6e} op/s"
+    assert facts["score_ops"] == exact_text(valid.rate)
+    assert facts["score_regulated"] == exact_text(valid.regulated)
     assert not {"trial_rate_ops", "unscored_rate_ops", "reasons"} & set(facts)
     without_error = dataclasses.replace(official, regulated=math.nan, best_error=math.nan)
     assert "score_regulated" not in pairs(without_error) and pairs(without_error)["best_error"] == "nan"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.gaps import gaps
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import judge_file
-from aiperf_mpi.results.report.gaps import gaps
 from aiperf_mpi.results.report.text import text_report
 from tests.helpers.results.changes import written
 from tests.helpers.results.example_run import Example, example_run
