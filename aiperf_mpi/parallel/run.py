@@ -179,14 +179,20 @@ def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) ->
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
     end = coordinate(context, writer, watch, view)
 
-    # Close the windows before the result is written, so that the other ranks wait only for the verdict.
-    with timer("communicate"):
-        context.windows.close()
+    # Close the windows before the result is written, so that the other ranks wait only for the verdict. That
+    # is collective, so they stay open where ranks are missing.
+    if not end.missing:
+        with timer("communicate"):
+            context.windows.close()
     writer.send_rank(rank_row(context, "", NO_DEVICE).tobytes())
     total = time.monotonic() - context.started
     status = writer.close(end.name, end.core_seconds, total, end.cause, timeout=RESULT_SECONDS)
     view.close()
-    return conclude(status, end, Path(config.run.output), header.run_id)
+    code = conclude(status, end, Path(config.run.output), header.run_id)
+    if end.missing:
+        # The others wait in the closing of the windows; no agreement with all of them is possible.
+        job.leave(code)
+    return code
 
 
 def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
@@ -283,7 +289,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
         generator.generate(context)
         if reached_limit(context):
             with context.timer("idle"):
-                owns_best(context.ranks)
+                owns_best(context)
         else:
             wait_for_last_step(context)
     send_rank_row(context, facts.device if trains else "", survey.uuids, bytes_read)
@@ -328,11 +334,14 @@ def warm_up(context: Context) -> None:
 def reached_limit(context: Context) -> bool:
     """Wait for rank 0's stop message; return whether the run ended by its time limit, and not by a drain.
 
-    A rank that reaches the limit before a drain's message arrives must not decide alone.
+    A rank that reaches the limit before a drain's message arrives must not decide alone. It then tells rank 0
+    that it has ended its work, so that rank 0 knows which ranks all the others wait for.
     """
     messages = context.windows.messages
     while (stop := messages.stop_requested()) is None:
         context.pause(context.config.parallel.poll_seconds)
+    if stop.reason is Reason.LIMIT:
+        messages.send(Kind.RANK, b"")
     return stop.reason is Reason.LIMIT
 
 
@@ -346,7 +355,7 @@ def wait_for_last_step(context: Context) -> None:
         raise RuntimeError("rank 0 has no step to wait for")
     context.windows.messages.send(Kind.RANK, b"")
     with context.timer("idle"):
-        wait(workers.Ibarrier())
+        context.wait_for_ranks(workers.Ibarrier())
 
 
 def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:

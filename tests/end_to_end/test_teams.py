@@ -62,7 +62,7 @@ QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 def enough(run: Run) -> bool:
     """Both replicas have trained a candidate after the one that failed."""
     records = dict(zip(run.slots, run.records, strict=True))
-    ended = (records[trial] for trial in run.trials["trial_id"].tolist())
+    ended = (records[trial] for trial in run.ended["trial_id"].tolist())
     return {(0, 1), (0, 2), (1, 1), (1, 2)} <= {(int(r["replica"]), int(r["round"])) for r in ended}
 
 
@@ -237,7 +237,7 @@ def test_generators_of_all_nodes_fill_a_replicas_queue(mpi: str, tmp_path: Path)
         "search.queue_depth=8",
     )
     ended = runs.run_until(
-        lambda run: len(run.trials) >= 2 and len(run.records) >= 10,
+        lambda run: len(run.ended) >= 2 and len(run.records) >= 10,
         5,
         tmp_path / "run",
         sets,

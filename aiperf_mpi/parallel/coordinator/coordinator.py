@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aiperf_mpi.ending import Watch
 from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.parallel.coordinator.farewells import (
+    REMEDY,
+    ROW_SECONDS,
+    Farewells,
+    describe_missing,
+    stuck_trials,
+)
 from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.shared.context import Context
@@ -29,22 +36,18 @@ TURN_SECONDS = 0.001
 #: Seconds between two searches for new records, and for slots of dead writers.
 RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
 
-#: Seconds after which rank 0 ends the job if ranks have not sent their last rows. The last validation of the
-#: best model is among these.
-FAREWELL_SECONDS = 3600.0
-
-
-class RanksMissing(RuntimeError):
-    """Ranks have not sent their last row long after the run's end; the message names them."""
-
 
 @dataclass(frozen=True)
 class End:
-    """The end of the core time: its name in the result (time_limit or drained), length in s, and cause."""
+    """The end of the core time: its name in the result (time_limit or drained), length in s, and cause.
+
+    `missing` are the ranks that have not answered after it.
+    """
 
     name: str
     core_seconds: float
     cause: str
+    missing: tuple[int, ...] = ()
 
 
 def commit_initial(context: Context) -> None:
@@ -68,14 +71,15 @@ def commit_initial(context: Context) -> None:
 
 
 def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View) -> End:
-    """Serve the run until every other rank has sent its last row; return how the core time ended."""
+    """Serve the run until every other rank has sent its last row, or is missing; return how the core time
+    ended."""
     windows, ranks, timer = context.windows, context.ranks, context.timer
-    progress = Progress(ranks.n_replicas)
+    progress, farewells = Progress(ranks.n_replicas), Farewells(ranks.places)
     records = 0
     stopped_at, reason, cause = math.inf, Reason.LIMIT, ""
     next_records = next_lease = next_view = 0.0
 
-    while len(progress.farewells) < ranks.size - 1:
+    while not farewells.complete:
         now = context.clock.now()
         with timer("communicate"):
             messages = windows.messages.poll()
@@ -87,7 +91,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View)
                 next_lease = now + LEASE_LOOK_SECONDS
         with timer("io"):
             for message in messages:
-                take_row(message, writer, progress, view)
+                take_row(message, writer, progress, farewells, view)
             writer.pump()
             if now >= next_view:
                 phase = TRAINING if now < stopped_at else ENDING
@@ -101,19 +105,27 @@ def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View)
                 stopped_at = min(now, context.limit)
                 windows.messages.stop(reason, stopped_at)
                 view.log(cause or "the time limit is reached")
-        elif now - stopped_at > FAREWELL_SECONDS:
-            missing = sorted(set(range(1, ranks.size)) - progress.finished)
-            raise RanksMissing(
-                f"ranks {missing[:16]} have not ended {FAREWELL_SECONDS:g} s after the run's end"
-            )
+        elif (over := now - stopped_at - farewells.patience(reason)) > 0:
+            if not farewells.alone:
+                waited = f"{now - stopped_at:.0f} s after the run's end"
+                view.log(f"{waited}: {describe_missing(farewells.awaited, ranks.places)}; {REMEDY}")
+                windows.messages.stop(Reason.ALONE, stopped_at)
+                farewells.alone = True
+            elif over > ROW_SECONDS:
+                break
         context.pause(TURN_SECONDS)
 
-    # Close the slots that their writers never committed, and send the last records.
+    # Close the slots that their writers never committed, and send the last records and rows.
     windows.history.abandon_stale(0)
     take_records(context, writer, progress, records)
-    if reason is Reason.LIMIT:
-        return End("time_limit", context.limit, "")
-    return End("drained", min(max(stopped_at, progress.last_t), context.limit), cause)
+    drained = min(max(stopped_at, progress.last_t), context.limit)
+    end = End("time_limit", context.limit, "") if reason is Reason.LIMIT else End("drained", drained, cause)
+    if not farewells.missing:
+        return end
+    for row in stuck_trials(farewells, progress.proposed, end.core_seconds):
+        writer.send_trial(row)
+    told = describe_missing(farewells.awaited, ranks.places)
+    return replace(end, cause=f"{cause}; {told}" if cause else told, missing=farewells.missing)
 
 
 def why_end(context: Context, writer: WriterClient, drain: Watch, progress: Progress) -> tuple[Reason, str]:
@@ -152,26 +164,31 @@ def take_records(context: Context, writer: WriterClient, progress: Progress, fir
     return first
 
 
-def take_row(message: Message, writer: WriterClient, progress: Progress, view: View) -> None:
-    """Send a row to the writer, and update the progress and the view from it."""
+def take_row(
+    message: Message, writer: WriterClient, progress: Progress, farewells: Farewells, view: View
+) -> None:
+    """Send a row to the writer, and update the progress, the farewells and the view from it."""
     match message.kind:
         case Kind.EPOCH:
             writer.send_epoch(message.data)
-            progress.epoch(np.frombuffer(message.data, EPOCH_ROW)[0])
+            row = np.frombuffer(message.data, EPOCH_ROW)[0]
+            progress.epoch(row)
+            farewells.epoch(row)
         case Kind.TRIAL:
             writer.send_trial(message.data)
-            view.trial(progress.trial(np.frombuffer(message.data, TRIAL_ROW)[0]))
+            row = np.frombuffer(message.data, TRIAL_ROW)[0]
+            farewells.trial(row)
+            if math.isfinite(row["t_end"]):
+                view.trial(progress.trial(row))
         case Kind.FINAL:
             row = np.frombuffer(message.data, FINAL_ROW)[0]
             writer.send_error_final(int(row["trial_id"]), float(row["error"]))
         case Kind.SAMPLE:
             writer.send_sample(message.data)
         case _:
-            # In a drain, a rank without work says so before it waits for the others.
-            progress.finished.add(message.source)
+            farewells.farewell(message.source, message.data)
             if message.data:
                 writer.send_rank(message.data)
-                progress.farewells.add(message.source)
 
 
 def utc_now() -> str:

@@ -39,7 +39,6 @@ class Progress:
         proposed: the replica of each trial that is proposed and not over.
         lost, last_cause: candidates rejected or failed since the last success, and the last one's cause.
         last_t: core seconds of the last record or row.
-        finished, farewells: ranks that have ended their work, and those that have sent their last row.
         over, read: trials that were over before their proposal was read, and the slots read so far.
     """
 
@@ -55,8 +54,6 @@ class Progress:
     last_cause: str = ""
     last_t: float = 0.0
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_SHOWN))
-    finished: set[int] = field(default_factory=set)
-    farewells: set[int] = field(default_factory=set)
     over: set[int] = field(default_factory=set)
     read: int = 0
 

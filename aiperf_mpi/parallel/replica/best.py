@@ -96,7 +96,7 @@ def validate_best(context: Context, resources: Resources, best: Best) -> None:
     all the same.
     """
     leads, team = context.ranks.leads, context.ranks.team
-    owner = owns_best(context.ranks, best.error, best.trial_id) if leads else owns_best(context.ranks)
+    owner = owns_best(context, best.error, best.trial_id) if leads else owns_best(context)
     with context.timer("io"):
         # No replica trains any more, so no child needs displaced weights.
         best.kept_weights.clear()

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from aiperf_mpi.config import Config
-from aiperf_mpi.parallel.launch.collective import agree
+from aiperf_mpi.parallel.launch.collective import LOOK_SECONDS, start_agreement
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.parallel.launch.ranks import Ranks, check_shared_memory
 from aiperf_mpi.parallel.shared.claims import WindowClaims
 from aiperf_mpi.parallel.shared.clock import CoreClock, core_start, measure_offset
 from aiperf_mpi.parallel.shared.history import WindowHistory
-from aiperf_mpi.parallel.shared.messages import Messages
+from aiperf_mpi.parallel.shared.messages import Messages, Reason
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, open_queues
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.planning.shared_memory import coordinator_bytes, node_bytes
@@ -80,6 +80,18 @@ class Context:
         with self.timer(phase):
             time.sleep(min(seconds, self.config.parallel.poll_seconds))
 
+    def wait_for_ranks(self, request: MPI.Request) -> bool:
+        """Wait at the run's end for a collective operation of many ranks; return whether all have come.
+
+        It is False where ranks are missing, and rank 0 does not wait for them any more.
+        """
+        while not request.Test():
+            stop = self.windows.messages.stop_requested()
+            if stop is not None and stop.reason is Reason.ALONE:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
 
 def open_windows(config: Config, ranks: Ranks) -> Windows:
     """Make the windows, queues and messages of a run. Collective.
@@ -108,14 +120,18 @@ def start_core_clock(ranks: Ranks) -> CoreClock:
     return core_start(ranks.world, measure_offset(ranks.world))
 
 
-def owns_best(ranks: Ranks, error: float = math.inf, trial_id: int = -1) -> bool:
+def owns_best(context: Context, error: float = math.inf, trial_id: int = -1) -> bool:
     """Return whether this rank's model has the lowest error of the machine; of equals the earlier trial.
 
     Collective over all ranks but 0, which serves messages meanwhile. Ranks without a model keep the defaults.
+    Where ranks are missing, no model is known to be the best, and the result is False on all of them.
     """
-    if ranks.workers is None:
+    workers = context.ranks.workers
+    if workers is None:
         raise RuntimeError("rank 0 has no model, so it cannot own the best one")
-    lowest = agree(ranks.workers, np.array([error]), MPI.MIN)[0]
-    mine = trial_id if error == lowest and trial_id >= 0 else np.iinfo(np.int64).max
-    first = agree(ranks.workers, np.array([mine], np.int64), MPI.MIN)[0]
-    return trial_id >= 0 and int(first) == trial_id
+    request, lowest = start_agreement(workers, np.array([error]), MPI.MIN)
+    if not context.wait_for_ranks(request):
+        return False
+    mine = trial_id if error == lowest[0] and trial_id >= 0 else np.iinfo(np.int64).max
+    request, first = start_agreement(workers, np.array([mine], np.int64), MPI.MIN)
+    return context.wait_for_ranks(request) and trial_id >= 0 and int(first[0]) == trial_id

@@ -40,11 +40,15 @@ class Kind(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why the run ends; of several reasons the highest holds."""
+    """Why the run ends; of several reasons the highest holds.
+
+    ALONE comes after one of the others: ranks are missing, and no rank waits for them any more.
+    """
 
     LIMIT = 1
     FULL = 2
     DRAIN = 3
+    ALONE = 4
 
 
 _STOP, _SIGNAL = struct.Struct("<qd"), struct.Struct("<q")

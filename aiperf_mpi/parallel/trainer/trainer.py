@@ -24,7 +24,7 @@ from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
 from aiperf_mpi.parallel.trainer.state import WAIT_SECONDS, TrainerState, accept
-from aiperf_mpi.parallel.trainer.trial import Trial, send_epoch
+from aiperf_mpi.parallel.trainer.trial import Trial, send_begin, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
 from aiperf_mpi.results.file.rows import UNFINISHED
 from aiperf_mpi.training.fit import END_EPOCHS, END_PATIENCE, Training
@@ -172,6 +172,9 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
         if training is not None:
             state.training = True
             for epoch in training:
+                if state.team.leads and not trial.epochs:
+                    trial.describe(preparation)
+                    send_begin(context, trial)
                 trial.add(epoch)
                 if state.team.leads:
                     send_epoch(context, candidate, epoch)

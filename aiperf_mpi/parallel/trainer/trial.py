@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from aiperf_mpi.crosscheck.account import StepAccount
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind
@@ -72,6 +74,16 @@ def send_epoch(context: Context, candidate: Candidate, epoch: EpochResult) -> No
         context.windows.messages.send(Kind.EPOCH, row[0])
 
 
+def send_begin(context: Context, trial: Trial) -> None:
+    """Send rank 0 what is known of a trial before its first epoch's row: settings, counts, the first step.
+
+    The row of its end replaces it. Without that, because its rank was killed or hangs, the result knows what
+    the trial's epochs have trained.
+    """
+    with context.timer("communicate"):
+        context.windows.messages.send(Kind.TRIAL, _row(context, trial, math.nan, math.nan)[0])
+
+
 def record_end(context: Context, trial: Trial) -> None:
     """Record how a trial ended: an outcome in the history for the search, and a row for the result."""
     best = min(trial.val_errors, default=math.nan)
@@ -79,18 +91,22 @@ def record_end(context: Context, trial: Trial) -> None:
     with context.timer("communicate"):
         if trial.status != UNFINISHED:
             _append_outcome(context, trial, best, predicted)
-        row = row_of(
-            TRIAL_ROW,
-            trial,
-            trial.budget,
-            trial.account,
-            trial_id=trial.candidate.trial_id,
-            lr=context.config.train.lr,
-            best_error=best,
-            predicted_error=predicted,
-            resumed=False,
-        )
-        context.windows.messages.send(Kind.TRIAL, row[0])
+        context.windows.messages.send(Kind.TRIAL, _row(context, trial, best, predicted)[0])
+
+
+def _row(context: Context, trial: Trial, best: float, predicted: float) -> np.ndarray:
+    """Return the row of a trial as it is now (TRIAL_ROW); its `t_end` is NaN while it trains."""
+    return row_of(
+        TRIAL_ROW,
+        trial,
+        trial.budget,
+        trial.account,
+        trial_id=trial.candidate.trial_id,
+        lr=context.config.train.lr,
+        best_error=best,
+        predicted_error=predicted,
+        resumed=False,
+    )
 
 
 def _predicted_error(context: Context, trial: Trial) -> float:

@@ -101,10 +101,11 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     rows = np.zeros(len(slots), TRIAL_ROW)
     for index, slot in enumerate(slots.tolist()):
         outcome = outcomes.get(slot)
-        if slot in reported:
+        if slot in reported and np.isfinite(reported[slot]["t_end"]):
             rows[index] = reported[slot]
         else:
-            rows[index] = _derived_row(slot, epochs[starts[index] : stops[index]], outcome)[0]
+            own = epochs[starts[index] : stops[index]]
+            rows[index] = _derived_row(slot, own, outcome, reported.get(slot))[0]
 
         # A trial without a report (rejected, dropped) has its outcome in the history.
         if outcome is not None and rows[index]["status"] == UNFINISHED:
@@ -113,19 +114,18 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _derived_row(slot: int, epochs: np.ndarray, outcome: np.void | None) -> np.ndarray:
-    """Return the row of a trial that did not report its end, from its epochs and its outcome record."""
-    return new_row(
-        TRIAL_ROW,
-        trial_id=slot,
-        epochs=len(epochs),
-        t_start=epochs["t_start"].min() if len(epochs) else math.nan,
-        t_end=epochs["t_end"].max() if len(epochs) else math.nan,
-        best_error=_least(epochs["val_error"]),
-        predicted_error=math.nan if outcome is None else outcome["predicted_error"],
-        train_samples=epochs["train_samples"].sum(),
-        val_samples=epochs["val_samples"].sum(),
-    )
+def _derived_row(slot: int, epochs: np.ndarray, outcome: np.void | None, begun: np.void | None) -> np.ndarray:
+    """Return the row of a trial that did not report its end, from its epochs, its outcome record, and the
+    row that it sent with its first epoch."""
+    row = new_row(TRIAL_ROW, trial_id=slot, t_start=epochs["t_start"].min() if len(epochs) else math.nan)
+    if begun is not None:
+        row[0] = begun
+    row["epochs"] = len(epochs)
+    row["t_end"] = epochs["t_end"].max() if len(epochs) else math.nan
+    row["best_error"] = _least(epochs["val_error"])
+    row["predicted_error"] = math.nan if outcome is None else outcome["predicted_error"]
+    row["train_samples"], row["val_samples"] = epochs["train_samples"].sum(), epochs["val_samples"].sum()
+    return row
 
 
 def _least(errors: np.ndarray) -> float:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rank 0 does about ranks that never send their last row."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from aiperf_mpi.parallel.coordinator.farewells import (
+    DRAIN_SECONDS,
+    LIMIT_SECONDS,
+    Farewells,
+    describe_missing,
+    stuck_trials,
+)
+from aiperf_mpi.parallel.launch.placement import Place, arrange
+from aiperf_mpi.parallel.shared.messages import Reason
+from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
+from aiperf_mpi.results.file.rows import EPOCH_ROW, FAILED, TRIAL_ROW, new_row
+
+
+def places() -> tuple[Place, ...]:
+    """Two nodes of a trainer and a generator: ranks 1, 2 on a, ranks 3, 4 on b; rank 0 on a."""
+    return arrange(["a", "a", "a", "b", "b"], [0, 1, 1, 3, 3])
+
+
+def begun(trial_id: int) -> np.void:
+    return new_row(TRIAL_ROW, trial_id=trial_id, t_start=1.0, t_first_step=1.5, lr=0.1, jaxpr_ops=7)[0]
+
+
+def epoch(trial_id: int, start: float, end: float, error: float = math.nan) -> np.void:
+    return new_row(
+        EPOCH_ROW,
+        trial_id=trial_id,
+        t_start=start,
+        t_end=end,
+        train_samples=256,
+        val_samples=60,
+        val_error=error,
+    )[0]
+
+
+def test_the_end_is_complete_with_the_last_row_of_every_other_rank() -> None:
+    farewells = Farewells(places())
+    for rank in (1, 2, 3):
+        farewells.farewell(rank, b"")
+        assert not farewells.complete
+        farewells.farewell(rank, b"row")
+    assert not farewells.complete and farewells.missing == (4,)
+    farewells.farewell(4, b"row")
+    assert farewells.complete and farewells.missing == ()
+
+
+def test_without_the_missing_ranks_only_those_that_have_ended_are_waited_for() -> None:
+    """Ranks 1 and 3 wait for rank 4; rank 2 has sent its last row."""
+    farewells = Farewells(places())
+    for rank in (1, 2, 3):
+        farewells.farewell(rank, b"")
+    farewells.farewell(2, b"row")
+    assert farewells.missing == (1, 3, 4) and farewells.awaited == (4,)
+    assert describe_missing(farewells.awaited, farewells.places) == "no answer of rank 4 (generator) on b"
+
+    farewells.alone = True
+    farewells.farewell(1, b"row")
+    assert not farewells.complete
+    farewells.farewell(3, b"row")
+    assert farewells.complete and farewells.missing == (4,)
+
+
+def test_a_rank_that_hangs_in_the_last_validation_is_named_as_well() -> None:
+    farewells = Farewells(places())
+    for rank in (1, 2, 3, 4):
+        farewells.farewell(rank, b"")
+    for rank in (2, 3, 4):
+        farewells.farewell(rank, b"row")
+    assert farewells.awaited == (1,)
+
+
+def test_patience_lies_within_the_reserve_unless_validations_are_longer() -> None:
+    """A validation is shorter than an epoch, and a compilation may take half of the reserve before it."""
+    farewells = Farewells(places())
+    assert DRAIN_SECONDS < farewells.patience(Reason.LIMIT) == LIMIT_SECONDS < DEFAULT_RESERVE
+    assert farewells.patience(Reason.DRAIN) == farewells.patience(Reason.FULL) == DRAIN_SECONDS < 60
+    farewells.epoch(epoch(0, 0.0, 20.0))
+    assert farewells.patience(Reason.LIMIT) == LIMIT_SECONDS
+    farewells.epoch(epoch(0, 20.0, 320.0))
+    assert farewells.patience(Reason.LIMIT) == 60 + 300
+
+
+def test_the_trial_of_a_missing_trainer_has_failed() -> None:
+    """Trials 5 and 6 of replicas 0 and 1 train; rank 3, the trainer of replica 1, is missing. Trial 7 of
+    replica 1 has ended, trial 8 of it waits."""
+    farewells = Farewells(places())
+    for trial_id in (5, 6, 7):
+        farewells.trial(begun(trial_id))
+        farewells.epoch(epoch(trial_id, 2.0, 4.0, error=0.75))
+    farewells.epoch(epoch(6, 4.0, 7.0, error=0.5))
+    farewells.epoch(epoch(6, 7.0, 8.0))
+    farewells.trial(new_row(TRIAL_ROW, trial_id=7, t_end=5.0)[0])
+    for rank in (1, 2, 4):
+        farewells.farewell(rank, b"row")
+
+    (data,) = stuck_trials(farewells, {5: 0, 6: 1, 8: 1}, now=30.0)
+    row = np.frombuffer(data, TRIAL_ROW)[0]
+    assert row["trial_id"] == 6 and row["status"] == FAILED
+    assert row["cause"] == b"stuck: rank 3 on b does not answer"
+    # What its first row told stays; the sums are those of its three epochs.
+    assert (row["t_first_step"], row["lr"], row["jaxpr_ops"]) == (1.5, 0.1, 7)
+    assert (row["t_start"], row["t_end"], row["epochs"]) == (1.0, 30.0, 3)
+    assert (row["train_samples"], row["val_samples"], row["best_error"]) == (3 * 256, 3 * 60, 0.5)
