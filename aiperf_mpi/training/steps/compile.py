@@ -103,11 +103,9 @@ def compile_steps(
     Raises ValueError for an unknown precision or dispatch, and passes on the errors of Flax and XLA for a
     network that cannot be built.
     """
-    state, batch = _argument_shapes(architecture, settings, len(devices))
-
     # First trace and lower, which holds the interpreter lock, then run XLA, which does not.
     begin, form = time.perf_counter(), form_of(dispatch, devices)
-    lowered = _lower_steps(architecture, settings, devices, form, state, batch)
+    lowered = _lower_steps(architecture, settings, devices, form)
     traced = time.perf_counter()
     train, evaluate, average = lowered.train.compile(), lowered.evaluate.compile(), lowered.average.compile()
     agree = None if lowered.agree is None else lowered.agree.compile()
@@ -140,39 +138,52 @@ class _Lowered(NamedTuple):
 
 
 def _lower_steps(
-    architecture: Architecture,
-    settings: StepSettings,
-    devices: Sequence[jax.Device],
-    form: str,
-    state: TrainState,
-    batch: tuple[Any, Any, Any],
+    architecture: Architecture, settings: StepSettings, devices: Sequence[jax.Device], form: str
 ) -> _Lowered:
-    """Trace and lower the steps for arguments of the shapes `state` and `batch` (images, labels, valid)."""
-    images, labels, valid = batch
-    rate = jax.ShapeDtypeStruct((), np.float32)
-    train = lower(
+    """Trace and lower all steps of an architecture."""
+    train = lower_train(architecture, settings, devices, form)
+    evaluate = lower_evaluate(architecture, settings, devices, form)
+    state, _ = _argument_shapes(architecture, settings, len(devices))
+    average = lower(average_statistics, devices, (state.batch_stats,), in_axes=(0,), donate=(0,), form=form)
+    agree = None
+    if len(devices) > 1:
+        held = (state.params, state.batch_stats)
+        agree = lower(agreement, devices, held, in_axes=(0, 0), out_axes=None, form=form)
+    return _Lowered(train, evaluate, average, agree)
+
+
+def lower_train(
+    architecture: Architecture, settings: StepSettings, devices: Sequence[jax.Device], form: str
+) -> jax.stages.Lowered:
+    """Trace and lower the training step; `form` is PMAP or SHARD_MAP of :mod:`dispatch`.
+
+    The devices may be described ones, for which a program can be compiled but not run.
+    """
+    state, (images, labels, _) = _argument_shapes(architecture, settings, len(devices))
+    return lower(
         train_step(architecture, settings),
         devices,
-        (state, images, labels, rate),
+        (state, images, labels, jax.ShapeDtypeStruct((), np.float32)),
         in_axes=(0, 0, 0, None),
         out_axes=(0, None),
         donate=(0,),
         form=form,
     )
-    held = (state.params, state.batch_stats)
-    evaluate = lower(
+
+
+def lower_evaluate(
+    architecture: Architecture, settings: StepSettings, devices: Sequence[jax.Device], form: str
+) -> jax.stages.Lowered:
+    """Trace and lower the evaluation step, like `lower_train`."""
+    state, batch = _argument_shapes(architecture, settings, len(devices))
+    return lower(
         eval_step(architecture, settings),
         devices,
-        (*held, images, labels, valid),
+        (state.params, state.batch_stats, *batch),
         in_axes=(0,) * 5,
         out_axes=None,
         form=form,
     )
-    average = lower(average_statistics, devices, (state.batch_stats,), in_axes=(0,), donate=(0,), form=form)
-    agree = None
-    if len(devices) > 1:
-        agree = lower(agreement, devices, held, in_axes=(0, 0), out_axes=None, form=form)
-    return _Lowered(train, evaluate, average, agree)
 
 
 def use_compilation_cache(folder: str | Path) -> None:

@@ -1,0 +1,247 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Count the memory traffic of the project's steps, compiled for a described accelerator: no GPU is needed.
+
+A training step of ResNets is bound by memory traffic. XLA compiles it for a GPU that is described, not
+present, so the bytes of each kernel are known on any machine. The bytes are a model (`traffic_kernels.py`),
+beside it stand the bytes of the layers by hand (`traffic_layers.py`) and XLA's own estimate. Nothing runs: a
+bound in images per second is a bandwidth over these bytes.
+
+Without `--table` one step is compiled and described; with it the steps of `ROWS`, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from aiperf_mpi.network.architecture import Architecture, Base, resnet50  # noqa: E402
+from aiperf_mpi.opcount.forms import STEMS  # noqa: E402
+from aiperf_mpi.training.model.resnet import PRECISIONS  # noqa: E402
+from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
+from benchmarks.tables import described, machine, markdown, number, out_folder, write  # noqa: E402
+from benchmarks.traffic_hlo import parse  # noqa: E402
+from benchmarks.traffic_kernels import Kernel, kernels  # noqa: E402
+from benchmarks.traffic_layers import layer_bytes, total  # noqa: E402
+from benchmarks.traffic_summary import Summary, by_kind, kernel_table, kind_table, summarise  # noqa: E402
+from benchmarks.traffic_targets import TARGETS, Compilation, Target, compile_for  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step of the table: its name, what differs from the default step, and which step it is."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: bool = False
+    devices: int = 1
+
+
+#: What the columns of the table mean.
+NOTE = """Bytes are read and written by the compiled kernels (a model, `benchmarks/traffic_kernels.py`).
+By hand: the plain layers, each pass in a kernel of its own. By XLA: its own estimate. A bound
+is in images per second: 90 % of the announced bandwidth over the bytes. Small kernels move
+less than 4 MB. 4-byte: arrays of four-byte elements and an activation's size. Seconds are of a
+loaded machine.""".replace("\n", " ")
+
+#: The steps of the committed table.
+ROWS = (
+    Row("plain"),
+    Row("plain, batch norms differentiated by JAX", {"fused": False}),
+    Row("plain, 448 images", {"batch_per_device": 448}),
+    Row("plain, evaluation", evaluate=True),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A compiled step, the sum of its kernels, and the two other numbers for its bytes.
+
+    Attributes:
+        hand, xla: bytes per image by the model of the layers, and by XLA's estimate with the library calls
+            of our model added.
+    """
+
+    row: Row
+    settings: StepSettings
+    compilation: Compilation
+    kernels: Sequence[Kernel]
+    summary: Summary
+    hand: float
+    xla: float
+
+    def bound(self, target: Target) -> float:
+        """Images per second of a device whose memory alone limits the step."""
+        return target.reached / self.summary.bytes_per_image
+
+    def as_dict(self) -> dict[str, Any]:
+        batch, made = self.settings.batch_per_device, self.compilation
+        return {
+            "name": self.row.name,
+            "batch": batch,
+            "evaluate": self.row.evaluate,
+            **self.summary.as_dict(),
+            "hand_bytes_per_image": self.hand,
+            "xla_bytes_per_image": self.xla,
+            "bound_images_per_second": {name: self.bound(target) for name, target in TARGETS.items()},
+            "temporary_bytes": made.temporary,
+            "argument_bytes": made.arguments,
+            "trace_s": made.trace_seconds,
+            "compile_s": made.compile_seconds,
+            "by_kind": {
+                kind: {"bytes_per_image": b / batch, "launches": times}
+                for kind, (b, times) in by_kind(self.kernels).items()
+            },
+        }
+
+
+def measure(row: Row, architecture: Architecture, options: argparse.Namespace) -> Measured:
+    """Compile one step for the described target and count its bytes."""
+    common = {
+        "batch_per_device": options.batch,
+        "precision": options.precision,
+        "augmentation": options.augmentation,
+        "stem": options.stem,
+        "fused": not options.apart,
+        "synchronised": options.synchronised,
+        "accumulate": options.accumulate,
+    }
+    settings = StepSettings(**{**common, **row.settings})
+    compilation = compile_for(
+        TARGETS[options.target],
+        architecture,
+        settings,
+        devices=row.devices,
+        form=options.dispatch,
+        evaluate=row.evaluate,
+        programs=options.programs,
+    )
+    found, layers, batch = kernels(parse(compilation.text)), architecture.layers(), settings.batch_per_device
+    itemsize = 4 if settings.precision == "float32" else 2
+    summary = summarise(found, layers, batch, settings.accumulate)
+    hand = total(layer_bytes(layers, architecture.parameters, batch, itemsize, not row.evaluate))
+    xla = compilation.xla_bytes / batch + summary.library_bytes_per_image
+    return Measured(row, settings, compilation, found, summary, hand, xla)
+
+
+def table(items: Sequence[Measured]) -> str:
+    """Return the table of several steps."""
+    heads = (
+        *("Step", "batch", "MB an image", "by hand", "by XLA", "kernels", "small", "4-byte GB", "scatters"),
+        *("temporaries GB", "bound H100", "bound H200", "compilation s"),
+    )
+    rows = [
+        (
+            item.row.name,
+            item.settings.batch_per_device,
+            f"{item.summary.bytes_per_image / 1e6:.1f}",
+            f"{item.hand / 1e6:.1f}",
+            f"{item.xla / 1e6:.1f}",
+            item.summary.kernels,
+            item.summary.small_kernels,
+            f"{item.summary.wide_bytes / 1e9:.2f}",
+            item.summary.scatters,
+            f"{item.compilation.temporary / 1e9:.2f}",
+            number(item.bound(TARGETS["h100"])),
+            number(item.bound(TARGETS["h200"])),
+            f"{item.compilation.compile_seconds:.0f}",
+        )
+        for item in items
+    ]
+    return markdown(heads, rows)
+
+
+def page(items: Sequence[Measured], options: argparse.Namespace, facts: dict[str, Any]) -> str:
+    """Return the whole page of the committed table."""
+    return "\n\n".join(
+        (
+            "# Memory traffic of the steps",
+            f"ResNet-50, {options.precision}, images `{options.augmentation}`, compiled for a described "
+            f"{TARGETS[options.target].name}; nothing ran. {described(facts)}",
+            NOTE,
+            table(items),
+            *(
+                f"## {item.row.name}\n\n{kind_table(item.kernels, item.settings.batch_per_device)}"
+                for item in items
+            ),
+        )
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure one step or all of the table; return the exit code."""
+    options = parse_arguments(arguments)
+    base = Base(options.image, 3, options.classes, options.width, options.blocks)
+    architecture = resnet50(base)
+    if options.architecture:
+        architecture = Architecture.from_json(options.architecture.read_text())
+
+    if options.table:
+        facts, items = machine(), []
+        for row in ROWS:
+            items.append(measure(row, architecture, options))
+            write(
+                options.out, "traffic", page(items, options, facts), data(items, options, facts), quiet=True
+            )
+        print(table(items))
+        return 0
+    item = measure(Row("step", {}, options.evaluate, options.devices), architecture, options)
+    batch = item.settings.batch_per_device
+    shown = (
+        table([item]),
+        kind_table(item.kernels, batch),
+        kernel_table(item.kernels, batch, options.largest),
+    )
+    write(options.out, "traffic_step", "\n\n".join(shown), data([item], options, machine()))
+    return 0
+
+
+def data(items: Sequence[Measured], options: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a table."""
+    return {"machine": facts, "target": options.target, "rows": [item.as_dict() for item in items]}
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", choices=TARGETS, default="h100", help="the accelerator")
+    parser.add_argument("--table", action="store_true", help="compile all steps of the committed table")
+    parser.add_argument("--batch", type=int, default=256, help="images of a step on a device")
+    parser.add_argument("--devices", type=int, default=1, help="number of devices")
+    parser.add_argument("--image", type=int, default=224, help="pixels of a side")
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=64, help="channels of the first convolution")
+    parser.add_argument("--blocks", type=numbers, default=(3, 4, 6, 3), help="blocks of each stage")
+    parser.add_argument("--architecture", type=Path, help="JSON file of a network")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
+    parser.add_argument("--augmentation", default="cifar", help="none, or a form of cropping and mirroring")
+    parser.add_argument("--stem", choices=STEMS, default="plain")
+    parser.add_argument("--apart", action="store_true", help="batch norms differentiated by JAX")
+    parser.add_argument("--synchronised", action="store_true", help="statistics of all devices' images")
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of a step")
+    parser.add_argument("--dispatch", choices=("pmap", "shard_map"), default="shard_map")
+    parser.add_argument("--evaluate", action="store_true", help="the evaluation step")
+    parser.add_argument("--largest", type=int, default=30, help="number of kernels to list")
+    parser.add_argument("--programs", type=Path, help="folder that keeps compiled programs")
+    parser.add_argument("--out", type=out_folder, help="folder for the table")
+    return parser.parse_args(arguments)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Read numbers that are separated by commas."""
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
