@@ -45,13 +45,14 @@ from aiperf_mpi.results.output.client import WriterClient, WriterStatus
 from aiperf_mpi.training.faults import sleep_untimed
 
 if TYPE_CHECKING:
+    from aiperf_mpi.results.file.resultfile import Result
     from aiperf_mpi.results.judge.judge import Verdict
 
 __all__ = ["Prepared", "prepare", "run"]
 
 #: The modules of each role that are not imported with this one.
 MODULES = {
-    COORDINATOR: ("results.judge.judge", "results.output.repair", "results.report.verdict"),
+    COORDINATOR: ("results.judge.judge", "results.output.repair", "results.report.answers"),
     TRAINER: ("parallel.replica.best", "parallel.replica.cluster", "parallel.trainer.trainer"),
     GENERATOR: ("parallel.generator.generator",),
 }
@@ -210,12 +211,16 @@ def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
 def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
     """Judge the result file of this run, as `verify` does, print the verdict, and return its exit code.
 
+    What the verdict means is said in sentences on standard error.
+
     Without a result of this run it is EXIT_FAILURE, however the run ended: a job script that sees a drain
     relies on a result.
     """
+    from aiperf_mpi.results.evidence.evidence import Evidence
     from aiperf_mpi.results.judge import judge
     from aiperf_mpi.results.output.package import JOURNAL
     from aiperf_mpi.results.output.repair import without_result
+    from aiperf_mpi.results.report.answers import answer_lines
     from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
 
     # The cause of a drain was told when it began.
@@ -223,17 +228,19 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
         if problem != end.cause:
             tell(f"aiperf_mpi: {problem}")
     try:
-        verdict = judged(status.result, run_id) if status.result else None
+        result, verdict = judged(status.result, run_id) if status.result else (None, None)
     except judge.NotAResult as error:
         tell(f"aiperf_mpi: {error}")
-        verdict = None
-    if verdict is None:
+        result = verdict = None
+    if result is None or verdict is None:
         gone = lost(output, run_id, holds_file=(output / JOURNAL).is_file())
         left = f"no result of this run was written: {gone}" if gone else without_result(output)
         tell(f"aiperf_mpi: {left}")
         lines, code = lines_without_result(end.name, gone or next(iter(status.errors), "")), EXIT_FAILURE
     else:
         lines, code = verdict_lines(verdict), exit_code(verdict)
+        for line in answer_lines(Evidence(result), verdict, named(status.result)):
+            tell(f"aiperf_mpi: {line}")
     try:
         print("\n".join(lines), flush=True)
     except OutputLost as error:
@@ -242,8 +249,8 @@ def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
     return code
 
 
-def judged(path: str, run_id: str) -> Verdict:
-    """Return the verdict on the result that this run's writer has written.
+def judged(path: str, run_id: str) -> tuple[Result, Verdict]:
+    """Return the result that this run's writer has written, and the verdict on it.
 
     Raises NotAResult for the file of another run, which may have taken the place of this one's meanwhile.
     """
@@ -254,7 +261,7 @@ def judged(path: str, run_id: str) -> Verdict:
         raise judge.NotAResult(
             f"{named(path)}: the file of another run, {plain(str(found))}, not of {run_id}"
         )
-    return verdict
+    return result, verdict
 
 
 def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> bool:

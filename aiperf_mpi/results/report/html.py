@@ -8,7 +8,7 @@ score come from the judge. The tables are those of the text report, as elements 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from html import escape
 from importlib import resources
@@ -19,11 +19,14 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from aiperf_mpi.opcount.rates import ops_text
+from aiperf_mpi.phases import PHASES
 from aiperf_mpi.printable import PREFIX, named, plain
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import compare, details, pictures, text
+from aiperf_mpi.results.report.answers import TIME, Answer, answers, phase_shares
 from aiperf_mpi.results.report.verdict import rate_pairs, rate_titles, reason_lines, status, verdict_lines
 
 #: Errors that a section may raise for damaged rows; the page then shows the error instead of the section.
@@ -76,7 +79,7 @@ def html_report(path: Path | str, *others: Path | str) -> str:
     ]
     if entries:
         sections.insert(2, (SCALING, partial(_of_runs, entries)))
-    return _page(named(Path(path).name), _head(verdict), sections)
+    return _page(named(Path(path).name), _head(evidence, verdict, named(Path(path).name)), sections)
 
 
 def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
@@ -89,20 +92,41 @@ def html_comparison(paths: Sequence[Path | str]) -> tuple[str, bool]:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def _head(verdict: Verdict) -> str:
-    """Return the top of a page: the status, the rate or the reasons, and all other facts of the verdict."""
+def _head(e: Evidence, verdict: Verdict, file: str) -> str:
+    """Return the top of a page: the status and the rate, the answers to a reader's first questions, all
+    reasons, and all other facts of the verdict."""
     outcome = status(verdict)
-    head = f'<h1 class="{outcome}">{outcome}</h1>'
+    rate, title = ops_text(verdict.rate), rate_titles(verdict)[0]
+    head = f'<div class="outcome"><h1 class="{outcome}">{outcome}</h1>'
     if verdict.valid:
-        _, rate = next(rate_pairs(verdict))
-        head += f'<p class="rate"><strong>{escape(rate)}</strong> {rate_titles(verdict)[0]}</p>'
-    else:
+        exact = f"<strong>{escape(next(rate_pairs(verdict))[1])}</strong>"
+        head += f'<p class="rate"><strong>{escape(rate)}</strong> {title} <small>({exact})</small></p>'
+    head += (
+        f'</div><div class="answers">{"".join(_answer(e, one) for one in answers(e, verdict, file))}</div>'
+    )
+    if not verdict.valid:
         reasons = "".join(f"<li>{escape(line)}</li>" for line in reason_lines(verdict))
-        head += f'<ul class="reasons">{reasons}</ul>'
+        head += f'<h2>Why it is invalid</h2><ul class="reasons">{reasons}</ul>'
 
     facts = [line.removeprefix(f"{PREFIX} ").partition(": ") for line in verdict_lines(verdict)]
     pairs = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, _, value in facts if key != "status")
-    return f"{head}<dl>{''.join(pairs)}</dl>"
+    return f"{head}<h2>The verdict, key by key</h2><dl>{''.join(pairs)}</dl>"
+
+
+def _answer(e: Evidence, answer: Answer) -> str:
+    """Return a question with its answer; that on the time has a bar of the phases."""
+    bar = _body(lambda: _bar(phase_shares(e))) if answer.question == TIME else ""
+    lines = "".join(f"<p>{escape(line)}</p>" for line in answer.lines)
+    return f"<div><h2>{escape(answer.question)}</h2>{bar}{lines}</div>"
+
+
+def _bar(shares: Mapping[str, float]) -> str:
+    """Return a bar of the phases' shares of the trainers' time, in the colours of `Time by kind`."""
+    parts = ""
+    for phase, share in shares.items():
+        colour = f"var(--c{PHASES.index(phase) + 1})"
+        parts += f'<i style="width:{share:.2%};background:{colour}" title="{phase} {share:.1%}"></i>'
+    return f'<div class="bar" aria-hidden="true">{parts}</div>'
 
 
 def _page(title: str, head: str, sections: Iterable[tuple[str, Callable[[], str]]]) -> str:

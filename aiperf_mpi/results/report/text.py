@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -25,6 +26,7 @@ from aiperf_mpi.results.evidence.plain_result import plain_result
 from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import details, reading, utilisation
+from aiperf_mpi.results.report.answers import answers
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.results.report.hyperparameters import hyperparameters
 from aiperf_mpi.results.report.verdict import has_regulated, rate_titles, reason_lines, verdict_lines
@@ -262,8 +264,16 @@ def _messages(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
     yield table
 
 
+def _answers(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
+    """Show the questions that a reader asks first, with their answers."""
+    for answer in answers(e, verdict):
+        yield Text(f"  {answer.question}")
+        yield from (Padding(Text(line), (0, 0, 0, 4)) for line in answer.lines)
+
+
 #: The sections after the verdict, in order.
 SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
+    "In short": _answers,
     "Run": _run,
     "Rate over time": _series,
     "Trials": _trials,

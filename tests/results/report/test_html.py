@@ -117,7 +117,9 @@ def test_invalid_page_has_its_reasons_and_no_score(tmp_path: Path) -> None:
     example.ranks["phase_seconds"][1, -1] -= 5.0
     page = html.html_report(written(example, tmp_path))
     assert (
-        '<h1 class="INVALID">INVALID</h1><ul class="reasons"><li>V13: ' in page and 'class="rate"' not in page
+        '<h1 class="INVALID">INVALID</h1>' in page
+        and '<ul class="reasons"><li>V13: ' in page
+        and 'class="rate"' not in page
     )
     assert "score_ops" not in page and "trial_rate_ops" not in page
 
