@@ -33,10 +33,13 @@ def rank_row(context: Context, device: str, uuids: str, bytes_read: int = 0) -> 
     nodes = listed(probe("the NUMA nodes", numa_nodes, cpus))
     seconds, wall = timer.seconds, time.monotonic() - context.started
 
-    # Messages by kind, including this row, then the traffic through windows.
-    sent = dict(zip(ROW_MESSAGES, messages.sent.tolist(), strict=True))
-    received = dict(zip(ROW_MESSAGES, messages.received.tolist(), strict=True))
-    moved = dict(zip(ROW_MESSAGES, (messages.sent_bytes + messages.received_bytes).tolist(), strict=True))
+    # Messages by kind, including this row, then the traffic through windows. Messages for the view alone are
+    # not part of a result.
+    rows = len(ROW_MESSAGES)
+    sent = dict(zip(ROW_MESSAGES, messages.sent[:rows].tolist(), strict=True))
+    received = dict(zip(ROW_MESSAGES, messages.received[:rows].tolist(), strict=True))
+    counted = (messages.sent_bytes + messages.received_bytes)[:rows]
+    moved = dict(zip(ROW_MESSAGES, counted.tolist(), strict=True))
     if ranks.rank:
         sent["rank"], moved["rank"] = sent["rank"] + 1, moved["rank"] + RANK_ROW.itemsize
     sent |= {

@@ -61,6 +61,7 @@ class Training:
     Attributes:
         end: why it ended (one of the END_ constants); empty before, and after an exception.
         epochs: whole epochs done.
+        epoch, sums: the epoch that runs, or ran last, and the sums of its training and its validation.
         t_first_step: when its first step was dispatched, by the clock; NaN before.
         best_error: lowest validation error, NaN before any whole validation.
         best_variables: `params` and `batch_stats` of the epoch of `best_error`, as numpy arrays; None before.
@@ -83,6 +84,7 @@ class Training:
     ) -> None:
         self.end = ""
         self.epochs = 0
+        self.epoch, self.sums = 0, (Sums(), Sums())
         self.t_first_step = math.nan
         self.best_error = math.nan
         self.best_variables: dict[str, Any] | None = None
@@ -115,6 +117,7 @@ class Training:
                 self.open()
             for epoch in range(self._settings.epochs_max):
                 train, val, rate = Sums(), Sums(), self._settings.learning_rate(epoch)
+                self.epoch, self.sums = epoch, (train, val)
                 t_start = self._pipeline.t_end = self._clock()
                 failure: Exception | None = None
                 try:

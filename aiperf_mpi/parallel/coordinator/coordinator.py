@@ -26,6 +26,7 @@ from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
+from aiperf_mpi.parallel.shared.status import REPLICAS, unpacked
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.trials.candidate import Candidate
@@ -35,6 +36,9 @@ TURN_SECONDS = 0.001
 
 #: Seconds between two searches for new records, and for slots of dead writers.
 RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
+
+#: Seconds between two states of the view; a state takes the longer, the more replicas there are.
+VIEW_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View)
             if now >= next_view:
                 phase = TRAINING if now < stopped_at else ENDING
                 view.update(progress.snapshot(min(now, context.limit), context.limit, phase))
-                next_view = now + 0.1
+                next_view = now + VIEW_SECONDS * max(1.0, ranks.n_replicas / REPLICAS)
 
         # The first reason to end counts: a drain after the time limit changes nothing.
         if stopped_at == math.inf:
@@ -185,6 +189,8 @@ def take_row(
             writer.send_error_final(int(row["trial_id"]), float(row["error"]))
         case Kind.SAMPLE:
             writer.send_sample(message.data)
+        case Kind.STATUS:
+            progress.status(unpacked(message.data))
         case _:
             farewells.farewell(message.source, message.data)
             if message.data:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The view of a running benchmark: a live table on a terminal, plain lines in a batch log.
 
-Only rank 0 has a view, on stderr; the verdict goes to stdout. Plain lines have a time stamp and come at most
-once a second, however much happens. Neither mode starts a thread: the output changes in `update` and `log`.
+Only rank 0 has a view, on stderr; the verdict goes to stdout. Both modes show what each replica does. Of many
+replicas they show how many are in each phase, and the slowest. Plain lines have a time stamp and are written
+at most once a second, however much happens. Neither mode starts a thread: the output changes in `update` and
+`log`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
@@ -22,6 +25,7 @@ from rich.text import Text
 
 from aiperf_mpi.launchers import RANK_VARIABLES
 from aiperf_mpi.opcount.rates import ops_text
+from aiperf_mpi.parallel.shared.status import NO_TRIAL, ReplicaStatus
 from aiperf_mpi.printable import counted, plain
 
 MODES = ("auto", "live", "plain")
@@ -32,8 +36,34 @@ _LINE_SECONDS, _PICTURE_SECONDS = 1.0, 0.25
 #: Plain lines of status: their number in a run, and the most seconds between two of them.
 _STATUS_LINES, _STATUS_SECONDS = 20, 60.0
 
+#: Seconds between two writes of plain lines on what replicas do, so that a change is in the log within 2 s;
+#: of more replicas than MOST_LINES, the share that must have changed their phase.
+_CHANGE_SECONDS, _CHANGE_SHARE = 1.5, 0.05
+
 #: Most events in a plain line, and most candidates and events in the live view.
 _EVENTS_PER_LINE, _CANDIDATES, _EVENTS = 4, 6, 3
+
+#: Most replicas that have a line each; of more of them, how many of the slowest have one.
+MOST_LINES, SLOWEST = 8, 3
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLine:
+    """What a replica does, and its rate in op/s; None where it has none at the moment."""
+
+    status: ReplicaStatus
+    rate: float | None = None
+
+    def __str__(self) -> str:
+        status = self.status
+        if status.trial_id == NO_TRIAL:
+            return f"replica {status.replica}: {status.phase}, waits for a candidate"
+        words = [f"trial {status.trial_id}", status.phase]
+        if status.trains:
+            words.append(f"epoch {status.epoch + 1} of {status.epochs_max}")
+            words += [] if math.isnan(status.loss) else [f"loss {status.loss:.4f}"]
+        words += [] if self.rate is None else [ops_text(self.rate)]
+        return f"replica {status.replica}: {', '.join(words)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +75,14 @@ class ViewSnapshot:
         replicas, busy: number of all replicas, and of those that train now.
         trials, failed: trials that ended, and how many of them failed.
         best_error: smallest validation error, as a fraction; None before the first validation.
-        rate: credited operations per second since core start.
+        rate: operations per second since core start. Epochs that still run are counted by their steps; they
+            are credit only when they have ended.
         candidates: lines about the last candidates, newest last.
         phase: "training" or "ending".
+        under_way: share of the operations that belongs to epochs that still run.
+        present: operations per second in the last seconds; None after the end.
+        phases: number of replicas in each phase, the most first.
+        lines: what each replica does; of more than MOST_LINES replicas the slowest.
     """
 
     elapsed: float
@@ -60,6 +95,10 @@ class ViewSnapshot:
     rate: float = 0.0
     candidates: tuple[str, ...] = ()
     phase: str = "training"
+    under_way: float = 0.0
+    present: float | None = None
+    phases: tuple[tuple[str, int], ...] = ()
+    lines: tuple[ReplicaLine, ...] = ()
 
 
 def resolve_mode(mode: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
@@ -101,7 +140,9 @@ class View:
         self._stream, self._clock, self._wall_clock = stream, clock, wall_clock
         self._events: deque[str] = deque()
         self._snapshot: ViewSnapshot | None = None
-        self._last_line = self._last_status = self._last_picture = float("-inf")
+        self._last_line = self._last_status = self._last_picture = self._last_change = float("-inf")
+        self._changes: dict[int, tuple[int, str, int]] = {}
+        self._phases: Counter[str] = Counter()
         self._live: Live | None = None
         if self.mode == "live":
             # Force a terminal: under a launcher the stream is a pipe, and the user asked for the live view.
@@ -156,18 +197,40 @@ class View:
     # -- plain lines -------------------------------------------------------------------------------
 
     def _write_line(self) -> None:
-        """Write a line of waiting events, or else of the status, at most once a second."""
+        """Write waiting events, or else the status, and what replicas have changed to, at most once a
+        second."""
         now = self._clock()
         if now - self._last_line < _LINE_SECONDS:
             return
-        snapshot = self._snapshot
+        snapshot, lines = self._snapshot, list[str]()
         if self._events:
-            self._write(self._take_events())
+            lines.append(self._take_events())
         elif snapshot is not None:
             every = min(_STATUS_SECONDS, max(_LINE_SECONDS, snapshot.time_limit / _STATUS_LINES))
             if now - self._last_status >= every:
                 self._last_status = now
-                self._write(status_line(snapshot))
+                lines.append(status_line(snapshot))
+        if snapshot is not None and now - self._last_change >= _CHANGE_SECONDS:
+            changed = self._take_changes(snapshot)
+            self._last_change = now if changed else self._last_change
+            lines += changed
+        if lines:
+            self._write(*lines)
+
+    def _take_changes(self, snapshot: ViewSnapshot) -> list[str]:
+        """Return what replicas do that has changed: a line for each, or of many replicas their phases."""
+        if snapshot.replicas > MOST_LINES:
+            phases = Counter(dict(snapshot.phases))
+            changed = (phases - self._phases).total()
+            if changed <= _CHANGE_SHARE * snapshot.replicas:
+                return []
+            self._phases = phases
+            return many_lines(snapshot)
+        before, self._changes = (
+            self._changes,
+            {line.status.replica: line.status.change for line in snapshot.lines},
+        )
+        return [str(line) for line in snapshot.lines if before.get(line.status.replica) != line.status.change]
 
     def _take_events(self) -> str:
         """Return the waiting events as one line, and remove them.
@@ -180,10 +243,10 @@ class View:
         shown, more = events[: _EVENTS_PER_LINE - 1], len(events) - (_EVENTS_PER_LINE - 1)
         return "; ".join([*shown, *([f"{more} more events"] if more > 0 else []), last])
 
-    def _write(self, text: str) -> None:
+    def _write(self, *lines: str) -> None:
         self._last_line = self._clock()
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._wall_clock()))
-        self._stream.write(f"{stamp} aiperf_mpi: {text}\n")
+        self._stream.write("".join(f"{stamp} aiperf_mpi: {line}\n" for line in lines))
         self._stream.flush()
 
     # -- the live view -----------------------------------------------------------------------------
@@ -205,8 +268,22 @@ def status_line(snapshot: ViewSnapshot) -> str:
     return (
         f"{snapshot.phase}{f', {left}' if left else ''}, "
         f"{busy}, {_trials(snapshot)}, "
-        f"best error {_error(snapshot)}, {ops_text(snapshot.rate)}"
+        f"best error {_error(snapshot)}, {_rates(snapshot)}"
     )
+
+
+def many_lines(snapshot: ViewSnapshot) -> list[str]:
+    """Return how many replicas are in each phase, and the slowest of those that train, as lines."""
+    counts = ", ".join(f"{count} {phase}" for phase, count in snapshot.phases)
+    lines = [f"replicas: {counts}"] if counts else []
+    return lines + [f"slowest: {line}" for line in snapshot.lines]
+
+
+def _rates(snapshot: ViewSnapshot) -> str:
+    """Return the rate of the last seconds and that since the start, and what of it is no credit yet."""
+    now = "" if snapshot.present is None else f"now {ops_text(snapshot.present)}, "
+    share = f" ({snapshot.under_way:.0%} in running epochs, by steps)" if snapshot.under_way >= 0.005 else ""
+    return f"{now}{ops_text(snapshot.rate)} since the start{share}"
 
 
 def format_time(seconds: float) -> str:
@@ -245,12 +322,15 @@ def _picture(snapshot: ViewSnapshot | None, events: tuple[str, ...]) -> Group:
             ("replicas busy", f"{snapshot.busy} of {snapshot.replicas}"),
             ("trials", _trials(snapshot)),
             ("best error", _error(snapshot)),
-            ("operations", f"{ops_text(snapshot.rate)} since the start"),
+            ("operations", _rates(snapshot)),
         ):
             numbers.add_row(Text(name, style="dim"), Text(value))
         parts += [bar, numbers]
+        many = snapshot.replicas > MOST_LINES
+        replicas = many_lines(snapshot) if many else [str(line) for line in snapshot.lines]
+        parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in replicas]
         parts += [
-            Text(f"  {line}", no_wrap=True, overflow="ellipsis")
+            Text(f"  {line}", no_wrap=True, overflow="ellipsis", style="dim")
             for line in snapshot.candidates[-_CANDIDATES:]
         ]
     parts += [Text(line, style="yellow", no_wrap=True, overflow="ellipsis") for line in events]

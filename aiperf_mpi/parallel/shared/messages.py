@@ -2,7 +2,8 @@
 """Rows to rank 0, and stop messages to and from it: the only module with point-to-point calls.
 
 A row is a fixed-width record of `results/file/rows.py` and is sent as bytes; the tag is its kind.
-Candidates and history are never sent this way, as the counts by kind show in every result file.
+Candidates and history are never sent this way, as the counts by kind show in every result file. The status
+of a replica is sent this way too, and is not counted in the file.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ MAX_OUTSTANDING = 256
 
 
 class Kind(IntEnum):
-    """The content of a message, in the order of `rows.ROW_MESSAGES`: a row to rank 0, or STOP.
+    """The content of a message: a row to rank 0 or STOP, in the order of `rows.ROW_MESSAGES`, and STATUS.
 
     STOP is rank 0's message that the run ends, or another rank's that it got a signal. A rejected candidate
     is a row of kind TRIAL. FINAL is the last validation of the best weights, SAMPLE a measurement of a node's
-    monitor.
+    monitor. STATUS is what a replica does at the moment, for rank 0's view: no result has it or counts it.
     """
 
     EPOCH = 0
@@ -37,6 +38,7 @@ class Kind(IntEnum):
     FINAL = 3
     SAMPLE = 4
     STOP = 5
+    STATUS = 6
 
 
 class Reason(IntEnum):
@@ -125,6 +127,14 @@ class Messages:
         while len(self._outstanding) > MAX_OUTSTANDING:
             time.sleep(LOOK_SECONDS)
             self.progress()
+
+    def offer(self, kind: Kind, row: bytes) -> bool:
+        """Send a row to rank 0 unless many are still to be sent; return whether it is sent. Never waits."""
+        if self.progress() > MAX_OUTSTANDING // 2:
+            return False
+        self._send_posted()
+        self._isend(kind, row, 0)
+        return True
 
     def poll(self, most: int = 1000) -> list[Message]:
         """On rank 0: return the rows that have arrived, at most `most` of them.

@@ -14,6 +14,7 @@ import jax
 from aiperf_mpi.parallel.replica.agreements import PendingAgreement
 from aiperf_mpi.parallel.shared.queue import Taken
 from aiperf_mpi.parallel.shared.slots import Slot
+from aiperf_mpi.parallel.shared.status import NO_TRIAL
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.state import TrainerState, refuse
 from aiperf_mpi.training.lockstep import GO
@@ -44,6 +45,11 @@ class Lookahead:
     def phase(self) -> str:
         """The phase to book while the main thread waits for `next`."""
         return "idle" if self._preparation is None else self._preparation.phase
+
+    @property
+    def trial_id(self) -> int:
+        """The trial of the candidate under preparation; NO_TRIAL without one."""
+        return NO_TRIAL if self._preparation is None else int(self._preparation.taken.record["trial"])
 
     def advance(self) -> None:
         """Go on with the next candidate while the present one trains, once every `parallel.poll_seconds`."""

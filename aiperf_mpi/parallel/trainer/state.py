@@ -14,6 +14,7 @@ from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, Taken
+from aiperf_mpi.parallel.trainer.reporter import StatusReporter
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.trials.view import ArchitectureCache
 
@@ -42,6 +43,7 @@ class TrainerState:
         background: work to be advanced between steps and while waiting.
         architectures: those rebuilt so far.
         training: whether a trial takes its steps now.
+        reporter: tells rank 0 what the replica does.
         preparing: whether the worker still has parts of the next trial to do, and must not begin other work.
     """
 
@@ -50,6 +52,7 @@ class TrainerState:
     queue: CandidateQueue | None
     best: Best
     team: Team
+    reporter: StatusReporter
     agreements: Agreements = field(default_factory=Agreements)
     worker: Worker = field(default_factory=lambda: Worker("prepare"))
     background: list[BackgroundWork] = field(default_factory=list)
@@ -57,11 +60,16 @@ class TrainerState:
     training: bool = False
     preparing: bool = False
 
-    def poll(self) -> bool:
+    def poll(self, phase: str = "") -> bool:
         """Return to MPI, between steps and while waiting, and advance the background work; return whether the
-        run ends. Raises GenerationError, with the name of the work, where background work fails: the trial
-        that runs did not cause it."""
+        run ends. `phase` is what this rank waits for, if not for the phase that its timer is in.
+
+        Raises GenerationError, with the name of the work, where background work fails: the trial that runs
+        did not cause it.
+        """
+        phase = phase or self.context.timer.phase or "idle"
         with self.context.timer("communicate"):
+            self.reporter.report(phase)
             stop = self.context.windows.messages.stop_requested() is not None
             if not stop:
                 for work in self.background:

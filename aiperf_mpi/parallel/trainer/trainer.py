@@ -23,6 +23,7 @@ from aiperf_mpi.parallel.trainer.lookahead import Lookahead, compiles_ahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
+from aiperf_mpi.parallel.trainer.reporter import StatusReporter
 from aiperf_mpi.parallel.trainer.state import WAIT_SECONDS, TrainerState, accept
 from aiperf_mpi.parallel.trainer.trial import Trial, send_begin, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
@@ -84,7 +85,13 @@ def trainer_of(context: Context, resources: Resources) -> Trainer:
         context.windows.queues[ranks.queue_group_replicas.index(ranks.replica)] if team.leads else None
     )
     state = TrainerState(
-        context, resources, candidates, Best(room_for_weights(config)), team, Agreements(ranks.team)
+        context,
+        resources,
+        candidates,
+        Best(room_for_weights(config)),
+        team,
+        StatusReporter(context, team.leads),
+        Agreements(ranks.team),
     )
     recorder = TrialRecorder(context, state.best)
     lookahead = Lookahead(state, compiles_ahead(config.parallel.compile_ahead, resources.devices))
@@ -122,8 +129,9 @@ def next_candidate(state: TrainerState, lookahead: Lookahead) -> Preparation | N
     """
     context, preparation = state.context, None
     try:
-        while preparation is None and not state.poll() and not context.over():
+        while preparation is None and not state.poll(lookahead.phase) and not context.over():
             if (preparation := lookahead.next()) is None:
+                state.reporter.begin(lookahead.trial_id)
                 pause(context, lookahead.phase)
     except HistoryFull:
         # Rank 0 drains the run for this reason, and waits for this rank's last message.
@@ -144,7 +152,7 @@ def wait_for(state: TrainerState, reached: Callable[[], bool], preparation: Prep
     """Serve MPI until `reached()`; return False if the run ends before."""
     context = state.context
     while not reached():
-        if state.poll() or context.over():
+        if state.poll(preparation.phase) or context.over():
             return False
         pause(context, preparation.phase)
     return True
@@ -167,10 +175,11 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
     if candidate is None:
         raise RuntimeError("a candidate that could not be rebuilt is not rejected")
     trial = Trial(candidate, budget(candidate.round, context.config.train), context.now())
+    state.reporter.begin(candidate.trial_id, trial.budget.epochs_max)
     try:
         training = wait_until_ready(state, preparation)
         if training is not None:
-            state.training = True
+            state.training, state.reporter.training = True, training
             for epoch in training:
                 if state.team.leads and not trial.epochs:
                     trial.describe(preparation)
@@ -185,6 +194,7 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
         trial.status, trial.cause = FAILED, state.team.cause(error)
     finally:
         state.training = False
+        state.reporter.end()
     trial.describe(preparation)
     trial.t_end = context.now()
     preparation.drop()

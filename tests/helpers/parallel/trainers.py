@@ -12,6 +12,7 @@ from aiperf_mpi.data.loader import Reader
 from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.parallel.trainer.reporter import StatusReporter
 from aiperf_mpi.parallel.trainer.state import TrainerState
 
 
@@ -24,4 +25,5 @@ def one_device(dataset: Dataset | None = None) -> Resources:
 def fake_trainer(context: Context, **overrides: Any) -> TrainerState:
     """Return the state of a replica's only trainer, with any of its fields given by name; others are None."""
     values: dict[str, Any] = {"resources": None, "queue": None, "best": None, "team": Team(None)}
+    values["reporter"] = StatusReporter(context, sends=False)
     return TrainerState(context, **(values | overrides))

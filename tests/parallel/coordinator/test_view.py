@@ -7,13 +7,22 @@ import io
 import os
 import pty
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiperf_mpi.parallel.coordinator.view import View, ViewSnapshot, format_time, resolve_mode, status_line
+from aiperf_mpi.parallel.coordinator.view import (
+    ReplicaLine,
+    View,
+    ViewSnapshot,
+    format_time,
+    resolve_mode,
+    status_line,
+)
+from aiperf_mpi.parallel.shared.status import ReplicaStatus
 
 SNAPSHOT = ViewSnapshot(
     elapsed=40.0,
@@ -24,6 +33,8 @@ SNAPSHOT = ViewSnapshot(
     failed=1,
     best_error=0.0219,
     rate=1.234e9,
+    under_way=0.12,
+    present=1.5e9,
     candidates=("trial 6: deeper 3", "trial 9: wider 4"),
 )
 
@@ -52,14 +63,85 @@ class Terminal(io.StringIO):
 
 def test_the_status_line_shows_the_whole_state() -> None:
     assert status_line(SNAPSHOT) == (
-        "training, 1:10 left, 2 of 3 replicas busy, 7 trials done (1 failed), best error 0.0219, 1.234 GOPS"
+        "training, 1:10 left, 2 of 3 replicas busy, 7 trials done (1 failed), best error 0.0219, now 1.5 "
+        "GOPS, 1.234 GOPS since the start (12% in running epochs, by steps)"
     )
     assert "best error -" in status_line(replace(SNAPSHOT, best_error=None))
     # After a drain the rest of the time limit is not left: the run ends.
-    assert status_line(replace(SNAPSHOT, phase="ending", replicas=1, busy=0, trials=1, failed=0)) == (
-        "ending, waits for validations and for compilations, which cannot be cancelled, 1 trial done, best "
-        "error 0.0219, 1.234 GOPS"
+    ended = replace(
+        SNAPSHOT, phase="ending", replicas=1, busy=0, trials=1, failed=0, present=None, under_way=0.0
     )
+    assert status_line(ended) == (
+        "ending, waits for validations and for compilations, which cannot be cancelled, 1 trial done, best "
+        "error 0.0219, 1.234 GOPS since the start"
+    )
+
+
+def several(*statuses: ReplicaStatus, replicas: int = 3, rate: float | None = None) -> ViewSnapshot:
+    """A state in which replicas do this, one of them at `rate`."""
+    phases = Counter(status.phase for status in statuses).most_common()
+    lines = tuple(ReplicaLine(status, rate if status.trains else None) for status in statuses)
+    return replace(SNAPSHOT, replicas=replicas, lines=lines, phases=tuple(phases), time_limit=43_200.0)
+
+
+def test_each_replica_has_a_line() -> None:
+    words = [
+        str(ReplicaLine(ReplicaStatus(0, 3, "train", 1, 8, loss=0.41237), 1.48e9)),
+        str(ReplicaLine(ReplicaStatus(1, 5, "compile"))),
+        str(ReplicaLine(ReplicaStatus(2))),
+    ]
+    assert words == [
+        "replica 0: trial 3, train, epoch 2 of 8, loss 0.4124, 1.48 GOPS",
+        "replica 1: trial 5, compile",
+        "replica 2: idle, waits for a candidate",
+    ]
+
+
+def test_a_change_is_in_the_log_within_two_seconds_and_once() -> None:
+    """A state comes every 0.1 s; a replica trains epochs of 5 s, the others go on compiling."""
+    clock, stream = Clock(), io.StringIO()
+    view = View("plain", stream, clock=clock, wall_clock=clock)
+    seen: dict[int, float] = {}
+    for tenth in range(300):
+        clock.now = tenth / 10
+        epoch = tenth // 50
+        if tenth % 70 == 0:
+            view.log("event")
+        view.update(several(ReplicaStatus(0, 1, "train", epoch, 8), ReplicaStatus(1, 2, "compile")))
+        for number in re.findall(r"epoch (\d+) of 8", stream.getvalue()):
+            seen.setdefault(int(number) - 1, clock.now)
+    assert sorted(seen) == list(range(6)) and all(0 <= at - 5 * epoch <= 2 for epoch, at in seen.items())
+    assert stream.getvalue().count("replica 0: trial 1, train") == 6
+    assert stream.getvalue().count("replica 1: trial 2, compile") == 1
+
+
+def test_of_many_replicas_the_log_has_counts_and_the_slowest() -> None:
+    clock, stream = Clock(), io.StringIO()
+    view = View("plain", stream, clock=clock, wall_clock=clock)
+    slow = ReplicaStatus(17, 40, "train", 2, 15, loss=1.5)
+
+    def update(trains: int, seconds: float) -> str:
+        clock.now += seconds
+        before = stream.tell()
+        state = several(slow, replicas=300, rate=2e9)
+        view.update(replace(state, phases=(("train", trains), ("compile", 300 - trains))))
+        return stream.getvalue()[before:]
+
+    text = update(290, 0.0)
+    assert "replicas: 290 train, 10 compile\n" in text
+    assert "slowest: replica 17: trial 40, train, epoch 3 of 15, loss 1.5000, 2 GOPS\n" in text
+    # 15 of 300 are not many; 16 are.
+    assert update(275, 2.0) == "" and "274 train, 26 compile" in update(274, 2.0)
+
+
+def test_the_picture_shows_replicas() -> None:
+    for replicas, words in ((3, "replica 1: trial 2, compile"), (9, "replicas: 1 train, 1 compile")):
+        stream = io.StringIO()
+        view = View("live", stream, environ={"COLUMNS": "100", "LINES": "40"})
+        both = ReplicaStatus(0, 1, "train", 0, 8), ReplicaStatus(1, 2, "compile")
+        view.update(several(*both, replicas=replicas))
+        view.close()
+        assert words in stream.getvalue()
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
