@@ -10,6 +10,7 @@ same for every search method. Trials of the warm-up inform about architectures o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +18,12 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from aiperf_mpi.search.cells import Cells
+from aiperf_mpi.search.distances import tabulate
+from aiperf_mpi.search.features import Features
 from aiperf_mpi.search.knowledge import MOST_ROWS, Knowledge
 from aiperf_mpi.search.surrogate import Process
 from aiperf_mpi.trials import record as rec
+from aiperf_mpi.trials.origin import Expectation, expectation
 from aiperf_mpi.trials.view import HistoryView
 
 #: Prior variance of an effect, in units of the errors' variance: so large that it hardly shrinks the
@@ -45,6 +49,7 @@ class Observed:
         pending: pending trials of each cell (int64 [cells]).
         of_trial: cell of each observed trial (int64 [trials]).
         noise: variance of the noise of one trial.
+        level: error of the average architecture with the average effect.
     """
 
     values: np.ndarray
@@ -52,9 +57,15 @@ class Observed:
     pending: np.ndarray
     of_trial: np.ndarray
     noise: float
+    level: float
     _remainder: np.ndarray
     _rows: np.ndarray
     _process: Process
+
+    @property
+    def count(self) -> int:
+        """Number of trials that are observed or pending."""
+        return len(self.of_trial) + int(self.pending.sum())
 
     @cached_property
     def trial_values(self) -> np.ndarray:
@@ -70,6 +81,24 @@ class Observed:
         failed = np.zeros(np.count_nonzero(self._rows < 0))
         settled = np.where(self._rows >= 0, self.values[self.of_trial], FAILED_VALUE)
         return settled + np.concatenate([alone, failed])
+
+    def expect(self, row: Features, effect: float, deviation: float) -> Expectation | None:
+        """Return what is expected of one trial.
+
+        Arguments:
+            row: features of its architecture.
+            effect, deviation: the expected effect of its cell and its standard deviation, in the units of
+                `values`.
+        """
+        process = self._process
+        cross = process.hyper.covariance(tabulate([row], process.plan, process.table), process.table)
+        own = (cross @ self._remainder).item()
+        # The process was fitted without effects, which took their share of its variance.
+        share = self.noise / (process.hyper.noise + process.hyper.signal)
+        spread = process.predict([row])[1].item() / process.units.scale
+        total = math.sqrt(share * (spread**2 + process.hyper.noise) + deviation**2)
+        error = process.units.centre + process.units.scale * (self.level + own + effect)
+        return expectation(error, process.units.scale * total)
 
 
 def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) -> Observed:
@@ -102,9 +131,11 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
 
     # Centre the effects. Then add the failed trials, with FAILED_VALUE for their error; each weighs as much
     # as any other trial.
-    values = np.where(weights > 0, effects[:count], 0.0)
+    values, level = np.where(weights > 0, effects[:count], 0.0), float(effects[-1])
     if of_trial:
-        values[weights > 0] -= np.average(values, weights=weights)
+        average = float(np.average(values, weights=weights))
+        values[weights > 0] -= average
+        level += average
     for cell in _failed_cells(view, cells, from_round):
         values[cell] = (weights[cell] * values[cell] + FAILED_VALUE / noise) / (weights[cell] + 1.0 / noise)
         weights[cell] += 1.0 / noise
@@ -117,6 +148,7 @@ def observe(view: HistoryView, known: Knowledge, cells: Cells, from_round: int) 
         _pending(view, known, cells, from_round),
         np.array(of_trial, np.int64),
         noise,
+        level,
         remainder,
         np.array(rows, np.int64),
         process,

@@ -24,8 +24,10 @@ from aiperf_mpi.paper import BATCHES, FROM_ROUND, KERNELS
 from aiperf_mpi.search import tpe
 from aiperf_mpi.search.cells import Cells, Choice
 from aiperf_mpi.search.effects import Observed, observe
+from aiperf_mpi.search.features import features
 from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.nas import Proposal
+from aiperf_mpi.trials.origin import OPTIMISER, Expectation
 from aiperf_mpi.trials.record import PROPOSED, TAKES_KERNEL
 from aiperf_mpi.trials.view import START, HistoryView
 
@@ -37,8 +39,12 @@ LEAST_EXPLORATION, EXPLORATION = 1.0, 1.0
 #: length scales in units of a whole dimension. They keep a likelihood of few cells from an extreme.
 EFFECT_SPREAD, LENGTHS = (0.05, 3.0), (0.2, 1.0)
 
-#: Maximum number of trials spread over the cells before the bound is used.
-MOST_FIRST = 15
+#: Standard deviation of the effects and length scale of the process until all cells are observed, in the
+#: units of the bounds. A likelihood of a few cells makes generators agree on the best of them for good.
+PRIOR_EFFECT, PRIOR_LENGTH = 1.0, 0.5
+
+#: Trials of the design, which are spread over the cells before the optimiser is asked.
+DESIGN = 3
 
 #: Points, for each cell of the table, at which skopt evaluates the acquisition function. It draws them at
 #: random, so it misses one of 15 cells with probability exp(-64).
@@ -71,10 +77,25 @@ class Space:
         return Cells(self.kernels, self.batches, tunes_kernel)
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """A suggested cell.
+
+    Arguments:
+        choice: the hyperparameters.
+        tuned_by: what chose them, a name of `origin.TUNED_BY`.
+        expected: the error that the optimiser expects of the proposal with them; None if it was not asked.
+    """
+
+    choice: Choice
+    tuned_by: str
+    expected: Expectation | None = None
+
+
 class Hpo(Protocol):
     """A method that chooses hyperparameters."""
 
-    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Suggestion:
         """Return a cell to train `proposal` with. It explores; `recommend` returns the best known cell.
 
         `rng` is the stream `streams.stream(HPO, ...)` of this history length.
@@ -87,10 +108,10 @@ class RandomHpo:
 
     space: Space = Space()
 
-    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Suggestion:
         """See Hpo."""
         cells = self.space.cells(proposal)
-        return cells.choice(int(rng.integers(cells.shape[0] * cells.shape[1])))
+        return Suggestion(cells.choice(int(rng.integers(cells.shape[0] * cells.shape[1]))), "random")
 
 
 @dataclass(frozen=True)
@@ -99,11 +120,11 @@ class GridHpo:
 
     space: Space = Space()
 
-    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Suggestion:
         """See Hpo."""
         cells = self.space.cells(proposal)
         tried = _proposed(view, cells, self.space.from_round)
-        return cells.choice(int(rng.choice(np.flatnonzero(tried == tried.min()))))
+        return Suggestion(cells.choice(int(rng.choice(np.flatnonzero(tried == tried.min())))), "grid")
 
 
 @dataclass(frozen=True)
@@ -120,26 +141,22 @@ class LearningHpo:
     space: Space = Space()
     memory: Memory = field(default_factory=Memory, repr=False, compare=False)
 
-    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Choice:
+    def suggest(self, view: HistoryView, proposal: Proposal, rng: np.random.Generator) -> Suggestion:
         """See Hpo."""
         cells, from_round = self.space.cells(proposal), self.space.from_round
         observed = _observed(view, cells, from_round, self.memory)
-        if observed is None or not observed.weights.any():
-            return cells.choice(_first(view, proposal, cells, from_round, rng))
-        return cells.choice(self.explore(cells, observed, rng))
+        if observed is None or not observed.weights.any() or observed.count < DESIGN:
+            return Suggestion(cells.choice(_design(view, proposal, cells, from_round, rng)), "design")
+        cell = self.explore(cells, observed, rng)
+        return Suggestion(cells.choice(cell), OPTIMISER, _expect(cells, observed, proposal, cell))
 
 
 def lowest_bound(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
     """Return the cell to try next: the one with the lowest confidence bound of the error.
 
-    The bound is of a Gaussian process over the cells (scikit-optimize). Until the observed and pending trials
-    are as many as the cells, or MOST_FIRST, return a random one of the least tried cells instead.
+    The bound is of a Gaussian process over the cells (scikit-optimize).
     """
     kappa = LEAST_EXPLORATION + float(rng.exponential(EXPLORATION))
-    if len(observed.of_trial) + observed.pending.sum() < min(len(observed.values), MOST_FIRST):
-        # A bound fitted to few cells keeps choosing the best of them; try each cell once first.
-        tried = np.bincount(observed.of_trial, minlength=len(observed.values)) + observed.pending
-        return int(rng.choice(np.flatnonzero(tried == tried.min())))
     return _ask(cells, observed, kappa, rng)
 
 
@@ -177,20 +194,25 @@ def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) 
     return observe(view, learn_from(view, START, memory), cells, from_round)
 
 
-def _first(
+def _design(
     view: HistoryView, proposal: Proposal, cells: Cells, from_round: int, rng: np.random.Generator
 ) -> int:
-    """Return a cell to start with, before any is observed.
+    """Return a cell of the design.
 
-    With probability 1/2 it is the parent's cell, the best one known; otherwise one that was proposed least
-    often.
+    The first cell is random, the next ones are far from those proposed before. If all of the design is
+    proposed, but no trial of it has ended, the cell is the parent's with probability 1/2, as it is the best
+    one known; otherwise one that was proposed least often.
     """
-    if view.length > proposal.parent_id:
+    tried = _proposed(view, cells, from_round)
+    if 0 < tried.sum() < DESIGN:
+        positions = _positions(cells)
+        apart = np.abs(positions[:, None] - positions[tried > 0]).sum(-1).min(1)
+        return int(rng.choice(np.flatnonzero(apart > apart.max() - 1e-9)))
+    if view.length > proposal.parent_id and tried.any():
         parent = view.summaries[proposal.parent_id]
         cell = cells.cell(int(parent["kernel_size"]), int(parent["batch_per_device"]))
         if cell >= 0 and rng.random() < 0.5:
             return cell
-    tried = _proposed(view, cells, from_round)
     return int(rng.choice(np.flatnonzero(tried == tried.min())))
 
 
@@ -232,14 +254,16 @@ def _positions(cells: Cells) -> np.ndarray:
 def _process(cells: Cells, noise: np.ndarray, kernel: Any = None) -> Any:
     """Return skopt's process with the noise of each observed cell.
 
-    Its hyperparameters are fitted unless a kernel with fixed ones is given.
+    Its hyperparameters are fitted once all cells are observed, unless a kernel with fixed ones is given.
     """
     from skopt.learning import GaussianProcessRegressor
     from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
 
+    lengths = np.ones(_positions(cells).shape[1])
+    if kernel is None and len(noise) < len(_positions(cells)):
+        kernel = ConstantKernel(PRIOR_EFFECT**2) * Matern(PRIOR_LENGTH * lengths, nu=2.5)
     if kernel is not None:
         return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
-    lengths = np.ones(_positions(cells).shape[1])
     low, high = EFFECT_SPREAD
     kernel = ConstantKernel(0.25, (low**2, high**2)) * Matern(lengths, LENGTHS, nu=2.5)
     return GaussianProcessRegressor(kernel, alpha=noise)
@@ -253,6 +277,13 @@ def _fitted(cells: Cells, observed: Observed) -> Any:
         # With few cells a length scale often ends at its bound, as intended.
         warnings.simplefilter("ignore")
         return process.fit(_positions(cells)[seen], observed.values[seen])
+
+
+def _expect(cells: Cells, observed: Observed, proposal: Proposal, cell: int) -> Expectation | None:
+    """Return what is expected of a proposal with the hyperparameters of a cell."""
+    effect, deviation = _fitted(cells, observed).predict(_positions(cells)[[cell]], return_std=True)
+    tuned, _ = tune(proposal, cells.choice(cell))
+    return observed.expect(features(tuned), float(effect[0]), float(deviation[0]))
 
 
 def _imagined(cells: Cells, observed: Observed) -> tuple[Any, np.ndarray, np.ndarray]:

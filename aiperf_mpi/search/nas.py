@@ -18,6 +18,7 @@ from aiperf_mpi.network.architecture import OPS, Architecture, Morph
 from aiperf_mpi.network.morphism import PAPER_LIMITS, Limits, random_chain
 from aiperf_mpi.search.acquisition import Moves, anneal, exploration, roots_among
 from aiperf_mpi.search.knowledge import Memory, learn_from
+from aiperf_mpi.trials.origin import SURROGATE, Expectation
 from aiperf_mpi.trials.record import MAX_OWN_MORPHS
 from aiperf_mpi.trials.view import START, HistoryView
 
@@ -37,11 +38,15 @@ class Proposal:
         parent_id: trial id of the parent.
         morphs: the 1 to 8 morphs that lead from the parent to the child.
         architecture: the child, with the default kernel in its `deeper` morphs.
+        chosen_by: what chose it, a name of `origin.CHOSEN_BY`.
+        expected: the error that the surrogate expects of it; None if it was not asked.
     """
 
     parent_id: int
     morphs: tuple[Morph, ...]
     architecture: Architecture
+    chosen_by: str = ""
+    expected: Expectation | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,13 @@ class Random:
 
     Arguments:
         space: the search space.
-        long: whether chain lengths of 1 to `max_morphs` are equally likely, which gives a surrogate varied
-            data to start with. Otherwise short chains are more likely, as for mutations.
+        design: whether it makes the design of a surrogate. Chain lengths of 1 to `max_morphs` are then
+            equally likely, so that the first data are varied. Otherwise short chains are more likely, as for
+            mutations.
     """
 
     space: Space = Space()
-    long: bool = False
+    design: bool = False
 
     def propose(self, view: HistoryView, rng: np.random.Generator) -> Proposal:
         """See Search."""
@@ -102,7 +108,7 @@ class Random:
         def parent() -> int:
             return int(view.finished[rng.integers(len(view.finished))]) if len(view.finished) else 0
 
-        return _child_of(view, rng, self.space, parent, self.long)
+        return _child_of(view, rng, self.space, parent, "design" if self.design else "random", self.design)
 
 
 @dataclass(frozen=True)
@@ -143,13 +149,18 @@ class Evolution:
             sample = rng.choice(len(alive), size, replace=False)
             return int(alive[sample[np.argmin(values[sample])]])
 
-        return _child_of(view, rng, self.space, parent)
+        return _child_of(view, rng, self.space, parent, "evolution")
 
 
 def _child_of(
-    view: HistoryView, rng: np.random.Generator, space: Space, parent: Callable[[], int], long: bool = False
+    view: HistoryView,
+    rng: np.random.Generator,
+    space: Space,
+    parent: Callable[[], int],
+    chosen_by: str,
+    long: bool = False,
 ) -> Proposal:
-    """Return a random child of the parent that `parent()` draws.
+    """Return a random child of the parent that `parent()` draws; `long` as `Random.design` says.
 
     If several drawn parents cannot grow, the parent is the initial architecture.
     """
@@ -160,7 +171,7 @@ def _child_of(
         length = int(rng.integers(1, longest + 1)) if long else chain_length(rng, longest)
         child, morphs = random_chain(architecture, rng, length, space.ops, space.limits)
         if morphs:
-            return Proposal(parent_id, morphs, child)
+            return Proposal(parent_id, morphs, child, chosen_by)
     raise NoProposal(
         f"search: neither {PARENT_ATTEMPTS} drawn parents nor the initial architecture can take a morph "
         f"of {', '.join(space.ops)} within {space.limits.units} units and {space.limits.parameters} "
@@ -198,15 +209,16 @@ class Bayesian:
     def propose(self, view: HistoryView, rng: np.random.Generator) -> Proposal:
         """See Search."""
         if len(view.finished) < self.start:
-            return Random(self.space, long=True).propose(view, rng)
+            return Random(self.space, design=True).propose(view, rng)
         known = learn_from(view, self.start, self.memory)
         moves = Moves(self.space.ops, self.space.max_morphs, self.space.limits)
         process = known.process.imagine([chain.features for chain in known.pending])
         roots = roots_among(process, known.finished, known.eligible, rng)
         for chain in anneal(process, roots, moves, exploration(rng), rng):
             if not known.holds(chain):
-                return Proposal(chain.parent_id, chain.morphs, chain.architecture)
-        return Random(self.space, long=True).propose(view.of_parents(), rng)
+                expected = known.process.expect(chain.features)
+                return Proposal(chain.parent_id, chain.morphs, chain.architecture, SURROGATE, expected)
+        return Random(self.space, design=True).propose(view.of_parents(), rng)
 
 
 #: The searches by name (`search.method` of the configuration); each is called by `make_search`.

@@ -6,6 +6,7 @@ All functions are pure: the same data give the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from scipy.linalg import cho_solve, solve_triangular
 from aiperf_mpi.search.distances import Table, differences, tabulate
 from aiperf_mpi.search.features import Features, Plan
 from aiperf_mpi.search.kernel import Hyper, fit, stable_factor
+from aiperf_mpi.trials.origin import Expectation, expectation
 
 #: Maximum number of rows that the hyperparameters are fitted on: the cost grows with the third power.
 FIT_ROWS = 200
@@ -120,6 +122,11 @@ class Process:
         variance = np.maximum(self.hyper.signal - np.einsum("ij,ij->j", half, half), 0.0)
         mean = self.mean + cross[:, : len(self.weights)] @ self.weights
         return self.units.centre + self.units.scale * mean, self.units.scale * np.sqrt(variance)
+
+    def expect(self, row: Features) -> Expectation | None:
+        """Return what is expected of one trial with these features, with the noise of a measured error."""
+        mean, deviation = (float(values[0]) for values in self.predict([row]))
+        return expectation(mean, math.hypot(deviation, self.units.scale * math.sqrt(self.hyper.noise)))
 
     def expected(self) -> np.ndarray:
         """Return the posterior mean of the noise-free error at each observation, float64 [observations].

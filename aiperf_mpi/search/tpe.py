@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 #: The command that installs Optuna.
 INSTALL = "pip install 'aiperf_mpi[tpe]'"
 
-#: Observed trials before the estimator is used; until then it draws at random.
-START = 10
-
 #: Number of cells that the estimator compares: LEAST_CANDIDATES plus a draw from an exponential distribution
 #: of mean MORE_CANDIDATES for each suggestion. With Optuna's 24 of 15 cells, nearly all generators with the
 #: same history get the same cell; with few the estimator learns less about the best one.
@@ -66,7 +63,7 @@ def ask(cells: Cells, observed: Observed, rng: np.random.Generator) -> int:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
             seed=int(rng.integers(2**31)),
-            n_startup_trials=START,
+            n_startup_trials=1,  # the design is made before it is asked
             multivariate=True,
             n_ei_candidates=candidates,
             constant_liar=True,

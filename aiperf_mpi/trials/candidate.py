@@ -12,6 +12,7 @@ import numpy as np
 from aiperf_mpi.network.architecture import DEFAULT_KERNEL, Architecture, Morph
 from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.streams import trial_seed
+from aiperf_mpi.trials.origin import UNKNOWN, Origin, fill, origin_of
 from aiperf_mpi.trials.record import (
     CAUSE_BYTES,
     DONE,
@@ -31,6 +32,12 @@ from aiperf_mpi.trials.record import (
     check,
     new_record,
     seal,
+)
+
+#: The fields of a record that a candidate has under the same name.
+_COPIED = (
+    *("replica", "generator", "round", "batch_per_device", "batch_global", "kernel_size"),
+    *("key", "seed", "train_ops", "val_ops"),
 )
 
 
@@ -70,6 +77,7 @@ class Candidate:
         own_morphs: the morphs that lead from the parent's architecture to its own.
         train_ops, val_ops: operations per image by the paper's tables.
         from_checkpoint: whether training starts from the parent's kept weights instead of initial ones.
+        origin: what chose it.
     """
 
     trial_id: int
@@ -87,6 +95,7 @@ class Candidate:
     train_ops: int
     val_ops: int
     from_checkpoint: bool = False
+    origin: Origin = UNKNOWN
 
     @property
     def group(self) -> str:
@@ -141,18 +150,7 @@ class Candidate:
             )
         record = new_record()
         record["kind"], record["status"], record["t"] = kind, status, t
-        for name in (
-            "replica",
-            "generator",
-            "round",
-            "batch_per_device",
-            "batch_global",
-            "kernel_size",
-            "key",
-            "seed",
-            "train_ops",
-            "val_ops",
-        ):
+        for name in _COPIED:
             record[name] = getattr(self, name)
         record["parent"] = self.parent_id
         takes_kernel = bool(self.architecture.own_kernel_morphs(len(self.own_morphs)))
@@ -161,6 +159,7 @@ class Candidate:
         record["morphs"][: len(self.own_morphs)] = [morph.pack() for morph in self.own_morphs]
         record["arch_hash"] = np.frombuffer(bytes.fromhex(self.architecture.hash), np.uint8)
         record["group"] = np.frombuffer(bytes.fromhex(self.group), np.uint8)
+        fill(record, self.origin)
         return record
 
     @staticmethod
@@ -177,6 +176,7 @@ class Candidate:
         seed: int,
         kernel_size: int = DEFAULT_KERNEL,
         from_checkpoint: bool = False,
+        origin: Origin = UNKNOWN,
     ) -> Candidate:
         """Return a candidate with key, seed and operation counts derived, and trial id -1.
 
@@ -187,6 +187,7 @@ class Candidate:
             devices: devices of the replica; the global batch is `devices` times `batch_per_device`.
             seed: the run's seed.
             from_checkpoint: whether training starts from the parent's kept weights.
+            origin: what chose it.
 
         Raises ValueError if `own_morphs` are not the last morphs of `architecture`.
         """
@@ -213,6 +214,7 @@ class Candidate:
             train_ops,
             val_ops,
             from_checkpoint,
+            origin,
         )
 
     @staticmethod
@@ -253,4 +255,5 @@ class Candidate:
             int(record["train_ops"]),
             int(record["val_ops"]),
             bool(record["flags"] & FROM_CHECKPOINT),
+            origin_of(record),
         )

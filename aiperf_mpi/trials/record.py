@@ -69,7 +69,11 @@ RECORD_DTYPE = np.dtype(
         ("predicted_error", "<f8"),  # NaN if nothing was predicted
         ("cause", f"S{CAUSE_BYTES}"),
         ("format", "<u2"),
-        ("spare", "u1", (18,)),
+        ("chosen_by", "u1"),  # what chose network and hyperparameters, see trials/origin.py
+        ("tuned_by", "u1"),
+        ("expected_error", "<f4"),  # 0 with a deviation of 0 if nothing was expected
+        ("expected_deviation", "<f4"),
+        ("unused", "u1", (8,)),  # journals of version 0.1 have 18 bytes `spare` instead of these five fields
         ("crc32", "<u4"),
     ]
 )

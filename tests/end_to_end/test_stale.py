@@ -19,7 +19,7 @@ from aiperf_mpi.trials.record import DROPPED, OUTCOME, PROPOSED, STATUS_NAMES
 from tests.helpers.end_to_end import runs
 
 #: Four units, and few networks within the limit: a search comes back to what was dropped. Five candidates
-#: wait, so that one made when fewer than 9 trials have finished still waits when the 9th has: 9 > 1.01 x 8.
+#: wait, so that one made when fewer than 4 trials have finished still waits when the 4th has: 4 > 1.01 x 3.
 FEW_NETWORKS = (
     "data.image_size=8",
     "data.train_images=64",

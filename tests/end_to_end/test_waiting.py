@@ -18,7 +18,7 @@ from tests.helpers.end_to_end import runs
 pytestmark = [pytest.mark.mpi, pytest.mark.full, pytest.mark.timeout(3600)]
 
 #: Trials of a run, and how many of its candidates the surrogate must have proposed: it is asked from the
-#: eighth finished trial on, and the first candidates were made before.
+#: third finished trial on, and the first candidates were made before.
 TRIALS, BY_SURROGATE = 36, 20
 
 #: Core time of a run that is compared with another one of the same length.

@@ -18,6 +18,7 @@ from aiperf_mpi.opcount.analytical import operations
 from aiperf_mpi.search import hpo as hpo_module
 from aiperf_mpi.search.cells import Choice
 from aiperf_mpi.search.effects import observe
+from aiperf_mpi.search.features import features
 from aiperf_mpi.search.hpo import OPTIMISERS, Hpo, Space, make_hpo, recommend, tune
 from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.nas import Proposal
@@ -44,7 +45,7 @@ def empty() -> HistoryView:
 def test_every_cell_is_reached_and_nothing_else(method: str) -> None:
     hpo = make_hpo(method, kernels=KERNELS, batches=BATCHES)
     rng = np.random.default_rng(0)
-    drawn = Counter(hpo.suggest(empty(), proposal(Morph("deeper", 5, 0, 3)), rng) for _ in range(600))
+    drawn = Counter(hpo.suggest(empty(), proposal(Morph("deeper", 5, 0, 3)), rng).choice for _ in range(600))
     # 100 are expected for each of the 6 cells, standard deviation 9.
     assert set(drawn) == {Choice(k, b) for k in KERNELS for b in BATCHES}
     assert min(drawn.values()) > 60
@@ -89,7 +90,7 @@ def test_the_grid_is_filled_evenly_and_ignores_the_warm_up() -> None:
         chosen.append(
             hpo.suggest(
                 HistoryView.of(log, INITIAL), proposal(Morph("deeper", 5, 0, 3)), np.random.default_rng(unit)
-            )
+            ).choice
         )
         record(chosen[-1], 4, unit)
     assert set(Counter(chosen).values()) == {2} and len(set(chosen)) == 6
@@ -117,9 +118,10 @@ def test_the_grid_counts_only_trials_that_could_take_a_kernel() -> None:
         )
     log.refresh()
     view, deeper = HistoryView.of(log, INITIAL), proposal(Morph("deeper", 5, 0, 3))
-    drawn = {hpo.suggest(view, deeper, np.random.default_rng(seed)) for seed in range(60)}
+    drawn = {hpo.suggest(view, deeper, np.random.default_rng(seed)).choice for seed in range(60)}
     assert drawn == {Choice(k, b) for k in KERNELS for b in BATCHES}
-    assert hpo.suggest(view, proposal(Morph("wider", 20)), np.random.default_rng(0)) == Choice(3, 32)
+    chosen = hpo.suggest(view, proposal(Morph("wider", 20)), np.random.default_rng(0))
+    assert chosen.choice == Choice(3, 32)
 
 
 def test_the_kernel_is_in_network_hash_and_count() -> None:
@@ -159,6 +161,49 @@ def test_an_impossible_optimiser_is_refused() -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         make_hpo("random", batches=())
     assert dataclasses.asdict(Choice(3, 16)) == {"kernel_size": 3, "batch_per_device": 16}
+
+
+def test_the_design_is_spread_and_the_optimiser_follows() -> None:
+    # Cells are places 0, 1/2, 1 (kernels) and 0, 1/4, 1/2, 3/4, 1 (batches). The cell that is farthest from
+    # another one (L1) is at least 1 from it: half a side in each direction. A third one is at least as far
+    # from both as the middle of a side is from the corners of the table: 1/2.
+    least, study = (1.0, 0.5), studied("bayesian", 3, 0.4, 0)
+    assert study.hpo is not None
+    places: list[np.ndarray] = []
+    for number in range(3):
+        suggestion = study.hpo.suggest(study.view(), study.proposal(), np.random.default_rng(number))
+        assert (suggestion.tuned_by, suggestion.expected) == ("design", None)
+        trained = study.train(4)
+        cell = Space().kernels.index(trained.kernel_size), Space().batches.index(trained.batch_per_device)
+        places.append(np.array(cell) / (2, 4))
+        if number:
+            assert min(np.abs(places[-1] - place).sum() for place in places[:-1]) >= least[number - 1]
+    suggestion = study.hpo.suggest(study.view(), study.proposal(), np.random.default_rng(0))
+    assert suggestion.tuned_by == "optimiser" and suggestion.expected is not None
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_what_is_expected_comes(seed: int) -> None:
+    # After 20 trials: 40 others have errors with a spread of 1.4 standard deviations of the cells (cells and
+    # architectures 1 each, and noise 0.2), 0.028. The surrogate alone knows nothing of the cells. If the
+    # expected deviations are right, 95 % of the errors lie within two of them.
+    study, memory = studied("random", seed, 0.2, 20, 1.0), Memory()
+    view, apart, alone, inside = study.view(), [], [], 0
+    known = learn_from(view, START, memory)
+    for trial in range(40):
+        child, rng = study.proposal(), np.random.default_rng((seed, trial))
+        cells = Space().cells(child)
+        cell, observed = int(rng.integers(15)), observe(view, known, cells, 4)
+        expected = hpo_module._expect(cells, observed, child, cell)
+        tuned, _ = tune(child, cells.choice(cell))
+        surrogate = known.process.expect(features(tuned))
+        assert expected is not None and surrogate is not None
+        error = study.measured(child, cells.choice(cell), rng)
+        apart.append(error - expected.error)
+        alone.append(error - surrogate.error)
+        inside += abs(apart[-1]) <= 2 * expected.deviation
+    assert inside >= 32, inside
+    assert np.square(apart).sum() < 0.5 * np.square(alone).sum(), (apart, alone)
 
 
 # -- learning --------------------------------------------------------------------------------------
@@ -210,7 +255,7 @@ def test_suggestions_do_not_depend_on_what_is_kept(method: str) -> None:
     fresh = make_hpo(method).suggest(view, child, np.random.default_rng(9))
     assert study.hpo is not None
     assert study.hpo.suggest(view, child, np.random.default_rng(9)) == fresh
-    assert all(type(number) is int for number in dataclasses.astuple(fresh))
+    assert all(type(number) is int for number in dataclasses.astuple(fresh.choice))
     best = recommend(view, Space().cells(child))
     assert best is not None and all(type(number) is int for number in dataclasses.astuple(best.choice))
 
@@ -223,13 +268,15 @@ def test_generators_with_one_snapshot_get_several_cells(method: str) -> None:
         view, child, hpo = study.view(), study.proposal(), study.hpo
         assert hpo is not None
         drawn = Counter(
-            hpo.suggest(view, child, stream(HPO, 5, generator, 0, view.length)) for generator in range(32)
+            hpo.suggest(view, child, stream(HPO, 5, generator, 0, view.length)).choice
+            for generator in range(32)
         )
         assert len(drawn) >= 2 and max(drawn.values()) <= 30, drawn
 
 
 def test_a_pending_trial_lowers_uncertainty_and_changes_no_expectation() -> None:
-    study = studied("bayesian", 5, 0.4, 15)
+    # A grid of 15 trials has observed all 15 cells, so that the process's hyperparameters are fitted.
+    study = studied("grid", 5, 0.4, 15)
     cells, view = Space().cells(study.proposal()), study.view()
     observed = observe(view, learn_from(view, START, Memory()), cells, 4)
 
@@ -290,7 +337,7 @@ def test_only_trials_with_a_tuned_kernel_inform_about_kernels() -> None:
     hpo: Hpo = make_hpo("bayesian")
     wider = proposal(Morph("wider", 3))
     chosen = hpo.suggest(view, wider, np.random.default_rng(0))
-    assert chosen.kernel_size == 3
+    assert chosen.choice.kernel_size == 3
     best = recommend(view, Space().cells(wider))
     assert best is not None and best.choice.kernel_size == 3
 

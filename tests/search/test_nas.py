@@ -11,11 +11,13 @@ import pytest
 
 from aiperf_mpi.network.architecture import OPS, Architecture, Morph
 from aiperf_mpi.network.morphism import Limits
+from aiperf_mpi.search.features import features
+from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.nas import SEARCHES, Evolution, NoProposal, Random, Space, chain_length, make_search
 from aiperf_mpi.streams import SEARCH, stream
 from aiperf_mpi.trials import record as rec
 from aiperf_mpi.trials.candidate import Candidate
-from aiperf_mpi.trials.view import HistoryView
+from aiperf_mpi.trials.view import START, HistoryView
 from tests.helpers.search.landscape import SMALL, Landscape, run_search
 from tests.helpers.trials.twins import ArrayHistory
 
@@ -92,6 +94,31 @@ def test_only_trials_that_ended_well_are_parents(method: str) -> None:
     assert parents >= {int(view.finished[1])}
 
 
+@pytest.mark.parametrize(
+    ("method", "finished", "chosen_by"),
+    [
+        ("random", 4, "random"),
+        ("evolution", 4, "evolution"),
+        ("bayesian", 2, "design"),
+        ("bayesian", 3, "surrogate"),
+    ],
+)
+def test_a_proposal_says_what_chose_it(method: str, finished: int, chosen_by: str) -> None:
+    view = history([0.5, 0.4, 0.3, 0.2][:finished])
+    proposal = make_search(method).propose(view, np.random.default_rng(0))
+    assert proposal.chosen_by == chosen_by
+    if chosen_by != "surrogate":
+        assert proposal.expected is None
+        return
+    # The posterior mean, and its deviation with the noise of one trial; records hold float32.
+    process = learn_from(view, START, Memory()).process
+    mean, deviation = process.predict([features(proposal.architecture)])
+    noise = process.units.scale**2 * process.hyper.noise
+    assert proposal.expected is not None
+    assert proposal.expected.error == pytest.approx(mean[0], rel=1e-6)
+    assert proposal.expected.deviation == pytest.approx(np.sqrt(deviation[0] ** 2 + noise), rel=1e-6)
+
+
 def test_evolution_takes_the_best_of_its_sample() -> None:
     view = history([0.5, 0.4, 0.3, 0.2, 0.6, 0.7])
     always_best = Evolution(population=6, sample_size=6)
@@ -165,7 +192,7 @@ def test_evolution_learns_and_random_search_does_not() -> None:
 @pytest.mark.slow
 def test_bayesian_search_learns_more_than_random_search() -> None:
     # A sample of the study in benchmarks/search_learning.py: 8 landscapes and seeds, 40 evaluations each. The
-    # first 15 are random (8 before any has ended, 8 until the surrogate is used). If both were equally good,
+    # first 10 are random (8 before any has ended, 3 until the surrogate is used). If both were equally good,
     # 8 wins of 8 would have probability 1 / 256.
     best = {
         method: [max(run_search(make_search(method), Landscape(seed), seed, 40).scores) for seed in range(8)]

@@ -30,6 +30,7 @@ from aiperf_mpi.parallel.shared.status import REPLICAS, unpacked
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.trials.candidate import Candidate
+from aiperf_mpi.trials.origin import Origin
 
 #: Seconds of sleep in each turn of the loop.
 TURN_SECONDS = 0.001
@@ -67,6 +68,7 @@ def commit_initial(context: Context) -> None:
         batch_per_device=config.train.batch_per_device,
         devices=context.n_devices,
         seed=config.run.seed,
+        origin=Origin("initial", "default"),
     )
     context.windows.claims.claim(candidate.key)
     slot = context.windows.history.append(candidate.to_record(0.0))

@@ -14,6 +14,7 @@ from aiperf_mpi.search.knowledge import Memory
 from aiperf_mpi.search.nas import Proposal, Search, make_search
 from aiperf_mpi.streams import HPO, SEARCH, stream
 from aiperf_mpi.trials.candidate import Candidate
+from aiperf_mpi.trials.origin import Origin
 from aiperf_mpi.trials.view import HistoryView
 
 
@@ -40,11 +41,12 @@ def choose_candidate(
 
     round_number = vacancy.slot.ticket
     architecture, kernel = proposal.architecture, DEFAULT_KERNEL
-    batch = config.train.batch_per_device
+    batch, tuned_by, expected = config.train.batch_per_device, "default", proposal.expected
     if config.hpo.enabled and round_number >= config.hpo.from_round:
-        choice = hpo.suggest(view, proposal, stream(HPO, seed, replica, generator, view.length))
-        architecture, kernel = tune(proposal, choice, limits_of(config))
-        batch = choice.batch_per_device
+        suggestion = hpo.suggest(view, proposal, stream(HPO, seed, replica, generator, view.length))
+        architecture, kernel = tune(proposal, suggestion.choice, limits_of(config))
+        batch, tuned_by = suggestion.choice.batch_per_device, suggestion.tuned_by
+        expected = suggestion.expected or expected
     own = architecture.morphs[len(architecture.morphs) - len(proposal.morphs) :]
     return Candidate.new(
         architecture,
@@ -58,6 +60,7 @@ def choose_candidate(
         seed=seed,
         kernel_size=kernel,
         from_checkpoint=config.model.inherits and view.keeps(proposal.parent_id),
+        origin=Origin(proposal.chosen_by, tuned_by, expected),
     )
 
 

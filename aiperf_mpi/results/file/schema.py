@@ -87,6 +87,10 @@ TRIALS = Table(
         group                str -   the same hash with the kernel sizes of hyperparameter optimisation reset
         arch_json            str -   the architecture: base network and all morphs
         morphs               str -   the candidate's own morphs of its parent, a JSON list
+        chosen_by            str -   what chose the network: initial, design, surrogate, evolution, random (empty: not recorded)
+        tuned_by             str -   what chose batch and kernel size: default, design, optimiser, grid, random
+        expected_error       f8  1   error that the surrogate or the optimiser expected (NaN: neither was asked)
+        expected_deviation   f8  1   standard deviation of that, with the noise of one trial (NaN: neither was asked)
         status               str -   unfinished, done, stopped, failed, rejected or dropped
         cause                str -   why the trial failed, stopped or was rejected
         precision            str -   floating-point type of the matrix operands
@@ -119,6 +123,10 @@ TRIALS = Table(
         "trace_seconds": "working time of a trainer's thread; does not enter the score",
         "compile_seconds": "working time of a trainer's thread; does not enter the score",
         "predicted_error": "steers the search only",
+        "chosen_by": "tells of the search; does not enter the score",
+        "tuned_by": "tells of the search; does not enter the score",
+        "expected_error": "tells of the search; does not enter the score",
+        "expected_deviation": "tells of the search; does not enter the score",
         "resumed": "1 is fatal for an official run (V20)",
     },
 )

@@ -8,7 +8,7 @@ samples: no count of a rank enters the result.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from aiperf_mpi.results.file.rows import (
     new_row,
 )
 from aiperf_mpi.results.file.schema import EPOCHS, RANKS, TRIALS, Columns
+from aiperf_mpi.trials.origin import origin_of
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
 #: Columns of /trials that the PROPOSED records have under the same name.
@@ -148,7 +149,7 @@ def _trial_table(
     """
     columns = {name: _stored(rows[name]) for name in TRIAL_ROW.names or ()}
     columns |= {name: records[name] for name in _OF_RECORD}
-    columns |= _network_columns(networks) | _sum_columns(networks, rows, credited)
+    columns |= _network_columns(networks) | _sum_columns(networks, rows, credited) | _origin_columns(records)
     columns |= {
         "trial_id": slots.astype("<i8"),
         "parent_id": records["parent"],
@@ -170,6 +171,21 @@ def _network_columns(networks: list[Network]) -> Columns:
         "morphs": _texts(network.morphs for network in networks),
         "train_ops_per_image": _unsigned(network.train_ops for network in networks),
         "val_ops_per_image": _unsigned(network.val_ops for network in networks),
+    }
+
+
+def _origin_columns(records: np.ndarray) -> Columns:
+    """Return what chose each candidate, and the error that was expected of it."""
+    origins = [origin_of(record) for record in records]
+    expected = [
+        (math.nan, math.nan) if origin.expected is None else astuple(origin.expected) for origin in origins
+    ]
+    errors, deviations = np.array(expected, "<f8").reshape(-1, 2).T
+    return {
+        "chosen_by": _texts(origin.chosen_by for origin in origins),
+        "tuned_by": _texts(origin.tuned_by for origin in origins),
+        "expected_error": errors,
+        "expected_deviation": deviations,
     }
 
 

@@ -6,6 +6,7 @@ A file is read with the schema of its own version. What came later gets the valu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +25,14 @@ from aiperf_mpi.results.file.schema import (
 )
 
 #: What version 1.1 added, by table and column, by attribute and by document, with the value in files of
-#: version 1.0. No run of that version had a packed data set.
-_COLUMNS: Mapping[tuple[str, str], int] = {("ranks", "bytes_read"): 0}
+#: version 1.0. No run of that version had a packed data set, or recorded what chose a candidate.
+_COLUMNS: Mapping[tuple[str, str], Any] = {
+    ("ranks", "bytes_read"): 0,
+    ("trials", "chosen_by"): "",
+    ("trials", "tuned_by"): "",
+    ("trials", "expected_error"): math.nan,
+    ("trials", "expected_deviation"): math.nan,
+}
 _ATTRIBUTES: Mapping[str, Any] = {"staging_seconds": 0.0, "staged_bytes": 0, "hash_seconds": 0.0}
 _DOCUMENTS: Mapping[str, str] = {"data/manifest_json": "{}"}
 
@@ -71,7 +78,8 @@ def complete(
         lengths = [len(values) for values in tables[name].values()]
         if column not in schema.tables[name].names and lengths:
             kind = {known.name: known.dtype for known in TABLES[name].columns}[column]
-            tables[name][column] = np.full(lengths[0], value, DTYPES[kind])
+            dtype = object if kind == "str" else DTYPES[kind]
+            tables[name][column] = np.full(lengths[0], value, dtype)
     known = [attribute.name for attribute in schema.attributes]
     attributes |= {name: value for name, value in _ATTRIBUTES.items() if name not in known}
     documents |= {path: text for path, text in _DOCUMENTS.items() if path not in schema.documents}

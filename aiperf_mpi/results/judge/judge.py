@@ -21,6 +21,7 @@ from aiperf_mpi.machine.energy import NOT_MEASURED
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence import samples
 from aiperf_mpi.results.evidence.ceiling import UNKNOWN
+from aiperf_mpi.results.evidence.choices import by_models
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.reading import classified_of
 from aiperf_mpi.results.file.apart import read_apart
@@ -76,6 +77,8 @@ class Finding:
 class Verdict:
     """The verdict on a result. Rates are in op/s, times in s, errors are fractions; NaN or 0 without a value.
 
+    `trials_by_surrogate` counts the trained trials with a network that the surrogate chose, `trials_by_hpo`
+    those with hyperparameters that the optimiser chose; -1 if the file does not say.
     `cls` is official or trial, `division` closed or open. `peak_declared` has the words of a declared peak
     that counts, else "". `utilisation` has the means of columns of /samples.
     `rate` is credited operations over core seconds, whatever the verdict: only `score_ops` and
@@ -98,6 +101,8 @@ class Verdict:
     trials: int
     trials_done: int
     trials_failed: int
+    trials_by_surrogate: int
+    trials_by_hpo: int
     ranks: int
     nodes: int
     replicas: int
@@ -207,6 +212,7 @@ def judge_content(result: Result) -> Verdict:
         best_error, best_trial = _value(lambda: evidence.best, (math.nan, -1))
         status = _value(lambda: evidence.status, np.zeros(0, int))
         peak = _value(lambda: evidence.ceiling, UNKNOWN)
+        trials_by_surrogate, trials_by_hpo = _value(lambda: by_models(evidence), None) or (-1, -1)
         used = _value(lambda: samples.means(evidence), {})
         energy, level = _value(lambda: evidence.energy, (math.nan, f"{NOT_MEASURED}: its rows are damaged"))
     facts = result.attributes
@@ -227,6 +233,8 @@ def judge_content(result: Result) -> Verdict:
         trials=len(status),
         trials_done=int(np.isin(status, (DONE, STOPPED)).sum()),
         trials_failed=int((status == FAILED).sum()),
+        trials_by_surrogate=trials_by_surrogate,
+        trials_by_hpo=trials_by_hpo,
         ranks=facts.get("n_ranks", 0),
         nodes=facts.get("n_nodes", 0),
         replicas=facts.get("n_replicas", 0),

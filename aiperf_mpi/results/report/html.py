@@ -39,6 +39,7 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Utilisation and memory", "Utilisation and memory", "Utilisation"),
     ("Accuracy of every trial", "Accuracy of every trial", "Trials"),
     ("Search tree", "Search tree", "Tree of trials (morphs, status, error)"),
+    ("What chose the candidates", "", "What chose the candidates"),
     ("Best network, layer by layer", "", "Layers"),
     ("Operations by three methods", "", "Operations by three methods"),
     ("Best known hyperparameters", "", "Best known hyperparameters"),

@@ -27,6 +27,7 @@ from aiperf_mpi.results.file.rows import PHASES
 from aiperf_mpi.results.judge.judge import Verdict, judge_file
 from aiperf_mpi.results.report import details, reading, utilisation
 from aiperf_mpi.results.report.answers import answers
+from aiperf_mpi.results.report.choices import choices
 from aiperf_mpi.results.report.details import columns_of
 from aiperf_mpi.results.report.hyperparameters import hyperparameters
 from aiperf_mpi.results.report.verdict import has_regulated, rate_titles, reason_lines, verdict_lines
@@ -278,6 +279,7 @@ SECTIONS: dict[str, Callable[[Evidence, Verdict], Iterator[RenderableType]]] = {
     "Rate over time": _series,
     "Trials": _trials,
     "Tree of trials (morphs, status, error)": _tree,
+    "What chose the candidates": choices,
     "Time by kind (s)": _ranks,
     "Between candidates (s)": _between,
     "Messages": _messages,

@@ -12,6 +12,7 @@ import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.network.morphism import random_chain
+from aiperf_mpi.search.cells import Choice
 from aiperf_mpi.search.hpo import Hpo, Space, recommend, tune
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.streams import HPO, stream
@@ -66,11 +67,15 @@ class CellLandscape:
 
     def measure(self, candidate: Candidate, space: Space, rng: np.random.Generator) -> float:
         """Return the error of one noisy trial."""
-        cell = (space.kernels.index(candidate.kernel_size), space.batches.index(candidate.batch_per_device))
         deeper = sum(morph.op == "deeper" for morph in candidate.architecture.morphs)
         wider = sum(morph.op == "wider" for morph in candidate.architecture.morphs)
         own = self.architectures * ((wider - 0.5 * deeper) / 2.0)
-        return 0.5 + UNIT * (self.values[cell] + own + self.noise * float(rng.normal()))
+        return 0.5 + UNIT * (self.value(candidate, space) + own + self.noise * float(rng.normal()))
+
+    def value(self, candidate: Candidate, space: Space) -> float:
+        """Return the value of a candidate's cell."""
+        cell = (space.kernels.index(candidate.kernel_size), space.batches.index(candidate.batch_per_device))
+        return float(self.values[cell])
 
 
 @dataclass
@@ -100,6 +105,23 @@ class Study:
             if child.own_kernel_morphs(len(own)):
                 return Proposal(0, own, child)
 
+    def measured(self, proposal: Proposal, choice: Choice, rng: np.random.Generator) -> float:
+        """Return the error of one noisy trial of a proposal with these hyperparameters, without a record."""
+        architecture, kernel = tune(proposal, choice)
+        candidate = Candidate.new(
+            architecture,
+            architecture.morphs,
+            parent_id=0,
+            replica=0,
+            generator=0,
+            round=4,
+            batch_per_device=choice.batch_per_device,
+            devices=1,
+            seed=0,
+            kernel_size=kernel,
+        )
+        return self.landscape.measure(candidate, self.space, rng)
+
     def train(self, round: int, end: bool = True) -> Candidate:
         """Propose a trial of a round and, with `end`, end it.
 
@@ -110,7 +132,7 @@ class Study:
         if not view.length:
             architecture, own = INITIAL, ()
         elif round >= self.space.from_round and self.hpo is not None:
-            choice = self.hpo.suggest(view, proposal, stream(HPO, self.seed, 0, 0, view.length))
+            choice = self.hpo.suggest(view, proposal, stream(HPO, self.seed, 0, 0, view.length)).choice
             (architecture, kernel), batch = tune(proposal, choice), choice.batch_per_device
             own = architecture.morphs
         candidate = Candidate.new(
@@ -130,6 +152,10 @@ class Study:
             error = self.landscape.measure(candidate, self.space, self.noise)
             self.log.append(candidate.outcome(rec.DONE, 1.0, best_error=error))
         return candidate
+
+    def value(self, candidate: Candidate) -> float:
+        """Return the value of a candidate's cell."""
+        return self.landscape.value(candidate, self.space)
 
     def found(self) -> bool:
         """Return whether the recommended cell is the best one."""

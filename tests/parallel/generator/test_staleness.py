@@ -12,10 +12,10 @@ from tests.helpers.parallel.mpi import Reports
 
 
 def test_a_candidate_is_stale_past_its_share_of_known_trials() -> None:
-    # More than 1.5 x 10 = 15 trials. A candidate that knew fewer than 8 counts as if it knew 8: 1.5 x 8 = 12.
+    # More than 1.5 x 10 = 15 trials. One that knew fewer than 3 counts as if it knew 3: 1.5 x 3 = 4.5.
     assert [is_stale(10, finished, 1.5) for finished in (14, 15, 16)] == [False, False, True]
-    assert [is_stale(0, finished, 1.5) for finished in (8, 12, 13)] == [False, False, True]
-    assert [is_stale(5, finished, 1.5) for finished in (12, 13)] == [False, True]
+    assert [is_stale(0, finished, 1.5) for finished in (3, 4, 5)] == [False, False, True]
+    assert [is_stale(2, finished, 1.5) for finished in (4, 5)] == [False, True]
 
 
 @pytest.mark.mpi
