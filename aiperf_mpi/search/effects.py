@@ -62,11 +62,6 @@ class Observed:
     _rows: np.ndarray
     _process: Process
 
-    @property
-    def count(self) -> int:
-        """Number of trials that are observed or pending."""
-        return len(self.of_trial) + int(self.pending.sum())
-
     @cached_property
     def trial_values(self) -> np.ndarray:
         """Value of each observed trial in standard deviations of the errors, float64 [trials].

@@ -29,7 +29,7 @@ from aiperf_mpi.search.knowledge import Memory, learn_from
 from aiperf_mpi.search.nas import Proposal
 from aiperf_mpi.trials.origin import OPTIMISER, Expectation
 from aiperf_mpi.trials.record import PROPOSED, TAKES_KERNEL
-from aiperf_mpi.trials.view import START, HistoryView
+from aiperf_mpi.trials.view import DESIGN, START, HistoryView
 
 #: Exploration weight of the lower confidence bound: LEAST_EXPLORATION plus a draw from an exponential
 #: distribution of mean EXPLORATION for each suggestion, so that generators with the same history differ.
@@ -42,9 +42,6 @@ EFFECT_SPREAD, LENGTHS = (0.05, 3.0), (0.2, 1.0)
 #: Standard deviation of the effects and length scale of the process until all cells are observed, in the
 #: units of the bounds. A likelihood of a few cells makes generators agree on the best of them for good.
 PRIOR_EFFECT, PRIOR_LENGTH = 1.0, 0.5
-
-#: Trials of the design, which are spread over the cells before the optimiser is asked.
-DESIGN = 3
 
 #: Points, for each cell of the table, at which skopt evaluates the acquisition function. It draws them at
 #: random, so it misses one of 15 cells with probability exp(-64).
@@ -145,7 +142,8 @@ class LearningHpo:
         """See Hpo."""
         cells, from_round = self.space.cells(proposal), self.space.from_round
         observed = _observed(view, cells, from_round, self.memory)
-        if observed is None or not observed.weights.any() or observed.count < DESIGN:
+        begun = np.count_nonzero(_optimised(view, from_round))
+        if observed is None or not observed.weights.any() or begun < DESIGN:
             return Suggestion(cells.choice(_design(view, proposal, cells, from_round, rng)), "design")
         cell = self.explore(cells, observed, rng)
         return Suggestion(cells.choice(cell), OPTIMISER, _expect(cells, observed, proposal, cell))
@@ -216,12 +214,17 @@ def _design(
     return int(rng.choice(np.flatnonzero(tried == tried.min())))
 
 
+def _optimised(view: HistoryView, from_round: int) -> np.ndarray:
+    """Return whether each row of the history proposes a trial of an optimised round (bool [rows])."""
+    return (view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)
+
+
 def _proposed(view: HistoryView, cells: Cells, from_round: int) -> np.ndarray:
     """Return how often each cell was proposed (int64 [cells]), from the columns of the summaries alone.
 
     The table with kernels leaves out trials that could not take a kernel.
     """
-    rows = view.summaries[(view.summaries["kind"] == PROPOSED) & (view.summaries["round"] >= from_round)]
+    rows = view.summaries[_optimised(view, from_round)]
     if cells.tunes_kernel:
         rows = rows[(rows["flags"] & TAKES_KERNEL) > 0]
     choices = [cells.choice(cell) for cell in range(cells.shape[0] * cells.shape[1])]

@@ -19,6 +19,10 @@ from aiperf_mpi.trials.record import RecordError
 #: (benchmarks/search_start.py compares 2, 3, 4 and 8).
 START = 3
 
+#: Trials of the optimised rounds that are spread over the hyperparameters' cells before the optimiser is
+#: asked. Those with and without a tuned kernel count together.
+DESIGN = 3
+
 
 class ArchitectureCache(LruCache[int, Architecture]):
     """The architectures replayed most recently, by trial id; a generator keeps one across its snapshots."""

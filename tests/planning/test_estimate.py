@@ -274,6 +274,7 @@ def test_json_has_every_number_with_its_unit_and_assumption() -> None:
         "operations",
         "time",
         "gate",
+        "search",
         "score",
         "cores",
         "data",

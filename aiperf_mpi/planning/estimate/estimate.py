@@ -16,6 +16,7 @@ from aiperf_mpi.config.sections import MOST_WORKERS
 from aiperf_mpi.config.setting import shown
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import operations
+from aiperf_mpi.planning.estimate.acting import acting_numbers
 from aiperf_mpi.planning.estimate.feed import feed_numbers
 from aiperf_mpi.planning.estimate.gate import gate_numbers
 from aiperf_mpi.planning.estimate.machine import Machine, check_machine, devices_of_replica, replicas, steps
@@ -47,7 +48,7 @@ START_SECONDS = 300.0
 
 
 def estimate(config: Config, machine: Machine) -> list[Number]:
-    """Return all numbers, in groups: operations, time, gate, score, cores, data, memory, storage.
+    """Return all numbers, in groups: operations, time, gate, search, score, cores, data, memory, storage.
 
     Raises ConfigError if the configuration cannot run on the machine, or a packed data set cannot be read.
     """
@@ -58,6 +59,7 @@ def estimate(config: Config, machine: Machine) -> list[Number]:
         *(() if rate is None else _time(config, machine, rate)),
         *_node_hours(config, machine),
         *gate_numbers(config, machine, epoch_seconds(config, machine), START_SECONDS, TRAINING_PART[0]),
+        *acting_numbers(config, machine, epoch_seconds(config, machine), TRAINING_PART),
         *(() if rate is None else _score(config, machine, rate)),
         _cores(config, machine),
         *feed_numbers(config, machine),
