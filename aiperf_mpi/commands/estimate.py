@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from textwrap import wrap
 from typing import Any
 
 from aiperf_mpi.commands.options import add_configuration_options
@@ -56,7 +57,7 @@ def add_estimate(commands: Any) -> None:
 
 def estimate_command(arguments: argparse.Namespace) -> int:
     """Print memory, time, operations, score, node-hours and storage of a run; needs neither MPI nor JAX."""
-    from aiperf_mpi.config import ConfigError, load
+    from aiperf_mpi.config import ConfigError, load, preset_expectation
     from aiperf_mpi.data.catalogue import resolved
     from aiperf_mpi.planning.estimate.estimate import estimate
     from aiperf_mpi.planning.estimate.machine import read_machine
@@ -82,5 +83,9 @@ def estimate_command(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(to_object(config, machine, numbers), indent=1))
     else:
-        print(to_text(machine, numbers, min(110, shutil.get_terminal_size((110, 24)).columns)))
+        width = min(110, shutil.get_terminal_size((110, 24)).columns)
+        print(to_text(machine, numbers, width))
+        if config.run.preset:
+            words = f"Expected of preset {config.run.preset} {preset_expectation(config.run.preset)}"
+            print("", *wrap(words, width, subsequent_indent="  "), sep="\n")
     return 0

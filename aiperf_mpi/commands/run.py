@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiperf_mpi.commands.options import add_configuration_options
 from aiperf_mpi.commands.refusal import refuse
+from aiperf_mpi.config.datasets import AUTO
+from aiperf_mpi.printable import plain
 
 if TYPE_CHECKING:
     from aiperf_mpi.config import Config
+
+
+#: Seconds for which `--check` waits for JAX to tell the devices of this host.
+JAX_SECONDS = 60.0
 
 
 def add_run(commands: Any) -> None:
@@ -38,14 +44,45 @@ def add_run(commands: Any) -> None:
 
 
 def check_command(arguments: argparse.Namespace) -> int:
-    """Read the configuration and print it (`--check`); return the exit code."""
+    """Read the configuration and print it (`--check`); return the exit code.
+
+    What it does not say itself comes first, as comments: the expected outcome of its preset, and what the
+    precision `auto` becomes on this host.
+    """
     from aiperf_mpi.config import ConfigError
 
     try:
-        print(read(arguments).to_toml())
+        config = read(arguments)
     except ConfigError as error:
         return refuse(error)
+    print("".join(f"# {line}\n" for line in remarks(config)) + config.to_toml())
     return 0
+
+
+def remarks(config: Config) -> list[str]:
+    """Return the expected outcome of the configuration's preset, and why it trains in its precision."""
+    from aiperf_mpi.config import preset_expectation
+    from aiperf_mpi.planning.precision import choose_for
+    from aiperf_mpi.site.accelerators import devices_of
+    from aiperf_mpi.site.child import JAX_PROGRAM, Child
+
+    name = config.run.preset
+    lines = [f"expected of preset {name} {preset_expectation(name)}"] if name else []
+    if config.parallel.host_devices:
+        told: dict[str, Any] = {"platform": "cpu", "kinds": ["cpu"] * config.parallel.host_devices}
+    elif config.train.precision != AUTO:
+        told = {}
+    else:
+        with Child(JAX_PROGRAM) as child:
+            told = child.answer(JAX_SECONDS)
+    if "error" in told:
+        return [
+            *lines,
+            plain(f"train.precision: auto is decided on the trainers' devices; here {told['error']}"),
+        ]
+    choice = choose_for(config, [(str(told.get("platform", "")), str(told.get("capability", "")))])
+    where = f" on this host ({devices_of(told)})" if told else ""
+    return [*lines, plain(f"train.precision is {choice.precision}{where}: {choice.why}")]
 
 
 def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn]:

@@ -20,6 +20,7 @@ from typing import Any
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.config.declared import Declared, check_declared, check_unknown
 from aiperf_mpi.config.earlier import translated
+from aiperf_mpi.config.expected import SECTION, Expected, expected_of
 from aiperf_mpi.config.fault import Fault
 from aiperf_mpi.config.paths import expanded
 from aiperf_mpi.config.sections import Data, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
@@ -28,7 +29,7 @@ from aiperf_mpi.config.toml import TomlError, parse, read
 from aiperf_mpi.network.architecture import Base, resnet50
 from aiperf_mpi.printable import counted, named
 
-__all__ = ["Config", "ConfigError", "from_toml", "load", "preset_names"]
+__all__ = ["Config", "ConfigError", "from_toml", "load", "preset_expectation", "preset_names"]
 
 #: Most names that a message lists as choices.
 MOST_CHOICES = 12
@@ -183,8 +184,17 @@ def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
         guess = nearest(str(name), names)
         hint = f" did you mean {guess!r}?" if guess else ""
         raise ConfigError(f"preset {shown(name)} is unknown;{hint} presets: {', '.join(names)}")
-    text = (resources.files("aiperf_mpi.config.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    return list(_assignments(parse(text), f"preset {name}"))
+    tables = _preset_tables(name)
+    return list(_assignments({key: tables[key] for key in tables if key != SECTION}, f"preset {name}"))
+
+
+def _preset_tables(name: str) -> dict[str, Any]:
+    return parse((resources.files("aiperf_mpi.config.presets") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def preset_expectation(name: str) -> Expected:
+    """Return what a run of a preset of the package is expected to give."""
+    return expected_of(_preset_tables(name))
 
 
 def _assignments(tables: Mapping[str, Any], origin: str) -> Iterator[tuple[str, str, Any]]:

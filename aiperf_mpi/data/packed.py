@@ -26,6 +26,11 @@ from aiperf_mpi.files import FileError, open_regular
 from aiperf_mpi.printable import counted
 
 SETTING = "data.path"
+#: What to do without a packed set, and without ImageNet.
+WITHOUT = (
+    "pack it once with `python -m aiperf_mpi pack SOURCE FOLDER` (docs/data.md), and add `--set "
+    "data.path=FOLDER`; without ImageNet use `--preset imagenet-synthetic`, for a first run `--preset demo`"
+)
 REMEDY = "name the folder that `python -m aiperf_mpi pack SOURCE FOLDER` has made"
 
 _AGAIN = "copy it again, or pack the set again"
@@ -119,7 +124,8 @@ def folder_of(config: Config) -> Path:
     path, name = config.data.path, config.data.name
     if not path:
         raise ConfigError(
-            f"{SETTING}: it is empty, but data.name = {name!r} needs the folder of a packed set; {REMEDY}"
+            f"{SETTING}: it is empty, but data.name = {name!r} needs the folder of a packed set; "
+            f"{WITHOUT if name == 'imagenet' else REMEDY}"
         )
     return existing_folder(SETTING, expanded(SETTING, path), REMEDY)
 

@@ -123,8 +123,9 @@ PEAKS: tuple[tuple[str, Peak], ...] = (
     # 256 compute units x 4096 (float16) or 256 (float32) at 2.4 GHz; MI350X: at 2.2 GHz.
     (r"AMD Instinct MI355X( OAM)?", Peak(2516.6e12, 157.3e12, 157.3e12, 8000e9, f"{_MI350}, MI355X")),
     (r"AMD Instinct MI350X( OAM)?", Peak(2306.9e12, 144.2e12, 144.2e12, 8000e9, f"{_MI350}, MI350X")),
-    # One of a card's two stacks, as the driver shows them by default: 64 Xe cores x 4096 (float16), 2048
-    # (TF32) or 256 (float32) at 1.6 GHz.
+    # One of a card's two stacks, as the driver shows them by default (FLAT): 64 Xe cores x 4096 (float16),
+    # 2048 (TF32) or 256 (float32) at 1.6 GHz. With ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE a card is one device of
+    # twice these rates and of the same name, which they would bound wrongly: runs need the default.
     (
         r"Intel\(R\) Data Center GPU Max 1550",
         Peak(419.4e12, 209.7e12, 26.2e12, 1638.4e9, f"{_MAX} x 64 x 1.6 GHz"),

@@ -54,6 +54,11 @@ DEVICES: tuple[tuple[str, Choice], ...] = (
         r"(gpu|rocm) gfx1[12]\w+",
         Choice("bfloat16", "matrix instructions multiply bfloat16 (AMD, RDNA 3 and 4 instruction sets)"),
     ),
+    # Intel's plugins for JAX call their platform xpu or sycl, and tell no capability.
+    (
+        r"(xpu|sycl).*",
+        Choice("bfloat16", "matrix engines (XMX) multiply bfloat16 (Intel, oneAPI GPU optimization guide)"),
+    ),
     (r"tpu.*", Choice("bfloat16", "matrix units multiply bfloat16 (Google Cloud, TPU documentation)")),
     (r"cpu.*", Choice(EVERYWHERE, "XLA widens operands of 16 bits on CPUs to float32")),
 )
@@ -67,6 +72,7 @@ NAMES: tuple[tuple[str, str], ...] = (
         "gpu 8.0",
     ),
     (r"(AMD )?(Instinct )?MI(100|2\d\dX?|3\d\d[AX]?)\b.*", "gpu gfx90a"),
+    (r"Intel(\(R\))? Data Center GPU (Max|Flex)\b.*", "xpu"),
     (r"(Google )?TPU\b.*", "tpu"),
     (r"cpu", "cpu"),
 )

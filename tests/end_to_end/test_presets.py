@@ -5,12 +5,15 @@ bfloat16."""
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import h5py
 import pytest
 
+from aiperf_mpi.config import preset_expectation
 from aiperf_mpi.data import cifar10
+from tests.helpers import launch
 from tests.helpers.cifar import write_batches
 from tests.helpers.end_to_end import runs
 from tests.helpers.results.agreement import command
@@ -54,3 +57,14 @@ def test_a_preset_in_small_ends_valid_on_a_cpu(preset: str, tmp_path: Path) -> N
     # The error of made-up pictures regulates no rate.
     told = (report.stdout, page.read_text(encoding="utf-8"))
     assert all(("regulated" in text) == (preset == "cifar10") for text in told), report.stdout
+
+
+@pytest.mark.full
+def test_the_demo_gives_what_its_preset_says(tmp_path: Path) -> None:
+    """As `bin/demo` runs it, on a quiet machine."""
+    words = ["-m", "aiperf_mpi", "--preset", "demo", "--output", str(tmp_path / "run"), "--view", "plain"]
+    start = time.monotonic()
+    ended = runs.finish(launch.start(4, words, mpi="mpich"), tmp_path / "run", timeout=400)
+    minutes, expected = (time.monotonic() - start) / 60, preset_expectation("demo")
+    trials, error = int(ended.lines["trials_done"]), float(ended.lines["best_error"])
+    assert ended.code == 0 and expected.holds(minutes, trials, error), (minutes, ended.text())

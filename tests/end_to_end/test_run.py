@@ -128,15 +128,17 @@ def test_messages_carry_rows_only(ended: Ended) -> None:
     assert set(messages["kind"][point_to_point]) <= {"epoch", "trial", "rank", "final", "sample", "stop"}
     assert {"history", "candidate", "claim"} <= set(messages["kind"][~point_to_point])
 
-    # One row an epoch, one a trial that ended or was cut short, one farewell from each rank but 0.
+    # One row an epoch; one a trial that ended or was cut short, and one before its first epoch; from each
+    # rank but 0 that its work has ended, and its last row.
     received = {
         k: int(np.sum(messages["received"][(messages["rank"] == 0) & (messages["kind"] == k)]))
         for k in ("epoch", "trial", "rank", "final", "sample")
     }
     trials = ended.table("trials")
     assert received["epoch"] == len(ended.table("epochs")["epoch"])
-    assert received["trial"] == np.sum(np.isfinite(trials["t_start"]))
-    assert received["rank"] == 3 and received["final"] == 1
+    begun = len(set(ended.table("epochs")["trial_id"]))
+    assert received["trial"] == np.sum(np.isfinite(trials["t_start"])) + begun
+    assert received["rank"] == 2 * 3 and received["final"] == 1
     assert received["sample"] == len(ended.table("samples")["t"])
 
 

@@ -29,7 +29,9 @@ from aiperf_mpi.planning.precision import choose, choose_by_name, choose_for, pr
         ("gpu", "gfx906", "float32"),
         ("gpu", "gfx1030", "float32"),
         ("gpu", "", "float32"),
-        ("xpu", "", "float32"),
+        ("xpu", "", "bfloat16"),
+        ("sycl", "", "bfloat16"),
+        ("npu", "", "float32"),
         ("", "", "float32"),
     ],
 )
@@ -75,6 +77,8 @@ def test_the_precision_of_a_device_by_its_drivers_name() -> None:
         "AMD Instinct MI250X",
         "AMD Instinct MI300X OAM",
         "AMD Instinct MI300A",
+        "Intel(R) Data Center GPU Max 1550",
+        "Intel(R) Data Center GPU Max 1100",
     ]
     for name in names:
         choice = choose_by_name(name)
