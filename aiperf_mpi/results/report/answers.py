@@ -151,7 +151,10 @@ def _speed(e: Evidence, verdict: Verdict) -> Iterator[str]:
             f"{ops_text(verdict.peak_ops)} ({verdict.peak_source})."
         )
     elif verdict.valid:
-        yield f"The peak of {devices} is not known ({verdict.peak_source}), so neither is the share of it."
+        yield (
+            f"The peak of {devices} is not known ({verdict.peak_source}), so neither is the share of it; "
+            "section [declared] of a configuration states one (docs/rules.md)."
+        )
     if verdict.valid:
         yield f"As fast as {verdict.resnet50_images:,.3g} images of ImageNet a second on ResNet-50."
 
