@@ -95,7 +95,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn
     process.step = "configuration"
     if not (arguments.preset or arguments.config or arguments.sets):
         # All ranks refuse it alike, as no file decides it, and rank 0 speaks for all.
-        raise Refusal(choices())
+        raise Refusal(three_runs())
     config = None if process.rank else read(arguments)
     process.step = "imports"
     from aiperf_mpi.parallel.run import prepare as prepare_rank
@@ -104,7 +104,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn
     return partial(run, prepare_rank(config, lambda: read(arguments)))
 
 
-def choices() -> str:
+def three_runs() -> str:
     """Return the three runs from which to choose, each with its command for this Python.
 
     Beyond the commands it fits on a terminal of 80 columns and 24 lines.
