@@ -127,7 +127,7 @@ measures the machine; its rate is not a score.
 An official run needs ImageNet (ILSVRC 2012), which `pack SRC DST`
 has packed (244 GiB, or some 27 GB as JPEG), accelerators of a known
 peak, a validation error of at most 30 %, and 12 hours.
-  {launch} -n N {program} --preset imagenet --set data.path=DST
+  {launch} -n N {program} --preset imagenet --set data.path=DST --set run.official=true
 
 N is 3 for each node. The word `doctor` before the options checks
 the job first; README.md says more."""

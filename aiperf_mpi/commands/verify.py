@@ -10,6 +10,7 @@ from typing import Any
 
 from aiperf_mpi.commands.refusal import refuse
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.config.paths import expanded, replaced
 from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_INVALID
@@ -46,15 +47,15 @@ def add_verify(commands: Any) -> None:
     verify.set_defaults(handler=verify_command)
 
 
-def verify_file(path: Path | str, *, as_json: bool = False) -> int:
+def verify_file(path: Path | str, *, as_json: bool = False, rules: OfficialRules = RULES) -> int:
     """Judge a file and print the verdict with every check on standard output; return 0 (valid) or 3.
 
-    Raises NotAResult if the file is not a result.
+    Raises NotAResult if the file is not a result. Only tests pass other `rules` than those of the benchmark.
     """
     from aiperf_mpi.results.judge.judge import judge
     from aiperf_mpi.results.report.verdict import check_lines, verdict_json, verdict_lines, verify_code
 
-    verdict = judge(path)
+    verdict = judge(path, rules=rules)
     print(verdict_json(verdict) if as_json else "\n".join([*verdict_lines(verdict), *check_lines(verdict)]))
     return verify_code(verdict)
 

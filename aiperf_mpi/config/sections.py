@@ -51,6 +51,12 @@ class Run:
         source="authors' README, section 2",
         least=True,
     )
+    #: No rule of its own: the class is official only if it is true, and before the core time it becomes so
+    #: where nothing is missing.
+    official: bool = setting(
+        False,
+        "refuse to start where an official run needs something that is missing; false: run a trial then",
+    )
     output: str = setting(
         "", "new folder of the result, on a file system that every rank can reach; empty: named by the time"
     )

@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from aiperf_mpi.config import Config, ConfigError
 from aiperf_mpi.config.config import with_data
 from aiperf_mpi.config.datasets import DATASETS
+from aiperf_mpi.config.ilsvrc import ILSVRC2012, Reference
 from aiperf_mpi.config.paths import reading
 from aiperf_mpi.data.dataset import Dataset
 
@@ -28,13 +29,17 @@ class DatasetModule(Protocol):
         """Return the first `data.train_images` and `data.val_images` images of the data set."""
 
 
-def check_dataset(config: Config) -> None:
+def check_dataset(config: Config, reference: Reference = ILSVRC2012) -> None:
     """Check that the data set of `config` can be opened, without reading its images: cheap, before every
-    launch.
+    launch. `imagenet` must have as many pictures as the reference.
 
     Raises ConfigError naming the path and what to do.
     """
     with _refused(config):
+        if config.data.name == "imagenet":
+            from aiperf_mpi.data import imagenet
+
+            imagenet.check_whole(config, reference)
         _module(config.data.name).check(config)
 
 

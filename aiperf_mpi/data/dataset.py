@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from aiperf_mpi.data.manifest import Manifest
+from aiperf_mpi.data.manifest import LabelFacts, Manifest
 
 #: Pixels used for mean and deviation: enough for three digits, and fast with large images.
 _MOMENT_PIXELS = 2**22
@@ -90,6 +90,7 @@ class Dataset:
         sha256: hash of the content (of the recipe, for made-up images), in hexadecimal digits.
         mean, deviation: mean and deviation of each channel, scaled to 0..1; see :func:`moments`.
         manifest: of a packed set; else None.
+        labels: of a packed set that has a reference; else None.
 
     Raises ValueError if the splits differ in shape or type, or a label is out of range.
     """
@@ -102,6 +103,7 @@ class Dataset:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     manifest: Manifest | None = None
+    labels: LabelFacts | None = None
 
     def __post_init__(self) -> None:
         for split, images in (("training", self.train), ("validation", self.val)):
@@ -109,6 +111,11 @@ class Dataset:
                 raise ValueError(f"{self.name}: a {split} label is outside of 0..{self.classes - 1}")
         if (self.train.shape, self.train.dtype) != (self.val.shape, self.val.dtype):
             raise ValueError(f"{self.name}: training and validation images differ in shape")
+
+    @property
+    def record(self) -> str:
+        """The manifest and the labels of a packed set as a result stores them; `{}` for any other set."""
+        return self.manifest.to_record(self.labels) if self.manifest is not None else "{}"
 
     def val_sample(self, count: int) -> np.ndarray:
         """Return the first validation images, at most `count`, as they go to a device."""

@@ -38,6 +38,9 @@ LEAST_DEVIATION = 1e-9
 #: Key of a result's record, and how many rejected pictures it lists at most.
 REJECTED_COUNT, _RECORDED_REJECTED = "rejected_count", 20
 
+#: Key of a result's record with the labels of a data set that has a reference.
+LABELS = "labels"
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -59,6 +62,20 @@ class Rejected:
     split: str
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFacts:
+    """The labels of the pictures that a run uses, as its trainers find them in the shards.
+
+    Attributes:
+        train, val: number of pictures of each class.
+        val_sha256: :func:`aiperf_mpi.config.ilsvrc.hash_of_labels` of the validation pictures.
+    """
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    val_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +137,15 @@ class Manifest:
         """Return the text of the file; the same content gives the same bytes."""
         return json.dumps(self._document(), indent=1) + "\n"
 
-    def to_record(self) -> str:
+    def to_record(self, labels: LabelFacts | None = None) -> str:
         """Return the manifest as a result stores it: on one line, with the number of rejected pictures.
 
-        Only the first of these are in it, as there may be millions.
+        Only the first of these are in it, as there may be millions. `labels` are added where they are known.
         """
         document = self._document() | {REJECTED_COUNT: len(self.rejected)}
         document["rejected"] = document["rejected"][:_RECORDED_REJECTED]
+        if labels is not None:
+            document[LABELS] = asdict(labels)
         return json.dumps(document, separators=(",", ":"))
 
     def _document(self) -> dict[str, Any]:
@@ -180,6 +199,14 @@ def from_record(text: str) -> tuple[Manifest, int]:
     if not isinstance(count, int) or not 0 <= len(manifest.rejected) <= count:
         raise ValueError(f"{REJECTED_COUNT} is {str(count)[:40]}, fewer than are listed")
     return manifest, count
+
+
+def labels_from_record(text: str) -> LabelFacts | None:
+    """Return the labels that a result stores with its manifest, None without. Raises as `from_record`."""
+    if (facts := json.loads(text).get(LABELS)) is None:
+        return None
+    train, val = (tuple(map(_whole, _list(facts[split]))) for split in SPLITS)
+    return LabelFacts(train, val, _text(facts["val_sha256"]))
 
 
 def manifest_of(document: Any) -> Manifest:

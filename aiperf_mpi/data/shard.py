@@ -97,6 +97,15 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
     return OpenShard(path, descriptor, offset, starts, labels)
 
 
+def names_of(path: Path) -> list[str]:
+    """Return the names of the pictures of a shard. Raises FileError where they cannot be read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return file[NAMES].asstr(errors="surrogateescape")[...].tolist()
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FileError(path, f"its names cannot be read ({str(error)[:100]}); copy it again") from None
+
+
 def _layout(
     path: Path, file: h5py.File, shard: Shard, manifest: Manifest
 ) -> tuple[int, np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.ilsvrc import MD5_KEY
 from aiperf_mpi.config.paths import existing_folder, message, reading
 from aiperf_mpi.data.manifest import FILE, SPLITS, Rejected
 from aiperf_mpi.files import open_regular
@@ -118,7 +119,7 @@ def check_md5(source: Source, read: Callable[[int], None] = lambda count: None) 
             while part := os.read(file.fileno(), _CHUNK):
                 digest.update(part)
                 read(len(part))
-        sums[f"md5 of {path.name}"] = digest.hexdigest()
+        sums[f"{MD5_KEY}{path.name}"] = digest.hexdigest()
         if ilsvrc.MD5.get(path.name, digest.hexdigest()) != digest.hexdigest():
             reason = f"has the MD5 {digest.hexdigest()} instead of the published {ilsvrc.MD5[path.name]}"
             raise ConfigError(message(SETTING, path, reason, remedy))

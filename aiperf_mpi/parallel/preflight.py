@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.config.programs import cache_place
 from aiperf_mpi.data.catalogue import check_dataset
-from aiperf_mpi.ending import process
+from aiperf_mpi.ending import lines, process, write_error
 from aiperf_mpi.environment.jax_variables import told_by_variable
 from aiperf_mpi.environment.variables import judge_variables
 from aiperf_mpi.interpreter import check_versions as unfit_package
@@ -32,10 +33,11 @@ from aiperf_mpi.parallel.staging import NOT_STAGED, Staged
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.planning.precision import choose_for
-from aiperf_mpi.planning.provenance import before_official, hiding
+from aiperf_mpi.planning.provenance import hiding
 from aiperf_mpi.planning.storage import claim_output
 from aiperf_mpi.planning.walltime import check_limit
 from aiperf_mpi.printable import named
+from aiperf_mpi.results.evidence import requirements
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.search.tpe import missing
 
@@ -71,7 +73,11 @@ class Facts:
 
 
 def check_all(
-    config: Config, ranks: Ranks, source: Mapping[str, Any] | None = None, job_end: float | None = None
+    config: Config,
+    ranks: Ranks,
+    source: Mapping[str, Any] | None = None,
+    job_end: float | None = None,
+    rules: OfficialRules = RULES,
 ) -> list[dict[str, str]]:
     """Check everything that would end the run later: data, wall time, what each rank may use. Collective.
 
@@ -81,9 +87,10 @@ def check_all(
     check fails on any of them.
     """
     check_versions(ranks)
-    together("checks", lambda: check_rank(config, ranks, job_end))
+    together("checks", lambda: check_rank(config, ranks, job_end, rules))
+    together("settings and program", lambda: check_declared_official(config, ranks, source, rules))
     resources = judge_resources(config, ranks)
-    found = [*find(config, ranks), *before_official(config, source), *hiding(source)]
+    found = [*find(config, ranks), *hiding(source)]
     return [*resources, *compare_findings(found)]
 
 
@@ -97,7 +104,9 @@ def check_versions(ranks: Ranks) -> None:
     raise_alike(ranks.world, first_failure(found))
 
 
-def check_rank(config: Config, ranks: Ranks, job_end: float | None = None) -> None:
+def check_rank(
+    config: Config, ranks: Ranks, job_end: float | None = None, rules: OfficialRules = RULES
+) -> None:
     """Check what this rank's role needs. Raises ConfigError or LaunchError."""
     if problem := unfit_package():
         raise launcher.LaunchError(problem)
@@ -106,10 +115,48 @@ def check_rank(config: Config, ranks: Ranks, job_end: float | None = None) -> No
             raise ConfigError(problem)
         return
     if ranks.role == TRAINER:
-        check_dataset(config)
+        check_dataset(config, rules.reference)
         cache_place(config.parallel.cache)
     if config.hpo.enabled and config.hpo.method == "tpe" and (lacking := missing()):
         raise ConfigError(lacking)
+
+
+def decide_official(
+    config: Config, facts: Facts, inventory: Mapping[str, Any], rules: OfficialRules = RULES
+) -> Config:
+    """Return the configuration with `run.official` as the run is, and say what it lacks to be so. Collective.
+
+    The configuration has the precision of the run; `inventory` is that of rank 0. Raises AgreedError where
+    something is missing in a run that was said to be official.
+    """
+
+    def look() -> str:
+        known = requirements.Known(config, facts.manifest, facts.device, inventory)
+        lacks = requirements.missing(known, rules)
+        if lacks and config.run.official:
+            raise ConfigError(refusal_of(lacks))
+        write_error(lines("\n".join(requirements.class_lines(lacks))))
+        return json.dumps(not lacks)
+
+    official = json.loads(share("what an official run needs", look))
+    return replace(config, run=replace(config.run, official=official))
+
+
+def check_declared_official(
+    config: Config, ranks: Ranks, source: Mapping[str, Any] | None, rules: OfficialRules
+) -> None:
+    """Refuse a run on rank 0 that is said to be official, and by settings or program is not. Raises
+    ConfigError."""
+    if ranks.rank or not config.run.official:
+        return
+    if lacks := requirements.missing_before_data(config, source, rules):
+        raise ConfigError(refusal_of(lacks))
+
+
+def refusal_of(lacks: Sequence[str]) -> str:
+    """Return why a run that was said to be official may not start: each missing thing on one line."""
+    head = "run.official: true, but this run would be a trial; mend this, or leave run.official out:"
+    return "\n".join([head, *lacks])
 
 
 def find(config: Config, ranks: Ranks) -> list[Finding]:
@@ -223,7 +270,7 @@ def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) ->
             data.sha256,
             len(data.train.labels),
             len(data.val.labels),
-            data.manifest.to_record() if data.manifest else "{}",
+            data.record,
             staged.seconds,
             staged.hash_seconds,
             staged.bytes,

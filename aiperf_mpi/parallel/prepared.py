@@ -17,7 +17,7 @@ from aiperf_mpi.environment.batch import asked_end
 from aiperf_mpi.machine.inventory import inventory
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.probe import NotKnown, probe
-from aiperf_mpi.results.output.client import WriterClient
+from aiperf_mpi.results.output.client import WRITER, WriterClient
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Prepared:
         writer: the writer process of rank 0.
         machine: rank 0's part of the inventory.
         job_end: when the job ends, in seconds since 1970, where the batch system had to be asked.
+        module: the module that the writer process runs.
     """
 
     started: float
@@ -41,6 +42,7 @@ class Prepared:
     writer: WriterClient | None = None
     machine: dict[str, Any] = field(default_factory=dict)
     job_end: float | None = None
+    module: str = WRITER
 
     def complete(self) -> str:
         """Make up for what is missing on MPI's rank 0; return the configuration as TOML.
@@ -49,7 +51,7 @@ class Prepared:
         another rank.
         """
         if self.writer is None:
-            self.writer, self.machine = start_writer(), describe_machine()
+            self.writer, self.machine = start_writer(self.module), describe_machine()
         self.config = self.config or self.read()
         return self.config.to_toml()
 
@@ -60,14 +62,17 @@ class Prepared:
         self.writer, self.machine = None, {}
 
 
-def prepare(config: Config | None, read: Callable[[], Config]) -> Prepared:
-    """Start the writer and describe the machine on rank 0, before MPI's initialisation."""
+def prepare(config: Config | None, read: Callable[[], Config], module: str = WRITER) -> Prepared:
+    """Start the writer and describe the machine on rank 0, before MPI's initialisation.
+
+    Tests pass the `module` of a writer with other rules.
+    """
     timer = PhaseTimer()
     timer.switch("init")
-    prepared = Prepared(time.monotonic(), timer, config, read)
+    prepared = Prepared(time.monotonic(), timer, config, read, module=module)
     if process.rank == 0:
         process.step = "result writer"
-        prepared.writer = start_writer()
+        prepared.writer = start_writer(module)
         process.step = "inventory"
         prepared.machine = describe_machine()
         process.step = "end of the job"
@@ -75,9 +80,9 @@ def prepare(config: Config | None, read: Callable[[], Config]) -> Prepared:
     return prepared
 
 
-def start_writer() -> WriterClient:
+def start_writer(module: str) -> WriterClient:
     """Start the writer process; an end before the core time ends it, and removes what the run has made."""
-    writer = WriterClient.start()
+    writer = WriterClient.start(module=module)
     process.cleanups.append(writer.withdraw)
     return writer
 

@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from aiperf_mpi import __version__
-from aiperf_mpi.config import Config, from_toml
-from aiperf_mpi.descriptors import OutputLost, tell
+from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.ending import watch
-from aiperf_mpi.exits import EXIT_FAILURE, EXIT_VALID
+from aiperf_mpi.exits import EXIT_VALID
 from aiperf_mpi.machine.inventory import environment, packages
 from aiperf_mpi.machine.monitor import Monitor, Probe, Sampler, stride
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.parallel.coordinator.coordinator import End, commit_initial, coordinate, utc_now
+from aiperf_mpi.parallel.conclusion import conclude
+from aiperf_mpi.parallel.coordinator.coordinator import commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.collective import wait
@@ -28,25 +29,27 @@ from aiperf_mpi.parallel.launch.machine import NO_DEVICE, NodeSurvey, survey_nod
 from aiperf_mpi.parallel.launch.placement import COORDINATOR, GENERATOR, TRAINER
 from aiperf_mpi.parallel.launch.ranks import split
 from aiperf_mpi.parallel.launch.start import LOOK_SECONDS, share, step, together
-from aiperf_mpi.parallel.preflight import Facts, bind_devices, check_all, open_output, open_resources
+from aiperf_mpi.parallel.preflight import (
+    Facts,
+    bind_devices,
+    check_all,
+    decide_official,
+    open_output,
+    open_resources,
+)
 from aiperf_mpi.parallel.prepared import Prepared, prepare
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.parallel.staging import stage_pictures
-from aiperf_mpi.planning.folder import lost
 from aiperf_mpi.planning.precision import PRECISION, with_precision
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
-from aiperf_mpi.printable import counted, named, plain
+from aiperf_mpi.printable import counted, plain
 from aiperf_mpi.probe import NotKnown, probe
-from aiperf_mpi.results.evidence.reading import classified, packed_set
+from aiperf_mpi.results.evidence.reading import packed_set
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
-from aiperf_mpi.results.output.client import WriterClient, WriterStatus
+from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.training.faults import sleep_untimed
-
-if TYPE_CHECKING:
-    from aiperf_mpi.results.file.resultfile import Result
-    from aiperf_mpi.results.judge.judge import Verdict
 
 __all__ = ["Prepared", "prepare", "run"]
 
@@ -65,12 +68,13 @@ RESULT_SECONDS = 900.0
 COMPILE_SECONDS, DRAIN_SECONDS = DEFAULT_RESERVE / 2, 15.0
 
 
-def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
+def run(prepared: Prepared, words: Sequence[str], rules: OfficialRules = RULES) -> NoReturn:
     """Run the benchmark on this rank, and end the process with the exit code that all ranks agree on.
 
     Arguments:
         prepared: what this rank has made before MPI's initialisation.
         words: the command line, which all ranks have alike.
+        rules: what an official run must keep; the benchmark has one set of them, tests pass others.
     """
     timer = prepared.timer
     with job.job(words=words) as world:
@@ -86,7 +90,7 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
                 parallel.trainers_per_node,
                 trainers_per_replica=parallel.trainers_per_replica,
             )
-        findings = check_all(config, ranks, prepared.machine.get("source"), prepared.job_end)
+        findings = check_all(config, ranks, prepared.machine.get("source"), prepared.job_end, rules)
         config, folder = open_output(config, ranks, prepared.writer)
         with step("devices"):
             names = bind_devices(config, ranks)
@@ -95,17 +99,16 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
         with timer("data"):
             staged = stage_pictures(config, ranks)
             resources, facts = open_resources(config, ranks, staged)
-        config = with_precision(config, facts.precision)
+        machine = prepared.machine | survey.inventory | {PRECISION: facts.why_precision, "findings": findings}
+        config = decide_official(with_precision(config, facts.precision), facts, machine, rules)
         with step("windows"):
             windows = open_windows(config, ranks)
             clock = start_core_clock(ranks)
         context = Context(config, ranks, windows, timer, prepared.started, clock, facts.n_devices)
 
         if prepared.writer is not None:
-            machine = prepared.machine | survey.inventory | {"findings": findings}
-            machine |= {PRECISION: facts.why_precision}
-            header = header_of(context, facts, folder.run_id, words, machine)
-            code = coordinate_run(context, prepared.writer, header)
+            header = header_of(context, facts, folder.run_id, words, machine, rules)
+            code = coordinate_run(context, prepared.writer, header, rules)
             clean = True
         else:
             code, clean = EXIT_VALID, work(context, resources, facts, survey)
@@ -116,11 +119,17 @@ def run(prepared: Prepared, words: Sequence[str]) -> NoReturn:
 
 
 def header_of(
-    context: Context, facts: Facts, run_id: str, argv: Sequence[str], machine: dict[str, Any]
+    context: Context,
+    facts: Facts,
+    run_id: str,
+    argv: Sequence[str],
+    machine: dict[str, Any],
+    rules: OfficialRules = RULES,
 ) -> RunHeader:
     """Return the header of the result: what applies to the run as a whole. On rank 0."""
     config, ranks = context.config, context.ranks
-    cls, division, departures = classified(config, packed_set(facts.manifest))
+    packed = packed_set(facts.manifest)
+    cls, division, departures = classify(config, packed.manifest if packed else None, rules=rules)
     return RunHeader(
         run_id=run_id,
         seed=config.run.seed,
@@ -163,7 +172,9 @@ def _known(what: str, function: Callable[[], dict[str, str]]) -> dict[str, str]:
 # -- the core time ---------------------------------------------------------------------------------
 
 
-def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) -> int:
+def coordinate_run(
+    context: Context, writer: WriterClient, header: RunHeader, rules: OfficialRules = RULES
+) -> int:
     """Do rank 0's part, from the start of the result to the verdict; return its exit code."""
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
@@ -189,7 +200,7 @@ def coordinate_run(context: Context, writer: WriterClient, header: RunHeader) ->
     total = time.monotonic() - context.started
     status = writer.close(end.name, end.core_seconds, total, end.cause, timeout=RESULT_SECONDS)
     view.close()
-    code = conclude(status, end, Path(config.run.output), header.run_id)
+    code = conclude(status, end, Path(config.run.output), header.run_id, rules)
     if end.missing:
         # The others wait in the closing of the windows; no agreement with all of them is possible.
         job.leave(code)
@@ -206,62 +217,6 @@ def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
         time.sleep(LOOK_SECONDS)
     if writer.status().errors:
         raise launcher.LaunchError(plain(writer.status().errors[0]))
-
-
-def conclude(status: WriterStatus, end: End, output: Path, run_id: str) -> int:
-    """Judge the result file of this run, as `verify` does, print the verdict, and return its exit code.
-
-    What the verdict means is said in sentences on standard error.
-
-    Without a result of this run it is EXIT_FAILURE, however the run ended: a job script that sees a drain
-    relies on a result.
-    """
-    from aiperf_mpi.results.evidence.evidence import Evidence
-    from aiperf_mpi.results.judge import judge
-    from aiperf_mpi.results.output.package import JOURNAL
-    from aiperf_mpi.results.output.repair import without_result
-    from aiperf_mpi.results.report.answers import answer_lines
-    from aiperf_mpi.results.report.verdict import exit_code, lines_without_result, verdict_lines
-
-    # The cause of a drain was told when it began.
-    for problem in status.errors:
-        if problem != end.cause:
-            tell(f"aiperf_mpi: {problem}")
-    try:
-        result, verdict = judged(status.result, run_id) if status.result else (None, None)
-    except judge.NotAResult as error:
-        tell(f"aiperf_mpi: {error}")
-        result = verdict = None
-    if result is None or verdict is None:
-        gone = lost(output, run_id, holds_file=(output / JOURNAL).is_file())
-        left = f"no result of this run was written: {gone}" if gone else without_result(output)
-        tell(f"aiperf_mpi: {left}")
-        lines, code = lines_without_result(end.name, gone or next(iter(status.errors), "")), EXIT_FAILURE
-    else:
-        lines, code = verdict_lines(verdict), exit_code(verdict)
-        for line in answer_lines(Evidence(result), verdict, named(status.result)):
-            tell(f"aiperf_mpi: {line}")
-    try:
-        print("\n".join(lines), flush=True)
-    except OutputLost as error:
-        # The exit code stays that of the run, whose result is written.
-        tell(f"aiperf_mpi: {error}; `python -m aiperf_mpi verify` on the result prints the verdict")
-    return code
-
-
-def judged(path: str, run_id: str) -> tuple[Result, Verdict]:
-    """Return the result that this run's writer has written, and the verdict on it.
-
-    Raises NotAResult for the file of another run, which may have taken the place of this one's meanwhile.
-    """
-    from aiperf_mpi.results.judge import judge
-
-    result, verdict = judge.judge_file(path, own=True)
-    if (found := result.attributes.get("run_id")) != run_id:
-        raise judge.NotAResult(
-            f"{named(path)}: the file of another run, {plain(str(found))}, not of {run_id}"
-        )
-    return result, verdict
 
 
 def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> bool:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aiperf_mpi.config import Config, classify
-from aiperf_mpi.config.setting import FIXED
+from aiperf_mpi.config import Config
+from aiperf_mpi.config.classes import fixed_departures
 from aiperf_mpi.planning.finding import Finding
 
 _SUBJECT = "program"
@@ -59,9 +59,7 @@ def before_official(config: Config, source: Mapping[str, Any] | None) -> list[Fi
 
     `source` is None on ranks that do not describe the program.
     """
-    departures = classify(config)[2]
-    fixed = any(departure.rule.kind == FIXED for departure in departures)
-    if source is None or fixed:
+    if source is None or fixed_departures(config):
         return []
     return [provenance(source)]
 

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from aiperf_mpi.config import Config, classes, classify, from_toml
+from aiperf_mpi.config import Config, from_toml
+from aiperf_mpi.config.classes import OfficialRules, classify, fixed_departures
 from aiperf_mpi.config.config import settings, value_of
-from aiperf_mpi.config.setting import DEFAULT, FIXED, TABLE_4
+from aiperf_mpi.config.sections import Run
+from aiperf_mpi.config.setting import DEFAULT, FIXED, TABLE_4, Rule
 from aiperf_mpi.results.judge.rules import TABLE_4_ROWS
 
 #: Rule of each setting: another value makes a trial (fixed), the division open (default), or neither (free).
@@ -23,6 +25,7 @@ EXPECTED = {
         train.label_smoothing train.epochs train.round_epochs train.patience_base train.patience_step
         train.patience_max train.min_delta train.sync_statistics search.max_morphs search.max_units
         search.max_parameters""",
+    "class": "run.official",
     "free": """run.preset run.seed run.output run.view data.path data.stored_size data.workers data.stage
         data.check_hashes train.batch_per_device train.precision train.stem train.in_flight_steps
         search.population search.sample_size search.queue_depth search.stale_after parallel.trainers_per_node
@@ -39,22 +42,20 @@ RULES = {key: kind for kind, keys in EXPECTED.items() for key in keys.split()}
 ALLOWED = {"run.time_limit": (7200.0, 43_200.0), "hpo.method": ("tpe",)}
 
 
-@pytest.fixture(autouse=True)
-def official(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs can be official, so that a class is what the rules make of it."""
-    monkeypatch.setattr(classes, "OFFICIAL_RUNS", True)
+#: A run that lacks nothing: the defaults, and what they become before the core time.
+OFFICIAL = Config(run=Run(official=True))
 
 
 def changed(key: str, value: Any) -> Config:
-    """Return the defaults with another value of one setting, whether or not a run could have it."""
+    """Return an official run with another value of one setting, whether or not a run could have it."""
     section, _, name = key.partition(".")
-    config = Config()
+    config = OFFICIAL
     return replace(config, **{section: replace(getattr(config, section), **{name: value})})
 
 
 def others(key: str) -> list[Any]:
     """Return other values of a setting than its default, and than those that its rule allows as well."""
-    default, choices = value_of(Config(), key), settings()[key][1].choices
+    default, choices = value_of(OFFICIAL, key), settings()[key][1].choices
     match default:
         case bool():
             return [not default]
@@ -69,22 +70,23 @@ def others(key: str) -> list[Any]:
 def test_every_setting_has_its_rule() -> None:
     assert set(RULES) == set(settings())
     for key, (_, meaning) in settings().items():
-        assert RULES[key] == (meaning.rule.kind if meaning.rule else "free"), key
-    assert classify(Config()) == ("official", "closed", ())
+        own = "class" if key == "run.official" else "free"
+        assert RULES[key] == (meaning.rule.kind if meaning.rule else own), key
+    assert classify(OFFICIAL) == ("official", "closed", ())
 
 
 @pytest.mark.parametrize("key", RULES)
 def test_the_class_that_follows_from_one_changed_setting(key: str) -> None:
     rule, values = RULES[key], others(key)
-    assert values and all(value != value_of(Config(), key) for value in values)
+    assert values and all(value != value_of(OFFICIAL, key) for value in values)
     for value in values:
         cls, division, departures = classify(changed(key, value))
-        assert cls == ("trial" if rule == FIXED else "official"), value
+        assert cls == ("trial" if rule in (FIXED, "class") else "official"), value
         assert division == ("open" if rule == DEFAULT else "closed"), value
         # The reason: the setting, what it is, and the rule with its source.
         reasons = [] if rule == "free" else [key]
         assert [departure.key for departure in departures] == reasons
-        for departure in departures:
+        for departure in departures if rule != "class" else ():
             assert str(departure).startswith(f"{key} = ") and f"({rule}: " in str(departure)
             assert departure.rule.source in str(departure)
     for value in ALLOWED.get(key, ()):
@@ -100,6 +102,59 @@ def test_the_words_of_a_departure_name_all_that_the_rule_allows() -> None:
     assert str(batches) == (
         "hpo.batches = [64] (fixed: [256, 320, 384, 448, 512]; section 4.5, search space)"
     )
+
+
+# -- what is not a setting -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What the class depends on of a packed set."""
+
+    standin: bool = False
+    side: int = 256
+
+
+@pytest.mark.parametrize(
+    ("packed", "segments", "reason"),
+    [
+        (Packed(), 1, ""),
+        (
+            Packed(standin=True),
+            1,
+            "the data set is a stand-in: its pictures are made up (fixed; docs/rules.md)",
+        ),
+        (Packed(side=224), 1, "data.stored_size = 224 (fixed: 256; docs/rules.md)"),
+        (Packed(side=288), 1, "data.stored_size = 288 (fixed: 256; docs/rules.md)"),
+        (Packed(), 2, "the run was resumed: it has 2 segments (fixed; docs/rules.md)"),
+    ],
+)
+def test_data_and_course_of_a_run_decide_too(packed: Packed, segments: int, reason: str) -> None:
+    cls, division, departures = classify(OFFICIAL, packed, segments)
+    assert (cls, division) == ("trial" if reason else "official", "closed")
+    assert list(map(str, departures)) == ([reason] if reason else [])
+
+
+def test_a_run_that_lacked_something_before_the_core_time_is_a_trial() -> None:
+    (lack,) = classify(Config())[2]
+    assert (lack.key, classify(Config())[0]) == ("run.official", "trial")
+    assert str(lack).startswith("not all that an official run needs was there before the core time (fixed;")
+    # Before a run it is not known yet, and where something fixed is departed from, that is the reason.
+    assert fixed_departures(Config()) == ()
+    (tick,) = classify(replace(Config(), run=Run(tick=60.0)))[2]
+    assert tick.key == "run.tick" and fixed_departures(Config(run=Run(tick=60.0))) == (tick,)
+
+
+def test_other_rules_are_passed_and_never_set() -> None:
+    """Only a caller can give other rules: no setting, file or variable has them."""
+    config = changed("run.time_limit", 20.0)
+    shorter = OfficialRules({"run.time_limit": Rule(FIXED, 20.0, "a test", least=True)})
+    assert classify(config, rules=shorter) == ("official", "closed", ())
+    assert shorter.least_seconds == 20 and OfficialRules().least_seconds == 3600
+    assert classify(config)[0] == "trial"
+
+
+# -- Table 4 ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("row", TABLE_4_ROWS)
@@ -126,7 +181,7 @@ def test_a_stored_configuration_of_version_0_1_has_the_rules_of_that_version() -
     lines = ["[data]", "augment = true", "workers = 48", "[run]", "time_limit = 140.0"]
     lines += ["[train]", "batch_per_device = 256", "[hpo]", 'method = "tpe"', "kernels = [3, 5]"]
     text = "\n".join([*lines, "batches = [64]"])
-    cls, division, departures = classify(from_toml(text), text)
+    cls, division, departures = classify(from_toml(text), stored=text)
     assert (cls, division) == ("trial", "open")
     assert list(map(str, departures)) == [
         "train.batch_per_device = 256 (default: 448; Table 4, Batch size)",
@@ -135,4 +190,4 @@ def test_a_stored_configuration_of_version_0_1_has_the_rules_of_that_version() -
     ]
     # Every run of that version was a trial.
     kept = "[data]\naugment = true\nworkers = 48\n"
-    assert classify(from_toml(kept), kept) == ("trial", "closed", ())
+    assert classify(from_toml(kept), stored=kept) == ("trial", "closed", ())

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiperf_mpi.config import Config, ConfigError, classes, classify, from_toml, load, preset_names
+from aiperf_mpi.config import Config, ConfigError, classify, from_toml, load, preset_names
+from aiperf_mpi.config.classes import fixed_departures
 from aiperf_mpi.config.config import settings
 from aiperf_mpi.config.setting import DEFAULT, FIXED, nearest, toml_value
 from aiperf_mpi.network.architecture import OPS
@@ -319,8 +320,8 @@ TABLE_4_ROWS = [
 
 @pytest.mark.parametrize(("change", "rule", "row"), TABLE_4_ROWS)
 def test_a_departure_is_found_with_its_row(change: str, rule: str, row: str) -> None:
-    _, _, before = classify(load("imagenet"))
-    _, division, after = classify(load("imagenet", sets=[change]))
+    _, _, before = classify(load("imagenet", sets=["run.official=true"]))
+    _, division, after = classify(load("imagenet", sets=["run.official=true", change]))
     (departure,) = [departure for departure in after if departure not in before]
     assert departure.key == change.partition("=")[0]
     assert departure.rule.kind == rule
@@ -329,14 +330,9 @@ def test_a_departure_is_found_with_its_row(change: str, rule: str, row: str) -> 
     assert division == ("open" if rule == DEFAULT else "closed")
 
 
-def test_no_run_is_official_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {classify(load(name))[0] for name in preset_names()} == {"trial"}
-    assert classify(load("imagenet"))[1] == "closed"
-
-    # Once runs can be official, a departure from a fixed row still makes a trial, one from a default does
-    # not.
-    monkeypatch.setattr(classes, "OFFICIAL_RUNS", True)
-    assert classify(load("imagenet"))[0] == "official" and not classify(load("imagenet"))[2]
+def test_the_preset_of_imagenet_alone_can_be_official() -> None:
+    assert {name for name in preset_names() if not fixed_departures(load(name))} == {"imagenet"}
+    assert classify(load("imagenet", sets=["run.official=true"])) == ("official", "closed", ())
     other = classify(load("imagenet", sets=["hpo.method=random", "search.method=random"]))
     assert other[0] == "trial" and {departure.key for departure in other[2]} == {
         "hpo.method",
@@ -394,19 +390,19 @@ def test_an_earlier_configuration_keeps_its_meaning_and_its_rules(stored: str, f
     text = f"[data]\naugment = {stored}\nworkers = 48\n"
     config = from_toml(text)
     assert config.data.augmentation == form and config.data.workers == 48
-    departures = [str(departure) for departure in classify(config, text)[2]]
+    departures = [str(departure) for departure in classify(config, stored=text)[2]]
     expected = "data.augment = false (default: true; authors' code)"
     assert departures == ([expected] if stored == "false" else [])
 
     # Today's rules know neither the setting nor its rule.
-    assert [d.key for d in classify(config)[2]] == ["data.augmentation"]
+    assert [d.key for d in classify(config)[2]] == ["data.augmentation", "run.official"]
 
 
 def test_an_earlier_number_of_threads_above_todays_most_is_read() -> None:
     text = "[data]\naugment = true\nworkers = 64\n"
     config = from_toml(text)
     assert config.data.workers == 48
-    assert [d.key for d in classify(config, text)[2]] == ["data.workers"]
+    assert [d.key for d in classify(config, stored=text)[2]] == ["data.workers"]
     for wrong in ("[data]\nworkers = 64\n", "[data]\naugment = true\nworkers = 4097\n"):
         with pytest.raises(ConfigError, match="data.workers"):
             from_toml(wrong)

@@ -18,7 +18,7 @@ CONCLUDE = """
 import sys
 from pathlib import Path
 from aiperf_mpi.parallel.coordinator.coordinator import End
-from aiperf_mpi.parallel.run import conclude
+from aiperf_mpi.parallel.conclusion import conclude
 from aiperf_mpi.results.output.client import WriterStatus
 sys.exit(conclude(WriterStatus(), End("drained", 1.0, ""), Path(sys.argv[1]), "mine"))
 """

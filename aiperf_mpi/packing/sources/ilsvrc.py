@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of ILSVRC2012, the data set of the benchmark: how it is recognised, and when it is whole.
-
-Counts: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge (2015), and the read-me file of
-the development kit. Checksums: the download page of ImageNet, and the table of torchvision.
-"""
+"""How a copy of ILSVRC2012 is recognised, and when it is whole; `config/ilsvrc.py` has the facts."""
 
 from __future__ import annotations
 
@@ -12,26 +8,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from aiperf_mpi.config.ilsvrc import ILSVRC2012
 from aiperf_mpi.data.manifest import TRAIN, VAL
 from aiperf_mpi.paper import IMAGENET_IMAGES
 
-NAME = "ILSVRC2012"
+NAME = ILSVRC2012.name
 
 #: A class is a synset of WordNet: a noun and its offset.
 SYNSET = re.compile(r"n[0-9]{8}")
 
 #: Number of classes; the first and the last of them.
-CLASSES, FIRST, LAST = 1000, "n01440764", "n15075141"
+CLASSES, FIRST, LAST = ILSVRC2012.classes, "n01440764", "n15075141"
 
 #: Least and most pictures of a class, for each split.
-OF_A_CLASS = {TRAIN: (732, 1300), VAL: (50, 50)}
+OF_A_CLASS = dict(zip((TRAIN, VAL), ILSVRC2012.of_a_class, strict=True))
 
 #: The published archives, and their MD5.
-MD5 = {
-    "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
-    "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
-    "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
-}
+MD5 = dict(ILSVRC2012.md5)
 
 #: Classes that are named as an example.
 _NAMED = 3

@@ -7,7 +7,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,16 @@ def ceiling(
         _words(declared) if any(rate.source == _words(declared) for rate in rates) else "",
         tuple(disagreements),
     )
+
+
+def has_peak(device: str, inventory: Mapping[str, Any], precision: str, declared: Declared) -> bool:
+    """Return whether an official run may have these devices: in the table of peaks, or declared.
+
+    `device` is as in /ranks/device, `inventory` as for `ceiling`.
+    """
+    _, kind = driven(device)
+    entries: Sequence[Mapping[str, Any]] = inventory.get("nodes") or ({},)
+    return all(_rate(kind, _names(entry), declared, precision).official for entry in entries)
 
 
 def _rate(kind: str, names: list[str], declared: Declared, precision: str) -> _Rate:

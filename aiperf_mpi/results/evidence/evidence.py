@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi.config import Config, from_toml
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.network.architecture import Architecture, Morph
 from aiperf_mpi.opcount.analytical import matrix_operations, operations
 from aiperf_mpi.opcount.forms import STEMS, executed_difference
@@ -43,10 +44,10 @@ class MissingError(KeyError):
 
 
 class Evidence:
-    """The rows of a result, and the values that follow from them."""
+    """The rows of a result, the rules by which they are judged, and the values that follow from them."""
 
-    def __init__(self, result: Result) -> None:
-        self.result = result
+    def __init__(self, result: Result, rules: OfficialRules = RULES) -> None:
+        self.result, self.rules = result, rules
 
     # -- as stored ---------------------------------------------------------------------------------
 

@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aiperf_mpi.config import Config, Departure, classify
-from aiperf_mpi.config.setting import FIXED, Rule
-from aiperf_mpi.data.manifest import Manifest, from_record
+from aiperf_mpi.config import Departure, classify
+from aiperf_mpi.data.manifest import LabelFacts, Manifest, from_record, labels_from_record
 
 if TYPE_CHECKING:
     from aiperf_mpi.results.evidence.evidence import Evidence
 
-#: A stand-in for another data set has its counts and made-up pictures.
-_NOT_A_STANDIN = Rule(FIXED, False, "docs/rules.md")
-
 
 @dataclass(frozen=True, slots=True)
 class PackedSet:
-    """The packed data set of a run: its manifest, and how many pictures of the source are not in it."""
+    """The packed data set of a run: its manifest, how many pictures of the source are not in it, and the
+    labels of the pictures that were used (None where no reference is known, or in older results)."""
 
     manifest: Manifest
     rejected: int
+    labels: LabelFacts | None = None
 
 
 def packed_set(text: str) -> PackedSet | None:
@@ -35,25 +33,18 @@ def packed_set(text: str) -> PackedSet | None:
     """
     if json.loads(text) == {}:
         return None
-    return PackedSet(*from_record(text))
+    return PackedSet(*from_record(text), labels_from_record(text))
 
 
-def classified(
-    config: Config, packed: PackedSet | None, stored: str = ""
-) -> tuple[str, str, tuple[Departure, ...]]:
-    """Return class, division and departures of a run, as `classify`; a run on a stand-in is always a trial.
-
-    `stored` is the text of the configuration if it comes from a result.
-    """
-    cls, division, departures = classify(config, stored)
-    if packed is None or not packed.manifest.standin:
-        return cls, division, departures
-    return "trial", division, (*departures, Departure("standin", True, _NOT_A_STANDIN))
+def segments_of(e: Evidence) -> int:
+    """Return how often the run of a result was started on its folder: once, as no run can be resumed yet."""
+    return 1
 
 
 def classified_of(e: Evidence) -> tuple[str, str, tuple[Departure, ...]]:
     """Return class, division and departures of a result. Raises what damaged documents cause."""
-    return classified(e.config, e.packed, e.result.documents["config/resolved_toml"])
+    stored, manifest = e.result.documents["config/resolved_toml"], e.packed.manifest if e.packed else None
+    return classify(e.config, manifest, segments_of(e), stored=stored, rules=e.rules)
 
 
 @dataclass(frozen=True, slots=True)

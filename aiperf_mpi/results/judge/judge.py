@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi import __version__
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.machine.energy import NOT_MEASURED
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.evidence import samples
@@ -180,28 +181,31 @@ class Verdict:
         }
 
 
-def judge(path: Path | str, *, own: bool = False) -> Verdict:
-    """Return the verdict on a result file; `own` as for `judge_file`.
+def judge(path: Path | str, *, own: bool = False, rules: OfficialRules = RULES) -> Verdict:
+    """Return the verdict on a result file; `own` and `rules` as for `judge_file`.
 
     Raises NotAResult (a ValueError) with one line if the file is not a result. Anything wrong inside a result
     is a reason of the verdict.
     """
-    return judge_file(path, own=own)[1]
+    return judge_file(path, own=own, rules=rules)[1]
 
 
-def judge_file(path: Path | str, *, own: bool = False) -> tuple[Result, Verdict]:
+def judge_file(
+    path: Path | str, *, own: bool = False, rules: OfficialRules = RULES
+) -> tuple[Result, Verdict]:
     """Return the content of a result file and the verdict on it. Raises NotAResult like `judge`.
 
-    A file that this program has just written (`own`) is read in this process, and any other one apart.
+    A file that this program has just written (`own`) is read in this process, and any other one apart. The
+    benchmark has one set of `rules`; tests pass others.
     """
     result = read(path) if own else read_apart(path)
-    verdict = judge_content(result)
+    verdict = judge_content(result, rules)
     return result, _with_findings(verdict, [_seal(result), _agrees(result, verdict)])
 
 
-def judge_content(result: Result) -> Verdict:
+def judge_content(result: Result, rules: OfficialRules = RULES) -> Verdict:
     """Return the verdict on the content of a result that may not be sealed yet (see `judge`)."""
-    evidence = Evidence(result)
+    evidence = Evidence(result, rules)
     cls, division = _class(evidence)
     with np.errstate(all="ignore"):
         findings, reasons = _make_checks(evidence, cls)

@@ -56,7 +56,10 @@ def _tables() -> dict[str, str]:
                 if (rule := meaning.rule) is not None
             ),
         ),
-        "free": _list(key for key, (_, meaning) in settings().items() if meaning.rule is None),
+        # The class follows from this setting, as the page says.
+        "free": _list(
+            key for key, (_, meaning) in settings().items() if meaning.rule is None and key != "run.official"
+        ),
     }
     for table in TABLES.values():
         about = f"{table.description[0].upper()}{table.description[1:]}; dimension scale `{table.scale}`."

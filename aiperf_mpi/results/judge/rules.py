@@ -28,7 +28,7 @@ UNCHECKED = {
 
 #: Class and division, and the conditions of each.
 CLASSES = {
-    "official": "no fixed rule is departed from",
+    "official": "no fixed rule is departed from, and nothing was missing before the core time",
     "trial": "any other run: it has a rate, and no score",
 }
 DIVISIONS = {"closed": "no default is departed from", "open": "any default is departed from"}

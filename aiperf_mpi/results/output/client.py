@@ -34,6 +34,9 @@ SLOT = struct.Struct("<q")
 #: Most bytes that wait for the writer, about half a million rows. If more would wait, the run ends.
 QUEUE_BYTES = 64 << 20
 
+#: The module that the writer process runs.
+WRITER = "aiperf_mpi.results.output.process"
+
 #: Time between two polls of the writer while rank 0 waits for its end, in s (rank 0 returns to MPI each ms).
 _CLOSE_POLL = 0.001
 
@@ -138,14 +141,14 @@ class WriterClient:
         self._folder: RunFolder | None = None
 
     @staticmethod
-    def start(queue_bytes: int = QUEUE_BYTES) -> WriterClient:
+    def start(queue_bytes: int = QUEUE_BYTES, module: str = WRITER) -> WriterClient:
         """Start the writer with this Python and package, in a new session, without launcher variables."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
         package_parent = str(Path(__file__).resolve().parents[3])
         paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         process = subprocess.Popen(
-            [sys.executable, "-m", "aiperf_mpi.results.output.process"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aiperf_mpi import hdf5
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.files import FileError, credible_size, open_regular, read_text
 from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file.resultfile import Result
@@ -40,9 +41,9 @@ def summary_schema() -> dict[str, Any]:
     return json.loads(schema.read_text(encoding="utf-8"))
 
 
-def describe(folder: Path) -> None:
+def describe(folder: Path, rules: OfficialRules = RULES) -> None:
     """Judge the folder's result.h5 and write result.json and the manifest. Raises OSError, NotAResult."""
-    result, verdict = judge.judge_file(folder / RESULT, own=True)
+    result, verdict = judge.judge_file(folder / RESULT, own=True, rules=rules)
     hdf5.write(folder / SUMMARY, f"{verdict_json(verdict)}\n".encode())
     names = [name for name in (RESULT, SUMMARY, JOURNAL) if (folder / name).is_file()]
     if (checkpoint := best_checkpoint(folder, result)) is not None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.config.paths import because, message
 from aiperf_mpi.planning.folder import RunFolder, lost
 from aiperf_mpi.results.file import resultfile, tables
@@ -60,18 +61,21 @@ _ROW_KINDS = {EPOCH: "epoch", TRIAL: "trial", RANK: "rank", SAMPLE: "sample"}
 _CHUNK = 1 << 20
 
 
-def main() -> int:
-    """Serve the pipe until it ends, and return 0: errors of files are reported to the client."""
+def main(rules: OfficialRules = RULES) -> int:
+    """Serve the pipe until it ends, and return 0: errors of files are reported to the client.
+
+    The benchmark has one set of `rules`; a program of tests passes others.
+    """
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    return Writer().serve(sys.stdin.fileno(), sys.stdout.fileno())
+    return Writer(rules).serve(sys.stdin.fileno(), sys.stdout.fileno())
 
 
 class Writer:
     """The state of the process: the run so far, its journal, and the thread that builds a partial result."""
 
-    def __init__(self) -> None:
-        self._run = RunCollector()
+    def __init__(self, rules: OfficialRules = RULES) -> None:
+        self._run, self._rules = RunCollector(), rules
         self._journal: Journal | None = None
         self._folder, self._run_id = Path(), ""
         self._partial_seconds, self._partial_due = 30.0, float("inf")
@@ -252,16 +256,16 @@ class Writer:
             return 0
         if problem := self._journal.forced():
             self._complain(problem)
-        path = self._folder / RESULT
+        path, run = self._folder / RESULT, self._snapshot()
         try:
-            write_own(path, self._run_id, final_image(self._snapshot(), self._networks), self._journal)
+            write_own(path, self._run_id, final_image(run, self._networks, self._rules), self._journal)
             path.with_name(PARTIAL).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             self._complain(f"{path}: cannot be written: {error}")
             self._report()
             return 0
         try:
-            package.describe(self._folder)
+            package.describe(self._folder, self._rules)
         except (OSError, ValueError) as error:
             # The result is complete without them: `verify --json` prints the same.
             self._complain(f"{self._folder}: {SUMMARY} or {MANIFEST} cannot be written: {error}")
@@ -304,10 +308,10 @@ def remove_start(journal: Journal | None, folder: RunFolder) -> None:
     folder.remove()
 
 
-def final_image(run: Run, networks: dict[int, Network] | None = None) -> bytes:
+def final_image(run: Run, networks: dict[int, Network] | None = None, rules: OfficialRules = RULES) -> bytes:
     """Return the bytes of the result file of a run that has ended, with the verdict in its attributes."""
     with resultfile.new_file(tables.build(run, networks)) as file:
-        verdict = judge.judge_content(resultfile.load(file))
+        verdict = judge.judge_content(resultfile.load(file), rules)
         resultfile.set_attributes(file, verdict.attributes())
         return resultfile.seal(file, complete=True)
 

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import ConfigError
+from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.config.paths import expanded, replaced
 from aiperf_mpi.descriptors import OutputLost, guard, tell
 from aiperf_mpi.exits import EXIT_BROKEN_PIPE, EXIT_INVALID, EXIT_USAGE, EXIT_VALID
@@ -43,14 +44,15 @@ class Refused(ValueError):
     """A run cannot be submitted; the message says why, in one or more lines."""
 
 
-def packed(folders: Sequence[Path], target: Path) -> str:
+def packed(folders: Sequence[Path], target: Path, official: OfficialRules = RULES) -> str:
     """Write the archive of one run, or of all runs of an official submission, to `target`.
 
-    Return a description of the packed runs. Raises Refused for a run that is invalid, lacks its checkpoint or
-    does not fit its manifest. Raises it also for runs that do not form a submission. Raises NotAResult or
-    OSError for a folder that cannot be read, and OSError for a target that cannot be written.
+    Return a description of the packed runs; they are judged by the rules `official`. Raises Refused for a run
+    that is invalid, lacks its checkpoint or does not fit its manifest. Raises it also for runs that do not
+    form a submission. Raises NotAResult or OSError for a folder that cannot be read, and OSError for a target
+    that cannot be written.
     """
-    read = [_accepted(folder) for folder in folders]
+    read = [_accepted(folder, official) for folder in folders]
     description = _together([verdict for _, verdict in read], [result for result, _ in read])
     members: dict[str, Path | bytes] = {}
     for folder, (result, _) in zip(folders, read, strict=True):
@@ -64,9 +66,9 @@ def packed(folders: Sequence[Path], target: Path) -> str:
     return description
 
 
-def _accepted(folder: Path) -> tuple[Result, Verdict]:
+def _accepted(folder: Path, official: OfficialRules) -> tuple[Result, Verdict]:
     """Return the result of a folder and its verdict. Raises Refused if it may not be packed."""
-    result, verdict = judge.judge_file(folder / package.RESULT)
+    result, verdict = judge.judge_file(folder / package.RESULT, rules=official)
     if not verdict.valid:
         raise Refused("\n".join([f"{named(folder)}: the result is INVALID", *reason_lines(verdict)]))
     if faults := package.check_manifest(folder):
@@ -113,12 +115,21 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
     for name in ("ranks", "nodes", "replicas", "devices", "division"):
         if len({getattr(verdict, name) for verdict in verdicts}) > 1:
             raise Refused(f"the runs differ in {name}: they must be repetitions of one run")
+    if len({result.attributes["dataset_sha256"] for result in results}) > 1:
+        raise Refused("the runs differ in the content of their data set: it must be the same in all three")
+    if len({_commit(result) for result in results}) > 1:
+        raise Refused("the runs differ in the commit of the program: they must be repetitions of one run")
     if len({repeats(Evidence(result)) for result in results}) > 1:
         raise Refused(
             "the runs differ in configuration, program or machine: they must be repetitions of one run"
         )
     score = rules.submission_score([verdict.score_ops for verdict in verdicts])
     return f"an official submission, {verdicts[0].division}, median score_ops: {rate_text(score)}"
+
+
+def _commit(result: Result) -> str:
+    """Return the commit of the program of an official run, which V19 has checked."""
+    return str(json.loads(result.documents["system/inventory_json"])["source"]["commit"])
 
 
 def _members(folder: Path, result: Result) -> dict[str, Path | bytes]:
@@ -177,10 +188,13 @@ def _say(*lines: str) -> None:
         tell(f"aiperf-submit: {line}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Pack the runs of the command line; return 0 if packed, 2 for unusable input, 3 if refused."""
+def main(argv: Sequence[str] | None = None, official: OfficialRules = RULES) -> int:
+    """Pack the runs of the command line; return 0 if packed, 2 for unusable input, 3 if refused.
+
+    The benchmark has one set of rules; a program of tests passes others.
+    """
     try:
-        return submit(argv)
+        return submit(argv, official)
     except OutputLost as error:
         if not error.closed_pipe:
             _say(str(error))
@@ -192,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
 
 
-def submit(argv: Sequence[str] | None) -> int:
+def submit(argv: Sequence[str] | None, official: OfficialRules) -> int:
     """Pack the runs of the command line; return the exit code. Raises OutputLost."""
     parser = Parser(prog="aiperf-submit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
@@ -209,7 +223,7 @@ def submit(argv: Sequence[str] | None) -> int:
         output = expanded("--output", arguments.output, stored=False)
         if os.path.lexists(output):
             raise FileExistsError(17, "exists already; choose another --output", str(output))
-        description = packed(folders, output)
+        description = packed(folders, output, official)
     except Refused as error:
         _say(*str(error).splitlines())
         return EXIT_INVALID

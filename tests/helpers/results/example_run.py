@@ -8,6 +8,7 @@ judge make of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,31 @@ from aiperf_mpi.trials.candidate import Candidate
 TRAIN_IMAGES, VAL_IMAGES = 1437, 360
 BATCH, DEVICES = 32, 2
 STEPS = TRAIN_IMAGES // (BATCH * DEVICES)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an example runs on: preset and settings, images, batch of a device, devices of a replica, seconds
+    of an epoch and of a tick, and wrong answers of an epoch by its number and that of its trial."""
+
+    preset: str = "demo"
+    sets: tuple[str, ...] = ("train.precision=float32",)
+    images: tuple[int, int] = (TRAIN_IMAGES, VAL_IMAGES)
+    batch: int = BATCH
+    devices: int = DEVICES
+    device: str = "cpu"
+    epoch_seconds: float = 1.0
+    tick: float = 2.0
+    wrong: Callable[[int, int], int] = lambda epoch, number: max(200 // (epoch + 1) - number, 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole epoch."""
+        return self.images[0] // (self.batch * self.devices)
+
+
+#: The demo's.
+SHAPE = Shape()
 
 
 @dataclass
@@ -99,41 +125,46 @@ class Example:
 
 
 def example_run(
-    replicas: int = 2, trials_each: int = 3, epochs_each: int = 3, seed: int = 7, sets: tuple[str, ...] = ()
+    replicas: int = 2,
+    trials_each: int = 3,
+    epochs_each: int = 3,
+    seed: int = 7,
+    sets: tuple[str, ...] = (),
+    shape: Shape = SHAPE,
 ) -> Example:
     """An example of `replicas` x `trials_each` trials; each replica's last one is cut in the middle of an
     epoch.
 
-    `sets` are settings as on the command line, over those of the demo.
+    `sets` are settings as on the command line, over those of the shape.
     """
-    core_seconds = trials_each * epochs_each - 0.5
+    unit, val_images = shape.epoch_seconds, shape.images[1]
+    core_seconds = (trials_each * epochs_each - 0.5) * unit
     own = (
         f"run.time_limit={core_seconds}",
-        "run.tick=2.0",
-        f"train.batch_per_device={BATCH}",
-        f"train.round_epochs=[{epochs_each}]",
-        "train.precision=float32",
+        f"run.tick={shape.tick}",
+        f"train.batch_per_device={shape.batch}",
+        *([f"train.round_epochs=[{epochs_each}]"] if shape is SHAPE else []),
     )
-    config = load("demo", sets=(*own, *sets), seed=seed)
+    config = load(shape.preset, sets=(*own, *shape.sets, *sets), seed=seed)
     cls, division, departures = classify(config)
     header = RunHeader(
         run_id="example",
         seed=seed,
         time_limit=core_seconds,
-        tick=2.0,
+        tick=shape.tick,
         base=resnet50(config.base).to_json(),
-        train_images=TRAIN_IMAGES,
-        val_images=VAL_IMAGES,
+        train_images=shape.images[0],
+        val_images=val_images,
         n_ranks=2 * replicas + 1,
         n_nodes=replicas,
         n_replicas=replicas,
-        n_devices=replicas * DEVICES,
+        n_devices=replicas * shape.devices,
         n_generators=replicas,
         cls=cls,
         division=division,
         departures=tuple(map(str, departures)),
         precision=config.train.precision,
-        dataset="digits",
+        dataset=config.data.name,
         config_toml=config.to_toml(),
         config_sha256=config.sha256,
         argv=("aiperf_mpi", "--preset", "demo"),
@@ -163,8 +194,8 @@ def example_run(
                 replica=replica,
                 generator=0,
                 round=turn + 1,
-                batch_per_device=BATCH,
-                devices=DEVICES,
+                batch_per_device=shape.batch,
+                devices=shape.devices,
                 seed=seed,
             )
         keys.add(candidate.key)
@@ -175,30 +206,31 @@ def example_run(
         made[slot] = candidate
 
         # A step's products, and an estimate of the whole step that its model misses by one operation.
-        products = BATCH * sum(matrix_operations(candidate.architecture.layers()).values())
+        products = shape.batch * sum(matrix_operations(candidate.architecture.layers()).values())
 
         # Each epoch takes a second; wrong answers fall with epochs and with the trial's number.
         last = turn == trials_each - 1
-        start = float(turn * epochs_each)
+        start = float(turn * epochs_each * unit)
         rows = []
         for epoch in range(epochs_each):
             cut = last and epoch == epochs_each - 1
-            wrong = max(200 // (epoch + 1) - number, 1)
-            t = start + epoch
+            wrong = shape.wrong(epoch, number)
+            steps = shape.steps // 2 if cut else shape.steps
+            t = start + epoch * unit
             rows.append(
                 new_row(
                     EPOCH_ROW,
                     trial_id=slot,
                     epoch=epoch,
-                    steps=STEPS // 2 if cut else STEPS,
+                    steps=steps,
                     t_start=t,
-                    t_end=t + (0.5 if cut else 1.0),
-                    train_samples=(STEPS // 2 if cut else STEPS) * BATCH * DEVICES,
-                    val_samples=0 if cut else VAL_IMAGES,
+                    t_end=t + (0.5 if cut else 1.0) * unit,
+                    train_samples=steps * shape.batch * shape.devices,
+                    val_samples=0 if cut else val_images,
                     train_loss=2.0 / (epoch + 1),
                     lr=learning_rate(config.train.lr, epoch, config.train.epochs),
                     val_loss=np.nan if cut else 2.5 / (epoch + 1),
-                    val_error=np.nan if cut else wrong / VAL_IMAGES,
+                    val_error=np.nan if cut else wrong / val_images,
                     partial=int(cut),
                 )
             )
@@ -215,8 +247,8 @@ def example_run(
                 patience=limits.patience,
                 lr=config.train.lr,
                 t_start=start,
-                t_first_step=start + 0.5,
-                micro_batch=BATCH // 2,
+                t_first_step=start + 0.5 * unit,
+                micro_batch=shape.batch // 2,
                 accumulation=2,
                 jaxpr_ops=products,
                 xla_ops=products + 1000,
@@ -228,13 +260,13 @@ def example_run(
                 predicted_error=np.nan,
                 train_samples=own_epochs["train_samples"].sum(),
                 val_samples=own_epochs["val_samples"].sum(),
-                precision="float32",
+                precision=config.train.precision,
                 cause="core stop" if last else "",
             )
         )
         if not last:
             slots.append(len(slots))
-            records.append(candidate.outcome(DONE, start + epochs_each, epochs=epochs_each))
+            records.append(candidate.outcome(DONE, start + epochs_each * unit, epochs=epochs_each))
     rows_of_epochs = np.concatenate(epochs)
     best = int(np.nanargmin(rows_of_epochs["val_error"]))
     return Example(
@@ -244,14 +276,14 @@ def example_run(
         records,
         rows_of_epochs,
         np.concatenate(trials),
-        example_ranks(replicas, core_seconds),
+        example_ranks(replicas, core_seconds, shape),
         example_samples(replicas, core_seconds),
         core_seconds,
         (int(rows_of_epochs["trial_id"][best]), float(rows_of_epochs["val_error"][best])),
     )
 
 
-def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
+def example_ranks(replicas: int, core_seconds: float, shape: Shape = SHAPE) -> np.ndarray:
     """Return rows of a coordinator, and of a trainer and a generator for each replica.
 
     The phases of a rank sum to its wall time.
@@ -273,7 +305,7 @@ def example_ranks(replicas: int, core_seconds: float) -> np.ndarray:
                 local_rank=(rank - 1) % 2 if rank else 0,
                 role=role,
                 hostname=f"node{max(index, 0)}",
-                device=f"{DEVICES} x cpu" if role == "trainer" else "",
+                device=f"{shape.devices} x {shape.device}" if role == "trainer" else "",
                 device_uuid=f"none: {'this node has no accelerator' if role == 'trainer' else 'no trainer'}",
                 cpus="0-3",
                 numa="0",

@@ -173,25 +173,3 @@ def test_staging_that_cannot_have_been_is_found(
 ) -> None:
     verdict = changed(packed, tmp_path, lambda file: resultfile.set_attributes(file, {name: value}))
     assert verdict.reason_ids == ("I22", "I12")
-
-
-def test_a_standin_is_never_official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The configuration alone would be official.
-    monkeypatch.setattr(
-        "aiperf_mpi.results.evidence.reading.classify", lambda config, stored: ("official", "closed", ())
-    )
-    for standin, cls in ((False, "official"), (True, "trial")):
-        example = packed_run(example_manifest(standin=standin))
-        example.header = replace(
-            example.header,
-            cls=cls,
-            division="closed",
-            departures=("standin = true (fixed: false; docs/rules.md)",) if standin else (),
-        )
-        path = written(example, tmp_path)
-        verdict = judge.judge(path)
-        assert verdict.cls == cls and not {"V01"} & set(verdict.reason_ids), verdict.reasons
-        # A file that claims the other class is found.
-        other = {"class": {"official": "trial", "trial": "official"}[cls]}
-        claimed = changed(path, tmp_path, lambda file, own=other: resultfile.set_attributes(file, own))
-        assert claimed.cls == cls and "V01" in claimed.reason_ids

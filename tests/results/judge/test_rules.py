@@ -184,16 +184,9 @@ def test_a_machine_without_blanks_and_a_clean_commit_pass(result: Result) -> Non
         assert "V19" in changed(result, {}, MACHINE | {"source": source}), source
 
 
-def test_an_official_run_must_pass_what_a_trial_need_not(
-    result: Result, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # No configuration of this version is official, so the class is set here; everything else is the judge's.
-    monkeypatch.setattr(judge, "_class", lambda evidence: ("official", "closed"))
-    verdict = judge.judge_content(result)
-    assert not verdict.valid and math.isnan(verdict.score_ops) and verdict.unscored_rate_ops == verdict.rate
-    assert {"I16", "V15", "V18", "V19"} == set(verdict.reason_ids)
-    official = {rule.id for rule in rules.RULES if rule.severity == "official"}
-    assert official == {"I16", "V03", "V09", "V14", "V15", "V18", "V19"}
+def test_the_checks_that_only_official_runs_must_pass() -> None:
+    found = {rule.id for rule in rules.RULES if rule.severity == "official"}
+    assert found == {"I16", "V03", "V09", "V14", "V15", "V18", "V19"}
 
 
 def test_the_shortest_official_run_is_an_hour() -> None:

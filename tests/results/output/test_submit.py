@@ -14,10 +14,13 @@ import pytest
 
 from aiperf_mpi import hdf5
 from aiperf_mpi.config import from_toml
+from aiperf_mpi.opcount.rates import rate_text
+from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.output import package, process
 from aiperf_mpi.results.output.submit import Refused, _together, main
 from tests.helpers.results.example_run import example_run
+from tests.helpers.results.official_run import RULES, official_run
 
 CHECKPOINT = "checkpoints/6.h5"
 
@@ -117,32 +120,74 @@ def test_what_is_not_taken(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def with_another_rate(text: str) -> str:
-    """Return the configuration with another learning rate."""
-    return text.replace("\nlr = 0.1\n", "\nlr = 0.05\n")
+def test_three_official_runs_are_a_submission_with_the_median_score(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [official_folder(tmp_path / str(seed), seed) for seed in rules.SEEDS]
+    verdicts = [judge.judge(folder / package.RESULT, rules=RULES) for folder in folders]
+    # Each seed gives other networks, and so another rate.
+    scores = sorted(verdict.score_ops for verdict in verdicts)
+    assert 0 < scores[0] < scores[1] < scores[2]
+
+    archive = tmp_path / "submission.tar.gz"
+    assert main([*map(str, folders), "--output", str(archive)], RULES) == 0
+    out = capsys.readouterr().out
+    assert f"an official submission, closed, median score_ops: {rate_text(scores[1])}" in out
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "out", filter="data")
+    for seed, verdict in zip(rules.SEEDS, verdicts, strict=True):
+        unpacked = judge.judge(tmp_path / f"out/official-{seed}/result.h5", rules=RULES)
+        assert unpacked.valid and unpacked.score_ops == verdict.score_ops
+
+    # The command takes the benchmark's own rules, by which these made-up names are not ImageNet's.
+    command = [root / "bin/aiperf-submit", *folders, "--output", tmp_path / "b.tar.gz"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3 and "its classes are not the sorted ones of ILSVRC2012" in done.stderr
+    assert not (tmp_path / "b.tar.gz").exists()
 
 
-def test_an_official_submission_is_three_runs_with_the_declared_seeds(run: Path) -> None:
-    result, trial = judge.judge_file(run / package.RESULT)
-    # Scores of 1, 3 and 2 op/s by the declared seeds: the median is 2.
-    runs = [replace(trial, cls="official", rate=rate) for rate in (1.0, 3.0, 2.0)]
-    results = [replace(result, attributes=result.attributes | {"seed": seed}) for seed in rules.SEEDS]
-    assert (
-        _together(runs, results)
-        == "an official submission, open, median score_ops: 2.000000e+00 op/s (2 OPS)"
+def official_folder(folder: Path, seed: int) -> Path:
+    """The output folder of an official example."""
+    (folder / "checkpoints").mkdir(parents=True)
+    example = official_run(seed=seed)
+    hdf5.write(folder / package.RESULT, process.final_image(example.run(), rules=RULES))
+    assert example.final is not None
+    (folder / f"checkpoints/{example.final[0]}.h5").write_bytes(b"weights")
+    package.describe(folder, RULES)
+    return folder
+
+
+def test_runs_that_are_no_repetitions_of_one_are_no_submission(run: Path, tmp_path: Path) -> None:
+    trial = judge.judge(run / package.RESULT)
+    result, official = judge.judge_file(
+        official_folder(tmp_path / "official", 2021) / package.RESULT, rules=RULES
     )
-    other = dict(results[1].documents)
-    other["config/resolved_toml"] = with_another_rate(other["config/resolved_toml"])
-    changed = [results[0], replace(results[1], documents=other), results[2]]
+    runs, results = [official] * 3, [with_attributes(result, seed=seed) for seed in rules.SEEDS]
+    assert _together(runs, results).startswith("an official submission, closed, median score_ops: ")
+
+    def other(name: str, old: str, new: str) -> list[Result]:
+        text = result.documents[name]
+        assert old in text
+        documents = dict(results[1].documents) | {name: text.replace(old, new)}
+        return [results[0], replace(results[1], documents=documents), results[2]]
+
+    commit = ("0" * 40, "1" * 40)
     for verdicts, files, says in (
         (runs[:2], results[:2], "has 3 runs, not 2"),
         (runs, [results[0], results[0], results[1]], "the seeds are"),
         ([trial, *runs[1:]], results, "official runs only"),
         ([replace(runs[0], devices=5), *runs[1:]], results, "differ in devices"),
-        (runs, changed, "differ in configuration"),
+        (runs, [with_attributes(results[0], dataset_sha256="0" * 64), *results[1:]], "content of their data"),
+        (runs, other("system/inventory_json", *commit), "differ in the commit"),
+        (runs, other("config/resolved_toml", "\nlr = 0.1\n", "\nlr = 0.05\n"), "differ in configuration"),
     ):
         with pytest.raises(Refused, match=says):
             _together(verdicts, files)
+
+
+def with_attributes(result: Result, **attributes: object) -> Result:
+    """A result with other attributes."""
+    return replace(result, attributes=result.attributes | attributes)
 
 
 def test_a_summary_in_the_words_of_another_version_is_taken(run: Path, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aiperf_mpi.config.datasets import DATASETS
-from aiperf_mpi.data.manifest import RAW, TRAIN, VAL, Manifest
-from aiperf_mpi.paper import IMAGENET_CLASSES, IMAGENET_IMAGES
+from aiperf_mpi.data.manifest import RAW, TRAIN, VAL, LabelFacts, Manifest
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
@@ -43,9 +42,20 @@ def manifest(e: Evidence) -> Iterator[str]:
         yield f"attribute dataset_sha256 is {short(digest)!r}, but the manifest gives {found.sha256}"
     yield from _sizes(e, found)
     if name == "imagenet":
-        counts = found.images(TRAIN), found.images(VAL)
-        if counts != IMAGENET_IMAGES or len(found.classes) != IMAGENET_CLASSES:
+        counts, reference = (found.images(TRAIN), found.images(VAL)), e.rules.reference
+        if counts != reference.images or len(found.classes) != reference.classes:
             yield f"ImageNet has other counts than {counts} pictures of {len(found.classes)} classes"
+    if packed.labels is not None:
+        yield from _labels(e, packed.labels, len(found.classes))
+
+
+def _labels(e: Evidence, labels: LabelFacts, classes: int) -> Iterator[str]:
+    """Check that the labels are those of as many pictures and classes as the run has."""
+    for attribute, its in (("train_images", labels.train), ("val_images", labels.val)):
+        if len(its) != classes:
+            yield f"the labels are of {len(its)} classes, but the manifest has {classes}"
+        if sum(its) != (used := e.attribute(attribute)):
+            yield f"attribute {attribute} is {used}, but {sum(its)} pictures have labels"
 
 
 def _sizes(e: Evidence, found: Manifest) -> Iterator[str]:

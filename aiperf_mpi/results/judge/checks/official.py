@@ -8,18 +8,19 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from aiperf_mpi.config.classes import MAX_DRIFT
 from aiperf_mpi.paper import OFFICIAL_SECONDS
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.requirements import INVENTORY, missing_of_data, missing_of_machine
 from aiperf_mpi.results.file.score import regulated
 from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
 
-#: The score must have settled in this last part of the core time, to within this drift, with so many samples
-#: (section 5.2 of the paper: the score is stable over time).
-SETTLED_PART, MAX_DRIFT, MIN_SAMPLES = 0.25, 0.05, 3
+#: The score must have settled in this last part of the core time, with so many samples (section 5.2 of the
+#: paper: the score is stable over time).
+SETTLED_PART, MIN_SAMPLES = 0.25, 3
 
 #: How far the model's error may move when it is loaded again, as a part of all images. The weights are the
 #: same to the bit (the checkpoint's digest), but another device or batch size sums in another order: an image
@@ -33,20 +34,6 @@ RELOAD_SLACK = 0.001
 #: sets of fewer than 1,500 images; no official run has such a set.
 RELOAD_IMAGES = 1.5
 
-#: Keys that an inventory must have, and texts that count as blank.
-INVENTORY = (
-    "hostname",
-    "platform",
-    "python",
-    "cpu",
-    "memory_bytes",
-    "packages",
-    "mpi",
-    "file_systems",
-    "nodes",
-)
-BLANK = ("", "unknown", "none", "null", "na", "n/a", "todo", "tbd")
-
 
 @check(
     "I16",
@@ -58,7 +45,7 @@ def long_enough(e: Evidence) -> Iterator[str]:
     """An official run is long enough, and stops at its time limit instead of at its best moment."""
     core_seconds, end = e.attribute("core_seconds"), e.attribute("end")
     yield f"= {core_seconds:.3f} s, {short(end)}"
-    if not core_seconds >= OFFICIAL_SECONDS:
+    if not core_seconds >= e.rules.least_seconds:
         yield f"the core time is {core_seconds} s"
     if end != "time_limit":
         yield f"it ended by {short(end)!r}, and not by its time limit"
@@ -129,22 +116,25 @@ def settled(e: Evidence) -> Iterator[str]:
     final, since = samples[-1].rate, (1 - SETTLED_PART) * e.attribute("core_seconds")
     drift = max(abs(s.rate - final) for s in samples if s.t >= since) / final if final > 0 else math.nan
     yield f"= {drift:.2%}"
-    if not drift <= MAX_DRIFT:
+    if not drift <= e.rules.max_drift:
         yield f"the rate still drifts by {drift:.2%}"
 
 
 @check(
     "V15",
-    "SHA-256 of the data set's manifest",
+    "SHA-256 of the data set's content; ImageNet: synsets, pictures of each class, validation labels, MD5 of "
+    "archives where it was computed, as published",
     why="The same images must have been trained everywhere.",
     severity=OFFICIAL,
 )
 def dataset(e: Evidence) -> Iterator[str]:
-    """The data set is known by the hash of its manifest."""
+    """The data set is known by its hash, and is by all that is public of it that of the reference."""
     digest = e.attribute("dataset_sha256")
     yield f"= {short(digest) or 'none'}"
     if not re.fullmatch("[0-9a-f]{64}", digest):
         yield f"attribute dataset_sha256 is {short(digest)!r}, not a SHA-256"
+    if e.config.data.name == "imagenet":
+        yield from missing_of_data(e.packed, e.rules.reference)
 
 
 @check(
@@ -156,22 +146,7 @@ def dataset(e: Evidence) -> Iterator[str]:
 def machine(e: Evidence) -> Iterator[str]:
     """The machine is described, by the run itself and without blanks."""
     inventory = json.loads(e.result.documents["system/inventory_json"])
-    for name in INVENTORY:
-        blank = next(_blanks(name, inventory.get(name)), None)
-        if blank is not None:
-            yield f"/system/inventory_json does not name {blank}"
-
-
-def _blanks(name: str, value: Any) -> Iterator[str]:
-    """Yield the names of blank values in an entry of the inventory: empty, or a placeholder.
-
-    A reason why a value is not known is not a blank.
-    """
-    if isinstance(value, dict | list) and value:
-        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _blanks(f"{name}.{key}", entry)
-    elif (text := str(value).strip().lower()) in BLANK or "placeholder" in text or value in ([], {}):
-        yield name
+    yield from missing_of_machine(inventory)
 
 
 @check(

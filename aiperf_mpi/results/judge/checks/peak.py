@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.requirements import NO_PEAK
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
 
@@ -42,10 +43,7 @@ def within_peak(e: Evidence) -> Iterator[str]:
         share = e.total_ops / e.attribute("core_seconds") / ceiling.total
         yield f"= {share:.3%} of {ceiling.total:.4e} op/s{', declared' if ceiling.declared else ''}"
     if not ceiling.official and e.attribute("class") == "official":
-        yield (
-            "an official run's devices have a peak rate in aiperf_mpi/machine/peaks.py, or a declared one "
-            "(section declared of the configuration)"
-        )
+        yield NO_PEAK
     if len(ceiling.bounds):
         yield from _epochs(e, ceiling.bounds)
         yield from _replicas(e, ceiling.bounds)
