@@ -7,6 +7,7 @@ Nobody can compare pixels: decoders differ. So a packed set is compared with the
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -76,7 +77,7 @@ def hash_of_labels(names: Iterable[str], classes: Iterable[str]) -> str:
 
     `names` are paths in the source, `classes` the names of the classes; the order does not matter.
     """
-    stems = (name.rpartition("/")[2].rpartition(".")[0] for name in names)
+    stems = (posixpath.splitext(posixpath.basename(name))[0] for name in names)
     return hash_of_lines(sorted(f"{stem} {cls}" for stem, cls in zip(stems, classes, strict=True)))
 
 
