@@ -13,6 +13,7 @@ import pytest
 
 from aiperf_mpi.__main__ import parser
 from aiperf_mpi.config import load
+from aiperf_mpi.config.classes import fixed_departures
 from aiperf_mpi.config.config import preset_names
 from aiperf_mpi.paper import IMAGENET_IMAGES
 from tests.helpers import launch
@@ -104,6 +105,21 @@ def test_too_little_space(tmp_path: Path) -> None:
 def test_one_rank_says_how_to_launch(tmp_path: Path) -> None:
     done = launch.mpirun(1, runs.arguments(tmp_path / "run"), timeout=60)
     refused(done, "1 rank", "mpiexec")
+
+
+def test_an_official_run_is_refused_with_each_thing_that_it_lacks(tmp_path: Path) -> None:
+    """The demo departs from many fixed rules; each is a line, and the run leaves nothing."""
+    words = ["-m", "aiperf_mpi", "--preset", "demo", "--time-limit", "60", "--set", "run.official=true"]
+    done = launch.mpirun(2, words, cwd=tmp_path, timeout=90)
+    assert done.returncode == 2 and not done.stdout and not list(tmp_path.iterdir()), done
+    lines = [line.partition(" on host ")[2].partition(": ")[2] for line in done.stderr.splitlines()]
+    assert lines[0] == (
+        "run.official: true, but this run would be a trial; mend this, or leave run.official out:"
+    )
+    fixed = [str(one) for one in fixed_departures(load("demo", time_limit=60.0))]
+    assert len(fixed) > 8 and lines[1 : len(fixed) + 1] == fixed, done.stderr
+    # The program of a test may have changes that no commit holds.
+    assert all("program" in line for line in lines[len(fixed) + 1 :]), done.stderr
 
 
 @pytest.mark.parametrize("ranks", [0, 1, 3])
