@@ -82,6 +82,14 @@ def test_without_a_python(checkout: Path, bare: str) -> None:
     assert not (checkout / ".cache" / "setup.lock.d").exists()
 
 
+@pytest.mark.parametrize("name", [".venv", ".venv-openmpi"])
+def test_the_environment_of_another_folder_is_left_alone(name: str, checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (checkout / name).symlink_to(tmp_path / "other")
+    refused(set_up(checkout, {}), f"{name} is a link to {tmp_path / 'other'}", f"rm {name}")
+    assert not list((tmp_path / "other").iterdir())
+
+
 def test_a_file_system_without_locks(checkout: Path, tmp_path: Path) -> None:
     compiler, library = shutil.which("cc") or shutil.which("gcc"), tmp_path / "no_locks.so"
     if compiler is None:
