@@ -43,6 +43,32 @@ def reason(error: BaseException) -> str:
     return plain(f"HDF5 cannot read it ({inner[1] if inner else text})")
 
 
+#: How an HDF5 file begins, after its user block if it has one.
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+#: Place of the address of the file's end in a superblock, by its version (HDF5 File Format Specification,
+#: section II.A). Addresses have 8 bytes.
+_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}
+
+
+def surplus(path: Path | str) -> Iterator[str]:
+    """Yield what a file holds before or after its HDF5 content: it is in no object, so that no hash of the
+    content sees it. Raises FileError for a file that cannot be read."""
+    with open_regular(path) as raw:
+        size, head = os.fstat(raw.fileno()).st_size, os.pread(raw.fileno(), 64, 0)
+    if not head.startswith(SIGNATURE):
+        yield "the file has bytes before its HDF5 content"
+        return
+    version = head[len(SIGNATURE)]
+    if version not in _END_AT:
+        yield f"the file's superblock has version {version}, which does not tell its end"
+        return
+    place = _END_AT[version]
+    end = int.from_bytes(head[place : place + 8], "little")
+    if size > end:
+        yield f"the file has {size - end} bytes after its HDF5 content"
+
+
 def own(group: h5py.Group, path: str) -> Any:
     """Return the object at `path` of a group. Raises KeyError if it does not exist or is a link elsewhere."""
     for place in (path.rpartition("/")[0], path):

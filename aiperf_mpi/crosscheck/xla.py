@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
 
 from aiperf_mpi.crosscheck.primitives import (
     COLLECTIVES,
@@ -35,6 +34,7 @@ from aiperf_mpi.crosscheck.trace import Trace, scopes, train_arguments
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount import XLA_BAND
 from aiperf_mpi.opcount.tally import Tally
+from aiperf_mpi.opcount.taps import valid_taps
 from aiperf_mpi.training.steps.dispatch import over_devices
 from aiperf_mpi.training.steps.step import StepSettings, train_step
 
@@ -86,27 +86,6 @@ def estimate(lowered: Any) -> int | None:
         costs = costs[0] if costs else None
     operations = (costs or {}).get("flops", -1)
     return round(operations) if operations > 0 else None
-
-
-def valid_taps(
-    size: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    before: int = 0,
-    after: int = 0,
-    size_dilation: int = 1,
-    kernel_dilation: int = 1,
-) -> int:
-    """Return the number of pairs of output position and kernel tap, in one dimension, that meet an input.
-
-    No input exists in the padding, nor between the elements of a dilated input.
-    """
-    dilated = (size - 1) * size_dilation + 1 if size else 0
-    reach = (kernel - 1) * kernel_dilation + 1
-    outputs = max((dilated + before + after - reach) // stride + 1, 0)
-    places = np.arange(outputs)[:, None] * stride + np.arange(kernel)[None, :] * kernel_dilation - before
-    return int(((places >= 0) & (places < dilated) & (places % size_dilation == 0)).sum())
 
 
 def conv_taps(eqn: Any) -> int:

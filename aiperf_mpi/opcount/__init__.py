@@ -29,3 +29,12 @@ XLA_BAND = 0.001
 #: Measured on CPUs, for all forms, sizes and batches: 254 and 110. (Version 0.1 drew for a batch at once:
 #: 145 and 300 on CPUs, some 725 if unrolled.)
 XLA_RANDOM_IMAGE, XLA_RANDOM_STEP = 1024, 4096
+
+#: Bounds of XLA's numbers that follow from the network alone. They are at least XLA_LEAST of the products
+#: without taps in the padding; a faster form of the first convolution has other products. What comes on top
+#: is at most so many times the other operations of the paper's tables, which leave out most of the backward
+#: pass and conversions of types; and so many operations for each value of an image as it arrives (crops,
+#: normalisation, made-up pixels), for each image (random numbers), and for each parameter (the update, and
+#: the scale of the loss in float16). Measured on 90 steps: docs/operation-count.md.
+XLA_LEAST = 0.98
+XLA_OTHERS, XLA_OF_PIXEL, XLA_OF_IMAGE, XLA_OF_PARAMETER = 4, 64, 4096, 32

@@ -16,12 +16,13 @@ from jax import lax
 
 from aiperf_mpi.crosscheck.jaxpr import count
 from aiperf_mpi.crosscheck.primitives import THREEFRY
-from aiperf_mpi.crosscheck.xla import XLA_RULES, Agreement, analyse, estimate, valid_taps
+from aiperf_mpi.crosscheck.xla import XLA_RULES, Agreement, analyse, estimate
 from aiperf_mpi.data.synthetic import MadeImages
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.network.morphism import random_chain
 from aiperf_mpi.opcount import XLA_BAND, XLA_RANDOM_IMAGE, XLA_RANDOM_STEP
 from aiperf_mpi.opcount.analytical import matrix_operations
+from aiperf_mpi.results.evidence.steps import count_step
 from aiperf_mpi.training.model.augmentation import DRAWS, augment
 from aiperf_mpi.training.model.images import make
 from aiperf_mpi.training.steps.step import StepSettings
@@ -32,16 +33,6 @@ def both(function: Any, *shapes: tuple[int, ...]) -> tuple[int | None, int]:
     arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     modelled = count(jax.make_jaxpr(function)(*arrays), rules=XLA_RULES, loops_once=True).total
     return estimate(jax.jit(function).lower(*arrays)), modelled
-
-
-@pytest.mark.parametrize(
-    ("size", "kernel", "taps"), [(7, 3, 19), (56, 3, 166), (7, 1, 7), (7, 5, 29), (5, 4, 16)]
-)
-def test_taps_that_are_not_padding(size: int, kernel: int, taps: int) -> None:
-    # 3 taps, 1 before: all 7 places have 3, but the first and the last 2: 19. 5 taps: 5 * 7 - 2 * (2 + 1) =
-    # 29. 4 taps, 1 before and 2 after: 4 * 5 - 1 - (1 + 2) = 16.
-    before = (kernel - 1) // 2
-    assert valid_taps(size, kernel, before=before, after=kernel - 1 - before) == taps
 
 
 def test_the_share_of_a_3x3_convolution() -> None:
@@ -169,3 +160,26 @@ def test_a_model_without_a_convolution_is_outside_the_band() -> None:
 
     estimated = estimate(jax.jit(step).lower(*shapes))
     assert not Agreement(estimated, count(jax.make_jaxpr(step)(*shapes), rules=rules).total).agrees
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        pytest.param(StepSettings(32), marks=pytest.mark.full),
+        StepSettings(1, precision="float16"),
+        pytest.param(StepSettings(4, augmentation="cifar", precision="bfloat16"), marks=pytest.mark.full),
+        StepSettings(32, accumulate=4, augmentation="crop", stored_size=20, fused=False),
+    ],
+    ids=str,
+)
+def test_the_network_alone_bounds_both_numbers(settings_: StepSettings) -> None:
+    # The judge has no trace. Kernels of 7 on images of 4 have half of their taps in the padding.
+    base = Base(16, 1, 4, 4, (1, 1))
+    kernels = Architecture(base, (Morph("kernel", 2, kernel=7),))
+    for architecture in (Architecture(base), kernels):
+        agreement = analyse(architecture, settings_).agreement
+        side = max(settings_.stored_size, base.image_size)
+        least, most = count_step(architecture, ()).xla_bounds(settings_.micro_batch, side * side)
+        for number in (agreement.estimate, agreement.model):
+            assert number is not None and least <= number <= most
+        assert least > 1 and most < 10 * least

@@ -17,10 +17,10 @@ import numpy as np
 from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.network.architecture import Architecture, Morph
-from aiperf_mpi.opcount.analytical import matrix_operations, operations
-from aiperf_mpi.opcount.forms import STEMS, executed_difference
+from aiperf_mpi.opcount.forms import STEMS
 from aiperf_mpi.results.evidence.ceiling import Ceiling, ceiling
 from aiperf_mpi.results.evidence.reading import PackedSet, packed_set
+from aiperf_mpi.results.evidence.steps import StepCount, count_steps
 from aiperf_mpi.results.file import score
 from aiperf_mpi.results.file.attributes import best_validation, energy_of
 from aiperf_mpi.results.file.resultfile import Result
@@ -160,7 +160,7 @@ class Evidence:
     @cached_property
     def counts(self) -> list[tuple[int, int]]:
         """[trials]: operations per image for training and validation; (0, 0) where the replay fails."""
-        return [(train, val) for train, val, _ in self._counted]
+        return [(count.train, count.val) for count in self.steps]
 
     @cached_property
     def products(self) -> list[int]:
@@ -168,13 +168,12 @@ class Evidence:
 
         They are counted in the form that the configuration names; 0 where the replay fails.
         """
-        return [executed for _, _, executed in self._counted]
+        return [count.products for count in self.steps]
 
     @cached_property
-    def _counted(self) -> list[tuple[int, int, int]]:
-        # Counted on copies, so that the lists of layers are not kept: ten thousand of them fill 600 MB.
-        forms = STEMS[self.config.train.stem]
-        return [(0, 0, 0) if isinstance(a, str) else _count(a.apply(), forms) for a in self.architectures]
+    def steps(self) -> list[StepCount]:
+        """[trials]: operations of each network's step."""
+        return count_steps(self.architectures, STEMS[self.config.train.stem])
 
     @cached_property
     def epoch_ops(self) -> list[int]:
@@ -243,14 +242,6 @@ class Evidence:
         inventory, ranks = json.loads(self.result.documents["system/inventory_json"]), self.table("ranks")
         precision, n_replicas = self.attribute("precision"), self.attribute("n_replicas")
         return ceiling(ranks, inventory, precision, n_replicas, self.config.declared)
-
-
-def _count(architecture: Architecture, forms: tuple[str, ...]) -> tuple[int, int, int]:
-    """Return operations per image: training, validation, and products that a step with these forms
-    executes."""
-    layers = architecture.layers()
-    products = sum(matrix_operations(layers).values()) + sum(executed_difference(layers, forms).values())
-    return *operations(architecture), products
 
 
 def _config(text: str) -> Config:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aiperf_mpi.config import Departure, classify
+from aiperf_mpi.config.datasets import DATASETS, Form
 from aiperf_mpi.data.manifest import LabelFacts, Manifest, from_record, labels_from_record
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ def classified_of(e: Evidence) -> tuple[str, str, tuple[Departure, ...]]:
     """Return class, division and departures of a result. Raises what damaged documents cause."""
     stored, manifest = e.result.documents["config/resolved_toml"], e.packed.manifest if e.packed else None
     return classify(e.config, manifest, segments_of(e), stored=stored, rules=e.rules)
+
+
+def other_content(e: Evidence, digest: str) -> Iterator[str]:
+    """Yield a problem if the data set of a result is a known one, but has another hash."""
+    data = e.config.data
+    form = Form(e.attribute("train_images"), e.attribute("val_images"), data.image_size, data.channels)
+    known = DATASETS[data.name].hashes.get(form)
+    if known is not None and digest != known:
+        yield f"dataset_sha256 is {digest[:16]}..., but that of {data.name!r} is {known[:16]}..."
 
 
 @dataclass(frozen=True, slots=True)

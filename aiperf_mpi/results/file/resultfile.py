@@ -39,9 +39,6 @@ _BLOCK = 1 << 20
 _TEXT = h5py.string_dtype()
 
 
-#: How an HDF5 file begins, after its user block if it has one.
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
 #: Most bytes of a result.
 MOST_BYTES = 8 << 30
 
@@ -184,7 +181,12 @@ _COPY_AGAIN = (
 def read(path: Path | str) -> Result:
     """Return the content of a result file, read in this process. Raises NotAResult (see `open_file`)."""
     with open_file(path) as file:
-        return load(file)
+        result = load(file)
+    try:
+        result.problems.extend(hdf5.surplus(path))
+    except FileError as error:
+        raise NotAResult(str(error)) from None
+    return result
 
 
 def open_file(path: Path | str) -> h5py.File:
@@ -242,7 +244,7 @@ def _places(size: int) -> list[int]:
 def _signature_at(descriptor: int, place: int) -> bool:
     """Return whether a file has the signature of HDF5 at a place; not if it cannot be read there."""
     try:
-        return os.pread(descriptor, len(_SIGNATURE), place) == _SIGNATURE
+        return os.pread(descriptor, len(hdf5.SIGNATURE), place) == hdf5.SIGNATURE
     except OSError:
         return False
 

@@ -16,7 +16,8 @@ from aiperf_mpi.phases import PHASES
 SCHEMA = "aiperf_mpi.result"
 SCHEMA_VERSION = "1.1"
 
-#: How a run ended: `running` and `killed` are only in files that were never completed.
+#: How a run ended. Those of UNENDED are only in files that were never completed.
+UNENDED = ("running", "killed")
 ENDS = ("running", "time_limit", "drained", "killed")
 
 #: The columns of a table by name, all of one length.
@@ -118,10 +119,10 @@ TRIALS = Table(
     """),
     unchecked={
         "cause": "text",
-        "xla_ops": "bound to the model of XLA's rules, within a band (V06)",
-        "xla_model_ops": "bound to XLA's estimate, within a band (V06)",
-        "trace_seconds": "working time of a trainer's thread; does not enter the score",
-        "compile_seconds": "working time of a trainer's thread; does not enter the score",
+        "xla_ops": "bound to the model of XLA's rules and to the network, within bands (V06)",
+        "xla_model_ops": "bound to XLA's estimate and to the network, within bands (V06)",
+        "trace_seconds": "bound by the first step from above (V12)",
+        "compile_seconds": "bound by the first step from above (V12)",
         "predicted_error": "steers the search only",
         "chosen_by": "tells of the search; does not enter the score",
         "tuned_by": "tells of the search; does not enter the score",
@@ -194,7 +195,6 @@ RANKS = Table(
     """)
     + tuple(Column(f"seconds_{phase}", "f8", "s", f"time in phase {phase}") for phase in PHASES),
     unchecked={
-        "node": "a place; the number of nodes is checked (V11), and which node measured no power enters the energy",
         "replica": "a place; the number of replicas is checked (V11)",
         "local_rank": "a place",
         "cpus": "a place",
@@ -202,7 +202,7 @@ RANKS = Table(
         "clock_offset": "the rank's times are corrected by it before they are sent; must be finite (V12)",
         "clock_uncertainty": "bound from above (V12)",
         **{
-            f"seconds_{phase}": "a share of the rank's wall time; only the sum of all phases is bound (V13)"
+            f"seconds_{phase}": "a share of the rank's wall time; sums of phases are bound (V13)"
             for phase in PHASES
             if phase not in ("init", "idle")
         },
@@ -336,7 +336,7 @@ UNCHECKED_ATTRIBUTES = {
     "run_id": "a name; its form is checked (I03)",
     "end_cause": "text",
     "error_final": "bound in official runs (V03); evaluating the checkpoint again shows it",
-    "total_seconds": "bound by the core time from below (V02)",
+    "total_seconds": "bound by the core time and the time of rank 0 from below, by the latter from above (V02)",
     "dataset_sha256": "a hash of data that are not in the file; of a packed set it must be that of its manifest "
     "(I21), and its form is checked in official runs (V15)",
     "journal_complete": "describes the journal, which is not in the file",

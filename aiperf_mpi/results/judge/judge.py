@@ -28,7 +28,7 @@ from aiperf_mpi.results.evidence.reading import classified_of
 from aiperf_mpi.results.file.apart import read_apart
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, read
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
-from aiperf_mpi.results.file.schema import ENDS
+from aiperf_mpi.results.file.schema import ENDS, UNENDED
 from aiperf_mpi.results.file.score import normalised
 from aiperf_mpi.results.judge.checks import CHECKS, FATAL, OFFICIAL, Rule
 
@@ -38,7 +38,7 @@ __all__ = ["Finding", "NotAResult", "Reason", "Verdict", "judge", "judge_content
 SEAL = Rule(
     "V21",
     FATAL,
-    "complete = 1, SHA-256 of the content",
+    "complete = 1 of a run that ended, SHA-256 of the content",
     "The file is complete and unchanged.",
     why="A file that was changed after the run proves nothing.",
 )
@@ -307,6 +307,8 @@ def _seal(result: Result) -> Finding:
     problems = []
     if result.attributes.get("complete") != 1:
         problems.append(NOT_COMPLETE)
+    elif (end := result.attributes.get("end")) in UNENDED:
+        problems.append(f"the file is complete, but its run did not end: attribute end is {end!r}")
     if not result.content_sha256 or result.attributes.get("content_sha256") != result.content_sha256:
         problems.append("the content does not have the stored hash: it was changed after the end of the run")
     return _finding(SEAL, result.content_sha256, tuple(problems))

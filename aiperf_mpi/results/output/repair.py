@@ -12,6 +12,7 @@ from aiperf_mpi.files import FileError, system_reason
 from aiperf_mpi.printable import counted, named, plain
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import Run
+from aiperf_mpi.results.file.schema import UNENDED
 from aiperf_mpi.results.file.score import tick_count
 from aiperf_mpi.results.judge import judge
 from aiperf_mpi.results.output.journal import JournalError, replay
@@ -19,10 +20,6 @@ from aiperf_mpi.results.output.package import JOURNAL, PARTIAL
 
 #: Name of the new file, in the folder of the journal.
 REPAIRED = "result.repaired.h5"
-
-#: Values of `Run.end` of a run that did not reach its end.
-UNENDED = ("running", "killed")
-
 
 #: A run with more samples has at most SAMPLES_PER_ROW of them for each row of an epoch or a trial.
 MOST_SAMPLES, SAMPLES_PER_ROW = 100_000, 1000

@@ -33,6 +33,7 @@ from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge, rules
 from aiperf_mpi.results.judge.judge import NotAResult, Verdict
 from aiperf_mpi.results.output import package
+from aiperf_mpi.results.output.copies import copied
 from aiperf_mpi.results.report.compare import repeats
 from aiperf_mpi.results.report.verdict import rate_pairs, reason_lines, verdict_json
 
@@ -53,7 +54,9 @@ def packed(folders: Sequence[Path], target: Path, official: OfficialRules = RULE
     that cannot be written.
     """
     read = [_accepted(folder, official) for folder in folders]
-    description = _together([verdict for _, verdict in read], [result for result, _ in read])
+    results = [result for result, _ in read]
+    weights = [_weights(folder, result) for folder, result in zip(folders, results, strict=True)]
+    description = _together([verdict for _, verdict in read], results, weights)
     members: dict[str, Path | bytes] = {}
     for folder, (result, _) in zip(folders, read, strict=True):
         prefix = str(result.attributes["run_id"])
@@ -98,8 +101,11 @@ def _facts(summary: str) -> Any:
         return None
 
 
-def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
-    """Return a description of the runs together. Raises Refused if they do not form a submission."""
+def _together(verdicts: Sequence[Verdict], results: Sequence[Result], weights: Sequence[str] = ()) -> str:
+    """Return a description of the runs together. Raises Refused if they do not form a submission.
+
+    `weights` are the SHA-256 of the best checkpoints, if known.
+    """
     if len(verdicts) == 1:
         verdict = verdicts[0]
         rate = next(f"{key}: {value}" for key, value in rate_pairs(verdict))
@@ -123,6 +129,8 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
         raise Refused(
             "the runs differ in configuration, program or machine: they must be repetitions of one run"
         )
+    if problem := copied(results, weights):
+        raise Refused(problem)
     score = rules.submission_score([verdict.score_ops for verdict in verdicts])
     return f"an official submission, {verdicts[0].division}, median score_ops: {rate_text(score)}"
 
@@ -130,6 +138,12 @@ def _together(verdicts: Sequence[Verdict], results: Sequence[Result]) -> str:
 def _commit(result: Result) -> str:
     """Return the commit of the program of an official run, which V19 has checked."""
     return str(json.loads(result.documents["system/inventory_json"])["source"]["commit"])
+
+
+def _weights(folder: Path, result: Result) -> str:
+    """Return the SHA-256 of a run's best checkpoint by its manifest, "" without one."""
+    checkpoint = package.best_checkpoint(folder, result)
+    return package.read_manifest(folder / package.MANIFEST).get(checkpoint, "") if checkpoint else ""
 
 
 def _members(folder: Path, result: Result) -> dict[str, Path | bytes]:

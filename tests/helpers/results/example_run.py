@@ -18,6 +18,7 @@ from aiperf_mpi.config import classify, load
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.network.morphism import Limits, random_chain
 from aiperf_mpi.opcount.analytical import matrix_operations
+from aiperf_mpi.opcount.taps import valid_products
 from aiperf_mpi.results.file.collector import Run, RunCollector
 from aiperf_mpi.results.file.rows import (
     DONE,
@@ -38,7 +39,7 @@ from aiperf_mpi.trials.candidate import Candidate
 
 #: Of the demo's data set, the digits.
 TRAIN_IMAGES, VAL_IMAGES = 1437, 360
-BATCH, DEVICES = 32, 2
+BATCH, DEVICES, PARTS = 32, 2, 2
 STEPS = TRAIN_IMAGES // (BATCH * DEVICES)
 
 
@@ -103,7 +104,9 @@ class Example:
 
     def stop(self) -> dict[str, Any]:
         """The data of the stop event."""
-        total = self.core_seconds + 2.0
+        # The run ends half a second after rank 0.
+        walls = self.ranks["wall_seconds"][self.ranks["rank"] == 0]
+        total = float(walls[0]) + 0.5 if len(walls) else self.core_seconds + 2.0
         return {"core_seconds": self.core_seconds, "total_seconds": total, "end": self.end, "cause": ""}
 
     def send(self, client: WriterClient) -> None:
@@ -205,8 +208,11 @@ def example_run(
         candidate = Candidate(**{**candidate.__dict__, "trial_id": slot})
         made[slot] = candidate
 
-        # A step's products, and an estimate of the whole step that its model misses by one operation.
-        products = shape.batch * sum(matrix_operations(candidate.architecture.layers()).values())
+        # A step's products, and an estimate of the whole step that its model misses by one operation. XLA
+        # counts the loop over the micro-batches once, without taps in the padding.
+        layers = candidate.architecture.layers()
+        products = shape.batch * sum(matrix_operations(layers).values())
+        estimate = shape.batch // PARTS * valid_products(layers) + 1000
 
         # Each epoch takes a second; wrong answers fall with epochs and with the trial's number.
         last = turn == trials_each - 1
@@ -227,9 +233,9 @@ def example_run(
                     t_end=t + (0.5 if cut else 1.0) * unit,
                     train_samples=steps * shape.batch * shape.devices,
                     val_samples=0 if cut else val_images,
-                    train_loss=2.0 / (epoch + 1),
+                    train_loss=2.0 / (epoch + 1) + 1e-6 * seed,
                     lr=learning_rate(config.train.lr, epoch, config.train.epochs),
-                    val_loss=np.nan if cut else 2.5 / (epoch + 1),
+                    val_loss=np.nan if cut else 2.5 / (epoch + 1) + 1e-6 * seed,
                     val_error=np.nan if cut else wrong / val_images,
                     partial=int(cut),
                 )
@@ -248,11 +254,11 @@ def example_run(
                 lr=config.train.lr,
                 t_start=start,
                 t_first_step=start + 0.5 * unit,
-                micro_batch=shape.batch // 2,
-                accumulation=2,
+                micro_batch=shape.batch // PARTS,
+                accumulation=PARTS,
                 jaxpr_ops=products,
-                xla_ops=products + 1000,
-                xla_model_ops=products + 1001,
+                xla_ops=estimate,
+                xla_model_ops=estimate + 1,
                 t_end=float(own_epochs["t_end"].max()),
                 trace_seconds=0.2,
                 compile_seconds=0.1,
@@ -286,7 +292,7 @@ def example_run(
 def example_ranks(replicas: int, core_seconds: float, shape: Shape = SHAPE) -> np.ndarray:
     """Return rows of a coordinator, and of a trainer and a generator for each replica.
 
-    The phases of a rank sum to its wall time.
+    The phases of a rank sum to its wall time. A trainer trains or validates in the whole core time.
     """
     wall = core_seconds + 1.5
     rows = []
@@ -294,7 +300,9 @@ def example_ranks(replicas: int, core_seconds: float, shape: Shape = SHAPE) -> n
         role = "coordinator" if rank == 0 else ("trainer", "generator")[(rank + 1) % 2]
         index = (rank - 1) // 2 if rank else -1
         phases = np.zeros(len(PHASES))
-        phases[PHASES.index("init")], phases[PHASES.index("idle")] = 1.0, wall - 1.0
+        busy = core_seconds if role == "trainer" else 0.0
+        phases[PHASES.index("train")], phases[PHASES.index("validate")] = 0.75 * busy, 0.25 * busy
+        phases[PHASES.index("init")], phases[PHASES.index("idle")] = 1.0, wall - 1.0 - busy
         sent = [int(kind in ROW_MESSAGES and rank > 0) * 3 for kind in MESSAGE_KINDS]
         rows.append(
             new_row(

@@ -62,7 +62,17 @@ def test_a_trial_run_has_a_rate_and_no_score(path: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "kind", ["valid", "failed", "rejected", "drained", "unfinished", "other core time", "no ranks"]
+    "kind",
+    [
+        "valid",
+        "failed",
+        "rejected",
+        "drained",
+        "unfinished",
+        "cut without a report",
+        "other core time",
+        "no ranks",
+    ],
 )
 def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
     example = example_run()
@@ -80,8 +90,11 @@ def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
             example.trials["status"][row] = REJECTED
         case "drained":
             example.end, example.core_seconds = "drained", 8.25
-        case "unfinished":
+        case "unfinished" | "cut without a report":
+            # Only whole epochs of a trial that did not report its end stand for themselves.
             example.trials = example.trials[:-1]
+            if kind == "unfinished":
+                example.epochs = example.epochs[:-1]
         case "other core time":
             example.core_seconds = 7.0
         case "no ranks":
@@ -95,9 +108,8 @@ def test_judge_and_writer_agree(kind: str, tmp_path: Path) -> None:
     for name, value in verdict.attributes().items():
         assert stored[name] == value or (math.isnan(value) and math.isnan(stored[name])), name
     assert verdict.valid == (kind in ("valid", "failed", "rejected", "drained", "unfinished"))
-    assert set(verdict.reason_ids) == {"other core time": {"V02"}, "no ranks": {"V11", "V13"}}.get(
-        kind, set()
-    )
+    finds = {"other core time": {"V02"}, "no ranks": {"V11", "V13"}, "cut without a report": {"I18"}}
+    assert set(verdict.reason_ids) == finds.get(kind, set())
     if kind == "failed":
         assert verdict.trials_failed == 1
 

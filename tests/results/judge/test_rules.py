@@ -120,6 +120,8 @@ def changed(result: Result, attributes: dict[str, Any], inventory: dict[str, Any
     return {finding.id for finding in judge.judge_content(new).findings if not finding.passed}
 
 
+DIGITS = "d887b026937c204d826340c4757bb1bda28885fbfa68b4af77e476171b6ec443"
+
 MACHINE = {
     "hostname": "n1",
     "platform": "Linux",
@@ -145,7 +147,10 @@ MACHINE = {
         ({"error_final": 65 / 360}, "V03", ""),
         ({"error_final": 61 / 360}, "V03", ""),
         ({"error_final": 63.5 / 360}, "V03", ""),
-        ({"dataset_sha256": "a" * 64}, "", "V15"),
+        # The digits have a known content, and 300 of them none that is known.
+        ({"dataset_sha256": DIGITS}, "", "V15"),
+        ({"dataset_sha256": "a" * 64}, "V15", ""),
+        ({"dataset_sha256": "a" * 64, "train_images": 300}, "", "V15"),
         ({"dataset_sha256": "a" * 63 + "g"}, "V15", ""),
         ({"end": "drained"}, "I16", ""),
         ({"tick": 8.5}, "V14", ""),  # one sample

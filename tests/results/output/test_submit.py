@@ -152,9 +152,17 @@ def official_folder(folder: Path, seed: int) -> Path:
     example = official_run(seed=seed)
     hdf5.write(folder / package.RESULT, process.final_image(example.run(), rules=RULES))
     assert example.final is not None
-    (folder / f"checkpoints/{example.final[0]}.h5").write_bytes(b"weights")
+    (folder / f"checkpoints/{example.final[0]}.h5").write_bytes(b"weights of %d" % seed)
     package.describe(folder, RULES)
     return folder
+
+
+def repeated(result: Result, seed: int) -> Result:
+    """Return a result as that of another run: with another seed and other losses."""
+    epochs = dict(result.tables["epochs"])
+    for name in ("train_loss", "val_loss"):
+        epochs[name] = epochs[name] * (1 + 1e-4 * (seed - rules.SEEDS[0]))
+    return replace(with_attributes(result, seed=seed), tables=result.tables | {"epochs": epochs})
 
 
 def test_runs_that_are_no_repetitions_of_one_are_no_submission(run: Path, tmp_path: Path) -> None:
@@ -162,7 +170,8 @@ def test_runs_that_are_no_repetitions_of_one_are_no_submission(run: Path, tmp_pa
     result, official = judge.judge_file(
         official_folder(tmp_path / "official", 2021) / package.RESULT, rules=RULES
     )
-    runs, results = [official] * 3, [with_attributes(result, seed=seed) for seed in rules.SEEDS]
+    runs, results = [official] * 3, [repeated(result, seed) for seed in rules.SEEDS]
+    copies = [with_attributes(result, seed=seed) for seed in rules.SEEDS]
     assert _together(runs, results).startswith("an official submission, closed, median score_ops: ")
 
     def other(name: str, old: str, new: str) -> list[Result]:
@@ -180,6 +189,7 @@ def test_runs_that_are_no_repetitions_of_one_are_no_submission(run: Path, tmp_pa
         (runs, [with_attributes(results[0], dataset_sha256="0" * 64), *results[1:]], "content of their data"),
         (runs, other("system/inventory_json", *commit), "differ in the commit"),
         (runs, other("config/resolved_toml", "\nlr = 0.1\n", "\nlr = 0.05\n"), "differ in configuration"),
+        (runs, copies, "copies of one run"),
     ):
         with pytest.raises(Refused, match=says):
             _together(verdicts, files)

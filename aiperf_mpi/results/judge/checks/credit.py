@@ -38,7 +38,7 @@ def counts_per_image(e: Evidence) -> Iterator[str]:
 @check(
     "V06",
     "products of the trained step by its jaxpr = those of the tables; XLA's estimate, where there is one, "
-    f"within {XLA_BAND:.1%} of the model of its rules",
+    f"within {XLA_BAND:.1%} of the model of its rules, and both within the bounds that the network gives",
     why="A count by one method alone may be that of a step that did not run.",
 )
 def three_methods(e: Evidence) -> Iterator[str]:
@@ -59,8 +59,23 @@ def three_methods(e: Evidence) -> Iterator[str]:
     yield from rows_where(
         "trials", estimated & (apart > XLA_BAND * xla + random), "xla_ops and xla_model_ops differ"
     )
+    yield from _possible(e, counted, jaxpr > 0)
     largest = f", at most {(apart / xla.clip(1))[estimated].max():.4%} apart" if estimated.any() else ""
     yield f"= {int(counted.sum())} steps counted, {int(estimated.sum())} with an estimate{largest}"
+
+
+def _possible(e: Evidence, counted: np.ndarray, traced: np.ndarray) -> Iterator[str]:
+    """Check that the numbers by XLA's rules are possible for the networks of the counted steps. The model
+    gives one for every traced step, XLA for each or for none."""
+    data, images = e.config.data, e.column("trials", "micro_batch").tolist()
+    pixels = max(data.stored_side, data.image_size) ** 2 * data.channels
+    bounds = [step.xla_bounds(count, pixels) for step, count in zip(e.steps, images, strict=True)]
+    least, most = np.array(bounds, np.float64).reshape(-1, 2).T
+    estimated = counted & (e.column("trials", "xla_ops") > 0)
+    for name, needed in (("xla_model_ops", counted & traced), ("xla_ops", estimated)):
+        values = e.column("trials", name).astype(np.float64)
+        odd = needed & ~((values >= least) & (values <= most))
+        yield from rows_where("trials", odd, f"{name} is not possible for the step of its network")
 
 
 @check(
@@ -119,14 +134,17 @@ def sums(e: Evidence) -> Iterator[str]:
         twin = f"{name}_f64"
         yield from column_differs("trials", twin, trials[twin].tolist(), [float(value) for value in exact])
 
-    # The same sum in four places, as the file has it.
+    # The same sum in three more places, as the file has it.
     series = e.column("score_series", "cumulative_ops").tolist()
     totals = {
         "/epochs": sum(epochs["ops_credited"].tolist()),
         "/trials": sum(int(text) for text in trials["ops_credited"]),
         "/score_series": int(series[-1]) if series else 0,
-        "attribute total_ops": int(e.attribute("total_ops")),
     }
+    # As a reader of another program would take it: digits alone, and no sign, blank or leading zero.
+    if (stored := e.attribute("total_ops")) != str(e.total_ops):
+        yield f"attribute total_ops is {short(stored)!r}, but the rows sum to {e.total_ops}"
+
     for place, total in totals.items():
         if total != e.total_ops:
             yield f"{place} sums to {total} instead of {e.total_ops}"

@@ -230,6 +230,8 @@ def configuration(e: Evidence) -> Iterator[str]:
     yield f"= {cls}, {division}, {len(departures)} departures"
     if base != config.base:
         yield "attribute base_json is not the network of the configuration"
+    elif e.attribute("base_json") != e.root.to_json():
+        yield "attribute base_json is not the text of its network"
     for name, expected in (
         ("class", cls),
         ("division", division),

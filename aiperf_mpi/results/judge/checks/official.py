@@ -14,6 +14,7 @@ import numpy as np
 from aiperf_mpi.config.classes import MAX_DRIFT
 from aiperf_mpi.paper import OFFICIAL_SECONDS
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.reading import other_content
 from aiperf_mpi.results.evidence.requirements import INVENTORY, missing_of_data, missing_of_machine
 from aiperf_mpi.results.file.score import regulated
 from aiperf_mpi.results.judge.checks.registry import OFFICIAL, check, short
@@ -135,6 +136,7 @@ def dataset(e: Evidence) -> Iterator[str]:
         yield f"attribute dataset_sha256 is {short(digest)!r}, not a SHA-256"
     if e.config.data.name == "imagenet":
         yield from missing_of_data(e.packed, e.rules.reference)
+    yield from other_content(e, digest)
 
 
 @check(

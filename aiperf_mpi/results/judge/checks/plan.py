@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.file.rows import DONE, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
+from aiperf_mpi.results.file.rows import DONE, FAILED, MORPH_TOLERANCE, REJECTED, STATUS, STOPPED, UNFINISHED
 from aiperf_mpi.results.judge.checks.registry import check, column_differs, rows_where
 from aiperf_mpi.trials.budget import budget, learning_rate, stops_after
 
@@ -42,7 +42,8 @@ def budgets(e: Evidence) -> Iterator[str]:
 
 @check(
     "I18",
-    "done: all epochs of the round; stopped: by patience, not later; unfinished: its replica's last trial",
+    "done: all epochs of the round; stopped: by patience, not later; unfinished: its replica's last trial, "
+    "whole epochs alone if it did not report its end, and none in an official run",
     why=(
         "When training stops follows from its losses; a failed trial cannot pass as one that was cut short."
     ),
@@ -82,6 +83,14 @@ def ends_by_rule(e: Evidence) -> Iterator[str]:
         "trials", np.isin(np.arange(len(e.status)), early), "unfinished, but its replica went on"
     )
 
+    # A trial that did not report its end has no learning rate: only whole epochs stand for themselves.
+    for row in np.flatnonzero(e.trained & ~np.isfinite(trials["lr"])):
+        name = f"trial {trials['trial_id'][row]}"
+        if e.attribute("class") == "official":
+            yield f"{name}: it has epochs, but did not report its end, as every trial of an official run does"
+        elif cut[e.own_epochs[row]].any():
+            yield f"{name}: an epoch that was cut short, but the trial did not report its end"
+
 
 def _last_starts(replicas: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, float]]:
     """Yield each replica with the start of each of its trials, the last one last."""
@@ -91,7 +100,7 @@ def _last_starts(replicas: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int
 
 @check(
     "I14",
-    "rounds of a replica differ, and are trained in ascending order",
+    "rounds of a replica differ, are trained in ascending order, and leave none out",
     why="Budgets follow rounds, so rounds must follow one another.",
 )
 def rounds(e: Evidence) -> Iterator[str]:
@@ -105,6 +114,19 @@ def rounds(e: Evidence) -> Iterator[str]:
     yield from rows_where(
         "trials", late, "its round is not higher than that of its replica's trial before it"
     )
+
+    # A round is used up by its trial alone: a candidate that is rejected or dropped leaves it to another one.
+    # Only the initial architecture has no other.
+    begun = np.isfinite(trials["t_start"]) | np.isin(e.status, (DONE, STOPPED, FAILED))
+    begun |= (e.status == REJECTED) & (trials["trial_id"] == 0)
+    for replica in np.unique(trials["replica"][used]).tolist():
+        own = trials["replica"] == replica
+        last = int(trials["round"][used][trials["replica"][used] == replica].max())
+        rounds = np.unique(trials["round"][own & begun])
+        rounds = rounds[(rounds >= 1) & (rounds <= last)]
+        if len(rounds) < last:
+            missing = next(n for n, held in enumerate([*rounds.tolist(), 0], 1) if n != held)
+            yield f"replica {replica} has no trial of round {missing}, but one of round {last}"
 
 
 @check(

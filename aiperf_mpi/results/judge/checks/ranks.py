@@ -42,6 +42,11 @@ def ranks(e: Evidence) -> Iterator[str]:
             f"attribute n_generators is {e.attribute('n_generators')}, but {generators} ranks are generators"
         )
 
+    # The ranks of a node are on one host.
+    nodes, first, own = np.unique(rows["node"], return_index=True, return_inverse=True)
+    elsewhere = rows["hostname"] != rows["hostname"][first][own] if len(nodes) else np.zeros(0, bool)
+    yield from rows_where("ranks", elsewhere, "its node has ranks of another host")
+
     # Every replica has its share of the devices, and each of them a batch.
     batches = [e.column("trials", name).astype(np.int64) for name in ("batch_global", "batch_per_device")]
     odd = batches[0] * e.attribute("n_replicas") != batches[1] * e.attribute("n_devices")

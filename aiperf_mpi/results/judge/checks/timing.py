@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.replicas import compiles_ahead, first_trainers
 from aiperf_mpi.results.file.attributes import core_stop
 from aiperf_mpi.results.file.rows import DROPPED, MESSAGE_KINDS, PHASES, REJECTED, ROW_MESSAGES, UNFINISHED
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
@@ -20,6 +21,12 @@ CLOCK_SKEW = 1.0
 
 #: Times of one rank's clock, as rank 0 knows them, are compared with this slack in s.
 CLOCK_SLACK = 0.01
+
+#: Phases in which a trainer's epochs run: between two steps it may also take the next candidate (search).
+OF_EPOCHS = ("train", "validate", "data", "io", "communicate", "search")
+
+#: Longest time in s between the row of rank 0 and the end of the run as it takes it, which comes next.
+LAST_SECONDS = 60.0
 
 
 @check(
@@ -49,7 +56,8 @@ def finite(e: Evidence) -> Iterator[str]:
 
 @check(
     "V12",
-    f"times in order and within the core time, to {CLOCK_SLACK} s",
+    f"times in order, within the core time and the run, to {CLOCK_SLACK} s; a trial's first step after its "
+    "compilation, and that after the trial before it",
     why="Time that runs backwards or counts twice gives credit without work.",
 )
 def time_order(e: Evidence) -> Iterator[str]:
@@ -101,11 +109,42 @@ def time_order(e: Evidence) -> Iterator[str]:
     overlap = same & (begin[order][1:] < stop[order][:-1] - CLOCK_SLACK)
     overlapping = np.isin(np.arange(len(begin)), order[1:][overlap])
     yield from rows_where("trials", overlapping, "overlaps a trial of its replica")
+    yield from _late(e)
+    yield from _compiled(e)
+
+
+def _late(e: Evidence) -> Iterator[str]:
+    """Check that no trial or epoch ends after the run; its whole time is not known if it was killed."""
+    total = e.attribute("total_seconds")
+    for table in ("trials", "epochs"):
+        for name in ("t_start", "t_end"):
+            late = e.column(table, name) > total + CLOCK_SLACK
+            yield from rows_where(table, late, f"{name} is after the end of the run")
+
+
+def _compiled(e: Evidence) -> Iterator[str]:
+    """Check that the steps of a trial were compiled before its first one.
+
+    The earliest moment at which a trial's preparation begins is core start, the end of its replica's trial
+    before it, or the beginning of that where the next candidate is prepared while a trial trains.
+    """
+    trials = e.table("trials")
+    first, seconds = trials["t_first_step"], trials["trace_seconds"] + trials["compile_seconds"]
+    ahead, before = compiles_ahead(e), dict[int, float]()
+    unsure = float(np.nanmax(e.column("ranks", "clock_uncertainty"), initial=0.0))
+    used = np.flatnonzero(e.trained)
+    early = np.zeros(len(first), bool)
+    for row in used[np.argsort(trials["t_start"][used], kind="stable")].tolist():
+        replica = int(trials["replica"][row])
+        begin = before.get(replica, 0.0)
+        early[row] = first[row] < begin + seconds[row] - CLOCK_SLACK - unsure
+        before[replica] = float(trials["t_start" if ahead else "t_end"][row])
+    yield from rows_where("trials", early, "its first step is before its compilation can have ended")
 
 
 @check(
     "V02",
-    f"core time = time limit, to {CLOCK_SLACK} s; shorter if drained",
+    f"core time = time limit, to {CLOCK_SLACK} s; shorter if drained; the run ends with rank 0",
     why="The clock must not stop early.",
 )
 def core_time(e: Evidence) -> Iterator[str]:
@@ -122,6 +161,11 @@ def core_time(e: Evidence) -> Iterator[str]:
         yield f"the core time of {core_seconds} s is longer than the whole run of {total} s"
     if core_seconds <= 0:
         yield "the core time is not above 0"
+
+    # Rank 0 takes the time of the whole run after that of its row.
+    for wall in e.column("ranks", "wall_seconds")[e.column("ranks", "rank") == 0][:1].tolist():
+        if not wall - CLOCK_SLACK <= total <= wall + LAST_SECONDS:
+            yield f"the whole run of {total} s does not end with rank 0, after {wall} s"
     stop, stored = core_stop(e.attribute("core_start_utc"), core_seconds), e.attribute("core_stop_utc")
     if stored != stop:
         yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
@@ -129,7 +173,8 @@ def core_time(e: Evidence) -> Iterator[str]:
 
 @check(
     "V13",
-    f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time",
+    f"phases sum to the wall time of each rank within {PHASE_SLACK:.0%}, and that covers the core time; the "
+    f"epochs of a replica take no longer than its first trainer worked, to {PHASE_SLACK:.0%} and a step",
     why="Idle time counts, so all time must be accounted for.",
 )
 def phases(e: Evidence) -> Iterator[str]:
@@ -149,6 +194,24 @@ def phases(e: Evidence) -> Iterator[str]:
     yield from rows_where("ranks", np.logical_not(wall >= needed), "wall time is shorter than the core time")
     if not len(wall):
         yield "no rank reported its times"
+    yield from _worked(e)
+
+
+def _worked(e: Evidence) -> Iterator[str]:
+    """Check that the first trainer of each replica was in the phases of its epochs as long as these took."""
+    epochs = e.table("epochs")
+    seconds, known = epochs["t_end"] - epochs["t_start"], e.of_trial >= 0
+    replica = e.column("trials", "replica")[e.of_trial] if len(e.of_trial) else e.of_trial
+    for number, rank in first_trainers(e).items():
+        own = known & (replica == number)
+        taken = float(seconds[own].sum())
+        worked = sum(float(e.column("ranks", f"seconds_{phase}")[rank]) for phase in OF_EPOCHS)
+        step = float(np.max(seconds[own] / np.maximum(epochs["steps"][own], 1), initial=0.0))
+        if taken > worked * (1 + PHASE_SLACK) + step:
+            yield (
+                f"the epochs of replica {number} take {taken:.3f} s, but rank {rank} worked "
+                f"for {worked:.3f} s"
+            )
 
 
 @check(
