@@ -195,18 +195,13 @@ def _observed(view: HistoryView, cells: Cells, from_round: int, memory: Memory) 
 def _design(
     view: HistoryView, proposal: Proposal, cells: Cells, from_round: int, rng: np.random.Generator
 ) -> int:
-    """Return a cell of the design.
+    """Return a cell of the design: a random one of those that were proposed least often.
 
-    The first cell is random, the next ones are far from those proposed before. If all of the design is
-    proposed, but no trial of it has ended, the cell is the parent's with probability 1/2, as it is the best
-    one known; otherwise one that was proposed least often.
+    If all of the design is proposed, but no trial of it has ended, the cell is the parent's with probability
+    1/2, as it is the best one known.
     """
     tried = _proposed(view, cells, from_round)
-    if 0 < tried.sum() < DESIGN:
-        positions = _positions(cells)
-        apart = np.abs(positions[:, None] - positions[tried > 0]).sum(-1).min(1)
-        return int(rng.choice(np.flatnonzero(apart > apart.max() - 1e-9)))
-    if view.length > proposal.parent_id and tried.any():
+    if tried.sum() >= DESIGN and view.length > proposal.parent_id:
         parent = view.summaries[proposal.parent_id]
         cell = cells.cell(int(parent["kernel_size"]), int(parent["batch_per_device"]))
         if cell >= 0 and rng.random() < 0.5:

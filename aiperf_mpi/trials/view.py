@@ -19,8 +19,8 @@ from aiperf_mpi.trials.record import RecordError
 #: (benchmarks/search_start.py compares 2, 3, 4 and 8).
 START = 3
 
-#: Trials of the optimised rounds that are spread over the hyperparameters' cells before the optimiser is
-#: asked. Those with and without a tuned kernel count together.
+#: Trials of the optimised rounds with random cells of hyperparameters, before the optimiser is asked. Those
+#: with and without a tuned kernel count together.
 DESIGN = 3
 
 
