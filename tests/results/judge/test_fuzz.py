@@ -57,7 +57,8 @@ def other_value(rng: np.random.Generator, column: Column, values: np.ndarray, ro
         return float(value) * scale if value else float(rng.random())
     limits = np.iinfo(DTYPES[column.dtype])
     step = (1, 2, 64, -1)[int(rng.integers(4))]
-    return int(np.clip(int(value) + step, limits.min, limits.max))
+    near = int(value) + step
+    return near if limits.min <= near <= limits.max else int(value) + 1
 
 
 def change_one(file: h5py.File, rng: np.random.Generator) -> tuple[str, object, object]:
