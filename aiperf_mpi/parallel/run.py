@@ -297,7 +297,8 @@ def reached_limit(context: Context) -> bool:
     """Wait for rank 0's stop message; return whether the run ended by its time limit, and not by a drain.
 
     A rank that reaches the limit before a drain's message arrives must not decide alone. It then tells rank 0
-    that it has ended its work, so that rank 0 knows which ranks all the others wait for.
+    that it has ended its work, so that rank 0 knows which ranks all the others wait for. A rank that comes
+    when rank 0 does not wait any more takes it for a drain: the best model is not validated without it.
     """
     messages = context.windows.messages
     while (stop := messages.stop_requested()) is None:
@@ -310,12 +311,15 @@ def reached_limit(context: Context) -> bool:
 def wait_for_last_step(context: Context) -> None:
     """Wait in a drain until all other ranks but 0 have ended their work; tell rank 0 that this one has.
 
-    The core time of a drained run lasts to its last step, so the time of every rank does.
+    The core time of a drained run lasts to its last step, so the time of every rank does. A rank that comes
+    when no rank waits any more begins no collective operation: the others may be in a different one.
     """
-    workers = context.ranks.workers
+    workers, messages = context.ranks.workers, context.windows.messages
     if workers is None:
         raise RuntimeError("rank 0 has no step to wait for")
-    context.windows.messages.send(Kind.RANK, b"")
+    messages.send(Kind.RANK, b"")
+    if (stop := messages.stop_requested()) is not None and stop.reason is Reason.ALONE:
+        return
     with context.timer("idle"):
         context.wait_for_ranks(workers.Ibarrier())
 

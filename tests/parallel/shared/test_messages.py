@@ -59,3 +59,14 @@ def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None
         assert report["received"][stop] == 2 and report["received_bytes"][stop] == 32
     assert zero["received"] == [600 * n, 300 * n, n, n, 3 * n, n, 0]
     assert zero["sent"] == [0, 0, 0, 0, 0, 2 * n, 0] and zero["sent_bytes"][stop] == 32 * n
+
+
+@pytest.mark.mpi
+def test_a_rank_that_comes_too_late_joins_no_collective_of_the_others(
+    mpi: str, run_program: Callable[..., Reports]
+) -> None:
+    # It does not know in which one they wait. Where two differ, Open MPI may end the job before the result
+    # is written (MPI_ERR_TRUNCATE).
+    _, waits, late = run_program(mpi, 3, "shared/late_rank")
+    assert waits == {"limit": True, "owns": False}
+    assert late == {"limit": False, "joined": True, "lowest": 0.25}
