@@ -2,7 +2,7 @@
 """Changes that may make a step faster, in the order in which they are worth trying.
 
 Memory limits a step of ResNet-50. So the changes that reduce bytes come first (batch norms, precision), then
-those that fill the device (batch sizes), the stem, the channels, and last the flags of the compiler.
+those that fill the device (batch sizes), the stem, the other forms, the channels, and last the flags.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from aiperf_mpi.opcount.forms import LEAN
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def levers(batches: tuple[int, ...], precision: str, width: int) -> list[Lever]:
         *(Lever(f"batch {batch}", {"batch_per_device": batch}) for batch in batches[1:]),
         Lever("two micro-batches a step", {"accumulate": 2}),
         Lever("stem on blocks of 2x2 pixels", {"stem": "space_to_depth"}),
+        *(Lever(f"forms: {', '.join(LEAN[:n])}", {"forms": LEAN[:n]}) for n in range(1, len(LEAN) + 1)),
         Lever(
             f"width {width - max(1, width // 16)}: channels no multiples of 64",
             network={"width": width - max(1, width // 16)},

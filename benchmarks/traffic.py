@@ -16,7 +16,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ sys.path.insert(0, str(ROOT))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from aiperf_mpi.network.architecture import Architecture, Base, resnet50  # noqa: E402
-from aiperf_mpi.opcount.forms import STEMS  # noqa: E402
+from aiperf_mpi.opcount.forms import FORM_SETS, LEAN, MERGED, ROUNDED, STEMS  # noqa: E402
 from aiperf_mpi.training.model.resnet import PRECISIONS  # noqa: E402
 from aiperf_mpi.training.steps.step import StepSettings  # noqa: E402
 from benchmarks.tables import described, machine, markdown, number, out_folder, write  # noqa: E402
 from benchmarks.traffic_hlo import parse  # noqa: E402
 from benchmarks.traffic_kernels import Kernel, kernels  # noqa: E402
 from benchmarks.traffic_layers import layer_bytes, total  # noqa: E402
+from benchmarks.traffic_numerics import compared  # noqa: E402
 from benchmarks.traffic_summary import Summary, by_kind, kernel_table, kind_table, summarise  # noqa: E402
 from benchmarks.traffic_targets import TARGETS, Compilation, Target, compile_for  # noqa: E402
 
@@ -50,16 +51,26 @@ class Row:
 NOTE = """Bytes are read and written by the compiled kernels (a model, `benchmarks/traffic_kernels.py`).
 By hand: the plain layers, each pass in a kernel of its own. By XLA: its own estimate. A bound
 is in images per second: 90 % of the announced bandwidth over the bytes. Small kernels move
-less than 4 MB. 4-byte: arrays of four-byte elements and an activation's size. Seconds are of a
-loaded machine.""".replace("\n", " ")
+less than 4 MB. 4-byte: arrays of four-byte elements and an activation's size. Seconds are the
+processor's, of XLA.""".replace("\n", " ")
+
+#: The forms of a training step, in the order of the table.
+TRAINED = tuple(form for form in LEAN if form != MERGED)
 
 #: The steps of the committed table.
 ROWS = (
     Row("plain"),
     Row("plain, batch norms differentiated by JAX", {"fused": False}),
+    *(Row(f"+ {TRAINED[last]}", {"forms": TRAINED[: last + 1]}) for last in range(len(TRAINED))),
     Row("plain, 448 images", {"batch_per_device": 448}),
+    Row("all forms, 448 images", {"batch_per_device": 448, "forms": LEAN}),
     Row("plain, evaluation", evaluate=True),
+    Row("+ rounded, evaluation", {"forms": (ROUNDED,)}, evaluate=True),
+    Row("+ merged, evaluation", {"forms": (ROUNDED, MERGED)}, evaluate=True),
 )
+
+#: The network and the images of a step whose gradients are compared on this CPU: blocks of every kind.
+NUMERICS = resnet50(Base(64, 3, 10, 16, (2, 1, 1, 1))), 16
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ def measure(row: Row, architecture: Architecture, options: argparse.Namespace) -
         "precision": options.precision,
         "augmentation": options.augmentation,
         "stem": options.stem,
+        "forms": FORM_SETS[options.forms],
         "fused": not options.apart,
         "synchronised": options.synchronised,
         "accumulate": options.accumulate,
@@ -153,55 +165,85 @@ def table(items: Sequence[Measured]) -> str:
             f"{item.compilation.temporary / 1e9:.2f}",
             number(item.bound(TARGETS["h100"])),
             number(item.bound(TARGETS["h200"])),
-            f"{item.compilation.compile_seconds:.0f}",
+            number(item.compilation.compile_seconds),
         )
         for item in items
     ]
     return markdown(heads, rows)
 
 
-def page(items: Sequence[Measured], options: argparse.Namespace, facts: dict[str, Any]) -> str:
+def numerics(items: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Return how far the gradients of each row's forms are from those of the plain form, on this CPU."""
+    network, images = NUMERICS
+    rows = []
+    for forms in dict.fromkeys(item.settings.forms for item in items if not item.row.evaluate):
+        wide, half = compared(network, StepSettings(images, augmentation="cifar"), forms)
+        rows.append({"forms": forms, "float32": asdict(wide), "bfloat16": asdict(half)})
+    return rows
+
+
+def numerics_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the comparison of gradients as a table."""
+    names = ("all", "worst tensor", "statistics", "loss")
+    heads = ("Forms", *(f"float32: {name}" for name in names), "bfloat16: all", "statistics", "loss")
+    columns = [("float32", name) for name in ("whole", "worst", "statistics", "loss")]
+    columns += [("bfloat16", name) for name in ("whole", "statistics", "loss")]
+    cells = ((", ".join(r["forms"]) or "plain", *(f"{r[a][b]:.1e}" for a, b in columns)) for r in rows)
+    return markdown(heads, cells)
+
+
+def page(
+    items: Sequence[Measured],
+    apart: Sequence[dict[str, Any]],
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+) -> str:
     """Return the whole page of the committed table."""
-    return "\n\n".join(
-        (
-            "# Memory traffic of the steps",
-            f"ResNet-50, {options.precision}, images `{options.augmentation}`, compiled for a described "
-            f"{TARGETS[options.target].name}; nothing ran. {described(facts)}",
-            NOTE,
-            table(items),
-            *(
-                f"## {item.row.name}\n\n{kind_table(item.kernels, item.settings.batch_per_device)}"
-                for item in items
-            ),
-        )
+    head = (
+        "# Memory traffic of the steps",
+        f"ResNet-50, {options.precision}, images `{options.augmentation}`, compiled for a described "
+        f"{TARGETS[options.target].name}; nothing ran. {described(facts)}",
+        NOTE,
+        table(items),
     )
+    network, images = NUMERICS
+    compared_there = (
+        "## Gradients against the plain form in float32",
+        f"Relative norms of one step on this CPU: {images} images of {network.base.image_size} x "
+        f"{network.base.image_size} pixels, width {network.base.width}, blocks {network.base.blocks}. In "
+        "bfloat16 an untrained network is far from float32 in any form, as its ReLUs are near 0.",
+        numerics_table(apart),
+    )
+    kinds = (
+        f"## {item.row.name}\n\n{kind_table(item.kernels, item.settings.batch_per_device)}" for item in items
+    )
+    return "\n\n".join((*head, *(compared_there if apart else ()), *kinds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure one step or all of the table; return the exit code."""
     options = parse_arguments(arguments)
-    base = Base(options.image, 3, options.classes, options.width, options.blocks)
-    architecture = resnet50(base)
+    architecture = resnet50(Base(options.image, 3, options.classes, options.width, options.blocks))
     if options.architecture:
         architecture = Architecture.from_json(options.architecture.read_text())
 
-    if options.table:
-        facts, items = machine(), []
-        for row in ROWS:
-            items.append(measure(row, architecture, options))
-            write(
-                options.out, "traffic", page(items, options, facts), data(items, options, facts), quiet=True
-            )
-        print(table(items))
+    if not options.table:
+        item = measure(Row("step", {}, options.evaluate, options.devices), architecture, options)
+        batch = item.settings.batch_per_device
+        of_kernels = kernel_table(item.kernels, batch, options.largest)
+        shown = (table([item]), kind_table(item.kernels, batch), of_kernels)
+        write(options.out, "traffic_step", "\n\n".join(shown), data([item], options, machine()))
         return 0
-    item = measure(Row("step", {}, options.evaluate, options.devices), architecture, options)
-    batch = item.settings.batch_per_device
-    shown = (
-        table([item]),
-        kind_table(item.kernels, batch),
-        kernel_table(item.kernels, batch, options.largest),
-    )
-    write(options.out, "traffic_step", "\n\n".join(shown), data([item], options, machine()))
+
+    # The tables are written after each row, so that a long run that is ended leaves what it has.
+    facts, items, apart = machine(), [], []
+    for row in ROWS:
+        items.append(measure(row, architecture, options))
+        if options.numerics and row is ROWS[-1]:
+            apart = numerics(items)
+        found = data(items, options, facts) | {"gradients": apart}
+        write(options.out, "traffic", page(items, apart, options, facts), found, quiet=True)
+    print(table(items))
     return 0
 
 
@@ -217,6 +259,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--target", choices=TARGETS, default="h100", help="the accelerator")
     parser.add_argument("--table", action="store_true", help="compile all steps of the committed table")
+    parser.add_argument("--numerics", action="store_true", help="with --table: compare gradients on this CPU")
     parser.add_argument("--batch", type=int, default=256, help="images of a step on a device")
     parser.add_argument("--devices", type=int, default=1, help="number of devices")
     parser.add_argument("--image", type=int, default=224, help="pixels of a side")
@@ -227,6 +270,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
     parser.add_argument("--augmentation", default="cifar", help="none, or a form of cropping and mirroring")
     parser.add_argument("--stem", choices=STEMS, default="plain")
+    parser.add_argument("--forms", choices=FORM_SETS, default="plain", help="forms of the other layers")
     parser.add_argument("--apart", action="store_true", help="batch norms differentiated by JAX")
     parser.add_argument("--synchronised", action="store_true", help="statistics of all devices' images")
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of a step")

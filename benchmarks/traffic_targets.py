@@ -19,7 +19,7 @@ import jax
 from jax.experimental import topologies
 
 from aiperf_mpi.network.architecture import Architecture
-from aiperf_mpi.training.steps.compile import lower_evaluate, lower_train
+from aiperf_mpi.training.steps.compile import lower_evaluate, lower_train, options_of
 from aiperf_mpi.training.steps.step import StepSettings
 
 
@@ -92,14 +92,15 @@ class Compilation:
 
     Attributes:
         text: the program.
-        trace_seconds, compile_seconds: times of tracing with lowering, and of XLA.
+        trace_seconds, compile_seconds: processor seconds of tracing with lowering, and of XLA; None if a kept
+            program does not say.
         temporary, arguments: bytes on a device.
         xla_bytes: bytes by XLA's own estimate, in which library calls count nothing.
     """
 
     text: str
-    trace_seconds: float
-    compile_seconds: float
+    trace_seconds: float | None
+    compile_seconds: float | None
     temporary: int
     arguments: int
     xla_bytes: float
@@ -131,19 +132,21 @@ def compile_for(
         programs: folder that keeps compiled programs. A step that lowers to the same text is not compiled
             again.
     """
-    begin = time.perf_counter()
+    begin = time.process_time()
     lower = lower_evaluate if evaluate else lower_train
     lowered = lower(architecture, settings, described_devices(target, devices), form)
     source = lowered.as_text()
-    traced = time.perf_counter() - begin
+    traced = time.process_time() - begin
 
-    key = hashlib.sha256("\n".join((jax.__version__, target.description, source)).encode()).hexdigest()[:24]
+    options = options_of(settings)
+    parts = (jax.__version__, target.description, source, *([repr(options)] if options else []))
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
     if programs is not None and (programs / f"{key}.json").exists():
         facts = json.loads((programs / f"{key}.json").read_text())
         return Compilation((programs / f"{key}.hlo").read_text(), **facts)
-    begin = time.perf_counter()
-    compiled = lowered.compile()
-    made = _described(compiled, traced, time.perf_counter() - begin)
+    begin = time.process_time()
+    compiled = lowered.compile(options)
+    made = _described(compiled, traced, time.process_time() - begin)
     if programs is not None:
         _keep(made, programs, key)
     return made

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiperf_mpi.config.datasets import AUGMENTATIONS, AUTO, DATASETS
 from aiperf_mpi.config.setting import DEFAULT, FIXED, SECTION_4_5, TABLE_4, setting
 from aiperf_mpi.network.architecture import MAX_KERNEL, OPS
-from aiperf_mpi.opcount.forms import STEMS
+from aiperf_mpi.opcount.forms import FORM_SETS, STEMS
 from aiperf_mpi.paper import (
     BATCHES,
     FROM_ROUND,
@@ -230,6 +230,11 @@ class Train:
     #: No rule: all forms compute the same function of the same weights; the paper counts this as speed.
     stem: str = setting(
         "plain", "form of the first convolution; the operations of the plain form are credited", choices=STEMS
+    )
+    forms: str = setting(
+        AUTO,
+        "forms of the other layers; lean ones read and write less memory; auto: by the devices",
+        choices=(AUTO, *FORM_SETS),
     )
     sync_statistics: bool = setting(
         False,

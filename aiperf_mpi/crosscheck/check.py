@@ -17,7 +17,7 @@ from aiperf_mpi.crosscheck.primitives import CountError
 from aiperf_mpi.crosscheck.trace import trace_eval, trace_train
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.opcount.analytical import FORWARD, matrix_operations, operations, update_operations
-from aiperf_mpi.opcount.forms import STEMS, executed_difference
+from aiperf_mpi.opcount.forms import STEMS, difference_of_passes, evaluation_difference, executed_difference
 from aiperf_mpi.opcount.tally import STEP, UPDATE, Class, Tally
 from aiperf_mpi.training.steps.step import StepSettings
 from aiperf_mpi.trials.candidate import Candidate
@@ -84,11 +84,17 @@ def differences(architecture: Architecture, settings: StepSettings, n_devices: i
     """
     train = trace_train(architecture, settings, n_devices).count()
     evaluate = trace_eval(architecture, settings, n_devices).count()
-    return compare(architecture, settings.batch_per_device, train, evaluate, STEMS[settings.stem])
+    batch, forms = settings.batch_per_device, (*STEMS[settings.stem], *settings.forms)
+    return compare(architecture, batch, train, evaluate, forms, settings.accumulate)
 
 
 def compare(
-    architecture: Architecture, batch: int, train: Tally, evaluate: Tally, forms: Iterable[str] = ()
+    architecture: Architecture,
+    batch: int,
+    train: Tally,
+    evaluate: Tally,
+    forms: Iterable[str] = (),
+    passes: int = 1,
 ) -> tuple[Difference, ...]:
     """Return the differences between the tables and these tallies.
 
@@ -96,18 +102,22 @@ def compare(
         batch: number of images in each step.
         train, evaluate: operations of a training and an evaluation step for `batch` images on one device.
         forms: optimised forms that the steps use, names of `forms.FORMS`.
+        passes: number of micro-batches of a training step.
     """
-    plain = matrix_operations(architecture.layers())
-    more = executed_difference(architecture.layers(), tuple(forms))
-    executed = {key: count + more.get(key, 0) for key, count in plain.items()}
-    forward = {key: count if key[1] == FORWARD else 0 for key, count in executed.items()}
+    layers, forms = architecture.layers(), tuple(forms)
+    plain = matrix_operations(layers)
+    more, less = executed_difference(layers, forms), evaluation_difference(layers, forms)
+    every_pass = difference_of_passes(layers, forms)
 
+    # Count what a form does once for a micro-batch apart from what it does for an image.
     items = []
-    for step, tally, expected in (("train", train, executed), ("eval", evaluate, forward)):
-        items += [
-            Difference(step, key, Fraction(tally[key], batch), count) for key, count in expected.items()
-        ]
+    for key, count in plain.items():
+        traced = Fraction(train[key] - passes * every_pass.get(key, 0), batch)
+        items.append(Difference("train", key, traced, count + more.get(key, 0)))
+        forward = count + less.get(key, 0) if key[1] == FORWARD else 0
+        items.append(Difference("eval", key, Fraction(evaluate[key], batch), forward))
     update = (UPDATE, STEP)
     items.append(Difference("train", update, Fraction(train[update]), update_operations(architecture)))
     items.append(Difference("eval", update, Fraction(evaluate[update]), 0))
+    items.sort(key=lambda item: item.step == "eval")
     return tuple(item for item in items if item.traced != item.expected)

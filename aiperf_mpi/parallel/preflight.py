@@ -32,6 +32,7 @@ from aiperf_mpi.parallel.launch.start import DATA_SECONDS, DATA_VARIABLE, second
 from aiperf_mpi.parallel.staging import NOT_STAGED, Staged
 from aiperf_mpi.planning.finding import Finding, first_failure
 from aiperf_mpi.planning.folder import RunFolder
+from aiperf_mpi.planning.forms import choose_forms
 from aiperf_mpi.planning.precision import choose_for
 from aiperf_mpi.planning.provenance import hiding
 from aiperf_mpi.planning.storage import claim_output
@@ -57,6 +58,7 @@ class Facts:
             their hashes where they are not copied.
         staged_bytes: written by all nodes.
         precision, why_precision: of the activations, and why it is this one.
+        forms: value of `train.forms` for these devices.
     """
 
     device: str = ""
@@ -70,6 +72,7 @@ class Facts:
     staged_bytes: int = 0
     precision: str = ""
     why_precision: str = field(default="", repr=False)
+    forms: str = "plain"
 
 
 def check_all(
@@ -276,6 +279,7 @@ def open_resources(config: Config, ranks: Ranks, staged: Staged = NOT_STAGED) ->
             staged.bytes,
             chosen.precision,
             chosen.why,
+            choose_forms(config, found.described),
         )
 
     # Ranks without data wait for those that load it, without taking a core from them.

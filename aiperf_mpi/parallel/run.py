@@ -42,6 +42,7 @@ from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.parallel.staging import stage_pictures
+from aiperf_mpi.planning.forms import with_forms
 from aiperf_mpi.planning.precision import PRECISION, with_precision
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted, plain
@@ -100,7 +101,8 @@ def run(prepared: Prepared, words: Sequence[str], rules: OfficialRules = RULES) 
             staged = stage_pictures(config, ranks)
             resources, facts = open_resources(config, ranks, staged)
         machine = prepared.machine | survey.inventory | {PRECISION: facts.why_precision, "findings": findings}
-        config = decide_official(with_precision(config, facts.precision), facts, machine, rules)
+        config = with_forms(with_precision(config, facts.precision), facts.forms)
+        config = decide_official(config, facts, machine, rules)
         with step("windows"):
             windows = open_windows(config, ranks)
             clock = start_core_clock(ranks)

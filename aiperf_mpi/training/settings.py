@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.synthetic import made_images
+from aiperf_mpi.opcount.forms import FORM_SETS
 from aiperf_mpi.training.steps.step import StepSettings
 
 
@@ -13,7 +14,8 @@ def settings_of(
 ) -> StepSettings:
     """Return the settings of a run's steps with `batch` images on a device.
 
-    `mean` and `deviation` are those of the data set; the operations do not depend on them.
+    `mean` and `deviation` are those of the data set; the operations do not depend on them. Forms that are
+    left to the devices (`auto`) are the plain ones.
     """
     return StepSettings(
         batch_per_device=batch,
@@ -24,6 +26,7 @@ def settings_of(
         stored_size=config.data.stored_side,
         made=made_images(config),
         stem=config.train.stem,
+        forms=FORM_SETS.get(config.train.forms, ()),
         synchronised=config.train.sync_statistics,
         mean=mean,
         deviation=deviation,

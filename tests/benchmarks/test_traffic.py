@@ -8,11 +8,12 @@ import importlib.util
 import pytest
 
 from aiperf_mpi.network.architecture import Base, resnet50
+from aiperf_mpi.opcount.forms import LEAN
 from aiperf_mpi.training.steps.step import StepSettings
 from benchmarks.traffic_hlo import Array, parse
 from benchmarks.traffic_kernels import Kernel, kernels
 from benchmarks.traffic_layers import PARAMETER_BYTES, layer_bytes, total
-from benchmarks.traffic_summary import Activations, by_kind, summarise
+from benchmarks.traffic_summary import Activations, Summary, by_kind, summarise
 from benchmarks.traffic_targets import TARGETS, compile_for
 
 PLUGIN = importlib.util.find_spec("jax_cuda13_plugin") or importlib.util.find_spec("jax_cuda12_plugin")
@@ -160,20 +161,42 @@ def test_the_layers_by_hand() -> None:
     )
 
 
+#: Four blocks on whole images, with every kind of layer of ResNet-50.
+FOUR_BLOCKS, BATCH = resnet50(Base(224, 3, 1000, 64, (1, 1, 1, 1))), 256
+
+needs_compiler = pytest.mark.skipif(PLUGIN is None, reason="compiling for a GPU needs the extra `traffic`")
+
+
+def compiled(forms: tuple[str, ...]) -> tuple[Summary, float]:
+    """Return the summary of the training step with these forms on an H100, and XLA's bytes per image."""
+    settings = StepSettings(BATCH, "bfloat16", augmentation="cifar", forms=forms)
+    made = compile_for(TARGETS["h100"], FOUR_BLOCKS, settings)
+    summary = summarise(kernels(parse(made.text)), FOUR_BLOCKS.layers(), BATCH)
+    return summary, made.xla_bytes / BATCH + summary.library_bytes_per_image
+
+
 @pytest.mark.full
-@pytest.mark.skipif(PLUGIN is None, reason="compiling for a GPU needs the extra `traffic`")
-@pytest.mark.timeout(600)
+@needs_compiler
+@pytest.mark.timeout(900)
 def test_the_model_by_hand_and_xlas_estimate_agree() -> None:
-    network, batch = resnet50(Base(224, 3, 1000, 64, (1, 1, 1, 1))), 256
-    settings = StepSettings(batch, "bfloat16", augmentation="cifar")
-    made = compile_for(TARGETS["h100"], network, settings)
-    summary = summarise(kernels(parse(made.text)), network.layers(), batch)
-    hand = total(layer_bytes(network.layers(), network.parameters, batch, 2))
-    xla = made.xla_bytes / batch + summary.library_bytes_per_image
+    summary, xla = compiled(())
+    hand = total(layer_bytes(FOUR_BLOCKS.layers(), FOUR_BLOCKS.parameters, BATCH, 2))
     # XLA takes sliced operands as whole. The layers by hand know no fusion across layers.
     assert summary.bytes_per_image == pytest.approx(xla, rel=0.03)
     assert summary.bytes_per_image == pytest.approx(hand, rel=0.05)
     # All of the network's products are in the program: its convolutions' forward pass and gradients.
     assert summary.operations_per_image == pytest.approx(
-        3 * 2 * network.macs - 2 * 7 * 7 * 3 * 64 * 112 * 112, rel=0.01
+        3 * 2 * FOUR_BLOCKS.macs - 2 * 7 * 7 * 3 * 64 * 112 * 112, rel=0.01
     )
+    # The plain pooling has what the budget below forbids.
+    assert summary.scatters == 1 and summary.wide_bytes > 1e9
+
+
+@pytest.mark.full
+@needs_compiler
+@pytest.mark.timeout(900)
+def test_the_budget_of_the_training_step() -> None:
+    # Measured: 82.4 MB an image and 321 kernels; the plain form has 132.3 MB and 329.
+    summary, _ = compiled(LEAN)
+    assert summary.bytes_per_image <= 84e6 and summary.kernels <= 330
+    assert (summary.wide_bytes, summary.scatters, summary.reordered_bytes) == (0, 0, 0)

@@ -27,7 +27,7 @@ EXPECTED = {
         search.max_parameters""",
     "class": "run.official",
     "free": """run.preset run.seed run.output run.view data.path data.stored_size data.workers data.stage
-        data.check_hashes train.batch_per_device train.precision train.stem train.in_flight_steps
+        data.check_hashes train.batch_per_device train.precision train.stem train.forms train.in_flight_steps
         search.population search.sample_size search.queue_depth search.stale_after parallel.trainers_per_node
         parallel.trainers_per_replica parallel.address parallel.dispatch parallel.ranks_per_node
         parallel.host_devices parallel.history_capacity parallel.compile_ahead parallel.cache parallel.prewarm

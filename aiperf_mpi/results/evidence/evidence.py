@@ -17,7 +17,7 @@ import numpy as np
 from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.network.architecture import Architecture, Morph
-from aiperf_mpi.opcount.forms import STEMS
+from aiperf_mpi.opcount.forms import FORM_SETS, STEMS
 from aiperf_mpi.results.evidence.ceiling import Ceiling, ceiling
 from aiperf_mpi.results.evidence.reading import PackedSet, packed_set
 from aiperf_mpi.results.evidence.steps import StepCount, count_steps
@@ -164,16 +164,15 @@ class Evidence:
 
     @cached_property
     def products(self) -> list[int]:
-        """[trials]: operations per image of convolutions and dense layers in a training step.
-
-        They are counted in the form that the configuration names; 0 where the replay fails.
-        """
-        return [count.products for count in self.steps]
+        """[trials]: products that a training step on a device executes; 0 where the replay fails."""
+        sizes = (self.column("trials", name).tolist() for name in ("batch_per_device", "accumulation"))
+        return [count.executed(*of_step) for count, *of_step in zip(self.steps, *sizes, strict=True)]
 
     @cached_property
     def steps(self) -> list[StepCount]:
         """[trials]: operations of each network's step."""
-        return count_steps(self.architectures, STEMS[self.config.train.stem])
+        train = self.config.train
+        return count_steps(self.architectures, (*STEMS[train.stem], *FORM_SETS.get(train.forms, ())))
 
     @cached_property
     def epoch_ops(self) -> list[int]:

@@ -163,9 +163,7 @@ def steps(e: Evidence, verdict: Verdict) -> Iterator[RenderableType]:
             continue
         batch = int(e.column("trials", "batch_per_device")[row])
         stored = (int(e.column("trials", column)[row]) for column in names)
-        table.add_row(
-            name, str(batch), f"{e.products[row] * batch:,}", *(f"{n:,}" if n else "none" for n in stored)
-        )
+        table.add_row(name, str(batch), f"{e.products[row]:,}", *(f"{n:,}" if n else "none" for n in stored))
     if table.row_count:
         yield table
 

@@ -10,7 +10,6 @@ give the gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +17,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-from aiperf_mpi.network.architecture import Layer
 
 #: Batch norm: decay of the running statistics, and the constant added to the variance (Flax's usual values).
 NORM_MOMENTUM = 0.9
@@ -35,11 +32,13 @@ UNUSED = nn.initializers.zeros
 class Tail:
     """The layers fused after a batch norm: scope names of an addition and of a ReLU, "" for none.
 
-    Profiles and operation counts assign the operations to these scopes.
+    Profiles and operation counts assign the operations to these scopes. `again` says that the second pass of
+    the backward pass masks the gradient again, so that the masked one is not written between the two.
     """
 
     add: str = ""
     relu: str = ""
+    again: bool = False
 
 
 #: A batch norm that is not fused with other layers.
@@ -71,20 +70,30 @@ class BatchNorm(nn.Module):
         Training uses the statistics of these images, and updates the running statistics without a gradient.
         Otherwise the running statistics are used.
         """
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale, bias, mean, var = self.declare(x.shape[-1])
         if not train:
             inverse = jax.lax.rsqrt(var.value + NORM_EPSILON)
             return _output(x, scale, bias, mean.value, inverse, shortcut, tail).astype(self.dtype)
 
         y, batch_mean, batch_var = normalise_batch(x, scale, bias, shortcut, tail, self.dtype, self.axis)
+        self.follow(mean, var, batch_mean, batch_var)
+        return y
+
+    def declare(self, channels: int) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
+        """Return scale and bias, and the variables of the running mean and variance, float32 [channels]."""
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        return scale, bias, mean, var
+
+    def follow(
+        self, mean: nn.Variable, var: nn.Variable, batch_mean: jax.Array, batch_var: jax.Array
+    ) -> None:
+        """Move the running statistics towards those of a batch."""
         if not self.is_initializing():
             mean.value = NORM_MOMENTUM * mean.value + (1 - NORM_MOMENTUM) * batch_mean
             var.value = NORM_MOMENTUM * var.value + (1 - NORM_MOMENTUM) * batch_var
-        return y
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -123,7 +132,7 @@ def _forward(
     dtype: Any,
     axis: str | None,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Any, ...]]:
-    mean, var = _statistics(x, axis)
+    mean, var = batch_statistics(x, axis)
     inverse = jax.lax.rsqrt(var + NORM_EPSILON)
     y = _output(x, scale, bias, mean, inverse, shortcut, tail).astype(dtype)
 
@@ -137,20 +146,27 @@ def _backward(
     tail: Tail, dtype: Any, axis: str | None, kept: tuple[Any, ...], gradients: tuple[jax.Array, ...]
 ) -> tuple[Any, ...]:
     x, scale, bias, mean, inverse, masking, shortcut = kept
-    passed, axes, count = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    passed, axes = gradients[0], tuple(range(x.ndim - 1))
     centred = x.astype(jnp.float32) - mean
     if tail.relu:
         positive = masking > 0 if masking is not None else centred * (inverse * scale) + bias > 0
         with jax.named_scope(tail.relu):
             passed = jnp.where(positive, passed, jnp.zeros_like(passed))
 
-    # Both sums take one pass over the memory, and the gradient of the input takes another. The statistics
-    # pass back sums over all images of the batch; the mean over devices is divided by this device's images.
+    # Both sums take one pass over the memory, and the gradient of the input takes another.
     wide = passed.astype(jnp.float32)
     of_bias = jnp.sum(wide, axes)
     of_scale = jnp.sum(wide * centred, axes) * inverse
-    shift, slope = (of_bias, of_scale) if axis is None else jax.lax.pmean((of_bias, of_scale), axis)
-    of_x = (wide - shift / count - centred * (inverse * slope / count)) * (inverse * scale)
+    if tail.again and tail.relu and masking is None:
+        # The barrier is around vectors of C numbers alone. It makes this mask another one to the compiler.
+        vectors = (mean, inverse, scale, bias, of_bias, of_scale)
+        mean, inverse, scale, bias, of_bias, of_scale = jax.lax.optimization_barrier(vectors)
+        centred = x.astype(jnp.float32) - mean
+        with jax.named_scope(tail.relu):
+            wide = jnp.where(
+                centred * (inverse * scale) + bias > 0, gradients[0], jnp.zeros_like(passed)
+            ).astype(jnp.float32)
+    of_x = input_gradient(centred, wide, scale, inverse, of_bias, of_scale, axis)
     return (
         of_x.astype(x.dtype),
         of_scale,
@@ -162,7 +178,7 @@ def _backward(
 normalise_batch.defvjp(_forward, _backward)
 
 
-def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+def batch_statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance over all axes except the last, and over the devices if `axis` is given.
 
     They are computed in float32 and in one pass over the memory, as in Flax.
@@ -172,6 +188,29 @@ def _statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
     if axis is not None:
         mean, square = jax.lax.pmean((mean, square), axis)
     return mean, jnp.maximum(0.0, square - jax.lax.square(mean))
+
+
+def input_gradient(
+    centred: jax.Array,
+    passed: jax.Array,
+    scale: jax.Array,
+    inverse: jax.Array,
+    of_bias: jax.Array,
+    of_scale: jax.Array,
+    axis: str | None,
+) -> jax.Array:
+    """Return the gradient of a batch norm's input, float32.
+
+    Arguments:
+        centred: the input less its mean, float32 [..., C].
+        passed: gradient of the output, float32 [..., C].
+        scale, inverse: parameter, and 1 over the standard deviation, float32 [C].
+        of_bias, of_scale: gradients of bias and scale by this device's images. The statistics pass back sums
+            over all images of the batch; the mean over devices is divided by this device's images.
+    """
+    count = centred.size // centred.shape[-1]
+    shift, slope = (of_bias, of_scale) if axis is None else jax.lax.pmean((of_bias, of_scale), axis)
+    return (passed - shift / count - centred * (inverse * slope / count)) * (inverse * scale)
 
 
 def _output(
@@ -197,50 +236,3 @@ def _output(
 def _like(array: jax.Array | None) -> jax.Array | None:
     """Return an empty array of the same dtype, to keep the dtype: a backward pass may keep only arrays."""
     return None if array is None else jnp.zeros((0,), array.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """The layers fused into one function with a ReLU: the batch norm `norm`, and an addition if there is one.
-
-    `add` is the name of the addition, and `shortcut` that of the layer whose output it adds ("" for none).
-    """
-
-    norm: Layer
-    add: str = ""
-    shortcut: str = ""
-
-
-def fusions(layers: Sequence[Layer]) -> tuple[dict[str, Fused], frozenset[str]]:
-    """Find the ReLUs to fuse with the batch norm before them, or with batch norm and addition.
-
-    A layer is fused only if no other layer reads its output. If both inputs of an addition are batch norms,
-    the first one is fused, and the other one is the shortcut.
-
-    Return the fused layers by the ReLU's name, and the names of all fused batch norms and additions.
-    """
-    named = {layer.name: layer for layer in layers}
-    readers: dict[str, int] = {}
-    for layer in layers:
-        for name in layer.inputs:
-            readers[name] = readers.get(name, 0) + 1
-
-    def alone(name: str, kind: str) -> bool:
-        return name in named and named[name].kind == kind and readers[name] == 1
-
-    fused: dict[str, Fused] = {}
-    taken: set[str] = set()
-    for layer in layers:
-        if layer.kind != "relu":
-            continue
-        before = layer.inputs[0]
-        if alone(before, "batch_norm"):
-            fused[layer.name] = Fused(named[before])
-            taken.add(before)
-        elif alone(before, "add"):
-            norm = next((name for name in named[before].inputs if alone(name, "batch_norm")), None)
-            if norm is not None:
-                (other,) = (name for name in named[before].inputs if name != norm)
-                fused[layer.name] = Fused(named[norm], before, other)
-                taken |= {before, norm}
-    return fused, frozenset(taken)

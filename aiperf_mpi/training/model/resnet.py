@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -12,16 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture, Layer
-from aiperf_mpi.opcount.forms import STEMS
-from aiperf_mpi.training.model.layers import (
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    UNUSED,
-    BatchNorm,
-    Fused,
-    Tail,
-    fusions,
-)
+from aiperf_mpi.opcount.forms import FORMS, MASKED, MERGED, POOLED, SELECTED, STEMS
+from aiperf_mpi.training.model.folding import PointNorm
+from aiperf_mpi.training.model.fusions import Fused, fusions, is_pooled, is_strided
+from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, UNUSED, BatchNorm, Tail
+from aiperf_mpi.training.model.merging import Kernel, MergedNorm
+from aiperf_mpi.training.model.pooling import NormPool, max_pool
 from aiperf_mpi.training.model.stem import PLAIN, SPACE_TO_DEPTH, BlockConv
 
 #: The activation precisions of a network; parameters, statistics and logits are float32 in all.
@@ -53,6 +50,8 @@ class Network(nn.Module):
         stem: form of the first convolution, one of `opcount.forms.STEMS`; the variables are the same.
         axis: axis of the devices over which batch norms average their statistics in training; None for the
             statistics of one device's images.
+        forms: forms of layers in training that read and write less memory, names of `opcount.forms.LEAN`; the
+            variables are the same.
     """
 
     layers: tuple[Layer, ...]
@@ -60,52 +59,58 @@ class Network(nn.Module):
     fused: bool = True
     stem: str = PLAIN
     axis: str | None = None
+    forms: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         values = {"input": images.astype(self.dtype)}
         apart = not self.fused or self.is_mutable_collection(OUTPUTS)
-        fused, taken = ({}, frozenset()) if apart else fusions(self.layers)
+        forms = () if apart else tuple(form for form in self.forms if (form == MERGED) != train)
+        fused, taken = ({}, frozenset()) if apart else fusions(self.layers, forms, self._own())
         for layer in self.layers:
             if layer.name in taken:
                 continue
             if layer.name in fused:
-                values[layer.name] = self._compute_fused(layer, fused[layer.name], values, train)
+                values[layer.name] = self._compute_fused(fused[layer.name], values, forms, train)
                 continue
 
             # Profiles and operation counts assign each operation to a layer by its scope.
             with jax.named_scope(module_name(layer.name)):
-                values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs], train)
+                inputs = [values[name] for name in layer.inputs]
+                if SELECTED in forms and is_strided(layer):
+                    inputs = [_pixels(values, layer.inputs[0], layer.stride)]
+                    layer = replace(layer, stride=1)
+                values[layer.name] = self._compute(layer, inputs, train)
         self.sow(OUTPUTS, "layers", values, init_fn=dict, reduce_fn=lambda _, new: new)
         return values[self.layers[-1].name]
 
     def _compute_fused(
-        self, relu: Layer, fused: Fused, values: dict[str, jax.Array], train: bool
+        self, fused: Fused, values: dict[str, jax.Array], forms: tuple[str, ...], train: bool
     ) -> jax.Array:
+        name, x = module_name(fused.norm.name), fused.norm.inputs[0]
         shortcut = values[fused.shortcut] if fused.shortcut else None
-        tail = Tail(module_name(fused.add) if fused.add else "", module_name(relu.name))
-        norm = BatchNorm(self.dtype, self.axis, name=module_name(fused.norm.name))
-        return norm(values[fused.norm.inputs[0]], train, shortcut, tail)
+        add, relu = (module_name(other) if other else "" for other in (fused.add, fused.relu))
+        tail = Tail(add, relu, MASKED in forms)
+        if fused.conv is not None:
+            conv = fused.conv
+            sizes = conv.kernel, conv.in_shape[2], conv.out_shape[2]
+            kernel = Kernel(*sizes, name=module_name(conv.name))()
+            if not train:
+                merged = MergedNorm(self.dtype, self.axis, name=name)
+                return merged(values[conv.inputs[0]], kernel, conv.stride, shortcut, tail)
+            pixels = _pixels(values, conv.inputs[0], conv.stride)
+            return PointNorm(self.dtype, self.axis, name=name)(pixels, kernel, shortcut, tail)
+        if fused.pool:
+            return NormPool(self.dtype, self.axis, name=name)(values[x])
+        return BatchNorm(self.dtype, self.axis, name=name)(values[x], train, shortcut, tail)
 
     def _compute(self, layer: Layer, inputs: list[jax.Array], train: bool) -> jax.Array:
         x, name, filters = inputs[0], module_name(layer.name), layer.out_shape[2]
         match layer.kind:
-            case "conv" if self.stem == SPACE_TO_DEPTH and layer.inputs == ("input",) and layer.stride == 2:
+            case "conv" if layer.name in self._own():
                 return BlockConv(filters, layer.kernel, self.dtype, name=name)(x)
             case "conv":
-                # A kernel of size k pads (k-1)//2 pixels before and the rest after, so that only the stride
-                # changes the size.
-                before = (layer.kernel - 1) // 2
-                return nn.Conv(
-                    filters,
-                    (layer.kernel,) * 2,
-                    layer.stride,
-                    ((before, layer.kernel - 1 - before),) * 2,
-                    use_bias=False,
-                    dtype=self.dtype,
-                    kernel_init=UNUSED,
-                    name=name,
-                )(x)
+                return self._convolution(layer, x)
             case "batch_norm":
                 if self.fused:
                     return BatchNorm(self.dtype, self.axis, name=name)(x, train)
@@ -121,6 +126,8 @@ class Network(nn.Module):
                 return nn.relu(x)
             case "add":
                 return x + inputs[1]
+            case "max_pool" if train and POOLED in self.forms and is_pooled(layer):
+                return max_pool(x)
             case "max_pool":
                 return nn.max_pool(x, (layer.kernel,) * 2, (layer.stride,) * 2, ((1, 1), (1, 1)))
             case "global_pool":
@@ -132,6 +139,40 @@ class Network(nn.Module):
             case other:
                 raise ValueError(f"layer {layer.name}: kind {other!r} has no rule in the Flax network")
 
+    def _own(self) -> set[str]:
+        """Return the name of the first convolution if it is computed on blocks of pixels."""
+        if self.stem != SPACE_TO_DEPTH:
+            return set()
+        stems = (layer for layer in self.layers if layer.kind == "conv" and layer.inputs == ("input",))
+        return {layer.name for layer in stems if layer.stride == 2}
+
+    def _convolution(self, layer: Layer, x: jax.Array) -> jax.Array:
+        # A kernel of size k pads (k-1)//2 pixels before and the rest after, so that only the stride changes
+        # the size.
+        before = (layer.kernel - 1) // 2
+        return nn.Conv(
+            layer.out_shape[2],
+            (layer.kernel,) * 2,
+            layer.stride,
+            ((before, layer.kernel - 1 - before),) * 2,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=UNUSED,
+            name=module_name(layer.name),
+        )(x)
+
+
+def _pixels(values: dict[str, jax.Array], name: str, stride: int) -> jax.Array:
+    """Return every `stride`-th pixel of a layer's output [B, H, W, C] in both directions.
+
+    It is selected once for all layers that read it, so that their gradients are added where they are small.
+    """
+    key = f"{name}::{stride}"
+    if stride > 1 and key not in values:
+        x = values[name]
+        values[key] = jax.lax.slice(x, (0,) * 4, x.shape, (1, stride, stride, 1))
+    return values[key] if stride > 1 else values[name]
+
 
 def network(
     architecture: Architecture,
@@ -139,16 +180,20 @@ def network(
     fused: bool = True,
     stem: str = PLAIN,
     axis: str | None = None,
+    forms: tuple[str, ...] = (),
 ) -> Network:
-    """Return the Flax module of an architecture; for `fused`, `stem` and `axis` see `Network`.
+    """Return the Flax module of an architecture; for `fused`, `stem`, `axis` and `forms` see `Network`.
 
-    Raises ValueError for a precision that is not in PRECISIONS, or a stem that is not in STEMS.
+    Raises ValueError for a precision that is not in PRECISIONS, a stem that is not in STEMS, or an unknown
+    form.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if stem not in STEMS:
         raise ValueError(f"stem {stem!r} is not one of {', '.join(STEMS)}")
-    return Network(architecture.layers(), jnp.dtype(precision), fused, stem, axis)
+    if unknown := set(forms) - set(FORMS):
+        raise ValueError(f"forms {sorted(unknown)} are none of {', '.join(FORMS)}")
+    return Network(architecture.layers(), jnp.dtype(precision), fused, stem, axis, forms)
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:

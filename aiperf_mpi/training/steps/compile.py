@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from aiperf_mpi.ending import lines, process, write_error
 from aiperf_mpi.network.architecture import Architecture
+from aiperf_mpi.opcount.forms import FOLDED, KEPT, ROUNDED
 from aiperf_mpi.training.model.resnet import expected_shapes
 from aiperf_mpi.training.steps.devices import device_sharding, first, replicate
 from aiperf_mpi.training.steps.digest import Agreement, agreement
@@ -107,7 +108,9 @@ def compile_steps(
     begin, form = time.perf_counter(), form_of(dispatch, devices)
     lowered = _lower_steps(architecture, settings, devices, form)
     traced = time.perf_counter()
-    train, evaluate, average = lowered.train.compile(), lowered.evaluate.compile(), lowered.average.compile()
+    options = options_of(settings)
+    train, evaluate = lowered.train.compile(options), lowered.evaluate.compile(options)
+    average = lowered.average.compile()
     agree = None if lowered.agree is None else lowered.agree.compile()
     end = time.perf_counter()
 
@@ -166,7 +169,7 @@ def lower_train(
         (state, images, labels, jax.ShapeDtypeStruct((), np.float32)),
         in_axes=(0, 0, 0, None),
         out_axes=(0, None),
-        donate=(0,),
+        donate=() if KEPT in settings.forms else (0,),
         form=form,
     )
 
@@ -184,6 +187,23 @@ def lower_evaluate(
         out_axes=None,
         form=form,
     )
+
+
+#: Options of XLA with which the steps of a form are compiled. By default XLA may keep an activation in
+#: float32 where the network rounds it, and writes twice the bytes. Libraries add to a product while they
+#: write it, as XLA's own products (Triton) do not.
+OPTIONS: Mapping[str, Mapping[str, str | bool]] = {
+    ROUNDED: {"xla_allow_excess_precision": False},
+    FOLDED: {"xla_gpu_enable_triton_gemm": False},
+}
+
+
+def options_of(settings: StepSettings) -> dict[str, str | bool] | None:
+    """Return the options with which XLA compiles steps of these settings; None for the usual ones."""
+    options: dict[str, str | bool] = {}
+    for form in settings.forms:
+        options.update(OPTIONS.get(form, {}))
+    return options or None
 
 
 def use_compilation_cache(folder: str | Path) -> None:

@@ -45,6 +45,8 @@ class StepSettings:
         made: the images that the step makes from the numbers that arrive; None if their pixels arrive.
         fused: whether batch norms are fused with the layers after them, see `resnet.Network`.
         stem: form in which the first convolution is computed, one of `opcount.forms.STEMS`.
+        forms: forms of layers that read and write less memory, names of `opcount.forms.LEAN`. They need
+            `fused`.
         synchronised: whether batch norms use the statistics of the images on all devices; by default each
             device uses those of its own images.
         mean, deviation: mean and standard deviation of the pixels scaled to 0..1, one value per channel or
@@ -60,6 +62,7 @@ class StepSettings:
     made: MadeImages | None = None
     fused: bool = True
     stem: str = PLAIN
+    forms: tuple[str, ...] = ()
     synchronised: bool = False
     accumulate: int = 1
     mean: tuple[float, ...] = (0.5,)
@@ -70,6 +73,9 @@ class StepSettings:
             raise ValueError(
                 f"{self.batch_per_device} images of a device do not divide into {self.accumulate} parts"
             )
+
+        if self.forms and not self.fused:
+            raise ValueError("a step in other forms than the plain one needs fused batch norms")
 
     @property
     def micro_batch(self) -> int:
@@ -178,7 +184,7 @@ def train_step(architecture: Architecture, settings: StepSettings) -> TrainStep:
     count of steps.
     """
     axis = AXIS if settings.synchronised else None
-    model = network(architecture, settings.precision, settings.fused, settings.stem, axis)
+    model = network(architecture, settings.precision, settings.fused, settings.stem, axis, settings.forms)
 
     def step(
         state: TrainState, images: jax.Array, labels: jax.Array, learning_rate: jax.Array
@@ -267,7 +273,7 @@ def eval_step(architecture: Architecture, settings: StepSettings) -> EvalStep:
     The step maps (params, batch_stats, images, labels, valid bool [B]) to the metrics of the valid images.
     The loss is the cross entropy without label smoothing. Batch norms use their running statistics.
     """
-    model = network(architecture, settings.precision, settings.fused, settings.stem)
+    model = network(architecture, settings.precision, settings.fused, settings.stem, forms=settings.forms)
 
     def step(
         params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, valid: jax.Array

@@ -16,6 +16,7 @@ import numpy as np
 from aiperf_mpi.crosscheck.check import differences
 from aiperf_mpi.network.architecture import OPS, Architecture, Base, Morph
 from aiperf_mpi.network.morphism import random_chain
+from aiperf_mpi.opcount.forms import LEAN
 from aiperf_mpi.training.steps.step import StepSettings
 
 #: Most random morphs of a chain; every third gets two more.
@@ -57,8 +58,15 @@ def check(kind: str, first: int, count: int) -> dict[str, object]:
         seen["projection"] += sum(edge.kind == "conv" for unit in architecture.units for edge in unit.edges)
         seen["even"] += sum(unit.kernel % 2 == 0 for unit in architecture.units)
 
-        # Batch, precision and devices change too; none may change the result.
-        settings = StepSettings(1 + number % 3, "bfloat16" if number % 3 == 2 else "float32")
+        # Batch, precision, forms, parts and devices change too; none may change the result.
+        batch = 1 + number % 3
+        settings = StepSettings(
+            batch,
+            "bfloat16" if number % 3 == 2 else "float32",
+            forms=LEAN if number % 2 else (),
+            synchronised=number % 5 == 0,
+            accumulate=batch if number % 4 == 3 else 1,
+        )
         if items := differences(architecture, settings, 1 + number % 8):
             differing[number] = f"{architecture.to_json()}: {'; '.join(map(str, items))}"
     return {

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from aiperf_mpi.network.architecture import Layer, Morph, resnet50
+from aiperf_mpi.training.model.fusions import fusions
 from aiperf_mpi.training.model.initial import initial_variables
-from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Tail, fusions
+from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, BatchNorm, Tail
 from aiperf_mpi.training.model.resnet import module_name, network
 from tests.helpers.training.cases import TINY, random_batch
 

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forms of layers in which a run trains: by the configuration, or by its devices.
+
+Memory limits a training step on GPUs, and `lean` forms read and write less of it. Other devices were not
+measured: CPUs compute the plain form as fast, and TPUs have a unit of their own for a pooling's gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from aiperf_mpi.config import Config
+from aiperf_mpi.config.datasets import AUTO
+
+#: Platforms, as JAX tells them, whose devices are GPUs.
+GPUS = frozenset(("gpu", "cuda", "rocm"))
+
+
+def choose_forms(config: Config, devices: Iterable[tuple[str, str]]) -> str:
+    """Return the value of `train.forms` with which a run trains.
+
+    `devices` are the platform and the compute capability of each device of a trainer.
+    """
+    if config.train.forms != AUTO:
+        return config.train.forms
+    return "lean" if {platform.lower() for platform, _ in devices} <= GPUS else "plain"
+
+
+def with_forms(config: Config, forms: str) -> Config:
+    """Return the configuration with these forms in place of `auto`."""
+    return replace(config, train=replace(config.train, forms=forms))
