@@ -364,7 +364,7 @@ def test_a_device_counts_once(ranks: dict[str, dict[int, str]], text: str, resul
 
 def test_nodes_of_one_host_have_their_own_devices(result: Result) -> None:
     # And two hosts may have devices of the same name.
-    for ranks in ({"hostname": {1: "n0", 3: "n0"}}, {"device_uuid": {3: "GPU-0a,GPU-0b"}}):
+    for ranks in ({"hostname": dict.fromkeys((1, 2, 3, 4), "n0")}, {"device_uuid": {3: "GPU-0a,GPU-0b"}}):
         outcome = checked(result, "V11", None, None, **ranks)
         assert outcome.problems == () and outcome.measured == "5 of 5 ranks; 4 of 4 devices by UUID"
 

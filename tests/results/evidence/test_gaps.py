@@ -19,15 +19,15 @@ from tests.helpers.results.example_run import Example, example_run
 
 def example() -> Example:
     """Return a run of two replicas with three trials of 3 s each; first steps are 0.5 s after the starts, and
-    the last trial is cut half a second early. Trainers trained for 5 s and validated for 1.4."""
+    the last trial is cut half a second early. Trainers trained for 5 s, validated for 1.4, and waited for
+    data in the rest of their epochs."""
     made = example_run()
+    train, validate, data = (PHASES.index(name) for name in ("train", "validate", "data"))
     for row in made.ranks:
         if row["role"] == b"trainer":
-            row["phase_seconds"][PHASES.index("idle")] -= 6.4
-            row["phase_seconds"][PHASES.index("train")], row["phase_seconds"][PHASES.index("validate")] = (
-                5.0,
-                1.4,
-            )
+            seconds = row["phase_seconds"]
+            busy = seconds[train] + seconds[validate]
+            seconds[train], seconds[validate], seconds[data] = 5.0, 1.4, busy - 6.4
     return made
 
 

@@ -16,6 +16,7 @@ from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import RunCollector
 from aiperf_mpi.results.file.rows import FAILED
 from aiperf_mpi.results.output import package, process
+from aiperf_mpi.results.output.repair import image_of
 from tests.helpers.results.agreement import assert_all_agree, command
 from tests.helpers.results.example_run import example_run
 
@@ -38,7 +39,8 @@ def folder_of(kind: str, folder: Path) -> Path:
             example.final = None
     folder.mkdir(exist_ok=True)
     if kind == "killed":
-        image = process.final_image(example.run(stopped=False))
+        # Such a run has no result of its own; this is what a repair makes of its journal.
+        image = image_of(example.run(stopped=False))
     else:
         image = process.final_image(example.run())
     hdf5.write(folder / package.RESULT, image)

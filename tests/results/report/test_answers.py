@@ -68,7 +68,7 @@ def test_a_valid_trial(tmp_path: Path) -> None:
 
 def test_an_invalid_run_says_which_rule_it_breaks(tmp_path: Path) -> None:
     example = example_run()
-    example.ranks["phase_seconds"][1, -1] -= 5.0
+    example.ranks["phase_seconds"][1, PHASES.index("train")] -= 5.0
     words, path = said(example, tmp_path)
     assert "INVALID" in words["Valid?"] and re.search(
         r"1 check of \d+ failed: - V13: rank 1", words["Valid?"]
