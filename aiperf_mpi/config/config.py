@@ -119,7 +119,7 @@ def load(
     """
     from_files: list[tuple[str, str, Any]] = []
     for path in files:
-        from_files += _assignments(_read_file(path), f"--config {named(path)}")
+        from_files += _assignments(_settings_of(_read_file(path)), f"--config {named(path)}")
     presets = [value for _, key, value in from_files if key == "run.preset"]
     chosen = preset if preset is not None else (presets[-1] if presets else "")
 
@@ -184,8 +184,12 @@ def _preset_assignments(name: str) -> list[tuple[str, str, Any]]:
         guess = nearest(str(name), names)
         hint = f" did you mean {guess!r}?" if guess else ""
         raise ConfigError(f"preset {shown(name)} is unknown;{hint} presets: {', '.join(names)}")
-    tables = _preset_tables(name)
-    return list(_assignments({key: tables[key] for key in tables if key != SECTION}, f"preset {name}"))
+    return list(_assignments(_settings_of(_preset_tables(name)), f"preset {name}"))
+
+
+def _settings_of(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a file without what it expects of a run, which a copy of a preset has, too."""
+    return {key: value for key, value in tables.items() if key != SECTION}
 
 
 def _preset_tables(name: str) -> dict[str, Any]:

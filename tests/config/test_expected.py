@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import math
 import tomllib
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,14 @@ def test_each_preset_says_what_to_expect(name: str) -> None:
     assert 0 < expected.minutes - load(name).run.time_limit / 60 <= 15
     assert expected.machine and expected.basis.startswith(("measured", "estimated"))
     assert "expected" not in load(name).to_toml()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_copy_of_a_preset_is_a_configuration(name: str, tmp_path: Path) -> None:
+    copy = tmp_path / "mine.toml"
+    copy.write_text((files("aiperf_mpi.config.presets") / f"{name}.toml").read_text())
+    config = load(files=[copy])
+    assert replace(config, run=replace(config.run, preset=name)) == load(name)
 
 
 def test_an_outcome_is_compared_with_it() -> None:
