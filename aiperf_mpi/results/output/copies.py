@@ -11,13 +11,7 @@ import numpy as np
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.file.schema import Columns
 
-#: Measured columns by their names in a message: losses and times of compilations, each of which shows a copy,
-#: and times that do together.
-_ALONE = {
-    "training losses": ("epochs", "train_loss"),
-    "validation losses": ("epochs", "val_loss"),
-    "times of compilations": ("trials", "compile_seconds"),
-}
+#: Measured columns that show a copy together with the durations of epochs.
 _TOGETHER = (("trials", "t_first_step"), ("ranks", "wall_seconds"))
 
 #: Two runs may have this share of the numbers of a column in common, and one number by chance.
@@ -41,8 +35,10 @@ def copied(results: Sequence[Result], weights: Sequence[str] = ()) -> str:
         names = " and ".join(str(result.attributes.get("run_id")) for result in (one, other))
         if weights and weights[first] and weights[first] == weights[second]:
             return f"the runs {names} have the same weights: they are copies of one run"
-        for name, (table, column) in _ALONE.items():
-            if _shared(one.tables[table][column], other.tables[table][column]):
+        for (name, its), others in zip(
+            _alone(one.tables).items(), _alone(other.tables).values(), strict=True
+        ):
+            if _shared(its, others):
                 return f"the runs {names} have the same {name}: they are copies of one run"
         if _shared(_durations(one.tables), _durations(other.tables)) and all(
             _shared(one.tables[table][column], other.tables[table][column]) for table, column in _TOGETHER
@@ -51,16 +47,37 @@ def copied(results: Sequence[Result], weights: Sequence[str] = ()) -> str:
     return ""
 
 
+def _alone(tables: Mapping[str, Columns]) -> dict[str, np.ndarray]:
+    """Return measured numbers by their names in a message, each kind of which shows a copy.
+
+    Of losses two in a row are compared: they are sums of float32 numbers, some of which two runs of a million
+    epochs have in common.
+    """
+    return {
+        "training losses": _pairs(tables["epochs"]["train_loss"]),
+        "validation losses": _pairs(tables["epochs"]["val_loss"]),
+        "times of compilations": tables["trials"]["compile_seconds"],
+    }
+
+
 def _durations(tables: Mapping[str, Columns]) -> np.ndarray:
     """Return the duration of each epoch in s."""
     return np.round(tables["epochs"]["t_end"] - tables["epochs"]["t_start"], _DIGITS)
 
 
+def _measured(values: np.ndarray) -> np.ndarray:
+    """Return the values that are measured numbers."""
+    return values[np.isfinite(values) & (np.round(values, _MEASURED) != values)]
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """Return each measured number with the next one, as a complex number."""
+    measured = _measured(values)
+    return measured[:-1] + 1j * measured[1:]
+
+
 def _shared(one: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two columns have more numbers in common than by chance."""
-    one, other = (
-        np.unique(values[np.isfinite(values) & (np.round(values, _MEASURED) != values)])
-        for values in (one, other)
-    )
+    one, other = (np.unique(_measured(values)) for values in (one, other))
     common = len(np.intersect1d(one, other, assume_unique=True))
     return common > max(_CHANCE, _SHARE * min(len(one), len(other)))
