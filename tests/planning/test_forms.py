@@ -22,10 +22,14 @@ from aiperf_mpi.training.settings import settings_of
         ([("cuda", "9.0"), ("cpu", "")], "plain"),
     ],
 )
-def test_gpus_train_in_lean_forms(devices: list[tuple[str, str]], expected: str) -> None:
-    config = load("demo")
-    assert config.train.forms == "auto" and choose_forms(config, devices) == expected
-    assert choose_forms(with_forms(config, "folded"), devices) == "folded"
+def test_devices_train_in_lean_forms_where_these_were_measured(
+    devices: list[tuple[str, str]], expected: str
+) -> None:
+    config, measured = load("demo"), frozenset(("cuda", "gpu", "rocm"))
+    assert config.train.forms == "auto" and choose_forms(config, devices, measured) == expected
+    assert choose_forms(with_forms(config, "folded"), devices, measured) == "folded"
+    # No device has trained in them yet.
+    assert choose_forms(config, devices) == "plain"
 
 
 def test_the_steps_of_a_run_have_the_forms_of_its_configuration() -> None:
