@@ -91,8 +91,8 @@ def _comparison(expected: float, deviation: float, observed: float) -> tuple[str
 def _summary(e: Evidence, rows: np.ndarray, observed: np.ndarray) -> Iterator[RenderableType]:
     """Say how often the observed errors were where they were expected."""
     expected, deviation = (e.column("trials", f"expected_{name}")[rows] for name in ("error", "deviation"))
-    difference = (observed[rows] - expected) / deviation
-    known = difference[np.isfinite(difference)]
+    told = np.isfinite(observed[rows] - expected) & (deviation > 0)
+    known = (observed[rows] - expected)[told] / deviation[told]
     if len(known):
         inside = int((np.abs(known) <= INSIDE).sum())
         yield Text(

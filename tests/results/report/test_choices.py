@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
+import h5py
 import pytest
 
 from aiperf_mpi import hdf5
@@ -112,3 +114,15 @@ def test_nothing_is_expected_of_a_file_of_an_earlier_version() -> None:
     trials = resultfile.read(Path(__file__).parents[2] / "data" / "result-0.1.h5").tables["trials"]
     assert set(trials["chosen_by"]) == set(trials["tuned_by"]) == {""}
     assert all(map(math.isnan, trials["expected_error"])) and len(trials["expected_error"])
+
+
+def test_a_deviation_of_zero_is_not_known(tmp_path: Path) -> None:
+    run = example(recorded=True)
+    file = written(run, tmp_path)
+    with h5py.File(file, "r+") as result:
+        result["trials/expected_deviation"][...] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = text_report(file)
+    assert "standard deviations of what was expected" not in report
+    assert "The deviation is that of one trial" in report
