@@ -18,8 +18,8 @@ _NVIDIA, _UUIDS = ("NVIDIA", "Tesla"), ("GPU-", "MIG-")
 
 @check(
     "V11",
-    "one row for each rank; replicas, nodes, generators and devices as in the attributes; a node on one host; "
-    "every device of a host driven by one rank",
+    "one row for each rank; replicas, nodes, generators and devices as in the attributes; a node on one "
+    "host; every device of a host driven by one rank",
     why=("Ranks that did not report may have done anything; a device must not count twice."),
 )
 def ranks(e: Evidence) -> Iterator[str]:
