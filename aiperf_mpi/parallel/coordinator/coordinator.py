@@ -80,7 +80,8 @@ def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View)
     """Serve the run until every other rank has sent its last row, or is missing; return how the core time
     ended."""
     windows, ranks, timer = context.windows, context.ranks, context.timer
-    progress, farewells = Progress(ranks.n_replicas), Farewells(ranks.places)
+    progress = Progress(ranks.n_replicas)
+    farewells = Farewells(ranks.places, context.config.train.in_flight_steps)
     records = 0
     stopped_at, reason, cause = math.inf, Reason.LIMIT, ""
     next_records = next_lease = next_view = 0.0

@@ -55,15 +55,19 @@ class Farewells:
         places: of all ranks.
         finished, last: ranks that have ended their work, and those that have sent their last row.
         alone: whether rank 0 goes on without the ranks that are missing.
-        longest: seconds of the longest epoch so far; a validation is shorter.
+        in_flight: most steps that a trainer has under way when the run ends.
+        longest, step: seconds of the longest epoch so far, than which a validation is shorter, and those of
+            the longest step, as means over epochs.
         running: the trials that have begun and not ended.
     """
 
     places: tuple[Place, ...]
+    in_flight: int = 1
     finished: set[int] = field(default_factory=set)
     last: set[int] = field(default_factory=set)
     alone: bool = False
     longest: float = 0.0
+    step: float = 0.0
     running: dict[int, Running] = field(default_factory=dict)
 
     @property
@@ -89,6 +93,7 @@ class Farewells:
         seconds = float(row["t_end"] - row["t_start"])
         if math.isfinite(seconds):
             self.longest = max(self.longest, seconds)
+            self.step = max(self.step, seconds / steps if (steps := int(row["steps"])) else 0.0)
 
     def trial(self, row: np.void) -> None:
         """Take a trial's row: the first one begins it, the last one ends it."""
@@ -106,10 +111,11 @@ class Farewells:
     def patience(self, reason: Reason) -> float:
         """Return the seconds that rank 0 waits for the last rows after the run's end.
 
-        The last validation of a large set may take longer than the reserve, but not longer than an epoch.
+        The last validation of a large set may take longer than the reserve, but not longer than an epoch. A
+        drained trainer first waits for the steps under way and the one that it begins.
         """
         if reason is not Reason.LIMIT:
-            return DRAIN_SECONDS
+            return DRAIN_SECONDS + (self.in_flight + 1) * self.step
         return max(LIMIT_SECONDS, _COMPILE_SECONDS + self.longest)
 
 

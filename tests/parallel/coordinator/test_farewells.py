@@ -88,6 +88,15 @@ def test_patience_lies_within_the_reserve_unless_validations_are_longer() -> Non
     assert farewells.patience(Reason.LIMIT) == 60 + 300
 
 
+def test_a_drain_waits_for_long_steps() -> None:
+    """Two steps under way and one that begins, of 160 s / 8 = 20 s each, are 60 s on top."""
+    farewells = Farewells(places(), in_flight=2)
+    row = epoch(0, 0.0, 160.0).copy()
+    row["steps"] = 8
+    farewells.epoch(row)
+    assert farewells.patience(Reason.DRAIN) == DRAIN_SECONDS + 60
+
+
 def test_the_trial_of_a_missing_trainer_has_failed() -> None:
     """Trials 5 and 6 of replicas 0 and 1 train; rank 3, the trainer of replica 1, is missing. Trial 7 of
     replica 1 has ended, trial 8 of it waits."""
