@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.parallel.staging import stage_pictures
 from aiperf_mpi.planning.forms import with_forms
 from aiperf_mpi.planning.precision import PRECISION, with_precision
-from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
+from aiperf_mpi.planning.walltime import DEFAULT_RESERVE, remaining
 from aiperf_mpi.printable import counted, plain
 from aiperf_mpi.probe import NotKnown, probe
 from aiperf_mpi.results.evidence.reading import packed_set
@@ -110,7 +111,9 @@ def run(prepared: Prepared, words: Sequence[str], rules: OfficialRules = RULES) 
 
         if prepared.writer is not None:
             header = header_of(context, facts, folder.run_id, words, machine, rules)
-            code = coordinate_run(context, prepared.writer, header, rules)
+            left = remaining(told=prepared.job_end)
+            ends = math.inf if left is None else time.monotonic() + left
+            code = coordinate_run(context, prepared.writer, header, ends, rules)
             clean = True
         else:
             code, clean = EXIT_VALID, work(context, resources, facts, survey)
@@ -175,9 +178,16 @@ def _known(what: str, function: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def coordinate_run(
-    context: Context, writer: WriterClient, header: RunHeader, rules: OfficialRules = RULES
+    context: Context,
+    writer: WriterClient,
+    header: RunHeader,
+    job_end: float = math.inf,
+    rules: OfficialRules = RULES,
 ) -> int:
-    """Do rank 0's part, from the start of the result to the verdict; return its exit code."""
+    """Do rank 0's part, from the start of the result to the verdict; return its exit code.
+
+    `job_end` is the `time.monotonic()` at which the batch system ends the job.
+    """
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
     with step("first record of the history", alone=True):
@@ -191,7 +201,7 @@ def coordinate_run(
         f"({(header.inventory or {}).get(PRECISION)})"
     )
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
-    end = coordinate(context, writer, watch, view)
+    end = coordinate(context, writer, watch, view, context.clock.at(job_end))
 
     # Close the windows before the result is written, so that the other ranks wait only for the verdict. That
     # is collective, so they stay open where ranks are missing.

@@ -76,12 +76,14 @@ def commit_initial(context: Context) -> None:
         raise RuntimeError(f"the initial architecture got slot {slot} of the history, but it must be trial 0")
 
 
-def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View) -> End:
+def coordinate(
+    context: Context, writer: WriterClient, drain: Watch, view: View, job_end: float = math.inf
+) -> End:
     """Serve the run until every other rank has sent its last row, or is missing; return how the core time
-    ended."""
+    ended. `job_end` is when the batch system ends the job, in core seconds."""
     windows, ranks, timer = context.windows, context.ranks, context.timer
     progress = Progress(ranks.n_replicas)
-    farewells = Farewells(ranks.places, context.config.train.in_flight_steps)
+    farewells = Farewells(ranks.places, context.config.train.in_flight_steps, job_end)
     records = 0
     stopped_at, reason, cause = math.inf, Reason.LIMIT, ""
     next_records = next_lease = next_view = 0.0
@@ -112,7 +114,7 @@ def coordinate(context: Context, writer: WriterClient, drain: Watch, view: View)
                 stopped_at = min(now, context.limit)
                 windows.messages.stop(reason, stopped_at)
                 view.log(cause or "the time limit is reached")
-        elif (over := now - stopped_at - farewells.patience(reason)) > 0:
+        elif (over := now - stopped_at - farewells.patience(reason, stopped_at)) > 0:
             if not farewells.alone:
                 waited = f"{now - stopped_at:.0f} s after the run's end"
                 view.log(f"{waited}: {describe_missing(farewells.awaited, ranks.places)}; {REMEDY}")
@@ -193,7 +195,9 @@ def take_row(
         case Kind.SAMPLE:
             writer.send_sample(message.data)
         case Kind.STATUS:
-            progress.status(unpacked(message.data))
+            status = unpacked(message.data)
+            progress.status(status)
+            farewells.status(status)
         case _:
             farewells.farewell(message.source, message.data)
             if message.data:

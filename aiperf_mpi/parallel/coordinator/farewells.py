@@ -15,6 +15,7 @@ import numpy as np
 
 from aiperf_mpi.parallel.launch.placement import Place
 from aiperf_mpi.parallel.shared.messages import Reason
+from aiperf_mpi.parallel.shared.status import ReplicaStatus
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.results.file.rows import FAILED
 
@@ -56,19 +57,23 @@ class Farewells:
         finished, last: ranks that have ended their work, and those that have sent their last row.
         alone: whether rank 0 goes on without the ranks that are missing.
         in_flight: most steps that a trainer has under way when the run ends.
-        longest, step: seconds of the longest epoch so far, than which a validation is shorter, and those of
-            the longest step, as means over epochs.
+        job_end: core seconds at which the batch system ends the job.
+        longest, step: seconds of the longest epoch so far, than which a validation is shorter, and of the
+            longest step: means over epochs, and what replicas tell of the epochs that run.
         running: the trials that have begun and not ended.
+        steps: of each replica that trains, the epoch that runs, its images so far, and since when.
     """
 
     places: tuple[Place, ...]
     in_flight: int = 1
+    job_end: float = math.inf
     finished: set[int] = field(default_factory=set)
     last: set[int] = field(default_factory=set)
     alone: bool = False
     longest: float = 0.0
     step: float = 0.0
     running: dict[int, Running] = field(default_factory=dict)
+    steps: dict[int, tuple[tuple[int, int], int, float]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -95,6 +100,19 @@ class Farewells:
             self.longest = max(self.longest, seconds)
             self.step = max(self.step, seconds / steps if (steps := int(row["steps"])) else 0.0)
 
+    def status(self, status: ReplicaStatus) -> None:
+        """Take what a replica does: its step lasts from one change of its images to the next."""
+        if not status.trains:
+            self.steps.pop(status.replica, None)
+            return
+        epoch, images = (status.trial_id, status.epoch), status.train_samples + status.val_samples
+        before = self.steps.get(status.replica)
+        if before is None or before[0] != epoch:
+            self.steps[status.replica] = epoch, images, status.t
+        elif before[1] != images:
+            self.step = max(self.step, status.t - before[2])
+            self.steps[status.replica] = epoch, images, status.t
+
     def trial(self, row: np.void) -> None:
         """Take a trial's row: the first one begins it, the last one ends it."""
         if math.isfinite(row["t_end"]):
@@ -108,15 +126,18 @@ class Farewells:
         if row:
             self.last.add(rank)
 
-    def patience(self, reason: Reason) -> float:
-        """Return the seconds that rank 0 waits for the last rows after the run's end.
+    def patience(self, reason: Reason, stopped_at: float = 0.0) -> float:
+        """Return the seconds that rank 0 waits for the last rows after the run's end, at `stopped_at`.
 
-        The last validation of a large set may take longer than the reserve, but not longer than an epoch. A
-        drained trainer first waits for the steps under way and the one that it begins.
+        A trainer first waits for the steps under way and the one that it begins. The last validation of a
+        large set may take longer than the reserve, but not longer than an epoch. The end of the job leaves
+        time to write the result.
         """
-        if reason is not Reason.LIMIT:
-            return DRAIN_SECONDS + (self.in_flight + 1) * self.step
-        return max(LIMIT_SECONDS, _COMPILE_SECONDS + self.longest)
+        steps = (self.in_flight + 1) * self.step
+        seconds = DRAIN_SECONDS + steps
+        if reason is Reason.LIMIT:
+            seconds = max(LIMIT_SECONDS, _COMPILE_SECONDS + self.longest + steps)
+        return min(seconds, max(0.0, self.job_end - stopped_at - WRITE_SECONDS - ROW_SECONDS))
 
 
 def describe_missing(missing: tuple[int, ...], places: tuple[Place, ...]) -> str:

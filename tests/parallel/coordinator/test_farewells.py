@@ -10,12 +10,15 @@ import numpy as np
 from aiperf_mpi.parallel.coordinator.farewells import (
     DRAIN_SECONDS,
     LIMIT_SECONDS,
+    ROW_SECONDS,
+    WRITE_SECONDS,
     Farewells,
     describe_missing,
     stuck_trials,
 )
 from aiperf_mpi.parallel.launch.placement import Place, arrange
 from aiperf_mpi.parallel.shared.messages import Reason
+from aiperf_mpi.parallel.shared.status import ReplicaStatus
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FAILED, TRIAL_ROW, new_row
 
@@ -95,6 +98,30 @@ def test_a_drain_waits_for_long_steps() -> None:
     row["steps"] = 8
     farewells.epoch(row)
     assert farewells.patience(Reason.DRAIN) == DRAIN_SECONDS + 60
+
+
+def test_steps_of_the_first_epoch_are_told_by_the_statuses() -> None:
+    """A step of 20 s: its images change from 0 to 32 between 1 and 21 s; a later one takes 5 s."""
+    farewells = Farewells(places(), in_flight=2)
+    for t, images in ((1.0, 0), (2.0, 0), (21.0, 32), (26.0, 64)):
+        farewells.status(ReplicaStatus(0, 0, "train", 0, 15, images, 0, 2.3, t))
+    assert farewells.step == 20.0
+    # Another epoch begins anew, whatever was between them.
+    farewells.status(ReplicaStatus(0, 0, "train", 1, 15, 0, 0, 2.3, 90.0))
+    farewells.status(ReplicaStatus(0, 1, "compile", 0, 15, t=200.0))
+    farewells.status(ReplicaStatus(0, 1, "train", 0, 15, 32, 0, 2.3, 300.0))
+    assert farewells.step == 20.0
+    assert farewells.patience(Reason.DRAIN) == DRAIN_SECONDS + 3 * 20
+    assert farewells.patience(Reason.LIMIT) == 60 + 3 * 20
+
+
+def test_the_end_of_the_job_leaves_time_for_the_result() -> None:
+    """The limit at 1,000 s, the job's end at 1,120: the last rows until 1,120 - 30 - 5."""
+    farewells = Farewells(places(), job_end=1120.0)
+    farewells.epoch(epoch(0, 0.0, 500.0))
+    assert farewells.patience(Reason.LIMIT, 1000.0) == 1120 - WRITE_SECONDS - ROW_SECONDS - 1000
+    assert farewells.patience(Reason.DRAIN, 300.0) == DRAIN_SECONDS
+    assert farewells.patience(Reason.DRAIN, 1119.0) == 0
 
 
 def test_the_trial_of_a_missing_trainer_has_failed() -> None:
