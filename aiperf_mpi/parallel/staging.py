@@ -143,13 +143,15 @@ def _do(ranks: Ranks, work: Work) -> Outcome:
     They are stopped where another rank has failed, and at the end of the process.
     """
     process.cleanups.append(work.stop)
-    word = ranks.world.Irecv([bytearray(), 0, MPI.BYTE], 0, _WORD)
+    # MPI works with this memory until each request is complete, and mpi4py keeps none of it.
+    nothing, counts = bytearray(), array("q", [0] * 3)
+    word = ranks.world.Irecv([nothing, 0, MPI.BYTE], 0, _WORD)
     request: MPI.Request | None = None
     sent = float("-inf")
     while not work.ended():
         now = time.monotonic()
         if now - sent >= _SEND_SECONDS and (request is None or request.Test()):
-            sent, request = now, _send(ranks, work, _AT_WORK)
+            sent, request = now, _send(ranks, work, _AT_WORK, counts)
         if word.Test():
             work.stop()
         time.sleep(_LOOK_SECONDS)
@@ -163,7 +165,7 @@ def _do(ranks: Ranks, work: Work) -> Outcome:
         outcome = Outcome(*describe(error))
     if request is not None:
         wait(request)
-    wait(_send(ranks, work, _FAILED if outcome.code else _FINISHED))
+    wait(_send(ranks, work, _FAILED if outcome.code else _FINISHED, counts))
     # No message may be under way at the end of a job: MPI's end would wait for its receiver.
     wait(word)
     with suppress(ValueError):
@@ -171,9 +173,9 @@ def _do(ranks: Ranks, work: Work) -> Outcome:
     return outcome
 
 
-def _send(ranks: Ranks, work: Work, state: int) -> MPI.Request:
-    """Begin to send the counts of this rank to rank 0."""
-    counts = array("q", [work.done, work.staging.total, state])
+def _send(ranks: Ranks, work: Work, state: int, counts: array[int]) -> MPI.Request:
+    """Begin to send the counts of this rank to rank 0, from `counts`."""
+    counts[:] = array("q", [work.done, work.staging.total, state])
     return ranks.world.Isend([counts, 3, MPI.INT64_T], 0, _COUNTS)
 
 

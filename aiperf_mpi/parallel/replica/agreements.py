@@ -24,10 +24,13 @@ class PendingAgreement:
         mine[0] = value
         if record is not None:
             mine[1:] = np.frombuffer(record.tobytes(), np.uint8)
-        self.request: MPI.Request | None = None
-        self._agreed = mine
-        if comm is not None:
-            self.request, self._agreed = start_agreement(comm, mine)
+        self._started = None if comm is None else start_agreement(comm, mine)
+        self._agreed = mine if self._started is None else self._started.agreed
+
+    @property
+    def request(self) -> MPI.Request | None:
+        """What completes it; None for a replica of one."""
+        return None if self._started is None else self._started.request
 
     def done(self) -> bool:
         """Return whether all trainers have posted theirs."""

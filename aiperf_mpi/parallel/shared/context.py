@@ -129,9 +129,9 @@ def owns_best(context: Context, error: float = math.inf, trial_id: int = -1) -> 
     workers = context.ranks.workers
     if workers is None:
         raise RuntimeError("rank 0 has no model, so it cannot own the best one")
-    request, lowest = start_agreement(workers, np.array([error]), MPI.MIN)
-    if not context.wait_for_ranks(request):
+    lowest = start_agreement(workers, np.array([error]), MPI.MIN)
+    if not context.wait_for_ranks(lowest.request):
         return False
-    mine = trial_id if error == lowest[0] and trial_id >= 0 else np.iinfo(np.int64).max
-    request, first = start_agreement(workers, np.array([mine], np.int64), MPI.MIN)
-    return context.wait_for_ranks(request) and trial_id >= 0 and int(first[0]) == trial_id
+    mine = trial_id if error == lowest.agreed[0] and trial_id >= 0 else np.iinfo(np.int64).max
+    first = start_agreement(workers, np.array([mine], np.int64), MPI.MIN)
+    return context.wait_for_ranks(first.request) and trial_id >= 0 and int(first.agreed[0]) == trial_id

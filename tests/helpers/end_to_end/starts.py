@@ -52,9 +52,14 @@ class Start:
 
     @property
     def ours(self) -> list[str]:
-        """The lines of the program, without its warnings."""
+        """The lines of the program, without its warnings, and without why the run is a trial."""
         lines = self.err.replace("\0", "").splitlines()
-        return [line for line in lines if line.startswith("aiperf_mpi: ") and ": warning: " not in line]
+        told = (": warning: ", "aiperf_mpi: this run is a trial")
+        return [
+            line
+            for line in lines
+            if line.startswith("aiperf_mpi: ") and not any(words in line for words in told)
+        ]
 
     @property
     def heads(self) -> set[str]:

@@ -46,11 +46,11 @@ with job.job() as world:
         values["limit"] = reached_limit(context)
         wait_for_last_step(context)
         # Had it joined in another collective operation, this one would never match that of rank 1.
-        request, lowest = start_agreement(workers, np.array([0.25]), MPI.MIN)
+        lowest = start_agreement(workers, np.array([0.25]), MPI.MIN)
         limit = time.monotonic() + 5
-        while not (joined := request.Test()) and time.monotonic() < limit:
+        while not (joined := lowest.request.Test()) and time.monotonic() < limit:
             time.sleep(0.01)
-        values |= {"joined": joined, "lowest": float(lowest[0])}
+        values |= {"joined": joined, "lowest": float(lowest.agreed[0])}
     if world.rank:
         ends.send(Kind.RANK, bytes(8))
     ends.close()
