@@ -156,7 +156,9 @@ def test_kill_at_a_random_moment(moment: int, tmp_path: Path) -> None:
     ]
 
     run = journal.replay(folder / "journal.jsonl")
-    assert {number for stamp, number in told if stamp < killed - 2} <= set(run.ended["trial_id"].tolist())
+    assert {number for stamp, number in told if stamp < killed - 2} <= set(
+        runs.ended(run)["trial_id"].tolist()
+    )
     with h5py.File(folder / "result.partial.h5") as file:
         assert file.attrs["complete"] == 0 and "trials" in file
     partial = folder / "result.partial.h5"

@@ -28,7 +28,7 @@ def test_a_trial_that_would_not_fit_accumulates(tmp_path: Path) -> None:
     needed = needed_bytes(compile_steps(Architecture(base), StepSettings(32), jax.devices()[:1]).train)
     limit = needed.fixed + needed.temporary * 3 // 4
     ended = runs.run_until(
-        lambda run: len(run.ended) >= 1,
+        lambda run: len(runs.ended(run)) >= 1,
         4,
         tmp_path / "run",
         (f"parallel.memory_limit={limit}", "search.max_morphs=1"),

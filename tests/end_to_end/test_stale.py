@@ -144,7 +144,7 @@ def test_a_stale_candidate_is_dropped_and_its_key_claimed_again(tmp_path: Path) 
 @pytest.mark.timeout(1200)
 def test_no_candidate_prepared_ahead_is_dropped_as_stale(tmp_path: Path) -> None:
     ended = runs.run_until(
-        lambda run: len(run.ended) >= 4 and len(dropped_as_stale(run)) >= 3,
+        lambda run: len(runs.ended(run)) >= 4 and len(dropped_as_stale(run)) >= 3,
         4,
         tmp_path / "run",
         LONG_TRIALS,

@@ -33,19 +33,6 @@ from tests.helpers.end_to_end.runs import gaps
 
 pytestmark = pytest.mark.mpi
 
-#: Four trainers with a device each, two by two; networks of one block, so that they compile quickly.
-TEAMS = (
-    "parallel.host_devices=4",
-    "parallel.trainers_per_node=4",
-    "parallel.trainers_per_replica=2",
-    "model.blocks=[1]",
-    "model.width=2",
-    "data.image_size=8",
-    "search.max_parameters=2000",
-    "train.batch_per_device=8",
-    "hpo.enabled=false",
-)
-
 #: What goes wrong: in replica 1 the second of its two processes raises, in replica 0 a device loses a bit.
 FAULTS = (
     "fault.raise_in_round=1",
@@ -62,7 +49,7 @@ QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 def enough(run: Run) -> bool:
     """Both replicas have trained a candidate after the one that failed."""
     records = dict(zip(run.slots, run.records, strict=True))
-    ended = (records[trial] for trial in run.ended["trial_id"].tolist())
+    ended = (records[trial] for trial in runs.ended(run)["trial_id"].tolist())
     return {(0, 1), (0, 2), (1, 1), (1, 2)} <= {(int(r["replica"]), int(r["round"])) for r in ended}
 
 
@@ -97,7 +84,9 @@ def alone(ended: runs.Ended) -> list[tuple[float, float, float]]:
 def test_two_replicas_of_two_processes(mpi: str, tmp_path: Path) -> None:
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
-    ended = runs.run_until(enough, 6, tmp_path / "run", (*TEAMS, *FAULTS), mpi=mpi, env=QUICK, timeout=450)
+    ended = runs.run_until(
+        enough, 6, tmp_path / "run", (*runs.TEAMS, *FAULTS), mpi=mpi, env=QUICK, timeout=450
+    )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert (ended.lines["replicas"], ended.lines["devices"], ended.lines["nodes"]) == ("2", "4", "1")
     assert judge(ended.result).valid
@@ -148,7 +137,7 @@ def test_a_team_validates_best_weights_that_were_written_late(tmp_path: Path) ->
     """The first trainer cannot write the first trial's weights, which are the best ones at least for a
     while."""
     folder = tmp_path / "run"
-    sets = (*TEAMS, "parallel.host_devices=2", "parallel.trainers_per_node=2")
+    sets = (*runs.TEAMS, "parallel.host_devices=2", "parallel.trainers_per_node=2")
     job = runs.start(4, folder, sets, seconds=60, env=QUICK)
     limit = time.monotonic() + 200
     while not folder.is_dir() and job.poll() is None and time.monotonic() < limit:
@@ -173,7 +162,7 @@ def test_a_team_validates_best_weights_that_were_written_late(tmp_path: Path) ->
 
 #: A replica of two processes, whose trials last longer than it takes to make the next one ready.
 AHEAD = (
-    *TEAMS,
+    *runs.TEAMS,
     "parallel.host_devices=2",
     "parallel.trainers_per_node=2",
     "parallel.compile_ahead='on'",
@@ -230,14 +219,14 @@ def test_generators_of_all_nodes_fill_a_replicas_queue(mpi: str, tmp_path: Path)
     if not launch.available(mpi):
         pytest.skip(f"there is no environment for {mpi} ({launch.launcher(mpi)}): see bin/test")
     sets = (
-        *TEAMS,
+        *runs.TEAMS,
         "parallel.host_devices=1",
         "parallel.trainers_per_node=1",
         "parallel.ranks_per_node=2",
         "search.queue_depth=8",
     )
     ended = runs.run_until(
-        lambda run: len(run.ended) >= 2 and len(run.records) >= 10,
+        lambda run: len(runs.ended(run)) >= 2 and len(run.records) >= 10,
         5,
         tmp_path / "run",
         sets,

@@ -19,7 +19,7 @@ from tests.helpers.trials.candidates import SMALL, child
 @pytest.mark.parametrize("chosen_by", CHOSEN_BY)
 @pytest.mark.parametrize("tuned_by", TUNED_BY)
 def test_both_records_of_a_candidate_keep_its_origin(chosen_by: str, tuned_by: str) -> None:
-    # 0.1 is no float32: the origin holds what the record can.
+    # 0.1 is not a float32: the origin holds what the record can.
     origin = Origin(chosen_by, tuned_by, expectation(0.1, 0.025))
     candidate = dataclasses.replace(child(), trial_id=4, origin=origin)
     for record in (candidate.to_record(1.0), candidate.outcome(rec.DONE, 2.0, best_error=0.2)):

@@ -280,7 +280,7 @@ def many_lines(snapshot: ViewSnapshot) -> list[str]:
 
 
 def _rates(snapshot: ViewSnapshot) -> str:
-    """Return the rate of the last seconds and that since the start, and what of it is no credit yet."""
+    """Return the rates of the last seconds and since the start, with the share that does not count yet."""
     now = "" if snapshot.present is None else f"now {ops_text(snapshot.present)}, "
     share = f" ({snapshot.under_way:.0%} in running epochs, by steps)" if snapshot.under_way >= 0.005 else ""
     return f"{now}{ops_text(snapshot.rate)} since the start{share}"

@@ -48,11 +48,6 @@ class Run:
     journal_complete: bool = True
     problems: tuple[str, ...] = ()
 
-    @property
-    def ended(self) -> np.ndarray:
-        """The rows of the trials that have ended; `trials` also has those of trials that have begun."""
-        return self.trials[np.isfinite(self.trials["t_end"])]
-
 
 class _Rows:
     """Rows of one dtype in a growing array; a view of it stays valid, as rows are only appended."""

@@ -32,19 +32,6 @@ SECONDS = 15.0
 #: Nodes of two ranks on one host.
 NODES = ("parallel.ranks_per_node=2",)
 
-#: Two replicas of two trainers each.
-TEAMS = (
-    "parallel.host_devices=4",
-    "parallel.trainers_per_node=4",
-    "parallel.trainers_per_replica=2",
-    "model.blocks=[1]",
-    "model.width=2",
-    "data.image_size=8",
-    "search.max_parameters=2000",
-    "train.batch_per_device=8",
-    "hpo.enabled=false",
-)
-
 #: Steps in parts, as a device may use little memory. A step of 32 images takes some 700 kB.
 PARTS = ("parallel.memory_limit=500000", "search.max_morphs=1")
 
@@ -98,12 +85,12 @@ RUNS = (
         for ranks in (2, 3, 4, 5, 7)
     ),
     *(Honest(f"in parts, {mpi}", 3, PARTS, mpi) for mpi in launch.ENVIRONMENTS),
-    *(Honest(f"teams, {mpi}", 5, TEAMS, mpi, 20.0) for mpi in launch.ENVIRONMENTS),
-    Honest("teams, a slow loader", 5, TEAMS, seconds=20.0, slow=0.02),
+    *(Honest(f"teams, {mpi}", 5, runs.TEAMS, mpi, 20.0) for mpi in launch.ENVIRONMENTS),
+    Honest("teams, a slow loader", 5, runs.TEAMS, seconds=20.0, slow=0.02),
     Honest("two devices", 3, ("parallel.host_devices=2",)),
     Honest("drained early", 3, drain=0.5, early=True, reasons=("I15",)),
     *(Honest(f"drained, {mpi}", 3, (), mpi, drain=5.0) for mpi in launch.ENVIRONMENTS),
-    Honest("drained, teams", 5, TEAMS, drain=5.0),
+    Honest("drained, teams", 5, runs.TEAMS, drain=5.0),
     *(
         Honest(f"killed and repaired, {mpi}", 3, (), mpi, kill=4.0, repaired=True, reasons=KILLED)
         for mpi in launch.ENVIRONMENTS

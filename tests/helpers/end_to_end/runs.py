@@ -47,6 +47,19 @@ TINY = (
     "monitor.seconds=2",
 )
 
+#: Two replicas of two trainers with a device each; networks of one block, so that they compile quickly.
+TEAMS = (
+    "parallel.host_devices=4",
+    "parallel.trainers_per_node=4",
+    "parallel.trainers_per_replica=2",
+    "model.blocks=[1]",
+    "model.width=2",
+    "data.image_size=8",
+    "search.max_parameters=2000",
+    "train.batch_per_device=8",
+    "hpo.enabled=false",
+)
+
 #: The steps of all of these runs are compiled so, wherever they are started from.
 QUICK_COMPILER = {"XLA_FLAGS": compiler.QUICK}
 
@@ -166,6 +179,11 @@ def run_until(
         time.sleep(0.3)
     job.send_signal(signal.SIGUSR1)
     return finish(job, folder, timeout=60)
+
+
+def ended(run: Run) -> np.ndarray:
+    """The rows of the trials that have ended; a run also has one of each trial that has begun."""
+    return run.trials[np.isfinite(run.trials["t_end"])]
 
 
 def trained(run: Run) -> dict[int, np.void]:

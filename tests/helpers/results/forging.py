@@ -243,7 +243,7 @@ def last_trial(example: Example) -> int:
 
 
 def trial_hidden(example: Example) -> None:
-    """The first trial of replica 1, which is no parent, is left out, with its epochs and records."""
+    """The first trial of replica 1, which is not a parent, is left out, with its epochs and records."""
     parents = {candidate.parent_id for candidate in example.candidates}
     hidden = next(c.trial_id for c in example.candidates if c.round == 2 and c.trial_id not in parents)
     example.epochs = example.epochs[example.epochs["trial_id"] != hidden]

@@ -20,6 +20,7 @@ from aiperf_mpi.results.file.schema import TABLES
 from aiperf_mpi.results.judge import judge, pages, rules
 from aiperf_mpi.results.judge.checks import official
 from aiperf_mpi.results.output import process
+from tests.helpers.results import official_run
 from tests.helpers.results.example_run import example_run
 
 
@@ -122,17 +123,10 @@ def changed(result: Result, attributes: dict[str, Any], inventory: dict[str, Any
 
 DIGITS = "d887b026937c204d826340c4757bb1bda28885fbfa68b4af77e476171b6ec443"
 
+#: The machine of an official run, without accelerators.
 MACHINE = {
-    "hostname": "n1",
-    "platform": "Linux",
-    "python": "3.12",
-    "cpu": {"model": "some"},
-    "memory_bytes": 1 << 36,
-    "packages": {"jax": "0.10"},
-    "mpi": {"vendor": "MPICH 5.0.2"},
-    "file_systems": {"output": {"type": "lustre"}},
+    **official_run.MACHINE,
     "nodes": [{"nodes": "0-1", "accelerators": "this node has no accelerator"}],
-    "source": {"commit": "0" * 40, "dirty": False},
 }
 
 
