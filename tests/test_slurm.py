@@ -61,7 +61,11 @@ def rows(output: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("mpi", "mpiexec", "expected"),
-    [("mpich", True, ALL_CORES), ("openmpi", True, ALL_CORES), ("mpich", False, ALL_CORES)],
+    [
+        pytest.param("mpich", True, ALL_CORES, marks=pytest.mark.full),
+        pytest.param("openmpi", True, ALL_CORES, marks=pytest.mark.full),
+        ("mpich", False, ALL_CORES),
+    ],
     ids=["mpich's mpiexec", "open mpi's mpiexec", "srun"],
 )
 def test_ranks_may_use_all_cores_of_the_job(

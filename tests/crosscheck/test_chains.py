@@ -57,22 +57,22 @@ def check(root: Path, kind: str, first: int, count: int) -> dict[str, Any]:
     return total
 
 
-def require(report: dict[str, Any], count: int) -> None:
-    """Check that all chains were compared, with every kind of morph among them, and that none differs."""
+def require(report: dict[str, Any], count: int, least: int = 10) -> None:
+    """Check that all chains were compared, with each kind of morph in `least` of them, and none differs."""
     assert report["chains"] == count
-    assert min(report["seen"][name] for name in (*OPS, "projection", "even")) >= 10, report["seen"]
+    assert min(report["seen"][name] for name in (*OPS, "projection", "even")) >= least, report["seen"]
     assert not report["differing"], "\n".join(report["differing"].values())
 
 
-def test_48_chains_on_a_shallow_network(root: Path) -> None:
-    """Each base, precision and batch (every third) meets each number of devices (every eighth) twice."""
-    require(check(root, "shallow", 0, 48), 48)
+def test_24_chains_on_a_shallow_network(root: Path) -> None:
+    """Each base, precision and batch (every third) meets each number of devices (every eighth) once."""
+    require(check(root, "shallow", 0, 24), 24, least=5)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_652_more_chains_on_a_shallow_network(root: Path) -> None:
-    require(check(root, "shallow", 48, 652), 652)
+def test_676_more_chains_on_a_shallow_network(root: Path) -> None:
+    require(check(root, "shallow", 24, 676), 676)
 
 
 @pytest.mark.full

@@ -9,9 +9,9 @@ from tests.helpers import launch
 from tests.helpers.end_to_end import runs
 
 
-@pytest.fixture(scope="module", params=["mpich", "openmpi"])
+@pytest.fixture(scope="module", params=["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
 def mpi(request: pytest.FixtureRequest) -> str:
-    """Each MPI that has an environment here."""
+    """MPICH, with --full also Open MPI, or the MPI that a test names (`BOTH`)."""
     if not launch.available(request.param):
         pytest.skip(
             f"there is no environment for {request.param} ({launch.launcher(request.param)}): see bin/test"

@@ -39,6 +39,7 @@ def from_checkpoints(ended: runs.Ended) -> set[int]:
     return set(run.slots[chosen].tolist())
 
 
+@pytest.mark.full
 def test_children_begin_where_their_parents_were(tmp_path: Path) -> None:
     def enough(run: Run) -> bool:
         """Two children of trained weights have an epoch."""

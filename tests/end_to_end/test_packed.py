@@ -48,7 +48,7 @@ def finished(run: Run) -> int:
     return int((run.trials["status"] == DONE).sum())
 
 
-@pytest.mark.parametrize("encoding", [RAW, JPEG])
+@pytest.mark.parametrize("encoding", [pytest.param(RAW, marks=pytest.mark.full), JPEG])
 def test_a_run_trains_on_crops_of_packed_pictures(tmp_path: Path, encoding: str) -> None:
     sets = packed(tmp_path / "set", encoding)
     run = runs.run_until(lambda run: finished(run) >= 2, 3, tmp_path / "run", sets)
@@ -110,6 +110,7 @@ def check_validated_again(run: runs.Ended, folder: Path) -> None:
     assert f"{shard}: has another content" in done.stderr
 
 
+@pytest.mark.full
 def test_a_shard_that_is_cut_fails_trials_by_its_name(tmp_path: Path) -> None:
     sets, shard = packed(tmp_path / "set", RAW), tmp_path / "set" / "train-00002.h5"
 

@@ -82,7 +82,9 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
         ]
         return set(replica_of.values()) == set(range(replicas)) and bool(foreign)
 
-    ended = runs.run_until(shared, 7, tmp_path / "run", (), "--ranks-per-node", str(per_node), mpi=mpi)
+    ended = runs.run_until(
+        shared, 7, tmp_path / "run", runs.SMALLEST, "--ranks-per-node", str(per_node), mpi=mpi
+    )
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert ended.lines["replicas"] == ended.lines["nodes"] == str(replicas)
 
@@ -117,7 +119,7 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
 
 def test_four_devices(tmp_path: Path) -> None:
     """One trainer drives four devices by pmap: its global batch is four times that of a device."""
-    sets = ("parallel.host_devices=4", "train.batch_per_device=8", "hpo.batches=[8]")
+    sets = (*runs.SMALLEST, "parallel.host_devices=4", "train.batch_per_device=8", "hpo.batches=[8]")
     ended = runs.run_until(lambda run: len(runs.trained(run)) >= 1, 3, tmp_path / "run", sets)
     assert ended.code == 4 and ended.lines["status"] == "VALID", ended.text()
     assert ended.lines["devices"] == "4"
@@ -126,6 +128,7 @@ def test_four_devices(tmp_path: Path) -> None:
     assert np.any(trials["train_samples"] > 0)
 
 
+@pytest.mark.full
 def test_two_trainers_on_a_node(tmp_path: Path) -> None:
     """Two trainers of one node are two replicas with their own queues; one generator serves both."""
     sets = ("parallel.trainers_per_node=2", "parallel.host_devices=2")

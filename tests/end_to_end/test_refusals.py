@@ -67,7 +67,8 @@ def test_bad_input(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "least"), [("train.batch_per_device=32", 128), ("hpo.batches=[8,64]", 256)]
+    ("batch", "least"),
+    [pytest.param("train.batch_per_device=32", 128, marks=pytest.mark.full), ("hpo.batches=[8,64]", 256)],
 )
 def test_a_batch_over_all_devices_beyond_the_data(tmp_path: Path, batch: str, least: int) -> None:
     """How many devices there are is known in the run alone; a trial of such a batch could only fail."""

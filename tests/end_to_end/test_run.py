@@ -23,7 +23,10 @@ from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.package import check_manifest, read_manifest
 from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers.end_to_end.runs import SECONDS, Ended
+from tests.helpers.parallel.mpi import BOTH
 from tests.helpers.results.agreement import assert_all_agree, command
+
+pytestmark = BOTH
 
 
 def test_valid_trial(ended: Ended) -> None:

@@ -127,6 +127,7 @@ def test_nodes_copy_use_and_finish_a_copy(mpi: str, source: Path) -> None:
     assert content(copy) == content(source)
 
 
+@pytest.mark.full
 def test_the_nodes_share_the_check_of_the_hashes(source: Path) -> None:
     said = reach(source)
     total = read_manifest(source).bytes

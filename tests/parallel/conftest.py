@@ -13,9 +13,9 @@ from tests.helpers import launch
 from tests.helpers.parallel.mpi import PROGRAMS, Reports, require
 
 
-@pytest.fixture(params=["mpich", "openmpi"])
+@pytest.fixture(params=["mpich", pytest.param("openmpi", marks=pytest.mark.full)])
 def mpi(request: pytest.FixtureRequest) -> str:
-    """Return each MPI that has an environment here, or the one that a test names (`under_both`, indirect)."""
+    """Return MPICH, with --full also Open MPI, or the MPI that a test names (`BOTH`, `under_both`)."""
     return require(request.param)
 
 

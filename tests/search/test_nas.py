@@ -190,6 +190,7 @@ def test_evolution_learns_and_random_search_does_not() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_bayesian_search_learns_more_than_random_search() -> None:
     # A sample of the study in benchmarks/search_learning.py: 8 landscapes and seeds, 40 evaluations each. The
     # first 10 are random (8 before any has ended, 3 until the surrogate is used). If both were equally good,

@@ -8,6 +8,7 @@ As a program it makes them all, or those that are named, and prints a table:
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -205,13 +206,18 @@ def unexpected(run: Honest, verdict: Verdict) -> str:
     return f"{verdict.reason_ids} instead of {run.reasons}: {verdict.reasons}"
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Make the runs, and print how each was judged."""
-    target, chosen, wrong = Path(arguments[0]), arguments[1:], 0
+    parser = argparse.ArgumentParser(description="Make honest runs, and print how each is judged.")
+    parser.add_argument("folder", type=Path, help="where their folders are made")
+    parser.add_argument("names", nargs="*", metavar="name", help="of the runs; without one, all")
+    words, wrong = parser.parse_args(), 0
+    if unknown := set(words.names) - {run.name for run in RUNS}:
+        parser.error(f"no run has the name {', '.join(sorted(unknown))}")
     for run in RUNS:
-        if chosen and run.name not in chosen:
+        if words.names and run.name not in words.names:
             continue
-        verdict = judged(run, target / run.name.replace(", ", "-").replace(" ", "_"))
+        verdict = judged(run, words.folder / run.name.replace(", ", "-").replace(" ", "_"))
         problem = unexpected(run, verdict)
         wrong += bool(problem)
         words = "VALID" if verdict.valid else f"INVALID by {', '.join(verdict.reason_ids)}"
@@ -220,4 +226,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -47,15 +47,15 @@ TINY = (
     "monitor.seconds=2",
 )
 
-#: Two replicas of two trainers with a device each; networks of one block, so that they compile quickly.
+#: Networks of one block, which compile quickly.
+SMALLEST = ("model.blocks=[1]", "model.width=2", "data.image_size=8", "search.max_parameters=2000")
+
+#: Two replicas of two trainers with a device each.
 TEAMS = (
     "parallel.host_devices=4",
     "parallel.trainers_per_node=4",
     "parallel.trainers_per_replica=2",
-    "model.blocks=[1]",
-    "model.width=2",
-    "data.image_size=8",
-    "search.max_parameters=2000",
+    *SMALLEST,
     "train.batch_per_device=8",
     "hpo.enabled=false",
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -167,9 +168,28 @@ def launcher_of(job: subprocess.Popen[str]) -> psutil.Process:
     return next(one for one in found if one.name().startswith(("mpiexec", "prterun", "mpirun")))
 
 
-def signalled(mpi: str, folder: Path, number: signal.Signals, delay: float, rank: int | None = None) -> Start:
-    """Return how a start ends with a signal after `delay` s, to the launcher or to one rank alone."""
+def caught(job: subprocess.Popen[str], ranks: int = 3, limit: float = 60) -> None:
+    """Wait until all ranks of a job catch SIGTERM, which is among the first things that they do."""
+    bit, deadline = 1 << (signal.SIGTERM - 1), time.monotonic() + limit
+    for rank in range(ranks):
+        while True:
+            with contextlib.suppress(StopIteration, psutil.Error, FileNotFoundError):
+                status = Path(f"/proc/{process_of(job, rank).pid}/status").read_text()
+                if int(re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1], 16) & bit:
+                    break
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"rank {rank} does not catch SIGTERM after {limit:g} s")
+            time.sleep(0.02)
+
+
+def signalled(
+    mpi: str, folder: Path, number: signal.Signals, delay: float, rank: int | None = None, early: bool = False
+) -> Start:
+    """Return how a start ends with a signal to the launcher or to one rank alone, `delay` s after all ranks
+    catch signals; with `early`, that long after the launcher's start, when Python may not run yet."""
     job = begin(mpi, folder, ["-m", "aiperf_mpi"])
+    if not early:
+        caught(job)
     time.sleep(delay)
     target = launcher_of(job) if rank is None else process_of(job, rank)
     target.send_signal(number)

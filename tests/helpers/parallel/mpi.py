@@ -20,6 +20,9 @@ NETWORKS = {
     "ucx": {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ucx", "UCX_TLS": "tcp,self"},
 }
 
+#: Marks a test that runs under both MPIs in each run of the tests.
+BOTH = pytest.mark.parametrize("mpi", ["mpich", "openmpi"], indirect=True)
+
 #: The report of each rank of a program, by rank.
 Reports = list[dict[str, Any]]
 

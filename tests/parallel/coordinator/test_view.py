@@ -89,11 +89,13 @@ def test_each_replica_has_a_line() -> None:
         str(ReplicaLine(ReplicaStatus(0, 3, "train", 1, 8, loss=0.41237), 1.48e9)),
         str(ReplicaLine(ReplicaStatus(1, 5, "compile"))),
         str(ReplicaLine(ReplicaStatus(2))),
+        str(ReplicaLine(ReplicaStatus(3, phase="io"))),
     ]
     assert words == [
         "replica 0: trial 3, train, epoch 2 of 8, loss 0.4124, 1.48 GOPS",
         "replica 1: trial 5, compile",
         "replica 2: idle, waits for a candidate",
+        "replica 3: io, between two trials",
     ]
 
 

@@ -63,6 +63,7 @@ def test_the_same_proposal_among_any_number_of_ranks(
 
 
 @pytest.mark.mpi
+@pytest.mark.full
 def test_a_fresh_generator_reads_ten_thousand_trials(mpich: str, run_program: Callable[..., Reports]) -> None:
     report = run_program(mpich, 2, "generator/fresh_generator", 10_000, 500, env=ONE_THREAD)[1]
     assert report["trials"] == 10_000 and report["whole"] and report["alike"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import launch
-from tests.helpers.parallel.mpi import PROGRAMS, Reports, require, several_hosts, under_both
+from tests.helpers.parallel.mpi import BOTH, PROGRAMS, Reports, require, several_hosts, under_both
 
 pytestmark = pytest.mark.mpi
 
@@ -103,6 +103,7 @@ def test_groups_that_are_not_contiguous(mpich: str, run_program: Callable[..., R
     assert [report["with_coordinator"] for report in reports] == [True, False] * 3 + [True]
 
 
+@BOTH
 def test_several_hosts(mpi: str, run_program: Callable[..., Reports]) -> None:
     # Three hosts of two ranks: rank 0 shares its host with one node, of one rank, which trains and generates.
     reports = run_program(mpi, 6, "launch/split_roles", 0, 1, "real", launcher=several_hosts(mpi, 3, 2))
@@ -222,13 +223,15 @@ def test_an_agreed_exit(mpi: str, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
-    [
+    ("mpi", "how", "words"),
+    under_both(
         ("raise", "ValueError: this rank is broken"),
         ("unheard", "ValueError: this rank is broken"),
         ("thread", "RuntimeError: the thread of this rank is broken"),
         ("leave", "SystemExit: 0"),
-    ],
+        openmpi=[("raise", "ValueError: this rank is broken")],
+    ),
+    indirect=["mpi"],
 )
 def test_one_broken_rank_ends_the_job(mpi: str, how: str, words: str) -> None:
     started = time.monotonic()
@@ -333,6 +336,7 @@ def test_killed_launcher_leaves_no_rank(tmp_path: Path) -> None:
     launch.wait_for_end(running)
 
 
+@BOTH
 def test_killed_from_outside_leaves_no_rank(mpi: str, tmp_path: Path) -> None:
     # The launcher and all below it are killed; no process may stay.
     job = launch.start(3, [ENDS, "sleep"], mpi=mpi)

@@ -19,7 +19,7 @@ def assert_one_winner(reports: Reports, keys: int) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full), 4])
 def test_each_key_has_one_winner(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     reports = run_program(mpi, ranks, "shared/claims_race", 500, 5)
     assert_one_winner(reports, 500)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.helpers.parallel import contract
-from tests.helpers.parallel.mpi import Reports
+from tests.helpers.parallel.mpi import BOTH, Reports
 from tests.helpers.trials.twins import ArrayClaims, ArrayHistory
 
 LOG_CHECKS = {**contract.HISTORY_CHECKS, **contract.HOST_CHECKS}
@@ -25,7 +25,10 @@ def test_claims_in_memory(name: str) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@BOTH
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(1, marks=pytest.mark.full), pytest.param(2, marks=pytest.mark.full), 4]
+)
 def test_history_and_claims_over_windows(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     reports = run_program(mpi, ranks, "shared/contract_over_mpi")
     results = {name: result for report in reports for name, result in report["results"].items()}

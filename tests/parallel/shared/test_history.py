@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from aiperf_mpi.trials.footprint import history_bytes, mirror_bytes
-from tests.helpers.parallel.mpi import NETWORKS, Reports, require, several_hosts
+from tests.helpers.parallel.mpi import BOTH, NETWORKS, Reports, require, several_hosts
 
 
 def assert_whole(reports: Reports, appends: int) -> None:
@@ -23,6 +23,7 @@ def assert_whole(reports: Reports, appends: int) -> None:
 
 
 @pytest.mark.mpi
+@BOTH
 @pytest.mark.parametrize("storms", [8, pytest.param(20, marks=pytest.mark.full)])
 def test_storms_of_four_ranks_lose_and_tear_nothing(
     mpi: str, storms: int, run_program: Callable[..., Reports]
@@ -67,7 +68,7 @@ def test_a_node_fetches_each_summary_once(mpi: str, run_program: Callable[..., R
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["ofi", pytest.param("ucx", marks=pytest.mark.full)])
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.full), 4])
 def test_storm_across_a_network(
     mpich: str, network: str, ranks: int, run_program: Callable[..., Reports]

@@ -9,7 +9,7 @@ import pytest
 
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.results.file.rows import ROW_MESSAGES
-from tests.helpers.parallel.mpi import Reports
+from tests.helpers.parallel.mpi import BOTH, Reports
 
 ROWS = 900
 
@@ -20,7 +20,8 @@ def test_kinds_are_those_of_the_result() -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [2, 4])
+@BOTH
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.full), 4])
 def test_flow(mpi: str, ranks: int, run_program: Callable[..., Reports]) -> None:
     zero, *others = run_program(mpi, ranks, "shared/messages_flow", ROWS)
     n = len(others)

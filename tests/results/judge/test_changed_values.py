@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,8 +20,17 @@ from tests.helpers.results.changes import ATTRIBUTE_FINDS, FINDS, altered, break
 pytestmark = pytest.mark.slow
 
 
+def a_third(cases: Sequence[Any]) -> list[Any]:
+    """Return the cases for `parametrize`: every third always, all with --full."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full if n % 3 else ())
+        for n, case in enumerate(cases)
+    ]
+
+
 @pytest.mark.parametrize(
-    ("table", "column"), [(table.name, column) for table in TABLES.values() for column in table.names]
+    ("table", "column"),
+    a_third([(table.name, column) for table in TABLES.values() for column in table.names]),
 )
 def test_a_changed_value_is_found(path: Path, tmp_path: Path, table: str, column: str) -> None:
     # With a hash that fits it must be found by what it means, if it means anything for the score; the hash
@@ -30,7 +41,7 @@ def test_a_changed_value_is_found(path: Path, tmp_path: Path, table: str, column
     assert expected is None or expected in verdict.reason_ids
 
 
-@pytest.mark.parametrize("name", [*(attribute.name for attribute in ATTRIBUTES), *DOCUMENTS])
+@pytest.mark.parametrize("name", a_third([*(attribute.name for attribute in ATTRIBUTES), *DOCUMENTS]))
 def test_a_changed_attribute_or_document_is_found(path: Path, tmp_path: Path, name: str) -> None:
     def change(file: h5py.File) -> None:
         if name in DOCUMENTS:

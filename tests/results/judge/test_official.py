@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -17,8 +18,8 @@ from aiperf_mpi import hdf5
 from aiperf_mpi.data.manifest import JPEG, TRAIN, LabelFacts, Manifest
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge
-from aiperf_mpi.results.output import process
-from aiperf_mpi.results.report.verdict import verdict_lines
+from aiperf_mpi.results.output import package, process
+from aiperf_mpi.results.report.verdict import verdict_json, verdict_lines
 from tests.helpers.results.example_run import Example
 from tests.helpers.results.official_run import LABELS, MACHINE, RULES, SHAPE, imagenet_manifest, official_run
 
@@ -31,9 +32,11 @@ DECLARED = (
 
 
 def verdict_of(example: Example, folder: Path, rules: Any = RULES) -> judge.Verdict:
-    """The verdict on the file that the writer makes of an example."""
+    """The verdict on the file that the writer makes of an example; its JSON has the form of result.json."""
     hdf5.write(folder / "result.h5", process.final_image(example.run(), rules=RULES))
-    return judge.judge(folder / "result.h5", rules=rules)
+    verdict = judge.judge(folder / "result.h5", rules=rules)
+    jsonschema.validate(json.loads(verdict_json(verdict)), package.summary_schema())
+    return verdict
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,7 @@ def test_a_run_becomes_a_valid_result(client: WriterClient, tmp_path: Path) -> N
     assert max(np.diff(turns)) < 0.5
 
 
+@pytest.mark.full
 def test_the_partial_result_begins_at_core_start_and_grows(client: WriterClient, tmp_path: Path) -> None:
     example = example_run()
     send_open(client, example.header, tmp_path, partial_seconds=0.2)

@@ -23,7 +23,7 @@ MORPHED = resnet50(TINY).apply(
 )
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.full)])
 def test_shapes_of_morph_chains_equal_the_list_of_layers(count):
     kinds, strided, across_additions = [], 0, 0
     for architecture in random_chains(count):
