@@ -72,7 +72,8 @@ def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> 
     When it is generated, `made` trials of the whole machine have finished. `taken` have finished when it is
     taken, or at the end of the run if it still waits.
     Each replacement knows more than `stale_after` times as many trials as the candidate that it replaces, and
-    at least one more. Counts below START are taken as START.
+    at least one more. Counts below START are taken as START; a candidate that knew fewer is replaced once
+    more, when START trials have finished.
 
     Arguments:
         trials: trials that each replica has begun.
@@ -81,9 +82,10 @@ def replacements(trials: int, replicas: int, depth: int, stale_after: float) -> 
         stale_after: the setting `search.stale_after`, at least 1.
     """
     turn = np.arange(trials + depth, dtype=np.float64)
-    taken, made = replicas * np.minimum(turn, trials), np.maximum(replicas * (turn - depth), START)
+    taken, knew = replicas * np.minimum(turn, trials), np.maximum(replicas * (turn - depth), 0)
+    made = np.maximum(knew, START)
     times = np.maximum(taken - made, 0.0)
     if stale_after > 1:
         grown = np.log(np.maximum(taken / made, 1.0)) / np.log(stale_after)
         times = np.minimum(times, np.maximum(np.ceil(grown) - 1, 0.0))
-    return int(times.sum())
+    return int(times.sum() + np.count_nonzero((knew < START) & (taken >= START)))

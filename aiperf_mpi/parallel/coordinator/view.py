@@ -57,7 +57,8 @@ class ReplicaLine:
     def __str__(self) -> str:
         status = self.status
         if status.trial_id == NO_TRIAL:
-            return f"replica {status.replica}: {status.phase}, waits for a candidate"
+            why = "waits for a candidate" if status.phase == "idle" else "between two trials"
+            return f"replica {status.replica}: {status.phase}, {why}"
         words = [f"trial {status.trial_id}", status.phase]
         if status.trains:
             words.append(f"epoch {status.epoch + 1} of {status.epochs_max}")

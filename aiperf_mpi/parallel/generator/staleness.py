@@ -21,9 +21,10 @@ from aiperf_mpi.trials.view import START
 def is_stale(known: int, finished: int, stale_after: float) -> bool:
     """Return whether a candidate that knew `known` finished trials is stale once `finished` have finished.
 
-    The search learns nothing from fewer than START, so a candidate counts as if it knew at least START.
+    The search learns nothing from fewer than START: a candidate that was chosen without it is stale as soon
+    as so many have finished, and the others count as if they knew at least START.
     """
-    return finished > stale_after * max(known, START)
+    return known < START <= finished or finished > stale_after * max(known, START)
 
 
 def stalest(
