@@ -192,7 +192,7 @@ def test_a_warning_of_pillow_is_neither_printed_nor_an_error(tmp_path: Path) -> 
 # -- ends in the middle ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ranks", [0, 1, pytest.param(3, marks=pytest.mark.mpi)])
+@pytest.mark.parametrize("ranks", [0, 1, pytest.param(3, marks=[pytest.mark.mpi, pytest.mark.full])])
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.full)])
 def test_killed_packing_goes_on_to_the_same_bytes(
     source: Path, whole: Path, tmp_path: Path, ranks: int, kills: int

@@ -51,8 +51,13 @@ WORDS: dict[str, list[str]] = {
     "submit output": ["submit", "RUN", "--output", "PLACE/a.tar.gz"],
 }
 
-#: Commands that look at the whole host, and those that draw or need JAX: for these one form is enough.
-LONG, SLOW = ("doctor output", "doctor config"), ("report html", "compare html", "reevaluate data")
+#: Commands that look at the whole host; and those that draw, judge two files, need JAX or check a whole run:
+#: for these one form is enough.
+LONG = ("doctor output", "doctor config")
+SLOW = (
+    *("report html", "report others", "compare", "compare html", "reevaluate data"),
+    *("run config", "run output", "run stage", "run cache"),
+)
 
 
 @pytest.fixture

@@ -105,7 +105,10 @@ def test_drain(mpi: str, number: signal.Signals, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mpi", "rank", "number"),
-    [("mpich", 1, signal.SIGTERM), pytest.param("openmpi", 2, signal.SIGUSR1, marks=pytest.mark.full)],
+    [
+        pytest.param("mpich", 1, signal.SIGTERM, marks=pytest.mark.full),
+        pytest.param("openmpi", 2, signal.SIGUSR1, marks=pytest.mark.full),
+    ],
 )
 def test_a_signal_to_another_rank_drains(mpi: str, rank: int, number: signal.Signals, tmp_path: Path) -> None:
     """A trainer or a generator alone gets a signal in the core time: the run ends as by one to all ranks."""

@@ -287,7 +287,7 @@ def test_an_error_of_all_ranks_is_printed_once(mpi: str) -> None:
     assert ours(done) == ["aiperf_mpi: rank 1 lacks something"]
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.full)])
 def test_a_rank_that_stops_in_a_collective_call_is_named(mpi: str, rank: int) -> None:
     """No rank can ask it by MPI, but the system shows processes of the same host that are stopped."""
     done = run_ends(mpi, 3, "stopped", str(rank), env={"AIPERF_MPI_INIT_SECONDS": "3"})
@@ -296,6 +296,7 @@ def test_a_rank_that_stops_in_a_collective_call_is_named(mpi: str, rank: int) ->
     assert found and all(f"stopped: rank {rank} on" in line and "kill -CONT" in line for line in found)
 
 
+@pytest.mark.full
 def test_the_time_in_which_rank_0_is_stopped_is_no_wait(mpi: str) -> None:
     # It may wait for 6 s, and the last rank comes after 7 s; for 5 s of them rank 0 was stopped.
     done = run_ends(mpi, 3, "resumed", env={"AIPERF_MPI_INIT_SECONDS": "6"})
