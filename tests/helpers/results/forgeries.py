@@ -47,6 +47,12 @@ def more_operations(file: h5py.File) -> None:
     file["trials/train_ops_per_image"][0] += 10**6
 
 
+def long_rank_0(file: h5py.File) -> None:
+    """Rank 0's row is of a longer time than the whole run."""
+    for name in ("wall_seconds", "seconds_idle"):
+        file["ranks"][name][0] += 1000.0
+
+
 def swapped_networks(file: h5py.File) -> None:
     for name in ("arch_json", "arch_hash", "group", "morphs", "parent_id", "kernel_size"):
         values = file["trials"][name][...]
@@ -103,7 +109,11 @@ FORGERIES = (
     Forgery("core start after the first compilation", forging.long_compilation(0), "V12", "73 %"),
     Forgery("epochs in the compilation of a later trial", forging.long_compilation(4), "V12", "28 %"),
     Forgery("an epoch that ends after the run", forging.late_epoch, "V12", "time without an end"),
-    Forgery("rank 0 stays after the run", forging.long_rank_0, "V02", "time without an end"),
+    Forgery("rank 0 stays after the run", long_rank_0, "V02", "time without an end", FILE),
+    Forgery(
+        "a run that ends late", forging.long_rank_0, "",
+        "nothing after core stop counts; the batch system's accounting has the end of the job",
+    ),
     Forgery("a whole run of a year", set_attributes(total_seconds=3e7), "V02", "time without an end", FILE),
     Forgery("a shorter core time", set_attributes(core_seconds=8.0), "V02", "a higher rate", FILE),
     Forgery("a longer core time", set_attributes(core_seconds=9.5), "V02", "more credit", FILE),

@@ -216,7 +216,7 @@ def _worked(e: Evidence) -> Iterator[str]:
 
 @check(
     "I11",
-    "counts of known kinds, not negative",
+    "counts of known kinds, each once by each rank, not negative",
     why="The messages of ranks belong to the description of a run.",
 )
 def messages(e: Evidence) -> Iterator[str]:
@@ -232,5 +232,9 @@ def messages(e: Evidence) -> Iterator[str]:
     yield from rows_where(
         "messages", ~np.isin(rows["rank"], e.column("ranks", "rank")), "its rank does not exist"
     )
+    number = np.unique(rows["kind"], return_inverse=True)[1]
+    pair = np.stack([rows["rank"].astype(np.int64), number.astype(np.int64)])
+    _, group, times = np.unique(pair, axis=1, return_inverse=True, return_counts=True)
+    yield from rows_where("messages", times[group] > 1, "its rank counts this kind twice")
     for name in ("sent", "received", "bytes"):
         yield from rows_where("messages", rows[name] < 0, f"{name} is negative")
