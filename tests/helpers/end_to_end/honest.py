@@ -211,13 +211,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make honest runs, and print how each is judged.")
     parser.add_argument("folder", type=Path, help="where their folders are made")
     parser.add_argument("names", nargs="*", metavar="name", help="of the runs; without one, all")
-    words, wrong = parser.parse_args(), 0
-    if unknown := set(words.names) - {run.name for run in RUNS}:
+    chosen, wrong = parser.parse_args(), 0
+    if unknown := set(chosen.names) - {run.name for run in RUNS}:
         parser.error(f"no run has the name {', '.join(sorted(unknown))}")
     for run in RUNS:
-        if words.names and run.name not in words.names:
+        if chosen.names and run.name not in chosen.names:
             continue
-        verdict = judged(run, words.folder / run.name.replace(", ", "-").replace(" ", "_"))
+        verdict = judged(run, chosen.folder / run.name.replace(", ", "-").replace(" ", "_"))
         problem = unexpected(run, verdict)
         wrong += bool(problem)
         words = "VALID" if verdict.valid else f"INVALID by {', '.join(verdict.reason_ids)}"
