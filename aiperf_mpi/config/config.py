@@ -23,7 +23,8 @@ from aiperf_mpi.config.earlier import translated
 from aiperf_mpi.config.expected import SECTION, Expected, expected_of
 from aiperf_mpi.config.fault import Fault
 from aiperf_mpi.config.paths import expanded
-from aiperf_mpi.config.sections import Data, Hpo, Model, Monitor, Parallel, Result, Run, Search, Train
+from aiperf_mpi.config.search import Hpo, Search
+from aiperf_mpi.config.sections import Data, Model, Monitor, Parallel, Result, Run, Train
 from aiperf_mpi.config.setting import ConfigError, Meaning, checked, nearest, shown, toml_value
 from aiperf_mpi.config.toml import TomlError, parse, read
 from aiperf_mpi.network.architecture import Base, resnet50

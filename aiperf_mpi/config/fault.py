@@ -29,6 +29,14 @@ class Fault:
         0, "a trial of this round becomes NaN; 0: none", low=0, rule=FIXED, source="no injected fault"
     )
     nan_replica: int = setting(0, "replica of the trial that becomes NaN", low=0)
+    hang_in_round: int = setting(
+        0,
+        "a step of a trial of this round never ends; 0: none",
+        low=0,
+        rule=FIXED,
+        source="no injected fault",
+    )
+    hang_replica: int = setting(0, "replica of the trial that hangs", low=0)
     tamper_in_round: int = setting(
         0, "a record of this round is altered; 0: none", low=0, rule=FIXED, source="no injected fault"
     )

@@ -246,13 +246,13 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
         from aiperf_mpi.parallel.replica import best
         from aiperf_mpi.parallel.trainer import trainer
 
-        trained = trainer.train(context, resources)
+        trained = trainer.train(context, resources, survey.uuids)
         bytes_read = resources.reader.bytes_read
         if monitor is not None:
             monitor.finish()
         whole = reached_limit(context)
         if whole:
-            best.validate_best(context, resources, trained.state.best)
+            best.validate_best(context, resources, trained.state.best, trained.state.retirement.why)
         clean = trainer.finish(trained, COMPILE_SECONDS if whole else DRAIN_SECONDS)
         resources.cache.close()
         if not whole:
@@ -268,7 +268,7 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
             wait_for_last_step(context)
     send_rank_row(context, facts.device if trains else "", survey.uuids, bytes_read)
     context.windows.close()
-    if trains:
+    if trains and not trained.state.retirement.stuck:
         from aiperf_mpi.parallel.replica import cluster
 
         cluster.leave()

@@ -16,10 +16,15 @@ from aiperf_mpi.machine.monitor import stride
 from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.planning.folder import Announce, RunFolder, claim, claim_first, default_folders
 from aiperf_mpi.planning.shared_memory import coordinator_bytes, node_bytes
+from aiperf_mpi.trials.footprint import KEPT_STATES
 
 #: Bytes for each parameter: the float32 value, and a share of the batch norms' moving averages (an upper
 #: bound).
 _BYTES_PER_PARAMETER = 6
+
+#: Bytes for each parameter of the state of a trial that trains: value, momentum, and the best value so far in
+#: float32, and shares of the moving averages of both networks.
+_BYTES_OF_STATE = 16
 
 #: Largest size of a network in sizes of the initial one: all widths doubled twice.
 _GROWTH = 4
@@ -54,19 +59,20 @@ def default_output(now: float | None = None) -> str:
 class Storage:
     """Upper bounds of the bytes that a run writes into its output folder.
 
-    They are split into weights, rows of records, trials and epochs, samples of the machine's use, and bytes
-    kept free.
+    They are split into weights, rows of records, trials and epochs, samples of the machine's use, states of
+    trials that train, and bytes kept free.
     """
 
     checkpoints: int
     rows: int
     samples: int
+    states: int = 0
     spare: int = _SPARE_BYTES
 
     @property
     def total(self) -> int:
         """The sum of all parts."""
-        return self.checkpoints + self.rows + self.samples + self.spare
+        return self.checkpoints + self.rows + self.samples + self.states + self.spare
 
 
 def estimate_bytes(config: Config, replicas: int) -> int:
@@ -79,11 +85,10 @@ def storage(config: Config, replicas: int) -> Storage:
 
     Each replica keeps `result.keep_checkpoints` files of weights, and one more while a file is replaced. If
     weights are inherited, it also keeps the last files pushed out, as many as candidates wait in a queue.
-    The history's capacity and the time limit bound the rows; the number of nodes, with one trainer or more
-    each, bounds the samples.
+    Of a trial that trains it keeps the last states. The history's capacity and the time limit bound the rows;
+    the number of nodes, with one trainer or more each, bounds the samples.
     """
-    parameters = min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
-    weights = replicas * checkpoint_files(config) * parameters * _BYTES_PER_PARAMETER
+    weights = replicas * checkpoint_files(config) * _most_parameters(config) * _BYTES_PER_PARAMETER
     epochs = min(
         int(replicas * config.run.time_limit / _EPOCH_SECONDS) + replicas,
         config.parallel.history_capacity * config.train.epochs,
@@ -95,8 +100,28 @@ def storage(config: Config, replicas: int) -> Storage:
         nodes = replicas * config.parallel.trainers_per_replica
         samples = nodes * (math.ceil(limit / (seconds * stride(nodes, limit, seconds))) + 1)
     return Storage(
-        weights, records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH, samples * _BYTES_PER_SAMPLE
+        weights,
+        records * _BYTES_PER_RECORD + epochs * _BYTES_PER_EPOCH,
+        samples * _BYTES_PER_SAMPLE,
+        replicas * state_files(config) * state_bytes(_most_parameters(config)),
     )
+
+
+def _most_parameters(config: Config) -> int:
+    """Return the parameters of the largest network that a run may keep."""
+    return min(_GROWTH * resnet50(config.base).parameters, config.search.max_parameters)
+
+
+def state_bytes(parameters: int) -> int:
+    """Return an upper bound of the bytes of a state of a trial that trains."""
+    return parameters * _BYTES_OF_STATE
+
+
+def state_files(config: Config) -> int:
+    """Return the most states that a replica has on disk, one of them under a temporary name; 0 where none is
+    written: a run may be too short."""
+    seconds = config.result.checkpoint_seconds
+    return KEPT_STATES + 1 if 0 < seconds <= config.run.time_limit else 0
 
 
 def checkpoint_files(config: Config) -> int:
@@ -137,7 +162,7 @@ def _check_space(config: Config, replicas: int, folder: Path) -> None:
             ["make room", "name a folder on another file system", *_less(config, replicas, free)]
         )
         raise ConfigError(message("--output", folder, reason, remedy))
-    files = _FILES + replicas * checkpoint_files(config)
+    files = _FILES + replicas * (checkpoint_files(config) + state_files(config))
     if system.f_files and system.f_favail < files:
         reason = f"the run makes up to {files} files, but the file system takes {system.f_favail} more"
         raise ConfigError(message("--output", folder, reason, "remove files, or name another folder"))
@@ -155,10 +180,12 @@ def _apart(need: int, free: int) -> tuple[str, str]:
 def _less(config: Config, replicas: int, free: int) -> list[str]:
     """Return the settings that would make the run fit into `free` bytes."""
     kept = replace(config, result=replace(config.result, keep_checkpoints=1))
+    stateless = replace(config, result=replace(config.result, checkpoint_seconds=0.0))
     smallest = resnet50(config.base).parameters
     small = replace(config, search=replace(config.search, max_parameters=smallest))
     fits = {
         "lower result.keep_checkpoints": estimate_bytes(kept, replicas) <= free,
+        "set result.checkpoint_seconds=0": estimate_bytes(stateless, replicas) <= free,
         f"lower search.max_parameters (the initial network has {smallest})": estimate_bytes(small, replicas)
         <= free,
     }
@@ -169,8 +196,9 @@ def file_limit(config: Config, replicas: int) -> str:
     """Return what is wrong with this process's limit on the size of a file (ulimit -f), or ""."""
     kinds, limit = storage(config, replicas), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     weights = kinds.checkpoints // (replicas * checkpoint_files(config))
+    state = state_bytes(_most_parameters(config)) if state_files(config) else 0
     windows = coordinator_bytes(config) + node_bytes(config, 1, 1)
-    largest = max(kinds.rows + kinds.samples, weights, windows, _SEGMENT_BYTES)
+    largest = max(kinds.rows + kinds.samples, weights, state, windows, _SEGMENT_BYTES)
     if limit in (resource.RLIM_INFINITY, -1) or limit >= largest:
         return ""
     return (

@@ -34,11 +34,13 @@ class TrainingFault:
         raise_at: raises RuntimeError instead of this step.
         nan_at: this step's learning rate is NaN, and with it all parameters after it.
         disturb_at: after this step the last device's parameters differ from the others' by one bit.
+        hang_at: after this step the parameters come from a computation that never ends.
     """
 
     raise_at: tuple[int, int] | None = None
     nan_at: tuple[int, int] | None = None
     disturb_at: tuple[int, int] | None = None
+    hang_at: tuple[int, int] | None = None
 
     def before_step(self, epoch: int, step: int) -> None:
         """Raise RuntimeError where this step is to raise."""
@@ -51,6 +53,8 @@ class TrainingFault:
 
     def after_step(self, epoch: int, step: int, params: Any) -> Any:
         """Return the parameters after this step, `params` itself where no fault changes them."""
+        if self.hang_at == (epoch, step):
+            return never_computed(params)
         return disturbed(params) if self.disturb_at == (epoch, step) else params
 
 
@@ -66,6 +70,7 @@ def training_fault(fault: Fault, candidate: Candidate, trainer: int) -> Training
         raise_at=SECOND_STEP if raises else None,
         nan_at=SECOND_STEP if trial == (fault.nan_in_round, fault.nan_replica) else None,
         disturb_at=SECOND_STEP if trial == (fault.disturb_in_round, fault.disturb_replica) else None,
+        hang_at=SECOND_STEP if trial == (fault.hang_in_round, fault.hang_replica) else None,
     )
 
 
@@ -86,6 +91,23 @@ def disturbed(params: Any) -> Any:
     parts[-1] = jax.device_put(bits.view(np.float32), parts[-1].devices().pop())
     leaves[-1] = jax.make_array_from_single_device_arrays(leaves[-1].shape, leaves[-1].sharding, parts)
     return jax.tree.unflatten(structure, leaves)
+
+
+def never_computed(params: Any) -> Any:
+    """Return the parameters as the result of a loop on the devices that never ends."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def endless(leaf: Any) -> Any:
+        # The count stays below 2^30, which the compiler does not see. A CPU would do a program without large
+        # products at once, before the call returns.
+        turns = jax.lax.while_loop(lambda n: n >= 0, lambda n: (n + 1) & (2**30 - 1), jnp.int32(0))
+        large = jnp.full((256, 256), turns, leaf.dtype) + jnp.arange(256, dtype=leaf.dtype)
+        return leaf + (large @ large)[0, 0]
+
+    leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, [*leaves[:-1], endless(leaves[-1])])
 
 
 # -- in the record of a candidate ------------------------------------------------------------------

@@ -27,6 +27,14 @@ class Stranded(RuntimeError):
     the run ends."""
 
 
+class Stuck(RuntimeError):
+    """Work on the devices makes no progress. It cannot be interrupted, so that its process is of no more use;
+    the text begins with `stuck: `."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"stuck: {what} has not ended for {seconds:.0f} s")
+
+
 def alone(value: int) -> int:
     """Return the value itself: the agreement of a replica of one process."""
     return value

@@ -9,6 +9,7 @@ and once more at the end of a pass. All of them thus leave at the same step (see
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,21 @@ from jax.sharding import NamedSharding
 
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.training.epoch import Sums
-from aiperf_mpi.training.lockstep import BROKEN, GO, LATE, STOP, Agree, FailedElsewhere, Stranded, alone
+from aiperf_mpi.training.lockstep import (
+    BROKEN,
+    GO,
+    LATE,
+    STOP,
+    Agree,
+    FailedElsewhere,
+    Stranded,
+    Stuck,
+    alone,
+)
 from aiperf_mpi.training.steps.devices import DeviceBatch, Feed
 from aiperf_mpi.training.steps.digest import Agreement, check
 from aiperf_mpi.training.steps.step import Metrics
+from aiperf_mpi.training.waiting import StepTimes, Waiter, is_ready
 
 #: Seconds after which a rank that waits for data returns to MPI.
 POLL_SECONDS = 0.05
@@ -67,6 +79,8 @@ class Pass:
             whole.
         pending: steps that are dispatched and not complete, the oldest first.
         signal: what this process asks for at the next agreement.
+        times: durations of the steps that are complete; `completed_at` is when the last one was, by
+            `time.monotonic`.
     """
 
     name: str
@@ -77,6 +91,8 @@ class Pass:
     all_complete: Callable[[], None] = lambda: None
     pending: deque[Metrics] = field(default_factory=deque)
     signal: int = GO
+    times: StepTimes = field(default_factory=StepTimes)
+    completed_at: float = math.nan
 
 
 class Pipeline:
@@ -89,6 +105,7 @@ class Pipeline:
         poll: returns to MPI; whether the training is to stop.
         clock: seconds; a batch that completes after `deadline` does not count.
         agree: returns the highest signal of the replica's processes, see `lockstep`.
+        stuck_seconds: `run.stuck_seconds`, see `StepTimes`.
 
     Attributes:
         t_end: when the last counted batch completed, by the clock.
@@ -104,6 +121,7 @@ class Pipeline:
         clock: Callable[[], float],
         deadline: float,
         agree: Agree,
+        stuck_seconds: float = 0.0,
     ) -> None:
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}, but at least 1 step must be in flight")
@@ -114,6 +132,7 @@ class Pipeline:
         self._others_know = False
         self._feed: Feed | None = None
         self._comparison: Comparison | None = None
+        self._waiter, self._stuck, self._stuck_seconds = Waiter(), False, stuck_seconds
 
     # -- before and after a pass
 
@@ -127,15 +146,16 @@ class Pipeline:
         self.close()
         self._feed = Feed(batches, self._sharding, whole=whole)
 
-    def close(self) -> None:
-        """End the transfer of batches."""
+    def close(self, wait: bool = True) -> None:
+        """End the transfer of batches; `wait` until its thread has ended, unless the devices are stuck."""
         if self._feed is not None:
-            self._feed.close()
+            self._feed.close(wait and not self._stuck)
             self._feed = None
 
     def drop(self) -> None:
         """End the transfer of batches, and drop the comparison that is under way."""
         self.close()
+        self._waiter.close()
         self._comparison = None
 
     def compare(self, agreement: Agreement, where: str, statistics: bool) -> None:
@@ -171,10 +191,11 @@ class Pipeline:
         """Dispatch the step of each batch of the open feed, and count the batches that complete.
 
         Raises CutShort where the training is to stop or the deadline is over; Diverged; Disagreement where a
-        comparison of the devices fails; FailedElsewhere; ValueError where the feed has no batch; and any
-        error of the data or the devices.
+        comparison of the devices fails; Stuck where a step does not end; FailedElsewhere; ValueError where
+        the feed has no batch; and any error of the data or the devices.
         """
         feed, step = self._feed, 0
+        one.times.configured = self._stuck_seconds
         if feed is None:
             raise RuntimeError(f"{one.name}: no batches are on their way")
         while not feed.ended:
@@ -238,6 +259,7 @@ class Pipeline:
         metrics, sums = one.pending.popleft(), one.sums
         comparison, self._comparison = self._comparison, None
         agreement = None if comparison is None else comparison.agreement
+        self._wait_for((metrics, agreement), one)
         # An error of a device while it runs is raised here.
         with self.shared_work("a step under way"):
             metrics, agreement = jax.device_get((metrics, agreement))
@@ -251,3 +273,22 @@ class Pipeline:
         loss = sums.add(metrics)
         if not math.isfinite(loss):
             raise Diverged(f"{one.name}: the loss is {loss} in step {sums.batches - 1}")
+
+    def _wait_for(self, arrays: Any, one: Pass) -> None:
+        """Wait for a step's results, and serve MPI meanwhile. Raises Stuck where they do not come."""
+        begin, stopped_at = time.monotonic(), math.inf
+        if not is_ready(arrays):
+            self._waiter.begin(arrays)
+            while not self._waiter.ready(POLL_SECONDS):
+                if self._poll():
+                    stopped_at = min(stopped_at, time.monotonic())
+                now = time.monotonic()
+                if now - begin > one.times.patience() or now - stopped_at > one.times.last_patience():
+                    self._stuck = True
+                    raise Stuck(f"{one.name}: step {one.sums.batches}", now - begin)
+
+        # Without a step before it in this pass, it may have waited for data or for other work.
+        now = time.monotonic()
+        if not math.isnan(one.completed_at):
+            one.times.add(now - one.completed_at)
+        one.completed_at = now

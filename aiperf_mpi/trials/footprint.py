@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the windows that ranks share (history, claims, queues), and how many records a run writes.
+"""Sizes of the windows that ranks share (history, claims, queues), and numbers of records and files of a run.
 
 The ranks allocate windows of these sizes; an estimate without MPI reports them.
 """
@@ -27,6 +27,10 @@ RECORDS_PER_CANDIDATE = 2
 #: Fraction of the history's slots after which stale candidates are no longer replaced. The rest is reserved
 #: for candidates that are trained.
 REPLACING_PART = 0.5
+
+#: States of a trial that trains which are kept. The one before the newest serves where the newest is damaged,
+#: or where the journal does not hold its last epoch yet.
+KEPT_STATES = 2
 
 #: Bytes before the rows of a node's mirror: its lock and its row count.
 MIRROR_HEADER = 64

@@ -20,21 +20,22 @@ EXPECTED = {
     FIXED: """run.time_limit run.tick data.name data.image_size data.channels data.classes data.train_images
         data.val_images model.width model.blocks search.method search.morphs hpo.enabled hpo.method
         hpo.from_round hpo.kernels hpo.batches result.max_error fault.raise_in_round fault.disturb_in_round
-        fault.nan_in_round fault.tamper_in_round fault.untimed_sleep_seconds""",
+        fault.nan_in_round fault.hang_in_round fault.tamper_in_round fault.untimed_sleep_seconds""",
     DEFAULT: """data.augmentation model.initial_weight model.zero_gamma train.lr train.momentum
         train.label_smoothing train.epochs train.round_epochs train.patience_base train.patience_step
         train.patience_max train.min_delta train.sync_statistics search.max_morphs search.max_units
         search.max_parameters""",
     "class": "run.official",
-    "free": """run.preset run.seed run.output run.view data.path data.stored_size data.workers data.stage
-        data.check_hashes train.batch_per_device train.precision train.stem train.forms train.in_flight_steps
-        search.population search.sample_size search.queue_depth search.stale_after parallel.trainers_per_node
-        parallel.trainers_per_replica parallel.address parallel.dispatch parallel.ranks_per_node
-        parallel.host_devices parallel.history_capacity parallel.compile_ahead parallel.cache parallel.prewarm
-        parallel.memory_limit parallel.poll_seconds result.fsync_seconds result.partial_seconds
-        result.keep_checkpoints monitor.seconds declared.device declared.peak_ops declared.form
-        declared.source declared.vouched_by fault.raise_replica fault.raise_trainer fault.disturb_replica
-        fault.nan_replica fault.tamper_replica fault.untimed_sleep_rank""",
+    "free": """run.preset run.seed run.output run.stuck_seconds run.view data.path data.stored_size
+        data.workers data.stage data.check_hashes train.batch_per_device train.precision train.stem
+        train.forms train.in_flight_steps search.population search.sample_size search.queue_depth
+        search.stale_after parallel.trainers_per_node parallel.trainers_per_replica parallel.address
+        parallel.dispatch parallel.ranks_per_node parallel.host_devices parallel.history_capacity
+        parallel.compile_ahead parallel.cache parallel.prewarm parallel.memory_limit parallel.poll_seconds
+        result.fsync_seconds result.partial_seconds result.keep_checkpoints result.checkpoint_seconds
+        monitor.seconds declared.device declared.peak_ops declared.form declared.source
+        declared.vouched_by fault.raise_replica fault.raise_trainer fault.disturb_replica
+        fault.nan_replica fault.hang_replica fault.tamper_replica fault.untimed_sleep_rank""",
 }
 RULES = {key: kind for kind, keys in EXPECTED.items() for key in keys.split()}
 

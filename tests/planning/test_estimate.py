@@ -154,6 +154,17 @@ def test_trainers_of_several_nodes_can_make_one_replica() -> None:
     )
 
 
+def test_states_of_trials_that_train_take_space_and_time() -> None:
+    # 16 replicas; the initial network has 25,557,032 parameters, the largest 4 times as many: from 16 x
+    # 25,557,032 x 16 / 600 bytes a second, and three files of each replica.
+    states = numbers()["states of trials that train"], numbers()["states written a second"]
+    initial = 25_557_032 * 16
+    assert states[0] == pytest.approx(16 * 3 * 4 * initial)
+    assert states[1] == pytest.approx((16 * initial / 600, 16 * 4 * initial / 600))
+    never = {n.name for n in estimate(load("imagenet", sets=["result.checkpoint_seconds=0"]), MACHINE)}
+    assert not never & {"states of trials that train", "states written a second"}
+
+
 def test_without_a_rate_there_is_neither_time_nor_score() -> None:
     known = numbers(Machine(16, 8))
     assert "history window" in known and "node-hours" in known

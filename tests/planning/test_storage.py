@@ -25,5 +25,17 @@ def test_the_estimate_counts_every_replicas_weights() -> None:
     assert one < 2**28 < shutil.disk_usage("/").total
 
 
+def test_the_estimate_counts_the_states_of_trials_that_train() -> None:
+    """Two states of each replica and one in replacement, each of 4 bytes for a parameter, its momentum and
+    its best value; none in a run that is shorter than the time between two, or where there are none."""
+    long = DEMO.run.time_limit + 1
+    parameters, none, often = resnet50(DEMO.base).parameters, f"{long}", f"{DEMO.run.time_limit}"
+    without, zero, each = (
+        estimate_bytes(load("demo", sets=[f"result.checkpoint_seconds={seconds}"]), 2)
+        for seconds in (none, "0", often)
+    )
+    assert without == zero and each - without >= 2 * 3 * 12 * parameters
+
+
 def test_the_default_name_is_the_time() -> None:
     assert default_output(0.0).startswith("runs/aiperf_mpi-19") and default_output() != default_output(0.0)

@@ -40,6 +40,8 @@ def test_a_fault_hits_its_round_and_replica_alone(candidate: Candidate) -> None:
     assert training_fault(fault, replace(candidate, replica=0), 0) == TrainingFault(nan_at=(0, 1))
     assert training_fault(fault, replace(candidate, round=2), 0) == TrainingFault()
     assert training_fault(Fault(), candidate, 0) == TrainingFault()
+    hangs = Fault(hang_in_round=3, hang_replica=1)
+    assert training_fault(hangs, candidate, 0) == TrainingFault(hang_at=(0, 1))
 
 
 def test_one_trainer_of_a_replica_raises(candidate: Candidate) -> None:

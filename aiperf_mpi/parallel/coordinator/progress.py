@@ -12,7 +12,7 @@ import numpy as np
 
 from aiperf_mpi.parallel.coordinator.rates import PresentRate, ReplicaRate
 from aiperf_mpi.parallel.coordinator.view import MOST_LINES, SLOWEST, ReplicaLine, ViewSnapshot
-from aiperf_mpi.parallel.shared.status import ReplicaStatus
+from aiperf_mpi.parallel.shared.status import RETIRED, ReplicaStatus
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.file.rows import FAILED, REJECTED, STATUS, UNFINISHED
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
@@ -158,7 +158,11 @@ class Progress:
         return line
 
     def hopeless(self) -> str:
-        """Return why the run should stop after too many failures in a row; "" while it may go on."""
+        """Return why the run should stop: too many failures in a row, or no replica trains any more; "" while
+        it may go on."""
+        retired = sum(status.trial_id == RETIRED for status in self.statuses.values())
+        if retired == self.replicas:
+            return f"all replicas have retired, at last: {self.last_cause}"
         if self.lost < max(LOST_IN_A_ROW, LOST_BY_REPLICA * self.replicas):
             return ""
         return f"{self.lost} candidates in a row were rejected or failed, at last: {self.last_cause}"

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from aiperf_mpi.launchers import RANK_VARIABLES
 from aiperf_mpi.opcount.rates import ops_text
-from aiperf_mpi.parallel.shared.status import NO_TRIAL, ReplicaStatus
+from aiperf_mpi.parallel.shared.status import NO_TRIAL, RETIRED, ReplicaStatus
 from aiperf_mpi.printable import counted, plain
 
 MODES = ("auto", "live", "plain")
@@ -56,6 +56,8 @@ class ReplicaLine:
 
     def __str__(self) -> str:
         status = self.status
+        if status.trial_id == RETIRED:
+            return f"replica {status.replica}: has retired"
         if status.trial_id == NO_TRIAL:
             why = "waits for a candidate" if status.phase == "idle" else "between two trials"
             return f"replica {status.replica}: {status.phase}, {why}"

@@ -88,12 +88,12 @@ def update_best(best: Best, trial_id: int, training: Training, compiled: Compile
         best.error, best.trial_id, best.compiled = training.best_error, trial_id, compiled
 
 
-def validate_best(context: Context, resources: Resources, best: Best) -> None:
+def validate_best(context: Context, resources: Resources, best: Best, retired: str = "") -> None:
     """After core stop, load the machine's best model again, validate it, and send its error to rank 0.
 
     Collective over all ranks except 0; only the replica that owns the model validates. Nothing is validated
-    where no trial has completed a validation. If it fails, the result has no `error_final`, but is written
-    all the same.
+    where no trial has completed a validation, or the owner has `retired` for this reason. If it fails, the
+    result has no `error_final`, but is written all the same.
     """
     leads, team = context.ranks.leads, context.ranks.team
     owner = owns_best(context, best.error, best.trial_id) if leads else owns_best(context)
@@ -105,6 +105,12 @@ def validate_best(context: Context, resources: Resources, best: Best) -> None:
     if team is not None:
         path, trial_id = team.bcast((path, trial_id))
     if path is None:
+        return
+    if retired:
+        write_error(
+            f"aiperf_mpi: rank {context.ranks.rank} on {context.ranks.host}: the best model, trial "
+            f"{trial_id}, is not validated again, so the result has no error_final: its replica has retired\n"
+        )
         return
     try:
         error = validate_again(context, resources, best, trial_id, path)

@@ -15,7 +15,7 @@ import numpy as np
 from aiperf_mpi.parallel.launch.collective import agree, wait
 from aiperf_mpi.parallel.launch.mpi import MPI
 from aiperf_mpi.phases import PhaseTimer
-from aiperf_mpi.training.lockstep import FailedElsewhere
+from aiperf_mpi.training.lockstep import FailedElsewhere, Stuck
 
 #: Seconds for which an agreement is tested without a pause. That of a step takes microseconds; a trainer that
 #: waits for longer waits for a late process.
@@ -63,7 +63,7 @@ class Team:
 
         Collective over the replica.
         """
-        text = f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, Stuck) else f"{type(error).__name__}: {error}"
         if self._comm is None:
             return text
         own = "" if isinstance(error, FailedElsewhere) else text

@@ -14,8 +14,8 @@ from aiperf_mpi.phases import PHASES
 #: microseconds on a loaded core (tests/programs/parallel/shared/status_storm.py): 500 take 3 % of a second.
 SECONDS, REPLICAS = 1.0, 500
 
-#: The trial of a replica that waits for a candidate.
-NO_TRIAL = -1
+#: The trial of a replica that waits for a candidate, and of one that has retired.
+NO_TRIAL, RETIRED = -1, -2
 
 _FORM = struct.Struct("<iqBiiqqdd")
 
@@ -25,7 +25,7 @@ class ReplicaStatus(NamedTuple):
 
     Attributes:
         replica: its index.
-        trial_id: the trial that it prepares or trains; NO_TRIAL between two of them.
+        trial_id: the trial that it prepares or trains; NO_TRIAL between two of them, RETIRED after all.
         phase: what its first trainer does or waits for, one of PHASES.
         epoch, epochs_max: the epoch that runs, counted from 0, and the most epochs of the trial.
         train_samples, val_samples: images of this epoch that are trained and validated.

@@ -11,14 +11,16 @@ import time
 
 import jax
 
+from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.replica.agreements import PendingAgreement
-from aiperf_mpi.parallel.shared.queue import Taken
+from aiperf_mpi.parallel.shared.queue import CandidateQueue, Taken
 from aiperf_mpi.parallel.shared.slots import Slot
 from aiperf_mpi.parallel.shared.status import NO_TRIAL
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.state import TrainerState, refuse
 from aiperf_mpi.training.lockstep import GO
 from aiperf_mpi.trials.log import HistoryFull
+from aiperf_mpi.trials.record import RecordError
 
 
 def compiles_ahead(setting: str, devices: tuple[jax.Device, ...]) -> bool:
@@ -106,7 +108,7 @@ class Lookahead:
         queue, agreements = self._state.queue, self._state.agreements
         if self._agreement is None:
             if queue is not None:
-                self._taken = queue.take()
+                self._taken = self._take(queue)
                 if self._taken is None:
                     return None
             self._agreement = agreements.post(GO, None if self._taken is None else self._taken.record)
@@ -115,3 +117,16 @@ class Lookahead:
         taken = self._taken or Taken(Slot(0, 0), self._agreement.record)
         self._taken = self._agreement = None
         return taken
+
+    def _take(self, queue: CandidateQueue) -> Taken | None:
+        """Take the next candidate; None without one, and where its record is damaged: another one then fills
+        its ticket."""
+        try:
+            return queue.take()
+        except RecordError as error:
+            ranks = self._state.context.ranks
+            write_error(
+                f"aiperf_mpi: rank {ranks.rank} on {ranks.host}: a candidate of replica {ranks.replica} is "
+                f"dropped: {error}\n"
+            )
+            return None

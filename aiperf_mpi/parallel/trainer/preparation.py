@@ -4,6 +4,7 @@ transfer its first batches."""
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Generator
 from functools import partial
@@ -19,12 +20,16 @@ from aiperf_mpi.parallel.replica.weights import StartWeights, load_parent, start
 from aiperf_mpi.parallel.shared.outcomes import withdraw
 from aiperf_mpi.parallel.shared.queue import Taken
 from aiperf_mpi.parallel.trainer.building import build_training, rebuild, step_settings
+from aiperf_mpi.parallel.trainer.resuming import find_epoch
 from aiperf_mpi.parallel.trainer.state import TrainerState
+from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.results.file.rows import MORPH_TOLERANCE
+from aiperf_mpi.training.epoch_state import EpochState
 from aiperf_mpi.training.fit import Training
-from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere
+from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere, Stuck
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.memory import TooLarge, compile_fitting
+from aiperf_mpi.training.waiting import preparation_seconds
 from aiperf_mpi.trials.candidate import Candidate
 
 #: Why a candidate is rejected on a trainer that found no problem itself; the one that did has reported it.
@@ -44,9 +49,9 @@ class Preparation:
         taken: the candidate as it was taken from the queue.
         during_trial: whether another trial trains meanwhile. If the preparation then fails for lack of
             memory, it is done again after that trial.
-        candidate: None before it is rebuilt, and where it cannot be.
-        checked: whether nothing can reject the candidate any more.
+        candidate, checked: None before it is rebuilt; whether nothing can reject it any more.
         problem: why the candidate is to be rejected, "" if it is not.
+        begun: the state from which its trial goes on; None where it begins.
         done: whether nothing is left to do; then there is a `training`, a `problem`, or a `failure`.
         failure: the error with which its trial fails.
         compiled: its steps.
@@ -61,6 +66,7 @@ class Preparation:
         self.candidate: Candidate | None = None
         self.checked = self.done = False
         self.problem = ""
+        self.begun: EpochState | None = None
         self.failure: Exception | None = None
         self.compiled: Compiled | None = None
         self.account = StepAccount()
@@ -83,11 +89,10 @@ class Preparation:
         return self.done
 
     def drop(self) -> None:
-        """End the preparation and its transfers; present work of the thread is finished, and the result
-        dropped."""
+        """End the preparation and its transfers; threads of stuck devices are left."""
         self._steps.close()
         if self.training is not None:
-            self.training.close()
+            self.training.close(wait=not self._state.retirement.stuck)
 
     def _prepare(self, record: np.void) -> Generator[str, None, None]:
         """Do all parts, one after the other; yield the phase to book at each wait."""
@@ -112,6 +117,9 @@ class Preparation:
         if candidate is None or problem:
             return
         try:
+            self.begun = yield from find_epoch(
+                state.context, state.resumed, candidate, self._in_thread, self._agree
+            )
             while not (yield from self._make_ready(candidate)):
                 # Free the devices for the next try.
                 self._drop_training()
@@ -139,20 +147,22 @@ class Preparation:
         would wait for a trainer that does not.
         """
         during_trial = self.during_trial
-        weights = yield from self._together(self._find_weights(candidate), during_trial)
-        if weights is None:
+        start: StartWeights | EpochState | None = self.begun
+        if start is None:
+            start = yield from self._together(self._find_weights(candidate), during_trial)
+        if start is None:
             return False
-        training = yield from self._together(self._compile(candidate, weights, during_trial), during_trial)
+        self.difference = start.difference
+        training = yield from self._together(self._compile(candidate, start, during_trial), during_trial)
         return training is not None
 
     def _compile(
-        self, candidate: Candidate, weights: StartWeights, during_trial: bool
+        self, candidate: Candidate, start: StartWeights | EpochState, during_trial: bool
     ) -> Generator[str, None, Training]:
-        """Compile the steps, put the state on the devices, start to transfer the first batches; return the
-        training."""
+        """Compile the steps, put the state and the first batches on the devices; return the training."""
         state = self._state
         config, resources = state.context.config, state.resources
-        settings = step_settings(config, candidate, resources.dataset)
+        settings = step_settings(config, candidate, resources.dataset, self.begun)
         dispatch = config.parallel.dispatch
         compiler = partial(
             compile_steps, candidate.architecture, devices=resources.devices, dispatch=dispatch
@@ -161,7 +171,7 @@ class Preparation:
         self.compiled = yield from self._in_thread("compile", work)
         self.account = yield from self._in_thread("compile", partial(account, self.compiled))
         self.training = yield from self._in_thread(
-            "init", partial(build_training, state, candidate, self.compiled, weights)
+            "init", partial(build_training, state, candidate, self.compiled, start)
         )
         self.training.open()
         return self.training
@@ -225,19 +235,27 @@ class Preparation:
         return weights
 
     def _in_thread(self, phase: str, work: Callable[[], T]) -> Generator[str, None, T]:
-        """Do `work` in the replica's thread, and return its result."""
-        worker = self._state.worker
-        future = worker.submit(work)
-        # A worker that is not busy holds no reference to the result.
-        while worker.busy:
-            yield phase
-        return future.result()
+        """Do `work` in the replica's thread, and return its result. Raises Stuck where it does not end."""
+        seconds = preparation_seconds(self._state.context.config.run.stuck_seconds)
+        return (yield from in_thread(self._state.worker, phase, work, seconds))
+
+
+def in_thread(worker: Worker, phase: str, work: Callable[[], T], seconds: float) -> Generator[str, None, T]:
+    """Do `work` in the thread of a worker, and return its result; yield `phase` at each wait. Raises Stuck
+    where it does not end within `seconds`."""
+    begin, future = time.monotonic(), worker.submit(work)
+    # A worker that is not busy holds no reference to the result.
+    while worker.busy:
+        if (waited := time.monotonic() - begin) > seconds:
+            raise Stuck(f"the preparation's {phase}", waited)
+        yield phase
+    return future.result()
 
 
 def may_be_out_of_memory(failure: Exception) -> bool:
     """Whether the work that failed may fit when nothing else is on the devices. Their libraries report a lack
     of memory in many ways; a step known to be too large (TooLarge) does not fit alone either."""
-    return isinstance(failure, RuntimeError | MemoryError) and not isinstance(failure, TooLarge)
+    return isinstance(failure, RuntimeError | MemoryError) and not isinstance(failure, TooLarge | Stuck)
 
 
 def without_frames(failure: Exception) -> Exception:

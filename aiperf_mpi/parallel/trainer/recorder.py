@@ -12,8 +12,10 @@ from aiperf_mpi.parallel.replica.best import Best, keep_weights
 from aiperf_mpi.parallel.replica.weights import Kept, checkpoint_path
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import withdraw
+from aiperf_mpi.parallel.trainer.epochs import EpochRecorder
 from aiperf_mpi.parallel.trainer.trial import Trial, record_end
 from aiperf_mpi.parallel.trainer.worker import Worker
+from aiperf_mpi.results.file.rows import UNFINISHED
 from aiperf_mpi.training.fit import Training
 from aiperf_mpi.training.steps.compile import Compiled
 from aiperf_mpi.trials.record import FAILED
@@ -23,8 +25,8 @@ class TrialRecorder:
     """Record trials that have ended, one at a time. Kept weights are on disk before any rank learns of
     them."""
 
-    def __init__(self, context: Context, best: Best) -> None:
-        self._context, self._best = context, best
+    def __init__(self, context: Context, best: Best, epochs: EpochRecorder | None = None) -> None:
+        self._context, self._best, self._epochs = context, best, epochs
         self._worker = Worker("keep")
         self._trial: Trial | None = None
         self._written: Future[Kept | None] | None = None
@@ -87,4 +89,6 @@ class TrialRecorder:
     def _record(self) -> None:
         if self._trial is not None:
             record_end(self._context, self._trial)
+            if self._epochs is not None and self._trial.status != UNFINISHED:
+                self._epochs.ended(self._trial.candidate.trial_id)
         self._trial = None

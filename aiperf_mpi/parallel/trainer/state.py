@@ -14,7 +14,9 @@ from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.outcomes import reject
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, Taken
+from aiperf_mpi.parallel.trainer.epochs import EpochRecorder
 from aiperf_mpi.parallel.trainer.reporter import StatusReporter
+from aiperf_mpi.parallel.trainer.retirement import Retirement
 from aiperf_mpi.parallel.trainer.worker import Worker
 from aiperf_mpi.trials.view import ArchitectureCache
 
@@ -44,6 +46,10 @@ class TrainerState:
         architectures: those rebuilt so far.
         training: whether a trial takes its steps now.
         reporter: tells rank 0 what the replica does.
+        epochs: writes states of the trial that trains; None where this trainer is not the replica's first.
+        resumed: trials that trained when an earlier process of this run ended, and the number of their epochs
+            whose rows are kept; all trainers of the replica have the same.
+        retirement: whether the replica has retired, and why.
         preparing: whether the worker still has parts of the next trial to do, and must not begin other work.
     """
 
@@ -57,6 +63,9 @@ class TrainerState:
     worker: Worker = field(default_factory=lambda: Worker("prepare"))
     background: list[BackgroundWork] = field(default_factory=list)
     architectures: ArchitectureCache = field(default_factory=ArchitectureCache)
+    epochs: EpochRecorder | None = None
+    resumed: dict[int, int] = field(default_factory=dict)
+    retirement: Retirement = field(default_factory=Retirement)
     training: bool = False
     preparing: bool = False
 

@@ -8,7 +8,7 @@ A trial that raises or diverges is recorded as failed with its cause; the run go
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiperf_mpi.parallel.generator.checks import checks_of
@@ -19,11 +19,14 @@ from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.shared.context import Context
+from aiperf_mpi.parallel.shared.status import RETIRED
+from aiperf_mpi.parallel.trainer.epochs import EpochRecorder
 from aiperf_mpi.parallel.trainer.lookahead import Lookahead, compiles_ahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
 from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
 from aiperf_mpi.parallel.trainer.reporter import StatusReporter
+from aiperf_mpi.parallel.trainer.retirement import RETIRED_BY_PEER, Retirement
 from aiperf_mpi.parallel.trainer.state import WAIT_SECONDS, TrainerState, accept
 from aiperf_mpi.parallel.trainer.trial import Trial, send_begin, send_epoch
 from aiperf_mpi.parallel.trainer.worker import take_turns
@@ -63,21 +66,40 @@ def propose_initial(context: Context) -> None:
         raise RuntimeError("the first ticket of replica 0 is taken before the core time starts")
 
 
-def train(context: Context, resources: Resources) -> Trainer:
-    """Train candidates until rank 0 ends the run, or the time is over. Call `finish` after it."""
+def train(
+    context: Context, resources: Resources, devices: str = "", resumed: Mapping[int, int] | None = None
+) -> Trainer:
+    """Train candidates until rank 0 ends the run, or the time is over. Call `finish` after it.
+
+    Arguments:
+        devices: the UUIDs of this rank's devices, or why they have none, for the case that the replica
+            retires.
+        resumed: the trials that go on from their last state, see `TrainerState`.
+    """
     take_turns()
-    trainer = trainer_of(context, resources)
+    trainer = trainer_of(context, resources, devices, resumed or {})
     state, lookahead = trainer.state, trainer.lookahead
-    while (preparation := next_candidate(state, lookahead)) is not None:
+    while not state.retirement.why and (preparation := next_candidate(state, lookahead)) is not None:
         accept(state, preparation.taken)
         run_trial(trainer, preparation)
     state.agreements.settle(state.team)
     lookahead.close()
     wait_until_recorded(trainer)
+    if state.retirement.why:
+        wait_for_end(trainer)
     return trainer
 
 
-def trainer_of(context: Context, resources: Resources) -> Trainer:
+def wait_for_end(trainer: Trainer) -> None:
+    """Serve MPI until the run ends, after the replica has retired."""
+    state, context = trainer.state, trainer.state.context
+    state.background = [work for work in state.background if work is not trainer.maker]
+    state.reporter.begin(RETIRED)
+    while not state.poll("idle") and not context.over():
+        pause(context, "idle")
+
+
+def trainer_of(context: Context, resources: Resources, devices: str, resumed: Mapping[int, int]) -> Trainer:
     """Return a trainer with everything that it works with."""
     ranks, config = context.ranks, context.config
     team = Team(ranks.team, context.timer)
@@ -92,34 +114,44 @@ def trainer_of(context: Context, resources: Resources) -> Trainer:
         team,
         StatusReporter(context, team.leads),
         Agreements(ranks.team),
+        epochs=EpochRecorder(context) if team.leads else None,
+        resumed=dict(resumed),
+        retirement=Retirement(devices),
     )
-    recorder = TrialRecorder(context, state.best)
+    recorder = TrialRecorder(context, state.best, state.epochs)
     lookahead = Lookahead(state, compiles_ahead(config.parallel.compile_ahead, resources.devices))
     maker = None
     if ranks.queue_group_generators == 0 and candidates is not None:
         maker = CandidateMaker(context, checks_of(context), 0, ((ranks.replica, candidates),))
         state.background.append(maker)
     state.background += [recorder, lookahead, Prewarm(state)]
+    if state.epochs is not None:
+        state.background.append(state.epochs)
     return Trainer(state, maker, recorder, lookahead)
 
 
 def finish(trainer: Trainer, seconds: float) -> bool:
     """End the trainer's threads; return whether they have ended within `seconds`.
 
-    XLA cannot be interrupted, and a process that exits while it compiles crashes.
+    XLA cannot be interrupted, and a process that exits while it compiles crashes, or waits for ever for a
+    device that is stuck.
     """
-    context, worker = trainer.state.context, trainer.state.worker
+    if trainer.state.retirement.stuck:
+        seconds = 0.0
+    context, worker, epochs = trainer.state.context, trainer.state.worker, trainer.state.epochs
     limit = context.clock.now() + seconds
     with context.timer("search"):
         if trainer.maker is not None:
             trainer.maker.close()
     trainer.recorder.close()
     worker.close()
-    while worker.busy:
+    if epochs is not None:
+        epochs.close()
+    while worker.busy or (epochs is not None and epochs.busy):
         if context.clock.now() > limit:
             return False
         context.pause(WAIT_SECONDS, "compile")
-    return True
+    return not trainer.state.retirement.stuck
 
 
 def next_candidate(state: TrainerState, lookahead: Lookahead) -> Preparation | None:
@@ -176,12 +208,16 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
         raise RuntimeError("a candidate that could not be rebuilt is not rejected")
     trial = Trial(candidate, budget(candidate.round, context.config.train), context.now())
     state.reporter.begin(candidate.trial_id, trial.budget.epochs_max)
+    failure: Exception | None = None
     try:
         training = wait_until_ready(state, preparation)
         if training is not None:
             state.training, state.reporter.training = True, training
+            if preparation.begun is not None:
+                trial.go_on(preparation.begun.trained)
+                preparation.begun = None  # the devices hold its arrays
             for epoch in training:
-                if state.team.leads and not trial.epochs:
+                if state.team.leads and trial.epochs == training.first:
                     trial.describe(preparation)
                     send_begin(context, trial)
                 trial.add(epoch)
@@ -191,6 +227,7 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
     except RUN_ERRORS:
         raise
     except Exception as error:
+        failure = error
         trial.status, trial.cause = FAILED, state.team.cause(error)
     finally:
         state.training = False
@@ -198,6 +235,7 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
     trial.describe(preparation)
     trial.t_end = context.now()
     preparation.drop()
+    retire_after(state, trial, failure)
 
     # After a very short trial the one before may not be recorded yet.
     wait_until_recorded(trainer)
@@ -207,6 +245,19 @@ def run_trial(trainer: Trainer, preparation: Preparation) -> None:
         trainer.recorder.begin(trial, kept, preparation.compiled)
     elif kept is not None and preparation.compiled is not None:
         update_best(state.best, candidate.trial_id, kept, preparation.compiled)
+
+
+def retire_after(state: TrainerState, trial: Trial, failure: Exception | None) -> None:
+    """Retire on all trainers of the replica after a trial that gives a reason on one of them; its cause then
+    names the first trainer's place."""
+    context, retirement = state.context, state.retirement
+    why = retirement.reason(context, trial.status, failure)
+    agreed = state.team.agree(2 if retirement.stuck else 1 if why else 0)
+    if not agreed:
+        return
+    retirement.stuck = agreed == 2
+    retirement.retire(context, why or RETIRED_BY_PEER)
+    trial.cause = f"{trial.cause}; {retirement.place(context)} retires"
 
 
 def wait_until_ready(state: TrainerState, preparation: Preparation) -> Training | None:

@@ -14,6 +14,7 @@ from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.results.file.rows import EPOCH_ROW, TRIAL_ROW, UNFINISHED, row_of
 from aiperf_mpi.training.epoch import EpochResult
+from aiperf_mpi.training.epoch_state import Trained
 from aiperf_mpi.trials.budget import Budget
 from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.log import HistoryFull
@@ -25,7 +26,8 @@ from aiperf_mpi.trials.record import DONE, STOPPED
 class Trial:
     """A trial up to now; fields with the name of a column of TRIAL_ROW are sent as that column.
 
-    Times are s since core start; `kept` is whether its weights were kept for children to inherit.
+    Times are s since core start; `kept` is whether its weights were kept for children to inherit, `resumed`
+    whether it goes on with what an earlier process of the run has trained.
     """
 
     candidate: Candidate
@@ -43,6 +45,7 @@ class Trial:
     accumulation: int = 0
     account: StepAccount = StepAccount()
     kept: bool = False
+    resumed: bool = False
     epochs: int = 0
     train_samples: int = 0
     val_samples: int = 0
@@ -57,6 +60,13 @@ class Trial:
             self.micro_batch, self.accumulation = compiled.settings.micro_batch, compiled.settings.accumulate
         if preparation.training is not None:
             self.t_first_step = preparation.training.t_first_step
+
+    def go_on(self, trained: Trained) -> None:
+        """Add the whole epochs that an earlier process of the run has trained, whose rows are kept."""
+        self.resumed, self.epochs = True, len(trained.epochs)
+        self.train_samples = sum(epoch.train_samples for epoch in trained.epochs)
+        self.val_samples = sum(epoch.val_samples for epoch in trained.epochs)
+        self.val_errors = [epoch.val_error for epoch in trained.epochs]
 
     def add(self, epoch: EpochResult) -> None:
         """Add an epoch, or the completed part of one, to the sums."""
@@ -105,7 +115,6 @@ def _row(context: Context, trial: Trial, best: float, predicted: float) -> np.nd
         lr=context.config.train.lr,
         best_error=best,
         predicted_error=predicted,
-        resumed=False,
     )
 
 

@@ -36,9 +36,9 @@ class Worker:
         self._under_way = [*(other for other in self._under_way if not other.done()), future]
         return future
 
-    def close(self) -> None:
-        """Accept no more work, and cancel work that has not begun; work that has begun is finished."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def close(self, cancel: bool = True) -> None:
+        """Accept no more work, and `cancel` work that has not begun; work that has begun is finished."""
+        self._pool.shutdown(wait=False, cancel_futures=cancel)
 
 
 def take_turns() -> None:

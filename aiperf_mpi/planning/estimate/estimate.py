@@ -23,7 +23,7 @@ from aiperf_mpi.planning.estimate.machine import Machine, check_machine, devices
 from aiperf_mpi.planning.estimate.number import Number
 from aiperf_mpi.planning.memory import BYTES_PER_PARAMETER, activation_bytes
 from aiperf_mpi.planning.precision import precisions
-from aiperf_mpi.planning.storage import storage
+from aiperf_mpi.planning.storage import state_bytes, state_files, storage
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE
 from aiperf_mpi.printable import counted
 from aiperf_mpi.trials.budget import budget
@@ -342,6 +342,7 @@ def _storage(config: Config, machine: Machine) -> Iterator[Number]:
         f"{bound}: each of {counted(replicas(config, machine), 'replica')} keeps result.keep_checkpoints and "
         f"one in replacement",
     )
+    yield from _states(config, machine, parts.states, bound)
     yield Number(
         "storage",
         "rows in journal and results",
@@ -357,3 +358,27 @@ def _storage(config: Config, machine: Machine) -> Iterator[Number]:
         f"{bound}: one row for a node every {config.monitor.seconds:g} s, or less often on large machines",
     )
     yield Number("storage", "in all", parts.total, "byte", f"{bound}; a run that finds less free is refused")
+
+
+def _states(config: Config, machine: Machine, most: int, bound: str) -> Iterator[Number]:
+    """Estimate the states of trials that train: their bytes in all, and those that are written a second."""
+    count, seconds = replicas(config, machine), config.result.checkpoint_seconds
+    if not state_files(config):
+        return
+    yield Number(
+        "storage",
+        "states of trials that train",
+        most,
+        "byte",
+        f"{bound}: each of {counted(count, 'replica')} keeps two, and has one in replacement",
+    )
+    initial = state_bytes(Architecture(config.base).parameters)
+    largest = most // (count * state_files(config))
+    yield Number(
+        "storage",
+        "states written a second",
+        (count * initial / seconds, count * largest / seconds),
+        "byte/s",
+        f"from the initial network to the largest, at most one of each replica in "
+        f"result.checkpoint_seconds {seconds:g} s",
+    )

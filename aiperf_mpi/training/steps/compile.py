@@ -81,6 +81,15 @@ class Compiled:
         """Return the state before the first step on all devices; see `step.initial_state`."""
         return replicate(initial_state(variables, self.settings, rng), self.sharding)
 
+    def resume(self, state: TrainState) -> TrainState:
+        """Return a state of `held` on all devices."""
+        return replicate(state, self.sharding)
+
+    def held(self, state: TrainState) -> TrainState:
+        """Return the state of this process's first device, as numpy arrays: after `average` that of all."""
+        held: TrainState = first(state)
+        return held
+
     def scalar(self, value: float) -> jax.Array:
         """Return `value` as a float32 on all devices, such as the learning rate of an epoch."""
         everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())

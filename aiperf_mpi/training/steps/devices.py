@@ -109,10 +109,12 @@ class Feed:
             raise item
         return item
 
-    def close(self) -> None:
-        """End the thread, at the next batch at the latest, and close `batches` if it is a generator."""
+    def close(self, wait: bool = True) -> None:
+        """End the thread, at the next batch at the latest, and close `batches` if it is a generator; `wait`
+        until it has ended."""
         self._closed.set()
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def __enter__(self) -> Feed:
         return self

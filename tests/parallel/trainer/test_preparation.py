@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from aiperf_mpi.parallel.trainer import preparation as module
 from aiperf_mpi.parallel.trainer.lookahead import Lookahead
 from aiperf_mpi.parallel.trainer.preparation import Preparation
 from aiperf_mpi.parallel.trainer.prewarm import Prewarm
-from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere
+from aiperf_mpi.training.lockstep import AGAIN, BROKEN, GO, FailedElsewhere, Stuck
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps
 from aiperf_mpi.training.steps.convolutions import Convolution
 from aiperf_mpi.training.steps.memory import TooLarge
@@ -150,6 +151,22 @@ def test_another_error_or_a_step_too_large_fails_at_once(
     preparation.during_trial = True
     advance(preparation)
     assert preparation.failure is error and preparation.training is None
+
+
+def test_a_compilation_that_does_not_end_fails_its_trial(
+    allocator: Allocator, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, config = threading.Event(), replica.context.config
+    # A preparation has six times as long as a step: 0.3 s.
+    config = replace(config, run=replace(config.run, stuck_seconds=0.05))
+    replica.context = replace(replica.context, config=config)
+    monkeypatch.setattr(module, "compile_steps", lambda *_, **__: released.wait(100))
+    preparation = prepared(replica)
+    preparation.during_trial = True
+    advance(preparation)
+    assert isinstance(preparation.failure, Stuck) and replica.worker.busy
+    assert str(preparation.failure).startswith("stuck: the preparation's compile has not ended for ")
+    released.set()
 
 
 def test_no_convolution_comes_between_the_parts_of_a_preparation(allocator: Allocator, replica: Any) -> None:

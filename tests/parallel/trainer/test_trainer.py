@@ -30,6 +30,7 @@ from tests.helpers.parallel.contexts import FakeMessages, fake_context
 from tests.helpers.parallel.past import small
 from tests.helpers.parallel.trainers import fake_trainer
 from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_batch, started
+from tests.helpers.trials.twins import ArrayHistory
 
 COMPILED = compiled_tiny()
 IMAGES, LABELS = (x[0] for x in random_batch(TINY, 1, 12))
@@ -46,8 +47,7 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
     """Train a trial of two epochs; return the replica's best, and the outcomes recorded."""
     config = small()
     config = replace(config, run=replace(config.run, output=str(folder)))
-    outcomes: list[Any] = []
-    history = SimpleNamespace(append=outcomes.append)
+    history = ArrayHistory(4)
     clock = CoreClock(lambda: 1.0, 0.0)
     context = fake_context(config=config, history=history, clock=clock, replica_rank=0 if team.leads else 1)
     best = Best(KeptWeights(1, 0))
@@ -83,7 +83,8 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
     while recorder.busy:
         recorder.advance()
     recorder.close()
-    return best, outcomes
+    history.refresh()
+    return best, [history.record(slot) for slot in range(len(history))]
 
 
 @pytest.mark.parametrize("team", [Team(None), Following(None)], ids=["leads", "follows"])
