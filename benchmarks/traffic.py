@@ -64,6 +64,8 @@ ROWS = (
     *(Row(f"+ {TRAINED[last]}", {"forms": TRAINED[: last + 1]}) for last in range(len(TRAINED))),
     Row("plain, 448 images", {"batch_per_device": 448}),
     Row("all forms, 448 images", {"batch_per_device": 448, "forms": LEAN}),
+    Row("plain, resized_crop", {"augmentation": "resized_crop", "stored_size": 256}),
+    Row("all forms, resized_crop", {"augmentation": "resized_crop", "stored_size": 256, "forms": LEAN}),
     Row("plain, evaluation", evaluate=True),
     Row("+ rounded, evaluation", {"forms": (ROUNDED,)}, evaluate=True),
     Row("+ merged, evaluation", {"forms": (ROUNDED, MERGED)}, evaluate=True),

@@ -6,17 +6,20 @@ The momenta after a first step are its gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.training.model.initial import initial_variables
-from aiperf_mpi.training.steps.compile import compile_steps
-from aiperf_mpi.training.steps.devices import place
-from aiperf_mpi.training.steps.step import StepSettings
+from aiperf_mpi.training.steps.compile import lower_train, options_of
+from aiperf_mpi.training.steps.devices import device_sharding, place, replicate
+from aiperf_mpi.training.steps.dispatch import PMAP
+from aiperf_mpi.training.steps.step import StepSettings, initial_state
 from benchmarks.onestep import random_batch
 
 
@@ -61,11 +64,13 @@ def varied_variables(architecture: Architecture, seed: int = 0) -> Any:
 
 def gradients(architecture: Architecture, settings: StepSettings, variables: Any) -> Gradients:
     """Return the gradients of one step with a batch of random images."""
-    compiled = compile_steps(architecture, settings, jax.devices("cpu")[:1])
-    batch = random_batch(architecture.base, settings.batch_per_device)
-    images, labels = place(batch, compiled.sharding)
-    state = compiled.start(variables, np.random.default_rng(1))
-    state, metrics = compiled.train(state, images, labels, compiled.scalar(0.1))
+    devices = jax.devices("cpu")[:1]
+    step = lower_train(architecture, settings, devices, PMAP).compile(options_of(settings))
+    sharding = device_sharding(devices)
+    images, labels = place(random_batch(architecture.base, settings.batch_per_device), sharding)
+    state = replicate(initial_state(variables, settings, np.random.default_rng(1)), sharding)
+    rate = jax.device_put(np.float32(0.1), NamedSharding(sharding.mesh, PartitionSpec()))
+    state, metrics = step(state, images, labels, rate)
     of_params, statistics = jax.device_get((state.momenta.trace, state.batch_stats))
     return Gradients(of_params, statistics, float(metrics.loss))
 
@@ -83,15 +88,16 @@ def apart(found: Gradients, expected: Gradients) -> Apart:
 
 
 def compared(
-    architecture: Architecture, settings: StepSettings, forms: tuple[str, ...]
-) -> tuple[Apart, Apart]:
-    """Return the distances to the plain float32 step of a step with `forms`: in float32, and in bfloat16."""
+    architecture: Architecture,
+    settings: StepSettings,
+    forms: tuple[str, ...],
+    precisions: Sequence[str] = ("float32", "bfloat16"),
+) -> tuple[Apart, ...]:
+    """Return the distances to the plain float32 step of a step with `forms` in each of `precisions`."""
     variables = varied_variables(architecture)
-    plain = replace(settings, precision="float32", forms=())
-    expected = gradients(architecture, plain, variables)
-    wide = gradients(architecture, replace(plain, forms=forms), variables)
-    half = gradients(architecture, replace(plain, forms=forms, precision="bfloat16"), variables)
-    return apart(wide, expected), apart(half, expected)
+    expected = gradients(architecture, replace(settings, precision="float32", forms=()), variables)
+    changed = (replace(settings, precision=precision, forms=forms) for precision in precisions)
+    return tuple(apart(gradients(architecture, each, variables), expected) for each in changed)
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ class Compilation:
     temporary: int
     arguments: int
     xla_bytes: float
+
+
+def has_compiler() -> bool:
+    """Return whether JAX's plugin for GPUs of NVIDIA is installed (the extra `traffic`)."""
+    return any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
 def described_devices(target: Target, count: int) -> list[jax.Device]:

@@ -19,6 +19,7 @@ from aiperf_mpi.config import ConfigError
 from aiperf_mpi.descriptors import tell
 from aiperf_mpi.exits import EXIT_INVALID, EXIT_VALID
 from aiperf_mpi.opcount.analytical import count
+from aiperf_mpi.opcount.forms import FORM_SETS
 from aiperf_mpi.opcount.table import as_counts
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def add_flops(commands: Any) -> None:
     flops.add_argument("--classes", type=int, metavar="N", help="number of classes")
     flops.add_argument(
         "--batch", type=int, default=1, metavar="N", help="images of the traced step (default 1)"
+    )
+    flops.add_argument(
+        "--forms", choices=FORM_SETS, help="forms of the traced step's layers, as train.forms (default plain)"
     )
     flops.add_argument("--per-layer", action="store_true", help="list every layer")
     flops.add_argument(

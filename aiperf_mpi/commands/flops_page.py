@@ -115,6 +115,7 @@ class Page:
         self._table(("Kind", "", "Tables (paper)", "Jaxpr of the step", "XLA"), rows, left=2)
         self._print(
             "conv and dense: forward, input gradient and weight gradient of the step equal the tables "
+            + ("with the forms' differences " if request.forms else "")
             + (
                 "exactly, without the update"
                 if not differences

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aiperf_mpi.commands.architecture_file import read_architecture
 from aiperf_mpi.config.setting import shown
 from aiperf_mpi.network.architecture import Architecture, resnet50
-from aiperf_mpi.opcount.forms import STEMS
+from aiperf_mpi.opcount.forms import FORM_SETS, STEMS
 from aiperf_mpi.paper import IMAGENET_IMAGES
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Request:
         images: training and validation images of an epoch.
         batch: images of the traced step.
         precision, augmentation, stored_size, stem: settings of the traced step.
+        lean: its forms that read and write less memory, those of `train.forms`.
     """
 
     architecture: Architecture
@@ -43,11 +44,12 @@ class Request:
     augmentation: str
     stored_size: int
     stem: str
+    lean: tuple[str, ...] = ()
 
     @property
     def forms(self) -> tuple[str, ...]:
         """Optimised forms that the step uses, names of `forms.FORMS`."""
-        return STEMS[self.stem]
+        return (*STEMS[self.stem], *self.lean)
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
@@ -60,6 +62,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
     # The network comes from a file, from a preset, or is the paper's.
     architecture, images = resnet50(), IMAGENET_IMAGES
     precision, augmentation, stored, stem = "float32", "none", 0, "plain"
+    forms = "plain"
     if arguments.arch is not None:
         architecture = read_architecture(arguments.arch)
     elif arguments.preset is not None:
@@ -69,8 +72,9 @@ def read_request(arguments: argparse.Namespace) -> Request:
         config = load(arguments.preset)
         architecture = Architecture(config.base)
         images = config.data.train_images, config.data.val_images
-        # The step is traced on the CPU.
+        # The step is traced on the CPU, where forms that are left to the devices are the plain ones.
         precision, stem = precisions(config, "cpu")[0], config.train.stem
+        forms = config.train.forms
         augmentation, stored = config.data.augmentation_form, config.data.stored_size
 
     # --image-size and --classes apply to any network: morphs do not depend on them.
@@ -80,7 +84,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
         architecture = Architecture(replace(architecture.base, **changes), architecture.morphs)
     if architecture.base.image_size > stored:
         stored = 0
-    return Request(architecture, images, arguments.batch, precision, augmentation, stored, stem)
+    lean = FORM_SETS.get(arguments.forms or forms, ())
+    return Request(architecture, images, arguments.batch, precision, augmentation, stored, stem, lean)
 
 
 def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
@@ -100,6 +105,7 @@ def measure(request: Request) -> tuple[Analysis, tuple[Difference, ...]]:
         augmentation=request.augmentation,
         stored_size=request.stored_size,
         stem=request.stem,
+        forms=request.lean,
     )
     gc.disable()
     try:

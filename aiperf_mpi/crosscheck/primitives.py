@@ -216,6 +216,12 @@ def _reduction(eqn: Any) -> int:
     return ADD * (elements(eqn.invars[0]) - elements(eqn.outvars[0]))
 
 
+def _general_reduction(eqn: Any) -> int:
+    """Count the body of a reduction, of one or several arrays, for each term but the first."""
+    each = sum(RULES[inner.primitive.name](inner) for inner in eqn.params["jaxpr"].eqns)
+    return each * (elements(eqn.invars[0]) - elements(eqn.outvars[0]))
+
+
 def _collective(eqn: Any) -> int:
     return ADD * sum(elements(variable) for variable in eqn.invars)
 
@@ -300,6 +306,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **{name: _per_element(weight) for weight, names in ELEMENTWISE for name in names},
         **dict.fromkeys(FREE, _nothing),
         **dict.fromkeys(REDUCTIONS, _reduction),
+        "reduce": _general_reduction,
         **dict.fromkeys(COLLECTIVES, _collective),
         **dict.fromkeys(CUMULATIVE, _per_element(ADD)),
         **dict.fromkeys(SCATTERS, lambda eqn: ADD * elements(eqn.invars[2])),

@@ -106,12 +106,12 @@ def _products_of_weights(layers: Sequence[Layer]) -> dict[Class, int]:
     """Return the operations of the two products of folded weights for each micro-batch, 2 K K C each."""
     sizes = [(layer.in_shape[2], layer.out_shape[2]) for layer in expansions(layers)]
     operations = WEIGHTS["mac"] * sum(channels**2 * filters for channels, filters in sizes)
-    return {("dense", FORWARD): operations, ("dense", INPUT_GRADIENT): operations}
+    return {("dense", FORWARD): operations, ("dense", WEIGHT_GRADIENT): operations}
 
 
 #: Forms that read and write less memory; `train.forms` names those of a run.
 ROUNDED, POOLED, SELECTED, FOLDED = "rounded", "pooled", "selected", "folded"
-MASKED, MERGED, KEPT = "masked", "merged", "kept"
+MASKED, MERGED, KEPT, GROUPED = "masked", "merged", "kept", "grouped"
 
 #: All optimised forms that a step may use, by name.
 FORMS: Mapping[str, Form] = MappingProxyType(
@@ -132,15 +132,16 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         MASKED: Form("a gradient is masked by a ReLU in each pass that reads it: the same products"),
         MERGED: Form("in evaluation a batch norm is part of the weights before it: the same products"),
         KEPT: Form("the state before a step is kept beside the one after it: the same operations"),
+        GROUPED: Form("sums over a batch are finished together: the same products"),
     }
 )
 
 #: All forms that read and write less memory, in the order in which they were measured.
-LEAN = (ROUNDED, POOLED, SELECTED, FOLDED, MASKED, MERGED, KEPT)
+LEAN = (ROUNDED, POOLED, SELECTED, FOLDED, MASKED, MERGED, KEPT, GROUPED)
 
 #: Values of `train.forms` -> the names in FORMS that a step then uses.
 FORM_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"plain": (), "lean": (ROUNDED, POOLED, SELECTED, MASKED, MERGED, KEPT), "folded": LEAN}
+    {"plain": (), "lean": (ROUNDED, POOLED, SELECTED, MASKED, MERGED, KEPT, GROUPED), "folded": LEAN}
 )
 
 #: Values of `train.stem` (the form of the first convolution) -> the names in FORMS that a step then uses.

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 from aiperf_mpi.network.architecture import Base, resnet50
@@ -14,9 +12,7 @@ from benchmarks.traffic_hlo import Array, parse
 from benchmarks.traffic_kernels import Kernel, kernels
 from benchmarks.traffic_layers import PARAMETER_BYTES, layer_bytes, total
 from benchmarks.traffic_summary import Activations, Summary, by_kind, summarise
-from benchmarks.traffic_targets import TARGETS, compile_for
-
-PLUGIN = importlib.util.find_spec("jax_cuda13_plugin") or importlib.util.find_spec("jax_cuda12_plugin")
+from benchmarks.traffic_targets import TARGETS, compile_for, has_compiler
 
 #: A fusion that reads 4 of the 16 rows of its first operand, after an elementwise operation, and adds them to
 #: the rows at a place of its second operand, in place.
@@ -164,7 +160,9 @@ def test_the_layers_by_hand() -> None:
 #: Four blocks on whole images, with every kind of layer of ResNet-50.
 FOUR_BLOCKS, BATCH = resnet50(Base(224, 3, 1000, 64, (1, 1, 1, 1))), 256
 
-needs_compiler = pytest.mark.skipif(PLUGIN is None, reason="compiling for a GPU needs the extra `traffic`")
+needs_compiler = pytest.mark.skipif(
+    not has_compiler(), reason="compiling for a GPU needs the extra `traffic`"
+)
 
 
 def compiled(forms: tuple[str, ...]) -> tuple[Summary, float]:

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from aiperf_mpi.network.architecture import Architecture, Base, Morph, resnet50
 from aiperf_mpi.opcount.analytical import KINDS, count, matrix_operations
+from aiperf_mpi.opcount.forms import expansions
 
 #: Runs the command line without the modules named in its first argument.
 BLOCKED = (
@@ -81,6 +83,16 @@ def test_an_architecture_from_a_file(root: Path, small: Path) -> None:
         forward = expected[kind, "forward"]
         gradients = expected[kind, "input gradient"] + expected[kind, "weight gradient"]
         assert methods["jaxpr"][kind] == {"fp": forward, "bp": gradients}
+
+
+def test_the_forms_of_a_step(root: Path, small: Path) -> None:
+    methods = answer(root, "--arch", str(small), "--forms", "folded", "--batch", "2")
+    layers = Architecture.from_json(small.read_text()).layers()
+    # Expanding convolutions of 1x1 are matrix products in these forms.
+    shapes = [(x.in_shape[2], *x.out_shape) for x in expansions(layers)]
+    forward = matrix_operations(layers)["conv", "forward"]
+    assert methods["jaxpr"]["conv"]["fp"] == forward - sum(2 * prod(shape) for shape in shapes)
+    assert methods["analytical"] == answer(root, "--arch", str(small), "--analytical")["analytical"]
 
 
 def test_the_page_of_a_network_with_every_layer(root: Path, small: Path) -> None:

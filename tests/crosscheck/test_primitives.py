@@ -143,6 +143,10 @@ def test_a_dilated_operand_with_strides_needs_whole_numbers() -> None:
 # -- matrix products and the rest ------------------------------------------------------------------
 
 
+def two_sums(a: Any, b: Any) -> tuple[Any, Any]:
+    return a[0] + b[0], a[1] + b[1]
+
+
 @pytest.mark.parametrize(
     ("function", "shapes", "expected"),
     [
@@ -166,6 +170,8 @@ def test_a_dilated_operand_with_strides_needs_whole_numbers() -> None:
         # 20 terms in 5 sums: 15 additions. All 20 in one: 19.
         (lambda a: lax.reduce_sum(a, (0,)), [(4, 5)], 15),
         (lambda a: lax.reduce_max(a, (0, 1)), [(4, 5)], 19),
+        # Two sums in one operation: 15 additions each.
+        (lambda a, b: lax.reduce((a, b), (0.0, 0.0), two_sums, (0,)), [(4, 5), (4, 5)], 30),
         (lambda a: lax.argmax(a, 1, np.int32), [(4, 5)], 16),
         (lambda a: lax.cumsum(a, 1), [(4, 5)], 20),
         # Moving things costs nothing.

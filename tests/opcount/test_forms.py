@@ -51,7 +51,7 @@ def test_the_products_of_a_folded_convolution() -> None:
     of_weights = 2 * 4 * 4 * 16
     assert difference_of_passes(layers, ["folded"]) == {
         ("dense", FORWARD): of_weights,
-        ("dense", INPUT_GRADIENT): of_weights,
+        ("dense", WEIGHT_GRADIENT): of_weights,
     }
     assert evaluation_difference(layers, ["folded"]) == {}
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from aiperf_mpi.training.model.layers import NORM_EPSILON, BatchNorm, Tail
+from aiperf_mpi.training.model.layers import NORM_EPSILON, BatchNorm, Tail, finish_sums, sum_parts
 
 #: Moments and small products are exact in float32: a batch norm subtracts squares that are nearly equal.
 EXACT = lax.Precision.HIGHEST
@@ -72,9 +72,9 @@ def _forward(
     tail: Tail,
     axis: str | None,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Any, ...]]:
-    # The weights are rounded before the product, as those of a plain convolution are.
-    rows = x.reshape(-1, x.shape[-1])
-    weights, count = kernel.astype(x.dtype).astype(jnp.float32), rows.shape[0]
+    # The weights are rounded once, with the norm in them.
+    rows, weights = x.reshape(-1, x.shape[-1]), kernel
+    count = rows.shape[0]
     total = jnp.sum(rows.astype(jnp.float32), 0)
     moments = _wide(_wide(rows, rows, (0, 0)), weights, (1, 0))
     mean = jnp.sum(total[:, None] * weights, 0) / count
@@ -107,22 +107,26 @@ def _backward(
         with jax.named_scope(tail.relu):
             passed = jnp.where(masking > 0, passed, jnp.zeros_like(passed))
     rows, arrived = x.reshape(-1, x.shape[-1]), passed.reshape(-1, passed.shape[-1])
-    weights, count = kernel.astype(x.dtype).astype(jnp.float32), rows.shape[0]
+    weights, count = kernel, rows.shape[0]
 
     # The sums over the pixels of g and of g y. The statistics pass back sums over all images of the batch;
     # the mean over devices is divided by this device's images.
-    of_bias = jnp.sum(arrived.astype(jnp.float32), 0)
     product = _wide(rows, arrived, (0, 0))
-    of_scale = (jnp.sum(weights * product, 0) - mean * of_bias) * inverse
+    if tail.grouped:
+        of_bias, along = finish_sums(sum_parts(arrived.astype(jnp.float32)), weights * product)
+    else:
+        of_bias, along = jnp.sum(arrived.astype(jnp.float32), 0), jnp.sum(weights * product, 0)
+    of_scale = (along - mean * of_bias) * inverse
     shift, slope = (of_bias, of_scale) if axis is None else lax.pmean((of_bias, of_scale), axis)
     shift, slope, factor = shift / count, inverse * slope / count, inverse * scale
 
     # The gradient of y is factor (g - shift - (y - mean) slope). Its products with x and W, by parts:
     of_kernel = (product - total[:, None] * shift - (moments - total[:, None] * mean) * slope) * factor
-    back = _wide(weights * (factor * slope), weights, (1, 1))
+    normed = (weights * factor).astype(x.dtype)
+    back = _product(normed, (weights * -slope).astype(x.dtype), (1, 1))
     constant = jnp.sum(weights * ((shift - slope * mean) * factor), 1)
-    correction = _product(rows, (-back).astype(x.dtype), (1, 0)) + (-constant).astype(x.dtype)
-    of_x = _product(arrived, (weights * factor).astype(x.dtype), (1, 1)) + correction
+    correction = _product(rows, back, (1, 0)) + (-constant).astype(x.dtype)
+    of_x = _product(arrived, normed, (1, 1)) + correction
     of_shortcut = None if like is None else passed.astype(like.dtype)
     return of_x.reshape(x.shape), of_kernel, of_scale, of_bias, of_shortcut
 

@@ -10,8 +10,10 @@ give the gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import gcd, isqrt
 from typing import Any
 
 import flax.linen as nn
@@ -32,13 +34,15 @@ UNUSED = nn.initializers.zeros
 class Tail:
     """The layers fused after a batch norm: scope names of an addition and of a ReLU, "" for none.
 
-    Profiles and operation counts assign the operations to these scopes. `again` says that the second pass of
-    the backward pass masks the gradient again, so that the masked one is not written between the two.
+    Profiles and operation counts assign the operations to these scopes. `again` says that each pass of the
+    backward pass masks the gradient itself, so that neither the masked gradient nor a mask is written.
+    `grouped` says that the sums over a batch are finished together, see `two_sums`.
     """
 
     add: str = ""
     relu: str = ""
     again: bool = False
+    grouped: bool = False
 
 
 #: A batch norm that is not fused with other layers.
@@ -73,7 +77,7 @@ class BatchNorm(nn.Module):
         scale, bias, mean, var = self.declare(x.shape[-1])
         if not train:
             inverse = jax.lax.rsqrt(var.value + NORM_EPSILON)
-            return _output(x, scale, bias, mean.value, inverse, shortcut, tail).astype(self.dtype)
+            return _output(x, inverse * scale, bias, mean.value, shortcut, tail).astype(self.dtype)
 
         y, batch_mean, batch_var = normalise_batch(x, scale, bias, shortcut, tail, self.dtype, self.axis)
         self.follow(mean, var, batch_mean, batch_var)
@@ -132,41 +136,43 @@ def _forward(
     dtype: Any,
     axis: str | None,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Any, ...]]:
-    mean, var = batch_statistics(x, axis)
+    mean, var = batch_statistics(x, axis, tail.grouped)
     inverse = jax.lax.rsqrt(var + NORM_EPSILON)
-    y = _output(x, scale, bias, mean, inverse, shortcut, tail).astype(dtype)
+    slope = inverse * scale
+    y = _output(x, slope, bias, mean, shortcut, tail).astype(dtype)
 
     # Without an addition the ReLU's mask is computed again from the input. After an addition keep the output,
     # which the next layers keep as their input anyway.
     masking = y if tail.relu and shortcut is not None else None
-    return (y, mean, var), (x, scale, bias, mean, inverse, masking, _like(shortcut))
+    return (y, mean, var), (x, bias, mean, inverse, slope, masking, _like(shortcut))
 
 
 def _backward(
     tail: Tail, dtype: Any, axis: str | None, kept: tuple[Any, ...], gradients: tuple[jax.Array, ...]
 ) -> tuple[Any, ...]:
-    x, scale, bias, mean, inverse, masking, shortcut = kept
-    passed, axes = gradients[0], tuple(range(x.ndim - 1))
-    centred = x.astype(jnp.float32) - mean
+    x, bias, mean, inverse, slope, masking, shortcut = kept
+    again = tail.again and tail.relu and masking is None
+    if again:
+        mean, slope, bias = unshared(mean, slope, bias)
+    passed, centred = gradients[0], x.astype(jnp.float32) - mean
     if tail.relu:
-        positive = masking > 0 if masking is not None else centred * (inverse * scale) + bias > 0
+        positive = masking > 0 if masking is not None else centred * slope + bias > 0
         with jax.named_scope(tail.relu):
             passed = jnp.where(positive, passed, jnp.zeros_like(passed))
 
     # Both sums take one pass over the memory, and the gradient of the input takes another.
     wide = passed.astype(jnp.float32)
-    of_bias = jnp.sum(wide, axes)
-    of_scale = jnp.sum(wide * centred, axes) * inverse
-    if tail.again and tail.relu and masking is None:
-        # The barrier is around vectors of C numbers alone. It makes this mask another one to the compiler.
-        vectors = (mean, inverse, scale, bias, of_bias, of_scale)
-        mean, inverse, scale, bias, of_bias, of_scale = jax.lax.optimization_barrier(vectors)
+    of_bias, along = two_sums(wide, wide * centred, tail.grouped)
+    of_scale = along * inverse
+    shift, tilt = input_terms(slope, inverse, of_bias, of_scale, x.size // x.shape[-1], axis)
+    if again:
+        mean, slope, bias, shift, tilt = unshared(mean, slope, bias, shift, tilt)
         centred = x.astype(jnp.float32) - mean
         with jax.named_scope(tail.relu):
-            wide = jnp.where(
-                centred * (inverse * scale) + bias > 0, gradients[0], jnp.zeros_like(passed)
-            ).astype(jnp.float32)
-    of_x = input_gradient(centred, wide, scale, inverse, of_bias, of_scale, axis)
+            wide = jnp.where(centred * slope + bias > 0, gradients[0], jnp.zeros_like(passed)).astype(
+                jnp.float32
+            )
+    of_x = wide * slope - shift - centred * tilt
     return (
         of_x.astype(x.dtype),
         of_scale,
@@ -178,52 +184,91 @@ def _backward(
 normalise_batch.defvjp(_forward, _backward)
 
 
-def batch_statistics(x: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+def batch_statistics(x: jax.Array, axis: str | None, grouped: bool = False) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance over all axes except the last, and over the devices if `axis` is given.
 
     They are computed in float32 and in one pass over the memory, as in Flax.
     """
-    axes, wide = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
-    mean, square = jnp.mean(wide, axes), jnp.mean(jax.lax.square(wide), axes)
+    wide, count = x.astype(jnp.float32), x.size // x.shape[-1]
+    total, squares = two_sums(wide, jax.lax.square(wide), grouped)
+    mean, square = total / count, squares / count
     if axis is not None:
         mean, square = jax.lax.pmean((mean, square), axis)
     return mean, jnp.maximum(0.0, square - jax.lax.square(mean))
 
 
-def input_gradient(
-    centred: jax.Array,
-    passed: jax.Array,
-    scale: jax.Array,
+def two_sums(first: jax.Array, second: jax.Array, grouped: bool) -> tuple[jax.Array, jax.Array]:
+    """Return the sums of two arrays [..., C] over all axes except the last, [C].
+
+    An accelerator sums many rows in parts, and then the parts. If `grouped`, one kernel does the latter for
+    both arrays.
+    """
+    if grouped:
+        return finish_sums(sum_parts(first), sum_parts(second))
+    axes = tuple(range(first.ndim - 1))
+    return jnp.sum(first, axes), jnp.sum(second, axes)
+
+
+def sum_parts(x: jax.Array) -> jax.Array:
+    """Return the sums of parts of `x [..., C]`, [parts, C]: about as many parts as each has rows.
+
+    There are up to twice as many as XLA takes by itself, so that it computes a mask for both sums of a
+    gradient rather than write it.
+    """
+    rows = x.size // x.shape[-1]
+    parts = gcd(rows, 1 << isqrt(rows).bit_length())
+    return jnp.sum(x.reshape(parts, rows // parts, x.shape[-1]), 1)
+
+
+def finish_sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the sums of two matrices of C columns over their rows, float32 [C], as one operation."""
+    most = max(len(first), len(second))
+    zero = jnp.zeros((), jnp.float32)
+    terms = [jax.lax.pad(x, zero, ((0, most - len(x), 0), (0, 0, 0))) for x in (first, second)]
+    first, second = jax.lax.reduce(terms, [zero, zero], _add_pairs, (0,))
+    return first, second
+
+
+def _add_pairs(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def unshared(*vectors: jax.Array) -> tuple[jax.Array, ...]:
+    """Return vectors as others to the compiler: it does not share what follows from them with other passes.
+
+    Sharing is dear if it writes an array of an activation's size to read it again, and vectors are cheap.
+    """
+    return tuple(jax.lax.optimization_barrier(vectors))
+
+
+def input_terms(
+    slope: jax.Array,
     inverse: jax.Array,
     of_bias: jax.Array,
     of_scale: jax.Array,
+    count: int,
     axis: str | None,
-) -> jax.Array:
-    """Return the gradient of a batch norm's input, float32.
+) -> tuple[jax.Array, jax.Array]:
+    """Return `shift` and `tilt`: the gradient of a batch norm's input is passed slope - shift - centred tilt.
+
+    `passed` is the gradient of the output, and `centred` the input less its mean.
 
     Arguments:
-        centred: the input less its mean, float32 [..., C].
-        passed: gradient of the output, float32 [..., C].
-        scale, inverse: parameter, and 1 over the standard deviation, float32 [C].
+        slope, inverse: the factor of the centred input, and 1 over its standard deviation, float32 [C].
         of_bias, of_scale: gradients of bias and scale by this device's images. The statistics pass back sums
             over all images of the batch; the mean over devices is divided by this device's images.
+        count: number of this device's pixels.
     """
-    count = centred.size // centred.shape[-1]
-    shift, slope = (of_bias, of_scale) if axis is None else jax.lax.pmean((of_bias, of_scale), axis)
-    return (passed - shift / count - centred * (inverse * slope / count)) * (inverse * scale)
+    if axis is not None:
+        of_bias, of_scale = jax.lax.pmean((of_bias, of_scale), axis)
+    return slope * of_bias / count, slope * inverse * of_scale / count
 
 
 def _output(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    inverse: jax.Array,
-    shortcut: jax.Array | None,
-    tail: Tail,
+    x: jax.Array, slope: jax.Array, bias: jax.Array, mean: jax.Array, shortcut: jax.Array | None, tail: Tail
 ) -> jax.Array:
-    """Return the output in float32; `inverse` is 1 over the standard deviation."""
-    y = (x.astype(jnp.float32) - mean) * (inverse * scale) + bias
+    """Return the output in float32; `slope` is the scale over the standard deviation."""
+    y = (x.astype(jnp.float32) - mean) * slope + bias
     if shortcut is not None:
         with jax.named_scope(tail.add):
             y = y + shortcut

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from aiperf_mpi.training.model.layers import NORM_EPSILON, BatchNorm, batch_statistics, input_gradient
+from aiperf_mpi.training.model.layers import NORM_EPSILON, BatchNorm, batch_statistics, input_terms, two_sums
 
 #: Size and stride of the windows, and the pixels of padding on each side.
 WINDOW, STRIDE, PADDING = 3, 2, 1
@@ -33,9 +33,9 @@ class NormPool(BatchNorm):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+    def __call__(self, x: jax.Array, grouped: bool = False) -> jax.Array:  # type: ignore[override]
         scale, bias, mean, var = self.declare(x.shape[-1])
-        y, batch_mean, batch_var = normalise_pool(x, scale, bias, self.dtype, self.axis)
+        y, batch_mean, batch_var = normalise_pool(x, scale, bias, self.dtype, self.axis, grouped)
         self.follow(mean, var, batch_mean, batch_var)
         return y
 
@@ -59,21 +59,27 @@ def _pool_backward(kept: tuple[Any, ...], gradient: jax.Array) -> tuple[jax.Arra
 max_pool.defvjp(_pool_forward, _pool_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalise_pool(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any, axis: str | None = None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    dtype: Any,
+    axis: str | None = None,
+    grouped: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise `x [B, H, W, C]` by its own statistics, and return the maxima of the windows of its ReLU.
 
-    The arguments and results are those of `layers.normalise_batch`, the output is [B, H/2, W/2, C].
+    The arguments and results are those of `layers.normalise_batch`, the output is [B, H/2, W/2, C]. `grouped`
+    is that of `layers.two_sums`.
     """
-    return _norm_forward(x, scale, bias, dtype, axis)[0]
+    return _norm_forward(x, scale, bias, dtype, axis, grouped)[0]
 
 
 def _norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any, axis: str | None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any, axis: str | None, grouped: bool
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Any, ...]]:
-    mean, var = batch_statistics(x, axis)
+    mean, var = batch_statistics(x, axis, grouped)
     inverse = lax.rsqrt(var + NORM_EPSILON)
     normalised = (x.astype(jnp.float32) - mean) * (inverse * scale) + bias
     best, place, chosen = _largest(_windows(normalised, -jnp.inf), _windows(x, 0))
@@ -85,19 +91,20 @@ def _norm_forward(
 
 
 def _norm_backward(
-    dtype: Any, axis: str | None, kept: tuple[Any, ...], gradients: tuple[jax.Array, ...]
+    dtype: Any, axis: str | None, grouped: bool, kept: tuple[Any, ...], gradients: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, bias, mean, inverse, place, chosen = kept
-    passed, axes = gradients[0], tuple(range(x.ndim - 1))
+    passed = gradients[0]
 
     # Gradients arrive at the chosen pixels only, so the sums over all pixels are those over the windows.
     centred = chosen.astype(jnp.float32) - mean
     wide = jnp.where(centred * (inverse * scale) + bias > 0, passed.astype(jnp.float32), 0)
-    of_bias = jnp.sum(wide, axes)
-    of_scale = jnp.sum(wide * centred, axes) * inverse
+    of_bias, along = two_sums(wide, wide * centred, grouped)
+    of_scale, slope = along * inverse, inverse * scale
     arrived = _spread(passed, place, *x.shape[1:3])
     centred = x.astype(jnp.float32) - mean
-    of_x = input_gradient(centred, arrived, scale, inverse, of_bias, of_scale, axis)
+    shift, tilt = input_terms(slope, inverse, of_bias, of_scale, x.size // x.shape[-1], axis)
+    of_x = arrived * slope - shift - centred * tilt
     return of_x.astype(x.dtype), of_scale, of_bias
 
 

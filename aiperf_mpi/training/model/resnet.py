@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aiperf_mpi.network.architecture import Architecture, Layer
-from aiperf_mpi.opcount.forms import FORMS, MASKED, MERGED, POOLED, SELECTED, STEMS
+from aiperf_mpi.opcount.forms import FORMS, GROUPED, MASKED, MERGED, POOLED, SELECTED, STEMS
 from aiperf_mpi.training.model.folding import PointNorm
 from aiperf_mpi.training.model.fusions import Fused, fusions, is_pooled, is_strided
 from aiperf_mpi.training.model.layers import NORM_EPSILON, NORM_MOMENTUM, UNUSED, BatchNorm, Tail
@@ -90,7 +90,7 @@ class Network(nn.Module):
         name, x = module_name(fused.norm.name), fused.norm.inputs[0]
         shortcut = values[fused.shortcut] if fused.shortcut else None
         add, relu = (module_name(other) if other else "" for other in (fused.add, fused.relu))
-        tail = Tail(add, relu, MASKED in forms)
+        tail = Tail(add, relu, MASKED in forms, GROUPED in forms)
         if fused.conv is not None:
             conv = fused.conv
             sizes = conv.kernel, conv.in_shape[2], conv.out_shape[2]
@@ -101,7 +101,7 @@ class Network(nn.Module):
             pixels = _pixels(values, conv.inputs[0], conv.stride)
             return PointNorm(self.dtype, self.axis, name=name)(pixels, kernel, shortcut, tail)
         if fused.pool:
-            return NormPool(self.dtype, self.axis, name=name)(values[x])
+            return NormPool(self.dtype, self.axis, name=name)(values[x], tail.grouped)
         return BatchNorm(self.dtype, self.axis, name=name)(values[x], train, shortcut, tail)
 
     def _compute(self, layer: Layer, inputs: list[jax.Array], train: bool) -> jax.Array:
