@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -45,7 +44,7 @@ class EpochRecorder:
         self._seconds = context.config.result.checkpoint_seconds
         self._remove_seconds = REMOVE_SECONDS + 2 * context.config.result.fsync_seconds
         self._worker = Worker("epochs")
-        self._written_at = time.monotonic()
+        self._written_at = self._context.clock.now()
         self._under_way = list[Future[None]]()
         self._ended = list[tuple[float, int]]()
         self._told = False
@@ -61,16 +60,16 @@ class EpochRecorder:
 
     def due(self) -> bool:
         """Return whether the last state is old enough, and written."""
-        return not self._under_way and time.monotonic() - self._written_at >= self._seconds
+        return not self._under_way and self._context.clock.now() - self._written_at >= self._seconds
 
     def write(self, epoch: EpochState) -> None:
         """Start to write a state."""
-        self._written_at = time.monotonic()
+        self._written_at = self._context.clock.now()
         self._submit(partial(_write, self._folder, epoch))
 
     def ended(self, trial_id: int) -> None:
         """Note that a trial has ended, and that its last row is on its way to rank 0."""
-        self._ended.append((time.monotonic() + self._remove_seconds, trial_id))
+        self._ended.append((self._context.clock.now() + self._remove_seconds, trial_id))
 
     def advance(self) -> None:
         """Take the result of what is done, and remove the files of trials that have ended some time ago."""
@@ -78,7 +77,7 @@ class EpochRecorder:
         self._under_way = [future for future in self._under_way if future not in done]
         for failure in filter(None, (future.exception() for future in done)):
             self._tell(failure)
-        self._remove(time.monotonic())
+        self._remove(self._context.clock.now())
 
     def close(self) -> None:
         """Remove the files of all trials that have ended, and end the thread when that is done."""

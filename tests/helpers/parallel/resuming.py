@@ -77,7 +77,7 @@ def trainer_of(config: Config, history: Any = None, **overrides: Any) -> Trainer
     """Return the state of a trainer that writes states of its trial."""
     drawn: Any = SimpleNamespace(record=lambda slot: {"seed": 2021})
     history = drawn if history is None else history
-    context = fake_context(config=config, clock=CoreClock(lambda: 0.0, 0.0), history=history)
+    context = fake_context(config=config, clock=CoreClock(time.monotonic, 0.0), history=history)
     resources = one_device(open_dataset(config))
     return fake_trainer(context, resources=resources, epochs=EpochRecorder(context), **overrides)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from aiperf_mpi.parallel.replica.best import Best
 from aiperf_mpi.parallel.replica.weights import KeptWeights
+from aiperf_mpi.parallel.shared.clock import CoreClock
 from aiperf_mpi.parallel.trainer import epochs as module
 from aiperf_mpi.parallel.trainer.epochs import EpochRecorder, running_folder
 from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
@@ -65,16 +67,23 @@ def numbers(folder: Path, trial_id: int = TRIAL) -> list[int]:
 
 
 def test_a_state_is_written_once_in_so_many_seconds(kept: KeptStates, tmp_path: Path) -> None:
-    one = recorder(tmp_path, 0.3)
-    keeper = one.keeper(TrialStart(TRIAL, 77, COMPILED.architecture))
+    now, start = [100.0], TrialStart(TRIAL, 77, COMPILED.architecture)
+    clock, config = CoreClock(lambda: now[0], 0.0), settings(str(tmp_path), "result.checkpoint_seconds=600")
+    one = EpochRecorder(fake_context(config=config, clock=clock))
+    keeper = one.keeper(start)
     assert keeper is not None and not keeper.due(), "the run has just begun"
-    time.sleep(0.31)
+    now[0] = 699.9
+    assert not keeper.due()
+    now[0] = 700.0
     assert keeper.due()
     keeper.keep(kept.states[0], kept.trained[0])
-    assert not keeper.due()
     finish(one)
-    assert numbers(tmp_path) == [1]
-    assert not keeper.due() and recorder(tmp_path, 0).keeper(TrialStart(1, 1, COMPILED.architecture)) is None
+    assert numbers(tmp_path) == [1] and not keeper.due()
+    # The time counts from one state to the next, whichever the trial.
+    now[0] = 1300.0
+    other = one.keeper(replace(start, trial_id=6))
+    assert other is not None and other.due()
+    assert recorder(tmp_path, 0).keeper(start) is None
     one.close()
 
 
