@@ -65,3 +65,15 @@ def test_a_run_whose_only_replica_hangs_ends_early(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 120
     assert ended.code == 4 and ended.lines["end"] == "drained", ended.text()
     assert "all replicas have retired, at last: stuck: epoch 0, training: step " in ended.err
+
+
+def test_the_trainers_of_a_replica_retire_together(tmp_path: Path) -> None:
+    """Both processes of replica 1 wait for a step that never ends; those of replica 0 go on."""
+    ended = runs.run(5, tmp_path / "run", (*runs.TEAMS, *HANGS), seconds=90, timeout=260)
+    assert ended.code == 0 and ended.lines["status"] == "VALID", ended.text()
+    trials = ended.table("trials")
+    (row,) = np.flatnonzero(trials["status"] == "failed")
+    assert trials["cause"][row].startswith("stuck: ") and int(trials["replica"][row]) == 1
+    assert ended.err.count(" retires, and trains no more in this run") == 2, "each trainer names its place"
+    later = trials["t_start"] > trials["t_end"][row]
+    assert later.any() and set(trials["replica"][later].tolist()) == {0}
