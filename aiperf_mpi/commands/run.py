@@ -33,6 +33,11 @@ def add_run(commands: Any) -> None:
         "--output", metavar="FOLDER", help="new folder for the result, on a file system of all ranks"
     )
     run.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="go on with the run in its output folder, which was killed, drained or is to be longer",
+    )
+    run.add_argument(
         "--ranks-per-node", type=int, metavar="K", help="split ranks 1, 2, ... into nodes of K ranks"
     )
     run.add_argument(
@@ -93,7 +98,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn
     from aiperf_mpi.ending import Refusal, process
 
     process.step = "configuration"
-    if not (arguments.preset or arguments.config or arguments.sets):
+    if not (arguments.preset or arguments.config or arguments.sets or arguments.resume):
         # All ranks refuse it alike, as no file decides it, and rank 0 speaks for all.
         raise Refusal(three_runs())
     config = None if process.rank else read(arguments)
@@ -101,7 +106,8 @@ def prepare(arguments: argparse.Namespace) -> Callable[[Sequence[str]], NoReturn
     from aiperf_mpi.parallel.run import prepare as prepare_rank
     from aiperf_mpi.parallel.run import run
 
-    return partial(run, prepare_rank(config, lambda: read(arguments)))
+    resumes = arguments.resume is not None
+    return partial(run, prepare_rank(config, lambda: read(arguments), resumes=resumes))
 
 
 def three_runs() -> str:
@@ -138,15 +144,17 @@ def read(arguments: argparse.Namespace) -> Config:
     from aiperf_mpi.config import load
     from aiperf_mpi.data.catalogue import resolved
 
-    config = load(
-        arguments.preset,
-        arguments.config,
-        arguments.sets,
-        seed=arguments.seed,
-        time_limit=arguments.time_limit,
-        output=arguments.output,
-        stage=arguments.stage,
-        view=arguments.view,
-        ranks_per_node=arguments.ranks_per_node,
-    )
-    return resolved(config)
+    given: dict[str, Any] = {
+        "seed": arguments.seed,
+        "time_limit": arguments.time_limit,
+        "output": arguments.output,
+        "stage": arguments.stage,
+        "view": arguments.view,
+        "ranks_per_node": arguments.ranks_per_node,
+    }
+    sources = arguments.preset, arguments.config, arguments.sets
+    if arguments.resume is None:
+        return resolved(load(*sources, **given))
+    from aiperf_mpi.results.output.settings import resumed_config
+
+    return resumed_config(arguments.resume, *sources, **given)

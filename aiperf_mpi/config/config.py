@@ -139,6 +139,20 @@ def load(
     return config
 
 
+def with_changes(config: Config, sets: Sequence[str] = (), **flags: Any) -> Config:
+    """Return a configuration with the settings of flags and texts `section.name=value`, as `load` reads them.
+
+    Raises ConfigError as `load` does.
+    """
+    assignments = list(_assignments(parse(config.to_toml()), "the configuration of the run"))
+    assignments += [
+        (f"--{flag.replace('_', '-')}", FLAGS[flag], value)
+        for flag, value in flags.items()
+        if value is not None
+    ]
+    return _with_whole_paths(_build([*assignments, *map(_parse_set, sets)]))
+
+
 def from_toml(text: str, origin: str = "configuration") -> Config:
     """Return the configuration that :meth:`Config.to_toml` wrote; no preset is read.
 

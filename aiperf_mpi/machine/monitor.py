@@ -134,11 +134,11 @@ class Sampler:
         self._end: tuple[float, float, float] = (0.0, math.nan, math.nan)
         self._cost = 0.0
 
-    def begin(self) -> None:
-        """Take the first reading at core start, time 0; later measurements count from here."""
+    def begin(self, t: float = 0.0) -> None:
+        """Take the first reading at time `t`, 0 unless a run goes on; later measurements count from here."""
         host, devices = self._host(), self._devices()
-        of_devices, energy = self._meter.read(0.0, devices)
-        self._begun = 0.0, host, of_devices, energy
+        of_devices, energy = self._meter.read(t, devices)
+        self._begun = t, host, of_devices, energy
 
     def measure(self, t: float) -> None:
         """Measure now; `t` is the time in seconds since core start."""
@@ -235,8 +235,9 @@ class Monitor:
         clock: function that returns the seconds since core start on rank 0's clock.
         seconds: time between two measurements in seconds.
         every: number of measurements in a row, see :func:`stride`.
-        delay: time of the first measurement; it differs between nodes, to spread their rows.
+        delay: seconds until the first measurement; it differs between nodes, to spread their rows.
         post: function for a row; the thread calls it, and `finish` calls it for the last row.
+        begun: core second at which the monitor starts, 0 unless a run goes on.
     """
 
     def __init__(
@@ -247,6 +248,7 @@ class Monitor:
         every: int,
         delay: float,
         post: Callable[[dict[str, float]], object],
+        begun: float = 0.0,
     ) -> None:
         self._sampler, self._clock, self._seconds, self._every, self._post = (
             sampler,
@@ -255,13 +257,13 @@ class Monitor:
             every,
             post,
         )
-        self._due, self._left = delay, every
+        self._begun, self._due, self._left = begun, begun + delay, every
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="monitor", daemon=True)
 
     def start(self) -> None:
         """Take the first reading and start the thread; call it at core start."""
-        self._sampler.begin()
+        self._sampler.begin(self._begun)
         self._thread.start()
 
     def finish(self) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aiperf_mpi.config import Config, ConfigError
@@ -37,7 +38,7 @@ from aiperf_mpi.planning.precision import choose_for
 from aiperf_mpi.planning.provenance import hiding
 from aiperf_mpi.planning.storage import claim_output
 from aiperf_mpi.planning.walltime import check_limit
-from aiperf_mpi.printable import named
+from aiperf_mpi.printable import counted, named
 from aiperf_mpi.results.evidence import requirements
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.search.tpe import missing
@@ -81,16 +82,18 @@ def check_all(
     source: Mapping[str, Any] | None = None,
     job_end: float | None = None,
     rules: OfficialRules = RULES,
+    begun: float = 0.0,
 ) -> list[dict[str, str]]:
     """Check everything that would end the run later: data, wall time, what each rank may use. Collective.
 
-    On rank 0, `source` describes the program, and `job_end` is the batch system's answer on the job's end.
+    On rank 0, `source` describes the program, `job_end` is the batch system's answer on the job's end, and
+    `begun` is the core time of a run that goes on.
 
     Return the warnings on rank 0, for the result, after they are logged. Raises AgreedError on all ranks if a
     check fails on any of them.
     """
     check_versions(ranks)
-    together("checks", lambda: check_rank(config, ranks, job_end, rules))
+    together("checks", lambda: check_rank(config, ranks, job_end, rules, begun))
     together("settings and program", lambda: check_declared_official(config, ranks, source, rules))
     resources = judge_resources(config, ranks)
     found = [*find(config, ranks), *hiding(source)]
@@ -108,13 +111,17 @@ def check_versions(ranks: Ranks) -> None:
 
 
 def check_rank(
-    config: Config, ranks: Ranks, job_end: float | None = None, rules: OfficialRules = RULES
+    config: Config,
+    ranks: Ranks,
+    job_end: float | None = None,
+    rules: OfficialRules = RULES,
+    begun: float = 0.0,
 ) -> None:
     """Check what this rank's role needs. Raises ConfigError or LaunchError."""
     if problem := unfit_package():
         raise launcher.LaunchError(problem)
     if ranks.rank == 0:
-        if problem := check_limit(config.run.time_limit, told=job_end):
+        if problem := check_limit(config.run.time_limit, told=job_end, done=begun):
             raise ConfigError(problem)
         return
     if ranks.role == TRAINER:
@@ -125,17 +132,24 @@ def check_rank(
 
 
 def decide_official(
-    config: Config, facts: Facts, inventory: Mapping[str, Any], rules: OfficialRules = RULES
+    config: Config,
+    facts: Facts,
+    inventory: Mapping[str, Any],
+    rules: OfficialRules = RULES,
+    segments: int = 0,
 ) -> Config:
     """Return the configuration with `run.official` as the run is, and say what it lacks to be so. Collective.
 
-    The configuration has the precision of the run; `inventory` is that of rank 0. Raises AgreedError where
-    something is missing in a run that was said to be official.
+    The configuration has the precision of the run; `inventory` is that of rank 0, and `segments` are those of
+    the run before this one. Raises AgreedError where something is missing in a run that was said to be
+    official.
     """
 
     def look() -> str:
         known = requirements.Known(config, facts.manifest, facts.device, inventory)
         lacks = requirements.missing(known, rules)
+        if segments:
+            lacks.append(f"one start alone: this one resumes a run of {counted(segments, 'segment')}")
         if lacks and config.run.official:
             raise ConfigError(refusal_of(lacks))
         write_error(lines("\n".join(requirements.class_lines(lacks))))
@@ -167,14 +181,21 @@ def find(config: Config, ranks: Ranks) -> list[Finding]:
     return list(judge_variables(ranks.role == TRAINER, config.parallel.host_devices))
 
 
-def open_output(config: Config, ranks: Ranks, writer: WriterClient | None) -> tuple[Config, RunFolder]:
+def open_output(
+    config: Config, ranks: Ranks, writer: WriterClient | None, resumed: str = ""
+) -> tuple[Config, RunFolder]:
     """Make the output folder on rank 0; return it, and the configuration with its absolute path. Collective.
 
-    It comes after the checks, so that a refused run makes none; an end before the core time removes it.
+    It comes after the checks, so that a refused run makes none; an end before the core time removes it. The
+    run with the id `resumed` goes on in its own folder, which rank 0 holds.
     Raises AgreedError where it cannot be made or belongs to another run, or where a rank does not see it.
     """
 
-    text = share("output folder", lambda: json.dumps(make_output(config, ranks, writer).to_dict()))
+    def make() -> str:
+        own = RunFolder(Path(config.run.output), resumed)
+        return json.dumps((own if resumed else make_output(config, ranks, writer)).to_dict())
+
+    text = share("output folder", make)
     folder = RunFolder.from_dict(json.loads(text))
     together("output folder on all hosts", lambda: check_seen(folder, ranks))
     return replace(config, run=replace(config.run, output=str(folder.path))), folder

@@ -33,6 +33,7 @@ class Prepared:
         machine: rank 0's part of the inventory.
         job_end: when the job ends, in seconds since 1970, where the batch system had to be asked.
         module: the module that the writer process runs.
+        resumes: whether the run goes on in a folder that is there (`--resume`).
     """
 
     started: float
@@ -43,6 +44,7 @@ class Prepared:
     machine: dict[str, Any] = field(default_factory=dict)
     job_end: float | None = None
     module: str = WRITER
+    resumes: bool = False
 
     def complete(self) -> str:
         """Make up for what is missing on MPI's rank 0; return the configuration as TOML.
@@ -62,14 +64,16 @@ class Prepared:
         self.writer, self.machine = None, {}
 
 
-def prepare(config: Config | None, read: Callable[[], Config], module: str = WRITER) -> Prepared:
+def prepare(
+    config: Config | None, read: Callable[[], Config], module: str = WRITER, resumes: bool = False
+) -> Prepared:
     """Start the writer and describe the machine on rank 0, before MPI's initialisation.
 
     Tests pass the `module` of a writer with other rules.
     """
     timer = PhaseTimer()
     timer.switch("init")
-    prepared = Prepared(time.monotonic(), timer, config, read, module=module)
+    prepared = Prepared(time.monotonic(), timer, config, read, module=module, resumes=resumes)
     if process.rank == 0:
         process.step = "result writer"
         prepared.writer = start_writer(module)

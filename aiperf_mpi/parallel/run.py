@@ -6,23 +6,21 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aiperf_mpi import __version__
-from aiperf_mpi.config import Config, classify, from_toml
+from aiperf_mpi.config import Config, from_toml
 from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.ending import watch
 from aiperf_mpi.exits import EXIT_VALID
-from aiperf_mpi.machine.inventory import environment, packages
 from aiperf_mpi.machine.monitor import Monitor, Probe, Sampler, stride
-from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.conclusion import conclude
 from aiperf_mpi.parallel.coordinator.coordinator import commit_initial, coordinate, utc_now
 from aiperf_mpi.parallel.coordinator.view import View
+from aiperf_mpi.parallel.header import header_of
 from aiperf_mpi.parallel.launch import job, launcher
 from aiperf_mpi.parallel.launch.collective import wait
 from aiperf_mpi.parallel.launch.job import write_error
@@ -40,6 +38,15 @@ from aiperf_mpi.parallel.preflight import (
 )
 from aiperf_mpi.parallel.prepared import Prepared, prepare
 from aiperf_mpi.parallel.rank_row import rank_row, send_rank_row
+from aiperf_mpi.parallel.resume import (
+    Resumption,
+    check_same,
+    leave_finished,
+    progress_of,
+    restore_history,
+    restore_queue,
+    take_over,
+)
 from aiperf_mpi.parallel.shared.context import Context, open_windows, owns_best, start_core_clock
 from aiperf_mpi.parallel.shared.messages import Kind, Reason
 from aiperf_mpi.parallel.staging import stage_pictures
@@ -47,8 +54,7 @@ from aiperf_mpi.planning.forms import with_forms
 from aiperf_mpi.planning.precision import PRECISION, with_precision
 from aiperf_mpi.planning.walltime import DEFAULT_RESERVE, remaining
 from aiperf_mpi.printable import counted, plain
-from aiperf_mpi.probe import NotKnown, probe
-from aiperf_mpi.results.evidence.reading import packed_set
+from aiperf_mpi.results.file.restored import Restored
 from aiperf_mpi.results.file.rows import SAMPLE_ROW, RunHeader, new_row
 from aiperf_mpi.results.output.client import WriterClient
 from aiperf_mpi.training.faults import sleep_untimed
@@ -92,8 +98,12 @@ def run(prepared: Prepared, words: Sequence[str], rules: OfficialRules = RULES) 
                 parallel.trainers_per_node,
                 trainers_per_replica=parallel.trainers_per_replica,
             )
-        findings = check_all(config, ranks, prepared.machine.get("source"), prepared.job_end, rules)
-        config, folder = open_output(config, ranks, prepared.writer)
+        past = take_over(config, ranks, prepared.writer) if prepared.resumes else Resumption()
+        if past.done:
+            leave_finished(prepared, past, world)
+        begun = past.restored.taken.core_seconds
+        findings = check_all(config, ranks, prepared.machine.get("source"), prepared.job_end, rules, begun)
+        config, folder = open_output(config, ranks, prepared.writer, past.run_id)
         with step("devices"):
             names = bind_devices(config, ranks)
         with step("survey of the nodes"):
@@ -103,75 +113,24 @@ def run(prepared: Prepared, words: Sequence[str], rules: OfficialRules = RULES) 
             resources, facts = open_resources(config, ranks, staged)
         machine = prepared.machine | survey.inventory | {PRECISION: facts.why_precision, "findings": findings}
         config = with_forms(with_precision(config, facts.precision), facts.forms)
-        config = decide_official(config, facts, machine, rules)
+        check_same(config, facts, past)
+        config = decide_official(config, facts, machine, rules, past.restored.segments)
         with step("windows"):
-            windows = open_windows(config, ranks)
-            clock = start_core_clock(ranks)
-        context = Context(config, ranks, windows, timer, prepared.started, clock, facts.n_devices)
+            windows = open_windows(config, ranks, past.restored)
+            clock = start_core_clock(ranks, begun)
+        context = Context(
+            config, ranks, windows, timer, prepared.started, clock, facts.n_devices, past.restored
+        )
 
         if prepared.writer is not None:
             header = header_of(context, facts, folder.run_id, words, machine, rules)
             left = remaining(told=prepared.job_end)
             ends = math.inf if left is None else time.monotonic() + left
-            code = coordinate_run(context, prepared.writer, header, ends, rules)
+            code = coordinate_run(context, prepared.writer, header, past, ends, rules)
             clean = True
         else:
             code, clean = EXIT_VALID, work(context, resources, facts, survey)
         job.agreed_exit(world, code, clean)
-
-
-# -- before the core time --------------------------------------------------------------------------
-
-
-def header_of(
-    context: Context,
-    facts: Facts,
-    run_id: str,
-    argv: Sequence[str],
-    machine: dict[str, Any],
-    rules: OfficialRules = RULES,
-) -> RunHeader:
-    """Return the header of the result: what applies to the run as a whole. On rank 0."""
-    config, ranks = context.config, context.ranks
-    packed = packed_set(facts.manifest)
-    cls, division, departures = classify(config, packed.manifest if packed else None, rules=rules)
-    return RunHeader(
-        run_id=run_id,
-        seed=config.run.seed,
-        time_limit=config.run.time_limit,
-        tick=config.run.tick,
-        base=Architecture(config.base).to_json(),
-        train_images=facts.train_images,
-        val_images=facts.val_images,
-        n_ranks=ranks.size,
-        n_nodes=ranks.n_nodes,
-        n_replicas=ranks.n_replicas,
-        n_devices=facts.n_devices * ranks.n_replicas,
-        n_generators=ranks.n_generators,
-        cls=cls,
-        division=division,
-        departures=tuple(str(departure) for departure in departures),
-        precision=config.train.precision,
-        dataset=config.data.name,
-        dataset_sha256=facts.dataset_sha256,
-        manifest=facts.manifest,
-        staging_seconds=facts.staging_seconds,
-        staged_bytes=facts.staged_bytes,
-        hash_seconds=facts.hash_seconds,
-        config_toml=config.to_toml(),
-        config_sha256=config.sha256,
-        argv=tuple(argv),
-        environment=_known("environment", environment),
-        inventory=machine,
-        packages=_known("packages", packages),
-        version=__version__,
-    )
-
-
-def _known(what: str, function: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Return what a part of the inventory found, or the reason why it found nothing."""
-    found = probe(what, function, seconds=None)
-    return {"not known": found} if isinstance(found, NotKnown) else found
 
 
 # -- the core time ---------------------------------------------------------------------------------
@@ -181,27 +140,30 @@ def coordinate_run(
     context: Context,
     writer: WriterClient,
     header: RunHeader,
+    past: Resumption,
     job_end: float = math.inf,
     rules: OfficialRules = RULES,
 ) -> int:
     """Do rank 0's part, from the start of the result to the verdict; return its exit code.
 
-    `job_end` is the `time.monotonic()` at which the batch system ends the job.
+    `past` are the segments of the run before this one, and `job_end` is the `time.monotonic()` at which the
+    batch system ends the job.
     """
     config, timer = context.config, context.timer
     view = View(config.run.view, sys.stderr)
     with step("first record of the history", alone=True):
-        commit_initial(context)
-    together("result files", lambda: open_files(writer, header, config))
+        restore_history(context) if context.resumed.slots else commit_initial(context)
+        progress = progress_of(context, past.run)
+    together("result files", lambda: open_files(writer, header, config, context.resumed))
     context = start(context)
     writer.send_start(utc_now())
     view.log(
-        f"core time starts: {counted(header.n_replicas, 'replica')}, "
+        f"{started(context)}: {counted(header.n_replicas, 'replica')}, "
         f"{counted(header.n_devices, 'device')}, {config.run.time_limit:g} s, {header.precision} "
         f"({(header.inventory or {}).get(PRECISION)})"
     )
     sleep_untimed(config.fault, context.ranks.rank, context.timer)
-    end = coordinate(context, writer, watch, view, context.clock.at(job_end))
+    end = coordinate(context, writer, watch, view, progress, context.clock.at(job_end))
 
     # Close the windows before the result is written, so that the other ranks wait only for the verdict. That
     # is collective, so they stay open where ranks are missing.
@@ -219,10 +181,25 @@ def coordinate_run(
     return code
 
 
-def open_files(writer: WriterClient, header: RunHeader, config: Config) -> None:
+def started(context: Context) -> str:
+    """Return how the core time begins, or goes on, for the log."""
+    past = context.resumed
+    if not past.segments:
+        return "core time starts"
+    return (
+        f"core time goes on at {past.taken.core_seconds:.1f} s, as segment {past.segments + 1} of the run, "
+        f"with {counted(len(past.taken.again), 'trial')} to begin again"
+    )
+
+
+def open_files(writer: WriterClient, header: RunHeader, config: Config, past: Restored) -> None:
     """Have the writer open the journal before the core time. Raises LaunchError where it cannot."""
     writer.send_open(
-        header, Path(config.run.output), config.result.fsync_seconds, config.result.partial_seconds
+        header,
+        Path(config.run.output),
+        config.result.fsync_seconds,
+        config.result.partial_seconds,
+        past.taken if past.segments else None,
     )
     while not (writer.status().opened or writer.status().errors):
         writer.pump()
@@ -283,7 +260,7 @@ def start(context: Context) -> Context:
         if context.ranks.rank:
             watch.defer()
         wait(context.ranks.world.Ibarrier())
-        clock = start_core_clock(context.ranks)
+        clock = start_core_clock(context.ranks, context.resumed.taken.core_seconds)
     watch.core_time(context.windows.messages.ask_to_drain if context.ranks.rank else None)
     return replace(context, clock=clock)
 
@@ -295,7 +272,9 @@ def warm_up(context: Context) -> None:
     """
     for module in MODULES[context.ranks.role]:
         import_module(f"aiperf_mpi.{module}")
-    if context.ranks.replica == 0 and context.ranks.leads:
+    if context.resumed.slots and context.ranks.leads:
+        restore_queue(context)
+    elif context.ranks.replica == 0 and context.ranks.leads:
         from aiperf_mpi.parallel.trainer import trainer
 
         trainer.propose_initial(context)
@@ -353,6 +332,7 @@ def start_monitor(context: Context, probe: Probe | None) -> Monitor | None:
         stride(ranks.n_nodes, config.run.time_limit, seconds),
         seconds * (ranks.node_index + 1) / ranks.n_nodes,
         lambda values: context.windows.messages.post(Kind.SAMPLE, new_row(SAMPLE_ROW, **values)[0]),
+        context.resumed.taken.core_seconds,
     )
     monitor.start()
     return monitor

@@ -59,19 +59,21 @@ def check_limit(
     environ: Mapping[str, str] = os.environ,
     now: float | None = None,
     told: float | None = None,
+    done: float = 0.0,
 ) -> str | None:
     """Return a message if `time_limit` and `reserve` seconds do not fit into the job's remaining time.
 
-    `time_limit` is the length of the core phase, `reserve` the time after it; for `told` see `remaining`.
-    None if they fit, or if the remaining time is not known.
+    `time_limit` is the length of the core phase, of which `done` seconds are over in a run that goes on;
+    `reserve` is the time after it; for `told` see `remaining`. None if they fit, or if the remaining time is
+    not known.
     """
     left = remaining(environ, now, told)
-    if left is None or time_limit + reserve <= left:
+    if left is None or time_limit - done + reserve <= left:
         return None
-    fitting = int(left - reserve)
+    fitting = int(left - reserve + done)
     advice = (
         f"pass --time-limit {fitting} at most, or ask for a longer job"
-        if fitting >= 1
+        if fitting >= 1 + done
         else "ask for a longer job"
     )
     return (

@@ -25,7 +25,7 @@ from aiperf_mpi.parallel.coordinator.farewells import (
 from aiperf_mpi.parallel.coordinator.progress import ENDING, TRAINING, Progress
 from aiperf_mpi.parallel.coordinator.view import View
 from aiperf_mpi.parallel.shared.context import Context
-from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason
+from aiperf_mpi.parallel.shared.messages import Kind, Message, Reason, Stop
 from aiperf_mpi.parallel.shared.status import REPLICAS, unpacked
 from aiperf_mpi.results.file.rows import EPOCH_ROW, FINAL_ROW, TRIAL_ROW
 from aiperf_mpi.results.output.client import WriterClient
@@ -37,6 +37,9 @@ TURN_SECONDS = 0.001
 
 #: Seconds between two searches for new records, and for slots of dead writers.
 RECORD_SECONDS, LEASE_LOOK_SECONDS = 0.05, 5.0
+
+#: Seconds between two time marks in the journal: of a run that is killed, they prove the core time.
+MARK_SECONDS = 10.0
 
 #: Seconds between two states of the view; a state takes the longer, the more replicas there are.
 VIEW_SECONDS = 0.1
@@ -77,16 +80,22 @@ def commit_initial(context: Context) -> None:
 
 
 def coordinate(
-    context: Context, writer: WriterClient, drain: Watch, view: View, job_end: float = math.inf
+    context: Context,
+    writer: WriterClient,
+    drain: Watch,
+    view: View,
+    progress: Progress,
+    job_end: float = math.inf,
 ) -> End:
-    """Serve the run until every other rank has sent its last row, or is missing; return how the core time
-    ended. `job_end` is when the batch system ends the job, in core seconds."""
+    """Serve the run until every other rank has sent its last row, or is missing; return the core time's end.
+
+    `progress` is that of the segments before this one, `job_end` the end of the job in core seconds.
+    """
     windows, ranks, timer = context.windows, context.ranks, context.timer
-    progress = Progress(ranks.n_replicas)
     farewells = Farewells(ranks.places, context.config.train.in_flight_steps, job_end)
-    records = 0
+    records = context.resumed.slots
     stopped_at, reason, cause = math.inf, Reason.LIMIT, ""
-    next_records = next_lease = next_view = 0.0
+    next_records = next_lease = next_view = next_mark = 0.0
 
     while not farewells.complete:
         now = context.clock.now()
@@ -101,6 +110,7 @@ def coordinate(
         with timer("io"):
             for message in messages:
                 take_row(message, writer, progress, farewells, view)
+            next_mark = mark(writer, now, next_mark) if now < stopped_at else next_mark
             writer.pump()
             if now >= next_view:
                 phase = TRAINING if now < stopped_at else ENDING
@@ -124,17 +134,33 @@ def coordinate(
                 break
         context.pause(TURN_SECONDS)
 
-    # Close the slots that their writers never committed, and send the last records and rows.
+    # Close the slots that their writers never committed, and send the last records.
     windows.history.abandon_stale(0)
     take_records(context, writer, progress, records)
+    return end_of(context, writer, progress, farewells, Stop(reason, stopped_at), cause)
+
+
+def end_of(
+    context: Context, writer: WriterClient, progress: Progress, farewells: Farewells, stop: Stop, cause: str
+) -> End:
+    """Return the end of the core time, and send the last rows of trials whose ranks are missing."""
+    reason, stopped_at = stop.reason, stop.t
     drained = min(max(stopped_at, progress.last_t), context.limit)
     end = End("time_limit", context.limit, "") if reason is Reason.LIMIT else End("drained", drained, cause)
     if not farewells.missing:
         return end
     for row in stuck_trials(farewells, progress.proposed, end.core_seconds):
         writer.send_trial(row)
-    told = describe_missing(farewells.awaited, ranks.places)
+    told = describe_missing(farewells.awaited, context.ranks.places)
     return replace(end, cause=f"{cause}; {told}" if cause else told, missing=farewells.missing)
+
+
+def mark(writer: WriterClient, now: float, due: float) -> float:
+    """Send a time mark if one is due; return when the next one is."""
+    if now < due:
+        return due
+    writer.send_mark(now)
+    return now + MARK_SECONDS
 
 
 def why_end(context: Context, writer: WriterClient, drain: Watch, progress: Progress) -> tuple[Reason, str]:

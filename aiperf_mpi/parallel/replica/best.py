@@ -6,15 +6,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiperf_mpi.config import Config
 from aiperf_mpi.data.loader import Batch, val_batches
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
-from aiperf_mpi.parallel.replica.weights import Kept, KeptWeights
+from aiperf_mpi.parallel.replica.weights import Kept, KeptWeights, checkpoint_path
 from aiperf_mpi.parallel.shared.context import Context, owns_best
 from aiperf_mpi.parallel.shared.messages import Kind
 from aiperf_mpi.results.file.rows import FINAL_ROW, new_row
@@ -22,8 +24,11 @@ from aiperf_mpi.training.checkpoint import load_checkpoint, save_checkpoint
 from aiperf_mpi.training.fit import Training
 from aiperf_mpi.training.lockstep import BROKEN, GO, FailedElsewhere
 from aiperf_mpi.training.model.initial import Variables
-from aiperf_mpi.training.steps.compile import Compiled
+from aiperf_mpi.training.settings import settings_of
+from aiperf_mpi.training.steps.compile import Compiled, compile_steps
+from aiperf_mpi.training.steps.memory import compile_fitting
 from aiperf_mpi.training.validation import validation_error
+from aiperf_mpi.trials.view import HistoryView
 
 
 @dataclass
@@ -53,6 +58,26 @@ def room_for_weights(config: Config) -> KeptWeights:
     return KeptWeights(
         config.result.keep_checkpoints, config.search.queue_depth if config.model.inherits else 0
     )
+
+
+def restored_best(context: Context) -> Best:
+    """Return the best models of this rank's replica up to now: those of the segments before this one, in a
+    run that goes on.
+
+    Replica 0 takes the best model of the run, whoever has trained it, so that no other one is validated as
+    the best at the end.
+    """
+    config, past, replica = context.config, context.resumed, context.ranks.replica
+    room, own = room_for_weights(config), past.weights.get(replica, ())
+    files = [Kept(error, trial_id, checkpoint_path(config, trial_id)) for trial_id, error in own]
+    room.kept.extend(files[: room.room])
+    room.displaced.extend(kept.path for kept in files[room.room :])
+    best = Best(room)
+    if replica == 0 and past.best[0] >= 0:
+        best.trial_id, best.error = past.best
+        path = checkpoint_path(config, best.trial_id)
+        best.path = path if path.is_file() else None
+    return best
 
 
 def keep_weights(
@@ -151,8 +176,12 @@ def validate_again(context: Context, resources: Resources, best: Best, trial_id:
     one trainer is raised on all of them."""
     team, compiled = Team(context.ranks.team), best.compiled
     try:
-        if compiled is None or best.trial_id != trial_id:
+        if best.trial_id != trial_id:
             raise ValueError(f"this trainer has no steps of trial {trial_id}")
+        if compiled is None:
+            # A trial of a segment before this one.
+            with context.timer("compile"):
+                compiled = compiled_again(context, resources, trial_id)
         with context.timer("io"):
             checkpoint = load_checkpoint(path)
     except Exception:
@@ -166,6 +195,20 @@ def validate_again(context: Context, resources: Resources, best: Best, trial_id:
             resources.dataset, len(resources.devices), batch, resources.mine, resources.reader
         )
         return validation_error(compiled, checkpoint.variables, read_together(team, batches))
+
+
+def compiled_again(context: Context, resources: Resources, trial_id: int) -> Compiled:
+    """Return the steps of a trial that this process has not compiled, from its record. Raises what a trial's
+    own compilation does."""
+    config, history, dataset = context.config, context.windows.history, resources.dataset
+    history.refresh()
+    view = HistoryView(history.summaries(), history.record, Architecture(config.base))
+    candidate = view.candidate(trial_id)
+    settings = settings_of(config, candidate.batch_per_device, dataset.mean, dataset.deviation)
+    compiler = partial(
+        compile_steps, candidate.architecture, devices=resources.devices, dispatch=config.parallel.dispatch
+    )
+    return compile_fitting(compiler, settings, resources.memory, alone=True)
 
 
 def read_together(team: Team, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -74,10 +74,12 @@ def measure_offset(comm: MPI.Intracomm, clock: Clock = time.monotonic, rounds: i
     return Offset(0.0, 0.0) if comm.rank == 0 else Offset(float(low + high) / 2, float(high - low) / 2)
 
 
-def core_start(comm: MPI.Intracomm, offset: Offset, clock: Clock = time.monotonic) -> CoreClock:
-    """Start the core clock of every rank: zero is rank 0's reading after a barrier of all ranks.
-    Collective."""
+def core_start(
+    comm: MPI.Intracomm, offset: Offset, clock: Clock = time.monotonic, begun: float = 0.0
+) -> CoreClock:
+    """Start the core clock of every rank: rank 0's reading after a barrier of all ranks is core second
+    `begun`, which is 0 unless a run goes on. Collective."""
     comm.Barrier()
-    origin = np.array([clock()])
+    origin = np.array([clock() - begun])
     comm.Bcast([origin, 1, MPI.DOUBLE], root=0)
     return CoreClock(clock, float(origin[0]) + offset.seconds, offset)

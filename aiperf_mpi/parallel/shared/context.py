@@ -20,6 +20,8 @@ from aiperf_mpi.parallel.shared.messages import Messages, Reason
 from aiperf_mpi.parallel.shared.queue import CandidateQueue, open_queues
 from aiperf_mpi.phases import PhaseTimer
 from aiperf_mpi.planning.shared_memory import coordinator_bytes, node_bytes
+from aiperf_mpi.results.file.restored import NEW, Restored
+from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.footprint import CLAIMS_PER_RECORD
 
 
@@ -52,6 +54,7 @@ class Context:
     Attributes:
         started: this rank's `time.monotonic()` when the process began.
         n_devices: devices of each replica.
+        resumed: what the run has taken over from segments before this one.
     """
 
     config: Config
@@ -61,6 +64,7 @@ class Context:
     started: float
     clock: CoreClock
     n_devices: int
+    resumed: Restored = NEW
 
     @property
     def limit(self) -> float:
@@ -74,6 +78,11 @@ class Context:
     def over(self) -> bool:
         """Return whether this rank must end its work: rank 0 sent a stop message, or the time is over."""
         return self.windows.messages.stop_requested() is not None or self.clock.now() >= self.limit
+
+    def may_be_unchecked(self, candidate: Candidate) -> bool:
+        """Return whether no generator may have checked a candidate: the initial architecture, and those of
+        segments before this one."""
+        return candidate.parent_id < 0 or candidate.trial_id < self.resumed.slots
 
     def pause(self, seconds: float, phase: str = "idle") -> None:
         """Sleep, and book the time to a phase; at most for as long as a rank may stay away from MPI."""
@@ -93,8 +102,8 @@ class Context:
         return True
 
 
-def open_windows(config: Config, ranks: Ranks) -> Windows:
-    """Make the windows, queues and messages of a run. Collective.
+def open_windows(config: Config, ranks: Ranks, resumed: Restored = NEW) -> Windows:
+    """Make the windows, queues and messages of a run; the queues begin with its next rounds. Collective.
 
     Raises LaunchError where a host's shared memory is too small.
     """
@@ -110,14 +119,20 @@ def open_windows(config: Config, ranks: Ranks) -> Windows:
         claims=WindowClaims(ranks.world, CLAIMS_PER_RECORD * capacity),
         queues=()
         if queue_group is None
-        else open_queues(queue_group, queues, depth, shared=ranks.queue_group_shared),
+        else open_queues(
+            queue_group,
+            queues,
+            depth,
+            shared=ranks.queue_group_shared,
+            first_ticket=[resumed.tickets.get(replica, 1) for replica in ranks.queue_group_replicas],
+        ),
         messages=Messages(ranks.world),
     )
 
 
-def start_core_clock(ranks: Ranks) -> CoreClock:
-    """Start the core time now, on rank 0's clock. Collective."""
-    return core_start(ranks.world, measure_offset(ranks.world))
+def start_core_clock(ranks: Ranks, begun: float = 0.0) -> CoreClock:
+    """Start the core time now, on rank 0's clock, at core second `begun`. Collective."""
+    return core_start(ranks.world, measure_offset(ranks.world), begun=begun)
 
 
 def owns_best(context: Context, error: float = math.inf, trial_id: int = -1) -> bool:

@@ -10,7 +10,7 @@ of the node, and whole records on demand: rank 0's bytes limit a large machine, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -234,3 +234,15 @@ class WindowHistory:
 def _require_sealed(record: np.void) -> None:
     if not rec.check(record):
         raise ValueError("history: a record to append is not sealed, or torn")
+
+
+def restore(history: WindowHistory, slots: int, records: Mapping[int, np.void]) -> None:
+    """On rank 0, before any rank appends: fill the first `slots` slots with the records of a run that is
+    resumed; a slot without a record is closed. Raises HistoryFull if they do not fit."""
+    for expected in range(slots):
+        if (slot := history.reserve()) != expected:
+            raise RuntimeError(f"history: slot {slot} instead of {expected}: it is not empty")
+        if slot in records:
+            history.commit(slot, records[slot])
+        else:
+            history.abandon(slot)

@@ -15,7 +15,7 @@ dropped or lost candidate leaves the ticket in its slot, free to be filled again
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ def open_queues(
     depth: int,
     *,
     shared: bool = True,
-    first_ticket: int = 1,
+    first_ticket: int | Sequence[int] = 1,
     lease: float = LEASE_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[CandidateQueue, ...]:
@@ -66,11 +66,12 @@ def open_queues(
         depth: candidates that wait for a trainer at most.
         shared: whether the queue group's ranks share memory; where not, an operation waits until the first
             rank enters MPI.
-        first_ticket: where the rounds begin (later than 1 where a run goes on).
+        first_ticket: where the rounds begin (later than 1 where a run goes on), of all queues or of each.
         lease: seconds after which a slot that is being filled is taken back.
         clock: seconds, of any origin.
     """
-    if depth < 1 or queues < 1 or first_ticket < 1:
+    firsts = [first_ticket] * queues if isinstance(first_ticket, int) else list(first_ticket)
+    if depth < 1 or queues < 1 or len(firsts) != queues or min(firsts) < 1:
         raise ValueError(
             f"candidate queue: {queues} queues of depth {depth} from ticket {first_ticket}; all >= 1"
         )
@@ -86,10 +87,12 @@ def open_queues(
 
     # The first rank writes the first tickets; no rank may look before.
     if queue_group.rank == 0:
-        for table in tables:
-            table.write_first_tickets(first_ticket)
+        for table, first in zip(tables, firsts, strict=True):
+            table.write_first_tickets(first)
     queue_group.Barrier()
-    return tuple(CandidateQueue(table, first_ticket, lease, clock) for table in tables)
+    return tuple(
+        CandidateQueue(table, first, lease, clock) for table, first in zip(tables, firsts, strict=True)
+    )
 
 
 class CandidateQueue:
@@ -105,6 +108,7 @@ class CandidateQueue:
         self._first, self._next = first_ticket, first_ticket
         self._lease, self._clock = lease, clock
         self._seen: dict[int, tuple[int, float]] = {}
+        self._later: dict[int, tuple[np.void, int]] = {}  # restored candidates for the next tickets of slots
         self.published = self.taken = self.accepted = self.rejected = self.freed = 0
 
     # -- both
@@ -172,6 +176,28 @@ class CandidateQueue:
         self.published += done
         return done
 
+    def restore(self, records: Mapping[int, np.void]) -> None:
+        """Publish candidates for their tickets, in a queue that no other rank uses yet.
+
+        `records` are sealed PROPOSED records by trial id, at most one for each ticket. A candidate for a
+        slot's next ticket is published when the one before it is accepted, on the rank that accepts. Raises
+        RuntimeError where a candidate has no place.
+        """
+        by_ticket = {int(record["round"]): (record, trial) for trial, record in records.items()}
+        kept: list[Slot] = []
+        while (mine := self.reserve()) is not None:
+            if mine.ticket in by_ticket:
+                self.publish(mine, *by_ticket.pop(mine.ticket))
+            else:
+                kept.append(mine)
+        for mine in kept:
+            self.give_up(mine)
+        self._later = by_ticket
+        if any(not 0 <= ticket - self._first - self.depth < self.depth for ticket in by_ticket):
+            raise RuntimeError(
+                f"candidate queue: no place for the tickets {sorted(by_ticket)} of a resumed run"
+            )
+
     def give_up(self, mine: Slot) -> bool:
         """Free the slot without a candidate; the next rank that reserves it fills its ticket."""
         return self._table.move(mine, mine.moved(EMPTY))
@@ -205,7 +231,13 @@ class CandidateQueue:
 
     def accept(self, taken: Taken) -> None:
         """Use up the ticket of a candidate that is trained: its slot is free for the ticket `depth` later."""
-        self._release(taken, taken.ticket + self.depth)
+        ticket = taken.ticket + self.depth
+        if ticket in self._later:
+            mine = taken.slot.moved(FILLING, owner=self.rank, ticket=ticket)
+            self._move_taken(taken, mine)
+            self.publish(mine, *self._later.pop(ticket))
+        else:
+            self._release(taken, ticket)
         self._next = taken.ticket + 1
         self.accepted += 1
 
@@ -216,7 +248,10 @@ class CandidateQueue:
         self.rejected += 1
 
     def _release(self, taken: Taken, ticket: int) -> None:
-        if not self._table.move(taken.slot, taken.slot.moved(EMPTY, ticket=ticket)):
+        self._move_taken(taken, taken.slot.moved(EMPTY, ticket=ticket))
+
+    def _move_taken(self, taken: Taken, to: Slot) -> None:
+        if not self._table.move(taken.slot, to):
             raise RuntimeError(
                 f"candidate queue: ticket {taken.ticket} is not held by rank {self.rank} any more"
             )

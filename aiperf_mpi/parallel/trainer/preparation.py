@@ -98,8 +98,7 @@ class Preparation:
         """Do all parts, one after the other; yield the phase to book at each wait."""
         state = self._state
         candidate, problem = rebuild(state, record)
-        if candidate is not None and candidate.parent_id < 0 and not problem:
-            # No generator has checked the initial architecture.
+        if candidate is not None and state.context.may_be_unchecked(candidate) and not problem:
             problem = yield from self._in_thread("compile", partial(checks_of(state.context), candidate))
 
         # The first trainer records a rejection with its own problem; where it has none, the trainer that has

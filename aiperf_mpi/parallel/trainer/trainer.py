@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aiperf_mpi.parallel.generator.checks import checks_of
 from aiperf_mpi.parallel.generator.maker import CandidateMaker
 from aiperf_mpi.parallel.replica.agreements import Agreements
-from aiperf_mpi.parallel.replica.best import Best, room_for_weights, update_best
+from aiperf_mpi.parallel.replica.best import restored_best, update_best
 from aiperf_mpi.parallel.replica.errors import RUN_ERRORS
 from aiperf_mpi.parallel.replica.resources import Resources
 from aiperf_mpi.parallel.replica.team import Team
@@ -110,7 +110,7 @@ def trainer_of(context: Context, resources: Resources, devices: str, resumed: Ma
         context,
         resources,
         candidates,
-        Best(room_for_weights(config)),
+        restored_best(context),
         team,
         StatusReporter(context, team.leads),
         Agreements(ranks.team),

@@ -8,7 +8,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from aiperf_mpi.results.file.schema import Columns
 
 #: JAX's name of a CPU device.
 CPU = "cpu"
+
+#: Most replicas of a segment: a damaged file must not fill the memory.
+MOST_REPLICAS = 1 << 20
 
 #: How /ranks/device_uuid begins for a rank without UUIDs; the reason follows.
 NO_UUIDS = "none: "
@@ -38,6 +41,7 @@ class Ceiling:
         official: all devices are in the table of peaks or declared.
         declared: the declaration, if a device has its peak from it, else "".
         disagreements: ranks with devices in /ranks and in the inventory that have different rates.
+        shares: f8 [replicas], the share of the core time in which each was there; empty: all of it.
     """
 
     peaks: np.ndarray
@@ -46,11 +50,38 @@ class Ceiling:
     official: bool
     declared: str = ""
     disagreements: tuple[str, ...] = ()
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def total(self) -> float:
-        """The peak rate of all devices in op/s, NaN unless all rates are known."""
-        return float(self.peaks.sum()) if len(self.peaks) else float("nan")
+        """The peak rate of all devices in op/s, the mean over the core time; NaN unless all rates are
+        known."""
+        if not len(self.peaks):
+            return float("nan")
+        return float((self.peaks * self.shares).sum() if len(self.shares) else self.peaks.sum())
+
+    def over(self, replicas: np.ndarray, seconds: np.ndarray) -> Ceiling:
+        """Return the ceiling of a run of several segments from that of its last one.
+
+        All replicas of a run have the same devices. Those that are gone have the highest of the known rates.
+
+        Arguments:
+            replicas: number of replicas of each segment, i8 [segments].
+            seconds: core time of each segment, f8 [segments].
+        """
+        if not len(self.peaks) or len(replicas) <= 1:
+            return self
+        most = max(int(replicas.max()), len(self.peaks))
+        if most > MOST_REPLICAS:
+            raise ValueError(f"/segments/n_replicas has {most}, more than {MOST_REPLICAS}")
+        gone = most - len(self.peaks)
+        there = np.arange(most)[:, None] < replicas[None, :]
+        return replace(
+            self,
+            peaks=np.append(self.peaks, np.full(gone, self.peaks.max())),
+            bounds=np.append(self.bounds, np.full(gone, self.bounds.max())),
+            shares=(there * seconds).sum(axis=1) / max(float(seconds.sum()), 1e-9),
+        )
 
 
 #: The peak rates of a run without devices in its rows.
@@ -79,12 +110,30 @@ def driven(text: str) -> tuple[int, str]:
 
 
 def ceiling(
+    ranks: Columns, segments: Columns, inventory: Mapping[str, Any], precision: str, declared: Declared
+) -> Ceiling:
+    """Return the peak rates of the devices of each replica of a run, over its segments.
+
+    Arguments:
+        segments: the columns of /segments; the inventory is that of the last one.
+        ranks, inventory, precision, declared: as for `ceiling_of_ranks`.
+
+    Raises ValueError as `ceiling_of_ranks` does.
+    """
+    own = ranks["segment"] == len(segments["segment"])
+    n_replicas = int(segments["n_replicas"][-1])
+    last = {name: values[own] for name, values in ranks.items()}
+    found = ceiling_of_ranks(last, inventory, precision, n_replicas, declared)
+    return found.over(segments["n_replicas"], segments["t_end"] - segments["t_start"])
+
+
+def ceiling_of_ranks(
     ranks: Columns, inventory: Mapping[str, Any], precision: str, n_replicas: int, declared: Declared
 ) -> Ceiling:
     """Return the peak rates of the devices of each replica.
 
     Arguments:
-        ranks: the columns of /ranks.
+        ranks: the columns of /ranks, of one segment.
         inventory: the run's inventory, with processors and accelerators of each node in `nodes`.
         precision: type of the matrix operands in the compiled programs.
         n_replicas: number of replicas of the run.

@@ -233,14 +233,15 @@ class Evidence:
     def energy(self) -> tuple[float, str]:
         """Energy of the core time in J, NaN if it is unknown, and its level in words."""
         seconds, inventory = self.attribute("core_seconds"), self.result.documents["system/inventory_json"]
-        return energy_of(self.table("samples"), self.table("ranks"), seconds, inventory)
+        segments = len(self.column("segments", "segment"))
+        return energy_of(self.table("samples"), self.table("ranks"), seconds, inventory, segments)
 
     @cached_property
     def ceiling(self) -> Ceiling:
         """Peak rates of the devices of each replica at the run's precision, and their source."""
-        inventory, ranks = json.loads(self.result.documents["system/inventory_json"]), self.table("ranks")
-        precision, n_replicas = self.attribute("precision"), self.attribute("n_replicas")
-        return ceiling(ranks, inventory, precision, n_replicas, self.config.declared)
+        inventory, declared = json.loads(self.result.documents["system/inventory_json"]), self.config.declared
+        ranks, segments = self.table("ranks"), self.table("segments")
+        return ceiling(ranks, segments, inventory, self.attribute("precision"), declared)
 
 
 def _config(text: str) -> Config:

@@ -39,8 +39,8 @@ def packed_set(text: str) -> PackedSet | None:
 
 
 def segments_of(e: Evidence) -> int:
-    """Return how often the run of a result was started on its folder: once, as no run can be resumed yet."""
-    return 1
+    """Return how often the run of a result was started on its folder: more than once if it was resumed."""
+    return len(e.column("segments", "segment"))
 
 
 def classified_of(e: Evidence) -> tuple[str, str, tuple[Departure, ...]]:

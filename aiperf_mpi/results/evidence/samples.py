@@ -69,11 +69,14 @@ def total(e: Evidence, name: str) -> Series | None:
 def lengths(e: Evidence) -> np.ndarray:
     """Return the length of each window in s (f8 [samples]).
 
-    A window begins at the end of its node's window before it, or at core start.
+    A window begins at the end of its node's window before it, or at the start of its segment.
     """
-    t, node = e.column(TABLE, "t"), e.column(TABLE, "node")
-    follows = np.append(False, node[1:] == node[:-1])[: len(node)]
-    return t - np.where(follows, np.roll(t, 1), 0.0)
+    t, node, segment = (e.column(TABLE, name) for name in ("t", "node", "segment"))
+    follows = np.append(False, (node[1:] == node[:-1]) & (segment[1:] == segment[:-1]))[: len(node)]
+    begun = np.zeros(len(t))
+    if len(starts := e.column("segments", "t_start")) > 1:
+        begun = starts[np.clip(segment - 1, 0, len(starts) - 1)]
+    return t - np.where(follows, np.roll(t, 1), begun)
 
 
 def mean(e: Evidence, name: str) -> float:

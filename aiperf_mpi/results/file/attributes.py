@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aiperf_mpi import __version__
-from aiperf_mpi.machine.energy import core_energy
+from aiperf_mpi.machine.energy import NOT_MEASURED, core_energy
 from aiperf_mpi.opcount.analytical import METHOD_VERSION
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.file.rows import RunHeader
@@ -42,14 +42,19 @@ _OF_HEADER = (
 )
 
 
-def energy_of(samples: Columns, ranks: Columns, core_seconds: float, inventory: str) -> tuple[float, str]:
+def energy_of(
+    samples: Columns, ranks: Columns, core_seconds: float, inventory: str, segments: int = 1
+) -> tuple[float, str]:
     """Return energy (J) of the core time and its level.
 
     Arguments:
         samples, ranks: the columns of /samples and /ranks.
         core_seconds: length of the core time in s.
         inventory: the inventory's JSON.
+        segments: of the run; with more than one the energy is not known, as none proves it up to its end.
     """
+    if segments > 1:
+        return math.nan, f"{NOT_MEASURED}: the run has {segments} segments"
     hosts = dict(zip(ranks["node"].tolist(), ranks["hostname"].tolist(), strict=True))
     return core_energy(samples, hosts, core_seconds, power_sources(json.loads(inventory)))
 
@@ -71,6 +76,13 @@ def core_stop(core_start_utc: str, core_seconds: float) -> str:
     return (datetime.fromisoformat(core_start_utc) + timedelta(seconds=core_seconds)).isoformat(
         timespec="milliseconds"
     )
+
+
+def _last_stop(run: Run) -> str:
+    """Return the end of the core time, which is that of the last segment."""
+    if not run.segments:
+        return core_stop(run.core_start_utc, run.core_seconds)
+    return core_stop(run.segments[-1].start_utc, run.segments[-1].seconds)
 
 
 def attributes(run: Run, header: RunHeader, tables: dict[str, Columns], counts: np.ndarray) -> dict[str, Any]:
@@ -101,7 +113,7 @@ def _run_values(run: Run) -> dict[str, Any]:
         "error_final": final_error,
         "error_final_trial": final_trial,
         "core_start_utc": run.core_start_utc,
-        "core_stop_utc": core_stop(run.core_start_utc, run.core_seconds),
+        "core_stop_utc": _last_stop(run),
         "core_seconds": run.core_seconds,
         "total_seconds": run.total_seconds,
         "journal_complete": int(run.journal_complete),
@@ -114,7 +126,9 @@ def _row_values(
     """Return the attributes that are computed from the tables."""
     best_error, best_trial = best_validation(tables["epochs"], counts, run.core_seconds)
     inventory = documents(header)["system/inventory_json"]
-    energy, level = energy_of(tables["samples"], tables["ranks"], run.core_seconds, inventory)
+    energy, level = energy_of(
+        tables["samples"], tables["ranks"], run.core_seconds, inventory, len(run.segments)
+    )
     return {
         "total_ops": str(sum(tables["epochs"]["ops_credited"].tolist())),
         "best_error": best_error,

@@ -118,9 +118,9 @@ RANK_ROW = np.dtype(
 #: The validation error of the best model, loaded again after core stop.
 FINAL_ROW = np.dtype([("trial_id", "<i8"), ("error", "<f8")], align=True)
 
-#: What the monitor of a node measured in a window: all columns of /samples. A node sends one row for each
-#: window, however many devices it has.
-SAMPLE_ROW = _row(SAMPLES, SAMPLES.names)
+#: What the monitor of a node measured in a window: all columns of /samples but the segment. A node sends one
+#: row for each window, however many devices it has.
+SAMPLE_ROW = _row(SAMPLES, (name for name in SAMPLES.names if name != "segment"))
 
 
 def new_row(dtype: np.dtype, **values: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from aiperf_mpi.phases import PHASES
 
 SCHEMA = "aiperf_mpi.result"
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 #: How a run ended. Those of UNENDED are only in files that were never completed.
 UNENDED = ("running", "killed")
@@ -179,6 +179,7 @@ RANKS = Table(
     "one row for each MPI rank",
     _columns("""
         rank          i4  -  rank in COMM_WORLD
+        segment       i4  -  segment of the run in which it had this rank, from 1
         node          i4  -  index of its node (-1: coordinator)
         replica       i4  -  index of its replica (-1: none)
         local_rank    i4  -  rank in its node
@@ -215,6 +216,7 @@ MESSAGES = Table(
     "messages by rank and kind; kinds without a message have no row",
     _columns("""
         rank      i4  -     rank in COMM_WORLD
+        segment   i4  -     segment of the run, from 1
         kind      str -     what was carried
         channel   str -     point-to-point or window
         sent      i8  -     messages sent, or writes to the window
@@ -231,6 +233,7 @@ SAMPLES = Table(
     "sample_row",
     "use of the machine: one row for each node and window, ordered by node and time",
     _columns("""
+        segment              i4  -     segment of the run, from 1; the order is by segment first, and energy and bytes count from its start
         t                    f8  s     end of the window, since core start on rank 0's clock
         node                 i4  -     index of the node
         window               i4  -     number of the window on its node, from 0
@@ -260,7 +263,34 @@ SAMPLES = Table(
     ),
 )
 
-TABLES = {table.name: table for table in (TRIALS, EPOCHS, SCORE_SERIES, RANKS, MESSAGES, SAMPLES)}
+SEGMENTS = Table(
+    "segments",
+    "segment",
+    "one row for each start of the program on the run's folder: the first one, and each that resumed the run",
+    _columns("""
+        segment         i4  -  number of the segment, from 1
+        start_utc       str -  start of its core time, ISO 8601
+        t_start         f8  s  core time of the segments before it
+        t_end           f8  s  core time at its end: of one that was killed, the last moment that its journal proves
+        total_seconds   f8  s  wall time of rank 0 in it (NaN: it did not come to its end)
+        end             str -  running, time_limit, drained or killed
+        end_cause       str -  why it was drained
+        hostname        str -  host of rank 0
+        mpi             str -  MPI library
+        version         str -  version of the program
+        n_ranks         i4  -  MPI ranks
+        n_nodes         i4  -  nodes (virtual ones count)
+        n_replicas      i4  -  replicas
+        n_devices       i4  -  devices that train
+        n_generators    i4  -  generator ranks
+        time_limit      f8  s  core time that was asked for
+        lost_trials     i8  -  trials that a later segment began again
+        lost_epochs     i8  -  epochs of theirs that are not in this file, as they were trained again
+    """),
+    unchecked={"end_cause": "text", "hostname": "a name", "mpi": "a name", "version": "a name"},
+)
+
+TABLES = {table.name: table for table in (TRIALS, EPOCHS, SCORE_SERIES, RANKS, MESSAGES, SAMPLES, SEGMENTS)}
 
 #: Scalar string datasets next to the tables.
 DOCUMENTS = {
@@ -336,7 +366,6 @@ UNCHECKED_ATTRIBUTES = {
     "run_id": "a name; its form is checked (I03)",
     "end_cause": "text",
     "error_final": "bound in official runs (V03); evaluating the checkpoint again shows it",
-    "total_seconds": "bound by the core time and the time of rank 0 from below, by the latter from above (V02)",
     "dataset_sha256": "a hash of data that are not in the file; of a packed set it must be that of its manifest "
     "(I21), and its form is checked in official runs (V15)",
     "journal_complete": "describes the journal, which is not in the file",

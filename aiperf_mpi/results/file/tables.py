@@ -31,6 +31,7 @@ from aiperf_mpi.results.file.rows import (
     new_row,
 )
 from aiperf_mpi.results.file.schema import EPOCHS, RANKS, TRIALS, Columns
+from aiperf_mpi.results.file.segments import segment_table
 from aiperf_mpi.trials.origin import origin_of
 from aiperf_mpi.trials.record import OUTCOME, PROPOSED
 
@@ -80,9 +81,10 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
         "trials": trial_table,
         "epochs": epoch_table,
         "score_series": series,
-        "ranks": _rank_table(run.ranks),
-        "messages": _message_table(run.ranks),
+        "ranks": _rank_table(run),
+        "messages": _message_table(run),
         "samples": _sample_table(run),
+        "segments": segment_table(run.segments),
     }
     counts = counting(rows["status"], of_trial)
     return Tables(tables, attributes(run, header, tables, counts), documents(header))
@@ -270,22 +272,26 @@ def _series_table(
 # -- ranks, messages, samples ----------------------------------------------------------------------
 
 
-def _last_by_rank(ranks: np.ndarray) -> np.ndarray:
-    """Return the last row of each rank, by rank."""
-    last = {int(row["rank"]): index for index, row in enumerate(ranks)}
-    return ranks[[last[rank] for rank in sorted(last)]]
+def _last_by_rank(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last row of each rank of each segment, by segment and rank; and the segment of each row."""
+    segments = run.of_segment["rank"]
+    places = zip(segments.tolist(), run.ranks["rank"].tolist(), strict=True)
+    last = {place: index for index, place in enumerate(places)}
+    chosen = np.array([last[place] for place in sorted(last)], np.int64)
+    return run.ranks[chosen], segments[chosen]
 
 
-def _rank_table(ranks: np.ndarray) -> Columns:
+def _rank_table(run: Run) -> Columns:
     """Return /ranks, with a column for the seconds of each phase."""
-    rows = _last_by_rank(ranks)
+    rows, segments = _last_by_rank(run)
     columns = {f"seconds_{phase}": rows["phase_seconds"][:, i] for i, phase in enumerate(PHASES)}
+    columns["segment"] = segments
     return {name: columns[name] if name in columns else _stored(rows[name]) for name in RANKS.names}
 
 
-def _message_table(ranks: np.ndarray) -> Columns:
+def _message_table(run: Run) -> Columns:
     """Return /messages: a row for each rank and kind with a message."""
-    rows = _last_by_rank(ranks)
+    rows, segments = _last_by_rank(run)
     counts = [rows[name] for name in ("messages_sent", "messages_received", "message_bytes")]
     used = np.argwhere(np.any([count != 0 for count in counts], axis=0))
     place, kind = used[:, 0], used[:, 1]
@@ -293,6 +299,7 @@ def _message_table(ranks: np.ndarray) -> Columns:
     sent, received, size = (count[place, kind] for count in counts)
     return {
         "rank": rows["rank"][place],
+        "segment": segments[place],
         "kind": _texts(names),
         "channel": _texts("point-to-point" if name in ROW_MESSAGES else "window" for name in names),
         "sent": sent,
@@ -302,11 +309,15 @@ def _message_table(ranks: np.ndarray) -> Columns:
 
 
 def _sample_table(run: Run) -> Columns:
-    """Return /samples by node and time, for each node up to the first sample after core stop."""
-    rows = run.samples[np.lexsort((run.samples["t"], run.samples["node"]))]
-    over = rows["t"] >= run.core_seconds
-    second = over & np.append(False, over[:-1] & (rows["node"][1:] == rows["node"][:-1]))[: len(rows)]
-    return {name: rows[name][~second] for name in SAMPLE_ROW.names or ()}
+    """Return /samples by segment, node and time: of each node up to the first one after its segment's end."""
+    segments = run.of_segment["sample"]
+    order = np.lexsort((run.samples["t"], run.samples["node"], segments))
+    rows, segments = run.samples[order], segments[order]
+    stops = np.array([segment.stop for segment in run.segments], "<f8")
+    over = rows["t"] >= stops[segments - 1] if len(stops) else np.zeros(len(rows), bool)
+    same = (rows["node"][1:] == rows["node"][:-1]) & (segments[1:] == segments[:-1])
+    second = over & np.append(False, over[:-1] & same)[: len(rows)]
+    return {"segment": segments[~second]} | {name: rows[name][~second] for name in SAMPLE_ROW.names or ()}
 
 
 def _stored(values: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from aiperf_mpi.results.evidence import samples
 from aiperf_mpi.results.evidence.ceiling import UNKNOWN
 from aiperf_mpi.results.evidence.choices import by_models
 from aiperf_mpi.results.evidence.evidence import Evidence
-from aiperf_mpi.results.evidence.reading import classified_of
+from aiperf_mpi.results.evidence.reading import classified_of, segments_of
 from aiperf_mpi.results.file.apart import read_apart
 from aiperf_mpi.results.file.resultfile import NotAResult, Result, read
 from aiperf_mpi.results.file.rows import DONE, FAILED, STOPPED
@@ -80,6 +80,7 @@ class Verdict:
 
     `trials_by_surrogate` counts the trained trials with a network that the surrogate chose, `trials_by_hpo`
     those with hyperparameters that the optimiser chose; -1 if the file does not say.
+    `segments` counts the starts of the program on the run's folder: more than 1 if it was resumed.
     `cls` is official or trial, `division` closed or open. `peak_declared` has the words of a declared peak
     that counts, else "". `utilisation` has the means of columns of /samples.
     `rate` is credited operations over core seconds, whatever the verdict: only `score_ops` and
@@ -108,6 +109,7 @@ class Verdict:
     nodes: int
     replicas: int
     devices: int
+    segments: int
     peak_ops: float
     peak_source: str
     peak_declared: str
@@ -243,6 +245,7 @@ def judge_content(result: Result, rules: OfficialRules = RULES) -> Verdict:
         nodes=facts.get("n_nodes", 0),
         replicas=facts.get("n_replicas", 0),
         devices=facts.get("n_devices", 0),
+        segments=_value(lambda: segments_of(evidence), 1),
         peak_ops=peak.total,
         peak_source=plain(peak.source),
         peak_declared=plain(peak.declared),

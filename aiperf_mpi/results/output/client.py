@@ -23,6 +23,7 @@ from typing import Any
 from aiperf_mpi.launchers import LAUNCHER_PREFIXES
 from aiperf_mpi.planning.folder import RunFolder
 from aiperf_mpi.results.file.rows import RunHeader
+from aiperf_mpi.results.file.segments import Continuation
 
 #: Head of a frame: kind and length of the payload.
 FRAME = struct.Struct("<BI")
@@ -37,6 +38,9 @@ QUEUE_BYTES = 64 << 20
 #: The module that the writer process runs.
 WRITER = "aiperf_mpi.results.output.process"
 
+#: What the writer reports of itself, next to its errors.
+_REPORTED = ("locked", "opened", "journal_bytes", "result")
+
 #: Time between two polls of the writer while rank 0 waits for its end, in s (rank 0 returns to MPI each ms).
 _CLOSE_POLL = 0.001
 
@@ -50,6 +54,7 @@ class WriterStatus:
 
     Attributes:
         errors: texts for the log; any error means that the run must drain.
+        locked: whether the writer holds the folder of a run that is resumed.
         opened: whether the writer has opened its journal.
         journal_bytes: size of the journal.
         queued_bytes: bytes that wait for the writer.
@@ -58,6 +63,7 @@ class WriterStatus:
     """
 
     errors: tuple[str, ...] = ()
+    locked: bool = False
     opened: bool = False
     journal_bytes: int = 0
     queued_bytes: int = 0
@@ -125,51 +131,34 @@ def withdraw(process: subprocess.Popen[bytes], folder: RunFolder | None) -> None
         folder.remove()
 
 
-class WriterClient:
-    """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI_Init."""
+class RunMessages:
+    """The messages of a run to its writer, as frames that `_send` takes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], queue_bytes: int = QUEUE_BYTES) -> None:
-        if process.stdin is None or process.stdout is None:
-            raise ValueError("the writer process needs pipes for its standard input and output")
-        self._process = process
-        self._input, self._output = process.stdin, process.stdout
-        os.set_blocking(self._output.fileno(), False)
-        self._queue = FrameQueue(self._input.fileno(), queue_bytes)
-        self._lines = b""
-        self._status = WriterStatus()
-        self._closing = False
-        self._folder: RunFolder | None = None
-
-    @staticmethod
-    def start(queue_bytes: int = QUEUE_BYTES, module: str = WRITER) -> WriterClient:
-        """Start the writer with this Python and package, in a new session, without launcher variables."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
-        package_parent = str(Path(__file__).resolve().parents[3])
-        paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
-        return WriterClient(process, queue_bytes)
-
-    @property
-    def pid(self) -> int:
-        """Process id of the writer."""
-        return self._process.pid
-
-    # -- sending -----------------------------------------------------------------------------------
+    _folder: RunFolder | None = None
 
     def send_open(
-        self, header: RunHeader, output: Path | str, fsync_seconds: float = 1.0, partial_seconds: float = 30.0
+        self,
+        header: RunHeader,
+        output: Path | str,
+        fsync_seconds: float = 1.0,
+        partial_seconds: float = 30.0,
+        resume: Continuation | None = None,
     ) -> None:
-        """Send the run's header and the folder for its files (which the run owns; without a journal)."""
-        settings = {"output": str(output), "fsync_seconds": fsync_seconds, "partial_seconds": partial_seconds}
+        """Send the run's header and the folder for its files, which the run owns.
+
+        The folder has no journal, unless the run goes on there: then `resume` is what it takes over.
+        """
+        settings = {
+            "output": str(output),
+            "fsync_seconds": fsync_seconds,
+            "partial_seconds": partial_seconds,
+            "resume": None if resume is None else resume.to_dict(),
+        }
         self._event("open", header.to_dict(), settings)
+
+    def send_lock(self, folder: Path) -> None:
+        """Have the writer hold the folder of a run that is resumed, before anything of it is read."""
+        self._event("lock", {"folder": str(folder)})
 
     def send_folder(self, folder: RunFolder) -> None:
         """Send the folder that the run makes: an end before the core time removes what it created."""
@@ -179,6 +168,10 @@ class WriterClient:
     def send_start(self, core_start_utc: str) -> None:
         """Send the start of the core time (ISO 8601); the writer then writes the first partial result."""
         self._event("start", {"core_start_utc": core_start_utc})
+
+    def send_mark(self, t: float) -> None:
+        """Send a time mark: the run goes on at core second `t`."""
+        self._event("mark", {"t": t})
 
     def send_record(self, slot: int, record: bytes) -> None:
         """Send a committed record of the history (RECORD_DTYPE) and its slot."""
@@ -208,6 +201,51 @@ class WriterClient:
         """Send the end of the core time: `end` is time_limit or drained (with its `cause`); times in s."""
         data = {"end": end, "core_seconds": core_seconds, "total_seconds": total_seconds, "cause": cause}
         self._event("stop", data)
+
+    def _event(self, name: str, data: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
+        """Send an event as JSON."""
+        self._send(EVENT, json.dumps({"event": name, "data": data, "settings": settings or {}}).encode())
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        """Send a frame."""
+        raise NotImplementedError
+
+
+class WriterClient(RunMessages):
+    """The writer process and the queue to it. Make one with `WriterClient.start()`, before MPI_Init."""
+
+    def __init__(self, process: subprocess.Popen[bytes], queue_bytes: int = QUEUE_BYTES) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise ValueError("the writer process needs pipes for its standard input and output")
+        self._process = process
+        self._input, self._output = process.stdin, process.stdout
+        os.set_blocking(self._output.fileno(), False)
+        self._queue = FrameQueue(self._input.fileno(), queue_bytes)
+        self._lines = b""
+        self._status = WriterStatus()
+        self._closing = False
+
+    @staticmethod
+    def start(queue_bytes: int = QUEUE_BYTES, module: str = WRITER) -> WriterClient:
+        """Start the writer with this Python and package, in a new session, without launcher variables."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
+        package_parent = str(Path(__file__).resolve().parents[3])
+        paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+        return WriterClient(process, queue_bytes)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the writer."""
+        return self._process.pid
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -264,10 +302,6 @@ class WriterClient:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _event(self, name: str, data: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
-        """Send an event as JSON."""
-        self._send(EVENT, json.dumps({"event": name, "data": data, "settings": settings or {}}).encode())
-
     def _send(self, kind: int, payload: bytes) -> None:
         """Queue a frame and send what the pipe accepts; a full queue is an error."""
         if self._status.finished:
@@ -296,7 +330,7 @@ class WriterClient:
             report = json.loads(line)
             for error in report.get("errors", ()):
                 self._error(error)
-            known = {key: report[key] for key in ("opened", "journal_bytes", "result") if key in report}
+            known = {key: report[key] for key in _REPORTED if key in report}
             self._status = replace(self._status, **known)
 
     def _ended(self) -> None:

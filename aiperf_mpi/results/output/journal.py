@@ -2,7 +2,8 @@
 """The journal: everything that a run reported, as lines of JSON in an append-only file.
 
 Each line ends in its own checksum, so torn or altered lines are detected and left out. The journal survives a
-kill of its writer at any moment, and `replay` restores the run up to the last whole line.
+kill of its writer at any moment, and `replay` restores the run up to the last whole line. A run that is
+resumed goes on in the same file: another header begins each of its segments.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,25 @@ import numpy as np
 from aiperf_mpi.files import FileError, credible_size, open_regular, system_reason
 from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
+from aiperf_mpi.results.file.schema import SCHEMA_VERSION
 from aiperf_mpi.trials.record import seal
 
-FORMAT = "aiperf_mpi.journal/1"
+FORMAT = "aiperf_mpi.journal/2"
+
+#: The formats that can be read. In the first one a run had no time marks, and could not be resumed.
+FORMATS = ("aiperf_mpi.journal/1", FORMAT)
 
 #: Most bytes of a line; the longest is the first event, with the inventory of all nodes.
 _MOST_LINE = 64 << 20
 
 #: Damaged lines and entries after which the rest of a journal is not read, and most characters told of one.
 MOST_PROBLEMS, _MOST_WORDS = 10_000, 300
+
+#: How the line of an `open` event begins.
+_OPENS = b'{"kind":"open",'
+
+#: Bytes in which the end of the last whole line is looked for at a time.
+_BLOCK = 1 << 16
 
 _SEAL = ',"crc":"%08x"}'
 _SEAL_BYTES = len(_SEAL % 0)
@@ -113,19 +125,23 @@ class Journal:
     """An append-only journal: entries survive a kill of this process, and synced ones a crash of the node.
 
     `error` is None until writing fails (a full disk, a file-size limit). From then on the journal stays as it
-    is, cut back to its last whole line. Raises OSError if the file exists or cannot be created.
+    is, cut back to its last whole line. A journal that `goes_on` exists; a torn line at its end is cut
+    off. Raises OSError if the file exists or cannot be created, or does not exist to go on.
     """
 
-    def __init__(self, path: Path, fsync_seconds: float = 1.0) -> None:
+    def __init__(self, path: Path, fsync_seconds: float = 1.0, goes_on: bool = False) -> None:
         self.path = path
-        self.size = 0
         self.error: str | None = None
         self._fsync_seconds = fsync_seconds
         self._synced_size = 0
         self._synced_at = -math.inf
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        mode = os.O_RDWR if goes_on else os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._file = os.open(path, mode | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self.size = whole_bytes(self._file) if goes_on else 0
+        if goes_on:
+            os.ftruncate(self._file, self.size)
         columns = {kind: list(dtype.names or ()) for kind, dtype in ROW_DTYPES.items()}
-        self.append({"kind": "header", "format": FORMAT, "columns": columns})
+        self.append({"kind": "header", "format": FORMAT, "schema": SCHEMA_VERSION, "columns": columns})
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Append entries; if writing fails, cut the file back and set `error`."""
@@ -177,6 +193,18 @@ class Journal:
             self.error += f" (cutting it back failed: {second.strerror}; its last line may be torn)"
 
 
+def whole_bytes(descriptor: int) -> int:
+    """Return the bytes of an open file up to the end of its last whole line."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        begin = max(0, end - _BLOCK)
+        place = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if place >= 0:
+            return begin + place + 1
+        end = begin
+    return 0
+
+
 # -- reading ---------------------------------------------------------------------------------------
 
 
@@ -204,6 +232,19 @@ def read(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 problems.append(f"{named(path)}: line {number} {why}")
 
 
+def read_headers(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the headers of a run's segments, the data of its `open` events, without decoding other lines.
+
+    Raises FileError if the file cannot be read.
+    """
+    with open_regular(path) as raw:
+        file = io.BufferedReader(raw)
+        while line := _line(file, path):
+            if line.startswith(_OPENS):
+                with suppress(RecursionError, ValueError):
+                    yield decode(line).get("data", {})
+
+
 def _line(file: io.BufferedReader[io.FileIO], path: Path) -> bytes:
     """Return the next line of at most _MOST_LINE bytes, and skip the rest of a longer one."""
     try:
@@ -222,22 +263,37 @@ def replay(path: Path) -> Run:
     Raises FileError if the file cannot be read, JournalError if it does not begin like a journal of this
     version.
     """
-    problems: list[str] = []
-    entries = read(path, problems)
-    header = next(entries, {})
-    if header.get("format") != FORMAT or not isinstance(header.get("columns"), dict):
-        raise JournalError(f"{named(path)}: not a journal: its first line is not that of format {FORMAT!r}")
-
-    run = RunCollector()
-    columns = header["columns"]
-    for entry in entries:
-        try:
-            apply(run, entry, columns)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            problems.append(f"{named(path)}: {_kind(entry)} left out: {_words(error)}")
+    run, problems, _ = collect(path)
     for problem in problems:
         run.event("note", {"text": problem})
     return run.snapshot(end="killed", journal_complete=not problems)
+
+
+def collect(path: Path) -> tuple[RunCollector, list[str], dict[str, Any]]:
+    """Return what the entries of a journal tell of its run, the problems of its lines, and its last header.
+
+    Raises as `replay` does.
+    """
+    problems: list[str] = []
+    entries = read(path, problems)
+    header = _header(path, next(entries, {}))
+    run = RunCollector()
+    for entry in entries:
+        try:
+            if entry.get("kind") == "header":
+                header = _header(path, entry)
+            else:
+                apply(run, entry, header["columns"])
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            problems.append(f"{named(path)}: {_kind(entry)} left out: {_words(error)}")
+    return run, problems, header
+
+
+def _header(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the header of a journal or of one of its segments. Raises JournalError for another entry."""
+    if entry.get("format") not in FORMATS or not isinstance(entry.get("columns"), dict):
+        raise JournalError(f"{named(path)}: not a journal: its first line is not that of format {FORMAT!r}")
+    return entry
 
 
 def _kind(entry: dict[str, Any]) -> str:

@@ -14,17 +14,16 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aiperf_mpi import hdf5
 from aiperf_mpi.config import ConfigError
 from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.config.paths import because, message
+from aiperf_mpi.files import FileError
 from aiperf_mpi.planning.folder import RunFolder, lost
 from aiperf_mpi.results.file import resultfile, tables
 from aiperf_mpi.results.file.collector import ROW_DTYPES, Run, RunCollector
@@ -42,17 +41,13 @@ from aiperf_mpi.results.output.client import (
     TRIAL,
     WriterClient,
 )
-from aiperf_mpi.results.output.journal import Journal, encode_row
+from aiperf_mpi.results.output.journal import Journal, JournalError, collect, encode_row
+from aiperf_mpi.results.output.lock import Lock, acquire
 from aiperf_mpi.results.output.package import JOURNAL, MANIFEST, PARTIAL, RESULT, SUMMARY
+from aiperf_mpi.results.output.partial import PartialResult, write_own
 from aiperf_mpi.trials.record import check
 
 __all__ = ["JOURNAL", "PARTIAL", "RESULT", "WriterClient", "main"]
-
-#: Largest share of one core's time that is spent on rebuilding the partial result.
-PARTIAL_SHARE = 0.01
-
-#: Why a partial result is invalid.
-UNENDED = json.dumps([["V21", "the run has not ended"]])
 
 #: Signals by which terminals, launchers and batch systems end or drain a job.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -71,6 +66,36 @@ def main(rules: OfficialRules = RULES) -> int:
     return Writer(rules).serve(sys.stdin.fileno(), sys.stdout.fileno())
 
 
+class Reports:
+    """The lines of JSON that the process sends to its client: news and errors, each once.
+
+    Attributes:
+        sink: the descriptor to which they are written.
+    """
+
+    def __init__(self) -> None:
+        self.sink = -1
+        self._errors: list[str] = []
+        self._sent, self._listened = (-1, 0), True
+
+    def complain(self, text: str) -> None:
+        """Record an error once; after it is reported, the coordinator drains the run."""
+        if text not in self._errors:
+            self._errors.append(text)
+
+    def send(self, journal_bytes: int, facts: dict[str, Any]) -> None:
+        """Send a line with new facts and errors, if there are any."""
+        if not self._listened or ((journal_bytes, len(self._errors)) == self._sent and not facts):
+            return
+        new, self._sent = self._errors[self._sent[1] :], (journal_bytes, len(self._errors))
+        try:
+            line = json.dumps({"journal_bytes": journal_bytes, "errors": new, **facts}) + "\n"
+            os.write(self.sink, line.encode())
+        except BrokenPipeError:
+            # Rank 0 is dead: its pipe to this process ends as well, and `Writer.serve` handles that.
+            self._listened = False
+
+
 class Writer:
     """The state of the process: the run so far, its journal, and the thread that builds a partial result."""
 
@@ -78,16 +103,14 @@ class Writer:
         self._run, self._rules = RunCollector(), rules
         self._journal: Journal | None = None
         self._folder, self._run_id = Path(), ""
-        self._partial_seconds, self._partial_due = 30.0, float("inf")
-        self._partial: threading.Thread | None = None
-        self._networks: dict[int, Network] = {}
-        self._errors: list[str] = []
-        self._reported, self._listened, self._closed = (-1, 0), True, False
+        self._partial: PartialResult | None = None
+        self._reports, self._closed = Reports(), False
         self._new_folder: RunFolder | None = None  # until the core time starts
+        self._lock: Lock | None = None
 
     def serve(self, source: int, sink: int) -> int:
         """Read frames from the descriptor `source` until it ends or `close` comes; report on `sink`."""
-        self._sink, pending = sink, bytearray()
+        self._reports.sink, pending = sink, bytearray()
         while not self._closed:
             readable, _, _ = select.select([source], [], [], self._patience())
             if readable:
@@ -97,25 +120,20 @@ class Writer:
                 pending += data
                 self._take_frames(pending)
             self._housekeeping()
-        return self._finish() if self._closed else self._on_coordinator_death()
+        try:
+            return self._finish() if self._closed else self._on_coordinator_death()
+        finally:
+            self._let_go()
 
     # -- messages of rank 0 ------------------------------------------------------------------------
 
     def _take_frames(self, pending: bytearray) -> None:
         """Handle the whole frames at the start of `pending` and remove them."""
-        position = 0
-        while len(pending) - position >= FRAME.size:
-            kind, length = FRAME.unpack_from(pending, position)
-            end = position + FRAME.size + length
-            if len(pending) < end:
-                break
-            payload = bytes(pending[position + FRAME.size : end])
-            position = end
+        for kind, payload in whole_frames(pending):
             try:
                 self._take(kind, payload)
             except (ValueError, KeyError, TypeError, OSError) as error:
-                self._complain(f"result writer: message of kind {kind} refused: {error}")
-        del pending[:position]
+                self._reports.complain(f"result writer: message of kind {kind} refused: {error}")
 
     def _take(self, kind: int, payload: bytes) -> None:
         """Add a message to the run and to the journal."""
@@ -145,28 +163,61 @@ class Writer:
         if name == "folder":
             self._new_folder = RunFolder.from_dict(data)
             return
-        self._run.event(name, data)
+        if name == "lock":
+            self._take_lock(Path(data["folder"]))
+            return
         if name == "open":
             self._open(settings, data["run_id"])
+        self._run.event(name, data)
         self._append({"kind": name, "data": data})
         if name == "open":
             self._report_open()
         if name == "start":
-            self._new_folder, self._partial_due = None, time.monotonic()
+            self._new_folder = None
+            if self._partial is not None:
+                self._partial.begin()
+
+    def _take_lock(self, folder: Path) -> None:
+        """Hold the folder of a run that is resumed, and report whether that was possible."""
+        try:
+            self._lock = acquire(folder, "--resume")
+        except ConfigError as error:
+            self._reports.complain(str(error))
+        self._report(locked=self._lock is not None)
+
+    def _let_go(self) -> None:
+        """Release the lock of the folder."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     def _open(self, settings: dict[str, Any], run_id: str) -> None:
-        """Create the journal in the folder, which must still be this run's."""
+        """Open the journal in the folder, which must still be this run's; read it first where the run goes
+        on."""
         self._folder, self._run_id = Path(settings["output"]), run_id
-        self._partial_seconds = float(settings["partial_seconds"])
+        resume, seconds = settings.get("resume"), float(settings["fsync_seconds"])
         try:
-            self._journal = open_journal(self._folder, run_id, float(settings["fsync_seconds"]))
-        except ConfigError as error:
-            self._complain(str(error))
+            if problem := lost(self._folder, run_id):
+                raise ConfigError(problem)
+            self._lock = self._lock or acquire(self._folder)
+            if resume is not None:
+                self._run = collect(self._folder / JOURNAL)[0]
+            self._journal = open_journal(self._folder, run_id, seconds, goes_on=resume is not None)
+        except (ConfigError, FileError, JournalError) as error:
+            self._reports.complain(str(error))
+            self._let_go()
+            return
+        self._partial = PartialResult(
+            self._folder, run_id, self._journal, float(settings["partial_seconds"]), self._reports.complain
+        )
+        if resume is not None:
+            self._run.event("resume", resume)
+            self._append({"kind": "resume", "data": resume})
 
     def _report_open(self) -> None:
         """Report whether the journal has the header, on the disk: a full one shows before the core time."""
         if self._journal is not None and (problem := self._journal.forced()):
-            self._complain(problem)
+            self._reports.complain(problem)
         self._report(opened=self._journal is not None and not self._journal.error)
 
     def _append(self, *entries: dict[str, Any]) -> None:
@@ -178,20 +229,18 @@ class Writer:
 
     def _patience(self) -> float:
         """Return the time in s until the next partial result is due, at most 0.2."""
-        return max(0.0, min(0.2, self._partial_due - time.monotonic()))
+        return 0.2 if self._partial is None else max(0.0, min(0.2, self._partial.left))
 
     def _housekeeping(self) -> None:
         """Sync the journal, start a partial result if it is due, and report news."""
-        now = time.monotonic()
         if self._journal is not None:
-            self._journal.sync(now)
+            self._journal.sync(time.monotonic())
             if self._journal.error:
-                self._complain(self._journal.error)
-        if now >= self._partial_due and (self._partial is None or not self._partial.is_alive()):
-            # Build it in a thread, so that the journal does not wait for it.
-            self._partial_due = float("inf")
-            self._partial = threading.Thread(target=self._write_partial, args=(self._snapshot(),))
-            self._partial.start()
+                self._reports.complain(self._journal.error)
+        if self._lock is not None and (problem := self._lock.lost()):
+            self._reports.complain(problem)
+        if self._partial is not None:
+            self._partial.advance(self._snapshot)
         self._report()
 
     def _snapshot(self, end: str = "") -> Run:
@@ -199,39 +248,9 @@ class Writer:
         whole = self._journal is not None and not self._journal.error
         return self._run.snapshot(end=end, journal_complete=whole)
 
-    def _write_partial(self, run: Run) -> None:
-        """Write result.partial.h5, and set when the next one is due, so that rebuilding takes at most
-        PARTIAL_SHARE of a core's time."""
-        busy = time.thread_time()
-        if self._journal is not None:
-            try:
-                content = tables.build(run, self._networks)
-                content.attributes["invalid_reasons"] = UNENDED
-                with resultfile.new_file(content) as file:
-                    image = resultfile.seal(file, complete=False)
-                    write_own(self._folder / PARTIAL, self._run_id, image, self._journal)
-            except Exception as error:  # in this thread, no other code would make the run drain
-                self._complain(f"{self._folder / PARTIAL}: {type(error).__name__}: {error}")
-        busy = time.thread_time() - busy
-        self._partial_due = time.monotonic() + max(self._partial_seconds, busy / PARTIAL_SHARE)
-
-    def _complain(self, text: str) -> None:
-        """Record an error once; after it is reported, the coordinator drains the run."""
-        if text not in self._errors:
-            self._errors.append(text)
-
     def _report(self, **facts: Any) -> None:
-        """Send the client a line with new facts and errors, if there are any."""
-        size = self._journal.size if self._journal is not None else 0
-        if not self._listened or ((size, len(self._errors)) == self._reported and not facts):
-            return
-        new, self._reported = self._errors[self._reported[1] :], (size, len(self._errors))
-        try:
-            line = json.dumps({"journal_bytes": size, "errors": new, **facts}) + "\n"
-            os.write(self._sink, line.encode())
-        except BrokenPipeError:
-            # Rank 0 is dead: its pipe to this process ends as well, and `serve` handles that.
-            self._listened = False
+        """Send the client new facts and errors, if there are any."""
+        self._reports.send(self._journal.size if self._journal is not None else 0, facts)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -242,56 +261,65 @@ class Writer:
         if self._journal is not None:
             self._journal.forced()
         if self._new_folder is not None:
+            self._let_go()
             remove_start(self._journal, self._new_folder)
-        elif self._journal is not None:
-            self._write_partial(self._snapshot(end="killed"))
+        elif self._partial is not None:
+            self._partial.write(self._snapshot(end="killed"))
         return 0
 
     def _finish(self) -> int:
         """Write the final result with its verdict, and remove the partial one."""
-        if self._partial is not None:
-            self._partial.join()
-        if self._journal is None:
+        if self._journal is None or self._partial is None:
             self._report()
             return 0
+        self._partial.join()
         if problem := self._journal.forced():
-            self._complain(problem)
+            self._reports.complain(problem)
         path, run = self._folder / RESULT, self._snapshot()
         try:
-            write_own(path, self._run_id, final_image(run, self._networks, self._rules), self._journal)
+            write_own(
+                path, self._run_id, final_image(run, self._partial.networks, self._rules), self._journal
+            )
             path.with_name(PARTIAL).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
-            self._complain(f"{path}: cannot be written: {error}")
+            self._reports.complain(f"{path}: cannot be written: {error}")
             self._report()
             return 0
         try:
             package.describe(self._folder, self._rules)
         except (OSError, ValueError) as error:
             # The result is complete without them: `verify --json` prints the same.
-            self._complain(f"{self._folder}: {SUMMARY} or {MANIFEST} cannot be written: {error}")
+            self._reports.complain(f"{self._folder}: {SUMMARY} or {MANIFEST} cannot be written: {error}")
         self._report(result=str(path))
         return 0
 
 
-def open_journal(folder: Path, run_id: str, fsync_seconds: float) -> Journal:
-    """Create the journal of a run in its folder. Raises ConfigError if the folder is not the run's."""
+def whole_frames(pending: bytearray) -> list[tuple[int, bytes]]:
+    """Return kind and payload of the whole frames at the start of `pending`, and remove them from it."""
+    frames, position = [], 0
+    while len(pending) - position >= FRAME.size:
+        kind, length = FRAME.unpack_from(pending, position)
+        end = position + FRAME.size + length
+        if len(pending) < end:
+            break
+        frames.append((kind, bytes(pending[position + FRAME.size : end])))
+        position = end
+    del pending[:position]
+    return frames
+
+
+def open_journal(folder: Path, run_id: str, fsync_seconds: float, goes_on: bool = False) -> Journal:
+    """Create the journal of a run in its folder, or open it where the run `goes_on`.
+
+    Raises ConfigError if the folder is not the run's.
+    """
     if problem := lost(folder, run_id):
         raise ConfigError(problem)
     try:
-        return Journal(folder / JOURNAL, fsync_seconds)
+        return Journal(folder / JOURNAL, fsync_seconds, goes_on)
     except OSError as error:
         why = because(error, folder / JOURNAL, "name another folder", created=True)
         raise ConfigError(message("--output", folder / JOURNAL, *why)) from error
-
-
-def write_own(path: Path, run_id: str, image: bytes, journal: Journal) -> None:
-    """Write a result of a run into its folder. The journal, still open, shows whether that is the run's.
-
-    Raises ValueError if the folder is not the run's any more, OSError if it cannot be written.
-    """
-    if problem := lost(path.parent, run_id, holds_file=journal.in_place()):
-        raise ValueError(problem)
-    hdf5.write(path, image)
 
 
 def remove_start(journal: Journal | None, folder: RunFolder) -> None:

@@ -110,6 +110,8 @@ def _valid(e: Evidence, verdict: Verdict) -> Iterator[str]:
         f"{status(verdict)}: class {verdict.cls}, division {verdict.division}; "
         f"{_ended(verdict)} after {verdict.core_seconds:,.1f} s of core time."
     )
+    if verdict.segments > 1:
+        yield from _segments(e)
     if not verdict.valid:
         first = {line.partition(":")[0]: line for line in reversed(reason_lines(verdict))}
         yield f"{counted(len(first), 'check')} of {len(verdict.findings)} failed:"
@@ -128,6 +130,26 @@ def _ended(verdict: Verdict) -> str:
         "drained": "it was drained",
         "killed": "it was killed",
     }.get(verdict.end, f"its end is {verdict.end}")
+
+
+def _segments(e: Evidence) -> Iterator[str]:
+    """Say how often the run was started, why each of its segments ended, and what was lost between them."""
+    rows = e.table("segments")
+    count = len(rows["segment"])
+    yield f"It has {count} segments, as it was resumed {counted(count - 1, 'time')}:"
+    lines = []
+    for row in range(count):
+        cause = f" ({plain(str(rows['end_cause'][row]))})" if rows["end_cause"][row] else ""
+        seconds = float(rows["t_end"][row] - rows["t_start"][row])
+        lost = ""
+        if rows["lost_trials"][row]:
+            lost = f"; lost: {counted(int(rows['lost_epochs'][row]), 'epoch')} of "
+            lost += f"{counted(int(rows['lost_trials'][row]), 'trial')} that began again"
+        lines.append(
+            f"segment {row + 1}: {seconds:,.1f} s on {counted(int(rows['n_ranks'][row]), 'rank')}, "
+            f"{plain(str(rows['end'][row]))}{cause}{lost}"
+        )
+    yield from _first(lines, "segment")
 
 
 def _first(lines: list[str], thing: str) -> Iterator[str]:

@@ -45,7 +45,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
     Only a valid official run has `score_ops` (and `score_regulated`, if it has an error); a valid trial run
     has `trial_rate_ops`, an invalid run `unscored_rate_ops`, `reasons`, and `why` in words. `rate` is the
-    same number with a decimal prefix. `peak` is there if the peak of its devices is declared,
+    same number with a decimal prefix. `peak` is there if the peak of its devices is declared, `segments` if
+    the run was resumed,
     `trials_by_surrogate` and `trials_by_hpo` if the file says what chose its candidates.
     """
     return [f"{PREFIX} {key}: {value}" for key, value in _pairs(verdict)]
@@ -59,6 +60,8 @@ def _pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield "end", verdict.end
     for key in ("ranks", "nodes", "replicas", "devices"):
         yield key, str(getattr(verdict, key))
+    if verdict.segments > 1:
+        yield "segments", str(verdict.segments)
     yield "core_seconds", f"{verdict.core_seconds:.3f}"
     yield "trials", str(verdict.trials)
     yield "trials_done", str(verdict.trials_done)
@@ -170,6 +173,7 @@ def verdict_object(verdict: Verdict, *, findings: bool = True) -> dict[str, Any]
     )
     left_out = {"rate", "regulated"} | (set() if findings else {"findings"})
     left_out |= set() if verdict.peak_declared else {"peak_declared"}
+    left_out |= set() if verdict.segments > 1 else {"segments"}
     left_out |= set() if verdict.trials_by_surrogate >= 0 else {"trials_by_surrogate", "trials_by_hpo"}
     data = asdict(verdict) | {"status": status(verdict), "total_ops": str(verdict.total_ops)}
     data = {"class" if key == "cls" else key: value for key, value in data.items() if key not in left_out}

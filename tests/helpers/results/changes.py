@@ -125,6 +125,7 @@ FINDS = {
     },
     "ranks": {
         "rank": "V11",
+        "segment": "V11",
         "role": "V11",
         "wall_seconds": "V13",
         "seconds_init": "V13",
@@ -135,8 +136,22 @@ FINDS = {
         "device": "V11",
         "device_uuid": "V11",
     },
-    "messages": {"kind": "I11", "channel": "I11"},
-    "samples": {"t": "I17", "node": "I17", "window": "I17", "power_watts": "I17", "energy_joules": "I17"},
+    "messages": {"kind": "I11", "channel": "I11", "segment": "I11"},
+    "segments": dict.fromkeys(
+        (
+            *("segment", "start_utc", "t_start", "t_end", "total_seconds", "end", "n_ranks", "n_nodes"),
+            *("n_replicas", "n_devices", "n_generators", "time_limit", "lost_trials", "lost_epochs"),
+        ),
+        "I23",
+    ),
+    "samples": {
+        "segment": "I17",
+        "t": "I17",
+        "node": "I17",
+        "window": "I17",
+        "power_watts": "I17",
+        "energy_joules": "I17",
+    },
 }
 
 #: The same of attributes and documents.
@@ -182,6 +197,7 @@ ATTRIBUTE_FINDS = {
     "energy_joules": "I12",
     "energy_level": "I12",
     "ops_per_watt": "I12",
+    "total_seconds": "I23",
     "n_trials": "I01",
     "n_epochs": "I01",
     "opcount_method": "I07",

@@ -122,6 +122,11 @@ def test_a_dead_writer_and_reader_delay_no_rank(mpi: str, run_program: Callable[
     assert all(report["blind"] == 4 and report["seeing"] == 5 for report in others)
 
 
+@pytest.mark.mpi
+def test_the_history_of_a_resumed_run_is_as_it_was(mpi: str, run_program: Callable[..., Reports]) -> None:
+    assert all(report["done"] for report in run_program(mpi, 2, "shared/restored_history"))
+
+
 def test_bytes_of_the_windows() -> None:
     # Counter's line 64, then 8 + 32 + 256 bytes for each slot; the mirror has a line of 64 and 32 for each
     # slot.

@@ -220,7 +220,7 @@ def test_a_folder_lost_before_the_start_is_reported(client: WriterClient, tmp_pa
         "moved": "was moved or removed",
         "emptied": "owner.json was removed",
         "another run": "belongs to another run now",
-        "no space": "cannot be written: File too large",
+        "no space": "the file would be larger than allowed",
         "a journal": "exists already",
     }[loss]
     if loss in ("removed", "another run"):

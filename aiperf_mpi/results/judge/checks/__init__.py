@@ -11,6 +11,7 @@ from aiperf_mpi.results.judge.checks import (
     plan,
     ranks,
     registry,
+    segments,
     timing,
     usage,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "permitted",
     "plan",
     "ranks",
+    "segments",
     "timing",
     "usage",
 ]

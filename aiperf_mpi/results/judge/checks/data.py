@@ -11,6 +11,7 @@ import numpy as np
 from aiperf_mpi.config.datasets import DATASETS
 from aiperf_mpi.data.manifest import RAW, TRAIN, VAL, LabelFacts, Manifest
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.segments import Part, parts, within
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
 
@@ -103,11 +104,20 @@ def read(e: Evidence) -> Iterator[str]:
 
 def _used(e: Evidence, size: int) -> Iterator[str]:
     """Check that the trainers of each replica read its images, of at least `size` bytes each."""
-    rows, trials = e.table("ranks"), e.table("trials")
+    for part in parts(e):
+        # The ranks of a segment that was killed have not said what they read.
+        if part.proven:
+            yield from _used_in(e, part, size)
+
+
+def _used_in(e: Evidence, part: Part, size: int) -> Iterator[str]:
+    """Check the same of one segment, of the epochs in it."""
+    rows, trials = part.evidence.table("ranks"), e.table("trials")
     trains = rows["role"] == "trainer"
+    there = within(part, e.column("epochs", "t_start"), e.column("epochs", "t_end"))
     for replica in np.unique(rows["replica"][trains]).tolist():
         got = sum(rows["bytes_read"][trains & (rows["replica"] == replica)].tolist())
-        own = np.isin(e.of_trial, np.flatnonzero(trials["replica"] == replica))
+        own = np.isin(e.of_trial, np.flatnonzero(trials["replica"] == replica)) & there
         names = ("train_samples", "val_samples")
         images = sum(sum(e.column("epochs", name)[own].tolist()) for name in names)
         if got < images * size:

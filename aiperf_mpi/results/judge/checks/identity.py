@@ -83,7 +83,7 @@ def ranges(e: Evidence) -> Iterator[str]:
     yield from rows_where("trials", e.status >= len(STATUS), "status is not a known name")
     yield from rows_where(
         "trials",
-        (trials["replica"] < 0) | (trials["replica"] >= e.attribute("n_replicas")),
+        (trials["replica"] < 0) | (trials["replica"] >= max(e.column("segments", "n_replicas"), default=0)),
         "replica does not exist",
     )
     for name in ("round", "batch_per_device", "batch_global", "kernel_size"):

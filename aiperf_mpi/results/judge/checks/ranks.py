@@ -10,6 +10,7 @@ import numpy as np
 
 from aiperf_mpi.results.evidence.ceiling import CPU, NO_UUIDS, driven
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.segments import parts
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
 
 #: How NVIDIA's UUIDs begin: those of whole devices, and of their slices.
@@ -24,6 +25,22 @@ _NVIDIA, _UUIDS = ("NVIDIA", "Tesla"), ("GPU-", "MIG-")
 )
 def ranks(e: Evidence) -> Iterator[str]:
     """Every rank reported, and no two trainers shared a device."""
+    known = np.isin(e.column("ranks", "segment"), e.column("segments", "segment"))
+    yield from rows_where("ranks", ~known, "segment does not exist")
+    for part in parts(e):
+        if part.proven:
+            yield from _ranks(part.evidence)
+
+    # Every replica has its share of the devices, and each of them a batch.
+    batches = [e.column("trials", name).astype(np.int64) for name in ("batch_global", "batch_per_device")]
+    odd = batches[0] * e.attribute("n_replicas") != batches[1] * e.attribute("n_devices")
+    yield from rows_where(
+        "trials", odd, "batch_global is not batch_per_device times the devices of a replica"
+    )
+
+
+def _ranks(e: Evidence) -> Iterator[str]:
+    """Check the ranks of one segment."""
     rows, count = e.table("ranks"), e.attribute("n_ranks")
     yield f"= {len(rows['rank'])} of {count} ranks"
     if not np.array_equal(rows["rank"], np.arange(count if count < len(rows["rank"]) + 2 else 0)):
@@ -47,12 +64,6 @@ def ranks(e: Evidence) -> Iterator[str]:
     elsewhere = rows["hostname"] != rows["hostname"][first][own] if len(nodes) else np.zeros(0, bool)
     yield from rows_where("ranks", elsewhere, "its node has ranks of another host")
 
-    # Every replica has its share of the devices, and each of them a batch.
-    batches = [e.column("trials", name).astype(np.int64) for name in ("batch_global", "batch_per_device")]
-    odd = batches[0] * e.attribute("n_replicas") != batches[1] * e.attribute("n_devices")
-    yield from rows_where(
-        "trials", odd, "batch_global is not batch_per_device times the devices of a replica"
-    )
     yield from _devices(e, role == "trainer")
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.reading import segments_of
 from aiperf_mpi.results.evidence.replicas import compiles_ahead, first_trainers
+from aiperf_mpi.results.evidence.segments import Part, parts, within
 from aiperf_mpi.results.file.attributes import core_stop
 from aiperf_mpi.results.file.rows import DROPPED, MESSAGE_KINDS, PHASES, REJECTED, ROW_MESSAGES, UNFINISHED
 from aiperf_mpi.results.judge.checks.registry import check, rows_where, short
@@ -131,12 +133,15 @@ def _compiled(e: Evidence) -> Iterator[str]:
     trials = e.table("trials")
     first, seconds = trials["t_first_step"], trials["trace_seconds"] + trials["compile_seconds"]
     ahead, before = compiles_ahead(e), dict[int, float]()
+    begins = np.sort(e.column("segments", "t_start"))
     unsure = float(np.nanmax(e.column("ranks", "clock_uncertainty"), initial=0.0))
     used = np.flatnonzero(e.trained)
     early = np.zeros(len(first), bool)
     for row in used[np.argsort(trials["t_start"][used], kind="stable")].tolist():
         replica = int(trials["replica"][row])
-        begin = before.get(replica, 0.0)
+        # No preparation goes on over the start of a segment.
+        started = begins[max(0, np.searchsorted(begins, trials["t_start"][row], side="right") - 1)]
+        begin = max(before.get(replica, 0.0), float(started) if len(begins) > 1 else 0.0)
         early[row] = first[row] < begin + seconds[row] - CLOCK_SLACK - unsure
         before[replica] = float(trials["t_start" if ahead else "t_end"][row])
     yield from rows_where("trials", early, "its first step is before its compilation can have ended")
@@ -162,13 +167,21 @@ def core_time(e: Evidence) -> Iterator[str]:
     if core_seconds <= 0:
         yield "the core time is not above 0"
 
-    # Rank 0 takes the time of the whole run after that of its row.
+    for part in parts(e):
+        yield from _ended(part.evidence)
+    stop, stored = parts(e)[-1].evidence.attribute("core_stop_utc"), e.attribute("core_stop_utc")
+    if segments_of(e) == 1:
+        stop = core_stop(e.attribute("core_start_utc"), core_seconds)
+    if stored != stop:
+        yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
+
+
+def _ended(e: Evidence) -> Iterator[str]:
+    """Check that a segment ends with rank 0, which takes the time of the whole after that of its row."""
+    total = e.attribute("total_seconds")
     for wall in e.column("ranks", "wall_seconds")[e.column("ranks", "rank") == 0][:1].tolist():
         if not wall - CLOCK_SLACK <= total <= wall + LAST_SECONDS:
             yield f"the whole run of {total} s does not end with rank 0, after {wall} s"
-    stop, stored = core_stop(e.attribute("core_start_utc"), core_seconds), e.attribute("core_stop_utc")
-    if stored != stop:
-        yield f"attribute core_stop_utc is {short(stored)!r}, but core start and time give {stop!r}"
 
 
 @check(
@@ -179,6 +192,14 @@ def core_time(e: Evidence) -> Iterator[str]:
 )
 def phases(e: Evidence) -> Iterator[str]:
     """All time of every rank is accounted for, idle time by its own timer."""
+    for part in parts(e):
+        if part.proven:
+            yield from _phases(part)
+
+
+def _phases(part: Part) -> Iterator[str]:
+    """Check the ranks of one segment."""
+    e = part.evidence
     wall = e.column("ranks", "wall_seconds")
     seconds = np.array([e.column("ranks", f"seconds_{phase}") for phase in PHASES])
     yield from rows_where(
@@ -194,13 +215,14 @@ def phases(e: Evidence) -> Iterator[str]:
     yield from rows_where("ranks", np.logical_not(wall >= needed), "wall time is shorter than the core time")
     if not len(wall):
         yield "no rank reported its times"
-    yield from _worked(e)
+    yield from _worked(part)
 
 
-def _worked(e: Evidence) -> Iterator[str]:
+def _worked(part: Part) -> Iterator[str]:
     """Check that the first trainer of each replica was in the phases of its epochs as long as these took."""
-    epochs = e.table("epochs")
-    seconds, known = epochs["t_end"] - epochs["t_start"], e.of_trial >= 0
+    e, epochs = part.evidence, part.evidence.table("epochs")
+    seconds = epochs["t_end"] - epochs["t_start"]
+    known = (e.of_trial >= 0) & within(part, epochs["t_start"], epochs["t_end"])
     replica = e.column("trials", "replica")[e.of_trial] if len(e.of_trial) else e.of_trial
     for number, rank in first_trainers(e).items():
         own = known & (replica == number)
@@ -233,8 +255,12 @@ def messages(e: Evidence) -> Iterator[str]:
         "messages", ~np.isin(rows["rank"], e.column("ranks", "rank")), "its rank does not exist"
     )
     number = np.unique(rows["kind"], return_inverse=True)[1]
-    pair = np.stack([rows["rank"].astype(np.int64), number.astype(np.int64)])
+    pair = np.stack(
+        [rows["segment"].astype(np.int64), rows["rank"].astype(np.int64), number.astype(np.int64)]
+    )
     _, group, times = np.unique(pair, axis=1, return_inverse=True, return_counts=True)
     yield from rows_where("messages", times[group] > 1, "its rank counts this kind twice")
+    known = np.isin(rows["segment"], e.column("segments", "segment"))
+    yield from rows_where("messages", ~known, "its segment does not exist")
     for name in ("sent", "received", "bytes"):
         yield from rows_where("messages", rows[name] < 0, f"{name} is negative")

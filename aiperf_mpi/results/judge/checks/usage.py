@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from aiperf_mpi.results.evidence.evidence import Evidence
+from aiperf_mpi.results.evidence.segments import Part, parts
 from aiperf_mpi.results.file.schema import Columns
 from aiperf_mpi.results.judge.checks.registry import check, rows_where
 from aiperf_mpi.results.judge.checks.timing import CLOCK_SLACK
@@ -48,11 +50,29 @@ OF_DEVICES = ("device_percent", "device_memory_bytes", "device_mhz", "device_cel
 )
 def samples(e: Evidence) -> Iterator[str]:
     """The samples of the machine's use are those of the core time."""
-    rows, core_seconds = e.table("samples"), e.attribute("core_seconds")
+    rows = e.table("samples")
     yield f"= {len(rows['t'])} samples of {len(np.unique(rows['node']))} nodes"
-    yield from _windows(rows, core_seconds, e.attribute("total_seconds"), e.attribute("n_nodes"))
-    if e.config.monitor.seconds > 0:
+    known = np.isin(rows["segment"], e.column("segments", "segment"))
+    yield from rows_where("samples", ~known, "segment does not exist")
+    yield from rows_where("samples", np.diff(rows["segment"], prepend=1) < 0, "segments are not in order")
+    for part in parts(e):
+        yield from _of_segment(part)
+    yield from _values(rows)
+
+
+def _of_segment(part: Part) -> Iterator[str]:
+    """Check the windows of one segment; those of one that was killed may be missing at its end."""
+    e = part.evidence
+    rows, core_seconds = e.table("samples"), e.attribute("core_seconds")
+    total = e.attribute("total_seconds") if part.proven else math.inf
+    yield from _windows(rows, core_seconds, total, e.attribute("n_nodes"))
+    if e.config.monitor.seconds > 0 and part.proven:
         yield from _whole(e, rows, core_seconds)
+    yield from _growth(rows)
+
+
+def _values(rows: Columns) -> Iterator[str]:
+    """Check that each value is one that can be measured."""
     asked = ~np.all([np.isnan(rows[name]) for name in OF_HOST], axis=0)
     for name, values in rows.items():
         if values.dtype.kind == "f":
@@ -69,7 +89,6 @@ def samples(e: Evidence) -> Iterator[str]:
     for name in OF_DEVICES:
         of_none = (rows["devices"] == 0) & ~np.isnan(rows[name])
         yield from rows_where("samples", of_none, f"{name} of a node without accelerators that are read")
-    yield from _growth(rows)
 
 
 def _follows(rows: Columns) -> np.ndarray:

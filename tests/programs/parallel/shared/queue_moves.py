@@ -109,6 +109,26 @@ with pytest.raises(RecordError, match="ticket 7"):
 assert states() == [EMPTY] and tickets() == [7] and queue.rejected == 1
 queue.close()
 
+# A run that is resumed goes on with round 5. Its candidates wait for their tickets; that for round 7 follows
+# that of round 5 in its slot, and no generator can take the slot between the two.
+(queue,) = queue_module.open_queues(job.MPI.COMM_SELF, 1, 2, first_ticket=[5])
+queue.restore({30: proposed(0, 5), 31: proposed(0, 7)})
+assert states() == [READY, EMPTY] and tickets() == [5, 6] and queue.expected == 5
+taken = queue.take()
+assert int(taken.record["trial"]) == 30
+queue.accept(taken)
+assert states() == [READY, EMPTY] and tickets() == [7, 6]
+six = queue.reserve()
+assert six.ticket == 6 and queue.publish(six, proposed(0, 6), 40)
+for trial in (40, 31):
+    taken = queue.take()
+    assert int(taken.record["trial"]) == trial
+    queue.accept(taken)
+assert states() == [EMPTY, EMPTY] and tickets() == [9, 8]
+with pytest.raises(RuntimeError, match=r"no place for the tickets \[13\]"):
+    queue.restore({50: proposed(0, 13)})
+queue.close()
+
 for arguments in ((0, 2), (1, 0)):
     with pytest.raises(ValueError, match="all >= 1"):
         queue_module.open_queues(job.MPI.COMM_SELF, *arguments)
