@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from aiperf_mpi.parallel.preflight import Facts
 from aiperf_mpi.parallel.prepared import Prepared
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.shared.history import restore
+from aiperf_mpi.planning.folder import CHECKPOINTS, RUNNING
 from aiperf_mpi.printable import plain
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.file.restored import NEW, Restored
@@ -71,11 +73,25 @@ def take_over(config: Config, ranks: Ranks, writer: WriterClient | None) -> Resu
             hold(writer, folder)
         run = read_past(folder)
         done = finished(run, config.run.time_limit, folder)
-        own = Resumption(NEW if done else restored(run, folder, config, ranks.n_replicas), done, run)
+        past = NEW if done else restored(run, folder, config, ranks.n_replicas, states_of(config))
+        own = Resumption(past, done, run)
         return json.dumps([own.restored.to_json(), done])
 
     text, done = json.loads(share("the run's segments before this one", read))
     return own if ranks.rank == 0 else Resumption(Restored.from_json(text), done)
+
+
+def states_of(config: Config) -> Callable[[int, int], int]:
+    """Return the function that finds the newest state of a trial on the disk with at most so many epochs."""
+    if not (folder := Path(config.run.output) / CHECKPOINTS / RUNNING).is_dir():
+        return lambda trial, most: 0
+    # This imports JAX, which rank 0 does not use.
+    from aiperf_mpi.training.epoch_files import epoch_files
+
+    def newest(trial: int, most: int) -> int:
+        return next((file.epochs for file in epoch_files(folder, trial) if file.epochs <= most), 0)
+
+    return newest
 
 
 def hold(writer: WriterClient, folder: Path) -> None:

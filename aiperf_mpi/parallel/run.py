@@ -223,7 +223,8 @@ def work(context: Context, resources: Any, facts: Facts, survey: NodeSurvey) -> 
         from aiperf_mpi.parallel.replica import best
         from aiperf_mpi.parallel.trainer import trainer
 
-        trained = trainer.train(context, resources, survey.uuids)
+        kept = {trial: epochs for trial, epochs in context.resumed.taken.again.items() if epochs}
+        trained = trainer.train(context, resources, survey.uuids, kept)
         bytes_read = resources.reader.bytes_read
         if monitor is not None:
             monitor.finish()

@@ -26,6 +26,9 @@ from aiperf_mpi.printable import plain
 #: Name of the file that says which run owns the folder; whatever reads a result ignores it.
 OWNER = "owner.json"
 
+#: Folder of kept weights in an output folder, and the one in it with the states of trials that train.
+CHECKPOINTS, RUNNING = "checkpoints", "running"
+
 #: Most bytes of an owner file, and seconds in which another run writes the one that it has just created.
 _MOST_BYTES, _WRITE_SECONDS = 4096, 2.0
 

@@ -126,6 +126,30 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+def test_a_trial_goes_on_from_its_last_state(tmp_path: Path) -> None:
+    """Its epochs before the kill stay, and the next ones follow on them."""
+    folder = tmp_path / "run"
+    states = folder / "checkpoints" / "running"
+    sets = (*SMALL, "result.checkpoint_seconds=0.01", "train.round_epochs=[8]", "train.epochs=8")
+
+    def has_state(run: Run) -> bool:
+        whole = run.epochs[run.epochs["partial"] == 0]
+        return any((states / f"0-epoch-{n}.h5").exists() for n in range(2, 8)) and len(whole) >= 3
+
+    before = kill_when(has_state, 3, folder, seconds=3600, sets=sets)
+    ended = resume_until(lambda run: 0 in runs.ended(run)["trial_id"], 3, folder)
+    assert_goes_on(before, ended, code=4)
+    trials, epochs, table = ended.table("trials"), ended.table("epochs"), ended.table("segments")
+    assert trials["resumed"][0] == 1 and trials["status"][0] in ("done", "stopped")
+    own = epochs["trial_id"] == 0
+    kept = epochs["t_end"][own] <= table["t_end"][0]
+    assert kept.sum() >= 2 and not kept.all()
+    assert trials["t_first_step"][0] < table["t_end"][0]
+    its = before.epochs["train_loss"][before.epochs["trial_id"] == 0]
+    assert np.array_equal(epochs["train_loss"][own][kept], its[: kept.sum()])
+
+
+@pytest.mark.full
 def test_a_finished_run_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     before = kill_when(has_ended_and_runs, 3, folder, seconds=20)

@@ -18,6 +18,7 @@ from aiperf_mpi.config import Config
 from aiperf_mpi.parallel.launch.job import write_error
 from aiperf_mpi.parallel.shared.context import Context
 from aiperf_mpi.parallel.trainer.worker import Worker
+from aiperf_mpi.planning.folder import CHECKPOINTS, RUNNING
 from aiperf_mpi.training.epoch_files import remove_epochs, write_epoch
 from aiperf_mpi.training.epoch_state import EpochState, Trained, TrialStart
 from aiperf_mpi.training.steps.step import TrainState
@@ -29,7 +30,7 @@ REMOVE_SECONDS = 10.0
 
 def running_folder(config: Config) -> Path:
     """Return the folder of the states of trials that train."""
-    return Path(config.run.output) / "checkpoints" / "running"
+    return Path(config.run.output) / CHECKPOINTS / RUNNING
 
 
 class EpochRecorder:

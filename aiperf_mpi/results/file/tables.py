@@ -70,7 +70,7 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
     replay(header, slots, records, networks)
 
     order = np.lexsort((run.epochs["t_end"], run.epochs["epoch"], run.epochs["trial_id"]))
-    epochs = run.epochs[order]
+    epochs = trained_last(run.epochs[order])
     rows = _trial_rows(run, slots, epochs)
     own = [networks[slot] for slot in slots.tolist()]
     epoch_table, of_trial = _epoch_table(run, slots, rows, own, epochs)
@@ -93,10 +93,29 @@ def build(run: Run, networks: dict[int, Network] | None = None) -> Tables:
 # -- trials ----------------------------------------------------------------------------------------
 
 
+def trained_last(epochs: np.ndarray) -> np.ndarray:
+    """Return epochs (ordered by trial, number and time) without those that were trained again, or that follow
+    one which was: a resumed run whose newest state of a trial is damaged goes on from an older one."""
+    same = (epochs["trial_id"][1:] == epochs["trial_id"][:-1]) & (epochs["epoch"][1:] == epochs["epoch"][:-1])
+    keep = np.ones(len(epochs), bool)
+    for trial in np.unique(epochs["trial_id"][1:][same]).tolist():
+        own = np.flatnonzero(epochs["trial_id"] == trial)
+        least = np.iinfo(np.int32).max
+        for row in own[np.argsort(-epochs["t_end"][own], kind="stable")].tolist():
+            keep[row] = epochs["epoch"][row] < least
+            least = min(least, int(epochs["epoch"][row]))
+    return epochs[keep]
+
+
+#: What the first row of a trial says of its beginning, also where a later segment goes on with it.
+_OF_BEGINNING = ("t_start", "t_first_step", "trace_seconds", "compile_seconds", "morph_max_abs_diff")
+
+
 def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     """Return a row of TRIAL_ROW for each slot: the reported one, or else one derived from records and
     epochs."""
     reported = {int(row["trial_id"]): row for row in run.trials}
+    begun = {int(row["trial_id"]): row for row in run.trials[::-1]}
     outcomes = {int(record["trial"]): record for record in run.records[run.records["kind"] == OUTCOME]}
     starts = np.searchsorted(epochs["trial_id"], slots, side="left")
     stops = np.searchsorted(epochs["trial_id"], slots, side="right")
@@ -109,6 +128,10 @@ def _trial_rows(run: Run, slots: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         else:
             own = epochs[starts[index] : stops[index]]
             rows[index] = _derived_row(slot, own, outcome, reported.get(slot))[0]
+
+        if rows[index]["resumed"] and slot in begun:
+            for name in _OF_BEGINNING:
+                rows[index][name] = begun[slot][name]
 
         # A trial without a report (rejected, dropped) has its outcome in the history.
         if outcome is not None and rows[index]["status"] == UNFINISHED:

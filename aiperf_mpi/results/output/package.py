@@ -20,6 +20,7 @@ from typing import Any
 from aiperf_mpi import hdf5
 from aiperf_mpi.config.classes import RULES, OfficialRules
 from aiperf_mpi.files import FileError, credible_size, open_regular, read_text
+from aiperf_mpi.planning.folder import CHECKPOINTS
 from aiperf_mpi.printable import named, plain
 from aiperf_mpi.results.file.resultfile import Result
 from aiperf_mpi.results.judge import judge
@@ -27,7 +28,7 @@ from aiperf_mpi.results.report.verdict import verdict_json
 
 #: Names of the files in the output folder.
 JOURNAL, PARTIAL, RESULT = "journal.jsonl", "result.partial.h5", "result.h5"
-SUMMARY, MANIFEST, CHECKPOINTS = "result.json", "manifest.sha256", "checkpoints"
+SUMMARY, MANIFEST = "result.json", "manifest.sha256"
 
 _LINE = re.compile("([0-9a-f]{64})  (.+)")
 

@@ -17,7 +17,7 @@ import numpy as np
 from aiperf_mpi.config import Config, ConfigError, from_toml
 from aiperf_mpi.config.paths import message
 from aiperf_mpi.files import FileError
-from aiperf_mpi.planning.folder import lost
+from aiperf_mpi.planning.folder import CHECKPOINTS, lost
 from aiperf_mpi.printable import named
 from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.file.restored import Restored
@@ -25,7 +25,7 @@ from aiperf_mpi.results.file.rows import CREDITED, DONE, FAILED, REJECTED, STOPP
 from aiperf_mpi.results.file.schema import SCHEMA_VERSION
 from aiperf_mpi.results.file.segments import Continuation
 from aiperf_mpi.results.output.journal import FORMAT, JournalError, collect, read_headers
-from aiperf_mpi.results.output.package import CHECKPOINTS, JOURNAL, RESULT
+from aiperf_mpi.results.output.package import JOURNAL, RESULT
 from aiperf_mpi.trials.record import (
     CAUSE_BYTES,
     DROPPED,
@@ -121,14 +121,19 @@ def finished(run: Run, time_limit: float, folder: Path) -> str:
 
 
 def restored(
-    run: Run, folder: Path, config: Config, n_replicas: int, kept_epochs: Callable[[int], int] = lambda _: 0
+    run: Run,
+    folder: Path,
+    config: Config,
+    n_replicas: int,
+    kept_epochs: Callable[[int, int], int] = lambda trial, most: 0,
 ) -> Restored:
     """Return what the next segment of a run begins with, on `n_replicas` replicas.
 
-    `kept_epochs` returns how many epochs of a trial are in its newest whole checkpoint, 0 without one.
+    `kept_epochs(trial, most)` returns the epochs of the trial's newest state on the disk that has at most
+    `most` of them, 0 without one; `most` are those that the journal has whole.
     """
     past = _Past(run, folder, config, n_replicas)
-    again = {trial: kept_epochs(trial) for trial in past.running if past.stays(trial)}
+    again = {trial: kept_epochs(trial, past.whole(trial)) for trial in past.running if past.stays(trial)}
     tickets = past.first_tickets()
     waiting, dropped = past.queues(tickets, list(again))
     # Rows whose proposal was not written to the journal leave, too: another candidate gets that slot.
@@ -205,6 +210,13 @@ class _Past:
     def stays(self, trial: int) -> bool:
         """Return whether the replica of a trial goes on."""
         return self.replica(trial) < self._n_replicas
+
+    def whole(self, trial: int) -> int:
+        """Return the whole epochs of a trial, from its first one on without a gap."""
+        epochs = self._run.epochs
+        own = epochs["epoch"][(epochs["trial_id"] == trial) & (epochs["partial"] == 0)]
+        numbers = np.unique(own)
+        return int(np.sum(numbers == np.arange(len(numbers))))
 
     @property
     def without_outcome(self) -> list[int]:

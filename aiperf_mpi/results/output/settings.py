@@ -54,14 +54,14 @@ def resumed_config(
         asked = _as_decided(resolved(load(preset, files, sets, **flags)), stored, sets, flags)
     else:
         asked = resolved(with_changes(stored, sets, **flags))
-    if problem := difference(stored, asked):
+    if problem := changed_setting(stored, asked):
         raise ConfigError(problem)
     if "run.official" in _named(sets) and asked.run.official:
         raise ConfigError("run.official: a run that is resumed is a trial; leave run.official out")
     return replace(asked, run=replace(asked.run, output=str(place), official=False))
 
 
-def difference(stored: Config, asked: Config) -> str:
+def changed_setting(stored: Config, asked: Config) -> str:
     """Return what differs between a run's configuration and the one that is asked for, and must not; "" if
     nothing does."""
     for key in settings():

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from aiperf_mpi.results.file.rows import EPOCH_ROW, new_row
 from aiperf_mpi.results.file.segments import Continuation
-from aiperf_mpi.results.file.tables import build
+from aiperf_mpi.results.file.tables import build, trained_last
 from tests.helpers.results.resumed_run import KILLED, STARTS, collected, resumed_run, run_of
 
 
@@ -95,3 +96,34 @@ def test_a_time_mark_proves_the_core_time() -> None:
 def test_a_resume_that_cannot_be_read_is_refused(data: dict) -> None:
     with pytest.raises(ValueError):
         collected([]).event("resume", data)
+
+
+def test_epochs_that_were_trained_again_count_once() -> None:
+    """The newest state of a trial was damaged: it goes on from an older one, and then ends early."""
+    rows = [(1, 0, 1.0), (1, 1, 2.0), (1, 2, 3.0), (1, 1, 11.0), (2, 0, 4.0)]
+    epochs = np.concatenate(
+        [new_row(EPOCH_ROW, trial_id=trial, epoch=epoch, t_end=t) for trial, epoch, t in rows]
+    )
+    epochs = epochs[np.lexsort((epochs["t_end"], epochs["epoch"], epochs["trial_id"]))]
+    assert trained_last(epochs)["t_end"].tolist() == [1.0, 11.0, 4.0]
+    assert trained_last(epochs[:0]).tolist() == []
+
+
+def test_a_trial_that_goes_on_keeps_its_beginning() -> None:
+    run = resumed_run()
+    again = Continuation.from_dict(run.second[0][2]).again
+    trial = min(again)
+    taken = Continuation(KILLED, again | {trial: 1})
+    second = [("resume", -1, taken.to_dict()), *run.second[1:]]
+    for kind, _, row in second:
+        if kind == "trial" and row["trial_id"][0] == trial:
+            row["resumed"] = 1
+    # Its first epoch is that of the first segment; the second one trained the others.
+    second = [
+        e for e in second if not (e[0] == "epoch" and (e[2]["trial_id"][0], e[2]["epoch"][0]) == (trial, 0))
+    ]
+    tables = build(run_of([*run.first, *second])).tables
+    place = tables["trials"]["trial_id"].tolist().index(trial)
+    assert (tables["trials"]["t_start"][place], tables["trials"]["t_first_step"][place]) == (3.0, 3.5)
+    own = tables["epochs"]["trial_id"] == trial
+    assert tables["epochs"]["t_end"][own].tolist() == [4.0, 6.25, 7.25]

@@ -194,7 +194,15 @@ def test_weights_that_are_kept_are_those_of_files_that_exist(killed: Resumed, tm
 def test_epochs_of_a_checkpoint_are_kept(killed: Resumed, tmp_path: Path) -> None:
     run = run_of(killed.first)
     running = trials_of(run)[2:4]
-    past = restored(run, tmp_path, config_of(run), 2, lambda trial: int(trial == running[0]))
+    asked = dict[int, int]()
+
+    def kept(trial: int, most: int) -> int:
+        asked[trial] = most
+        return most if trial == running[0] else 0
+
+    past = restored(run, tmp_path, config_of(run), 2, kept)
+    # Each has one whole epoch in the journal: a newer state on the disk is of no use.
+    assert asked == {running[0]: 1, running[1]: 1}
     assert past.taken.again == {running[0]: 1, running[1]: 0}
 
 
