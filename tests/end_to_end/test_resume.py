@@ -16,6 +16,7 @@ from aiperf_mpi.results.file.collector import Run
 from aiperf_mpi.results.judge.judge import Verdict, judge
 from aiperf_mpi.results.output import journal
 from aiperf_mpi.results.output.lock import LOCK
+from aiperf_mpi.training.checkpoint import load_checkpoint
 from tests.helpers import launch
 from tests.helpers.end_to_end import runs
 
@@ -147,6 +148,38 @@ def test_a_trial_goes_on_from_its_last_state(tmp_path: Path) -> None:
     assert trials["t_first_step"][0] < table["t_end"][0]
     its = before.epochs["train_loss"][before.epochs["trial_id"] == 0]
     assert np.array_equal(epochs["train_loss"][own][kept], its[: kept.sum()])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("weights", ["he", "inherit"])
+def test_a_killed_trial_is_the_unbroken_one_to_the_bit(weights: str, tmp_path: Path) -> None:
+    """Its losses, errors and best weights are those of a run of the same seed that nothing has killed."""
+    sets = (
+        *SMALL,
+        f"model.initial_weight='{weights}'",
+        "data.train_images=4096",
+        "train.round_epochs=[6]",
+        "train.epochs=6",
+        "result.checkpoint_seconds=0.01",
+        "result.keep_checkpoints=20",
+    )
+
+    def has_ended(run: Run) -> bool:
+        return 0 in runs.ended(run)["trial_id"]
+
+    unbroken = runs.run_until(has_ended, 3, tmp_path / "unbroken", sets)
+    folder = tmp_path / "broken"
+    kill_when(lambda run: len(run.epochs) >= 3, 3, folder, seconds=3600, sets=sets)
+    broken = resume_until(has_ended, 3, folder)
+    found = []
+    for run in (unbroken, broken):
+        epochs = run.table("epochs")
+        own = epochs["trial_id"] == 0
+        rows = [epochs[name][own].tolist() for name in ("epoch", "train_loss", "val_loss", "val_error")]
+        found.append((rows, load_checkpoint(run.folder / "checkpoints" / "0.h5").digest))
+    assert found[0] == found[1] and len(found[0][0][0]) >= 4
+    trials = broken.table("trials")
+    assert trials["resumed"][trials["trial_id"].tolist().index(0)] == 1
 
 
 @pytest.mark.full
