@@ -70,9 +70,9 @@ def resume(ranks: int, folder: Path, *more: str, mpi: str = "mpich", timeout: fl
     return runs.finish(start(ranks, folder, "--resume", str(folder), *more, mpi=mpi), folder, timeout)
 
 
-def resume_until(enough: Callable[[Run], bool], ranks: int, folder: Path) -> runs.Ended:
+def resume_until(enough: Callable[[Run], bool], ranks: int, folder: Path, *more: str) -> runs.Ended:
     """Resume the run of a folder, and drain it once its journal has enough."""
-    job = start(ranks, folder, "--resume", str(folder))
+    job = start(ranks, folder, "--resume", str(folder), *more)
     limit = time.monotonic() + 120
     while job.poll() is None and not enough(journaled(folder)) and time.monotonic() < limit:
         time.sleep(0.1)
@@ -285,10 +285,10 @@ def test_a_drained_run_goes_on_and_may_be_longer(tmp_path: Path) -> None:
     drained = runs.run_until(lambda run: len(run.epochs) >= 3, 3, folder, SMALL)
     assert drained.code == 4, drained.text()
     before = journaled(folder)
-    job = start(3, folder, "--resume", str(folder), "--time-limit", "3601")
-    time.sleep(12)
-    job.send_signal(signal.SIGUSR1)
-    again = runs.finish(job, folder)
+    rows = len(before.epochs)
+    again = resume_until(
+        lambda run: len(run.segments) == 2 and len(run.epochs) > rows, 3, folder, "--time-limit", "3601"
+    )
     assert again.code == 4, again.text()
     verdict = judge(again.result)
     assert verdict.valid and verdict.segments == 2, verdict.reasons

@@ -284,8 +284,8 @@ SEGMENTS = Table(
         n_devices       i4  -  devices that train
         n_generators    i4  -  generator ranks
         time_limit      f8  s  core time that was asked for
-        lost_trials     i8  -  trials that a later segment began again
-        lost_epochs     i8  -  epochs of theirs that are not in this file, as they were trained again
+        lost_trials     i8  -  trials that its end cut short, and that a later segment went on with
+        lost_epochs     i8  -  epochs of theirs after their last state, which are not in this file
     """),
     unchecked={"end_cause": "text", "hostname": "a name", "mpi": "a name", "version": "a name"},
 )

@@ -27,7 +27,8 @@ class Segment:
         begin, stop: core time of the segments before it, and at its end.
         total_seconds: wall time of rank 0; NaN for one that did not come to its end.
         end, cause: how it ended, and why it was drained.
-        lost_trials, lost_epochs: trials that a later segment began again, and their epochs that it left out.
+        lost_trials, lost_epochs: trials that its end cut short and that a later segment went on with, and
+            their epochs after their last state.
     """
 
     header: RunHeader
@@ -93,6 +94,7 @@ def _row(number: int, segment: Segment) -> dict[str, Any]:
     """Return the values of a segment's row by column."""
     header, inventory = segment.header, segment.header.inventory or {}
     values = {name: getattr(header, name) for name in _OF_HEADER}
+    mpi = inventory.get("mpi", "")
     return values | {
         "segment": number,
         "start_utc": segment.start_utc,
@@ -102,7 +104,7 @@ def _row(number: int, segment: Segment) -> dict[str, Any]:
         "end": segment.end,
         "end_cause": segment.cause,
         "hostname": str(inventory.get("hostname", "")),
-        "mpi": str(inventory.get("mpi", "")),
+        "mpi": str(mpi.get("vendor", "") if isinstance(mpi, dict) else mpi),
         "lost_trials": segment.lost_trials,
         "lost_epochs": segment.lost_epochs,
     }

@@ -196,6 +196,9 @@ class _Past:
         begun = {*run.trials["trial_id"].tolist(), *run.epochs["trial_id"].tolist()}
         self.orphans = sorted(begun - set(self.proposed))
         begun |= {int(self.records[slot]["trial"]) for slot in self.reopened}
+        whole = run.epochs[run.epochs["partial"] == 0]
+        order = np.argsort(whole["trial_id"], kind="stable")
+        self._whole_trials, self._whole_numbers = whole["trial_id"][order], whole["epoch"][order]
         open_trials = [trial for trial in sorted(self.proposed) if not self._over(trial)]
         self.running = [trial for trial in open_trials if trial in begun]
         self._waiting = [trial for trial in open_trials if trial not in begun]
@@ -213,9 +216,8 @@ class _Past:
 
     def whole(self, trial: int) -> int:
         """Return the whole epochs of a trial, from its first one on without a gap."""
-        epochs = self._run.epochs
-        own = epochs["epoch"][(epochs["trial_id"] == trial) & (epochs["partial"] == 0)]
-        numbers = np.unique(own)
+        first, last = np.searchsorted(self._whole_trials, [trial, trial + 1])
+        numbers = np.unique(self._whole_numbers[first:last])
         return int(np.sum(numbers == np.arange(len(numbers))))
 
     @property

@@ -144,7 +144,7 @@ def _segments(e: Evidence) -> Iterator[str]:
         lost = ""
         if rows["lost_trials"][row]:
             lost = f"; lost: {counted(int(rows['lost_epochs'][row]), 'epoch')} of "
-            lost += f"{counted(int(rows['lost_trials'][row]), 'trial')} that began again"
+            lost += f"{counted(int(rows['lost_trials'][row]), 'trial')} that it cut short"
         lines.append(
             f"segment {row + 1}: {seconds:,.1f} s on {counted(int(rows['n_ranks'][row]), 'rank')}, "
             f"{plain(str(rows['end'][row]))}{cause}{lost}"

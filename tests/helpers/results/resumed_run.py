@@ -141,7 +141,7 @@ def write_segment(path: Path, entries: list[Entry], goes_on: bool = False) -> No
 
 
 def _inventory(header: RunHeader) -> dict[str, Any]:
-    return dict(header.inventory or {}) | {"hostname": "head", "mpi": "MPICH 4"}
+    return dict(header.inventory or {}) | {"hostname": "head", "mpi": {"vendor": "MPICH 4"}}
 
 
 def _rows(rows: np.ndarray) -> list[np.ndarray]:

@@ -45,7 +45,7 @@ def test_the_verdict_says_how_often_it_was_started_and_what_was_lost(resumed: Pa
     assert "It has 2 segments, as it was resumed 1 time" in words
     ended = str(result.tables["segments"]["end"][0])
     assert f"segment 1: 4.2 s on 5 ranks, {ended}" in words
-    assert "lost: 2 epochs of 2 trials that began again" in words
+    assert "lost: 2 epochs of 2 trials that it cut short" in words
     departures = [str(departure) for departure in classified_of(Evidence(result))[2]]
     assert any("the run was resumed: it has 2 segments" in line for line in departures)
 
