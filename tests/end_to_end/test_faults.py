@@ -133,9 +133,8 @@ def test_history_full_drains(tmp_path: Path) -> None:
         assert "history is full" in file.attrs["end_cause"]
 
 
-@pytest.mark.parametrize(
-    "moment", [pytest.param(i, marks=[pytest.mark.full] if i else []) for i in range(10)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("moment", range(10))
 def test_kill_at_a_random_moment(moment: int, tmp_path: Path) -> None:
     """SIGKILL of launcher, ranks and writer: the journal has all that ended 2 s before, the partial file
     opens."""

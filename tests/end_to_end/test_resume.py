@@ -115,6 +115,9 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """SIGKILL of all processes while a trial trains: that trial begins again under its own id."""
     folder = tmp_path / "run"
     before = kill_when(has_ended_and_runs, 3, folder, seconds=3600)
+    # The partial result is a whole file, of a run that has not ended.
+    partial = judge(folder / "result.partial.h5")
+    assert not partial.valid and "V21" in partial.reason_ids
     over = {int(row["trial_id"]) for row in runs.ended(before)}
     (running,) = set(before.epochs["trial_id"].tolist()) - over
     ended = resume_until(lambda run: running in runs.ended(run)["trial_id"], 3, folder)
