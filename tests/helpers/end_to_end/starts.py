@@ -175,7 +175,7 @@ def caught(job: subprocess.Popen[str], ranks: int = 3, limit: float = 60) -> Non
         while True:
             with contextlib.suppress(StopIteration, psutil.Error, FileNotFoundError):
                 status = Path(f"/proc/{process_of(job, rank).pid}/status").read_text()
-                if int(re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1], 16) & bit:
+                if int(dict(line.split(":", 1) for line in status.splitlines())["SigCgt"], 16) & bit:
                     break
             if time.monotonic() > deadline:
                 raise TimeoutError(f"rank {rank} does not catch SIGTERM after {limit:g} s")
