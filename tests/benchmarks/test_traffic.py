@@ -165,9 +165,9 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def compiled(forms: tuple[str, ...]) -> tuple[Summary, float]:
+def compiled(forms: tuple[str, ...], crop: str = "cifar", stored: int = 0) -> tuple[Summary, float]:
     """Return the summary of the training step with these forms on an H100, and XLA's bytes per image."""
-    settings = StepSettings(BATCH, "bfloat16", augmentation="cifar", forms=forms)
+    settings = StepSettings(BATCH, "bfloat16", augmentation=crop, stored_size=stored, forms=forms)
     made = compile_for(TARGETS["h100"], FOUR_BLOCKS, settings)
     summary = summarise(kernels(parse(made.text)), FOUR_BLOCKS.layers(), BATCH)
     return summary, made.xla_bytes / BATCH + summary.library_bytes_per_image
@@ -193,8 +193,12 @@ def test_the_model_by_hand_and_xlas_estimate_agree() -> None:
 @pytest.mark.full
 @needs_compiler
 @pytest.mark.timeout(900)
-def test_the_budget_of_the_training_step() -> None:
-    # Measured: 82.4 MB an image and 321 kernels; the plain form has 132.3 MB and 329.
-    summary, _ = compiled(LEAN)
-    assert summary.bytes_per_image <= 84e6 and summary.kernels <= 330
-    assert (summary.wide_bytes, summary.scatters, summary.reordered_bytes) == (0, 0, 0)
+@pytest.mark.parametrize(
+    ("crop", "stored", "reordered"), [("cifar", 0, 0), ("resized_crop", 256, 616_562_688)]
+)
+def test_the_budget_of_the_training_step(crop: str, stored: int, reordered: int) -> None:
+    # Only the images are reordered, by the resampling of `resized_crop` in every form.
+    # Measured with `cifar`: 81.5 MB an image and 271 kernels; the plain form has 132.3 MB and 329.
+    summary, _ = compiled(LEAN, crop, stored)
+    assert summary.bytes_per_image <= 83e6 and summary.kernels <= 280
+    assert (summary.wide_bytes, summary.scatters) == (0, 0) and summary.reordered_bytes <= reordered
