@@ -35,6 +35,7 @@ from aiperf_mpi.network.architecture import resnet50  # noqa: E402
 from aiperf_mpi.phases import PhaseTimer  # noqa: E402
 from aiperf_mpi.results.report.interval import factor  # noqa: E402
 from aiperf_mpi.streams import AUGMENT, INIT, stream  # noqa: E402
+from aiperf_mpi.training.epoch import EpochResult  # noqa: E402
 from aiperf_mpi.training.fit import FitSettings, Training  # noqa: E402
 from aiperf_mpi.training.model.initial import initial_variables  # noqa: E402
 from aiperf_mpi.training.steps.compile import Compiled, compile_steps  # noqa: E402
@@ -46,11 +47,10 @@ PRECISIONS = ("float32", "bfloat16")
 BATCH, RATE = 32, 0.1
 
 
-def train(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> dict[str, float]:
-    """Run one training; return its best and last accuracy, and the losses of the last epoch."""
+def epochs_of(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> list[EpochResult]:
+    """Run one training; return its epochs."""
     variables = initial_variables(compiled.architecture, stream(INIT, seed), zero_gamma=True)
-    begin = time.process_time()
-    rows = list(
+    return list(
         Training(
             compiled,
             compiled.start(variables, stream(AUGMENT, seed)),
@@ -61,6 +61,12 @@ def train(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> dict[s
             poll=lambda: False,
         )
     )
+
+
+def train(compiled: Compiled, digits: Dataset, seed: int, epochs: int) -> dict[str, float]:
+    """Run one training; return its best and last accuracy, and the losses of the last epoch."""
+    begin = time.process_time()
+    rows = epochs_of(compiled, digits, seed, epochs)
     last = rows[-1]
     return {
         "best": 1 - min(row.val_error for row in rows),
