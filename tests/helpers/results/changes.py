@@ -136,7 +136,7 @@ FINDS = {
         "device": "V11",
         "device_uuid": "V11",
     },
-    "messages": {"kind": "I11", "channel": "I11", "segment": "I11"},
+    "messages": {"rank": "I11", "kind": "I11", "channel": "I11", "segment": "I11"},
     "segments": dict.fromkeys(
         (
             *("segment", "start_utc", "t_start", "t_end", "total_seconds", "end", "n_ranks", "n_nodes"),

@@ -125,7 +125,11 @@ def checked(
     documents = dict(result.documents)
     if inventory is not None:
         documents["system/inventory_json"] = json.dumps(inventory)
-    new = Result(result.tables | {"ranks": columns}, result.attributes | (attributes or {}), documents)
+    attributes = result.attributes | (attributes or {})
+    # The one segment has what the attributes say.
+    segments = result.tables["segments"]
+    segments = segments | {name: np.array([attributes[name]]) for name in segments if name in attributes}
+    new = Result(result.tables | {"ranks": columns, "segments": segments}, attributes, documents)
     return next(check for check in CHECKS if check.id == identifier).run(Evidence(new))
 
 
