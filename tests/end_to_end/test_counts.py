@@ -49,7 +49,9 @@ def test_tampered_count_is_rejected(tmp_path: Path) -> None:
     assert "rejected" in shown and str(counted) in shown, shown
 
 
-@pytest.mark.parametrize("limit", [6, pytest.param(LOST_IN_A_ROW, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(6, marks=pytest.mark.full), pytest.param(LOST_IN_A_ROW, marks=pytest.mark.full)]
+)
 def test_one_more_product_in_the_step_stops_the_run(limit: int, tmp_path: Path) -> None:
     """What is counted is the step that is trained: with one matrix product more in it, no candidate is
     trained, and the run ends before the node-hours are gone."""

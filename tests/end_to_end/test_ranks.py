@@ -117,6 +117,7 @@ def test_replicas_share_the_history(mpi: str, per_node: int, replicas: int, tmp_
     )
 
 
+@pytest.mark.full
 def test_four_devices(tmp_path: Path) -> None:
     """One trainer drives four devices by pmap: its global batch is four times that of a device."""
     sets = (*runs.SMALLEST, "parallel.host_devices=4", "train.batch_per_device=8", "hpo.batches=[8]")

@@ -257,6 +257,7 @@ def test_a_fault_on_one_node(fault: str, source: Path) -> None:
 # -- ends ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_signals_and_a_killed_job_and_its_next_run(source: Path) -> None:
     """A staging waits for a shard that another run copies; TERM and KILL end it, and the next finishes."""
     stage, copy = source.parent / "stage", copy_of(source)

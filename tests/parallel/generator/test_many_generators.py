@@ -45,7 +45,7 @@ def test_no_duplicates(
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("numbers", [(2, 5), pytest.param((2, 3, 4, 7), marks=pytest.mark.full)], ids=str)
+@pytest.mark.parametrize("numbers", [(2, 3), pytest.param((2, 3, 4, 7), marks=pytest.mark.full)], ids=str)
 def test_the_same_proposal_among_any_number_of_ranks(
     numbers: tuple[int, ...], mpich: str, run_program: Callable[..., Reports]
 ) -> None:
