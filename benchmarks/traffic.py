@@ -57,9 +57,9 @@ processor's, of XLA.""".replace("\n", " ")
 #: What was tried for fewer kernels, with the tests' network of four blocks unless said: kernels, MB an image.
 TRIED = (
     ("two sums of a batch norm, two kernels that finish them", 310, 82.3),
-    ("sums over each image, then one of both; updates behind barriers, for horizontal fusion", 345, 83.7),
+    ("sums over each image, then one of both; updates after barriers, for horizontal fusion", 345, 83.7),
     ("one operation for both sums from the start: masks are written", 293, 83.9),
-    ("the same, and the gradient behind the barrier of the mask", 301, 85.5),
+    ("the same, and the gradient after the barrier of the mask", 301, 85.5),
     ("256 parts, then one operation for both sums: masks are written", 297, 83.7),
     ("as many parts as XLA takes, then one operation", 292, 82.3),
     ("twice as many parts, the norm's factor kept", 287, 81.6),

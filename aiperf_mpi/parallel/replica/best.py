@@ -64,8 +64,8 @@ def restored_best(context: Context) -> Best:
     """Return the best models of this rank's replica up to now: those of the segments before this one, in a
     run that goes on.
 
-    Replica 0 takes the best model of the run, whoever has trained it, so that no other one is validated as
-    the best at the end.
+    Replica 0 takes the best model of the run, on whatever replica it was trained, so that no other one is
+    validated as the best at the end.
     """
     config, past, replica = context.config, context.resumed, context.ranks.replica
     room, own = room_for_weights(config), past.weights.get(replica, ())

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -131,7 +132,7 @@ def withdraw(process: subprocess.Popen[bytes], folder: RunFolder | None) -> None
         folder.remove()
 
 
-class RunMessages:
+class RunMessages(ABC):
     """The messages of a run to its writer, as frames that `_send` takes."""
 
     _folder: RunFolder | None = None
@@ -206,9 +207,9 @@ class RunMessages:
         """Send an event as JSON."""
         self._send(EVENT, json.dumps({"event": name, "data": data, "settings": settings or {}}).encode())
 
+    @abstractmethod
     def _send(self, kind: int, payload: bytes) -> None:
         """Send a frame."""
-        raise NotImplementedError
 
 
 class WriterClient(RunMessages):

@@ -106,9 +106,13 @@ def started(pid: int) -> int:
 
 def read_holder(folder: Path) -> Holder | None:
     """Return who holds a folder; None where no lock can be read. Never waits."""
+    return _holder_in(folder / LOCK)
+
+
+def _holder_in(path: Path) -> Holder | None:
+    """Return the holder that a file names; None where it names none."""
     try:
-        data = json.loads(read_bytes(folder / LOCK, _BYTES))
-        return Holder(**data)
+        return Holder(**json.loads(read_bytes(path, _BYTES)))
     except (FileError, ValueError, TypeError, RecursionError):
         return None
 
@@ -199,15 +203,15 @@ def _link(folder: Path, mine: Holder) -> int | None:
         os.fsync(descriptor)
         try:
             os.link(own, lock)
-        except FileExistsError:
-            pass
         except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
             # Without hard links the two steps are not one: only the first run in a new folder is safe.
-            if linked := not os.path.lexists(lock):
-                os.rename(own, lock)
-        # The answer of a file server may be lost: the number of links tells.
+            if error.errno in _NO_LINKS:
+                if linked := not os.path.lexists(lock):
+                    os.rename(own, lock)
+            elif error.errno != errno.EEXIST:
+                raise
+        # A lock that exists may be this one, as the answer of a file server may be lost: the number of links
+        # tells.
         linked = linked or os.fstat(descriptor).st_nlink == 2
     finally:
         with suppress(FileNotFoundError):
@@ -252,10 +256,7 @@ def _remove(folder: Path, dead: Holder | None) -> None:
         os.rename(folder / LOCK, aside)
     except FileNotFoundError:
         return
-    try:
-        found = Holder(**json.loads(read_bytes(aside, _BYTES)))
-    except (FileError, ValueError, TypeError, RecursionError):
-        found = None
+    found = _holder_in(aside)
     if found is not None and (dead is None or found.token != dead.token):
         with suppress(FileExistsError):
             os.link(aside, folder / LOCK)

@@ -13,7 +13,6 @@ import pytest
 
 from aiperf_mpi.data.dataset import ArrayImages, Dataset
 from aiperf_mpi.data.loader import Reader
-from aiperf_mpi.network.architecture import resnet50
 from aiperf_mpi.parallel.replica.best import Best, validate_best
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import KeptWeights
@@ -24,11 +23,10 @@ from aiperf_mpi.parallel.trainer.recorder import TrialRecorder
 from aiperf_mpi.parallel.trainer.trainer import run_trial
 from aiperf_mpi.training.faults import TrainingFault
 from aiperf_mpi.training.fit import FitSettings, Training
-from aiperf_mpi.trials.candidate import Candidate
 from aiperf_mpi.trials.record import DONE, FAILED, KEPT
 from tests.helpers.parallel.contexts import FakeMessages, fake_context
 from tests.helpers.parallel.past import small
-from tests.helpers.parallel.trainers import fake_trainer
+from tests.helpers.parallel.trainers import fake_trainer, tiny_candidate
 from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_batch, started
 from tests.helpers.trials.twins import ArrayHistory
 
@@ -67,18 +65,7 @@ def trained(folder: Path, fault: TrainingFault | None, team: Team) -> tuple[Best
     preparation = Preparation(replica, taken)
     preparation.done, preparation.training, preparation.compiled = True, training, COMPILED
     trainer: Any = SimpleNamespace(state=replica, recorder=recorder)
-    candidate = Candidate.new(
-        resnet50(TINY),
-        (),
-        parent_id=-1,
-        replica=0,
-        generator=0,
-        round=1,
-        batch_per_device=4,
-        devices=1,
-        seed=0,
-    )
-    preparation.candidate = replace(candidate, trial_id=0)
+    preparation.candidate = tiny_candidate(0)
     run_trial(trainer, preparation)
     while recorder.busy:
         recorder.advance()

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 
-from aiperf_mpi.network.architecture import Architecture, resnet50
+from aiperf_mpi.network.architecture import Architecture
 from aiperf_mpi.parallel.replica.best import Best
 from aiperf_mpi.parallel.replica.team import Team
 from aiperf_mpi.parallel.replica.weights import KeptWeights, checkpoint_path, initial_weights
@@ -41,7 +41,7 @@ from aiperf_mpi.trials.record import RecordError, seal
 from aiperf_mpi.trials.view import ArchitectureCache
 from tests.helpers.parallel.contexts import fake_context
 from tests.helpers.parallel.resuming import child, prepare, settings, trainer_of
-from tests.helpers.parallel.trainers import fake_trainer
+from tests.helpers.parallel.trainers import fake_trainer, tiny_candidate
 from tests.helpers.training.cases import TINY, batches, compiled_tiny, random_batch, started
 from tests.helpers.trials.twins import ArrayHistory
 
@@ -74,21 +74,10 @@ class OneTrainer:
             poll=self.state.poll,
             **(usual | changes),
         )
-        candidate = Candidate.new(
-            resnet50(TINY),
-            (),
-            parent_id=-1,
-            replica=0,
-            generator=0,
-            round=1,
-            batch_per_device=4,
-            devices=1,
-            seed=trial_id,
-        )
         taken: Any = SimpleNamespace(record=None)
         preparation = Preparation(self.state, taken)
         preparation.done, preparation.training, preparation.compiled = True, training, compiled
-        preparation.candidate = replace(candidate, trial_id=trial_id)
+        preparation.candidate = tiny_candidate(trial_id, seed=trial_id)
         trainer: Any = SimpleNamespace(state=self.state, recorder=self.recorder)
         run_trial(trainer, preparation)
         while self.recorder.busy:

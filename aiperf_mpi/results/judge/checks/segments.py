@@ -9,6 +9,7 @@ from datetime import datetime
 
 import numpy as np
 
+from aiperf_mpi.printable import counted
 from aiperf_mpi.results.evidence.evidence import Evidence
 from aiperf_mpi.results.evidence.segments import MOST_SEGMENTS
 from aiperf_mpi.results.file.schema import ENDS, Columns
@@ -32,7 +33,7 @@ def segments(e: Evidence) -> Iterator[str]:
     """The segments of the run make up its core time."""
     rows = e.table("segments")
     count = len(rows["segment"])
-    yield f"= {count} segment{'s' if count != 1 else ''}"
+    yield f"= {counted(count, 'segment')}"
     if not 1 <= count <= MOST_SEGMENTS:
         yield f"/segments has {count} rows, but 1 to {MOST_SEGMENTS} are possible"
         return
