@@ -37,6 +37,7 @@ WITHIN = {
     "/ranks/node": "another node of its host",
     "/ranks/hostname": "of rank 0, which has no node",
     "/ranks/device_uuid": "why a rank has none",
+    "/messages/rank": "another rank that counts none of its kind",
     "/samples/t": "in its window",
 }
 
